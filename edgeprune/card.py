@@ -1,0 +1,58 @@
+"""The last thing `build` prints: what came out, before and after, and what to type next."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def card(record: dict, out: Path) -> str:
+    models = record["models"]
+    head = ["", "params M", "GMACs", "channels", "size MB", "ms p50", "mAP50-95", "mAP50", "small"]
+    rows = [head, *(_row(name, models[name]) for name in models)]
+    widths = [max(len(r[i]) for r in rows) for i in range(len(head))]
+    table = ["  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(r, widths))) for r in rows]
+    stages = {s["name"]: s for s in record["stages"]}
+    bundle = out / stages["pack"]["bundle"]
+    pictures = record["pictures"]
+    lines = [
+        "",
+        *table,
+        "",
+        f"mAP: {pictures['val']} validation pictures, {pictures['val_boxes']} boxes, COCO protocol at conf 0.001, IoU 0.7.",
+        f"ms: inference alone on this machine's CPU, 1 thread, ONNX Runtime; not the target's. {_speedup(models)}",
+        f"Fine-tuning, {stages['finetune']['epochs']} epochs: training alone can raise an unconverged original as well; "
+        "the fair control is `edgeprune finetune` of the original.",
+        _pictures(pictures),
+        f"bundle   {bundle}  (signed by {stages['pack']['signed_by']})",
+        f"next     edgeprune bench {bundle}",
+    ]
+    return "\n".join(line for line in lines if line is not None)
+
+
+def _pictures(pictures: dict) -> str | None:
+    if not pictures["train_in_val"]:
+        return None
+    return f"WARNING: {pictures['train_in_val']} validation pictures are training pictures too; no mAP here can be trusted."
+
+
+def _speedup(models: dict) -> str:
+    took = models["fp32"]["latency_ms"]
+    return f"FP32 against the original, in turns: {took['speedup']:.2f}x." if took else ""
+
+
+def _row(name: str, m: dict) -> list[str]:
+    def number(value, scale=1.0, digits=2):
+        return "-" if value is None else f"{value / scale:.{digits}f}"
+
+    took = m["latency_ms"]
+    return [
+        name,
+        number(m["parameters"], 1e6),
+        number(m["macs"], 1e9),
+        "-" if m["channels"] is None else str(m["channels"]),
+        number(m["size_bytes"], 1e6),
+        "-" if took is None else number(took["p50"], digits=1),
+        number(m["map50_95"], digits=3),
+        number(m["map50"], digits=3),
+        number(m["small_map50_95"], digits=3),
+    ]

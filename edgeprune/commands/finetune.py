@@ -1,0 +1,52 @@
+"""edgeprune finetune"""
+
+from __future__ import annotations
+
+from edgeprune.commands import options
+
+HELP = "train a checkpoint further with its architecture kept"
+
+
+def configure(parser) -> None:
+    options.weights(parser, required=True)
+    options.data(parser, required=True)
+    options.imgsz(parser)
+    options.training(parser)
+    options.out(parser, "the tuned checkpoint (default: <weights>-tuned.pt beside it)")
+    options.quiet(parser)
+
+
+def run(args) -> None:
+    import shutil
+
+    from edgeprune_device.files import check_writable
+
+    from edgeprune import checkpoint, dataset, finetune, measure
+    from edgeprune.count import count
+    from edgeprune.progress import Reporter
+
+    reporter = Reporter(quiet=args.quiet)
+    source = checkpoint.load(args.weights)
+    data = dataset.load(args.data)
+    dataset.check_names(data, source.names)
+    imgsz = args.imgsz or source.imgsz or 640
+    settings = finetune.Settings(args.epochs, args.batch, args.lr, imgsz, args.device, args.workers, args.seed)
+    out = args.out or args.weights.with_name(f"{args.weights.stem}-tuned.pt")
+    check_writable(out)
+    work = out.with_name(f".{out.stem}-training")  # an interrupted run of the same settings goes on from here
+    with reporter.stage("finetune") as step:
+        result = finetune.finetune(
+            args.weights, data, out, settings, work,
+            on_step=lambda p: step((p.epoch - 1 + p.step / p.steps) / p.epochs, f"epoch {p.epoch}/{p.epochs}"),
+        )  # fmt: skip
+    shutil.rmtree(work, ignore_errors=True)
+    tuned = checkpoint.load(out).model
+    rows = []
+    for name, model in (("before", source.model), ("after", tuned)):
+        with reporter.stage(f"measure {name}") as step:
+            accuracy, _ = measure.evaluate(
+                measure.TorchSession(model), data, data.val, imgsz, lambda n, s=step: s(n / len(data.val), f"{n} pictures")
+            )
+        rows.append(f"{name:<7} {count(model, (imgsz, imgsz)).parameters:>10,} parameters  mAP50-95 {accuracy.map50_95:.4f}")
+    print("\n".join(rows))
+    print(f"{result['epochs']} epochs, {result['steps']} steps of {result['batch']} pictures, lr {args.lr:g}: {out}")

@@ -1,0 +1,207 @@
+"""Several models side by side in one table, measured in one run, in turns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+from edgeprune_device import runtimes, vision
+from edgeprune_device.bundle import Bundle
+from edgeprune_device.errors import InputError
+
+from edgeprune import checkpoint, measure
+from edgeprune import export as exporter
+from edgeprune.count import Cost, count
+from edgeprune.dataset import Dataset, check_names
+
+SCHEMA_VERSION = 1
+#: Confidence from which a detection counts as an object found, as `yolo predict` has it.
+FOUND_CONF = 0.25
+
+
+@dataclass(frozen=True)
+class Item:
+    """A thing to compare: its name, file, names of classes, input size, cost where countable, and its ONNX bytes.
+
+    `described` says what the accuracy was measured with; session() opens it.
+    """
+
+    name: str
+    path: Path
+    size_bytes: int
+    names: tuple[str, ...]
+    imgsz: int
+    cost: Cost | None
+    model: bytes
+    session: Callable
+
+
+def open_item(text: str, imgsz: int | None) -> list[Item]:
+    """The item(s) behind an argument: a .pt, an .onnx, or a bundle (one item per model in it).
+
+    Raises:
+        InputError, SignatureError: missing, damaged, unknown, or a bundle that is not trusted.
+    """
+    path = Path(text)
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    if path.suffix == ".pt":
+        return [_checkpoint(path, imgsz)]
+    if path.suffix == ".onnx":
+        return [_onnx(path.name, path, path.read_bytes(), path.stat().st_size)]
+    if path.suffix == ".epb":
+        bundle = Bundle.open(path)
+        entries = bundle.manifest.models.items()
+        return [
+            _onnx(f"{path.stem}:{p}", path, bundle.read(e["payload"]), bundle.payloads[e["payload"]].size_bytes)
+            for p, e in entries
+            if e["payload"]
+        ]
+    raise InputError(f"{path}: compare takes .pt, .onnx and .epb files")
+
+
+def _checkpoint(path: Path, imgsz: int | None) -> Item:
+    loaded = checkpoint.load(path)
+    size = imgsz or loaded.imgsz or 640
+    exported = exporter.to_onnx(loaded.model, (size, size)).SerializeToString()
+    return Item(
+        path.name, path, path.stat().st_size, tuple(loaded.names), size, count(loaded.model, (size, size)), exported,
+        lambda: measure.TorchSession(loaded.model),
+    )  # fmt: skip
+
+
+def _onnx(name: str, path: Path, data: bytes, size_bytes: int) -> Item:
+    try:
+        model = onnx.load_from_string(data)
+        shape = [d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim]
+    except Exception as error:  # protobuf's DecodeError and its kin
+        raise InputError(f"{path}: not an ONNX file ({' '.join(str(error).split())[:80]})") from error
+    if len(shape) != 4 or shape[0] != 1 or shape[2] != shape[3] or not shape[2]:
+        raise InputError(f"{path}: input of shape {shape}; compare takes static (1, 3, N, N) detectors")
+    # As ONNX Runtime runs it on this machine: that is what the latency beside it belongs to.
+    return Item(
+        name, path, size_bytes, _names(model, path), shape[2], None, data, lambda: runtimes.open(data, "ort")
+    )
+
+
+def _names(model: onnx.ModelProto, path: Path) -> tuple[str, ...]:
+    import ast
+
+    meta = {p.key: p.value for p in model.metadata_props}
+    try:
+        names = ast.literal_eval(meta["names"])
+        return tuple(str(names[i]) for i in range(len(names)))
+    except (KeyError, ValueError, SyntaxError, TypeError):
+        raise InputError(f"{path}: no class names in its metadata; export it with edgeprune or Ultralytics") from None
+
+
+def compare(
+    items: Sequence[Item],
+    dataset: Dataset | None,
+    *,
+    threads: int = 1,
+    rounds: int = 40,
+    step: Callable[[float, str], None] = lambda fraction, what: None,
+) -> dict:
+    """Measure every item: cost, latency in turns, and on a data set mAP and the objects found.
+
+    Returns the Comparison as JSON; a figure that was not measured is null.
+    """
+    if not items:
+        raise InputError("compare: give at least one .pt, .onnx or .epb file")
+    for item in items:
+        if item.names != items[0].names:
+            raise InputError(f"{item.name} and {items[0].name} have different classes; they cannot be compared")
+    if dataset is not None:
+        check_names(dataset, list(items[0].names))
+    keys = [f"{i}:{item.name}" for i, item in enumerate(items)]
+    took: dict[str, dict] = {}
+    for size in dict.fromkeys(item.imgsz for item in items):  # turns only make sense on one input
+        group = {k: item.model for k, item in zip(keys, items) if item.imgsz == size}
+        step(0.0, f"timing {len(group)} models at {size} px")
+        took.update(measure.latency(group, size, threads=threads, rounds=rounds))
+    rows = []
+    for i, (key, item) in enumerate(zip(keys, items)):
+        accuracy = found = None
+        session = item.session()
+        if dataset is not None:
+
+            def shown(done, name=item.name, i=i):
+                step((i + done / len(dataset.val)) / len(items), f"{name} {done}/{len(dataset.val)} pictures")
+
+            accuracy, matches = measure.evaluate(session, dataset, dataset.val, item.imgsz, shown)
+            found = objects_found(session, dataset.val, item)
+        rows.append(_row(item, took[key], accuracy, found, session.description))
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "data": str(dataset.path) if dataset else None,
+        "pictures": len(dataset.val) if dataset else None,
+        "items": rows,
+    }
+
+
+def objects_found(session, pictures: Sequence[Path], item: Item) -> int:
+    """Detections of confidence >= 0.25 after NMS, over all pictures."""
+    total = 0
+    for path in pictures:
+        x, _ = vision.letterbox(vision.decode(path), item.imgsz)
+        total += len(vision.detections(session.infer(x), classes=len(item.names), conf=FOUND_CONF, iou=0.7))
+    return total
+
+
+def _row(item: Item, took: dict, accuracy, found: int | None, described: str) -> dict:
+    cost = item.cost.to_json() if item.cost else {"parameters": None, "macs": None, "channels": None}
+    return {
+        "name": item.name,
+        "path": str(item.path),
+        "imgsz": item.imgsz,
+        "size_bytes": item.size_bytes,
+        **cost,
+        "latency_ms": took,
+        "fps_inference_only": round(1000 / took["p50"], 1),
+        "map50": accuracy.map50 if accuracy else None,
+        "map50_95": accuracy.map50_95 if accuracy else None,
+        "small_map50_95": accuracy.small_map50_95 if accuracy else None,
+        "per_class": [{"name": c.name, "boxes": c.boxes, "map50_95": c.map50_95} for c in accuracy.per_class]
+        if accuracy
+        else None,
+        "objects_found": found,
+        "measured_with": described,
+    }
+
+
+def table(comparison: dict) -> str:
+    """The comparison as aligned text."""
+    head = ["model", "params M", "GMACs", "channels", "size MB", "ms p50", "x", "FPS", "mAP50-95", "mAP50", "found"]
+    rows = [head, *(_cells(item) for item in comparison["items"])]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
+    lines = ["  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths))) for row in rows]
+    took = comparison["items"][0]["latency_ms"]
+    lines.append("")
+    lines.append(f"ms, x, FPS: inference alone (no pre- or post-processing), {took['runtime']}, in turns;")
+    lines.append("x: speed relative to the first row.  -: not measured or not countable in this form.")
+    if comparison["pictures"]:
+        lines.append(f"mAP: {comparison['pictures']} pictures, conf 0.001, IoU 0.7; found: detections of conf >= 0.25.")
+    return "\n".join(lines)
+
+
+def _cells(item: dict) -> list[str]:
+    def number(value, scale=1.0, digits=2):
+        return "-" if value is None else f"{value / scale:.{digits}f}"
+
+    took = item["latency_ms"]
+    return [
+        item["name"],
+        number(item["parameters"], 1e6),
+        number(item["macs"], 1e9),
+        "-" if item["channels"] is None else str(item["channels"]),
+        number(item["size_bytes"], 1e6),
+        number(took["p50"]),
+        number(took["speedup"]),
+        number(item["fps_inference_only"], 1, 1),
+        number(item["map50_95"], 1, 3),
+        number(item["map50"], 1, 3),
+        "-" if item["objects_found"] is None else str(item["objects_found"]),
+    ]

@@ -1,0 +1,45 @@
+"""What a network costs, counted from its tensors: parameters, multiply-accumulates, channels."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import nn
+
+
+@dataclass(frozen=True)
+class Cost:
+    """parameters: all values that training could change; macs: multiply-accumulates of convolutions and linear layers
+    for one picture (GFLOPs as Ultralytics prints them are 2e-9 x macs); channels: output channels of all convolutions.
+    """
+
+    parameters: int
+    macs: int
+    channels: int
+
+    def to_json(self) -> dict:
+        return asdict(self)
+
+
+def count(model: nn.Module, imgsz: tuple[int, int]) -> Cost:
+    """Count by running the model once on an empty (1, 3, H, W) picture and reading the shapes of what ran."""
+    macs = channels = 0
+
+    def seen(module, inputs, output):
+        nonlocal macs, channels
+        macs += output[0].numel() * module.weight[0].numel()
+        channels += module.weight.shape[0]
+
+    layers = [m for m in model.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
+    hooks = [m.register_forward_hook(seen) for m in layers]
+    parameter, training = next(model.parameters()), model.training
+    try:
+        model.eval()
+        with torch.no_grad():
+            model(torch.zeros(1, 3, *imgsz, dtype=parameter.dtype, device=parameter.device))
+    finally:
+        model.train(training)
+        for hook in hooks:
+            hook.remove()
+    return Cost(sum(p.numel() for p in model.parameters()), macs, channels)

@@ -1,0 +1,42 @@
+"""Which channels are worth least. A criterion is one file here; its name is the value of `--criterion`.
+
+A criterion is a callable `score(model, channels, samples) -> (atoms,) float64`: what removing that atom costs, on one
+scale for the whole network. Within a group the lowest go first; between groups the budget weighs the sums.
+`samples` are labelled training pictures (features.Samples), or None; NEEDS_SAMPLES says which criteria want them.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import pkgutil
+from collections.abc import Callable
+
+from edgeprune_device.errors import InputError
+
+
+def names() -> list[str]:
+    return sorted(m.name for m in pkgutil.iter_modules(__path__))
+
+
+def load(name: str) -> Callable:
+    """The criterion `name`, or a user's own as `module:function`.
+
+    Raises:
+        InputError: unknown; the message offers the near names.
+    """
+    if ":" in name:
+        module, _, function = name.partition(":")
+        try:
+            return getattr(importlib.import_module(module), function)
+        except (ImportError, AttributeError) as error:
+            raise InputError(f"criterion {name!r}: {error}") from error
+    if name not in names():
+        near = difflib.get_close_matches(name, names())
+        hint = f"did you mean {' or '.join(near)}? " if near else ""
+        raise InputError(f"unknown criterion {name!r}: {hint}there are auto, {', '.join(names())}, or module:function")
+    return importlib.import_module(f"{__name__}.{name}").score
+
+
+def needs_samples(criterion: Callable) -> bool:
+    return bool(getattr(importlib.import_module(criterion.__module__), "NEEDS_SAMPLES", False))

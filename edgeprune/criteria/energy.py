@@ -1,0 +1,114 @@
+"""Output energy: how much of what its readers compute is lost with a channel, after the best linear repair.
+
+For a convolution that reads x with weights W, removing the inputs c and re-solving the rest costs
+tr(W_c ((G^-1)_cc)^-1 W_c^T), G being the second moments of x on real pictures (Optimal Brain Surgeon, in blocks:
+Hassibi & Stork 1993; Optimal Brain Compression, arXiv 2208.11580). Channels of a group are eliminated greedily, the
+cheapest first, with G^-1 and W updated after each, so that two channels that can stand in for each other are not both
+called cheap.
+
+Costs are fractions of a reader's output variance behind its batch norm, times the square root of what the detection
+loss would feel if all of that output were lost (the diagonal of the empirical Fisher information). The root is an
+empirical compromise: the diagonal takes the errors of neighbouring positions for independent, which they are not, and
+so underrates the early, large maps. On YOLOv8n COCO at equal MACs before fine-tuning it beat both exponents 0 and 1.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import nn
+
+from edgeprune.budget import FLOOR
+from edgeprune.channels import Channels, Group
+from edgeprune.features import Moments, Samples, moments, sensitivity
+
+NEEDS_SAMPLES = True
+#: Ridge of the inverse, relative to the mean input variance: the same as the compensation's.
+RIDGE = 3e-3
+#: Costs are brought up to date this many times while a group is eliminated; every single channel would be n.
+ROUNDS = 32
+
+
+@torch.no_grad()
+def score(model: nn.Module, channels: Channels, samples: Samples) -> np.ndarray:
+    """(atoms,) cost of each atom at the moment of its elimination; rising along the order of elimination."""
+    modules = dict(model.named_modules())
+    readers = sorted({c for g in channels.groups if not g.frozen for c in g.consumers})
+    readers = [r for r in readers if isinstance(modules[r], nn.Conv2d)]
+    felt = sensitivity(model, samples, readers)
+    seen = moments(model, samples.pictures, readers)
+    norms = {name: modules.get(channels.norm_of.get(name)) for name in readers}
+    solved = {name: _Reader(modules[name], norms[name], felt[name], seen.pop(name)) for name in readers}
+    scores = np.full(channels.atoms, np.inf)
+    for group in channels.groups:
+        if not group.frozen:
+            blocks = [solved[c].block(channels.inp[c], group) for c in group.consumers if c in solved]
+            if blocks:
+                scores[group.atoms] = _eliminate(blocks, len(group.atoms))
+    return scores
+
+
+class _Reader:
+    """A convolution: its weights in units of cost, and the inverse of its input moments."""
+
+    def __init__(self, conv: nn.Conv2d, norm: nn.BatchNorm2d | None, felt: torch.Tensor, seen: Moments) -> None:
+        weight = conv.weight.flatten(1).double()
+        variance = ((weight @ seen.gram) * weight).sum(1)  # (C_out,) of the outputs
+        scale = torch.ones_like(variance)
+        if norm is not None:
+            scale = (norm.weight / (norm.running_var + norm.eps).sqrt()).double().square()
+        lost = (felt * variance).sum().sqrt() / (scale * variance).sum().clamp_min(1e-12)
+        self.weight = weight * (scale * lost).sqrt()[:, None]
+        gram = seen.gram.clone()
+        gram.diagonal().add_(RIDGE * gram.diagonal().mean().clamp_min(1e-12))
+        self.inverse = torch.cholesky_inverse(torch.linalg.cholesky(gram))
+        self.taps = conv.kernel_size[0] * conv.kernel_size[1]
+
+    def block(self, inputs: np.ndarray, group: Group) -> _Block:
+        """Restricted to the group's n atoms of b columns each: only these are touched by eliminating among them."""
+        where = {atom: [] for atom in group.atoms.tolist()}
+        for position, atom in enumerate(inputs.tolist()):
+            if atom in where:
+                where[atom] += range(position * self.taps, (position + 1) * self.taps)
+        columns = np.array([where[a] for a in group.atoms.tolist()])
+        flat = columns.ravel()
+        return _Block(self.weight[:, flat].numpy().copy(), self.inverse.numpy()[np.ix_(flat, flat)], columns.shape[1])
+
+
+class _Block:
+    """weight: (C_out, n*b), inverse: (n*b, n*b), both conditioned on what has been removed so far; size: b."""
+
+    def __init__(self, weight: np.ndarray, inverse: np.ndarray, size: int) -> None:
+        self.weight, self.inverse, self.size = weight, inverse, size
+
+    def cost(self, alive: np.ndarray) -> np.ndarray:
+        """(len(alive),) tr(W_c (H_cc)^-1 W_c^T) of each living atom c."""
+        columns = alive[:, None] * self.size + np.arange(self.size)
+        diagonal = self.inverse[columns[:, :, None], columns[:, None, :]]  # (k, b, b)
+        weight = self.weight[:, columns].transpose(1, 2, 0)  # (k, b, C_out)
+        return np.einsum("kbo,kbc,kco->k", weight, np.linalg.inv(diagonal), weight, optimize=True)
+
+    def remove(self, atoms: np.ndarray) -> None:
+        """Condition on the atoms being zero: the Schur complement."""
+        span = (atoms[:, None] * self.size + np.arange(self.size)).ravel()
+        gain = np.linalg.solve(self.inverse[np.ix_(span, span)], self.inverse[span])  # (s, n*b)
+        self.weight -= self.weight[:, span] @ gain
+        self.inverse -= self.inverse[:, span] @ gain
+
+
+def _eliminate(blocks: list[_Block], count: int) -> np.ndarray:
+    """Greedy elimination over all readers at once, in about ROUNDS rounds, down to the budget's floor; what would go
+    below it costs as much as the last that went. Returns (count,) costs."""
+    costs, alive, worst = np.zeros(count), np.arange(count), 0.0
+    at_once = max(1, count // ROUNDS)
+    while len(alive) > FLOOR * count:
+        total = sum(block.cost(alive) for block in blocks)
+        order = np.argsort(total, kind="stable")[:at_once]
+        for i in order:
+            worst = max(worst, float(total[i]))  # later is never cheaper: the order is the ranking
+            costs[alive[i]] = worst
+        for block in blocks:
+            block.remove(alive[order])
+        alive = np.delete(alive, order)
+        costs[alive] = np.nextafter(worst, np.inf)
+    return costs

@@ -1,0 +1,147 @@
+"""What convolutions see: their input patches, sampled on real pictures.
+
+Both the choice of channels (criteria/energy.py) and their compensation (compensate.py) are least-squares problems in
+these patches. Knows nothing of labels.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import zlib
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Labelled training pictures, ready for the network.
+
+    pictures: (N, 3, H, W) float32 in [0, 1], letterboxed; labels: N arrays (n, 5) [class, cx, cy, w, h] normalised to
+    the letterboxed picture.
+    """
+
+    pictures: torch.Tensor
+    labels: tuple[np.ndarray, ...]
+
+    def batch(self, start: int, stop: int) -> dict:
+        """The batch that Ultralytics' losses take."""
+        labels = [torch.from_numpy(np.asarray(a, dtype=np.float32)) for a in self.labels[start:stop]]
+        index = torch.cat([torch.full((len(a),), float(i)) for i, a in enumerate(labels)])
+        rows = torch.cat(labels)
+        return {"img": self.pictures[start:stop], "cls": rows[:, :1], "bboxes": rows[:, 1:], "batch_idx": index}
+
+
+def sampled(conv: nn.Conv2d, rows: int, batch: int, height: int, width: int, name: str) -> tuple[torch.Tensor, ...]:
+    """Output positions at which `conv` is observed: (pictures, ys, xs), the same for the same layer name and sizes.
+
+    rows: how many in all; at most every position once.
+    """
+    total = batch * height * width
+    generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
+    if total <= 4 * rows:
+        flat = torch.randperm(total, generator=generator)[:rows].sort().values
+    else:
+        flat = torch.unique(torch.randint(total, (rows,), generator=generator))
+    return flat // (height * width), flat // width % height, flat % width
+
+
+def patches(conv: nn.Conv2d, x: torch.Tensor, where: tuple[torch.Tensor, ...]) -> torch.Tensor:
+    """(rows, C_in * kh * kw) input patches of `conv` at output positions `where`, laid out as its weight is."""
+    (ph, pw), (sh, sw), (dh, dw), (kh, kw) = conv.padding, conv.stride, conv.dilation, conv.kernel_size
+    picture, ys, xs = where
+    x = nn.functional.pad(x, (pw, pw, ph, ph))
+    taps = [x[picture, :, ys * sh + i * dh, xs * sw + j * dw] for i in range(kh) for j in range(kw)]
+    return torch.stack(taps, dim=2).flatten(1)
+
+
+def rows_for(conv: nn.Conv2d) -> int:
+    """Enough observations for the unknowns of a layer, without paying for more."""
+    unknowns = conv.weight[0].numel()
+    return int(min(max(8 * unknowns, 4096), 16384))
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Second moments of one convolution's inputs: gram (D, D) centred, D = C_in * kh * kw; mean (D,); rows observed."""
+
+    gram: torch.Tensor
+    mean: torch.Tensor
+    rows: int
+
+    @classmethod
+    def of(cls, x: torch.Tensor) -> Moments:
+        mean = x.mean(0)
+        centred = x - mean
+        return cls((centred.T @ centred).double() / len(x), mean.double(), len(x))
+
+
+@torch.no_grad()
+def moments(model: nn.Module, pictures: torch.Tensor, names: list[str]) -> dict[str, Moments]:
+    """The moments of each named convolution's input.
+
+    pictures: (N, 3, H, W) float32. They pass in one batch: the cost is a forward pass and one matrix product a layer.
+    """
+    found: dict[str, Moments] = {}
+    modules = dict(model.named_modules())
+
+    def observe(name):
+        def hook(conv, inputs, output):
+            batch, _, height, width = output.shape
+            where = sampled(conv, rows_for(conv), batch, height, width, name)
+            found[name] = Moments.of(patches(conv, inputs[0], where))
+
+        return hook
+
+    hooks = [modules[name].register_forward_hook(observe(name)) for name in names]
+    try:
+        model.eval()(pictures)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found
+
+
+def sensitivity(model: nn.Module, samples: Samples, names: list[str], *, at_once: int = 4) -> dict[str, torch.Tensor]:
+    """How much the detection loss feels an error in each output channel of the named convolutions.
+
+    Returns name -> (C_out,) float64: the mean over pictures of the summed squared gradient of the loss with respect to
+    the channel's map (the diagonal of the empirical Fisher information, Theis et al., arXiv 1801.05787).
+    """
+    modules = dict(model.named_modules())
+    total = {name: torch.zeros(modules[name].out_channels, dtype=torch.float64) for name in names}
+
+    def observe(name):
+        def square(grad):
+            total[name].add_(grad.double().square().sum((0, 2, 3)).cpu())
+
+        return lambda conv, inputs, output: output.register_hook(square) and None
+
+    model.eval()
+    hooks = [modules[name].register_forward_hook(observe(name)) for name in names]
+    with torch.enable_grad(), _default_loss(model):
+        try:
+            for start in range(0, len(samples.pictures), at_once):
+                # The loss of a batch is its mean over pictures times their number: each picture counts alike.
+                loss, _ = model.loss(samples.batch(start, start + at_once))
+                loss.sum().backward()
+        finally:
+            for hook in hooks:
+                hook.remove()
+            model.zero_grad(set_to_none=True)
+    return {name: value / len(samples.pictures) for name, value in total.items()}
+
+
+@contextlib.contextmanager
+def _default_loss(model: nn.Module):
+    """A loaded checkpoint carries its arguments as a plain dict; Ultralytics' losses want their gains as attributes."""
+    from ultralytics.utils import DEFAULT_CFG
+
+    before = model.args
+    model.args, model.criterion = DEFAULT_CFG, None
+    try:
+        yield
+    finally:
+        model.args, model.criterion = before, None

@@ -1,0 +1,103 @@
+"""Files and a target become one signed bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+
+import numpy as np
+import onnx
+from edgeprune_device import keys
+from edgeprune_device.accuracy import Matches
+from edgeprune_device.bundle import Bundle
+from edgeprune_device.evaluation import EvaluationSet
+
+import edgeprune
+from edgeprune.dataset import Dataset
+from edgeprune.samples import pick
+
+#: Pictures in the bundle's evaluation set at most, and their bytes.
+PICTURES = 64
+MAX_BYTES = 24 << 20
+
+
+def evaluation_pictures(pictures: Sequence[Path]) -> list[int]:
+    """Indices of the validation pictures that travel with the bundle: spread evenly, within the size limit."""
+    order = pick(range(len(pictures)), PICTURES)
+    chosen, size = [], 0
+    for i in order:
+        size += pictures[i].stat().st_size
+        if size > MAX_BYTES and chosen:
+            break
+        chosen.append(i)
+    return chosen
+
+
+def evaluation_set(dataset: Dataset, pictures: Sequence[Path]) -> bytes:
+    from edgeprune_device.vision import decode
+
+    items = []
+    for i, path in enumerate(pictures):
+        data = path.read_bytes()
+        shape = decode(data, str(path)).shape[:2]
+        items.append((f"{i:04d}{path.suffix.lower()}", data, dataset.truth(path, shape)))
+    return EvaluationSet.pack(items)
+
+
+def figures(matches: Matches, subset: Sequence[int]) -> dict:
+    """mAP on the bundle's own evaluation set, which the device measures again."""
+    accuracy = matches.accuracy(np.asarray(subset))
+    return {
+        "map50": accuracy.map50,
+        "map50_95": accuracy.map50_95,
+        "small_map50_95": accuracy.small_map50_95,
+    }
+
+
+def pack(
+    path: Path,
+    *,
+    name: str,
+    target: str,
+    names: Sequence[str],
+    imgsz: int,
+    end2end: bool,
+    models: Mapping[str, dict],
+    files: Mapping[str, Path],
+    engines: Mapping[str, dict],
+    plans: Mapping[str, bytes],
+    evaluation: bytes,
+    pictures: int,
+    boxes: int,
+    lineage: dict,
+) -> Bundle:
+    """Write and sign. models: precision -> manifest entry (without payload); files: precision -> ONNX file;
+    engines: name -> manifest entry; plans: payload name -> engine bytes.
+
+    Raises:
+        InputError: the bundle cannot be written.
+    """
+    entries = {}
+    for precision, entry in models.items():
+        opset = next(o.version for o in onnx.load(files[precision]).opset_import if o.domain in ("", "ai.onnx"))
+        entries[precision] = {"payload": f"model.{precision}.onnx", "opset": opset, **entry}
+    payloads: dict[str, bytes | Path] = {f"model.{p}.onnx": files[p] for p in models}
+    payloads.update(plans)
+    payloads["evaluation.zip"] = evaluation
+    manifest = {
+        "name": name,
+        "created": datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "edgeprune_version": edgeprune.__version__,
+        "target": target,
+        "classes": list(names),
+        "imgsz": [imgsz, imgsz],
+        "letterbox": {"pad": 114, "stride": 32},
+        "nms": {"conf": 0.25, "iou": 0.7, "max_det": 300},
+        "output": "end2end" if end2end else "raw",
+        "models": entries,
+        "engines": dict(engines),
+        "evaluation": {"payload": "evaluation.zip", "pictures": pictures, "boxes": boxes},
+        "lineage": lineage,
+    }
+    return Bundle.write(path, manifest, payloads, keys.load_or_create())

@@ -1,0 +1,101 @@
+"""PrunePlan: which output channels each layer keeps. Written before anything is cut, and enough to cut again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from edgeprune_device.errors import InputError
+from edgeprune_device.files import write_atomic
+
+from edgeprune.channels import Channels
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class PrunePlan:
+    """Per layer, the sorted indices of the output channels that stay.
+
+    Example: {"model.2.m.0.cv1.conv": [0, 3, 4, 9, …]} and, by coupling, the same list for "model.2.m.0.cv1.bn".
+
+    ratio: the fraction of prunable channels asked for; criterion: who chose; prunable/removed: channel counts.
+    layers: the counts of each layer, in and out, so that a plan is refused by a model it was not made for.
+    """
+
+    ratio: float
+    criterion: str
+    prunable: int
+    removed: int
+    keep: dict[str, list[int]]
+    widths: dict[str, int]
+    schema_version: int = SCHEMA_VERSION
+
+    @classmethod
+    def of(cls, channels: Channels, keep: np.ndarray, *, ratio: float, criterion: str) -> PrunePlan:
+        """keep: (atoms,) bool."""
+        removed = int((~keep).sum())
+        kept = {name: np.flatnonzero(keep[atoms]).tolist() for name, atoms in channels.out.items()}
+        widths = {name: len(atoms) for name, atoms in channels.out.items()}
+        return cls(ratio, criterion, channels.prunable, removed, kept, widths)
+
+    def mask(self, channels: Channels) -> np.ndarray:
+        """(atoms,) bool, from the plan's per-layer lists.
+
+        Raises:
+            InputError: the plan was made for another model, or its coupled layers contradict each other.
+        """
+        if self.widths != {name: len(atoms) for name, atoms in channels.out.items()}:
+            raise InputError("this plan was made for another model: its layers differ in name or width")
+        keep = np.zeros(channels.atoms, dtype=bool)
+        for name, atoms in channels.out.items():
+            keep[atoms[self.keep[name]]] = True
+        for name, atoms in channels.out.items():
+            if not np.array_equal(np.flatnonzero(keep[atoms]), self.keep[name]):
+                raise InputError(f"this plan keeps channels of {name} that a coupled layer removes")
+        return keep
+
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()
+
+    def to_json(self) -> dict:
+        return {
+            "schema_version": self.schema_version,
+            "ratio": self.ratio,
+            "criterion": self.criterion,
+            "prunable": self.prunable,
+            "removed": self.removed,
+            "widths": self.widths,
+            "keep": self.keep,
+        }
+
+    @classmethod
+    def from_json(cls, data: dict) -> PrunePlan:
+        try:
+            if data["schema_version"] != SCHEMA_VERSION:
+                raise InputError(f"plan: schema version {data['schema_version']} is not known; this is {SCHEMA_VERSION}")
+            return cls(
+                float(data["ratio"]),
+                str(data["criterion"]),
+                int(data["prunable"]),
+                int(data["removed"]),
+                {str(k): [int(i) for i in v] for k, v in data["keep"].items()},
+                {str(k): int(v) for k, v in data["widths"].items()},
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise InputError(f"plan: not a prune plan ({type(error).__name__}: {error})") from error
+
+    def save(self, path: Path) -> None:
+        write_atomic(path, json.dumps(self.to_json(), indent=1) + "\n")
+
+    @classmethod
+    def load(cls, path: Path) -> PrunePlan:
+        try:
+            data = json.loads(Path(path).read_text())
+        except (OSError, ValueError) as error:
+            raise InputError(f"{path}: cannot be read as a plan: {error}") from error
+        return cls.from_json(data)

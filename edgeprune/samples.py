@@ -1,0 +1,46 @@
+"""Pictures of a data set as the network takes them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from edgeprune_device import vision
+
+from edgeprune.dataset import Dataset
+from edgeprune.features import Samples
+
+#: Pixels that fit in memory at once during compensation, all pictures together (24 pictures of 640 x 640).
+_PIXELS = 24 * 640 * 640
+
+
+def affordable(imgsz: int) -> int:
+    """How many pictures of this size to solve with."""
+    return int(min(max(_PIXELS // imgsz**2, 8), 64))
+
+
+def pick(pictures: Sequence[Path], count: int) -> list[Path]:
+    """`count` pictures spread evenly over the list (neighbours are often frames of one flight)."""
+    if len(pictures) <= count:
+        return list(pictures)
+    return [pictures[int(i)] for i in np.linspace(0, len(pictures) - 1, count).round()]
+
+
+def read(dataset: Dataset, pictures: Sequence[Path], imgsz: int) -> Samples:
+    """Letterbox pictures and their labels.
+
+    Raises:
+        InputError: a picture is damaged.
+    """
+    tensors, labels = [], []
+    for path in pictures:
+        image = vision.decode(path)
+        x, box = vision.letterbox(image, imgsz)
+        truth = dataset.truth(path, image.shape[:2])
+        xyxy = truth[:, 1:] * box.scale + (box.left, box.top, box.left, box.top)
+        centre, size = (xyxy[:, :2] + xyxy[:, 2:]) / 2, xyxy[:, 2:] - xyxy[:, :2]
+        tensors.append(torch.from_numpy(x))
+        labels.append(np.concatenate([truth[:, :1], centre / imgsz, size / imgsz], axis=1))
+    return Samples(torch.cat(tensors), tuple(labels))

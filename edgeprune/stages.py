@@ -1,0 +1,300 @@
+"""What each stage of `build` does. A stage takes the job and `step(fraction, what)`, leaves its files, enters its
+figures, and returns what the record should say of it ("files": the files that must be whole for it to count as done).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+from edgeprune_device.files import sha256, write_atomic
+
+from edgeprune import checkpoint, measure, precisions, pruning
+from edgeprune import engine as engines
+from edgeprune import export as exporter
+from edgeprune import finetune as training
+from edgeprune import pack as packing
+from edgeprune.channels import trace
+from edgeprune.count import count
+from edgeprune.plan import PrunePlan
+
+#: The architecture that NVIDIA's parser and builder are tried with where the target itself cannot be built for.
+PROBE = "SM86"
+
+
+def baseline(job, step) -> dict:
+    """Cost and accuracy of the original, on the pictures that judge everything after it."""
+    model = job.original.model
+    accuracy, _ = job.evaluate(measure.TorchSession(model), step, "original:")
+    cost = count(model, (job.imgsz, job.imgsz))
+    size = len(checkpoint.to_bytes(model, job.original))
+    job.enter("original", job.options.weights, accuracy, cost, size_bytes=size)
+    return {
+        "note": f"{cost.parameters / 1e6:.2f} M parameters, {cost.macs / 1e9:.2f} G MACs, "
+        f"mAP50-95 {accuracy.map50_95:.3f} on {accuracy.pictures} pictures, {accuracy.boxes} boxes",
+        "runtime": measure.TorchSession.description,
+    }
+
+
+def plan(job, step) -> dict:
+    """Choose the channels; `auto` measures its candidates on training pictures that nothing was solved with."""
+    select = job.splits["select"]
+
+    def score(model) -> float:
+        accuracy, _ = measure.evaluate(measure.TorchSession(model), job.data, select, job.imgsz)
+        return accuracy.map50_95 or 0.0
+
+    chosen, tried = pruning.choose(
+        job.original.model,
+        criterion=job.options.criterion,
+        ratio=job.options.ratio,
+        multiple=job.target.channel_multiple,
+        samples=job.features,
+        score=score,
+        step=step,
+    )
+    chosen.plan.save(job.out / "plan.json")
+    job.chosen = chosen  # spares the prune stage the work where it follows in the same process
+    found = ", ".join(f"{k} {v:.3f}" for k, v in tried.items() if v is not None)
+    return {
+        "files": ["plan.json"],
+        "criterion": chosen.plan.criterion,
+        "tried_map50_95": tried,
+        "tried_on": f"{len(select)} training pictures, before fine-tuning",
+        "prunable_channels": chosen.plan.prunable,
+        "removed_channels": chosen.plan.removed,
+        "note": f"{chosen.plan.removed} of {chosen.plan.prunable} channels go, chosen by {chosen.plan.criterion}"
+        + (f" (mAP50-95 before fine-tuning: {found})" if found else ""),
+    }
+
+
+def prune(job, step) -> dict:
+    """Cut, compensate, and measure what is left before any training."""
+    plan = PrunePlan.load(job.out / "plan.json")
+    model = job.original.model
+    chosen = getattr(job, "chosen", None)
+    if chosen is None or chosen.plan.sha256 != plan.sha256:
+        step(0.1, "cutting and compensating")
+        chosen = pruning.cut(model, trace(model), plan, job.features)
+    path = job.out / "pruned.pt"
+    checkpoint.save(path, chosen.model, like=job.original)
+    saved = checkpoint.load(path).model
+    accuracy, _ = job.evaluate(measure.TorchSession(saved), step, "pruned:")
+    cost = count(saved, (job.imgsz, job.imgsz))
+    job.enter("pruned", path, accuracy, cost, size_bytes=path.stat().st_size)
+    before = job.record["models"]["original"]
+    return {
+        "files": ["pruned.pt"],
+        "oracle_relative_error": chosen.oracle,
+        "compensated_convolutions": chosen.solved,
+        "note": f"parameters {_share(cost.parameters, before['parameters'])}, MACs {_share(cost.macs, before['macs'])}, "
+        f"channels {_share(cost.channels, before['channels'])}, file {_share(path.stat().st_size, before['size_bytes'])}; "
+        f"mAP50-95 {accuracy.map50_95:.3f} before fine-tuning",
+    }
+
+
+def tune(job, step) -> dict:
+    """Fine-tune the pruned network; the architecture is checked at every step."""
+    o = job.options
+    settings = training.Settings(o.epochs, o.batch, o.lr, o.imgsz, o.device, o.workers, o.seed)
+    path = job.out / "tuned.pt"
+
+    def show(p: training.Progress) -> None:
+        done = (p.epoch - 1 + p.step / p.steps) / p.epochs
+        step(min(done, 1.0), f"epoch {p.epoch}/{p.epochs}  loss {p.loss:.3f}")
+
+    result = training.finetune(job.out / "pruned.pt", job.data, path, settings, job.work, on_step=show)
+    tuned = checkpoint.load(path).model
+    accuracy, _ = job.evaluate(measure.TorchSession(tuned), step, "tuned:")
+    cost = count(tuned, (job.imgsz, job.imgsz))
+    job.enter("tuned", path, accuracy, cost, size_bytes=path.stat().st_size)
+    before = job.record["models"]["original"]["map50_95"]
+    return {
+        "files": ["tuned.pt"],
+        **result,
+        "lr": o.lr,
+        "note": f"mAP50-95 {accuracy.map50_95:.3f} (original {before:.3f}) after {result['epochs']} epochs, "
+        f"{result['steps']} steps of {result['batch']} pictures",
+    }
+
+
+def export(job, step) -> dict:
+    """One static ONNX, equal to the model on real pictures; and how much faster it is than the original's."""
+    tuned = checkpoint.load(job.out / "tuned.pt").model
+    step(0.1, "exporting")
+    fp32 = exporter.to_onnx(tuned, (job.imgsz, job.imgsz))
+    pictures = [job.features.pictures[i : i + 1].numpy() for i in range(min(8, len(job.features.pictures)))]
+    step(0.4, "comparing with PyTorch")
+    parity = exporter.parity(tuned, fp32, pictures)
+    parity.check()
+    path = job.model_path("fp32")
+    write_atomic(path, fp32.SerializeToString())
+    step(0.6, "timing against the original")
+    original = exporter.to_onnx(job.original.model, (job.imgsz, job.imgsz)).SerializeToString()
+    took = measure.latency({"original": original, "fp32": path}, job.imgsz)
+    cost = count(tuned, (job.imgsz, job.imgsz))
+    job.enter("original", job.options.weights, latency=took["original"])
+    job.enter("fp32", path, cost=cost, latency=took["fp32"], size_bytes=path.stat().st_size)
+    return {
+        "files": [path.name],
+        "parity": parity.to_json(),
+        "note": f"equals PyTorch to {parity.max_box_px:.2g} px and {parity.max_score:.1g} in score; "
+        f"{took['fp32']['speedup']:.2f}x as fast as the original "
+        f"({took['original']['p50']:.1f} -> {took['fp32']['p50']:.1f} ms, {took['fp32']['runtime']})",
+    }
+
+
+def quantize(job, step) -> dict:
+    """FP16 and INT8 files, each measured on the validation pictures, each held to --max-drop."""
+    fp32 = onnx.load(job.model_path("fp32"))
+    pictures = [job.features.pictures[i : i + 1].numpy() for i in range(len(job.features.pictures))]
+    select = job.splits["select"][:32]
+
+    def score(session) -> float:
+        step(0.1, "choosing the calibration")
+        return measure.evaluate(session, job.data, select, job.imgsz)[0].map50_95 or 0.0
+
+    step(0.02, "measuring ranges")
+    files, said = precisions.make(fp32, pictures, job.target, job.options.precision, score)
+    job.work.mkdir(exist_ok=True)
+    for precision, model in files.items():
+        write_atomic(job.work / f"model.{precision}.onnx", model.SerializeToString())
+    measured = {}
+    for i, precision in enumerate(["fp32", *files]):
+        session = precisions.session(job.target, precision, files.get(precision, fp32))
+
+        def shown(fraction, what, i=i):
+            step(0.3 + 0.65 * (i + fraction) / (1 + len(files)), what)
+
+        accuracy, matches = job.evaluate(session, shown, f"{precision}:")
+        measured[precision] = (accuracy, matches, session.description)
+    drops = precisions.gate({p: m[0] for p, m in measured.items()}, job.options.max_drop)
+    step(0.97, "timing")
+    for precision in files:  # only now do they take their names: a failed gate leaves no file that looks delivered
+        (job.work / f"model.{precision}.onnx").replace(job.model_path(precision))
+    runnable = {p: job.model_path(p) for p in ("fp32", *files) if p != "int8-fp16"}
+    took = measure.latency(runnable, job.imgsz, rounds=20)
+    subset = packing.evaluation_pictures(job.data.val)
+    for precision, (accuracy, matches, described) in measured.items():
+        path = job.model_path(precision)
+        more = {"evaluation_set": packing.figures(matches, subset), "measured_with": described}
+        latency = took.get(precision) if precision != "fp32" else job.record["models"]["fp32"]["latency_ms"]
+        job.enter(precision, path, accuracy, latency=latency, size_bytes=path.stat().st_size, **more)
+    notes = [f"{p} {measured[p][0].map50_95:.3f} ({-drops.get(p, 0.0):+.4f})" for p in measured]
+    return {
+        "files": [job.model_path(p).name for p in files],
+        "calibration_pictures": len(pictures),
+        "drops_map50_95": drops,
+        "max_drop": job.options.max_drop,
+        **said,
+        "note": "mAP50-95 " + ", ".join(notes),
+    }
+
+
+def engine(job, step) -> dict:
+    """NVIDIA's parser and builder read every file. Engines ship for targets that can be built for here; for a Jetson
+    this proves parsing and typing, and the device builds its own."""
+    computes = list(job.target.ahead_of_time) or [PROBE]
+    ships = bool(job.target.ahead_of_time)
+    built, files = {}, []
+    names = [p for p in MODELS_ON_GPU if job.model_path(p).exists()] if job.target.int8_activations == "signed" else []
+    for i, precision in enumerate(names):
+        for compute in computes:
+            step(i / len(names), f"{precision} for {compute}")
+            result = engines.build(job.model_path(precision), compute)
+            entry = {**result.to_json(), "payload": None}
+            if ships and result.plan is not None:
+                entry["payload"] = f"model.{precision}.{compute.lower()}.engine"
+                write_atomic(job.out / entry["payload"], result.plan)
+                files.append(entry["payload"])
+            elif result.plan is not None:
+                entry["reason"] = f"parsed and built for {compute} as a check; {job.target.name} builds its own engine"
+            built[f"{precision}.{compute.lower()}"] = entry
+    good = [k for k, e in built.items() if e["size_bytes"]]
+    if not names:
+        note = f"{job.target.name} runs ONNX Runtime: no engine"
+    elif len(good) < len(built):
+        note = "; ".join(sorted({e["reason"] for e in built.values() if not e["size_bytes"]}))
+    else:
+        seconds = sum(e["parse_seconds"] + e["build_seconds"] for e in built.values())
+        builder = next(iter(built.values()))["builder"]
+        use = "they ship in the bundle" if ships else f"a check only: {job.target.name} builds its own"
+        note = f"{len(good)} files parsed and built by {builder} in {seconds:.1f} s ({use})"
+    return {"files": files, "engines": built, "note": note}
+
+
+MODELS_ON_GPU = ("fp32", "fp16", "int8", "int8-fp16")
+
+
+def pack(job, step) -> dict:
+    """Everything into one signed file."""
+    record = job.record
+    val = job.data.val
+    pictures = [val[i] for i in packing.evaluation_pictures(val)]
+    step(0.2, "evaluation set")
+    built = next(s for s in record["stages"] if s["name"] == "engine")["engines"]
+    models = {}
+    for precision in ("fp32", "fp16", "int8", "int8-fp16"):
+        entry = record["models"].get(precision)
+        if entry:
+            models[precision] = {
+                **entry["evaluation_set"], "runtime": entry["measured_with"],
+                "validation": {k: entry[k] for k in ("map50", "map50_95", "small_map50_95")},
+            }  # fmt: skip
+    for precision in job.target.precisions:
+        models.setdefault(precision, None)
+    bundle = packing.pack(
+        job.bundle_path,
+        name=job.options.name,
+        target=job.target.name,
+        names=job.original.names,
+        imgsz=job.imgsz,
+        end2end=_end2end(job.model_path("fp32")),
+        models={p: m for p, m in models.items() if m},
+        files={p: job.model_path(p) for p in models},
+        engines={k: _engine_entry(e) for k, e in built.items()},
+        plans={e["payload"]: job.out / e["payload"] for e in built.values() if e["payload"]},
+        evaluation=packing.evaluation_set(job.data, pictures),
+        pictures=len(pictures),
+        boxes=int(job.data.boxes(pictures).sum()),
+        lineage=_lineage(job),
+    )
+    return {
+        "files": [job.bundle_path.name],
+        "bundle": bundle.path.name,
+        "signed_by": bundle.key_fingerprint,
+        "note": f"{bundle.path} ({bundle.path.stat().st_size / 1e6:.1f} MB), signed by {bundle.key_fingerprint}",
+    }
+
+
+def _engine_entry(entry: dict) -> dict:
+    return {
+        "payload": entry["payload"],
+        "builder": entry["builder"],
+        "for": entry["compute"],
+        **({"reason": entry["reason"]} if entry["reason"] else {}),
+    }
+
+
+def _end2end(path: Path) -> bool:
+    shape = onnx.load(path).graph.output[0].type.tensor_type.shape.dim
+    return shape[-1].dim_value == 6
+
+
+def _lineage(job) -> dict:
+    models = job.record["models"]
+    costs = {m: {k: models[m][k] for k in ("parameters", "macs", "channels")} for m in ("original", "tuned")}
+    done = next(s for s in job.record["stages"] if s["name"] == "plan")
+    return {
+        "weights_sha256": job.record["inputs"]["weights_sha256"],
+        "data_sha256": job.record["inputs"]["data_sha256"],
+        "plan_sha256": sha256(job.out / "plan.json"),
+        "tuned_sha256": sha256(job.out / "tuned.pt"),
+        "ratio": job.options.ratio,
+        "criterion": done["criterion"],
+        **costs,
+    }
+
+
+def _share(after: int, before: int) -> str:
+    return f"{after / before:.1%}"

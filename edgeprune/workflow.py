@@ -1,0 +1,289 @@
+"""`edgeprune build`: the list of stages, resumable.
+
+Every stage reads what earlier ones left on disk and in `build.json`, and is entered there only when its files are whole.
+Interrupted anywhere, `--resume` goes on at the first stage that is not entered; fine-tuning at its last epoch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import functools
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from edgeprune_device.errors import EdgepruneError, GateError, InputError
+from edgeprune_device.files import check_writable, sha256, write_atomic
+from edgeprune_device.target import Target
+
+import edgeprune
+from edgeprune import checkpoint, dataset, measure, samples
+from edgeprune.finetune import Settings
+from edgeprune.progress import Reporter
+
+SCHEMA_VERSION = 1
+PRECISIONS = ("fp32", "fp16", "int8")
+#: The models of the contract, in the order of the job.
+MODELS = ("original", "pruned", "tuned", "fp32", "fp16", "int8", "int8-fp16")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What was asked for. weights and data as resolved paths; everything that a stage's result depends on is here."""
+
+    weights: Path
+    data: Path
+    target: str
+    ratio: float
+    criterion: str
+    imgsz: int
+    epochs: int
+    batch: int
+    lr: float
+    device: str
+    workers: int
+    seed: int
+    precision: tuple[str, ...]
+    max_drop: float
+    name: str
+
+    def to_json(self) -> dict:
+        return {**asdict(self), "weights": str(self.weights), "data": str(self.data), "precision": list(self.precision)}
+
+
+class Job:
+    """One build: its options, its folder, its record (`build.json`), and what several stages read."""
+
+    def __init__(self, options: Options, out: Path, reporter: Reporter) -> None:
+        self.options, self.out, self.reporter = options, out, reporter
+        self.work = out / "work"
+        self.record: dict = {}
+
+    # -- inputs, read once -----------------------------------------------------------------------------------------
+    @functools.cached_property
+    def target(self) -> Target:
+        return Target.load(self.options.target)
+
+    @functools.cached_property
+    def original(self) -> checkpoint.Checkpoint:
+        return checkpoint.load(self.options.weights)
+
+    @functools.cached_property
+    def data(self) -> dataset.Dataset:
+        data = dataset.load(self.options.data)
+        dataset.check_names(data, self.original.names)
+        return data
+
+    @functools.cached_property
+    def splits(self) -> dict[str, list[Path]]:
+        """Training pictures by use: `solve` (scores, compensation, calibration) and `select` (choosing between
+        criteria and calibration methods) do not overlap, and neither touches the validation pictures."""
+        solve = samples.pick(self.data.train, samples.affordable(self.options.imgsz))
+        rest = [p for p in self.data.train if p not in set(solve)]
+        return {"solve": solve, "select": samples.pick(rest, 64) if len(rest) >= 8 else solve}
+
+    @functools.cached_property
+    def features(self):
+        return samples.read(self.data, self.splits["solve"], self.options.imgsz)
+
+    # -- where things lie ------------------------------------------------------------------------------------------
+    @property
+    def imgsz(self) -> int:
+        return self.options.imgsz
+
+    def model_path(self, model: str) -> Path:
+        if model == "original":
+            return self.options.weights
+        return self.out / (f"{model}.pt" if model in ("pruned", "tuned") else f"model.{model}.onnx")
+
+    @property
+    def bundle_path(self) -> Path:
+        return self.out / f"{self.options.name}.epb"
+
+    # -- figures ---------------------------------------------------------------------------------------------------
+    def evaluate(self, session, step: Callable[[float, str], None], what: str):
+        """(Accuracy, Matches) on all validation pictures."""
+        total = len(self.data.val)
+        return measure.evaluate(
+            session, self.data, self.data.val, self.imgsz, lambda n: step(n / total, f"{what} {n}/{total} pictures")
+        )
+
+    def enter(self, model: str, path: Path, accuracy=None, cost=None, latency: dict | None = None, **more) -> None:
+        """Note a model's figures; what was not measured stays null."""
+        entry = self.record["models"].setdefault(
+            model,
+            dict.fromkeys(
+                ("path", "parameters", "macs", "channels", "size_bytes", "map50", "map50_95", "small_map50_95",
+                 "per_class", "latency_ms")
+            ),
+        )  # fmt: skip
+        entry["path"] = str(path) if model == "original" else path.name
+        if cost is not None:
+            entry.update(cost.to_json())
+        if accuracy is not None:
+            entry.update(
+                map50=accuracy.map50, map50_95=accuracy.map50_95, small_map50_95=accuracy.small_map50_95,
+                per_class=[{"name": c.name, "boxes": c.boxes, "map50": c.map50, "map50_95": c.map50_95}
+                           for c in accuracy.per_class],
+            )  # fmt: skip
+        if latency is not None:
+            entry["latency_ms"] = latency
+        entry.update(more)
+
+    def write(self) -> None:
+        write_atomic(self.out / "build.json", json.dumps(self.record, indent=1) + "\n")
+
+
+Stage = Callable[[Job, Callable[[float, str], None]], dict]
+
+
+def stages() -> list[tuple[str, Stage]]:
+    """The pipeline."""
+    from edgeprune import stages as s
+
+    return [
+        ("baseline", s.baseline),
+        ("plan", s.plan),
+        ("prune", s.prune),
+        ("finetune", s.tune),
+        ("export", s.export),
+        ("quantize", s.quantize),
+        ("engine", s.engine),
+        ("pack", s.pack),
+    ]
+
+
+def build(options: Options, out: Path, reporter: Reporter, *, resume: bool = False) -> dict:
+    """Run every stage that is not done yet; returns the record, which is also `build.json`.
+
+    Raises:
+        InputError: bad options or input, a folder in use, or one that holds another build.
+        GateError: accuracy, parity or the oracle failed; no bundle is left.
+    """
+    _check(options)
+    job = Job(options, out, reporter)
+    with _locked(out):
+        _check_inputs(job)
+        job.record = _begin(job, resume)
+        finished = {s["name"] for s in job.record["stages"]}
+        pipeline = stages()
+        reporter.plan(len(pipeline))
+        for name, stage in pipeline:
+            if name in finished:
+                reporter.skip(name)
+                continue
+            _run(job, name, stage)
+        shutil.rmtree(job.work, ignore_errors=True)
+    return job.record
+
+
+def _run(job: Job, name: str, stage: Stage) -> None:
+    start = time.monotonic()
+    try:
+        with job.reporter.stage(name) as step:
+            result = stage(job, step)
+    except EdgepruneError as error:
+        if isinstance(error, GateError):
+            job.record["failed"] = {"stage": name, "reason": str(error)}
+            job.write()
+        raise
+    files = {f: sha256(job.out / f) for f in result.pop("files", [])}
+    note = result.pop("note", None)
+    job.record["stages"].append(
+        {"name": name, "seconds": round(time.monotonic() - start, 1), "files": files, **result}
+    )
+    job.record.pop("failed", None)
+    job.write()
+    if note:
+        job.reporter.done(note)
+
+
+def _check(options: Options) -> None:
+    """Cheap checks first: nothing is read or written before they hold."""
+    if not 0 <= options.ratio < 1:
+        raise InputError(f"--ratio {options.ratio:g} is outside [0, 1): it is the fraction of channels to remove")
+    if not 0 <= options.max_drop <= 1:
+        raise InputError(f"--max-drop {options.max_drop:g} is outside [0, 1]: it is an absolute mAP50-95")
+    unknown = [p for p in options.precision if p not in PRECISIONS]
+    if unknown or "fp32" not in options.precision:
+        raise InputError(f"--precision takes fp32 and any of {', '.join(PRECISIONS[1:])}: got {','.join(options.precision)}")
+    Settings(options.epochs, options.batch, options.lr, options.imgsz, options.device, options.workers, options.seed)
+    Target.load(options.target)
+    if options.criterion != "auto":
+        from edgeprune import criteria
+
+        criteria.load(options.criterion)
+
+
+def _check_inputs(job: Job) -> None:
+    """The inputs as a whole, before anything long starts."""
+    data = job.data
+    if job.imgsz % int(max(job.original.model.stride)):
+        raise InputError(f"--imgsz {job.imgsz} must be a multiple of the model's stride {int(max(job.original.model.stride))}")
+    shared = data.overlap()
+    if shared:
+        job.reporter.warn(
+            f"{shared} of {len(data.val)} validation pictures are training pictures too: "
+            "every mAP of this build is too high to trust"
+        )
+
+
+def _begin(job: Job, resume: bool) -> dict:
+    """The record to go on with: a fresh one, or that of an interrupted build of the same inputs."""
+    inputs = {
+        "edgeprune": edgeprune.__version__,
+        "options": job.options.to_json(),
+        "weights_sha256": sha256(job.options.weights),
+        "data_sha256": job.data.sha256,
+    }
+    path = job.out / "build.json"
+    if not path.exists():
+        record = {
+            "schema_version": SCHEMA_VERSION, "inputs": inputs,
+            "pictures": {"train": len(job.data.train), "val": len(job.data.val),
+                         "val_boxes": int(job.data.boxes(job.data.val).sum()), "train_in_val": job.data.overlap()},
+            "stages": [], "models": {},
+        }  # fmt: skip
+        return record
+    if not resume:
+        raise InputError(f"{job.out} already holds a build: go on with --resume, or give another --out")
+    try:
+        record = json.loads(path.read_text())
+        before = record["inputs"]
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"{path}: not the record of a build ({error}); give another --out") from error
+    if before != inputs:
+        changed = [k for k in inputs["options"] if inputs["options"][k] != before.get("options", {}).get(k)]
+        changed += [k for k in inputs if k != "options" and inputs[k] != before.get(k)]
+        raise InputError(f"{job.out}: cannot resume, {', '.join(changed)} changed since; give another --out")
+    whole = []
+    for stage in record["stages"]:  # a file that was changed or lost takes its stage, and all after it, with it
+        if any(not (job.out / f).is_file() or sha256(job.out / f) != digest for f, digest in stage["files"].items()):
+            job.reporter.warn(f"a file of stage {stage['name']} is missing or changed: doing it again")
+            break
+        whole.append(stage)
+    record["stages"] = whole
+    return record
+
+
+@contextlib.contextmanager
+def _locked(out: Path):
+    """One build per folder at a time; the lock is on the folder itself and goes with the process, however it ends."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        check_writable(out / "build.json")
+        handle = os.open(out, os.O_RDONLY)
+    except OSError as error:
+        raise InputError(f"{out}: cannot be written ({(error.strerror or str(error)).lower()})") from error
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise InputError(f"{out}: another build is running there") from None
+    finally:
+        os.close(handle)
