@@ -1,0 +1,220 @@
+"""Bundle -> BenchReport: open a model, time it on the bundle's own pictures, measure its accuracy on them."""
+
+from __future__ import annotations
+
+import sys
+import time
+from datetime import datetime, timezone
+from typing import Any, Dict, List, Optional, Tuple
+
+from edgeprune_device import bench, runtimes, version, vision
+from edgeprune_device.accuracy import Accuracy
+from edgeprune_device.bundle import Bundle
+from edgeprune_device.environment import Environment
+from edgeprune_device.errors import InputError
+from edgeprune_device.evaluation import EvaluationSet, evaluate
+from edgeprune_device.manifest import Manifest
+from edgeprune_device.report import END_TO_END, BenchReport
+from edgeprune_device.target import Target
+
+__all__ = ["choose_precision", "run"]
+
+
+def run(
+    bundle: Bundle,
+    *,
+    runtime: str = "auto",
+    precision: str = "auto",
+    threads: Optional[int] = None,
+    seconds: float = 10.0,
+    warmup_seconds: float = 10.0,
+    with_accuracy: bool = True,
+) -> BenchReport:
+    """Measure one precision of a verified bundle on this machine."""
+    environment = Environment.read()  # first: afterwards this run itself is the load
+    manifest, runtime = bundle.manifest, runtimes.choose(runtime)
+    precision = choose_precision(manifest, runtime, precision)
+    payload = bundle.payloads[manifest.models[precision]["payload"]]
+    pictures = _pictures(bundle)
+    model = bundle.read(payload.name)
+    began = time.perf_counter()
+    with runtimes.open(model, runtime, threads, shapes=manifest.shapes) as session:
+        load_ms = (time.perf_counter() - began) * 1e3
+        with _Progress() as say:
+            samples = bench.measure(
+                _stages(session, manifest),
+                list(pictures),
+                seconds=seconds,
+                warmup_seconds=warmup_seconds,
+                progress=say,
+            )
+            accuracy = None
+            if with_accuracy and runtime != "null":  # zeros from the null runtime have no accuracy
+                accuracy = _accuracy(session, pictures, manifest, say)
+        description = session.description
+    host, comparable = _host_accuracy(manifest, precision)
+    delta = None
+    if comparable and accuracy and host and None not in (accuracy.map50_95, host["map50_95"]):
+        delta = accuracy.map50_95 - host["map50_95"]
+    stages = {**samples.stages_ns, END_TO_END: samples.frames_ns}
+    summaries = {name: {**bench.summary(ns), "samples_ns": list(ns)} for name, ns in stages.items()}
+    return BenchReport(
+        created=datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        edgeprune_version=version(),
+        bundle={
+            "name": manifest.name,
+            "sha256": bundle.sha256,
+            "target": manifest.target,
+            "key_fingerprint": bundle.key_fingerprint,
+            "trusted": bundle.trusted,
+        },
+        precision=precision,
+        model={"payload": payload.name, "sha256": payload.sha256, "size_bytes": payload.size_bytes},
+        runtime={"name": runtime, "description": description, "threads": threads},
+        environment=environment,
+        settings={
+            "seconds": seconds,
+            "warmup_seconds_max": warmup_seconds,
+            "pictures": len(pictures),
+            "imgsz": list(manifest.imgsz),
+            **manifest.nms,
+            "opencv_resize": vision.uses_opencv(),
+        },
+        warmup={
+            "frames": samples.warmup_frames,
+            "seconds": samples.warmup_ns / 1e9,
+            "settled": samples.settled,
+        },
+        load_ms=load_ms,
+        first_inference_ms=samples.first_ns["infer"] / 1e6,
+        stages=summaries,
+        fps_end_to_end=len(samples.frames_ns) / (samples.wall_ns / 1e9),
+        fps_inference=1e3 / max(summaries["infer"]["p50_ms"], 1e-6),
+        accuracy=accuracy,
+        host_accuracy=host,
+        map50_95_delta=delta,
+        peak_rss_bytes=_peak_rss_bytes(),
+        warnings=tuple(_warnings(bundle, environment, samples, runtime, precision, accuracy is not None, comparable)),
+    )
+
+
+def choose_precision(manifest: Manifest, runtime: str, precision: str = "auto") -> str:
+    """The precision to run; InputError, with the manifest's reason, when the bundle does not carry it."""
+    present = [name for name, entry in manifest.models.items() if entry["payload"] is not None]
+    if precision == "auto":
+        # On a CPU, INT8 pays only in the form made for it; TensorRT's signed form is slower than FP32 there.
+        order = ("int8", "fp32", "fp16", "int8-fp16") if _int8_is_for_cpu(manifest) else ("fp32", "fp16", "int8")
+        found = [name for name in (*order, *present) if name in present]
+        if not found:
+            raise InputError(f"bundle {manifest.name} carries no model")
+        return found[0]
+    if precision not in present:
+        reason = manifest.models.get(precision, {}).get("reason")
+        because = f" ({reason})" if reason else ""
+        raise InputError(
+            f"bundle {manifest.name} has no {precision} model{because}; it has {', '.join(present) or 'none'}"
+        )
+    return precision
+
+
+def _int8_is_for_cpu(manifest: Manifest) -> bool:
+    # A target of the user's own is not known here by name; its INT8 then counts as TensorRT's.
+    return manifest.target in Target.names() and Target.load(manifest.target).int8_activations == "unsigned"
+
+
+def _pictures(bundle: Bundle) -> EvaluationSet:
+    if bundle.manifest.evaluation is None:
+        raise InputError(f"{bundle.path}: has no evaluation pictures to measure on")
+    name = bundle.manifest.evaluation["payload"]
+    pictures = EvaluationSet.read(bundle.read(name), f"{bundle.path}: {name}")
+    if not len(pictures):
+        raise InputError(f"{bundle.path}: {name} holds no picture")
+    return pictures
+
+
+def _stages(session, manifest: Manifest) -> Dict[str, Any]:
+    """decode, pre, infer, post; what a later stage needs of an earlier one travels beside the picture."""
+    classes, nms = len(manifest.classes), dict(manifest.nms)
+
+    def decode(picture):
+        return vision.decode(picture.data, picture.name)
+
+    def pre(image):
+        return vision.letterbox(image, manifest.imgsz)
+
+    def infer(prepared):
+        return session.infer(prepared[0]), prepared[1]
+
+    def post(inferred):
+        return inferred[1].undo(vision.detections(inferred[0], classes=classes, **nms))
+
+    return {"decode": decode, "pre": pre, "infer": infer, "post": post}
+
+
+def _accuracy(session, pictures: EvaluationSet, manifest: Manifest, say) -> Accuracy:
+    accuracy, _ = evaluate(
+        session,
+        pictures,
+        imgsz=manifest.imgsz,
+        classes=manifest.classes,
+        progress=lambda done: say(f"accuracy, picture {done} of {len(pictures)}"),
+    )
+    return accuracy
+
+
+def _host_accuracy(manifest: Manifest, precision: str) -> Tuple[Optional[Dict[str, Optional[float]]], bool]:
+    """(the host's figures, whether they were measured on the very pictures of the evaluation set)."""
+    evaluation, model = manifest.evaluation or {}, manifest.models[precision]
+    same = (evaluation.get("accuracy") or {}).get(precision)
+    figures = same if same is not None else model
+    keys = ("map50", "map50_95", "small_map50_95")
+    host = {key: figures.get(key) for key in keys}
+    if all(value is None for value in host.values()):
+        return None, False
+    return host, same is not None or model.get("pictures", evaluation.get("pictures")) == evaluation.get("pictures")
+
+
+def _warnings(bundle, environment, samples, runtime, precision, judged, comparable) -> List[str]:
+    found = environment.warnings()
+    if not bundle.trusted:
+        found.append(f"the bundle is signed by {bundle.key_fingerprint}, which is not trusted here")
+    if not samples.settled:
+        found.append("the timings did not settle in the warm-up: repeat on a quiet machine or with a longer --warmup")
+    if runtime == "null":
+        found.append("runtime null runs no model: these figures are the harness's own")
+    if runtime == "ort" and precision.startswith("int8") and not _int8_is_for_cpu(bundle.manifest):
+        found.append("this INT8 model is in TensorRT's form, slower than FP32 on a CPU (--target cpu makes the CPU's)")
+    vnni = {"avx512_vnni", "avx_vnni", "amx_int8"} & set(environment.cpu_features)
+    if runtime == "ort" and precision == "int8" and environment.machine in ("x86_64", "AMD64") and not vnni:
+        found.append("this CPU has no VNNI: 8-bit products saturate, so INT8 accuracy here may be lower than elsewhere")
+    if judged and not comparable:
+        found.append("the host states no accuracy on these very pictures: no delta")
+    return found
+
+
+def _peak_rss_bytes() -> Optional[int]:
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # Linux counts in KiB
+
+
+class _Progress:
+    """One line on standard error that is overwritten; nothing where that is not a terminal."""
+
+    def __init__(self):
+        self._shown, self._next = sys.stderr.isatty(), 0.0
+
+    def __call__(self, text: str) -> None:
+        if self._shown and time.monotonic() >= self._next:
+            self._next = time.monotonic() + 0.2
+            print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc) -> None:
+        if self._shown:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)

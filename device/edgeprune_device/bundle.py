@@ -1,0 +1,228 @@
+"""A bundle, `NAME.epb`: everything a drone needs to run and judge a model, signed. All numbers little-endian.
+
+    offset  bytes
+    0       8       magic  89 45 50 42 0D 0A 1A 0A  (as PNG's: a transfer in text mode shows at once)
+    8       4       format version, 1
+    12      4       length M of the manifest, at most 1 MiB
+    16      32      Ed25519 public key of the signer
+    48      64      Ed25519 signature over bytes 0..47 followed by the manifest
+    112     M       manifest: canonical JSON (`schema/manifest.json`)
+    112+M   …       payloads, back to back in the manifest's order; nothing after them
+
+The manifest holds offset, size and SHA-256 of each payload, so every byte of the file is covered by the signature.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import struct
+from pathlib import Path
+from types import MappingProxyType
+from typing import BinaryIO, Iterable, List, Mapping, Optional, Tuple, Union
+
+from nacl.exceptions import CryptoError
+from nacl.signing import SigningKey, VerifyKey
+
+from edgeprune_device import keys, strict_json
+from edgeprune_device.errors import InputError, SignatureError
+from edgeprune_device.files import replacing
+from edgeprune_device.manifest import Manifest, Payload
+
+__all__ = ["Bundle"]
+
+MAGIC = b"\x89EPB\r\n\x1a\n"
+FORMAT_VERSION = 1
+MAX_MANIFEST_BYTES = 1 << 20
+MAX_PAYLOAD_BYTES = 8 << 30  # all of them together
+_HEADER = struct.Struct("<8sII32s")
+_SIGNATURE_BYTES = 64
+_CHUNK_BYTES = 1 << 20
+
+
+class Bundle:
+    """A verified bundle. Only `open` and `write` make one; nothing of an unverified file gets out.
+
+    - `path`, `manifest` (`Manifest`), `sha256` of the whole file
+    - `key_fingerprint`: of the key that signed it; `trusted`: whether that key is among the trusted ones
+    - `payloads`: {name: Payload(name, offset_bytes, size_bytes, sha256)}
+    """
+
+    def __init__(self, path: Path, manifest: Manifest, begin: int, key: VerifyKey, trusted: bool, sha256: str):
+        self.path = path
+        self.manifest = manifest
+        self.sha256 = sha256
+        self.key_fingerprint = keys.fingerprint(key)
+        self.trusted = trusted
+        self.payloads: Mapping[str, Payload] = MappingProxyType({entry.name: entry for entry in manifest.payloads})
+        self._begin = begin
+
+    @classmethod
+    def write(
+        cls, path: Union[str, Path], manifest: dict, payloads: Mapping[str, Union[bytes, Path]], key: SigningKey
+    ) -> Bundle:
+        """Sign and write, whole or not at all; payloads given as paths are streamed. Returns the opened bundle.
+
+        `manifest`: a JSON object without "payloads" and, if you like, without "schema_version" and "task".
+        InputError: the manifest does not fit its schema, or a file cannot be read or written.
+        """
+        path = Path(path)
+        entries, offset = [], 0
+        for name, source in payloads.items():
+            size, digest = _digest(_chunks(source))
+            entries.append({"name": name, "offset_bytes": offset, "size_bytes": size, "sha256": digest})
+            offset += size
+        data = {"schema_version": 1, "task": "detect", **manifest, "payloads": entries}
+        try:
+            text = strict_json.canonical(data)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise InputError(f"{path}: the manifest is not JSON ({error})") from error
+        Manifest.from_json(strict_json.loads(text, f"{path}: manifest"), f"{path}: manifest")
+        if len(text) > MAX_MANIFEST_BYTES:
+            raise InputError(f"{path}: the manifest has {len(text)} bytes; at most {MAX_MANIFEST_BYTES} are allowed")
+        head = _HEADER.pack(MAGIC, FORMAT_VERSION, len(text), bytes(key.verify_key))
+        with replacing(path) as temporary:
+            try:
+                with open(temporary, "wb") as stream:
+                    stream.write(head + key.sign(head + text).signature + text)
+                    for source in payloads.values():
+                        for chunk in _chunks(source):
+                            stream.write(chunk)
+            except OSError as error:
+                raise InputError(f"{path}: cannot be written ({str(error.strerror or error).lower()})") from error
+            # Read back before it takes its name: a payload that changed meanwhile, or a bad disk, shows here.
+            bundle = cls.open(temporary, trusted=[key.verify_key])
+        bundle.path = path
+        return bundle
+
+    @classmethod
+    def open(
+        cls,
+        path: Union[str, Path],
+        trusted: Optional[Iterable[VerifyKey]] = None,
+        allow_untrusted: bool = False,
+    ) -> Bundle:
+        """Verify everything, then return the bundle.
+
+        `trusted`: the keys to accept, by default `keys.trusted()`. `allow_untrusted` accepts an unknown key (the
+        signature itself must still hold) and leaves `.trusted` False.
+        InputError: unreadable, not a bundle, a format or manifest this version does not know.
+        SignatureError: signature, hash or size does not hold, or the key is not trusted.
+        """
+        path = Path(path)
+        accepted = list(keys.trusted().values() if trusted is None else trusted)
+        try:
+            with open(path, "rb") as stream:
+                return cls._read(path, stream, accepted, allow_untrusted)
+        except OSError as error:
+            raise InputError(f"{path}: the bundle cannot be read ({str(error.strerror or error).lower()})") from error
+
+    @classmethod
+    def _read(cls, path: Path, stream: BinaryIO, accepted: List[VerifyKey], allow_untrusted: bool) -> Bundle:
+        whole = hashlib.sha256()
+        key, head, signature, text = _read_envelope(path, stream)
+        trusted = any(bytes(key) == bytes(other) for other in accepted)
+        if not trusted and not allow_untrusted:
+            raise SignatureError(
+                f"{path}: signed by {keys.fingerprint(key)}, a key that is not trusted here; if you know whose it is, "
+                f"copy its host.pub into {keys.home() / 'trusted'} (trusted now: {_listed(accepted)})"
+            )
+        try:
+            key.verify(head + text, signature)
+        except (CryptoError, ValueError) as error:
+            raise SignatureError(
+                f"{path}: the signature of {keys.fingerprint(key)} does not hold: the bundle was changed or damaged; "
+                "copy it again from where it was built"
+            ) from error
+        what = f"{path}: manifest"
+        manifest = Manifest.from_json(strict_json.loads(text, what), what)
+        if manifest.size_bytes > MAX_PAYLOAD_BYTES:
+            raise InputError(
+                f"{path}: its payloads have {manifest.size_bytes} bytes; at most {MAX_PAYLOAD_BYTES} may be"
+            )
+        begin = len(head) + _SIGNATURE_BYTES + len(text)
+        size, expected = os.fstat(stream.fileno()).st_size, begin + manifest.size_bytes
+        if size != expected:
+            problem = "cut off" if size < expected else "followed by something that is not part of it"
+            raise SignatureError(f"{path}: the bundle is {problem} ({size} bytes instead of {expected}); copy it again")
+        whole.update(head + signature + text)
+        for entry in manifest.payloads:
+            _verify(path, entry, _take(stream, entry.size_bytes), whole)
+        return cls(path, manifest, begin, key, trusted, whole.hexdigest())
+
+    def read(self, name: str) -> bytes:
+        """One payload. Hashed again: the file may have changed since it was opened (SignatureError)."""
+        if name not in self.payloads:
+            raise InputError(f"{self.path}: has no payload {name!r}; it has {', '.join(self.payloads)}")
+        entry = self.payloads[name]
+        try:
+            with open(self.path, "rb") as stream:
+                stream.seek(self._begin + entry.offset_bytes)
+                data = stream.read(entry.size_bytes)
+        except OSError as error:
+            raise InputError(f"{self.path}: cannot be read ({str(error.strerror or error).lower()})") from error
+        _verify(self.path, entry, [data])
+        return data
+
+
+def _read_envelope(path: Path, stream: BinaryIO) -> Tuple[VerifyKey, bytes, bytes, bytes]:
+    """(key, header bytes, signature, manifest bytes), none of it verified yet."""
+    head = stream.read(_HEADER.size)
+    if head[: len(MAGIC)] != MAGIC:
+        raise InputError(f"{path}: not an edgeprune bundle (an .epb file that `edgeprune build` wrote)")
+    rest = stream.read(_SIGNATURE_BYTES)
+    if len(head) < _HEADER.size or len(rest) < _SIGNATURE_BYTES:
+        raise SignatureError(f"{path}: the bundle is cut off; copy it again")
+    _, version, length, public = _HEADER.unpack(head)
+    if version != FORMAT_VERSION:
+        raise InputError(
+            f"{path}: bundle format {version} is not known here (known: {FORMAT_VERSION}); update edgeprune-device"
+        )
+    if length > MAX_MANIFEST_BYTES:
+        raise SignatureError(f"{path}: the manifest claims {length} bytes: the bundle is damaged; copy it again")
+    text = stream.read(length)
+    if len(text) != length:
+        raise SignatureError(f"{path}: the bundle is cut off; copy it again")
+    return VerifyKey(public), head, rest, text
+
+
+def _verify(path: Path, entry: Payload, chunks: Iterable[bytes], also=None) -> None:
+    size, digest = _digest(chunks, also)
+    if size != entry.size_bytes or digest != entry.sha256:
+        raise SignatureError(
+            f"{path}: {entry.name} does not match its signed SHA-256: it was changed or damaged; copy the bundle again"
+        )
+
+
+def _digest(chunks: Iterable[bytes], also=None) -> Tuple[int, str]:
+    digest, size = hashlib.sha256(), 0
+    for chunk in chunks:
+        size += len(chunk)
+        digest.update(chunk)
+        if also is not None:
+            also.update(chunk)
+    return size, digest.hexdigest()
+
+
+def _chunks(source: Union[bytes, str, Path]) -> Iterable[bytes]:
+    if isinstance(source, (bytes, bytearray)):
+        yield bytes(source)
+        return
+    try:
+        with open(source, "rb") as stream:
+            yield from iter(lambda: stream.read(_CHUNK_BYTES), b"")
+    except OSError as error:
+        raise InputError(f"{source}: cannot be read ({str(error.strerror or error).lower()})") from error
+
+
+def _take(stream: BinaryIO, size: int) -> Iterable[bytes]:
+    while size > 0:
+        chunk = stream.read(min(size, _CHUNK_BYTES))
+        if not chunk:
+            return
+        size -= len(chunk)
+        yield chunk
+
+
+def _listed(accepted: List[VerifyKey]) -> str:
+    return ", ".join(keys.fingerprint(key) for key in accepted) or "none"

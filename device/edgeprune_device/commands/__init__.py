@@ -1,0 +1,54 @@
+"""One thin file a sub-command; what several of them need stands here."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Optional
+
+from edgeprune_device.errors import InputError
+
+__all__ = ["add_bundle", "find_bundle", "positive_float", "positive_int"]
+
+
+def add_bundle(parser: argparse.ArgumentParser, text: str) -> None:
+    """The argument BUNDLE and the option --allow-untrusted, the same for every command that opens a bundle."""
+    parser.add_argument("bundle", metavar="BUNDLE", nargs="?", type=Path, help=text)
+    parser.add_argument(
+        "--allow-untrusted",
+        action="store_true",
+        help="accept a bundle that is intact but signed by a key that is not trusted here",
+    )
+
+
+def find_bundle(given: Optional[Path], folder: Path = Path(".")) -> Path:
+    """`given`, or the only *.epb in the folder, or else the newest runs/*/*.epb. InputError: none, or several."""
+    if given is not None:
+        return given
+    here = sorted(folder.glob("*.epb"))
+    if len(here) > 1:
+        raise InputError(f"several bundles here ({', '.join(path.name for path in here)}): say which")
+    built = sorted(folder.glob("runs/*/*.epb"), key=lambda path: path.stat().st_mtime)
+    if not here and not built:
+        raise InputError("no bundle given and none found (*.epb, runs/*/*.epb): give one, or make one: edgeprune build")
+    return here[0] if here else built[-1]
+
+
+def positive_float(text: str) -> float:
+    """For argparse: a finite number above 0."""
+    return _positive(text, float)
+
+
+def positive_int(text: str) -> int:
+    """For argparse: a whole number above 0."""
+    return _positive(text, int)
+
+
+def _positive(text, kind):
+    try:
+        value = kind(text)
+    except ValueError:
+        value = None
+    if value is None or not 0 < value < 1e9:
+        raise argparse.ArgumentTypeError(f"must be a {'whole ' if kind is int else ''}number above 0, not {text!r}")
+    return value

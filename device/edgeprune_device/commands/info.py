@@ -1,0 +1,88 @@
+"""edgeprune info"""
+
+from __future__ import annotations
+
+from edgeprune_device.commands import add_bundle
+
+HELP = "what this machine can run; with a bundle, its verified contents"
+
+
+def configure(parser) -> None:
+    """Options."""
+    add_bundle(parser, "a bundle to verify and show; without one, this machine is shown")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run(args) -> None:
+    """Print what is asked for."""
+    from edgeprune_device import strict_json
+
+    data = describe_machine() if args.bundle is None else describe_bundle(args.bundle, args.allow_untrusted)
+    if args.json:
+        print(strict_json.pretty(data), end="")
+    else:
+        print("\n".join(_lines(data)))
+
+
+def describe_machine() -> dict:
+    """A JSON object: versions, machine, runtimes ("available" or why not), keys."""
+    from edgeprune_device import keys, runtimes, version
+    from edgeprune_device.environment import Environment
+
+    return {
+        "edgeprune": version(),
+        "machine": Environment.read().to_json(),
+        "runtimes": {name: reason or "available" for name, reason in runtimes.available().items()},
+        "home": str(keys.home()),
+        "own_key": next(iter(keys.own()), None),
+        "trusted_keys": sorted(keys.trusted()),
+    }
+
+
+def describe_bundle(path, allow_untrusted: bool) -> dict:
+    """A JSON object; the bundle is verified first."""
+    from edgeprune_device.bundle import Bundle
+
+    bundle = Bundle.open(path, allow_untrusted=allow_untrusted)
+    return {
+        "path": str(bundle.path),
+        "sha256": bundle.sha256,
+        "signed_by": bundle.key_fingerprint,
+        "trusted": bundle.trusted,
+        "manifest": bundle.manifest.to_json(),
+    }
+
+
+def _lines(value, indent: str = ""):
+    """A JSON value as indented text."""
+    if isinstance(value, dict) and value:
+        width = max(len(_plain(key)) for key in value) + 2
+        for key, item in value.items():
+            if isinstance(item, (dict, list)) and item and not _flat(item):
+                yield f"{indent}{_plain(key)}"
+                yield from _lines(item, indent + "  ")
+            else:
+                yield f"{indent}{_plain(key):<{width}}{_text(item)}"
+    else:
+        for item in value if isinstance(value, list) else [value]:
+            yield f"{indent}{_text(item)}"
+
+
+def _flat(value) -> bool:
+    items = value.values() if isinstance(value, dict) else value
+    return not any(isinstance(item, (dict, list)) for item in items) and (isinstance(value, list) or len(value) <= 4)
+
+
+def _text(value) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{_plain(key)} {_text(item)}" for key, item in value.items()) or "-"
+    if isinstance(value, list):
+        return ", ".join(map(_text, value)) or "-"
+    if value is None or isinstance(value, bool):
+        return {None: "-", True: "yes", False: "no"}[value]
+    return f"{value:.6g}" if isinstance(value, float) else _plain(value)
+
+
+def _plain(value) -> str:
+    # A bundle's strings are a stranger's: none of them may move the terminal's cursor.
+    return "".join(c if c.isprintable() else "?" for c in str(value))

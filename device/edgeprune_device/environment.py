@@ -1,0 +1,119 @@
+"""The machine a figure was measured on. Reading and parsing are apart: the parsers are pure functions of text."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import platform
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Dict, List, Optional, Tuple
+
+__all__ = ["Environment", "parse_cpuinfo", "parse_key_values", "parse_meminfo"]
+
+# What decides the speed and the correctness of INT8 on a CPU.
+_FEATURES = ("avx2", "avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm")
+_BUSY = 0.25  # load average per usable core
+
+
+@dataclass(frozen=True)
+class Environment:
+    """E.g. Environment(cpu="Intel Xeon", cores=2, …, load_average_1min=0.1); None where the machine does not say.
+
+    `cores`: usable by this process; `memory_bytes`: installed; `packages`: {name: version, None if not installed};
+    `governor`: of the first core's clock; `load_average_1min`: when this was read, so before the measurement.
+    """
+
+    cpu: Optional[str]
+    cpu_features: Tuple[str, ...]
+    cores: int
+    memory_bytes: Optional[int]
+    machine: str
+    os: str
+    kernel: str
+    python: str
+    packages: Dict[str, Optional[str]]
+    governor: Optional[str]
+    load_average_1min: Optional[float]
+
+    @classmethod
+    def read(cls) -> Environment:
+        """This machine, now. Never raises: what cannot be read is None."""
+        cpu, features = parse_cpuinfo(_text("/proc/cpuinfo"))
+        release = parse_key_values(_text("/etc/os-release"))
+        device_tree = _text("/proc/device-tree/model").strip("\0 \n")
+        return cls(
+            cpu=cpu or device_tree or platform.processor() or None,
+            cpu_features=features,
+            cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+            memory_bytes=parse_meminfo(_text("/proc/meminfo")),
+            machine=platform.machine(),
+            os=release.get("PRETTY_NAME") or platform.system(),
+            kernel=platform.release(),
+            python=platform.python_version(),
+            packages={name: _version(module) for name, module in _PACKAGES.items()},
+            governor=_text("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor").strip() or None,
+            load_average_1min=round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
+        )
+
+    @classmethod
+    def from_json(cls, data: dict) -> Environment:
+        """The inverse of `to_json` (BenchReport has checked the schema)."""
+        return cls(**{**data, "cpu_features": tuple(data["cpu_features"])})
+
+    def to_json(self) -> dict:
+        """A JSON object."""
+        return {**asdict(self), "cpu_features": list(self.cpu_features)}
+
+    def warnings(self) -> List[str]:
+        """What makes a timing on this machine doubtful, one line each."""
+        found = []
+        if self.load_average_1min is not None and self.load_average_1min > _BUSY * self.cores:
+            found.append(
+                f"the machine was busy before the start (load average {self.load_average_1min} on {self.cores} cores): "
+                "timings are too long and vary"
+            )
+        if self.governor not in (None, "performance"):
+            found.append(f"the CPU clock governor is {self.governor}, not performance: timings depend on the clock")
+        return found
+
+
+_PACKAGES = {"numpy": "numpy", "pillow": "PIL", "opencv": "cv2", "onnxruntime": "onnxruntime", "tensorrt": "tensorrt"}
+
+
+def parse_cpuinfo(text: str) -> Tuple[Optional[str], Tuple[str, ...]]:
+    """/proc/cpuinfo -> (CPU model or None, the features of note, sorted)."""
+    fields = {}
+    for line in text.splitlines():
+        key, _, value = line.partition(":")
+        fields.setdefault(key.strip(), value.strip())
+    flags = (fields.get("flags") or fields.get("Features") or "").split()
+    return fields.get("model name") or fields.get("Model") or None, tuple(sorted(set(flags) & set(_FEATURES)))
+
+
+def parse_meminfo(text: str) -> Optional[int]:
+    """/proc/meminfo -> MemTotal in bytes."""
+    for line in text.splitlines():
+        if line.startswith("MemTotal:"):
+            return int(line.split()[1]) * 1024
+    return None
+
+
+def parse_key_values(text: str) -> Dict[str, str]:
+    """/etc/os-release -> {key: value without quotes}."""
+    pairs = (line.partition("=") for line in text.splitlines() if "=" in line and not line.startswith("#"))
+    return {key.strip(): value.strip().strip("\"'") for key, _, value in pairs}
+
+
+def _text(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def _version(module: str) -> Optional[str]:
+    try:
+        return str(importlib.import_module(module).__version__)
+    except Exception:  # a broken installation must not stop a description
+        return None

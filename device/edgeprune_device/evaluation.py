@@ -1,0 +1,133 @@
+"""The evaluation set that travels in a bundle, and `evaluate`: pictures + model -> Accuracy.
+
+An evaluation set is a stored (uncompressed) zip: the original picture files under `pictures/`, byte for byte, and
+`truth.json`: {"schema_version": 1, "pictures": [{"name": "a.jpg", "boxes": [[class, x1, y1, x2, y2], …]}, …]}, boxes in
+pixels of the upright picture.
+"""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from dataclasses import dataclass
+from typing import Callable, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
+
+import numpy as np
+
+from edgeprune_device import schema, strict_json
+from edgeprune_device.accuracy import Accuracy, match
+from edgeprune_device.errors import InputError
+from edgeprune_device.vision import decode, detections, letterbox
+
+__all__ = ["EvaluationSet", "Picture", "evaluate"]
+
+_MAX_BYTES = 4 << 30
+
+
+class Picture(NamedTuple):
+    """`name`, the picture file's bytes, and its truth: (m, 5) float64 [class, x1, y1, x2, y2], picture px."""
+
+    name: str
+    data: bytes
+    truth: np.ndarray
+
+
+@dataclass(frozen=True)
+class EvaluationSet:
+    """Labelled pictures; iterate for `Picture`s. `len()` is the number of pictures, `boxes` that of the boxes."""
+
+    pictures: Tuple[Picture, ...]
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def __iter__(self) -> Iterator[Picture]:
+        return iter(self.pictures)
+
+    @property
+    def boxes(self) -> int:
+        """Number of labelled boxes."""
+        return sum(len(picture.truth) for picture in self.pictures)
+
+    @staticmethod
+    def pack(items: Iterable[Tuple[str, bytes, np.ndarray]]) -> bytes:
+        """(name, picture file bytes, truth px) -> zip bytes; the same input gives the same bytes."""
+        pictures = [
+            Picture(name, data, np.asarray(truth, dtype=np.float64).reshape(-1, 5)) for name, data, truth in items
+        ]
+        entries = [{"name": picture.name, "boxes": picture.truth.tolist()} for picture in pictures]
+        listing = _checked({"schema_version": 1, "pictures": entries}, "evaluation set")
+        stream = io.BytesIO()
+        with zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED) as archive:
+            for picture in pictures:
+                _store(archive, f"pictures/{picture.name}", picture.data)
+            _store(archive, "truth.json", strict_json.canonical(listing))
+        return stream.getvalue()
+
+    @classmethod
+    def read(cls, data: bytes, what: str = "evaluation set") -> EvaluationSet:
+        """From zip bytes. Damaged, compressed, foreign or inconsistent: one InputError that begins with `what`."""
+        try:
+            with zipfile.ZipFile(io.BytesIO(data)) as archive:
+                for info in archive.infolist():
+                    # Stored only: nothing can unfold to more than the bundle's own size.
+                    if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1 or info.file_size > _MAX_BYTES:
+                        raise InputError(f"{what}: {info.filename:.80}: must be stored, neither packed nor encrypted")
+                listing = _checked(strict_json.loads(archive.read("truth.json"), f"{what}: truth.json"), what)
+                pictures = tuple(
+                    Picture(
+                        entry["name"],
+                        archive.read(f"pictures/{entry['name']}"),
+                        np.array(entry["boxes"], dtype=np.float64).reshape(-1, 5),
+                    )
+                    for entry in listing["pictures"]
+                )
+        except InputError:
+            raise
+        except Exception as error:  # zipfile raises BadZipFile, KeyError, EOFError, struct.error, NotImplementedError …
+            raise InputError(f"{what}: not an evaluation set ({str(error) or type(error).__name__:.120})") from error
+        return cls(pictures)
+
+
+def evaluate(
+    session,
+    pictures: Iterable[Tuple[str, Union[bytes, str], np.ndarray]],
+    *,
+    imgsz: Union[int, Sequence[int]],
+    classes: Union[int, Sequence[str]],
+    conf: float = 0.001,
+    iou: float = 0.7,
+    max_det: int = 300,
+    progress: Optional[Callable[[int], None]] = None,
+) -> Tuple[Accuracy, List[np.ndarray]]:
+    """decode -> letterbox -> session.infer -> detections -> match, for every figure that is compared with another.
+
+    - `session`: anything with `.infer(x: (1, 3, h, w) float32 in [0, 1]) -> list[np.ndarray]`
+    - `pictures`: (name, picture bytes or path, truth (m, 5) [class, x1, y1, x2, y2] px); an EvaluationSet is one
+    - `imgsz`: network size, px, one number or (h, w); `classes`: how many, or their names
+    - `progress`: called with the number of pictures done
+
+    Returns the Accuracy and each picture's (n, 6) detections in picture px, in order, for `accuracy.match`.
+    """
+    count = int(classes) if isinstance(classes, (int, np.integer)) else len(classes)
+    found, truths = [], []
+    for name, source, truth in pictures:
+        x, box = letterbox(decode(source, name), imgsz)
+        dets = detections(session.infer(x), classes=count, conf=conf, iou=iou, max_det=max_det, multi_label=True)
+        found.append(box.undo(dets))
+        truths.append(truth)
+        if progress:
+            progress(len(found))
+    return match(found, truths, classes).accuracy(), found
+
+
+def _checked(listing: dict, what: str) -> dict:
+    schema.check("truth", listing, f"{what}: truth.json")
+    names = [entry["name"] for entry in listing["pictures"]]
+    if len(set(names)) != len(names):
+        raise InputError(f"{what}: truth.json: a picture's name stands twice")
+    return listing
+
+
+def _store(archive: zipfile.ZipFile, name: str, data: bytes) -> None:
+    archive.writestr(zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0)), data)  # no clock: reproducible

@@ -1,0 +1,112 @@
+"""Files that are either whole or not there: written beside, synced, then renamed.
+
+Knows nothing of what is in them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Iterator, Union
+
+from edgeprune_device.errors import InputError
+
+__all__ = ["check_writable", "replacing", "sha256", "write_atomic"]
+
+_CHUNK_BYTES = 1 << 20
+
+
+def write_atomic(path: Union[str, Path], data: Union[bytes, str], mode: int = 0o666) -> Path:
+    """Write `data` (str as UTF-8) to `path`, or leave `path` exactly as it was. Returns the path.
+
+    `mode` is subject to the umask. A full or read-only disk, a missing folder or a missing right is an InputError.
+    """
+    path = Path(path)
+    content = data.encode("utf-8") if isinstance(data, str) else data
+    with replacing(path) as temporary, _explained(path):
+        descriptor = os.open(str(temporary), os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(content)
+    return path
+
+
+@contextmanager
+def replacing(path: Union[str, Path]) -> Iterator[Path]:
+    """A temporary path beside `path`, same suffix, that becomes `path` when the block ends well; else it is removed.
+
+    For libraries that insist on opening the file themselves:
+
+    >>> with replacing("model.onnx") as temporary:      # doctest: +SKIP
+    ...     onnx.save(model, str(temporary))
+    """
+    path = Path(path)
+    temporary = _beside(path)
+    try:
+        yield temporary
+        with _explained(path):
+            with temporary.open("rb+") as stream:
+                os.fsync(stream.fileno())
+            os.replace(str(temporary), str(path))
+            _sync_folder(path.parent)
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def check_writable(path: Union[str, Path]) -> None:
+    """InputError when `path` cannot be written: asked before long work, not after it. Leaves nothing behind."""
+    path = Path(path)
+    temporary = _beside(path)
+    with _explained(path):
+        temporary.touch()
+        temporary.unlink()
+
+
+def sha256(path: Union[str, Path]) -> str:
+    """The SHA-256 of a file, 64 hexadecimal digits. An unreadable file is an InputError."""
+    digest = hashlib.sha256()
+    try:
+        with open(path, "rb") as stream:
+            for chunk in iter(lambda: stream.read(_CHUNK_BYTES), b""):
+                digest.update(chunk)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({_reason(error)})") from error
+    return digest.hexdigest()
+
+
+def _beside(path: Path) -> Path:
+    """A fresh name in the same folder: a rename is atomic only within one file system."""
+    with _explained(path):
+        if path.is_dir():
+            raise IsADirectoryError(21, "is a folder")
+        if not path.parent.is_dir():
+            raise FileNotFoundError(2, f"the folder {path.parent} does not exist; make it first")
+    # The random part: two processes may write the same file at the same time; the last rename wins, both whole.
+    return path.with_name(f".{path.stem[:100]}.{secrets.token_hex(4)}.tmp{path.suffix}")
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Any OSError becomes one line that names the file the user asked for, not the temporary one."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({_reason(error)})") from error
+
+
+def _reason(error: OSError) -> str:
+    return str(error.strerror or error).lower()
+
+
+def _sync_folder(folder: Path) -> None:
+    # A rename survives a power cut only once the folder itself is on the disk.
+    descriptor = os.open(str(folder), os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError:
+        pass  # some network and FUSE file systems refuse fsync on a folder; the rename itself has happened
+    finally:
+        os.close(descriptor)

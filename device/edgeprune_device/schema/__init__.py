@@ -1,0 +1,165 @@
+"""One JSON schema for each noun that crosses the line, and the check against it.
+
+`check("manifest", data)` reads `manifest.json` beside this file: the published schema *is* the check, so the two
+cannot drift apart. It is a small subset of JSON Schema draft 2020-12 (a test holds it against the `jsonschema`
+package, which a drone need not install); a keyword outside the subset is a programming error and raises KeyError.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from edgeprune_device.errors import InputError
+
+__all__ = ["check", "load"]
+
+_ANNOTATIONS = {"$schema", "$id", "$defs", "title", "description"}
+_TYPES = {
+    "object": lambda v: isinstance(v, dict),
+    "array": lambda v: isinstance(v, list),
+    "string": lambda v: isinstance(v, str),
+    "boolean": lambda v: isinstance(v, bool),
+    "null": lambda v: v is None,
+    "integer": lambda v: isinstance(v, int) and not isinstance(v, bool),
+    "number": lambda v: isinstance(v, (int, float)) and not isinstance(v, bool),
+}
+
+
+@lru_cache(maxsize=None)
+def load(name: str) -> dict:
+    """The schema of a noun, e.g. load("manifest")."""
+    return json.loads((Path(__file__).parent / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def check(name: str, data: Any, what: str) -> dict:
+    """Return `data` when it fits the schema `name`; else an InputError "<what>: <field>: <what is wrong>".
+
+    An unknown `schema_version` is said first and as such: the file is newer than this program.
+    """
+    root = load(name)
+    known = root["properties"]["schema_version"]["const"]
+    if not isinstance(data, dict):
+        raise InputError(f"{what}: must be a JSON object, not {_kind(data)}")
+    if data.get("schema_version") != known or isinstance(data.get("schema_version"), bool):
+        raise InputError(
+            f"{what}: schema_version {_short(data.get('schema_version'))} is not known here (this edgeprune knows "
+            f"{known}); install the edgeprune-device that belongs to the one that wrote it"
+        )
+    try:
+        _check(root, data, "", root)
+    except _Misfit as misfit:
+        raise InputError(f"{what}: {misfit}") from None
+    except RecursionError:
+        raise InputError(f"{what}: nested too deeply") from None
+    return data
+
+
+class _Misfit(Exception):
+    pass
+
+
+def _check(rule: dict, value: Any, at: str, root: dict) -> None:
+    for keyword, argument in rule.items():
+        if keyword not in _ANNOTATIONS:
+            _KEYWORDS[keyword](argument, value, at, rule, root)
+
+
+def _fail(at: str, text: str) -> None:
+    raise _Misfit(f"{at or 'the top level'}: {text}")
+
+
+def _ref(argument, value, at, rule, root):
+    _check(root["$defs"][argument[len("#/$defs/") :]], value, at, root)
+
+
+def _type(argument, value, at, rule, root):
+    names = argument if isinstance(argument, list) else [argument]
+    if not any(_TYPES[name](value) for name in names):
+        _fail(at, f"must be {' or '.join(names)}, not {_kind(value)}")
+
+
+def _const(argument, value, at, rule, root):
+    if value != argument or type(value) is not type(argument):
+        _fail(at, f"must be {argument!r}, not {_short(value)}")
+
+
+def _enum(argument, value, at, rule, root):
+    if value not in argument:
+        _fail(at, f"must be one of {', '.join(map(str, argument))}, not {_short(value)}")
+
+
+def _required(argument, value, at, rule, root):
+    if isinstance(value, dict):
+        for key in argument:
+            if key not in value:
+                _fail(at, f"the field {key!r} is missing")
+
+
+def _properties(argument, value, at, rule, root):
+    if isinstance(value, dict):
+        for key, subrule in argument.items():
+            if key in value:
+                _check(subrule, value[key], f"{at}.{key}" if at else key, root)
+
+
+def _additional(argument, value, at, rule, root):
+    if isinstance(value, dict):
+        for key in value:
+            if key not in rule.get("properties", {}):
+                if argument is False:
+                    _fail(at, f"the field {_short(key)} is not known")
+                _check(argument, value[key], f"{at}.{key:.60}" if at else f"{key:.60}", root)
+
+
+def _names(argument, value, at, rule, root):
+    if isinstance(value, dict):
+        for key in value:
+            _check(argument, key, f"{at}: the name {_short(key)}", root)
+
+
+def _items(argument, value, at, rule, root):
+    if isinstance(value, list):
+        for i, item in enumerate(value):
+            _check(argument, item, f"{at}[{i}]", root)
+
+
+def _bound(kinds, holds, text):
+    def keyword(argument, value, at, rule, root):
+        if isinstance(value, kinds) and not isinstance(value, bool) and not holds(value, argument):
+            _fail(at, text.format(argument))
+
+    return keyword
+
+
+_KEYWORDS = {
+    "$ref": _ref,
+    "type": _type,
+    "const": _const,
+    "enum": _enum,
+    "required": _required,
+    "properties": _properties,
+    "additionalProperties": _additional,
+    "propertyNames": _names,
+    "items": _items,
+    "minimum": _bound((int, float), lambda v, a: v >= a, "must be at least {}"),
+    "maximum": _bound((int, float), lambda v, a: v <= a, "must be at most {}"),
+    "minLength": _bound(str, lambda v, a: len(v) >= a, "must have at least {} characters"),
+    "maxLength": _bound(str, lambda v, a: len(v) <= a, "must have at most {} characters"),
+    "minItems": _bound(list, lambda v, a: len(v) >= a, "must have at least {} items"),
+    "maxItems": _bound(list, lambda v, a: len(v) <= a, "must have at most {} items"),
+    "maxProperties": _bound(dict, lambda v, a: len(v) <= a, "must have at most {} fields"),
+    "pattern": _bound(str, lambda v, a: re.fullmatch(a, v) is not None, "must match {}"),
+}
+
+
+def _kind(value: Any) -> str:
+    return next(name for name, test in _TYPES.items() if test(value))
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,93 @@
+"""A target: what a bundle must carry for one kind of device.
+
+Adding a target is adding one file to `targets/`; the file's name is the option's value. A user's own file works too:
+`--target ./my-drone.json`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import List, Optional, Tuple, Union
+
+from edgeprune_device import schema, strict_json
+from edgeprune_device.errors import InputError
+
+__all__ = ["JetPack", "Target"]
+
+_FOLDER = Path(__file__).parent / "targets"
+
+
+@dataclass(frozen=True)
+class JetPack:
+    """One software release of a Jetson, e.g. JetPack("6.1-6.2.2", "36.4-36.5", "10.3.0"). `l4t` None: not known."""
+
+    jetpack: str
+    l4t: Optional[str]
+    tensorrt: str
+
+
+@dataclass(frozen=True)
+class Target:
+    """E.g. Target.load("jetson-orin"): sm "8.7", channels in multiples of 8, FP32, FP16, INT8 and INT8-FP16 models.
+
+    - `sm`: CUDA compute capability as "major.minor", None where several or none apply
+    - `channel_multiple`: channel counts are rounded to a multiple of this
+    - `precisions`: the models the bundle must carry, of "fp32", "fp16", "int8", "int8-fp16"
+    - `int8_activations`: "signed" (zero point 0, all that TensorRT takes) or "unsigned" (fast on a CPU)
+    - `ahead_of_time`: compute capabilities that TensorRT for RTX builds an engine for, e.g. "SM86"; the engine ships.
+      Empty for a Jetson: there such a build is only a check that NVIDIA's parser takes the file
+    - `dla`: number of deep-learning accelerator cores
+    """
+
+    name: str
+    title: str
+    sm: Optional[str]
+    jetpacks: Tuple[JetPack, ...]
+    channel_multiple: int
+    precisions: Tuple[str, ...]
+    int8_activations: str
+    ahead_of_time: Tuple[str, ...]
+    dla: int
+    comment: str = ""
+    schema_version: int = 1
+
+    @staticmethod
+    def names() -> List[str]:
+        """The targets that come with edgeprune, sorted."""
+        return sorted(path.stem for path in _FOLDER.glob("*.json"))
+
+    @classmethod
+    def load(cls, name_or_path: Union[str, Path]) -> Target:
+        """By name ("jetson-orin") or from a JSON file of the user's own. InputError: unknown, unreadable, malformed."""
+        text = str(name_or_path)
+        if text in cls.names():
+            return cls.from_json(strict_json.loads((_FOLDER / f"{text}.json").read_bytes(), text), text)
+        if not text.endswith(".json"):
+            near = difflib.get_close_matches(text.lower(), cls.names(), n=3, cutoff=0.5)
+            hint = f"did you mean {' or '.join(near)}? " if near else ""
+            raise InputError(
+                f"unknown target {text!r}: {hint}known targets: {', '.join(cls.names())}; or give a .json file"
+            )
+        try:
+            content = Path(text).read_bytes()
+        except OSError as error:
+            raise InputError(f"{text}: the target file cannot be read ({str(error.strerror).lower()})") from error
+        return cls.from_json(strict_json.loads(content, text), text)
+
+    @classmethod
+    def from_json(cls, data: dict, what: str = "target") -> Target:
+        """From a parsed JSON object; `what` names it in the InputError."""
+        fields = dict(schema.check("target", data, what))
+        fields["jetpacks"] = tuple(JetPack(**release) for release in fields["jetpacks"])
+        for key in ("precisions", "ahead_of_time"):
+            fields[key] = tuple(fields[key])
+        if len(set(fields["precisions"])) != len(fields["precisions"]):
+            raise InputError(f"{what}: precisions: one stands twice")
+        return cls(**fields)
+
+    def to_json(self) -> dict:
+        """A JSON object that fits `schema/target.json`."""
+        data = asdict(self)
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in data.items()}

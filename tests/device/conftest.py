@@ -1,0 +1,139 @@
+"""What the device tests share: a home of their own, a tiny ONNX model made by hand, a bundle around it."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
+SIZE = 64  # px; the tiny model's input
+ANCHORS = 84  # 8*8 + 4*4 + 2*2 positions of a 64 px input
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch):
+    """Keys and trust of this test alone."""
+    folder = tmp_path / "edgeprune-home"
+    monkeypatch.setenv("EDGEPRUNE_HOME", str(folder))
+    return folder
+
+
+@pytest.fixture
+def shared_data():
+    """The real pictures and weights beside the repository; skipped where there are none."""
+    if not SHARED.is_dir():
+        pytest.skip("needs ../shared/data")
+    return SHARED
+
+
+def _varint(value):
+    out = bytearray()
+    while value > 127:
+        out.append(value & 127 | 128)
+        value >>= 7
+    return bytes([*out, value])
+
+
+def _field(number, value):
+    """One protobuf field: int as varint, bytes or str as length-delimited."""
+    if isinstance(value, int):
+        return _varint(number << 3) + _varint(value)
+    data = value.encode() if isinstance(value, str) else value
+    return _varint(number << 3 | 2) + _varint(len(data)) + data
+
+
+def _message(*fields):
+    return b"".join(_field(number, value) for number, value in fields)
+
+
+def _value_info(name, shape):
+    dims = b"".join(_field(1, _message((1, d))) for d in shape)
+    return _message((1, name), (2, _message((1, _message((1, 1), (2, dims))))))
+
+
+def _tensor(name, array):
+    dims = b"".join(_field(1, d) for d in array.shape)
+    return dims + _message((2, 1), (8, name), (9, array.astype("<f4").tobytes()))
+
+
+def make_onnx(boxes, classes=2):
+    """ONNX bytes of a "detector" that always sees `boxes` [(cx, cy, w, h, class)], px, the brighter the surer.
+
+    output = constant + gain * mean(input): the score of each box is 0.9 times the picture's mean brightness.
+    """
+    constant, gain = (np.zeros((1, 4 + classes, ANCHORS), np.float32) for _ in range(2))
+    for i, (cx, cy, w, h, c) in enumerate(boxes):
+        constant[0, :4, i] = cx, cy, w, h
+        gain[0, 4 + c, i] = 0.9
+    keep = _message((1, "keepdims"), (3, 0), (20, 2))
+    nodes = [
+        _message((1, "images"), (2, "mean"), (4, "ReduceMean"), (5, keep)),
+        _message((1, "mean"), (1, "gain"), (2, "scores"), (4, "Mul")),
+        _message((1, "scores"), (1, "constant"), (2, "output0"), (4, "Add")),
+    ]
+    graph = b"".join(_field(1, node) for node in nodes) + _message(
+        (2, "tiny"),
+        (5, _tensor("gain", gain)),
+        (5, _tensor("constant", constant)),
+        (11, _value_info("images", (1, 3, SIZE, SIZE))),
+        (12, _value_info("output0", (1, 4 + classes, ANCHORS))),
+    )
+    return _message((1, 8), (7, graph), (8, _message((1, ""), (2, 13))))
+
+
+BOXES = [(20, 20, 16, 16, 0), (44, 40, 12, 20, 1)]
+
+
+@pytest.fixture
+def tiny_onnx():
+    return make_onnx(BOXES)
+
+
+def png(image):
+    stream = io.BytesIO()
+    Image.fromarray(image).save(stream, "PNG")
+    return stream.getvalue()
+
+
+@pytest.fixture
+def labelled_pictures():
+    """Three white-ish 64 x 64 pictures whose truth is what the tiny model sees."""
+    truth = np.array([[c, cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2] for cx, cy, w, h, c in BOXES])
+    return [(f"p{i}.png", png(np.full((SIZE, SIZE, 3), 255 - 20 * i, np.uint8)), truth) for i in range(3)]
+
+
+@pytest.fixture
+def manifest():
+    """A manifest as `build` writes it, without payloads."""
+    return {
+        "name": "tiny",
+        "created": "2026-11-22T23:40:00Z",
+        "edgeprune_version": "0.1.0",
+        "target": "cpu",
+        "task": "detect",
+        "classes": ["person", "car"],
+        "imgsz": [SIZE, SIZE],
+        "letterbox": {"pad": 114, "stride": 32},
+        "nms": {"conf": 0.25, "iou": 0.7, "max_det": 300},
+        "output": "raw",
+        "models": {
+            "fp32": {"payload": "model.fp32.onnx", "opset": 13, "map50": 1.0, "map50_95": 1.0, "small_map50_95": 1.0},
+            "int8": {"payload": None, "reason": "the accuracy gate failed"},
+        },
+        "engines": {"fp16": {"payload": None, "reason": "the device builds its own"}},
+        "evaluation": {"payload": "evaluation.zip", "pictures": 3, "boxes": 6},
+        "lineage": {"ratio": 0.2},
+    }
+
+
+@pytest.fixture
+def bundle(tmp_path, manifest, tiny_onnx, labelled_pictures):
+    """A signed bundle with the tiny model and its pictures."""
+    from edgeprune_device import keys
+    from edgeprune_device.bundle import Bundle
+    from edgeprune_device.evaluation import EvaluationSet
+
+    payloads = {"model.fp32.onnx": tiny_onnx, "evaluation.zip": EvaluationSet.pack(labelled_pictures)}
+    return Bundle.write(tmp_path / "tiny.epb", manifest, payloads, keys.load_or_create())

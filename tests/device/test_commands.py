@@ -1,0 +1,131 @@
+import json
+import os
+import re
+import time
+
+import pytest
+from edgeprune_device import cli, keys
+from edgeprune_device.commands import find_bundle
+from edgeprune_device.errors import InputError
+from edgeprune_device.report import BenchReport
+from edgeprune_device.target import Target
+
+QUICK = ["--seconds", "0.05", "--warmup", "0.05", "--threads", "1"]
+
+
+def edgeprune(capsys, *args):
+    code = cli.main(list(args))
+    out, err = capsys.readouterr()
+    assert "Traceback" not in err
+    return code, out, err
+
+
+def test_targets(capsys):
+    code, out, _ = edgeprune(capsys, "targets")
+    assert code == 0 and all(re.search(rf"^{name} ", out, re.M) for name in Target.names())
+    code, out, _ = edgeprune(capsys, "targets", "--json")
+    assert [Target.from_json(entry).name for entry in json.loads(out)] == Target.names()
+
+
+def test_info_of_this_machine(capsys, home):
+    code, out, _ = edgeprune(capsys, "info", "--json")
+    data = json.loads(out)
+    assert (
+        code == 0 and data["home"] == str(home) and data["own_key"] is None and data["runtimes"]["null"] == "available"
+    )
+    assert not home.exists()  # asking makes no key
+    fingerprint = keys.fingerprint(keys.load_or_create().verify_key)
+    code, out, _ = edgeprune(capsys, "info")
+    assert code == 0 and fingerprint in out and re.search(r"^runtimes ", out, re.M)
+
+
+def test_info_of_a_bundle(capsys, bundle):
+    code, out, _ = edgeprune(capsys, "info", str(bundle.path), "--json")
+    assert code == 0 and json.loads(out)["manifest"] == json.loads(json.dumps(bundle.manifest.to_json()))
+    code, out, _ = edgeprune(capsys, "info", str(bundle.path))
+    assert "reason the accuracy gate failed" in out and bundle.sha256 in out
+
+
+@pytest.mark.parametrize("command", ["info", "bench"])
+def test_a_changed_or_foreign_bundle_is_exit_1(capsys, bundle, home, command):
+    data = bundle.path.read_bytes()
+    bundle.path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    code, out, err = edgeprune(capsys, command, str(bundle.path))
+    assert code == 1 and out == "" and "evaluation.zip does not match" in err
+    bundle.path.write_bytes(data)
+    (home / "keys" / "host.key").unlink()
+    code, out, err = edgeprune(capsys, command, str(bundle.path))
+    assert code == 1 and "not trusted here" in err and bundle.key_fingerprint in err
+
+
+def test_allow_untrusted_says_so(capsys, bundle, home):
+    (home / "keys" / "host.key").unlink()
+    args = ["bench", str(bundle.path), "--runtime", "null", "--allow-untrusted", *QUICK]
+    code, out, _ = edgeprune(capsys, *args)
+    assert code == 0 and "NOT TRUSTED" in out and "warning: the bundle is signed by" in out
+
+
+def test_bench_writes_the_report_and_prints_a_table(capsys, bundle, tmp_path):
+    pytest.importorskip("onnxruntime")
+    path = tmp_path / "report.json"
+    code, out, _ = edgeprune(capsys, "bench", str(bundle.path), "--report", str(path), *QUICK)
+    report = BenchReport.from_json(json.loads(path.read_text()), str(path))
+    assert code == 0 and out == report.table() and report.accuracy.map50_95 == pytest.approx(1)
+    code, out, _ = edgeprune(capsys, "bench", str(bundle.path), "--json", "--no-accuracy", *QUICK)
+    assert code == 0 and BenchReport.from_json(json.loads(out)).accuracy is None
+
+
+def test_the_gate(capsys, bundle, tmp_path, manifest, labelled_pictures, tiny_onnx):
+    pytest.importorskip("onnxruntime")
+    from edgeprune_device.bundle import Bundle
+    from edgeprune_device.evaluation import EvaluationSet
+
+    code, _, _ = edgeprune(capsys, "bench", str(bundle.path), "--max-drop", "0.01", *QUICK)
+    assert code == 0
+    # The car is nowhere in the truth of this one: half of the mAP is gone.
+    shifted = [(name, data, [*truth, [0, 0, 0, 0, 0], [0, 9, 9, 9, 9]]) for name, data, truth in labelled_pictures]
+    parts = {"model.fp32.onnx": tiny_onnx, "evaluation.zip": EvaluationSet.pack(shifted)}
+    path = Bundle.write(tmp_path / "worse.epb", manifest, parts, keys.load_or_create()).path
+    report = tmp_path / "r.json"
+    code, out, err = edgeprune(capsys, "bench", str(path), "--max-drop", "0.01", "--report", str(report), *QUICK)
+    assert code == 1 and "lower than on the host, more than --max-drop 0.01" in err
+    assert "mAP50-95" in out and report.exists()  # the figures are there all the same
+    code, _, _ = edgeprune(capsys, "bench", str(path), "--max-drop", "0.9", *QUICK)
+    assert code == 0
+    code, _, err = edgeprune(capsys, "bench", str(path), "--runtime", "null", "--max-drop", "0.01", *QUICK)
+    assert code == 1 and "cannot be judged" in err
+
+
+def test_a_report_that_cannot_be_written_is_said_at_once(capsys, bundle, tmp_path):
+    began = time.monotonic()
+    code, _, err = edgeprune(
+        capsys, "bench", str(bundle.path), "--seconds", "60", "--report", str(tmp_path / "x" / "r.json")
+    )
+    assert code == 2 and "does not exist" in err and time.monotonic() - began < 10
+
+
+def test_bench_finds_the_bundle(capsys, bundle, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, out, _ = edgeprune(capsys, "bench", "--runtime", "null", *QUICK)
+    assert code == 0 and "tiny for cpu" in out
+    monkeypatch.chdir("/")
+    monkeypatch.chdir(tmp_path / "edgeprune-home")
+    code, _, err = edgeprune(capsys, "bench")
+    assert code == 2 and "no bundle given and none found" in err
+
+
+def test_find_bundle(tmp_path):
+    with pytest.raises(InputError, match="none found"):
+        find_bundle(None, tmp_path)
+    for i, name in enumerate(["old", "new"]):
+        path = tmp_path / "runs" / name / "a.epb"
+        path.parent.mkdir(parents=True)
+        path.write_bytes(b"")
+        os.utime(str(path), (i, i))
+    assert find_bundle(None, tmp_path) == tmp_path / "runs" / "new" / "a.epb"
+    (tmp_path / "b.epb").write_bytes(b"")
+    assert find_bundle(None, tmp_path) == tmp_path / "b.epb"
+    (tmp_path / "c.epb").write_bytes(b"")
+    with pytest.raises(InputError, match="several bundles here"):
+        find_bundle(None, tmp_path)
+    assert find_bundle(tmp_path / "given.epb", tmp_path) == tmp_path / "given.epb"

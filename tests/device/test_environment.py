@@ -1,0 +1,46 @@
+import json
+from dataclasses import replace
+
+from edgeprune_device.environment import Environment, parse_cpuinfo, parse_key_values, parse_meminfo
+
+X86 = """processor	: 0
+model name	: AMD EPYC 7763
+flags		: fpu sse avx2 avx512_vnni
+
+processor	: 1
+model name	: something else
+"""
+ARM = """processor	: 0
+Features	: fp asimd asimddp i8mm
+Model		: Raspberry Pi 5
+"""
+
+
+def test_parse_cpuinfo():
+    assert parse_cpuinfo(X86) == ("AMD EPYC 7763", ("avx2", "avx512_vnni"))
+    assert parse_cpuinfo(ARM) == ("Raspberry Pi 5", ("asimddp", "i8mm"))
+    assert parse_cpuinfo("") == (None, ())
+
+
+def test_parse_meminfo():
+    assert parse_meminfo("MemTotal:       16 kB\nMemFree: 1 kB\n") == 16384
+    assert parse_meminfo("") is None
+
+
+def test_parse_os_release():
+    text = "# c\nNAME=Ubuntu\nPRETTY_NAME=\"Ubuntu 22.04\"\nEMPTY=''\n"
+    assert parse_key_values(text) == {"NAME": "Ubuntu", "PRETTY_NAME": "Ubuntu 22.04", "EMPTY": ""}
+
+
+def test_this_machine():
+    env = Environment.read()
+    assert env.cores >= 1 and env.kernel and env.python.startswith("3.") and env.packages["numpy"]
+    assert Environment.from_json(json.loads(json.dumps(env.to_json()))) == env
+
+
+def test_warnings():
+    env = replace(Environment.read(), cores=4, load_average_1min=0.5, governor=None)
+    assert env.warnings() == []
+    assert "busy" in replace(env, load_average_1min=2.0).warnings()[0]
+    assert "powersave" in replace(env, governor="powersave").warnings()[0]
+    assert replace(env, governor="performance", load_average_1min=None).warnings() == []

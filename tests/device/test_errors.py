@@ -1,0 +1,28 @@
+import inspect
+
+import pytest
+from edgeprune_device import errors
+
+EXIT_CODES = {
+    "EdgepruneError": 2,
+    "InputError": 2,
+    "RuntimeUnavailable": 2,
+    "GateError": 1,
+    "SignatureError": 1,
+    "Interrupted": 130,
+}
+
+
+def test_every_error_of_the_module_is_exported_and_has_its_exit_code():
+    found = {name: kind.exit_code for name, kind in inspect.getmembers(errors, inspect.isclass)}
+    assert found == EXIT_CODES
+    assert sorted(EXIT_CODES) == sorted(errors.__all__)
+
+
+@pytest.mark.parametrize(
+    "kind, parent", [("RuntimeUnavailable", "InputError"), ("SignatureError", "GateError"), ("Interrupted", None)]
+)
+def test_the_tree(kind, parent):
+    assert issubclass(getattr(errors, kind), getattr(errors, parent or "EdgepruneError"))
+    if parent is None:  # Ctrl-C is neither bad input nor a failed gate
+        assert not issubclass(getattr(errors, kind), (errors.InputError, errors.GateError))

@@ -1,0 +1,73 @@
+import json
+
+import pytest
+from edgeprune_device import schema
+from edgeprune_device.errors import InputError
+from edgeprune_device.manifest import Manifest
+
+A = {"name": "model.fp32.onnx", "offset_bytes": 0, "size_bytes": 10, "sha256": "a" * 64}
+B = {"name": "evaluation.zip", "offset_bytes": 10, "size_bytes": 5, "sha256": "b" * 64}
+
+
+@pytest.fixture
+def data(manifest):
+    return {"schema_version": 1, **manifest, "payloads": [A, B]}
+
+
+def test_round_trip_and_schema(data):
+    jsonschema = pytest.importorskip("jsonschema")
+    parsed = Manifest.from_json(data)
+    again = json.loads(json.dumps(parsed.to_json()))
+    jsonschema.validate(again, schema.load("manifest"))
+    assert again == data and Manifest.from_json(again) == parsed
+    assert parsed.imgsz == (64, 64) and parsed.size_bytes == 15
+
+
+def test_shapes(data):
+    assert Manifest.from_json(data).shapes == ((1, 3, 64, 64), [(1, 6, 84)])
+    assert Manifest.from_json({**data, "imgsz": [640, 640], "classes": ["x"] * 80}).shapes[1] == [(1, 84, 8400)]
+    assert Manifest.from_json({**data, "output": "end2end"}).shapes[1] == [(1, 300, 6)]
+
+
+@pytest.mark.parametrize(
+    "change, word",
+    [
+        ({"schema_version": 2}, "schema_version 2 is not known"),
+        ({"payloads": [A, {**B, "offset_bytes": 9}]}, "must begin at 10"),
+        ({"payloads": [A, {**B, "offset_bytes": 11}]}, "must begin at 10"),
+        ({"payloads": [{**A, "size_bytes": -1}, B]}, "at least 0"),
+        ({"payloads": [{**A, "size_bytes": 10**30}, B]}, "at most"),
+        ({"payloads": [A, B, {**A, "offset_bytes": 15}]}, "twice"),
+        ({"payloads": [{**A, "name": "../evil"}, B]}, "name"),
+        ({"payloads": [{**A, "sha256": "A" * 64}, B]}, "sha256"),
+        ({"payloads": [A]}, "no payload evaluation.zip"),
+        ({"models": {"fp32": {"payload": None}}}, "no reason"),
+        ({"models": {"fp8": {"payload": None, "reason": "x"}}}, "fp8"),
+        ({"models": {"fp32": {"payload": "model.fp32.onnx", "map50": 1.5}}}, "at most 1"),
+        ({"models": []}, "object"),
+        ({"classes": []}, "at least 1"),
+        ({"classes": ["a\x1b[2J"]}, "classes"),
+        ({"imgsz": [640]}, "at least 2"),
+        ({"imgsz": [640.5, 640]}, "integer"),
+        ({"imgsz": [True, 640]}, "boolean"),
+        ({"name": "a/b"}, "name"),
+        ({"name": "a\n"}, "name"),
+        ({"task": "segment"}, "task"),
+        ({"created": "yesterday"}, "created"),
+        ({"letterbox": {"pad": 0, "stride": 32}}, "pad"),
+        ({"evaluation": {"payload": None}}, "evaluation"),
+        ({"nms": {"conf": 2, "iou": 0.7, "max_det": 300}}, "conf"),
+        ({"surplus": 1}, "surplus"),
+    ],
+)
+def test_malformed(data, change, word):
+    with pytest.raises(InputError, match=word) as caught:
+        Manifest.from_json({**data, **change}, "a.epb: manifest")
+    assert str(caught.value).startswith("a.epb: manifest") and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", sorted(schema.load("manifest")["required"]))
+def test_every_required_field_is_required(data, key):
+    del data[key]
+    with pytest.raises(InputError, match=key):
+        Manifest.from_json(data)

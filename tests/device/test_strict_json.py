@@ -1,0 +1,63 @@
+import json
+
+import pytest
+from edgeprune_device import strict_json
+from edgeprune_device.errors import InputError
+from hypothesis import given
+from hypothesis import strategies as st
+
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(10**20), 10**20)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@pytest.mark.parametrize(
+    "text, word",
+    [
+        (b'{"a": 1, "a": 2}', "stands twice"),
+        (b"[NaN]", "NaN"),
+        (b"[-Infinity]", "Infinity"),
+        (b"[1e999]", "too large"),
+        (b"[" + b"9" * 1_000_000 + b"]", "too long"),
+        (b"[" * 100_000, "deeply"),
+        (b"[" * 65 + b"]" * 65, "deeply"),
+        (b'["\\ud800"]', "surrogates"),
+        (b"\xff", "utf-8"),
+        (b"", "Expecting value"),
+        (b"{} x", "Extra data"),
+    ],
+)
+def test_refused(text, word):
+    with pytest.raises(InputError, match=f"a file: not valid JSON .*{word}"):
+        strict_json.loads(text, "a file")
+
+
+@given(VALUES)
+def test_canonical_round_trip(value):
+    data = strict_json.canonical(value)
+    again = strict_json.loads(data, "x")
+    assert again == value and strict_json.canonical(again) == data
+
+
+def test_canonical_is_sorted_ascii_without_spaces():
+    assert strict_json.canonical({"b": "ü", "a": [1, 2.5]}) == b'{"a":[1,2.5],"b":"\\u00fc"}'
+    with pytest.raises(ValueError):
+        strict_json.canonical(float("nan"))
+
+
+def test_pretty_is_the_same_value():
+    assert json.loads(strict_json.pretty({"b": 1, "a": "ü"})) == {"b": 1, "a": "ü"}
+
+
+@given(st.binary(max_size=60))
+def test_any_bytes_give_a_value_or_one_input_error(data):
+    try:
+        strict_json.loads(data, "x")
+    except InputError as error:
+        assert "\n" not in str(error)

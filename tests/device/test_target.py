@@ -1,0 +1,82 @@
+import json
+
+import pytest
+from edgeprune_device.errors import InputError
+from edgeprune_device.target import JetPack, Target
+
+NAMES = ["cpu", "jetson-orin", "jetson-orin-nano", "jetson-orin-nx", "jetson-thor", "jetson-xavier", "rtx"]
+
+
+def test_names():
+    assert Target.names() == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_loads_round_trips_and_fits_its_schema(name):
+    jsonschema = pytest.importorskip("jsonschema")
+    from edgeprune_device import schema
+
+    target = Target.load(name)
+    data = json.loads(json.dumps(target.to_json()))
+    jsonschema.validate(data, schema.load("target"))
+    assert Target.from_json(data) == target
+    assert target.name == name and target.title and "fp32" in target.precisions
+    assert target.channel_multiple == 8
+
+
+def test_what_the_hardware_can_do():
+    assert Target.load("jetson-orin").sm == "8.7"
+    assert JetPack("6.1-6.2.2", "36.4-36.5", "10.3.0") in Target.load("jetson-orin").jetpacks
+    # TensorRT 8.5 parses up to opset 17: no INT8 with FP16 there.
+    assert Target.load("jetson-xavier").precisions == ("fp32", "fp16", "int8")
+    assert Target.load("cpu").int8_activations == "unsigned" and Target.load("cpu").precisions == ("fp32", "int8")
+    assert Target.load("jetson-orin").ahead_of_time == () and "SM86" in Target.load("rtx").ahead_of_time
+    assert Target.load("jetson-orin-nano").dla == 0 and Target.load("jetson-thor").dla == 0
+    for name in NAMES:
+        if name != "cpu":
+            assert Target.load(name).int8_activations == "signed"  # all that NVIDIA's parser takes
+
+
+@pytest.mark.parametrize("wrong, near", [("jetson-orn", "jetson-orin"), ("Jetson-Thor", "jetson-thor"), ("rtz", "rtx")])
+def test_an_unknown_name_offers_the_near_ones_and_lists_all(wrong, near):
+    with pytest.raises(InputError) as caught:
+        Target.load(wrong)
+    assert f"did you mean {near}" in str(caught.value) and all(name in str(caught.value) for name in NAMES)
+
+
+def test_a_path_out_of_the_folder_is_not_a_name():
+    with pytest.raises(InputError, match="unknown target"):
+        Target.load("../targets/cpu")
+
+
+def test_a_users_own_file(tmp_path):
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps({**Target.load("cpu").to_json(), "name": "mine", "channel_multiple": 16}))
+    assert Target.load(path).channel_multiple == 16 and Target.load(str(path)).name == "mine"
+
+
+@pytest.mark.parametrize(
+    "change, word",
+    [
+        ({"precisions": ["fp32", "fp32"]}, "twice"),
+        ({"precisions": ["fp8"]}, "fp8"),
+        ({"channel_multiple": 0}, "at least 1"),
+        ({"sm": "eight"}, "sm"),
+        ({"schema_version": 2}, "not known here"),
+        ({"surplus": 1}, "surplus"),
+    ],
+)
+def test_a_malformed_file_is_one_line_that_names_it(tmp_path, change, word):
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps({**Target.load("cpu").to_json(), **change}))
+    with pytest.raises(InputError, match=word) as caught:
+        Target.load(path)
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_missing_or_broken_file(tmp_path):
+    with pytest.raises(InputError, match="no such file"):
+        Target.load(tmp_path / "none.json")
+    (tmp_path / "broken.json").write_text("{")
+    with pytest.raises(InputError, match=r"broken\.json: not valid JSON"):
+        Target.load(tmp_path / "broken.json")
