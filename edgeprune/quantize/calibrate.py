@@ -1,0 +1,241 @@
+"""What values the tensors of a network take on real pictures, and where to clip them.
+
+Knows nothing of Q/DQ: it measures, and turns a distribution into a threshold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx
+from edgeprune_device.errors import InputError
+from onnx import TensorProto, helper
+
+from .graph import MOVES, Graph, copy_of
+
+__all__ = ["METHODS", "Ranges", "TensorRange", "calibrate"]
+
+# 2,048 bins of |x|, as TensorRT's own calibrator.
+BINS = 2048
+# Values of a tensor that go into the histogram, per picture; the extremes are taken over all of them.
+SAMPLES = 16384
+# Share of the values that "percentile" keeps.
+PERCENTILE = 0.9999
+# The levels of |x| in symmetric INT8.
+LEVELS = 128
+
+
+@dataclass
+class TensorRange:
+    """The values one tensor took: exact extremes, and a histogram of samples.
+
+    `histogram` has 2 x BINS equal bins over [-reach, reach]; reach is a power of two that doubles when a greater value
+    comes (pairs of bins are merged, which loses nothing), so that no first pass is needed to find the range.
+    """
+
+    low: float = 0.0
+    high: float = 0.0
+    reach: float = 0.0
+    histogram: np.ndarray = field(default_factory=lambda: np.zeros(2 * BINS, np.int64))
+
+    @property
+    def amax(self) -> float:
+        """The greatest |x|, exact. Infinite or NaN where the network overflows in FP32."""
+        return max(abs(self.low), abs(self.high)) if np.isfinite([self.low, self.high]).all() else float("inf")
+
+    def add(self, low: float, high: float, samples: np.ndarray) -> None:
+        """Count one picture's samples; low and high are the extremes over the whole tensor."""
+        self.low, self.high = float(np.minimum(self.low, low)), float(np.maximum(self.high, high))
+        if not np.isfinite([self.low, self.high]).all():
+            return
+        self._reach_out(self.amax)
+        if self.reach:
+            places = ((samples / self.reach + 1) * BINS).astype(np.int64).clip(0, 2 * BINS - 1)
+            self.histogram += np.bincount(places, minlength=2 * BINS)
+
+    def folded(self) -> tuple[np.ndarray, np.ndarray]:
+        """Counts of |x| in BINS bins, and the centre of each bin."""
+        counts = self.histogram[BINS:] + self.histogram[:BINS][::-1]
+        return counts, (np.arange(BINS) + 0.5) * (self.reach / BINS)
+
+    def _reach_out(self, amax: float) -> None:
+        if amax <= self.reach:
+            return
+        wanted = float(2.0 ** np.ceil(np.log2(amax)))
+        if not self.histogram.any():
+            self.reach = wanted
+        while self.reach < wanted:
+            inner = self.histogram.reshape(-1, 2).sum(1)
+            self.histogram = np.concatenate([np.zeros(BINS // 2, np.int64), inner, np.zeros(BINS // 2, np.int64)])
+            self.reach *= 2
+
+
+@dataclass
+class Ranges:
+    """The ranges of a network's inner tensors, by tensor name, over `pictures` pictures.
+
+    Example: `ranges.thresholds("mse")["/model.0/act/Mul_output_0"]` is the |x| beyond which clipping costs less than
+    the finer steps gain.
+    """
+
+    tensors: dict[str, TensorRange]
+    pictures: int
+
+    def amax(self) -> dict[str, float]:
+        """The greatest |x| of each tensor, exact."""
+        return {name: r.amax for name, r in self.tensors.items()}
+
+    def thresholds(self, method: str = "mse") -> dict[str, float]:
+        """Where each tensor is clipped: `max`, `percentile`, `mse` or `entropy`. Raises InputError for another name."""
+        if method not in METHODS:
+            raise InputError(f"unknown calibration method '{method}': use one of {', '.join(METHODS)}")
+        return {name: METHODS[method](r) for name, r in self.tensors.items()}
+
+    def scales(self, method: str = "mse") -> dict[str, float]:
+        """The step of symmetric INT8 for each tensor: threshold / 127."""
+        return {name: threshold / 127 for name, threshold in self.thresholds(method).items()}
+
+
+def calibrate(model: onnx.ModelProto, pictures: Iterable[np.ndarray], *, threads: int = 1) -> Ranges:
+    """Run the FP32 network over pictures, each (1, 3, h, w) float32 in 0..1, and measure its inner tensors.
+
+    The extremes and a strided sample are taken inside the graph (three small nodes a tensor), so that ONNX Runtime
+    frees every feature map as soon as it is used: memory stays that of one inference, whatever the number of pictures.
+    Raises InputError where there is no picture, or one of another shape than the model's.
+    """
+    import onnxruntime
+
+    graph = Graph(model)
+    names = _measured(graph)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = threads
+    probe = _probe(graph, names).SerializeToString()
+    session = onnxruntime.InferenceSession(probe, options, providers=["CPUExecutionProvider"])
+    entry = session.get_inputs()[0]
+    ranges = Ranges({name: TensorRange() for name in (entry.name, *names)}, 0)
+    for picture in pictures:
+        if list(picture.shape) != list(entry.shape):
+            raise InputError(f"a calibration picture has shape {picture.shape}, the model takes {tuple(entry.shape)}")
+        values = session.run(None, {entry.name: np.ascontiguousarray(picture, np.float32)})
+        flat = picture.reshape(-1)
+        ranges.tensors[entry.name].add(flat.min(), flat.max(), flat[:: _stride(flat.size)])
+        for i, name in enumerate(names):
+            ranges.tensors[name].add(*values[3 * i : 3 * i + 3])
+        ranges.pictures += 1
+    if not ranges.pictures:
+        raise InputError("calibration needs at least one picture: give training pictures in data.yaml")
+    return ranges
+
+
+def _measured(graph: Graph) -> list[str]:
+    """The body's activations, less those that only repeat others (moved values) and the gates, which are in 0..1."""
+    return [
+        name
+        for node in graph.nodes
+        if graph.in_body(node) and node.op_type not in MOVES | {"Sigmoid"}
+        for name in node.output
+        if graph.is_activation(name)
+    ]
+
+
+def _stride(size: int) -> int:
+    """An odd step that takes about SAMPLES of `size` values, and does not run along the columns of a feature map."""
+    return max(1, size // SAMPLES) | 1
+
+
+def _probe(graph: Graph, names: list[str]) -> onnx.ModelProto:
+    """The model with, for every named tensor, three outputs instead of its own: minimum, maximum, samples."""
+    probe = copy_of(graph.model)
+    del probe.graph.output[:]
+    add = probe.graph.node.append
+    constants = {"ep_flat": [-1], "ep_start": [0], "ep_end": [np.iinfo(np.int64).max], "ep_axis": [0]}
+    for name, value in constants.items():
+        probe.graph.initializer.append(helper.make_tensor(name, TensorProto.INT64, [1], value))
+    for i, name in enumerate(names):
+        step = _stride(int(np.prod(graph.shapes[name])))
+        probe.graph.initializer.append(helper.make_tensor(f"ep_step{i}", TensorProto.INT64, [1], [step]))
+        low, high, flat, some = (f"ep_{kind}{i}" for kind in ("low", "high", "flat", "some"))
+        add(helper.make_node("ReduceMin", [name], [low], keepdims=0))
+        add(helper.make_node("ReduceMax", [name], [high], keepdims=0))
+        add(helper.make_node("Reshape", [name, "ep_flat"], [flat]))
+        add(helper.make_node("Slice", [flat, "ep_start", "ep_end", "ep_axis", f"ep_step{i}"], [some]))
+        for output, shape in ((low, []), (high, []), (some, None)):
+            probe.graph.output.append(helper.make_tensor_value_info(output, TensorProto.FLOAT, shape))
+    return probe
+
+
+def _clip_max(r: TensorRange) -> float:
+    """Nothing is clipped; the steps are as coarse as the rarest value asks."""
+    return r.amax
+
+
+def _clip_percentile(r: TensorRange) -> float:
+    """The |x| below which 99.99 % of the samples lie."""
+    counts, centres = r.folded()
+    if not counts.sum():
+        return r.amax
+    place = np.searchsorted(np.cumsum(counts), PERCENTILE * counts.sum())
+    return float(min(centres[min(place, BINS - 1)] + centres[0], r.amax))
+
+
+def _clip_mse(r: TensorRange) -> float:
+    """The threshold with the least squared error of the samples, of 100 between 10 % and 100 % of the greatest |x|."""
+    counts, centres = r.folded()
+    if not counts.sum():
+        return r.amax
+    used = np.flatnonzero(counts)
+    counts, centres = counts[used].astype(np.float64), centres[used]
+    candidates = r.amax * np.linspace(0.1, 1.0, 100)
+    steps = (candidates / (LEVELS - 1))[:, None]
+    rounded = np.minimum(np.rint(centres / steps), LEVELS - 1) * steps
+    # Within a bin values are spread evenly; without this the error of a bin that lies on a level would be zero.
+    spread = np.minimum(steps, r.reach / BINS) ** 2 / 12
+    return float(candidates[(counts * ((rounded - centres) ** 2 + spread)).sum(1).argmin()])
+
+
+def _clip_entropy(r: TensorRange) -> float:
+    """The threshold at which 128 levels lose least of the histogram (Kullback-Leibler), as TensorRT's own calibrator.
+
+    Source: S. Migacz, "8-bit Inference with TensorRT", GTC 2017; every eighth bin is tried.
+    """
+    counts, _ = r.folded()
+    if not counts.sum():
+        return r.amax
+    top = int(np.flatnonzero(counts)[-1]) + 1
+    # The first bin is full of zeros and near-zeros, which every threshold keeps exactly.
+    counts = counts.astype(np.float64)
+    counts[0] = counts[1]
+    best, width = (np.inf, top), r.reach / BINS
+    for end in range(min(LEVELS, top), top + 1, 8):
+        best = min(best, (_divergence(counts[:top], end), end))
+    return float(min(best[1] * width, r.amax))
+
+
+def _divergence(counts: np.ndarray, end: int) -> float:
+    """KL(P || Q): P is the histogram clipped at `end`, Q the same seen through 128 levels."""
+    inside = counts[:end]
+    clipped = inside.copy()
+    clipped[-1] += counts[end:].sum()
+    level = np.arange(end) * LEVELS // end
+    filled = inside > 0
+    mass = np.bincount(level, weights=inside, minlength=LEVELS)
+    members = np.bincount(level, weights=filled, minlength=LEVELS)
+    seen = np.where(filled, (mass / np.maximum(members, 1))[level], 0.0)
+    if not seen.sum() or not clipped.sum():
+        return float("inf")
+    p, q = clipped / clipped.sum(), seen / seen.sum()
+    both = (p > 0) & (q > 0)
+    # Mass that Q cannot represent at all counts as if it had one part in a million.
+    lost = p[(p > 0) & (q == 0)]
+    return float((p[both] * np.log(p[both] / q[both])).sum() + (lost * np.log(lost / 1e-6)).sum())
+
+
+METHODS: dict[str, Callable[[TensorRange], float]] = {
+    "mse": _clip_mse,
+    "percentile": _clip_percentile,
+    "entropy": _clip_entropy,
+    "max": _clip_max,
+}

@@ -1,0 +1,172 @@
+"""The rules of a quantized graph, proven on the graph itself.
+
+TensorRT for RTX proves that a file parses and that its types hold; it does not say which kernels a Jetson will fuse
+(FACTS.md §1). These are the conditions for it, with the operator that breaks one named.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import onnx
+from edgeprune_device.errors import GateError
+from onnx import NodeProto, TensorProto
+
+from .graph import MOVES, Graph, layer_of
+
+__all__ = ["check", "int8_share"]
+
+INTEGERS = frozenset({TensorProto.INT8, TensorProto.UINT8})
+
+
+def int8_share(model: onnx.ModelProto) -> float:
+    """The share of all Conv multiply-accumulates whose two inputs are 8-bit integers, 0..1."""
+    graph = Graph(model)
+    macs = {n.output[0]: graph.macs(n) for n in graph.nodes if n.op_type == "Conv"}
+    whole = sum(m for o, m in macs.items() if all(_quantized(graph, i) for i in graph.producer[o].input[:2]))
+    return whole / sum(macs.values()) if macs else 0.0
+
+
+def check(model: onnx.ModelProto, *, activations: str = "signed") -> None:
+    """Raise GateError that names the first operator that breaks a rule.
+
+    Always: valid ONNX with types that hold; each DQ fed by a Q or by int8 weights; scales positive and finite; weights
+    int8, symmetric, one scale per output channel; a Conv with quantized weights has a quantized input; a bias is float;
+    an Add or a Concat with one quantized input has all; a moved value keeps its scale; the head's last convolutions and
+    its tail are float. `signed` (TensorRT): int8 activations with zero point 0, no Q between Conv and SiLU, and a float
+    Conv reads float.
+    """
+    try:
+        onnx.checker.check_model(model, full_check=True)
+        graph = Graph(model)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise GateError(f"the quantized graph is not valid ONNX: {' '.join(str(error).split())}") from error
+    rules = [_pairs, _weights, _joins, _moves, _tail]
+    if activations == "signed":
+        rules += [_inputs, _symmetric, _silu]
+    for rule in rules:
+        for node, problem in rule(graph):
+            where = f"{node.op_type} {node.name or node.output[0]} (layer {layer_of(node)})"
+            raise GateError(f"quantized graph: {where}: {problem}")
+    if not any(n.op_type == "QuantizeLinear" for n in graph.nodes):
+        raise GateError("quantized graph: nothing in it is quantized")
+
+
+Problems = Iterator[tuple[NodeProto, str]]
+
+
+def _quantized(graph: Graph, name: str) -> bool:
+    """Whether a tensor comes out of a DequantizeLinear."""
+    return name in graph.producer and graph.producer[name].op_type == "DequantizeLinear"
+
+
+def _grid(graph: Graph, node: NodeProto) -> tuple[list[float], list[int]]:
+    """Scale and zero point of a Q or DQ, comparable whatever their types."""
+    scale, zero_point = (graph.array(name) for name in node.input[1:])
+    return scale.astype(np.float64).ravel().tolist(), zero_point.ravel().tolist()
+
+
+def _pairs(graph: Graph) -> Problems:
+    for node in graph.nodes:
+        if node.op_type not in ("QuantizeLinear", "DequantizeLinear"):
+            continue
+        if len(node.input) != 3 or any(name not in graph.initializers for name in node.input[1:]):
+            yield node, "scale and zero point must be constants of the file"
+            continue
+        scale = graph.array(node.input[1])
+        if not (np.isfinite(scale).all() and (scale > 0).all()):
+            yield node, "its scale is not positive and finite"
+        if node.op_type == "DequantizeLinear" and node.input[0] not in graph.initializers:
+            source = graph.producer.get(node.input[0])
+            if source is None or source.op_type != "QuantizeLinear":
+                yield node, "it is fed neither by a QuantizeLinear nor by weights"
+            elif _grid(graph, source) != _grid(graph, node):
+                yield node, "it undoes another scale than the QuantizeLinear before it has applied"
+
+
+def _weights(graph: Graph) -> Problems:
+    for node in graph.nodes:
+        if node.op_type != "Conv":
+            continue
+        if len(node.input) > 2 and _quantized(graph, node.input[2]):
+            yield node, "its bias is quantized; TensorRT refuses an int32 bias"
+        if _quantized(graph, node.input[1]):
+            if not _quantized(graph, node.input[0]):
+                yield node, "only its weight is quantized; a Conv needs DQ on both"
+            yield from _weight(graph, node)
+
+
+def _inputs(graph: Graph) -> Problems:
+    """On a CPU a float Conv may read what an integer kernel wrote; TensorRT would lose precision and gain nothing."""
+    for node in graph.nodes:
+        if node.op_type == "Conv" and _quantized(graph, node.input[0]) and not _quantized(graph, node.input[1]):
+            yield node, "only its input is quantized; a Conv needs DQ on both"
+
+
+def _weight(graph: Graph, node: NodeProto) -> Problems:
+    source = graph.producer[node.input[1]]
+    weight, scale, zero = source.input
+    axis = next((a.i for a in source.attribute if a.name == "axis"), 1)
+    if graph.types.get(weight) != TensorProto.INT8 or weight not in graph.initializers:
+        yield node, "its weight is not an int8 constant"
+    elif graph.shapes[scale] != (graph.shapes[weight][0],) or axis != 0:
+        yield node, "its weight needs one scale per output channel (axis 0)"
+    elif np.any(graph.array(zero)):
+        yield node, "its weight is not symmetric (zero point 0)"
+    elif graph.array(weight).min() < -127:
+        yield node, "its weight uses -128, which a symmetric type does not have"
+
+
+def _joins(graph: Graph) -> Problems:
+    """Residual adds and concatenations: all inputs or none; a Concat's inputs on one scale."""
+    for node in graph.nodes:
+        fed = [_quantized(graph, name) for name in graph.activations(node)]
+        if node.op_type not in ("Add", "Concat") or not any(fed):
+            continue
+        if not all(fed):
+            yield node, f"{fed.count(False)} of its {len(fed)} inputs are not quantized"
+        elif node.op_type == "Concat":
+            first, *others = [_grid(graph, graph.producer[name]) for name in graph.activations(node)]
+            if any(other != first for other in others):
+                yield node, "its inputs have different scales"
+
+
+def _moves(graph: Graph) -> Problems:
+    for node in graph.nodes:
+        inputs = graph.activations(node)
+        if node.op_type not in MOVES or not inputs or not _quantized(graph, inputs[0]):
+            continue
+        before = _grid(graph, graph.producer[inputs[0]])
+        for reader in (reader for name in node.output for reader in graph.readers[name]):
+            if reader.op_type == "QuantizeLinear" and _grid(graph, reader) != before:
+                yield node, "the values that it moves get another scale"
+
+
+def _tail(graph: Graph) -> Problems:
+    for node in graph.nodes:
+        if node.output[0] in graph.last_convolutions and _quantized(graph, node.input[1]):
+            yield node, "the head's last convolutions stay float"
+        if node.op_type == "QuantizeLinear" and not graph.in_body(node):
+            yield node, "it quantizes what follows the head's last convolutions, or nothing reads it"
+
+
+def _symmetric(graph: Graph) -> Problems:
+    for node in graph.nodes:
+        if node.op_type == "QuantizeLinear":
+            if graph.types.get(node.output[0]) != TensorProto.INT8:
+                yield node, "TensorRT takes int8 activations only"
+            elif np.any(graph.array(node.input[2])):
+                yield node, "TensorRT takes zero point 0 only"
+
+
+def _silu(graph: Graph) -> Problems:
+    for node in graph.nodes:
+        if node.op_type != "QuantizeLinear":
+            continue
+        source = graph.producer.get(node.input[0])
+        if source is None or source.op_type != "Conv":
+            continue
+        dequantized = [d.output[0] for d in graph.readers[node.output[0]]]
+        if any(r.op_type == "Sigmoid" for name in (node.input[0], *dequantized) for r in graph.readers[name]):
+            yield node, "it stands between Conv and SiLU, which are one kernel"

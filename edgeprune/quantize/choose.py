@@ -1,0 +1,53 @@
+"""The calibration method that measures best."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import onnx
+from edgeprune_device.errors import InputError
+
+from .calibrate import METHODS
+
+__all__ = ["Choice", "choose"]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The method that won, its model, and what every method scored.
+
+    Example: `Choice("mse", model, {"mse": 0.512, "percentile": 0.509, "entropy": 0.498, "max": 0.497})`.
+    """
+
+    method: str
+    model: onnx.ModelProto
+    scores: dict[str, float]
+
+    def to_json(self) -> dict[str, Any]:
+        """The figures, without the model."""
+        return {"method": self.method, "scores": dict(self.scores)}
+
+
+def choose(
+    make: Callable[[str], onnx.ModelProto],
+    score: Callable[[onnx.ModelProto], float],
+    methods: Iterable[str] = tuple(METHODS),
+) -> Choice:
+    """Quantize once per calibration method and keep the model with the best score; the first of equals wins.
+
+    make: method -> quantized model, `lambda method: to_int8(model, ranges, method=method)`.
+    score: model -> mAP on pictures that are neither the calibration's nor the final validation's; a figure that is used
+    to choose proves nothing afterwards. Raises InputError where no method is given or no score is a number.
+    """
+    tried: dict[str, float] = {}
+    best: tuple[str, onnx.ModelProto] | None = None
+    for method in methods:
+        model = make(method)
+        tried[method] = float(score(model))
+        if tried[method] == tried[method] and (best is None or tried[method] > tried[best[0]]):
+            best = (method, model)
+    if best is None:
+        raise InputError(f"no calibration method gave a score: {tried or 'no method was tried'}")
+    return Choice(*best, tried)

@@ -1,0 +1,178 @@
+"""FP32 ONNX -> typed FP16 ONNX.
+
+Every type is written into the file, as strongly typed TensorRT (an option from 10, the only way from 11) wants it, and
+ONNX Runtime takes the same file. Input and output stay FP32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import NodeProto, TensorProto, helper, numpy_helper
+
+from .calibrate import Ranges
+from .graph import MOVES, Graph, copy_of, in_layers, layer_of
+
+__all__ = ["Fp16", "Kept", "to_fp16"]
+
+FP16_MAX = float(np.finfo(np.float16).max)
+# Calibration pictures do not show the greatest activation there is: a layer within a factor of two stays FP32.
+HEADROOM = 2.0
+# Rounding weights to FP16 costs 2e-4 of their norm; a hundred times that means that they fall below its smallest steps.
+MAX_WEIGHT_ERROR = 0.02
+# Inputs that ONNX wants in FP32 whatever the type of the data: regions and scales of Resize.
+FP32_INPUTS = {"Resize": (1, 2)}
+# Operators whose results are values of their inputs; Q and DQ together change them by a step.
+CARRIERS = MOVES | {"QuantizeLinear", "DequantizeLinear"}
+TYPES = {TensorProto.FLOAT: np.float32, TensorProto.FLOAT16: np.float16}
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A layer that stays FP32 and why: `Kept("model.4.cv1.conv", "weights reach 70312")`."""
+
+    layer: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Fp16:
+    """The converted model and the layers that stayed FP32 because FP16 cannot hold them (the tail is not named)."""
+
+    model: onnx.ModelProto
+    kept: tuple[Kept, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """The layers kept in FP32, without the model."""
+        return {"kept_fp32": [{"layer": k.layer, "reason": k.reason} for k in self.kept]}
+
+
+def to_fp16(model: onnx.ModelProto, ranges: Ranges | None = None, *, keep_fp32: Iterable[str] = ()) -> Fp16:
+    """Convert the body of a detector (backbone, neck, head convolutions) to FP16; its tail stays FP32.
+
+    The tail (DFL's softmax, anchors, strides, final sigmoid) stays because FP16 resolves half a pixel only above 512.
+    model: FP32, plain or with Q/DQ. ranges: measured activations; without them only weights are judged.
+    keep_fp32: layers (`model.22` names all inside) that stay FP32 besides those FP16 cannot hold.
+    """
+    graph = Graph(model)
+    kept = [*_named(graph, tuple(keep_fp32)), *_overflowing(graph, ranges)]
+    stay = {output for output, _ in kept}
+    half = {n.output[0] for n in graph.nodes if graph.in_body(n) and n.output[0] not in stay}
+    reasons = {layer_of(graph.producer[output]): reason for output, reason in kept}
+    return Fp16(_Converter(graph, half).run(), tuple(Kept(layer, reason) for layer, reason in reasons.items()))
+
+
+def _named(graph: Graph, layers: tuple[str, ...]) -> list[tuple[str, str]]:
+    return [
+        (node.output[0], "asked for")
+        for node in graph.nodes
+        if layers and graph.in_body(node) and in_layers(node, layers)
+    ]
+
+
+def _overflowing(graph: Graph, ranges: Ranges | None) -> list[tuple[str, str]]:
+    """Nodes of the body that FP16 cannot hold: (first output, reason)."""
+    reach = _reach(graph, ranges.amax()) if ranges is not None else {}
+    found = []
+    for node in graph.nodes:
+        if not graph.in_body(node):
+            continue
+        reason = _unfit_weights(graph, node)
+        for name in (*node.input, *node.output):
+            if reach.get(name, 0.0) * HEADROOM > FP16_MAX:
+                reason = f"activations reach {reach[name]:.4g}, FP16 ends at {FP16_MAX:.0f}"
+        if reason:
+            found.append((node.output[0], reason))
+    return found
+
+
+def _reach(graph: Graph, amax: dict[str, float]) -> dict[str, float]:
+    """The greatest |x| of every tensor that was measured, or that only carries the values of such ones."""
+    reach = dict(amax)
+    for node in graph.nodes:
+        if node.op_type in CARRIERS:
+            carried = max((reach.get(name, 0.0) for name in node.input), default=0.0)
+            reach.update((name, carried) for name in node.output if name not in amax)
+    return reach
+
+
+def _unfit_weights(graph: Graph, node: NodeProto) -> str | None:
+    for name in node.input:
+        if graph.types.get(name) != TensorProto.FLOAT or name not in graph.initializers:
+            continue
+        values = graph.array(name).astype(np.float64)
+        if not values.size or node.op_type in FP32_INPUTS:
+            continue
+        if np.abs(values).max() > FP16_MAX:
+            return f"weights reach {np.abs(values).max():.4g}, FP16 ends at {FP16_MAX:.0f}"
+        norm = np.linalg.norm(values)
+        error = np.linalg.norm(values - values.astype(np.float16))
+        # A vector that is zero for all purposes (1e-12 x the activations) does not matter.
+        if node.op_type == "Conv" and name == node.input[1] and norm > 0 and error > MAX_WEIGHT_ERROR * norm:
+            return f"weights as small as {np.abs(values).max():.3g} lose {error / norm:.0%} of their norm in FP16"
+    return None
+
+
+class _Converter:
+    """Rewrites a graph so that the nodes in `half` compute in FP16, with a Cast wherever a value changes its type."""
+
+    def __init__(self, graph: Graph, half: set[str]):
+        self.graph = graph
+        self.half = half
+        self.nodes: list[NodeProto] = []
+        self.made: dict[tuple[str, int], str] = {}  # (tensor, type) -> the tensor's name in that type
+        self.constants: dict[str, TensorProto] = {}
+        self.types: dict[str, int] = dict(graph.types)
+
+    def run(self) -> onnx.ModelProto:
+        for node in self.graph.nodes:
+            self._convert(node)
+        result = copy_of(self.graph.model)
+        outputs = {value.name for value in result.graph.output}
+        for name in outputs:
+            if self.types[name] != self.graph.types[name]:
+                raise AssertionError(f"output {name} changed its type")  # the tail is never empty
+        del result.graph.node[:], result.graph.initializer[:]
+        result.graph.node.extend(self.nodes)
+        result.graph.initializer.extend(self.constants.values())
+        return result
+
+    def _convert(self, node: NodeProto) -> None:
+        wanted = TensorProto.FLOAT16 if node.output[0] in self.half else TensorProto.FLOAT
+        changed = NodeProto()
+        changed.CopyFrom(node)
+        for i, name in enumerate(node.input):
+            if self.types.get(name) in TYPES and name:
+                fixed = i in FP32_INPUTS.get(node.op_type, ())
+                changed.input[i] = self._as(name, TensorProto.FLOAT if fixed else wanted)
+            elif name in self.graph.initializers:
+                self.constants[name] = self.graph.initializers[name]
+        for name in node.output:
+            if self.graph.types.get(name) in TYPES:
+                self.types[name] = wanted
+        self.nodes.append(changed)
+
+    def _as(self, name: str, wanted: int) -> str:
+        """The name under which a tensor exists in the wanted type; makes it where it does not exist yet."""
+        key = (name, wanted)
+        if key in self.made:
+            return self.made[key]
+        if self.types[name] == wanted:
+            self.made[key] = name
+            if name in self.graph.initializers:
+                self.constants[name] = self.graph.initializers[name]
+            return name
+        suffix = "_fp16" if wanted == TensorProto.FLOAT16 else "_fp32"
+        if name in self.graph.initializers:
+            values = self.graph.array(name).astype(TYPES[wanted])
+            self.constants[name + suffix] = numpy_helper.from_array(values, name + suffix)
+        else:
+            source = self.graph.producer.get(name)
+            label = (source.name if source is not None and source.name else name) + "/Cast" + suffix
+            self.nodes.append(helper.make_node("Cast", [name], [name + suffix], name=label, to=wanted))
+        self.made[key] = name + suffix
+        return name + suffix

@@ -1,0 +1,72 @@
+"""ONNX Runtime as a reference: every operator of a reduced-precision file computed as it is written.
+
+What ONNX Runtime does by default on a CPU is something else, twice: FP16 operators run in FP32 and their results are
+mostly not rounded (`rounded`), and Q/DQ pairs become integer kernels of its own (`reference_session`).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+from onnx import NodeProto, TensorProto, helper, numpy_helper
+
+from .graph import MOVES, Graph, copy_of
+
+__all__ = ["reference_session", "rounded"]
+
+
+def reference_session(model: onnx.ModelProto | bytes | str | Path, *, threads: int = 1) -> onnxruntime.InferenceSession:
+    """A session that keeps Q and DQ apart from their neighbours; for accuracy, not for speed.
+
+    Use it to measure what TensorRT will compute. By default ONNX Runtime (1.32) joins DQ, operator and Q to integer
+    kernels of its own: on x86 without VNNI those saturate with 8-bit weights, and where the scales are FP16
+    (`model.int8-fp16.onnx`) it does not look at their type and then refuses its own graph: "Type 'tensor(float16)' of
+    input parameter … of operator (QLinearConcat) is invalid".
+    """
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = threads
+    options.add_session_config_entry("session.disable_quant_qdq", "1")
+    if isinstance(model, onnx.ModelProto):
+        model = model.SerializeToString()
+    source = model if isinstance(model, bytes) else str(model)
+    return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+
+
+def rounded(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A typed FP16 file as an FP32 graph in which each FP16 value is really rounded to FP16, for accuracy on a CPU.
+
+    ONNX Runtime has no FP16 kernels on x86: it computes in FP32 and drops the casts between two such operators, so that
+    an FP16 file measures there like an FP32 one, overflow included. Here each operator accumulates in FP32 and stores
+    FP16, as a GPU does; Conv and SiLU are one operator, as in TensorRT's fusion.
+    """
+    graph = Graph(model)
+    inner = {name for node in graph.nodes for name in node.output if graph.is_silu(name)}
+    inner |= {node.output[0] for node in graph.nodes if node.op_type == "Sigmoid" and node.input[0] in inner}
+    result = copy_of(model)
+    del result.graph.node[:], result.graph.initializer[:]
+    for tensor in graph.initializers.values():
+        values = numpy_helper.to_array(tensor)
+        wide = values.astype(np.float32) if values.dtype == np.float16 else values
+        result.graph.initializer.append(numpy_helper.from_array(wide, tensor.name))
+    for node in graph.nodes:
+        result.graph.node.extend(_rounded_node(graph, node, inner))
+    return result
+
+
+def _rounded_node(graph: Graph, node: NodeProto, inner: set[str]) -> list[NodeProto]:
+    """The node in FP32, and behind it a Cast to FP16 and back for each result that is stored in FP16."""
+    changed = NodeProto()
+    changed.CopyFrom(node)
+    if node.op_type == "Cast" and TensorProto.FLOAT16 in (graph.types[node.input[0]], graph.types[node.output[0]]):
+        changed = helper.make_node("Identity", list(node.input), list(node.output), name=node.name)
+    made = [changed]
+    for i, name in enumerate(node.output):
+        if graph.types.get(name) == TensorProto.FLOAT16 and node.op_type not in MOVES and name not in inner:
+            changed.output[i] = f"{name}_exact"
+            made.append(helper.make_node("Cast", [f"{name}_exact"], [f"{name}_half"], to=TensorProto.FLOAT16))
+            made.append(helper.make_node("Cast", [f"{name}_half"], [name], to=TensorProto.FLOAT))
+    return made
