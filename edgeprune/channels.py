@@ -37,6 +37,10 @@ _SPATIAL = {
     "upsample_nearest2d", "upsample_bilinear2d", "constant_pad_nd",
 }  # fmt: skip
 _NORMS = {"native_batch_norm", "_native_batch_norm_legit_no_training", "_native_batch_norm_legit", "cudnn_batch_norm"}
+#: Modules of Ultralytics that reshape by the channel count of their input: it cannot change by parts.
+_READ_THEIR_WIDTH = {"Attention", "AAttn"}
+#: Operators that look at a tensor's kind (dtype, device), not at its values.
+_BLIND = {"new_full", "new_empty", "new_zeros", "new_ones", "empty_like", "zeros_like", "ones_like", "full_like"}
 _BINARY = {"add", "add_", "mul", "mul_", "sub", "sub_", "div", "div_"}
 
 
@@ -85,11 +89,6 @@ class Group:
     producers: tuple[str, ...]
     consumers: tuple[str, ...]
     frozen: bool
-
-    @property
-    def free(self) -> bool:
-        """A hidden width: one layer makes it, nothing else is tied to it."""
-        return len(self.producers) == 1 and not self.frozen
 
 
 @dataclass(frozen=True)
@@ -155,7 +154,7 @@ class _Tracer(TorchDispatchMode):
             self._norm(result, *args)
         elif name in _BINARY:
             self._binary(result, args[0], args[1])
-        else:
+        elif name not in _BLIND:
             self._freeze_all(args, kwargs)
         return result
 
@@ -316,10 +315,16 @@ def trace(model: nn.Module, imgsz: tuple[int, int] = (64, 64)) -> Channels:
     training = model.training
     tracer = _Tracer(model)
     picture = torch.zeros(1, 3, *imgsz, dtype=parameter.dtype, device=parameter.device)
-    model.eval()
-    with torch.no_grad(), tracer:
-        result = model(picture)
-    model.train(training)
+    fixed = [m for m in model.modules() if type(m).__name__ in _READ_THEIR_WIDTH]
+    hooks = [m.register_forward_pre_hook(lambda _, inputs: tracer._freeze_all(inputs)) for m in fixed]
+    try:
+        model.eval()
+        with torch.no_grad(), tracer:
+            result = model(picture)
+    finally:
+        model.train(training)
+        for hook in hooks:
+            hook.remove()
     # Ultralytics returns (detections, what the loss needs); the features inside the second part are not outputs.
     tracer._freeze_all(result[0] if isinstance(result, (tuple, list)) else result)
     channels = _collect(tracer)
@@ -337,7 +342,8 @@ def _collect(tracer: _Tracer) -> Channels:
     sections = [[root(p) for p in pieces] for pieces in tracer.sections]
 
     # Compact numbering, in the order in which the layers made them.
-    order = {atom: i for i, atom in enumerate(dict.fromkeys(a for atoms in out.values() for a in atoms.tolist()))}
+    seen = itertools.chain.from_iterable(atoms.tolist() for atoms in (*out.values(), *inp.values()))
+    order = {atom: i for i, atom in enumerate(dict.fromkeys(seen))}
     frozen = np.array([tracer.atoms.is_frozen(a) for a in order], dtype=bool)
 
     def compact(atoms):

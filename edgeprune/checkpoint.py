@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import copy
 import io
+import warnings
+import zipfile
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -54,7 +56,8 @@ def load(path: str | Path) -> Checkpoint:
         raise InputError(f"{path}: not a .pt checkpoint")
     from ultralytics.nn.tasks import load_checkpoint, torch_safe_load
 
-    with _quiet():
+    with _quiet(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about what we are about to refuse
         try:
             raw, _ = torch_safe_load(path.resolve(), safe_only=True)
         except Exception as error:  # Ultralytics and torch raise a dozen kinds here; each means the same to the user
@@ -121,7 +124,7 @@ def _reason(path: Path, error: Exception) -> str:
     text = " ".join(str(error).split())
     if isinstance(error, OSError) and not isinstance(error, FileNotFoundError) and "Permission" in text:
         return "not readable: permission denied"
-    if "YOLOv5" in text or "models.yolo" in text or "models.common" in text:
+    if "YOLOv5" in text or _mentions(path, b"models.yolo"):
         return "a checkpoint of the old YOLOv5 repository; train with Ultralytics (yolov5nu.pt opens)"
     if "TorchScript" in text:
         return "a TorchScript archive; give the .pt that it was exported from"
@@ -131,6 +134,15 @@ def _reason(path: Path, error: Exception) -> str:
             "re-save it with stock Ultralytics classes only"
         )
     return "damaged, cut off, or not a checkpoint at all; fetch it again"
+
+
+def _mentions(path: Path, module: bytes) -> bool:
+    """Whether the pickle inside names a module; read as bytes, not executed."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(module in archive.read(n) for n in archive.namelist() if n.endswith("data.pkl"))
+    except (OSError, zipfile.BadZipFile):
+        return False
 
 
 @contextlib.contextmanager

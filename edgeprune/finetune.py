@@ -72,6 +72,16 @@ class Progress:
     loss: float
 
 
+def check_device(device: str) -> None:
+    """Raises InputError where the device does not exist: before an hour of work, not after it."""
+    from ultralytics.utils.torch_utils import select_device
+
+    try:
+        select_device(device, verbose=False)
+    except (ValueError, RuntimeError, AssertionError) as error:
+        raise InputError(f"--device {device}: not on this machine ({str(error).strip().splitlines()[0]})") from error
+
+
 def finetune(
     weights: Path,
     dataset: Dataset,
@@ -92,6 +102,7 @@ def finetune(
     Raises:
         InputError: the device does not exist, or memory runs out even with a batch of 1.
     """
+    check_device(settings.device)
     start = checkpoint.load(weights)
     folder.mkdir(parents=True, exist_ok=True)
     last = folder / "train" / "weights" / "last.pt"

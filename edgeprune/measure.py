@@ -20,6 +20,10 @@ from torch import nn
 from edgeprune.dataset import Dataset
 
 
+#: The Exif tag.
+_ORIENTATION = 0x0112
+
+
 class TorchSession:
     """A network as the evaluator takes it: a fused float32 copy on the CPU, returning its detections tensor."""
 
@@ -74,6 +78,8 @@ def _truth(dataset: Dataset, picture: Path) -> np.ndarray:
 
     with Image.open(picture) as image:
         width, height = image.size
+        if image.getexif().get(_ORIENTATION, 1) >= 5:  # lying on its side: decode() turns it, labels mean it turned
+            width, height = height, width
     return dataset.truth(picture, (height, width))
 
 

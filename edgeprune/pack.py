@@ -68,12 +68,12 @@ def pack(
     engines: Mapping[str, dict],
     plans: Mapping[str, bytes],
     evaluation: bytes,
-    pictures: int,
-    boxes: int,
+    described: dict,
     lineage: dict,
 ) -> Bundle:
     """Write and sign. models: precision -> manifest entry (without payload); files: precision -> ONNX file;
-    engines: name -> manifest entry; plans: payload name -> engine bytes.
+    engines: name -> manifest entry; plans: payload name -> engine bytes; evaluation: the packed evaluation set;
+    described: its numbers of pictures and boxes, and the accuracy of each model on it.
 
     Raises:
         InputError: the bundle cannot be written.
@@ -97,7 +97,7 @@ def pack(
         "output": "end2end" if end2end else "raw",
         "models": entries,
         "engines": dict(engines),
-        "evaluation": {"payload": "evaluation.zip", "pictures": pictures, "boxes": boxes},
+        "evaluation": {"payload": "evaluation.zip", **described},
         "lineage": lineage,
     }
     return Bundle.write(path, manifest, payloads, keys.load_or_create())

@@ -41,6 +41,7 @@ def make(
 
         def build(method: str, **more) -> onnx.ModelProto:
             model = q.to_int8(fp32, ranges, method=method, activations=activations, **more)
+            model = q.correct_bias(fp32, model, pictures[:16])
             q.check(model, activations=activations)
             return model
 

@@ -238,11 +238,10 @@ def pack(job, step) -> dict:
         entry = record["models"].get(precision)
         if entry:
             models[precision] = {
-                **entry["evaluation_set"], "runtime": entry["measured_with"],
-                "validation": {k: entry[k] for k in ("map50", "map50_95", "small_map50_95")},
-            }  # fmt: skip
-    for precision in job.target.precisions:
-        models.setdefault(precision, None)
+                **{k: entry[k] for k in ("map50", "map50_95", "small_map50_95")},
+                "runtime": entry["measured_with"],
+                "pictures": len(val),
+            }
     bundle = packing.pack(
         job.bundle_path,
         name=job.options.name,
@@ -250,13 +249,16 @@ def pack(job, step) -> dict:
         names=job.original.names,
         imgsz=job.imgsz,
         end2end=_end2end(job.model_path("fp32")),
-        models={p: m for p, m in models.items() if m},
+        models=models,
         files={p: job.model_path(p) for p in models},
         engines={k: _engine_entry(e) for k, e in built.items()},
         plans={e["payload"]: job.out / e["payload"] for e in built.values() if e["payload"]},
         evaluation=packing.evaluation_set(job.data, pictures),
-        pictures=len(pictures),
-        boxes=int(job.data.boxes(pictures).sum()),
+        described={
+            "pictures": len(pictures),
+            "boxes": int(job.data.boxes(pictures).sum()),
+            "accuracy": {p: record["models"][p]["evaluation_set"] for p in models},
+        },
         lineage=_lineage(job),
     )
     return {

@@ -23,7 +23,7 @@ from edgeprune_device.target import Target
 
 import edgeprune
 from edgeprune import checkpoint, dataset, measure, samples
-from edgeprune.finetune import Settings
+from edgeprune.finetune import Settings, check_device
 from edgeprune.progress import Reporter
 
 SCHEMA_VERSION = 1
@@ -213,6 +213,7 @@ def _check(options: Options) -> None:
     if unknown or "fp32" not in options.precision:
         raise InputError(f"--precision takes fp32 and any of {', '.join(PRECISIONS[1:])}: got {','.join(options.precision)}")
     Settings(options.epochs, options.batch, options.lr, options.imgsz, options.device, options.workers, options.seed)
+    check_device(options.device)
     Target.load(options.target)
     if options.criterion != "auto":
         from edgeprune import criteria
@@ -257,9 +258,12 @@ def _begin(job: Job, resume: bool) -> dict:
         before = record["inputs"]
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"{path}: not the record of a build ({error}); give another --out") from error
-    if before != inputs:
-        changed = [k for k in inputs["options"] if inputs["options"][k] != before.get("options", {}).get(k)]
-        changed += [k for k in inputs if k != "options" and inputs[k] != before.get(k)]
+    changed = [k for k in inputs["options"] if inputs["options"][k] != before.get("options", {}).get(k)]
+    if not any(s["name"] == "quantize" for s in record["stages"]):  # nothing done so far depends on these
+        changed = [k for k in changed if k not in ("precision", "max_drop")]
+    changed += [k for k in inputs if k != "options" and inputs[k] != before.get(k)]
+    record["inputs"] = inputs
+    if changed:
         raise InputError(f"{job.out}: cannot resume, {', '.join(changed)} changed since; give another --out")
     whole = []
     for stage in record["stages"]:  # a file that was changed or lost takes its stage, and all after it, with it

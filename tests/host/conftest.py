@@ -1,0 +1,110 @@
+"""Small real networks and data sets. Nothing here needs ../shared; tests that do skip, and say so."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+# Before Ultralytics is imported: its settings and our keys belong to the test run, not to the user.
+os.environ.setdefault("YOLO_VERBOSE", "False")
+
+SHARED = Path(__file__).parents[2].parent / "shared" / "data"
+
+
+@pytest.fixture(autouse=True, scope="session")
+def own_home(tmp_path_factory):
+    home = tmp_path_factory.mktemp("home")
+    os.environ["EDGEPRUNE_HOME"] = str(home / "edgeprune")
+    os.environ["XDG_CACHE_HOME"] = str(home / "cache")
+
+
+@pytest.fixture(scope="session")
+def shared():
+    if not SHARED.is_dir():
+        pytest.skip(f"{SHARED} is not there: real weights and pictures")
+    return SHARED
+
+
+def network(config="yolov8n.yaml", *, seed=0, width=None, nc=3):
+    """A detector with random weights and batch-norm statistics like those of its own features.
+
+    width: the width multiple, for a smaller one than Ultralytics has (0.125: a quarter million parameters).
+    """
+    from ultralytics.nn.tasks import DetectionModel, yaml_model_load
+
+    torch.manual_seed(seed)
+    cfg = yaml_model_load(config)
+    if width is not None:
+        cfg["scales"] = {cfg["scale"]: [0.33, width, 256]}
+    model = DetectionModel(cfg, nc=nc, verbose=False)
+    norms = [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    for norm in norms:
+        norm.weight.data.uniform_(0.5, 1.5)
+        norm.bias.data.uniform_(-0.5, 0.5)
+        norm.momentum = 1.0
+    with torch.no_grad():
+        model.train()(torch.rand(4, 3, 96, 96))
+    for norm in norms:
+        norm.momentum = 0.03
+        norm.running_var.clamp_(min=float(norm.running_var.mean()) / 10)
+    for tower in (*(model.model[-1].cv3 or ()), *(getattr(model.model[-1], "one2one_cv3", None) or ())):
+        tower[-1].weight.data.normal_(0, 0.5)
+        tower[-1].bias.data.fill_(-3.0)  # scores that differ from place to place, some above 0.25
+    model.names = {i: f"thing{i}" for i in range(nc)}
+    model.args = {"imgsz": 96, "task": "detect"}
+    return model.eval()
+
+
+@pytest.fixture
+def small():
+    return network(width=0.125)
+
+
+def save(model, path, imgsz=96):
+    """As `yolo train` leaves it."""
+    import copy
+
+    torch.save(
+        {
+            "epoch": -1, "model": copy.deepcopy(model).half(), "ema": None, "optimizer": None,
+            "train_args": {"imgsz": imgsz, "task": "detect", "data": "/somewhere/data.yaml", "project": "/home/me/runs"},
+            "date": "2026-01-01T00:00:00", "version": "8.4.0",
+        },
+        path,
+    )  # fmt: skip
+    return path
+
+
+@pytest.fixture
+def weights(small, tmp_path):
+    return save(small, tmp_path / "best.pt")
+
+
+def dataset(folder, *, train=8, val=4, size=96, classes=3, seed=0):
+    """Pictures of coloured rectangles, one or more a picture, with their labels."""
+    rng = np.random.default_rng(seed)
+    for split, count in (("train", train), ("val", val)):
+        (folder / "images" / split).mkdir(parents=True)
+        (folder / "labels" / split).mkdir(parents=True)
+        for i in range(count):
+            picture = rng.integers(0, 60, (size, size, 3), dtype=np.uint8)
+            lines = []
+            for _ in range(int(rng.integers(1, 4))):
+                c = int(rng.integers(classes))
+                w, h = rng.integers(16, 40, 2)
+                x, y = int(rng.integers(0, size - w)), int(rng.integers(0, size - h))
+                picture[y : y + h, x : x + w] = np.eye(3, dtype=np.uint8)[c] * 200 + 40
+                lines.append(f"{c} {(x + w / 2) / size:.6f} {(y + h / 2) / size:.6f} {w / size:.6f} {h / size:.6f}")
+            Image.fromarray(picture).save(folder / "images" / split / f"{i:03d}.png")
+            (folder / "labels" / split / f"{i:03d}.txt").write_text("\n".join(lines) + "\n")
+    names = "".join(f"  {i}: thing{i}\n" for i in range(classes))
+    (folder / "data.yaml").write_text(f"train: images/train\nval: images/val\nnames:\n{names}")
+    return folder / "data.yaml"
+
+
+@pytest.fixture
+def data(tmp_path):
+    return dataset(tmp_path / "data")

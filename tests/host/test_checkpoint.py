@@ -1,0 +1,135 @@
+"""checkpoint: opened without running anything, written so that stock Ultralytics opens it."""
+
+import os
+import pickle
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from edgeprune_device.errors import InputError
+
+from edgeprune import checkpoint, surgery
+from edgeprune.channels import trace
+
+from .conftest import save
+from .test_surgery import random_plan
+
+#: A user's process: stock Ultralytics, and no edgeprune to be found.
+STOCK = """
+import sys
+sys.modules["edgeprune"] = sys.modules["edgeprune_device"] = None
+from ultralytics import YOLO
+model = YOLO(sys.argv[1])
+parameters = sum(p.numel() for p in model.model.parameters())
+found = model.predict(sys.argv[2], imgsz=96, verbose=False, save=False)
+metrics = model.val(data=sys.argv[3], imgsz=96, workers=0, plots=False, verbose=False, batch=4, project=sys.argv[4])
+onnx = model.export(format="onnx", imgsz=96, verbose=False)
+print("STOCK", parameters, len(found), metrics.box.map >= 0, onnx)
+"""
+
+
+class Evil:
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return (os.system, (f"touch {self.marker}",))
+
+
+def test_round_trip(small, weights, tmp_path):
+    loaded = checkpoint.load(weights)
+    assert loaded.names == ["thing0", "thing1", "thing2"] and loaded.imgsz == 96
+    checkpoint.save(tmp_path / "again.pt", loaded.model, like=loaded)
+    again = checkpoint.load(tmp_path / "again.pt")
+    for (name, a), b in zip(small.state_dict().items(), again.model.state_dict().values()):
+        torch.testing.assert_close(a.half().float() if a.is_floating_point() else a, b, msg=name)
+
+
+def test_no_path_of_this_machine_travels(weights, tmp_path):
+    loaded = checkpoint.load(weights)
+    checkpoint.save(tmp_path / "again.pt", loaded.model, like=loaded)
+    with zipfile.ZipFile(tmp_path / "again.pt") as archive:
+        content = b"".join(archive.read(n) for n in archive.namelist() if n.endswith(".pkl"))
+    assert b"/somewhere" not in content and b"/home/me" not in content and str(tmp_path).encode() not in content
+    assert b"edgeprune" not in content
+
+
+@pytest.mark.parametrize("safe", ["0", "1"])
+def test_a_pruned_model_in_stock_ultralytics_without_edgeprune(small, weights, data, tmp_path, safe):
+    channels = trace(small)
+    pruned = surgery.apply(random_plan(channels), small, channels)
+    path = tmp_path / "pruned.pt"
+    checkpoint.save(path, pruned, like=checkpoint.load(weights))
+    picture = next((data.parent / "images" / "val").iterdir())
+    done = subprocess.run(
+        [sys.executable, "-c", STOCK, str(path), str(picture), str(data), str(tmp_path)],
+        capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "ULTRALYTICS_SAFE_LOAD": safe},
+    )  # fmt: skip
+    said = [line for line in done.stdout.splitlines() if line.startswith("STOCK")]
+    assert said, done.stderr[-2000:]
+    parameters = sum(p.numel() for p in pruned.parameters())
+    assert said[0].split()[1:4] == [str(parameters), "1", "True"]
+    assert Path(tmp_path / "pruned.onnx").is_file()
+
+
+def test_code_in_a_checkpoint_is_not_run(tmp_path):
+    marker = tmp_path / "ran"
+    torch.save({"model": Evil(marker)}, tmp_path / "evil.pt")
+    with pytest.raises(InputError, match="not opened"):
+        checkpoint.load(tmp_path / "evil.pt")
+    assert not marker.exists()
+    pickle.dump(Evil(marker), open(tmp_path / "bare.pt", "wb"))
+    with pytest.raises(InputError):
+        checkpoint.load(tmp_path / "bare.pt")
+    assert not marker.exists()
+
+
+def test_damaged_files(weights, tmp_path):
+    whole = weights.read_bytes()
+    for name, content in {
+        "cut": whole[: len(whole) // 2], "head": whole[:16384], "empty": b"", "text": b"hello", "noise": os.urandom(9999),
+    }.items():  # fmt: skip
+        path = tmp_path / f"{name}.pt"
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=f"{name}.pt: (damaged|holds classes)"):
+            checkpoint.load(path)
+
+
+def test_not_a_model(tmp_path):
+    torch.save({"model": {"weight": torch.zeros(3)}}, tmp_path / "state.pt")
+    with pytest.raises(InputError, match="no Ultralytics model inside"):
+        checkpoint.load(tmp_path / "state.pt")
+    with pytest.raises(InputError, match="no such file"):
+        checkpoint.load(tmp_path / "missing.pt")
+    (tmp_path / "a.onnx").write_bytes(b"")
+    with pytest.raises(InputError, match=r"not a \.pt"):
+        checkpoint.load(tmp_path / "a.onnx")
+
+
+def test_a_task_that_is_not_supported(tmp_path):
+    from ultralytics.nn.tasks import SegmentationModel
+
+    model = SegmentationModel("yolov8n-seg.yaml", nc=2, verbose=False)
+    model.task = "segment"
+    save(model, tmp_path / "seg.pt")
+    with pytest.raises(InputError, match="'segment' is not supported"):
+        checkpoint.load(tmp_path / "seg.pt")
+
+
+def test_weights_that_are_not_finite(small, tmp_path):
+    small.get_submodule("model.3.conv").weight.data[0, 0, 0, 0] = float("nan")
+    save(small, tmp_path / "nan.pt")
+    with pytest.raises(InputError, match="NaN or infinite"):
+        checkpoint.load(tmp_path / "nan.pt")
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("yolov8n-truncated", "damaged"), ("yolo11n-16k", "damaged"), ("yolov5n-legacy", "old YOLOv5 repository")],
+)
+def test_real_bad_weights(shared, name, reason):
+    with pytest.raises(InputError, match=reason):
+        checkpoint.load(shared / "bad-weights" / f"{name}.pt")

@@ -1,0 +1,194 @@
+"""The command line as its user meets it: results on standard output, mistakes in one line and exit code 2."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from edgeprune_device import cli
+
+from edgeprune import checkpoint
+
+from .conftest import dataset, network, save
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("inputs")
+    save(network(width=0.125), folder / "best.pt")
+    dataset(folder / "data", train=12, val=4)
+    return folder
+
+
+@pytest.fixture
+def here(inputs, tmp_path, monkeypatch):
+    """A working folder with best.pt and data/, and nothing else."""
+    (tmp_path / "best.pt").write_bytes((inputs / "best.pt").read_bytes())
+    (tmp_path / "data").symlink_to(inputs / "data")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def call(capsys, *words):
+    code = cli.main([str(w) for w in words])
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def test_every_command_has_help():
+    done = subprocess.run([sys.executable, "-m", "edgeprune", "--help"], capture_output=True, text=True)
+    assert done.returncode == 0
+    for command in ("build", "prune", "finetune", "export", "compare", "targets", "bench", "info"):
+        assert f"\n  {command} " in done.stdout
+        said = subprocess.run([sys.executable, "-m", "edgeprune", command, "--help"], capture_output=True, text=True)
+        assert said.returncode == 0 and "usage: edgeprune " + command in said.stdout
+
+
+def test_help_imports_neither_torch_nor_ultralytics():
+    code = (
+        "import sys\nfrom edgeprune_device import cli\ncli.main(['--help'])\n"
+        "print([m for m in ('torch', 'ultralytics', 'onnx', 'onnxruntime') if m in sys.modules], file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stderr.strip() == "[]"
+
+
+def test_prune_finetune_export_compare(here, capsys):
+    code, out, err = call(capsys, "prune", "--weights", "best.pt", "--ratio", "0.2", "--data", "data/data.yaml")
+    assert code == 0, err
+    assert "chosen by" in out and Path("best-pruned.pt").is_file() and Path("best-pruned.json").is_file()
+    before, after = (sum(p.numel() for p in checkpoint.load(f).model.parameters()) for f in ("best.pt", "best-pruned.pt"))
+    assert f"{before:,}" in out and f"{after:,}" in out and after < 0.85 * before
+
+    code, out, err = call(
+        capsys, "finetune", "--weights", "best-pruned.pt", "--data", "data/data.yaml", "--epochs", "1", "--out", "tuned.pt"
+    )
+    assert code == 0, err
+    assert "3 steps of 4 pictures" in out and f"{after:,} parameters" in out
+    assert not [p for p in here.iterdir() if p.name.startswith(".")]
+
+    code, out, err = call(
+        capsys, "export", "--weights", "tuned.pt", "--data", "data/data.yaml", "--max-drop", "1", "--out", "onnx"
+    )
+    assert code == 0, err
+    assert {p.name for p in Path("onnx").iterdir()} == {
+        "model.fp32.onnx", "model.fp16.onnx", "model.int8.onnx", "model.int8-fp16.onnx",
+    }  # fmt: skip
+
+    items = ["best.pt", "best-pruned.pt", "tuned.pt", "onnx/model.fp32.onnx", "onnx/model.int8.onnx"]
+    code, out, err = call(capsys, "compare", *items, "--data", "data/data.yaml", "--rounds", "5", "--json", "c.json")
+    assert code == 0, err
+    rows = json.loads(Path("c.json").read_text())["items"]
+    assert [r["name"] for r in rows] == [Path(i).name for i in items]
+    assert rows[2]["map50_95"] == pytest.approx(rows[3]["map50_95"], abs=1e-3)  # one evaluator for .pt and .onnx
+    assert rows[1]["parameters"] == rows[2]["parameters"] == after
+    assert rows[3]["parameters"] is None and all(r["latency_ms"]["p50"] > 0 for r in rows)
+    assert len([line for line in out.splitlines() if line.startswith(("best", "tuned", "model."))]) == 5
+
+
+def test_prune_without_pictures_says_so(here, capsys):
+    code, out, err = call(capsys, "prune", "--weights", "best.pt", "--ratio", "0.1", "--out", "p.pt")
+    assert code == 0 and "no --data" in err and "bn_scale" in out
+
+
+def bad(*words, says, make=None):
+    return pytest.param(words, says, make, id=" ".join(words)[:60])
+
+
+BUILD = ("build", "--target", "jetson-orin")
+OURS = ("--weights", "best.pt", "--data", "data/data.yaml")
+
+
+@pytest.mark.parametrize(
+    ("words", "says", "make"),
+    [
+        bad(*BUILD, *OURS, "--ratio", "1.0", says="outside [0, 1)"),
+        bad(*BUILD, *OURS, "--ratio", "nan", says="outside [0, 1)"),
+        bad(*BUILD, *OURS, "--ratio", "much", says="invalid float value"),
+        bad(*BUILD, *OURS, says="required: --ratio"),
+        bad(*BUILD, *OURS, "--ratio", "0.2", "--imgsz", "97", says="multiple of 32"),
+        bad(*BUILD, *OURS, "--ratio", "0.97", says="largest ratio of this model"),
+        bad(*BUILD, *OURS, "--ratio", "0.2", "--criterion", "magic", says="unknown criterion 'magic'"),
+        bad(*BUILD, *OURS, "--ratio", "0.2", "--precision", "fp32,fp8", says="fp8"),
+        bad(*BUILD, "--ratio", "0.2", "--weights", "best.pt", says="--data data.yaml is missing"),
+        bad(*BUILD, "--ratio", "0.2", "--data", "data/data.yaml", says="--weights best.pt is missing"),
+        bad(*BUILD, "--ratio", "0.2", "--weights", "none.pt", "--data", "data/data.yaml", says="none.pt: no such file"),
+        bad(*BUILD, "--ratio", "0.2", "--weights", "best.pt", "--data", "no.yaml", says="no.yaml: no such file"),
+        bad("build", *OURS, "--ratio", "0.2", "--target", "jetson-oren", says="jetson-orin"),
+        bad(*BUILD, *OURS, "--ratio", "0.2", "--device", "7", says="device"),
+        bad("prune", "--weights", "cut.pt", "--ratio", "0.2", says="cut.pt: damaged", make="cut.pt"),
+        bad("prune", "--weights", "best.pt", "--ratio", "2", says="outside [0, 1)"),
+        bad("prune", "--weights", "best.pt", "--ratio", "0.1", "--criterion", "energy", says="give --data"),
+        bad("finetune", *OURS, "--epochs", "0", says="epochs"),
+        bad("finetune", *OURS, "--lr", "7", says="lr 7"),
+        bad("export", "--weights", "best.pt", says="--data"),
+        bad("compare", "gone.onnx", says="gone.onnx: no such file"),
+        bad("compare", "data/data.yaml", says="compare takes"),
+        bad("compare", "noise.onnx", says="not an ONNX file", make="noise.onnx"),
+        bad("compare", "noise.epb", says="noise.epb", make="noise.epb"),
+        bad("compare", "best.pt", "--rounds", "0", says="at least 1"),
+        bad("bild", "--ratio", "0.2", says="build"),
+    ],
+)
+def test_bad_use_is_one_line_and_exit_code_2(here, capsys, words, says, make):
+    if make:
+        (here / make).write_bytes((here / "best.pt").read_bytes()[:5000])
+    before = sorted(p.name for p in here.iterdir())
+    code, out, err = call(capsys, *words)
+    told = [line for line in err.splitlines() if line.startswith("edgeprune")]
+    assert code == 2, err
+    assert len(told) == 1 and says in told[0], err
+    assert "Traceback" not in err and out == ""
+    left = sorted(p.name for p in here.iterdir())
+    assert left == before or not [p for p in here.rglob("*") if p.suffix in (".pt", ".epb") and p.name not in before]
+
+
+def test_a_read_only_folder(here, capsys):
+    if os.geteuid() == 0:
+        pytest.skip("root may write everywhere: nothing to refuse")
+    (here / "locked").mkdir(mode=0o555)
+    code, _, err = call(capsys, *BUILD, *OURS, "--ratio", "0.2", "--out", "locked/out")
+    assert code == 2 and "cannot be written" in err
+
+
+def test_a_full_disk(here, capsys):
+    """A real one: a tmpfs of one megabyte."""
+    folder = here / "tiny"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip(f"mounting needs root: {mounted.stderr.decode().strip()}")
+    try:
+        code, _, err = call(capsys, "prune", "--weights", "best.pt", "--ratio", "0.1", "--out", folder / "pruned.pt")
+        assert code == 2 and "space" in err and "Traceback" not in err
+        assert list(folder.iterdir()) == []
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_best_pt_and_data_yaml_of_the_folder_are_taken(here, monkeypatch):
+    from types import SimpleNamespace
+
+    from edgeprune.commands import build
+    from edgeprune.progress import Reporter
+
+    args = SimpleNamespace(weights=None, data=None)
+    (here / "data.yaml").write_text("")
+    assert build._inputs(args, Reporter(quiet=True)) == (Path("best.pt"), Path("data.yaml"), "best")
+
+
+def test_an_empty_folder_takes_the_demo_and_says_so(tmp_path, monkeypatch, capsys):
+    from types import SimpleNamespace
+
+    from edgeprune import demo
+    from edgeprune.commands import build
+    from edgeprune.progress import Reporter
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(demo, "write_dataset", lambda folder, **_: folder / "data.yaml")
+    weights, _, name = build._inputs(SimpleNamespace(weights=None, data=None), Reporter())
+    assert weights == demo.WEIGHTS and name == "demo"
+    said = capsys.readouterr().err
+    assert "embedded demo" in said and "--weights best.pt --data data.yaml" in said

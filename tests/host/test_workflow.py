@@ -1,0 +1,256 @@
+"""build, from a checkpoint and pictures to a signed bundle; interrupted, resumed, refused."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from edgeprune_device.bundle import Bundle
+from edgeprune_device.errors import GateError, InputError
+from edgeprune_device.evaluation import EvaluationSet
+
+from edgeprune import checkpoint, precisions, workflow
+from edgeprune.progress import Reporter
+from edgeprune.workflow import Options
+
+from .conftest import dataset, network, save
+
+STAGES = ["baseline", "plan", "prune", "finetune", "export", "quantize", "engine", "pack"]
+
+
+def options(folder, **changes):
+    given = {
+        "weights": folder / "best.pt", "data": folder / "data" / "data.yaml", "target": "jetson-orin", "ratio": 0.2,
+        "criterion": "auto", "imgsz": 96, "epochs": 2, "batch": 4, "lr": 1e-4, "device": "cpu", "workers": 0, "seed": 0,
+        "precision": ("fp32", "fp16", "int8"), "max_drop": 1.0, "name": "small",
+    }  # fmt: skip
+    return Options(**{**given, **changes})
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("inputs")
+    save(network(width=0.125), folder / "best.pt")
+    dataset(folder / "data", train=16, val=4)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def built(inputs):
+    out = inputs / "built"
+    return workflow.build(options(inputs), out, Reporter(quiet=True)), out
+
+
+def test_the_files_of_the_contract(built):
+    record, out = built
+    assert {p.name for p in out.iterdir()} == {
+        "plan.json", "pruned.pt", "tuned.pt", "model.fp32.onnx", "model.fp16.onnx", "model.int8.onnx",
+        "model.int8-fp16.onnx", "small.epb", "build.json",
+    }  # fmt: skip
+    assert json.loads((out / "build.json").read_text()) == record
+    assert [s["name"] for s in record["stages"]] == STAGES
+    assert all(s["seconds"] >= 0 for s in record["stages"])
+    assert list(record["models"]) == ["original", "pruned", "tuned", "fp32", "fp16", "int8", "int8-fp16"]
+    for entry in record["models"].values():
+        assert {"path", "parameters", "macs", "channels", "size_bytes", "map50", "map50_95", "latency_ms"} <= set(entry)
+    assert len(record["inputs"]["weights_sha256"]) == 64
+
+
+def test_figures_are_of_the_files(built):
+    record, out = built
+    for name in ("pruned", "tuned"):
+        entry, model = record["models"][name], checkpoint.load(out / f"{name}.pt").model
+        assert entry["parameters"] == sum(p.numel() for p in model.parameters())
+        assert entry["size_bytes"] == (out / f"{name}.pt").stat().st_size
+        assert entry["latency_ms"] is None  # a .pt was not timed
+    assert record["models"]["tuned"]["parameters"] == record["models"]["pruned"]["parameters"]
+    original = record["models"]["original"]
+    assert record["models"]["pruned"]["parameters"] < 0.85 * original["parameters"]
+    assert record["models"]["pruned"]["macs"] <= 0.78 * original["macs"]
+    assert record["models"]["int8-fp16"]["latency_ms"] is None
+    plan = json.loads((out / "plan.json").read_text())
+    assert abs(plan["removed"] / plan["prunable"] - 0.2) < 0.03
+
+
+def test_auto_took_the_better(built):
+    done = next(s for s in built[0]["stages"] if s["name"] == "plan")
+    assert set(done["tried_map50_95"]) == {"energy", "bn_scale"}
+    assert done["tried_map50_95"][done["criterion"]] == max(done["tried_map50_95"].values())
+
+
+def test_the_bundle(built):
+    record, out = built
+    bundle = Bundle.open(out / "small.epb")
+    assert bundle.trusted
+    for precision in ("fp32", "fp16", "int8", "int8-fp16"):
+        payload = bundle.read(bundle.manifest.models[precision]["payload"])
+        assert payload == (out / f"model.{precision}.onnx").read_bytes()
+        assert bundle.manifest.models[precision]["map50_95"] == record["models"][precision]["map50_95"]
+    pictures = EvaluationSet.read(bundle.read("evaluation.zip"))
+    assert len(pictures) == 4 and bundle.manifest.evaluation["boxes"] == pictures.boxes
+    assert bundle.manifest.lineage["tuned"]["parameters"] == record["models"]["tuned"]["parameters"]
+    opsets = {p: m["opset"] for p, m in bundle.manifest.models.items()}
+    assert opsets["int8"] == 17 and opsets["int8-fp16"] >= 19
+    assert all(e["payload"] is None and e["reason"] for e in bundle.manifest.engines.values())
+
+
+def test_bench_reads_it_and_agrees_with_the_host(built, tmp_path):
+    _, out = built
+    done = subprocess.run(
+        [sys.executable, "-m", "edgeprune", "bench", str(out / "small.epb"), "--precision", "fp32", "--threads", "1",
+         "--seconds", "1", "--warmup", "1", "--report", str(tmp_path / "report.json"), "--max-drop", "0.001"],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "end to end" in done.stdout
+    assert json.loads((tmp_path / "report.json").read_text())["accuracy"]
+
+
+def test_a_finished_build_resumes_to_itself(built, inputs):
+    record, out = built
+    before = {p.name: p.stat().st_mtime_ns for p in out.iterdir() if p.name != "build.json"}
+    assert workflow.build(options(inputs), out, Reporter(quiet=True), resume=True) == record
+    assert {p.name: p.stat().st_mtime_ns for p in out.iterdir() if p.name != "build.json"} == before
+
+
+def test_what_cannot_be_resumed(built, inputs):
+    _, out = built
+    with pytest.raises(InputError, match="already holds a build"):
+        workflow.build(options(inputs), out, Reporter(quiet=True))
+    with pytest.raises(InputError, match="ratio changed"):
+        workflow.build(options(inputs, ratio=0.3), out, Reporter(quiet=True), resume=True)
+
+
+def test_a_changed_file_takes_its_stage_with_it(built, inputs, tmp_path):
+    import shutil
+
+    out = tmp_path / "copy"
+    shutil.copytree(built[1], out)
+    (out / "model.fp16.onnx").write_bytes(b"damaged")
+    job = workflow.Job(options(inputs), out, Reporter(quiet=True))
+    record = workflow._begin(job, resume=True)
+    assert [s["name"] for s in record["stages"]] == STAGES[:5]
+
+
+def test_two_builds_in_one_folder(inputs, tmp_path):
+    with workflow._locked(tmp_path), pytest.raises(InputError, match="another build is running"):
+        workflow.build(options(inputs), tmp_path, Reporter(quiet=True))
+
+
+RUN = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+from edgeprune.progress import Reporter
+from edgeprune import workflow
+from edgeprune.workflow import Options
+import json
+given = json.loads(sys.argv[2])
+given.update(weights=Path(given["weights"]), data=Path(given["data"]), precision=tuple(given["precision"]))
+class Steps(Reporter):
+    def say(self, text):
+        print(text, flush=True)
+record = workflow.build(Options(**given), Path(sys.argv[3]), Steps(), resume=True)
+"""
+
+
+def test_killed_in_every_long_stage_and_resumed(inputs, tmp_path):
+    """kill -9 as soon as a stage begins; what was finished stays, and the end is whole."""
+    out = tmp_path / "out"
+    command = [sys.executable, "-c", RUN, str(Path(__file__).parents[2]), json.dumps(options(inputs).to_json()), str(out)]
+    for stage in ("plan", "finetune", "quantize", "engine"):
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        for line in process.stdout:
+            if line.strip().endswith(f"] {stage}"):
+                time.sleep(0.2)
+                os.kill(process.pid, signal.SIGKILL)
+                break
+        assert process.wait() == -signal.SIGKILL, f"{stage} was not reached"
+        record = json.loads((out / "build.json").read_text())
+        done = [s["name"] for s in record["stages"]]
+        assert done == STAGES[: len(done)] and stage not in done
+        assert not list(out.glob("*.epb"))
+    finished = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    assert finished.returncode == 0
+    assert finished.stdout.count("done before, kept") == 6
+    assert Bundle.open(out / "small.epb").trusted
+    assert not [p for p in out.iterdir() if p.name.startswith(".")]
+
+
+def test_a_failed_gate_writes_no_bundle_and_tells_the_figures(inputs, tmp_path, monkeypatch):
+    """An INT8 file whose weights are all zero: what a broken calibration would leave."""
+    make = precisions.make
+
+    def broken(*args):
+        files, said = make(*args)
+        for tensor in files["int8"].graph.initializer:
+            if tensor.data_type == onnx.TensorProto.INT8 and len(tensor.dims) == 4:
+                zero = np.zeros(tuple(tensor.dims), dtype=np.int8)
+                tensor.CopyFrom(onnx.numpy_helper.from_array(zero, tensor.name))
+        return files, said
+
+    monkeypatch.setattr(precisions, "make", broken)
+    fitted = _fitted(inputs, tmp_path)
+    out = tmp_path / "out"
+    with pytest.raises(GateError, match=r"int8 loses 0\.\d+ mAP50-95 .* --max-drop 0.0005"):
+        workflow.build(options(fitted, max_drop=0.0005, precision=("fp32", "int8")), out, Reporter(quiet=True))
+    assert not list(out.glob("*.epb")) and not (out / "model.int8.onnx").exists()
+    record = json.loads((out / "build.json").read_text())
+    assert record["failed"]["stage"] == "quantize"
+    # The limit may change without doing the training again.
+    monkeypatch.setattr(precisions, "make", make)
+    record = workflow.build(
+        options(fitted, max_drop=1.0, precision=("fp32", "fp16")), out, Reporter(quiet=True), resume=True
+    )
+    assert "failed" not in record and Bundle.open(out / "small.epb").trusted
+
+
+def _fitted(inputs, folder):
+    """A model that finds something on its pictures: labels made of its own best detections."""
+    from edgeprune_device import vision
+
+    from edgeprune import measure
+
+    dataset(folder / "data", train=16, val=4, seed=1)
+    model = network(width=0.125)
+    save(model, folder / "best.pt")
+    session = measure.TorchSession(model)
+    for picture in (folder / "data" / "images").rglob("*.png"):
+        x, _ = vision.letterbox(vision.decode(picture), 96)
+        found = vision.detections(session.infer(x), classes=3, conf=0.01, max_det=5)
+        found = found[(found[:, 2] - found[:, 0] > 4) & (found[:, 3] - found[:, 1] > 4)]
+        boxes = np.clip(found[:, :4], 0, 96)
+        rows = [
+            f"{int(c)} {(a + b) / 192:.6f} {(t + d) / 192:.6f} {(b - a) / 96:.6f} {(d - t) / 96:.6f}"
+            for (a, t, b, d), c in zip(boxes, found[:, 5])
+        ]
+        label = Path(str(picture).replace("/images/", "/labels/")).with_suffix(".txt")
+        label.write_text("\n".join(rows) + "\n")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"ratio": 1.0}, "outside"),
+        ({"ratio": -0.1}, "outside"),
+        ({"target": "jetson-orni"}, "jetson-orin"),
+        ({"criterion": "energie"}, "energy"),
+        ({"precision": ("fp16",)}, "fp32"),
+        ({"precision": ("fp32", "int4")}, "int4"),
+        ({"imgsz": 100}, "multiple of 32"),
+        ({"epochs": 0}, "epochs"),
+        ({"max_drop": -1}, "max-drop"),
+    ],
+)
+def test_bad_options_leave_nothing(inputs, tmp_path, change, message):
+    out = tmp_path / "out"
+    with pytest.raises(InputError, match=message):
+        workflow.build(options(inputs, **change), out, Reporter(quiet=True))
+    assert not out.exists()
