@@ -1,8 +1,8 @@
 """Which channels to keep under a budget: one optimisation over all groups, rounding and floors inside it.
 
-`--ratio R` removes the fraction R of the prunable channels, as near as the rounding allows. Among the plans that do, the
-one with the least total score is taken whose parameters and MACs fall at least `SHARE` times as much as the channels do:
-a plan that takes its channels only where they are cheap would be smaller on paper and no faster.
+`--ratio R` removes the fraction R of the prunable channels, as near as the rounding allows. Among the plans that do,
+the one with the least total score is taken whose parameters and MACs fall at least `SHARE` times as much as the
+channels do: a plan that takes its channels only where they are cheap would be smaller on paper and no faster.
 """
 
 from __future__ import annotations

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from edgeprune.compare import aligned
+
 
 def card(record: dict, out: Path) -> str:
     models = record["models"]
     head = ["", "params M", "GMACs", "channels", "size MB", "ms p50", "mAP50-95", "mAP50", "small"]
     rows = [head, *(_row(name, models[name]) for name in models)]
     widths = [max(len(r[i]) for r in rows) for i in range(len(head))]
-    table = ["  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(r, widths))) for r in rows]
+    table = [aligned(row, widths) for row in rows]
     stages = {s["name"]: s for s in record["stages"]}
     bundle = out / stages["pack"]["bundle"]
     pictures = record["pictures"]
@@ -18,10 +20,10 @@ def card(record: dict, out: Path) -> str:
         "",
         *table,
         "",
-        f"mAP: {pictures['val']} validation pictures, {pictures['val_boxes']} boxes, COCO protocol at conf 0.001, IoU 0.7.",
+        f"mAP: {pictures['val']} validation pictures, {pictures['val_boxes']} boxes; COCO, conf 0.001, IoU 0.7.",
         f"ms: inference alone on this machine's CPU, 1 thread, ONNX Runtime; not the target's. {_speedup(models)}",
-        f"Fine-tuning, {stages['finetune']['epochs']} epochs: training alone can raise an unconverged original as well; "
-        "the fair control is `edgeprune finetune` of the original.",
+        f"{stages['finetune']['epochs']} epochs of training can raise an unconverged original too; the fair control "
+        "is `edgeprune finetune` of the original.",
         _pictures(pictures),
         f"bundle   {bundle}  (signed by {stages['pack']['signed_by']})",
         f"next     edgeprune bench {bundle}",
@@ -32,7 +34,8 @@ def card(record: dict, out: Path) -> str:
 def _pictures(pictures: dict) -> str | None:
     if not pictures["train_in_val"]:
         return None
-    return f"WARNING: {pictures['train_in_val']} validation pictures are training pictures too; no mAP here can be trusted."
+    shared = pictures["train_in_val"]
+    return f"WARNING: {shared} validation pictures are training pictures too; no mAP here can be trusted."
 
 
 def _speedup(models: dict) -> str:

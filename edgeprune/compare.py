@@ -131,7 +131,7 @@ def compare(
             def shown(done, name=item.name, i=i):
                 step((i + done / len(dataset.val)) / len(items), f"{name} {done}/{len(dataset.val)} pictures")
 
-            accuracy, matches = measure.evaluate(session, dataset, dataset.val, item.imgsz, shown)
+            accuracy, _ = measure.evaluate(session, dataset, dataset.val, item.imgsz, shown)
             found = objects_found(session, dataset.val, item)
         rows.append(_row(item, took[key], accuracy, found, session.description))
     return {
@@ -177,7 +177,7 @@ def table(comparison: dict) -> str:
     head = ["model", "params M", "GMACs", "channels", "size MB", "ms p50", "x", "FPS", "mAP50-95", "mAP50", "found"]
     rows = [head, *(_cells(item) for item in comparison["items"])]
     widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
-    lines = ["  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths))) for row in rows]
+    lines = [aligned(row, widths) for row in rows]
     took = comparison["items"][0]["latency_ms"]
     lines.append("")
     lines.append(f"ms, x, FPS: inference alone (no pre- or post-processing), {took['runtime']}, in turns;")
@@ -185,6 +185,11 @@ def table(comparison: dict) -> str:
     if comparison["pictures"]:
         lines.append(f"mAP: {comparison['pictures']} pictures, conf 0.001, IoU 0.7; found: detections of conf >= 0.25.")
     return "\n".join(lines)
+
+
+def aligned(row: Sequence[str], widths: Sequence[int]) -> str:
+    """The first cell to the left, the figures to the right."""
+    return "  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths)))
 
 
 def _cells(item: dict) -> list[str]:

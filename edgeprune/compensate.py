@@ -1,9 +1,10 @@
 """Make up for removed channels without training: re-solve what reads them, in closed form.
 
 After surgery every convolution sees fewer and slightly different inputs. Its weights are solved anew so that its output
-on real, unlabelled pictures comes as close as it can to the *original* network's output, layer after layer, each seeing
-the already corrected features before it: ridge regression toward the old weights (Channel Pruning, arXiv 1707.06168;
-ThiNet, arXiv 1707.06342). The forward pass itself is the loop over the layers: a layer is solved when its input arrives.
+on real, unlabelled pictures comes as close as it can to the *original* network's output, layer after layer, each
+seeing the already corrected features before it: ridge regression toward the old weights (Channel Pruning, arXiv
+1707.06168; ThiNet, arXiv 1707.06342). The forward pass itself is the loop over the layers: a layer is solved when its
+input arrives.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from edgeprune.channels import Channels
 from edgeprune.features import patches, rows_for, sampled
 from edgeprune.plan import PrunePlan
 
-#: Weights of staying near the old weights, in units of the mean variance of an input; the one that predicts the pictures
-#: it was not solved on best is taken, per layer. The last all but forbids a change: deep layers of small pictures have
+#: Weights of staying near the old weights, in units of the mean variance of an input. Per layer the one is taken that
+#: best predicts pictures it was not solved on. The last all but forbids a change: deep layers of small pictures have
 #: fewer observations than unknowns.
 RIDGES = (3e-3, 3e-2, 3e-1, 3.0, 1e3)
 

@@ -1,8 +1,8 @@
 """Fine-tune a pruned model with Ultralytics' own trainer, without losing the pruning.
 
 `Model.train()` rebuilds the network from its YAML and copies what still fits, which silently undoes the pruning. The
-trainer (trainer.py) returns the pruned module itself, in training, interruption and resumption, and checks at every step that
-the number of parameters has not changed.
+trainer (trainer.py) returns the pruned module itself, in training, interruption and resumption, and checks at every
+step that the number of parameters has not changed.
 """
 
 from __future__ import annotations

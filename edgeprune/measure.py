@@ -19,7 +19,6 @@ from torch import nn
 
 from edgeprune.dataset import Dataset
 
-
 #: The Exif tag.
 _ORIENTATION = 0x0112
 

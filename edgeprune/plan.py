@@ -77,7 +77,7 @@ class PrunePlan:
     def from_json(cls, data: dict) -> PrunePlan:
         try:
             if data["schema_version"] != SCHEMA_VERSION:
-                raise InputError(f"plan: schema version {data['schema_version']} is not known; this is {SCHEMA_VERSION}")
+                raise InputError(f"plan: schema version {data['schema_version']} is not known, only {SCHEMA_VERSION}")
             return cls(
                 float(data["ratio"]),
                 str(data["criterion"]),

@@ -82,14 +82,14 @@ def prune(job, step) -> dict:
     accuracy, _ = job.evaluate(measure.TorchSession(saved), step, "pruned:")
     cost = count(saved, (job.imgsz, job.imgsz))
     job.enter("pruned", path, accuracy, cost, size_bytes=path.stat().st_size)
-    before = job.record["models"]["original"]
+    before, after = (job.record["models"][m] for m in ("original", "pruned"))
+    keys = {"parameters": "parameters", "MACs": "macs", "channels": "channels", "file": "size_bytes"}
+    left = ", ".join(f"{what} {after[key] / before[key]:.1%}" for what, key in keys.items())
     return {
         "files": ["pruned.pt"],
         "oracle_relative_error": chosen.oracle,
         "compensated_convolutions": chosen.solved,
-        "note": f"parameters {_share(cost.parameters, before['parameters'])}, MACs {_share(cost.macs, before['macs'])}, "
-        f"channels {_share(cost.channels, before['channels'])}, file {_share(path.stat().st_size, before['size_bytes'])}; "
-        f"mAP50-95 {accuracy.map50_95:.3f} before fine-tuning",
+        "note": f"left: {left}; mAP50-95 {accuracy.map50_95:.3f} before fine-tuning",
     }
 
 
@@ -296,7 +296,3 @@ def _lineage(job) -> dict:
         "criterion": done["criterion"],
         **costs,
     }
-
-
-def _share(after: int, before: int) -> str:
-    return f"{after / before:.1%}"

@@ -1,7 +1,7 @@
 """`edgeprune build`: the list of stages, resumable.
 
-Every stage reads what earlier ones left on disk and in `build.json`, and is entered there only when its files are whole.
-Interrupted anywhere, `--resume` goes on at the first stage that is not entered; fine-tuning at its last epoch.
+Every stage reads what earlier ones left on disk and in `build.json`, and is entered there only when its files are
+whole. Interrupted anywhere, `--resume` goes on at the first stage that is not entered; fine-tuning at its last epoch.
 """
 
 from __future__ import annotations
@@ -211,7 +211,8 @@ def _check(options: Options) -> None:
         raise InputError(f"--max-drop {options.max_drop:g} is outside [0, 1]: it is an absolute mAP50-95")
     unknown = [p for p in options.precision if p not in PRECISIONS]
     if unknown or "fp32" not in options.precision:
-        raise InputError(f"--precision takes fp32 and any of {', '.join(PRECISIONS[1:])}: got {','.join(options.precision)}")
+        given = ",".join(options.precision)
+        raise InputError(f"--precision takes fp32 and any of {', '.join(PRECISIONS[1:])}: got {given}")
     Settings(options.epochs, options.batch, options.lr, options.imgsz, options.device, options.workers, options.seed)
     check_device(options.device)
     Target.load(options.target)
@@ -224,8 +225,9 @@ def _check(options: Options) -> None:
 def _check_inputs(job: Job) -> None:
     """The inputs as a whole, before anything long starts."""
     data = job.data
-    if job.imgsz % int(max(job.original.model.stride)):
-        raise InputError(f"--imgsz {job.imgsz} must be a multiple of the model's stride {int(max(job.original.model.stride))}")
+    stride = int(max(job.original.model.stride))
+    if job.imgsz % stride:
+        raise InputError(f"--imgsz {job.imgsz} must be a multiple of the model's stride {stride}")
     shared = data.overlap()
     if shared:
         job.reporter.warn(

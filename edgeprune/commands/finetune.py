@@ -44,9 +44,12 @@ def run(args) -> None:
     rows = []
     for name, model in (("before", source.model), ("after", tuned)):
         with reporter.stage(f"measure {name}") as step:
-            accuracy, _ = measure.evaluate(
-                measure.TorchSession(model), data, data.val, imgsz, lambda n, s=step: s(n / len(data.val), f"{n} pictures")
-            )
-        rows.append(f"{name:<7} {count(model, (imgsz, imgsz)).parameters:>10,} parameters  mAP50-95 {accuracy.map50_95:.4f}")
+
+            def shown(n, step=step):
+                step(n / len(data.val), f"{n}/{len(data.val)} pictures")
+
+            accuracy, _ = measure.evaluate(measure.TorchSession(model), data, data.val, imgsz, shown)
+        parameters = count(model, (imgsz, imgsz)).parameters
+        rows.append(f"{name:<7} {parameters:>10,} parameters  mAP50-95 {accuracy.map50_95:.4f}")
     print("\n".join(rows))
     print(f"{result['epochs']} epochs, {result['steps']} steps of {result['batch']} pictures, lr {args.lr:g}: {out}")

@@ -70,7 +70,9 @@ def save(model, path, imgsz=96):
     torch.save(
         {
             "epoch": -1, "model": copy.deepcopy(model).half(), "ema": None, "optimizer": None,
-            "train_args": {"imgsz": imgsz, "task": "detect", "data": "/somewhere/data.yaml", "project": "/home/me/runs"},
+            "train_args": {
+                "imgsz": imgsz, "task": "detect", "data": "/somewhere/data.yaml", "project": "/home/me/runs"
+            },
             "date": "2026-01-01T00:00:00", "version": "8.4.0",
         },
         path,

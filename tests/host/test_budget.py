@@ -87,7 +87,8 @@ def test_more_than_the_floors_allow_is_refused_with_the_largest(yolo):
 
 def test_an_atom_of_infinite_score_stays(yolo):
     channels, scores = yolo
-    group = next(g for g in channels.groups if not g.frozen and len(g.atoms) == 64 and np.isfinite(scores[g.atoms]).all())
+    wide = (g for g in channels.groups if not g.frozen and len(g.atoms) == 64)
+    group = next(g for g in wide if np.isfinite(scores[g.atoms]).all())
     scores = scores.copy()
     scores[group.atoms[:60]] = np.inf
     keep = budget.choose(channels, scores, 0.5, multiple=8)

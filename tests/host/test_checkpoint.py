@@ -81,7 +81,7 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path):
     with pytest.raises(InputError, match="not opened"):
         checkpoint.load(tmp_path / "evil.pt")
     assert not marker.exists()
-    pickle.dump(Evil(marker), open(tmp_path / "bare.pt", "wb"))
+    (tmp_path / "bare.pt").write_bytes(pickle.dumps(Evil(marker)))
     with pytest.raises(InputError):
         checkpoint.load(tmp_path / "bare.pt")
     assert not marker.exists()
@@ -90,7 +90,8 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path):
 def test_damaged_files(weights, tmp_path):
     whole = weights.read_bytes()
     for name, content in {
-        "cut": whole[: len(whole) // 2], "head": whole[:16384], "empty": b"", "text": b"hello", "noise": os.urandom(9999),
+        "cut": whole[: len(whole) // 2], "head": whole[:16384], "empty": b"", "text": b"hello",
+        "noise": os.urandom(9999),
     }.items():  # fmt: skip
         path = tmp_path / f"{name}.pt"
         path.write_bytes(content)

@@ -59,12 +59,12 @@ def test_prune_finetune_export_compare(here, capsys):
     code, out, err = call(capsys, "prune", "--weights", "best.pt", "--ratio", "0.2", "--data", "data/data.yaml")
     assert code == 0, err
     assert "chosen by" in out and Path("best-pruned.pt").is_file() and Path("best-pruned.json").is_file()
-    before, after = (sum(p.numel() for p in checkpoint.load(f).model.parameters()) for f in ("best.pt", "best-pruned.pt"))
+    models = (checkpoint.load(f).model for f in ("best.pt", "best-pruned.pt"))
+    before, after = (sum(p.numel() for p in m.parameters()) for m in models)
     assert f"{before:,}" in out and f"{after:,}" in out and after < 0.85 * before
 
-    code, out, err = call(
-        capsys, "finetune", "--weights", "best-pruned.pt", "--data", "data/data.yaml", "--epochs", "1", "--out", "tuned.pt"
-    )
+    words = ["--weights", "best-pruned.pt", "--data", "data/data.yaml", "--epochs", "1", "--out", "tuned.pt"]
+    code, out, err = call(capsys, "finetune", *words)
     assert code == 0, err
     assert "3 steps of 4 pictures" in out and f"{after:,} parameters" in out
     assert not [p for p in here.iterdir() if p.name.startswith(".")]
@@ -187,7 +187,7 @@ def test_an_empty_folder_takes_the_demo_and_says_so(tmp_path, monkeypatch, capsy
     from edgeprune.progress import Reporter
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(demo, "write_dataset", lambda folder, **_: folder / "data.yaml")
+    monkeypatch.setattr(demo, "write_dataset", lambda folder, *_: folder / "data.yaml")
     weights, _, name = build._inputs(SimpleNamespace(weights=None, data=None), Reporter())
     assert weights == demo.WEIGHTS and name == "demo"
     said = capsys.readouterr().err

@@ -10,7 +10,6 @@ from edgeprune.channels import trace
 from edgeprune.features import Samples, moments
 
 
-
 def samples(count=4, size=96):
     generator = torch.Generator().manual_seed(1)
     boxes = np.array([[0, 0.5, 0.5, 0.4, 0.4], [1, 0.25, 0.25, 0.2, 0.3]])

@@ -144,26 +144,25 @@ def test_two_builds_in_one_folder(inputs, tmp_path):
 
 
 RUN = """
-import sys
-sys.path.insert(0, sys.argv[1])
-from pathlib import Path
-from edgeprune.progress import Reporter
-from edgeprune import workflow
-from edgeprune.workflow import Options
 import json
-given = json.loads(sys.argv[2])
+import sys
+from pathlib import Path
+from edgeprune import workflow
+from edgeprune.progress import Reporter
+from edgeprune.workflow import Options
+given = json.loads(sys.argv[1])
 given.update(weights=Path(given["weights"]), data=Path(given["data"]), precision=tuple(given["precision"]))
 class Steps(Reporter):
     def say(self, text):
         print(text, flush=True)
-record = workflow.build(Options(**given), Path(sys.argv[3]), Steps(), resume=True)
+record = workflow.build(Options(**given), Path(sys.argv[2]), Steps(), resume=True)
 """
 
 
 def test_killed_in_every_long_stage_and_resumed(inputs, tmp_path):
     """kill -9 as soon as a stage begins; what was finished stays, and the end is whole."""
     out = tmp_path / "out"
-    command = [sys.executable, "-c", RUN, str(Path(__file__).parents[2]), json.dumps(options(inputs).to_json()), str(out)]
+    command = [sys.executable, "-c", RUN, json.dumps(options(inputs).to_json()), str(out)]
     for stage in ("plan", "finetune", "quantize", "engine"):
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         for line in process.stdout:
