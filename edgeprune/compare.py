@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
-from edgeprune_device import runtimes, vision
+from edgeprune_device import runtimes, strict_json, vision
 from edgeprune_device.bundle import Bundle
 from edgeprune_device.errors import InputError
+from edgeprune_device.report import BenchReport
 
 from edgeprune import checkpoint, measure
 from edgeprune import export as exporter
@@ -59,7 +60,46 @@ def open_item(text: str, imgsz: int | None) -> list[Item]:
             for p, e in entries
             if e["payload"]
         ]
-    raise InputError(f"{path}: compare takes .pt, .onnx and .epb files")
+    raise InputError(f"{path}: compare takes .pt, .onnx and .epb files, and .json reports")
+
+
+def recorded(path: Path) -> dict:
+    """The row of a bench report: figures of another run, perhaps of another machine, and marked so.
+
+    Raises:
+        InputError: not a bench report.
+    """
+    try:
+        report = BenchReport.from_json(strict_json.loads(path.read_bytes(), str(path)), str(path))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({(error.strerror or str(error)).lower()})") from error
+    accuracy, infer = report.accuracy, report.stages.get("infer", {})
+    return {
+        "name": f"{path.name}:{report.precision} *",
+        "path": str(path),
+        "imgsz": None,
+        "size_bytes": report.model["size_bytes"],
+        "parameters": None,
+        "macs": None,
+        "channels": None,
+        "latency_ms": {
+            "p50": infer.get("p50_ms"), "p90": infer.get("p90_ms"), "speedup": None, "rounds": infer.get("samples"),
+            "threads": report.runtime.get("threads"), "runtime": report.runtime["description"],
+        },
+        "fps_inference_only": report.fps_inference,
+        "map50": accuracy.map50 if accuracy else None,
+        "map50_95": accuracy.map50_95 if accuracy else None,
+        "small_map50_95": accuracy.small_map50_95 if accuracy else None,
+        "per_class": _per_class(accuracy),
+        "objects_found": None,
+        "measured_with": f"recorded by bench on {report.environment.cpu or 'an unknown CPU'}, {report.created}",
+    }  # fmt: skip
+
+
+def _per_class(accuracy) -> list[dict] | None:
+    if accuracy is None:
+        return None
+    return [{"name": c.name, "boxes": c.boxes, "map50_95": c.map50_95} for c in accuracy.per_class]
 
 
 def _checkpoint(path: Path, imgsz: int | None) -> Item:
@@ -100,17 +140,19 @@ def _names(model: onnx.ModelProto, path: Path) -> tuple[str, ...]:
 def compare(
     items: Sequence[Item],
     dataset: Dataset | None,
+    reports: Sequence[dict] = (),
     *,
     threads: int = 1,
     rounds: int = 40,
     step: Callable[[float, str], None] = lambda fraction, what: None,
 ) -> dict:
-    """Measure every item: cost, latency in turns, and on a data set mAP and the objects found.
+    """Measure every item: cost, latency in turns, and on a data set mAP and the objects found. The rows of `reports`
+    follow as they were recorded.
 
     Returns the Comparison as JSON; a figure that was not measured is null.
     """
-    if not items:
-        raise InputError("compare: give at least one .pt, .onnx or .epb file")
+    if not items and not reports:
+        raise InputError("compare: give at least one .pt, .onnx or .epb file, or a report")
     for item in items:
         if item.names != items[0].names:
             raise InputError(f"{item.name} and {items[0].name} have different classes; they cannot be compared")
@@ -138,7 +180,7 @@ def compare(
         "schema_version": SCHEMA_VERSION,
         "data": str(dataset.path) if dataset else None,
         "pictures": len(dataset.val) if dataset else None,
-        "items": rows,
+        "items": [*rows, *reports],
     }
 
 
@@ -164,9 +206,7 @@ def _row(item: Item, took: dict, accuracy, found: int | None, described: str) ->
         "map50": accuracy.map50 if accuracy else None,
         "map50_95": accuracy.map50_95 if accuracy else None,
         "small_map50_95": accuracy.small_map50_95 if accuracy else None,
-        "per_class": [{"name": c.name, "boxes": c.boxes, "map50_95": c.map50_95} for c in accuracy.per_class]
-        if accuracy
-        else None,
+        "per_class": _per_class(accuracy),
         "objects_found": found,
         "measured_with": described,
     }
@@ -182,6 +222,10 @@ def table(comparison: dict) -> str:
     lines.append("")
     lines.append(f"ms, x, FPS: inference alone (no pre- or post-processing), {took['runtime']}, in turns;")
     lines.append("x: speed relative to the first row.  -: not measured or not countable in this form.")
+    for item in comparison["items"]:
+        if item["name"].endswith("*"):
+            runtime = item["latency_ms"]["runtime"]
+            lines.append(f"*: {item['path']}: {item['measured_with']}, {runtime}; not of this run.")
     if comparison["pictures"]:
         lines.append(f"mAP: {comparison['pictures']} pictures, conf 0.001, IoU 0.7; found: detections of conf >= 0.25.")
     return "\n".join(lines)

@@ -24,8 +24,8 @@ __all__ = ["Parser", "commands", "main"]
 
 GROUP = "edgeprune.commands"
 # What the host distribution brings; on a drone the answer is where to find them.
-HOST_COMMANDS = ("build", "prune", "finetune", "export", "compare", "setup", "deploy", "collect")
-_ORDER = (*HOST_COMMANDS[:5], "targets", *HOST_COMMANDS[5:], "bench", "engine", "info")
+HOST_COMMANDS = ("build", "prune", "finetune", "export", "compare")
+_ORDER = (*HOST_COMMANDS, "targets", "bench", "info")
 EXIT_BUG, EXIT_INTERRUPTED, EXIT_PIPE = 70, 130, 141
 
 

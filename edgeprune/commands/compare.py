@@ -10,7 +10,7 @@ HELP = "several models in one table, measured in one run in turns"
 
 
 def configure(parser) -> None:
-    parser.add_argument("items", nargs="+", metavar="ITEM", help="a .pt, an .onnx or a bundle (.epb)")
+    parser.add_argument("items", nargs="+", metavar="ITEM", help="a .pt, .onnx, bundle (.epb) or bench report (.json)")
     options.data(parser, required=False, text="a data.yaml: mAP and objects found on its val pictures")
     options.imgsz(parser)
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="CPU threads for the timing (default 1)")
@@ -34,9 +34,10 @@ def run(args) -> None:
         check_writable(args.json)
     reporter = Reporter(quiet=args.quiet)
     data = dataset.load(args.data) if args.data else None
-    items = [item for text in args.items for item in compare.open_item(text, args.imgsz)]
+    reports = [compare.recorded(Path(text)) for text in args.items if text.endswith(".json")]
+    items = [i for text in args.items if not text.endswith(".json") for i in compare.open_item(text, args.imgsz)]
     with reporter.stage("compare") as step:
-        result = compare.compare(items, data, threads=args.threads, rounds=args.rounds, step=step)
+        result = compare.compare(items, data, reports, threads=args.threads, rounds=args.rounds, step=step)
     if args.json:
         write_atomic(args.json, json.dumps(result, indent=1) + "\n")
     print(compare.table(result))

@@ -88,6 +88,34 @@ def test_prune_finetune_export_compare(here, capsys):
     assert len([line for line in out.splitlines() if line.startswith(("best", "tuned", "model."))]) == 5
 
 
+def test_a_report_stands_beside_what_is_measured(here, capsys, built_report):
+    code, out, err = call(capsys, "compare", "best.pt", built_report, "--rounds", "3")
+    assert code == 0, err
+    row = next(line for line in out.splitlines() if line.startswith("report.json:fp32 *"))
+    assert row and "not of this run" in out
+
+
+@pytest.fixture
+def built_report(here, capsys):
+    """A real report: a bundle packed from an exported model, benched here."""
+    from edgeprune import dataset as sets
+    from edgeprune import pack
+
+    assert call(capsys, "export", "--weights", "best.pt", "--precision", "fp32", "--out", "onnx")[0] == 0
+    data = sets.load("data/data.yaml")
+    file = Path("onnx/model.fp32.onnx")
+    described = {"pictures": len(data.val), "boxes": int(data.boxes(data.val).sum())}
+    pack.pack(
+        Path("small.epb"), name="small", target="cpu", names=data.names, imgsz=96, end2end=False,
+        models={"fp32": {"map50": 0.0, "map50_95": 0.0, "small_map50_95": None, "pictures": len(data.val)}},
+        files={"fp32": file}, engines={}, plans={}, evaluation=pack.evaluation_set(data, data.val), described=described,
+        lineage={},
+    )  # fmt: skip
+    words = ["small.epb", "--seconds", "0.5", "--warmup", "0.5", "--threads", "1", "--report", "report.json"]
+    assert call(capsys, "bench", *words)[0] == 0
+    return Path("report.json")
+
+
 def test_prune_without_pictures_says_so(here, capsys):
     code, out, err = call(capsys, "prune", "--weights", "best.pt", "--ratio", "0.1", "--out", "p.pt")
     assert code == 0 and "no --data" in err and "bn_scale" in out
@@ -128,6 +156,7 @@ OURS = ("--weights", "best.pt", "--data", "data/data.yaml")
         bad("compare", "data/data.yaml", says="compare takes"),
         bad("compare", "noise.onnx", says="not an ONNX file", make="noise.onnx"),
         bad("compare", "noise.epb", says="noise.epb", make="noise.epb"),
+        bad("compare", "best-report.json", says="best-report.json", make="best-report.json"),
         bad("compare", "best.pt", "--rounds", "0", says="at least 1"),
         bad("bild", "--ratio", "0.2", says="build"),
     ],

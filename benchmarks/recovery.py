@@ -1,0 +1,113 @@
+"""What pruning costs after fine-tuning, against the control: the original fine-tuned in the same way.
+
+    python benchmarks/recovery.py --weights best.pt --data data.yaml --out runs/recovery --ratios 0.1,0.2,0.3
+
+Runs `edgeprune build` once a ratio and `edgeprune finetune` once on the original, all with the same epochs, batch and
+learning rate (or goes on with what lies in --out), then measures every checkpoint with the one evaluator over the
+classes that have at least 30 validation boxes, with a paired bootstrap interval over pictures. Writes recovery.json and
+recovery.md into --out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from edgeprune_device.files import write_atomic
+
+from edgeprune import checkpoint, dataset, measure
+from edgeprune.count import count
+
+MIN_BOXES = 30
+
+
+def run(*words) -> None:
+    subprocess.run([sys.executable, "-m", "edgeprune", *map(str, words)], check=True)
+
+
+def mean_ap(accuracy) -> float:
+    """mAP50-95 over the classes that have enough boxes to judge by; which these are is decided on the whole set."""
+    return float(np.mean([c.map50_95 or 0.0 for c in accuracy.per_class if c.index in mean_ap.classes]))
+
+
+def main() -> None:
+    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    p.add_argument("--weights", type=Path, required=True)
+    p.add_argument("--data", type=Path, required=True)
+    p.add_argument("--out", type=Path, required=True)
+    p.add_argument("--ratios", default="0.1,0.2,0.3")
+    p.add_argument("--epochs", default="10")
+    p.add_argument("--max-drop", default="0.02", help="the precision gate is not what is measured here")
+    args = p.parse_args()
+    same = ["--weights", args.weights, "--data", args.data, "--epochs", args.epochs]
+    control = args.out / "control.pt"
+    args.out.mkdir(parents=True, exist_ok=True)
+    if not control.exists():
+        run("finetune", *same, "--out", control)
+    for ratio in args.ratios.split(","):
+        folder = args.out / f"ratio-{ratio}"
+        words = ["build", *same, "--ratio", ratio, "--target", "jetson-orin", "--max-drop", args.max_drop]
+        if not list(folder.glob("*.epb")):
+            run(*words, "--out", folder, *(["--resume"] if (folder / "build.json").exists() else []))
+    write(args, control)
+
+
+def write(args, control: Path) -> None:
+    data = dataset.load(args.data)
+    boxes = data.boxes(data.val)
+    mean_ap.classes = {i for i, n in enumerate(boxes) if n >= MIN_BOXES}
+    source = checkpoint.load(args.weights)
+    size = source.imgsz or 640
+    files = {"original": args.weights, "control": control}
+    for ratio in args.ratios.split(","):
+        for model in ("pruned", "tuned"):
+            files[f"{ratio} {model}"] = args.out / f"ratio-{ratio}" / f"{model}.pt"
+    matches, costs = {}, {}
+    for name, path in files.items():
+        model = checkpoint.load(path).model
+        costs[name] = count(model, (size, size))
+        _, matches[name] = measure.evaluate(measure.TorchSession(model), data, data.val, size)
+    rows = []
+    for name in files:
+        row = {"model": name, **costs[name].to_json(), "map50_95": mean_ap(matches[name].accuracy())}
+        for other in ("original", "control"):
+            row[f"minus_{other}"] = measure.bootstrap(matches[name], matches[other], mean_ap)
+        rows.append(row)
+    result = {
+        "weights": args.weights.name, "data": str(args.data), "imgsz": size, "epochs": int(args.epochs),
+        "classes": [data.names[i] for i in sorted(mean_ap.classes)], "pictures": len(data.val),
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}", "rows": rows,
+    }  # fmt: skip
+    write_atomic(args.out / "recovery.json", json.dumps(result, indent=1) + "\n")
+    write_atomic(args.out / "recovery.md", table(result))
+    print(table(result))
+
+
+def table(result: dict) -> str:
+    def signed(triple):
+        return f"{100 * triple[0]:+.2f} ({100 * triple[1]:+.2f} … {100 * triple[2]:+.2f})"
+
+    full = result["rows"][0]
+    lines = [
+        f"{result['weights']}, {result['imgsz']} px, {result['epochs']} epochs, {result['pictures']} validation "
+        f"pictures, classes with at least {MIN_BOXES} boxes: {', '.join(result['classes'])}. "
+        f"In brackets: 95 % of a paired bootstrap over pictures. {result['machine']}.",
+        "",
+        "| model | parameters | MACs | mAP50-95 | minus original, points | minus control, points |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in result["rows"]:
+        shares = [f"{row[k] / full[k]:.1%}" for k in ("parameters", "macs")]
+        cells = [row["model"], *shares, f"{100 * row['map50_95']:.2f}"]
+        lines.append(f"| {' | '.join([*cells, signed(row['minus_original']), signed(row['minus_control'])])} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()
