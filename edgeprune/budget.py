@@ -2,7 +2,8 @@
 
 `--ratio R` removes the fraction R of the prunable channels, as near as the rounding allows. Among the plans that do,
 the one with the least total score is taken whose parameters and MACs fall at least `SHARE` times as much as the
-channels do: a plan that takes its channels only where they are cheap would be smaller on paper and no faster.
+channels do (or as near to that as the floors allow): a plan that takes its channels only where they are cheap would be
+smaller on paper and no faster.
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ def _row(name: str, m: dict) -> list[str]:
         number(m["parameters"], 1e6),
         number(m["macs"], 1e9),
         "-" if m["channels"] is None else str(m["channels"]),
-        number(m["size_bytes"], 1e6),
+        number(m.get("stripped_size_bytes") or m["size_bytes"], 1e6),
         "-" if took is None else number(took["p50"], digits=1),
         number(m["map50_95"], digits=3),
         number(m["map50"], digits=3),

@@ -40,7 +40,19 @@ class Checkpoint:
     def imgsz(self) -> int | None:
         """The size (pixels) it was trained at, where the file says so."""
         size = (self.extra.get("train_args") or {}).get("imgsz")
+        size = max(size) if isinstance(size, (list, tuple)) and size else size
         return int(size) if isinstance(size, (int, float)) and size > 0 else None
+
+    def input_size(self, asked: int | None) -> int:
+        """What was asked for, else what it was trained at, else 640.
+
+        Raises:
+            InputError: not a multiple of the model's stride.
+        """
+        size, stride = asked or self.imgsz or 640, int(max(self.model.stride))
+        if size < 32 or size % stride:
+            raise InputError(f"--imgsz {size} must be a multiple of {stride}, the model's stride")
+        return size
 
 
 def load(path: str | Path) -> Checkpoint:
@@ -54,27 +66,55 @@ def load(path: str | Path) -> Checkpoint:
         raise InputError(f"{path}: no such file")
     if path.suffix != ".pt":
         raise InputError(f"{path}: not a .pt checkpoint")
-    from ultralytics.nn.tasks import load_checkpoint, torch_safe_load
+    from ultralytics.nn.tasks import _SafeLoad, torch_safe_load
 
+    if not _SafeLoad.SUPPORTED:
+        raise InputError("this torch cannot load checkpoints safely; install torch 2.6 or newer")
     with _quiet(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about what we are about to refuse
         try:
-            raw, _ = torch_safe_load(path.resolve(), safe_only=True)
+            raw, _ = torch_safe_load(path.absolute(), safe_only=True)
         except Exception as error:  # Ultralytics and torch raise a dozen kinds here; each means the same to the user
             raise InputError(f"{path}: {_reason(path, error)}") from error
-        model = (raw.get("ema") or raw.get("model")) if isinstance(raw, dict) else None
-        if not isinstance(model, nn.Module) or not hasattr(model, "yaml"):
-            raise InputError(f"{path}: no Ultralytics model inside; give the best.pt that `yolo train` wrote")
-        with safe_load():
-            model, raw = load_checkpoint(path.resolve())
-    task = getattr(model, "task", None)
+    model = (raw.get("ema") or raw.get("model")) if isinstance(raw, dict) else None
+    if not isinstance(model, nn.Module) or not hasattr(model, "yaml"):
+        raise InputError(f"{path}: no Ultralytics model inside; give the best.pt that `yolo train` wrote")
+    _check(path, model)
+    extra = {k: v for k, v in raw.items() if k not in ("model", "ema", "optimizer")}
+    return Checkpoint(path, _ready(model, raw), extra)
+
+
+def _check(path: Path, model: nn.Module) -> None:
+    from ultralytics.nn.tasks import guess_model_task
+
+    task = getattr(model, "task", None) or guess_model_task(model)
     if task not in _TASKS:
         raise InputError(f"{path}: task {task!r} is not supported; edgeprune prunes detectors (detect)")
-    for parameter in model.parameters():
-        parameter.requires_grad_(True)
     if not all(torch.isfinite(v).all() for v in model.state_dict().values() if v.is_floating_point()):
         raise InputError(f"{path}: the weights hold NaN or infinite values")
-    return Checkpoint(path, model, {k: v for k, v in raw.items() if k not in ("model", "ema", "optimizer")})
+    names = getattr(model, "names", None)
+    if not names or (isinstance(names, dict) and set(names) != set(range(len(names)))):
+        raise InputError(f"{path}: its class names are missing or not numbered 0, 1, …")
+    taken = next(m for m in model.modules() if isinstance(m, nn.Conv2d)).in_channels
+    if taken != 3:
+        raise InputError(f"{path}: takes pictures of {taken} channels; edgeprune knows 3 (RGB)")
+
+
+def _ready(model: nn.Module, raw: dict) -> nn.Module:
+    """What Ultralytics' load_checkpoint does to a model, for any age of checkpoint."""
+    model = model.float().eval()
+    model.args = {k: v for k, v in (raw.get("train_args") or {}).items() if k in ("imgsz", "task", "single_cls")}
+    model.task = "detect"
+    if not hasattr(model, "stride"):
+        model.stride = torch.tensor([32.0])
+    for module in model.modules():
+        if hasattr(module, "inplace"):
+            module.inplace = True
+        elif isinstance(module, nn.Upsample) and not hasattr(module, "recompute_scale_factor"):
+            module.recompute_scale_factor = None  # saved by torch < 1.11
+    for parameter in model.parameters():
+        parameter.requires_grad_(True)
+    return model
 
 
 def save(path: str | Path, model: nn.Module, like: Checkpoint) -> None:
@@ -89,11 +129,13 @@ def to_bytes(model: nn.Module, like: Checkpoint) -> bytes:
         InputError: a weight does not fit half precision.
     """
     model = copy.deepcopy(model).cpu().half().eval()
-    for attribute in ("criterion", "args", "pt_path"):
+    for attribute in ("criterion", "pt_path"):
         if hasattr(model, attribute):
             setattr(model, attribute, None)
-    arguments = {k: v for k, v in (like.extra.get("train_args") or {}).items() if k not in _LOCAL}
-    model.args = {k: arguments[k] for k in ("imgsz", "data", "task", "single_cls") if k in arguments}
+    arguments = {k: v for k, v in (like.extra.get("train_args") or {}).items() if _travels(k, v)}
+    model.args = {k: arguments[k] for k in ("imgsz", "task", "single_cls") if k in arguments}
+    if isinstance(model.yaml, dict) and "yaml_file" in model.yaml:
+        model.yaml["yaml_file"] = Path(str(model.yaml["yaml_file"])).name
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     if not all(torch.isfinite(v).all() for v in model.state_dict().values() if v.is_floating_point()):
@@ -116,8 +158,15 @@ def to_bytes(model: nn.Module, like: Checkpoint) -> bytes:
     return buffer.getvalue()
 
 
-#: Arguments that name files or devices of the machine that trained; the next one has no use for them.
-_LOCAL = {"model", "data", "project", "name", "save_dir", "resume", "pretrained", "device", "workers", "cfg", "source"}
+def _travels(name: str, value) -> bool:
+    """Whether a training argument means something on another machine: those that name files or devices do not."""
+    from ultralytics.utils import DEFAULT_CFG_DICT
+
+    return name in DEFAULT_CFG_DICT and (name == "task" or not isinstance(value, str) or name in _WORDS)
+
+
+#: Arguments of text that is no path.
+_WORDS = {"optimizer", "auto_augment", "copy_paste_mode", "split", "mode"}
 
 
 def _reason(path: Path, error: Exception) -> str:

@@ -92,6 +92,7 @@ def recorded(path: Path) -> dict:
         "small_map50_95": accuracy.small_map50_95 if accuracy else None,
         "per_class": _per_class(accuracy),
         "objects_found": None,
+        "pictures": accuracy.pictures if accuracy else None,
         "measured_with": f"recorded by bench on {report.environment.cpu or 'an unknown CPU'}, {report.created}",
     }  # fmt: skip
 
@@ -104,7 +105,7 @@ def _per_class(accuracy) -> list[dict] | None:
 
 def _checkpoint(path: Path, imgsz: int | None) -> Item:
     loaded = checkpoint.load(path)
-    size = imgsz or loaded.imgsz or 640
+    size = loaded.input_size(imgsz)
     exported = exporter.to_onnx(loaded.model, (size, size)).SerializeToString()
     return Item(
         path.name, path, path.stat().st_size, tuple(loaded.names), size, count(loaded.model, (size, size)), exported,
@@ -156,14 +157,17 @@ def compare(
     for item in items:
         if item.names != items[0].names:
             raise InputError(f"{item.name} and {items[0].name} have different classes; they cannot be compared")
-    if dataset is not None:
+    if dataset is not None and items:
         check_names(dataset, list(items[0].names))
     keys = [f"{i}:{item.name}" for i, item in enumerate(items)]
     took: dict[str, dict] = {}
     for size in dict.fromkeys(item.imgsz for item in items):  # turns only make sense on one input
         group = {k: item.model for k, item in zip(keys, items) if item.imgsz == size}
         step(0.0, f"timing {len(group)} models at {size} px")
-        took.update(measure.latency(group, size, threads=threads, rounds=rounds))
+        timed = measure.latency(group, size, threads=threads, rounds=rounds)
+        if size != items[0].imgsz:
+            timed = {k: {**t, "speedup": None} for k, t in timed.items()}
+        took.update(timed)
     rows = []
     for i, (key, item) in enumerate(zip(keys, items)):
         accuracy = found = None
@@ -208,6 +212,7 @@ def _row(item: Item, took: dict, accuracy, found: int | None, described: str) ->
         "small_map50_95": accuracy.small_map50_95 if accuracy else None,
         "per_class": _per_class(accuracy),
         "objects_found": found,
+        "pictures": accuracy.pictures if accuracy else None,
         "measured_with": described,
     }
 
@@ -225,7 +230,8 @@ def table(comparison: dict) -> str:
     for item in comparison["items"]:
         if item["name"].endswith("*"):
             runtime = item["latency_ms"]["runtime"]
-            lines.append(f"*: {item['path']}: {item['measured_with']}, {runtime}; not of this run.")
+            on = f"; mAP on {item['pictures']} pictures" if item["pictures"] else ""
+            lines.append(f"*: {item['path']}: {item['measured_with']}, {runtime}{on}; not of this run.")
     if comparison["pictures"]:
         lines.append(f"mAP: {comparison['pictures']} pictures, conf 0.001, IoU 0.7; found: detections of conf >= 0.25.")
     return "\n".join(lines)

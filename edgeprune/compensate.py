@@ -107,8 +107,12 @@ def _resolve(
     def solve(gram, cross, ridge):  # (D, C_out), the change of the weights
         return torch.linalg.solve(gram + ridge * unit * torch.eye(len(gram), dtype=gram.dtype), cross)
 
+    if not unseen.any() or unseen.all():  # a single picture: nothing to judge by
+        return
+    judged_by = parts[1]
+
     def loss(change):  # |change x - residual|^2 over the unseen rows, less a constant
-        return float((change * (parts[1][0] @ change - 2 * parts[1][1])).sum())
+        return float((change * (judged_by[0] @ change - 2 * judged_by[1])).sum())
 
     judged = [(loss(solve(*parts[0], ridge)), ridge) for ridge in RIDGES]
     new = old + solve(gram, cross, min(judged)[1]).T.to(old.dtype)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -61,7 +62,7 @@ class Dataset:
 
     @property
     def sha256(self) -> str:
-        """Over names, picture names and sizes, and labels: changes when the set changes."""
+        """Over names, the pictures' names and sizes, and labels."""
         digest = hashlib.sha256(repr(self.names).encode())
         for split in (self.train, self.val):
             for picture in split:
@@ -84,8 +85,10 @@ def load(path: str | Path) -> Dataset:
     dataset = Dataset(path, names, train, val)
     for picture in (*train, *val):
         dataset.labels(picture)
-    if not dataset.boxes(val).sum():
-        raise InputError(f"{path}: the validation pictures have no labelled box; looked beside {val[0]} in labels/")
+    for split, pictures in (("training", train), ("validation", val)):
+        if not dataset.boxes(pictures).sum():
+            where = _label_of(pictures[0]).parent
+            raise InputError(f"{path}: the {split} pictures have no labelled box; looked in {where}")
     return dataset
 
 
@@ -120,7 +123,7 @@ def _read_yaml(path: Path) -> dict:
 def _names(path: Path, content: dict) -> tuple[str, ...]:
     names = content.get("names")
     if isinstance(names, dict):
-        if sorted(names) != list(range(len(names))):
+        if set(names) != set(range(len(names))):
             raise InputError(f"{path}: names: the class numbers must be 0, 1, … without gaps")
         names = [names[i] for i in range(len(names))]
     if not isinstance(names, list) or not names:
@@ -143,6 +146,8 @@ def _pictures(path: Path, root: Path, content: dict, key: str) -> tuple[Path, ..
     found: list[Path] = []
     for entry in entries if isinstance(entries, list) else [entries]:
         place = root / str(entry)
+        if not place.exists() and str(entry).startswith("../"):
+            place = root / str(entry)[3:]  # Roboflow's exports mean it so, and Ultralytics reads them so
         if place.is_dir():
             found += sorted(p for p in place.rglob("*") if p.suffix.lower() in _PICTURES)
         elif place.suffix == ".txt" and place.is_file():
@@ -157,7 +162,8 @@ def _pictures(path: Path, root: Path, content: dict, key: str) -> tuple[Path, ..
     missing = [p for p in found if not p.is_file()]
     if missing:
         raise InputError(f"{path}: {key}: {len(missing)} of {len(found)} pictures are missing, the first: {missing[0]}")
-    return tuple(dict.fromkeys(p.resolve() for p in found))
+    # Not resolve(): labels lie beside the picture as listed, also where that is a link into a store.
+    return tuple(dict.fromkeys(Path(os.path.abspath(p)) for p in found))
 
 
 def _label_of(picture: Path) -> Path:

@@ -32,14 +32,14 @@ def run(
     fp32 = export.to_onnx(source.model, (imgsz, imgsz))
     if data is None:
         return {"fp32": fp32}, {"fp32": "parity and accuracy not measured (no --data)"}
-    solve = samples.pick(data.train, samples.affordable(imgsz))
+    solve, select = samples.split(data.train, imgsz)
     pictures = [x[None].numpy() for x in samples.read(data, solve, imgsz).pictures]
     parity = export.parity(source.model, fp32, pictures[:8])
     parity.check()
-    select = samples.pick([p for p in data.train if p not in set(solve)] or solve, 32)
 
     def score(session) -> float:
-        return measure.evaluate(session, data, select, imgsz)[0].map50_95 or 0.0
+        found = measure.evaluate(session, data, select[:32], imgsz)[0].map50_95
+        return float("nan") if found is None else found
 
     step(0.1, "quantizing")
     files, _ = precisions.make(fp32, pictures, target, wanted, score)

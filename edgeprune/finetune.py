@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import json
 import math
+import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 import yaml
 from edgeprune_device.errors import EdgepruneError, InputError
-from edgeprune_device.files import write_atomic
+from edgeprune_device.files import sha256, write_atomic
 
 from edgeprune import checkpoint
 from edgeprune.dataset import Dataset
@@ -26,7 +28,7 @@ from edgeprune.dataset import Dataset
 @dataclass(frozen=True)
 class Settings:
     """epochs: passes over the training pictures; batch: pictures a step; lr: peak learning rate (AdamW, cosine to 1 %);
-    device: as Ultralytics takes it (cpu, 0, 0,1); workers: data loading processes."""
+    device: cpu or the number of a GPU; workers: data loading processes."""
 
     epochs: int = 10
     batch: int = 4
@@ -76,6 +78,8 @@ def check_device(device: str) -> None:
     """Raises InputError where the device does not exist: before an hour of work, not after it."""
     from ultralytics.utils.torch_utils import select_device
 
+    if "," in device:
+        raise InputError(f"--device {device}: training on several GPUs is not supported yet; give one")
     try:
         select_device(device, verbose=False)
     except (ValueError, RuntimeError, AssertionError) as error:
@@ -94,60 +98,117 @@ def finetune(
 ) -> dict:
     """Train `weights` and write the result (EMA of the last epoch) to `out` as a stock checkpoint.
 
-    folder: where the trainer keeps its last.pt; if one of an interrupted run of the same settings lies there, training
-    goes on from its last epoch. observe: called with the trainer after every optimiser step (tests read it).
+    folder: where the run keeps its state. An interrupted run of the same weights, data and settings that lies there
+    goes on from its last whole epoch, however often it was interrupted; any other is thrown away. observe: called with
+    the trainer after every batch (tests read it).
 
-    Returns: epochs, steps, batch (after lowering), seconds are the caller's to measure.
+    Returns: epochs, batch (pictures per step of the optimiser), steps of the optimiser over all epochs.
 
     Raises:
         InputError: the device does not exist, or memory runs out even with a batch of 1.
     """
     check_device(settings.device)
     start = checkpoint.load(weights)
-    folder.mkdir(parents=True, exist_ok=True)
-    last = folder / "train" / "weights" / "last.pt"
+    run = _Run(folder, _identity(weights, dataset, settings))
     batch = settings.batch
-    while True:
+    while run.epochs_done < settings.epochs:
         try:
-            trainer = _run(weights, dataset, settings, batch, folder, last, on_step, observe)
-            break
+            _train(start, dataset, settings, batch, run, on_step, observe)
         except (MemoryError, RuntimeError) as error:
             if not _out_of_memory(error):
-                raise _as_input_error(error) from error
+                raise
             if batch == 1:
                 raise InputError("out of memory with a batch of 1; lower --imgsz or use a machine with more") from error
+            batch //= 2
         gc.collect()
-        batch //= 2
-    tuned = trainer.ema.ema
+    tuned = checkpoint.load(run.last).model
     _check_widths(start.model, tuned)
     tuned.names = start.model.names
     checkpoint.save(out, tuned, like=start)
-    return {"epochs": settings.epochs, "batch": trainer.batch_size, "steps": trainer.optimizer_steps}
+    return {"epochs": settings.epochs, **run.counted()}
 
 
-def _run(weights, dataset, settings, batch, folder, last, on_step, observe):
+def _identity(weights: Path, dataset: Dataset, settings: Settings) -> dict:
+    """What a run's result depends on; where and with how much memory it runs is not part of it."""
+    asked = {k: v for k, v in asdict(settings).items() if k not in ("device", "workers", "batch")}
+    return {"weights_sha256": sha256(weights), "data_sha256": dataset.sha256, **asked}
+
+
+class _Run:
+    """The state of one fine-tuning on disk: whose it is, its last checkpoint, and the steps behind each epoch."""
+
+    def __init__(self, folder: Path, identity: dict) -> None:
+        self.folder = folder.resolve()
+        self.last = self.folder / "train" / "weights" / "last.pt"
+        self._steps = self.folder / "steps.json"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        mark = self.folder / "run.json"
+        if self._read(mark) != identity:
+            shutil.rmtree(self.folder / "train", ignore_errors=True)
+            self._steps.unlink(missing_ok=True)
+            write_atomic(mark, json.dumps(identity))
+
+    @staticmethod
+    def _read(path: Path) -> dict:
+        try:
+            return json.loads(path.read_text())
+        except (OSError, ValueError):
+            return {}
+
+    @property
+    def epochs_done(self) -> int:
+        """Whole epochs in last.pt."""
+        try:
+            return checkpoint.load(self.last).extra.get("epoch", -1) + 1
+        except InputError:
+            return 0
+
+    def counted(self) -> dict:
+        """{"batch": pictures per step, "steps": since the first epoch} of what last.pt holds."""
+        return self._read(self._steps).get(str(self.epochs_done), {"batch": None, "steps": 0})
+
+    def count(self, epochs: int, batch: int, steps: int) -> None:
+        """Written before last.pt is, so that it knows every last.pt there may be."""
+        counts = {**self._read(self._steps), str(epochs): {"batch": batch, "steps": steps}}
+        write_atomic(self._steps, json.dumps(counts))
+
+
+#: What the user's own training had to say of pictures and losses: left and right that may not be swapped, gains.
+_INHERITED = (
+    "hsv_h", "hsv_s", "hsv_v", "degrees", "translate", "scale", "shear", "perspective", "flipud", "fliplr", "bgr",
+    "mosaic", "mixup", "cutmix", "copy_paste", "box", "cls", "dfl", "single_cls",
+)  # fmt: skip
+
+
+def _train(start: checkpoint.Checkpoint, dataset, settings, batch, run, on_step, observe) -> None:
     from ultralytics.utils import LOGGER
 
     from edgeprune.trainer import KeepArchitecture
 
+    theirs = start.extra.get("train_args") or {}
     overrides = {
-        **settings.overrides(), "batch": batch, "nbs": batch, "model": str(weights.resolve()),
-        "data": str(_write_data(dataset, folder)), "project": str(folder.resolve()), "name": "train", "exist_ok": True,
+        **{k: theirs[k] for k in _INHERITED if k in theirs},
+        **settings.overrides(), "batch": batch, "nbs": batch, "model": str(start.path.resolve()),
+        "data": str(_write_data(dataset, run.folder)), "project": str(run.folder), "name": "train", "exist_ok": True,
     }  # fmt: skip
-    resuming = last.is_file() and _unfinished(last, overrides)
-    if resuming:
-        overrides["resume"] = str(last.resolve())
+    before = run.counted()["steps"]
+    if run.epochs_done:
+        overrides["resume"] = str(run.last)
     level = LOGGER.level
     LOGGER.setLevel("ERROR")
     try:
-        with checkpoint.safe_load(), _no_bar():
+        with checkpoint.safe_load(), _hands_off():
             trainer = KeepArchitecture(overrides=overrides)
+
+            def save(t):
+                run.count(t.epoch + 1, t.batch_size * t.accumulate, before + t.optimizer_steps)
+
+            trainer.before_save = save
             _attach(trainer, on_step, observe)
             trainer.train()
     finally:
         LOGGER.setLevel(level)
     trainer.check_architecture()
-    return trainer
 
 
 def _write_data(dataset: Dataset, folder: Path) -> Path:
@@ -155,10 +216,9 @@ def _write_data(dataset: Dataset, folder: Path) -> Path:
     for split in ("train", "val"):
         write_atomic(folder / f"{split}.txt", "".join(f"{p}\n" for p in getattr(dataset, split)))
     names = dict(enumerate(dataset.names))
-    content = {"path": str(folder.resolve()), "train": "train.txt", "val": "val.txt", "names": names}
-    path = folder.resolve() / "data.yaml"
-    write_atomic(path, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
-    return path
+    content = {"path": str(folder), "train": "train.txt", "val": "val.txt", "names": names}
+    write_atomic(folder / "data.yaml", yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+    return folder / "data.yaml"
 
 
 def _attach(trainer, on_step, observe) -> None:
@@ -176,17 +236,6 @@ def _attach(trainer, on_step, observe) -> None:
     trainer.add_callback("on_train_batch_end", batch_end)
 
 
-def _unfinished(last: Path, overrides: dict) -> bool:
-    """A last.pt to go on from: of the same run settings, with epochs left."""
-    try:
-        saved = checkpoint.load(last).extra
-    except InputError:
-        return False
-    arguments = saved.get("train_args") or {}
-    same = all(arguments.get(k) == overrides[k] for k in ("epochs", "imgsz", "lr0", "seed", "data", "model"))
-    return same and 0 <= saved.get("epoch", -1) < overrides["epochs"] - 1
-
-
 def _check_widths(before: torch.nn.Module, after: torch.nn.Module) -> None:
     ours = {k: tuple(v.shape) for k, v in before.state_dict().items()}
     theirs = {k: tuple(v.shape) for k, v in after.state_dict().items()}
@@ -200,21 +249,26 @@ def _out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text
 
 
-def _as_input_error(error: BaseException) -> EdgepruneError:
-    return InputError(f"training failed: {' '.join(str(error).split())[:300]}")
-
-
 @contextlib.contextmanager
-def _no_bar():
-    """Ultralytics draws its own progress bar; ours says the same, with the time that is left."""
-    from ultralytics.engine import trainer as module
+def _hands_off():
+    """Ultralytics re-encodes JPEGs that it finds wanting in place, leaves caches in the label folders, and draws its
+    own progress bar. The pictures are the user's, and our progress line tells the time that is left."""
+    from ultralytics.data import dataset, utils
+    from ultralytics.engine import trainer
 
-    before = module.TQDM
-    module.TQDM = lambda iterable, *_, **__: _Plain(iterable)
+    ours = (
+        (utils, "_replace_image", lambda *_, **__: None),
+        (dataset, "save_dataset_cache_file", lambda prefix, path, cache, version: cache.update(version=version)),
+        (trainer, "TQDM", lambda iterable, *_, **__: _Plain(iterable)),
+    )
+    before = [(module, name, getattr(module, name)) for module, name, _ in ours]
     try:
+        for module, name, replacement in ours:
+            setattr(module, name, replacement)
         yield
     finally:
-        module.TQDM = before
+        for module, name, original in before:
+            setattr(module, name, original)
 
 
 class _Plain:

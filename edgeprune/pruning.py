@@ -70,9 +70,11 @@ def oracle(model: nn.Module, pruned: nn.Module, plan: PrunePlan, channels: Chann
     generator = torch.Generator().manual_seed(0)
     picture = torch.rand(1, 3, 64, 64, generator=generator, dtype=torch.float64)
     with torch.no_grad():
-        ours = _first(_double(pruned)(picture))
-        theirs = _first(_double(surgery.masked(plan, model, channels))(picture))
-    return float((ours - theirs).abs().max() / theirs.abs().max().clamp_min(1e-30))
+        ours = list(_tensors(_double(pruned)(picture)))
+        theirs = list(_tensors(_double(surgery.masked(plan, model, channels))(picture)))
+    # Features that Ultralytics returns beside its outputs have become narrower; every output is compared.
+    pairs = [(a, b) for a, b in zip(ours, theirs, strict=True) if a.shape == b.shape]
+    return max(float((a - b).abs().max() / b.abs().max().clamp_min(1e-30)) for a, b in pairs)
 
 
 def _double(model: nn.Module) -> nn.Module:
@@ -81,8 +83,14 @@ def _double(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model).double().eval()
 
 
-def _first(output) -> torch.Tensor:
-    return output[0] if isinstance(output, (tuple, list)) else output
+def _tensors(output):
+    if isinstance(output, torch.Tensor):
+        yield output
+    elif isinstance(output, dict):
+        yield from _tensors(list(output.values()))
+    elif isinstance(output, (tuple, list)):
+        for part in output:
+            yield from _tensors(part)
 
 
 def choose(
@@ -92,7 +100,7 @@ def choose(
     ratio: float,
     multiple: int,
     samples: Samples | None,
-    score: Callable[[nn.Module], float] | None,
+    score: Callable[[nn.Module], float | None] | None,
     step: Callable[[float, str], None] = lambda fraction, what: None,
 ) -> tuple[Pruned, dict[str, float | None]]:
     """Draft and cut by `criterion`; `auto` tries each of AUTO and takes the one whose model scores best before any
@@ -107,13 +115,20 @@ def choose(
         names = list(AUTO) if samples is not None and score is not None else ["bn_scale"]
     tried: dict[str, float | None] = {}
     best: tuple[float, Pruned] | None = None
+    refused: InputError | None = None
     for i, name in enumerate(names):
         step(i / len(names), f"{name}: choosing channels")
-        plan = draft(model, channels, name, ratio, multiple, samples)
+        try:
+            plan = draft(model, channels, name, ratio, multiple, samples)
+        except InputError as error:  # a fused model has no batch norms to rank by, and can be pruned all the same
+            tried[name], refused = None, refused or error
+            continue
         step((i + 0.5) / len(names), f"{name}: cutting and compensating")
         candidate = cut(model, channels, plan, samples)
         tried[name] = score(candidate.model) if score is not None and len(names) > 1 else None
-        rank = tried[name] if tried[name] is not None else 0.0
+        rank = -1.0 if tried[name] is None else tried[name]
         if best is None or rank > best[0]:
             best = (rank, candidate)
+    if best is None:
+        raise refused
     return best[1], tried

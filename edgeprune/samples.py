@@ -28,6 +28,16 @@ def pick(pictures: Sequence[Path], count: int) -> list[Path]:
     return [pictures[int(i)] for i in np.linspace(0, len(pictures) - 1, count).round()]
 
 
+def split(pictures: Sequence[Path], imgsz: int) -> tuple[list[Path], list[Path]]:
+    """Training pictures by use: to solve with (scores, compensation, calibration), and to select by (between criteria,
+    between calibration methods). They do not overlap unless there are fewer than eight in all."""
+    if len(pictures) < 8:
+        return list(pictures), list(pictures)
+    solve = pick(pictures, min(affordable(imgsz), len(pictures) * 3 // 4))
+    taken = set(solve)
+    return solve, pick([p for p in pictures if p not in taken], 64)
+
+
 def read(dataset: Dataset, pictures: Sequence[Path], imgsz: int) -> Samples:
     """Letterbox pictures and their labels.
 

@@ -20,6 +20,8 @@ from edgeprune.plan import PrunePlan
 
 #: The architecture that NVIDIA's parser and builder are tried with where the target itself cannot be built for.
 PROBE = "SM86"
+#: The ONNX files, in the order of the job.
+PRECISIONS = ("fp32", "fp16", "int8", "int8-fp16")
 
 
 def baseline(job, step) -> dict:
@@ -28,7 +30,9 @@ def baseline(job, step) -> dict:
     accuracy, _ = job.evaluate(measure.TorchSession(model), step, "original:")
     cost = count(model, (job.imgsz, job.imgsz))
     size = len(checkpoint.to_bytes(model, job.original))
-    job.enter("original", job.options.weights, accuracy, cost, size_bytes=size)
+    file_size = job.options.weights.stat().st_size
+    # A best.pt may still hold its optimiser: only the stripped size compares with what we write.
+    job.enter("original", job.options.weights, accuracy, cost, size_bytes=file_size, stripped_size_bytes=size)
     return {
         "note": f"{cost.parameters / 1e6:.2f} M parameters, {cost.macs / 1e9:.2f} G MACs, "
         f"mAP50-95 {accuracy.map50_95:.3f} on {accuracy.pictures} pictures, {accuracy.boxes} boxes",
@@ -40,9 +44,8 @@ def plan(job, step) -> dict:
     """Choose the channels; `auto` measures its candidates on training pictures that nothing was solved with."""
     select = job.splits["select"]
 
-    def score(model) -> float:
-        accuracy, _ = measure.evaluate(measure.TorchSession(model), job.data, select, job.imgsz)
-        return accuracy.map50_95 or 0.0
+    def score(model) -> float | None:
+        return measure.evaluate(measure.TorchSession(model), job.data, select, job.imgsz)[0].map50_95
 
     chosen, tried = pruning.choose(
         job.original.model,
@@ -61,6 +64,7 @@ def plan(job, step) -> dict:
         "criterion": chosen.plan.criterion,
         "tried_map50_95": tried,
         "tried_on": f"{len(select)} training pictures, before fine-tuning",
+        "tried_on_pictures_solved_with": bool(set(select) & set(job.splits["solve"])),
         "prunable_channels": chosen.plan.prunable,
         "removed_channels": chosen.plan.removed,
         "note": f"{chosen.plan.removed} of {chosen.plan.prunable} channels go, chosen by {chosen.plan.criterion}"
@@ -84,6 +88,7 @@ def prune(job, step) -> dict:
     job.enter("pruned", path, accuracy, cost, size_bytes=path.stat().st_size)
     before, after = (job.record["models"][m] for m in ("original", "pruned"))
     keys = {"parameters": "parameters", "MACs": "macs", "channels": "channels", "file": "size_bytes"}
+    before = {**before, "size_bytes": before["stripped_size_bytes"]}
     left = ", ".join(f"{what} {after[key] / before[key]:.1%}" for what, key in keys.items())
     return {
         "files": ["pruned.pt"],
@@ -119,7 +124,7 @@ def tune(job, step) -> dict:
 
 
 def export(job, step) -> dict:
-    """One static ONNX, equal to the model on real pictures; and how much faster it is than the original's."""
+    """One static ONNX, equal to the model on real pictures."""
     tuned = checkpoint.load(job.out / "tuned.pt").model
     step(0.1, "exporting")
     fp32 = exporter.to_onnx(tuned, (job.imgsz, job.imgsz))
@@ -129,30 +134,26 @@ def export(job, step) -> dict:
     parity.check()
     path = job.model_path("fp32")
     write_atomic(path, fp32.SerializeToString())
-    step(0.6, "timing against the original")
-    original = exporter.to_onnx(job.original.model, (job.imgsz, job.imgsz)).SerializeToString()
-    took = measure.latency({"original": original, "fp32": path}, job.imgsz)
-    cost = count(tuned, (job.imgsz, job.imgsz))
-    job.enter("original", job.options.weights, latency=took["original"])
-    job.enter("fp32", path, cost=cost, latency=took["fp32"], size_bytes=path.stat().st_size)
+    job.enter("fp32", path, cost=count(tuned, (job.imgsz, job.imgsz)), size_bytes=path.stat().st_size)
     return {
         "files": [path.name],
         "parity": parity.to_json(),
-        "note": f"equals PyTorch to {parity.max_box_px:.2g} px and {parity.max_score:.1g} in score; "
-        f"{took['fp32']['speedup']:.2f}x as fast as the original "
-        f"({took['original']['p50']:.1f} -> {took['fp32']['p50']:.1f} ms, {took['fp32']['runtime']})",
+        "note": f"equals PyTorch to {parity.max_box_px:.2g} px and {parity.max_score:.1g} in score "
+        f"on {parity.pictures} pictures",
     }
 
 
 def quantize(job, step) -> dict:
-    """FP16 and INT8 files, each measured on the validation pictures, each held to --max-drop."""
+    """FP16 and INT8 files, each measured on the validation pictures, each held to --max-drop; and the time of all
+    against the original, in turns."""
     fp32 = onnx.load(job.model_path("fp32"))
     pictures = [job.features.pictures[i : i + 1].numpy() for i in range(len(job.features.pictures))]
     select = job.splits["select"][:32]
 
     def score(session) -> float:
         step(0.1, "choosing the calibration")
-        return measure.evaluate(session, job.data, select, job.imgsz)[0].map50_95 or 0.0
+        found = measure.evaluate(session, job.data, select, job.imgsz)[0].map50_95
+        return float("nan") if found is None else found
 
     step(0.02, "measuring ranges")
     files, said = precisions.make(fp32, pictures, job.target, job.options.precision, score)
@@ -172,14 +173,16 @@ def quantize(job, step) -> dict:
     step(0.97, "timing")
     for precision in files:  # only now do they take their names: a failed gate leaves no file that looks delivered
         (job.work / f"model.{precision}.onnx").replace(job.model_path(precision))
+    original = exporter.to_onnx(job.original.model, (job.imgsz, job.imgsz)).SerializeToString()
+    # ONNX Runtime has no kernels for INT8 among FP16 on a CPU: what it would take says nothing.
     runnable = {p: job.model_path(p) for p in ("fp32", *files) if p != "int8-fp16"}
-    took = measure.latency(runnable, job.imgsz, rounds=20)
+    took = measure.latency({"original": original, **runnable}, job.imgsz)
+    job.enter("original", job.options.weights, latency=took["original"])
     subset = packing.evaluation_pictures(job.data.val)
     for precision, (accuracy, matches, described) in measured.items():
         path = job.model_path(precision)
         more = {"evaluation_set": packing.figures(matches, subset), "measured_with": described}
-        latency = took.get(precision) if precision != "fp32" else job.record["models"]["fp32"]["latency_ms"]
-        job.enter(precision, path, accuracy, latency=latency, size_bytes=path.stat().st_size, **more)
+        job.enter(precision, path, accuracy, latency=took.get(precision), size_bytes=path.stat().st_size, **more)
     notes = [f"{p} {measured[p][0].map50_95:.3f} ({-drops.get(p, 0.0):+.4f})" for p in measured]
     return {
         "files": [job.model_path(p).name for p in files],
@@ -187,7 +190,8 @@ def quantize(job, step) -> dict:
         "drops_map50_95": drops,
         "max_drop": job.options.max_drop,
         **said,
-        "note": "mAP50-95 " + ", ".join(notes),
+        "note": f"mAP50-95 {', '.join(notes)}; FP32 {took['fp32']['speedup']:.2f}x as fast as the original "
+        f"({took['original']['p50']:.1f} -> {took['fp32']['p50']:.1f} ms, {took['fp32']['runtime']})",
     }
 
 
@@ -197,7 +201,8 @@ def engine(job, step) -> dict:
     computes = list(job.target.ahead_of_time) or [PROBE]
     ships = bool(job.target.ahead_of_time)
     built, files = {}, []
-    names = [p for p in MODELS_ON_GPU if job.model_path(p).exists()] if job.target.int8_activations == "signed" else []
+    on_gpu = job.target.int8_activations == "signed"
+    names = [p for p in PRECISIONS if p in job.record["models"]] if on_gpu else []
     for i, precision in enumerate(names):
         for compute in computes:
             step(i / len(names), f"{precision} for {compute}")
@@ -223,9 +228,6 @@ def engine(job, step) -> dict:
     return {"files": files, "engines": built, "note": note}
 
 
-MODELS_ON_GPU = ("fp32", "fp16", "int8", "int8-fp16")
-
-
 def pack(job, step) -> dict:
     """Everything into one signed file."""
     record = job.record
@@ -234,7 +236,7 @@ def pack(job, step) -> dict:
     step(0.2, "evaluation set")
     built = next(s for s in record["stages"] if s["name"] == "engine")["engines"]
     models = {}
-    for precision in ("fp32", "fp16", "int8", "int8-fp16"):
+    for precision in PRECISIONS:
         entry = record["models"].get(precision)
         if entry:
             models[precision] = {

@@ -1,6 +1,7 @@
 """Ultralytics' detection trainer, made to train the module it is given.
 
-In a file of its own, at module level, because torch.distributed's workers import it by name.
+In a file of its own, because importing it imports Ultralytics' training. Its name has no "Trainer" in it: Ultralytics
+turns on loggers that upload the run (W&B, Comet, its platform) for classes that do.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ class KeepArchitecture(DetectionTrainer):
     """Trains the pruned module itself, and never a new one built from its YAML."""
 
     parameters_expected = 0
-    optimizer_steps = 0
+    optimizer_steps = 0  # of this process
+    before_save = None  # called with the trainer before a checkpoint is written
 
     def get_model(self, cfg=None, weights=None, verbose=True):
         if weights is None:
@@ -44,6 +46,8 @@ class KeepArchitecture(DetectionTrainer):
 
     def save_model(self):
         """As Ultralytics', but a kill in the middle of the write leaves the former file whole."""
+        if self.before_save is not None:
+            self.before_save(self)
         last, best = self.last, self.best
         self.last, self.best = last.with_name(".last.pt"), best.with_name(".best.pt")
         try:

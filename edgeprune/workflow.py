@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import functools
+import hashlib
 import json
 import os
 import shutil
@@ -28,8 +29,17 @@ from edgeprune.progress import Reporter
 
 SCHEMA_VERSION = 1
 PRECISIONS = ("fp32", "fp16", "int8")
-#: The models of the contract, in the order of the job.
-MODELS = ("original", "pruned", "tuned", "fp32", "fp16", "int8", "int8-fp16")
+
+
+#: Options that nothing depends on before a stage: they may change on --resume while it is not done.
+_FIRST_USED = {
+    "finetune": ("epochs", "batch", "lr", "device", "workers", "seed"),
+    "quantize": ("precision", "max_drop"),
+}
+_MADE_BY = {
+    "baseline": ("original",), "prune": ("pruned",), "finetune": ("tuned",), "export": ("fp32",),
+    "quantize": ("fp16", "int8", "int8-fp16"),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -80,12 +90,14 @@ class Job:
         return data
 
     @functools.cached_property
+    def shared(self) -> int:
+        """Validation pictures that are training pictures too."""
+        return self.data.overlap()
+
+    @functools.cached_property
     def splits(self) -> dict[str, list[Path]]:
-        """Training pictures by use: `solve` (scores, compensation, calibration) and `select` (choosing between
-        criteria and calibration methods) do not overlap, and neither touches the validation pictures."""
-        solve = samples.pick(self.data.train, samples.affordable(self.options.imgsz))
-        rest = [p for p in self.data.train if p not in set(solve)]
-        return {"solve": solve, "select": samples.pick(rest, 64) if len(rest) >= 8 else solve}
+        """Training pictures to `solve` with and to `select` by; neither touches the validation pictures."""
+        return dict(zip(("solve", "select"), samples.split(self.data.train, self.options.imgsz)))
 
     @functools.cached_property
     def features(self):
@@ -167,8 +179,8 @@ def build(options: Options, out: Path, reporter: Reporter, *, resume: bool = Fal
     """
     _check(options)
     job = Job(options, out, reporter)
+    _check_inputs(job)
     with _locked(out):
-        _check_inputs(job)
         job.record = _begin(job, resume)
         finished = {s["name"] for s in job.record["stages"]}
         pipeline = stages()
@@ -225,10 +237,13 @@ def _check(options: Options) -> None:
 def _check_inputs(job: Job) -> None:
     """The inputs as a whole, before anything long starts."""
     data = job.data
-    stride = int(max(job.original.model.stride))
-    if job.imgsz % stride:
-        raise InputError(f"--imgsz {job.imgsz} must be a multiple of the model's stride {stride}")
-    shared = data.overlap()
+    job.original.input_size(job.imgsz)
+    if len(data.train) < 8:
+        job.reporter.warn(f"only {len(data.train)} training pictures: choices are made on the pictures solved with")
+    bare = sum(not len(data.labels(p)) for p in data.train)
+    if bare > len(data.train) // 2:
+        job.reporter.warn(f"{bare} of {len(data.train)} training pictures have no labelled box")
+    shared = job.shared
     if shared:
         job.reporter.warn(
             f"{shared} of {len(data.val)} validation pictures are training pictures too: "
@@ -242,6 +257,7 @@ def _begin(job: Job, resume: bool) -> dict:
         "edgeprune": edgeprune.__version__,
         "options": job.options.to_json(),
         "weights_sha256": sha256(job.options.weights),
+        "target_sha256": hashlib.sha256(json.dumps(job.target.to_json(), sort_keys=True).encode()).hexdigest(),
         "data_sha256": job.data.sha256,
     }
     path = job.out / "build.json"
@@ -249,32 +265,48 @@ def _begin(job: Job, resume: bool) -> dict:
         record = {
             "schema_version": SCHEMA_VERSION, "inputs": inputs,
             "pictures": {"train": len(job.data.train), "val": len(job.data.val),
-                         "val_boxes": int(job.data.boxes(job.data.val).sum()), "train_in_val": job.data.overlap()},
+                         "val_boxes": int(job.data.boxes(job.data.val).sum()), "train_in_val": job.shared},
             "stages": [], "models": {},
         }  # fmt: skip
         return record
     if not resume:
         raise InputError(f"{job.out} already holds a build: go on with --resume, or give another --out")
-    try:
-        record = json.loads(path.read_text())
-        before = record["inputs"]
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"{path}: not the record of a build ({error}); give another --out") from error
+    record, whole = _read_record(job, path)
+    done = [s["name"] for s in whole]
+    before = record["inputs"]
+    free = {o for stage, names in _FIRST_USED.items() if stage not in done for o in names}
     changed = [k for k in inputs["options"] if inputs["options"][k] != before.get("options", {}).get(k)]
-    if not any(s["name"] == "quantize" for s in record["stages"]):  # nothing done so far depends on these
-        changed = [k for k in changed if k not in ("precision", "max_drop")]
+    changed = [k for k in changed if k not in free]
     changed += [k for k in inputs if k != "options" and inputs[k] != before.get(k)]
-    record["inputs"] = inputs
     if changed:
         raise InputError(f"{job.out}: cannot resume, {', '.join(changed)} changed since; give another --out")
-    whole = []
-    for stage in record["stages"]:  # a file that was changed or lost takes its stage, and all after it, with it
-        if any(not (job.out / f).is_file() or sha256(job.out / f) != digest for f, digest in stage["files"].items()):
-            job.reporter.warn(f"a file of stage {stage['name']} is missing or changed: doing it again")
-            break
-        whole.append(stage)
-    record["stages"] = whole
+    for stage in record["stages"][len(whole) :]:  # what it made is not delivered any more
+        job.reporter.warn(f"doing stage {stage['name']} again: a file of it, or of one before it, is missing or changed")
+        for file in stage["files"]:
+            (job.out / file).unlink(missing_ok=True)
+        for model in _MADE_BY.get(stage["name"], ()):
+            record["models"].pop(model, None)
+    record.update(inputs=inputs, stages=whole)
+    record.pop("failed", None)
     return record
+
+
+def _read_record(job: Job, path: Path) -> tuple[dict, list[dict]]:
+    """The record, and those of its stages whose files, and all files before them, are as they were left."""
+    try:
+        record = json.loads(path.read_text())
+        if record["schema_version"] != SCHEMA_VERSION:
+            raise ValueError(f"schema version {record['schema_version']}")
+        whole = []
+        for stage in record["stages"]:
+            files = {job.out / name: digest for name, digest in stage["files"].items()}
+            if any(not f.is_file() or sha256(f) != digest for f, digest in files.items()):
+                break
+            whole.append(stage)
+        _ = record["inputs"]["options"], record["models"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path}: not the record of a build ({error}); give another --out") from error
+    return record, whole
 
 
 @contextlib.contextmanager

@@ -30,6 +30,9 @@ def configure(parser) -> None:
 
 
 def run(args) -> None:
+    from edgeprune_device.errors import Interrupted
+
+    from edgeprune import checkpoint
     from edgeprune.card import card
     from edgeprune.progress import Reporter
     from edgeprune.workflow import Options, build
@@ -47,7 +50,7 @@ def run(args) -> None:
         target=args.target,
         ratio=args.ratio,
         criterion=args.criterion,
-        imgsz=args.imgsz or _trained_at(weights),
+        imgsz=checkpoint.load(weights).input_size(args.imgsz),
         epochs=args.epochs,
         batch=args.batch,
         lr=args.lr,
@@ -58,7 +61,10 @@ def run(args) -> None:
         max_drop=args.max_drop,
         name=name,
     )
-    record = build(chosen, out, reporter, resume=args.resume)
+    try:
+        record = build(chosen, out, reporter, resume=args.resume)
+    except KeyboardInterrupt:
+        raise Interrupted(f"interrupted; the same command with --out {out} --resume goes on") from None
     print(card(record, out))
 
 
@@ -96,12 +102,6 @@ def _cache() -> Path:
     import os
 
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgeprune"
-
-
-def _trained_at(weights: Path) -> int:
-    from edgeprune import checkpoint
-
-    return checkpoint.load(weights).imgsz or 640
 
 
 def _folder(name: str, *, resume: bool) -> Path:

@@ -41,7 +41,7 @@ def run(args) -> None:
     out = args.out or args.weights.with_name(f"{args.weights.stem}-onnx")
     with Reporter(quiet=args.quiet).stage("export") as step:
         files, said = exporter.run(
-            source, data, args.imgsz or source.imgsz or 640, target, precision, args.max_drop, step
+            source, data, source.input_size(args.imgsz), target, precision, args.max_drop, step
         )
     written = exporter.write(files, Path(out))
     for name, path in written.items():

@@ -19,6 +19,7 @@ def configure(parser) -> None:
 def run(args) -> None:
     import shutil
 
+    from edgeprune_device.errors import InputError
     from edgeprune_device.files import check_writable
 
     from edgeprune import checkpoint, dataset, finetune, measure
@@ -29,9 +30,11 @@ def run(args) -> None:
     source = checkpoint.load(args.weights)
     data = dataset.load(args.data)
     dataset.check_names(data, source.names)
-    imgsz = args.imgsz or source.imgsz or 640
+    imgsz = source.input_size(args.imgsz)
     settings = finetune.Settings(args.epochs, args.batch, args.lr, imgsz, args.device, args.workers, args.seed)
     out = args.out or args.weights.with_name(f"{args.weights.stem}-tuned.pt")
+    if out.suffix != ".pt":
+        raise InputError(f"--out {out}: a checkpoint ends in .pt")
     check_writable(out)
     work = out.with_name(f".{out.stem}-training")  # an interrupted run of the same settings goes on from here
     with reporter.stage("finetune") as step:

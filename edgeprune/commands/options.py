@@ -51,7 +51,7 @@ def training(parser: argparse.ArgumentParser) -> None:
         "--batch", type=int, default=4, metavar="N", help="pictures a step (default 4; halved when memory runs out)"
     )
     parser.add_argument("--lr", type=float, default=1e-4, help="peak learning rate, AdamW with cosine (default 1e-4)")
-    parser.add_argument("--device", default="cpu", help="cpu, a GPU number, or several: 0,1 (default cpu)")
+    parser.add_argument("--device", default="cpu", help="cpu or a GPU number (default cpu)")
     parser.add_argument(
         "--workers", type=int, default=0, metavar="N", help="data loading processes (default 0: never crashes)"
     )

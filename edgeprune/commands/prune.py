@@ -34,19 +34,20 @@ def run(args) -> None:
         raise InputError(f"--ratio {args.ratio:g} is outside [0, 1): it is the fraction of channels to remove")
     multiple = Target.load(args.target).channel_multiple
     source = checkpoint.load(args.weights)
-    imgsz = args.imgsz or source.imgsz or 640
+    imgsz = source.input_size(args.imgsz)
     out = args.out or args.weights.with_name(f"{args.weights.stem}-pruned.pt")
+    if out.suffix != ".pt":
+        raise InputError(f"--out {out}: a checkpoint ends in .pt")
     check_writable(out)
     features = score = None
     if args.data:
         data = dataset.load(args.data)
         dataset.check_names(data, source.names)
-        solve = samples.pick(data.train, samples.affordable(imgsz))
-        select = samples.pick([p for p in data.train if p not in set(solve)] or solve, 64)
+        solve, select = samples.split(data.train, imgsz)
         features = samples.read(data, solve, imgsz)
 
         def score(model):
-            return measure.evaluate(measure.TorchSession(model), data, select, imgsz)[0].map50_95 or 0.0
+            return measure.evaluate(measure.TorchSession(model), data, select, imgsz)[0].map50_95
 
     else:
         reporter.say("no --data: chosen by batch-norm scales alone, nothing compensated; accuracy not measured")
@@ -55,9 +56,9 @@ def run(args) -> None:
             source.model, criterion=args.criterion, ratio=args.ratio, multiple=multiple, samples=features, score=score,
             step=step,
         )  # fmt: skip
+    before, after = count(source.model, (imgsz, imgsz)), count(chosen.model, (imgsz, imgsz))
     checkpoint.save(out, chosen.model, like=source)
     chosen.plan.save(out.with_suffix(".json"))
-    before, after = count(source.model, (imgsz, imgsz)), count(chosen.model, (imgsz, imgsz))
     print(_told(chosen, tried, before, after, len(checkpoint.to_bytes(source.model, source)), out))
 
 

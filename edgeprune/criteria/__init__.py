@@ -7,9 +7,12 @@ scale for the whole network. Within a group the lowest go first; between groups 
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib
+import os
 import pkgutil
+import sys
 from collections.abc import Callable
 
 from edgeprune_device.errors import InputError
@@ -28,7 +31,8 @@ def load(name: str) -> Callable:
     if ":" in name:
         module, _, function = name.partition(":")
         try:
-            return getattr(importlib.import_module(module), function)
+            with _working_folder():
+                return getattr(importlib.import_module(module), function)
         except (ImportError, AttributeError) as error:
             raise InputError(f"criterion {name!r}: {error}") from error
     if name not in names():
@@ -36,6 +40,16 @@ def load(name: str) -> Callable:
         hint = f"did you mean {' or '.join(near)}? " if near else ""
         raise InputError(f"unknown criterion {name!r}: {hint}there are auto, {', '.join(names())}, or module:function")
     return importlib.import_module(f"{__name__}.{name}").score
+
+
+@contextlib.contextmanager
+def _working_folder():
+    """The user's module lies where the command is typed; a console script does not look there by itself."""
+    sys.path.insert(0, os.getcwd())
+    try:
+        yield
+    finally:
+        sys.path.remove(os.getcwd())
 
 
 def needs_samples(criterion: Callable) -> bool:

@@ -50,7 +50,10 @@ def test_round_trip(small, weights, tmp_path):
 
 def test_no_path_of_this_machine_travels(weights, tmp_path):
     loaded = checkpoint.load(weights)
+    loaded.model.yaml["yaml_file"] = "/home/me/secret/custom.yaml"
+    loaded.extra["train_args"].update(distill_model="/home/me/teacher.pt", tracker="/home/me/t.yaml", mosaic=0.5)
     checkpoint.save(tmp_path / "again.pt", loaded.model, like=loaded)
+    assert checkpoint.load(tmp_path / "again.pt").extra["train_args"]["mosaic"] == 0.5
     with zipfile.ZipFile(tmp_path / "again.pt") as archive:
         content = b"".join(archive.read(n) for n in archive.namelist() if n.endswith(".pkl"))
     assert b"/somewhere" not in content and b"/home/me" not in content and str(tmp_path).encode() not in content
@@ -118,6 +121,27 @@ def test_a_task_that_is_not_supported(tmp_path):
     save(model, tmp_path / "seg.pt")
     with pytest.raises(InputError, match="'segment' is not supported"):
         checkpoint.load(tmp_path / "seg.pt")
+
+
+def test_class_names_with_gaps_and_pictures_of_one_channel(small, tmp_path):
+    small.names = {0: "a", 2: "b"}
+    save(small, tmp_path / "gaps.pt")
+    with pytest.raises(InputError, match="class names"):
+        checkpoint.load(tmp_path / "gaps.pt")
+    small.names = {0: "a"}
+    small.get_submodule("model.0").conv = torch.nn.Conv2d(1, 8, 3, 2, 1, bias=False)
+    save(small, tmp_path / "grey.pt")
+    with pytest.raises(InputError, match="pictures of 1 channels"):
+        checkpoint.load(tmp_path / "grey.pt")
+
+
+def test_a_checkpoint_without_training_arguments(small, tmp_path):
+    torch.save({"model": small.half(), "train_args": None}, tmp_path / "bare.pt")
+    loaded = checkpoint.load(tmp_path / "bare.pt")
+    assert loaded.imgsz is None and loaded.input_size(None) == 640 and loaded.input_size(96) == 96
+    with pytest.raises(InputError, match="multiple of 32"):
+        loaded.input_size(100)
+    checkpoint.save(tmp_path / "again.pt", loaded.model, like=loaded)
 
 
 def test_weights_that_are_not_finite(small, tmp_path):

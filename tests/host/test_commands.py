@@ -147,6 +147,8 @@ OURS = ("--weights", "best.pt", "--data", "data/data.yaml")
         bad("build", *OURS, "--ratio", "0.2", "--target", "jetson-oren", says="jetson-orin"),
         bad(*BUILD, *OURS, "--ratio", "0.2", "--device", "7", says="device"),
         bad("prune", "--weights", "cut.pt", "--ratio", "0.2", says="cut.pt: damaged", make="cut.pt"),
+        bad("prune", "--weights", "best.pt", "--ratio", "0.1", "--imgsz", "100", says="multiple of 32"),
+        bad("prune", "--weights", "best.pt", "--ratio", "0.1", "--out", "plan.json", says="ends in .pt"),
         bad("prune", "--weights", "best.pt", "--ratio", "2", says="outside [0, 1)"),
         bad("prune", "--weights", "best.pt", "--ratio", "0.1", "--criterion", "energy", says="give --data"),
         bad("finetune", *OURS, "--epochs", "0", says="epochs"),

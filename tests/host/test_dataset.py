@@ -35,6 +35,28 @@ def test_as_ultralytics_does(data):
         np.testing.assert_allclose(np.unique(both, axis=0), ours.labels(picture), atol=1e-6)
 
 
+def test_pictures_that_are_links_keep_their_labels(data, tmp_path):
+    """As data stores and hand-made splits have them: the labels lie beside the link."""
+    store = tmp_path / "store"
+    store.mkdir()
+    for picture in (data.parent / "images/val").iterdir():
+        picture.rename(store / picture.name)
+        picture.symlink_to(store / picture.name)
+    found = dataset.load(data)
+    assert found.boxes(found.val).sum() > 0
+
+
+def test_roboflows_layout(data):
+    """../train/images is meant from the folder of data.yaml, as Ultralytics reads it."""
+    for split in ("train", "val"):
+        (data.parent / split).mkdir()
+        (data.parent / "images" / split).rename(data.parent / split / "images")
+        (data.parent / "labels" / split).rename(data.parent / split / "labels")
+    data.write_text("train: ../train/images\nval: ../val/images\nnames: [thing0, thing1, thing2]\n")
+    found = dataset.load(data)
+    assert (len(found.train), len(found.val)) == (8, 4) and found.boxes(found.train).sum() > 0
+
+
 def test_a_list_of_pictures_and_a_root(data, tmp_path):
     listing = tmp_path / "some.txt"
     listing.write_text("".join(f"{p}\n" for p in sorted((data.parent / "images/train").iterdir())[:3]))
@@ -89,6 +111,7 @@ def test_a_bad_label_names_file_and_line(data, line, message):
         ("train: [\n", "cannot be read as YAML"),
         ("train: images/train\nval: images/val\n", "names: is missing"),
         ("train: images/train\nval: images/val\nnames: {0: a, 2: b}\n", "without gaps"),
+        ("train: images/train\nval: images/val\nnames: {0: a, x: b}\n", "without gaps"),
         ("train: images/train\nnames: [a, b, c]\n", "val: is missing"),
         ("train: images/nowhere\nval: images/val\nnames: [a, b, c]\n", "neither a folder"),
         ("train: labels/train\nval: images/val\nnames: [a, b, c]\n", "no pictures"),
@@ -107,8 +130,9 @@ def test_missing_pictures_are_counted(data, tmp_path):
         dataset.load(data)
 
 
-def test_validation_without_a_box(data):
-    for label in (data.parent / "labels/val").iterdir():
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_split_without_a_box(data, split):
+    for label in (data.parent / "labels" / split).iterdir():
         label.write_text("")
     with pytest.raises(InputError, match="no labelled box"):
         dataset.load(data)

@@ -136,6 +136,27 @@ def test_a_changed_file_takes_its_stage_with_it(built, inputs, tmp_path):
     job = workflow.Job(options(inputs), out, Reporter(quiet=True))
     record = workflow._begin(job, resume=True)
     assert [s["name"] for s in record["stages"]] == STAGES[:5]
+    assert not (out / "small.epb").exists(), "a bundle of files that are being made again must not be delivered"
+    assert set(record["models"]) == {"original", "pruned", "tuned", "fp32"}
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", "nonsense", '{"schema_version": 9, "inputs": {}, "stages": []}'])
+def test_a_record_that_is_not_ours(inputs, tmp_path, content):
+    (tmp_path / "build.json").write_text(content)
+    with pytest.raises(InputError, match="not the record of a build"):
+        workflow.build(options(inputs), tmp_path, Reporter(quiet=True), resume=True)
+
+
+def test_memory_options_may_change_until_the_training_is_done(built, inputs, tmp_path):
+    import shutil
+
+    out = tmp_path / "copy"
+    shutil.copytree(built[1], out)
+    job = workflow.Job(options(inputs, batch=2), out, Reporter(quiet=True))
+    with pytest.raises(InputError, match="batch changed"):
+        workflow._begin(job, resume=True)
+    (out / "tuned.pt").unlink()
+    workflow._begin(job, resume=True)  # the record says finetune is done: only a second look tells it is not
 
 
 def test_two_builds_in_one_folder(inputs, tmp_path):

@@ -1,0 +1,43 @@
+"""The README's first command, whole, in an empty folder, with the figures it promises. Ten minutes."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from edgeprune_device.bundle import Bundle
+
+pytestmark = pytest.mark.slow
+
+MEASURED = """
+import resource, sys
+from edgeprune_device import cli
+code = cli.main(sys.argv[1:])
+print("PEAK", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+sys.exit(code)
+"""
+
+
+def test_the_default_build(tmp_path):
+    words = ["build", "--ratio", "0.2", "--target", "jetson-orin"]
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURED, *words], capture_output=True, text=True, cwd=tmp_path,
+        env={**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "embedded demo" in done.stderr
+    peak_kib = int(done.stdout.rsplit("PEAK", 1)[1])
+    assert peak_kib <= 4 * 1024**2
+    out = tmp_path / "runs" / "demo-jetson-orin-0p2"
+    record = json.loads((out / "build.json").read_text())
+    models, pictures = record["models"], record["pictures"]
+    assert pictures["val"] >= 400 and pictures["val_boxes"] >= 4000 and pictures["train_in_val"] == 0
+    original, tuned = models["original"], models["tuned"]
+    assert tuned["parameters"] <= 0.75 * original["parameters"]
+    assert tuned["macs"] <= 0.78 * original["macs"]
+    assert tuned["map50_95"] >= original["map50_95"] - 0.005
+    assert models["fp32"]["latency_ms"]["speedup"] >= 1.2
+    for precision in ("fp16", "int8", "int8-fp16"):
+        assert models[precision]["map50_95"] >= models["fp32"]["map50_95"] - 0.003
+    assert Bundle.open(out / "demo-jetson-orin-0p2.epb", allow_untrusted=True)
