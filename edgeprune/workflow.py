@@ -281,7 +281,7 @@ def _begin(job: Job, resume: bool) -> dict:
     if changed:
         raise InputError(f"{job.out}: cannot resume, {', '.join(changed)} changed since; give another --out")
     for stage in record["stages"][len(whole) :]:  # what it made is not delivered any more
-        job.reporter.warn(f"doing stage {stage['name']} again: a file of it, or of one before it, is missing or changed")
+        job.reporter.warn(f"doing {stage['name']} again: a file of it, or of a stage before it, is missing or changed")
         for file in stage["files"]:
             (job.out / file).unlink(missing_ok=True)
         for model in _MADE_BY.get(stage["name"], ()):
