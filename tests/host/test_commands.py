@@ -218,7 +218,7 @@ def test_an_empty_folder_takes_the_demo_and_says_so(tmp_path, monkeypatch, capsy
     from edgeprune.progress import Reporter
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(demo, "write_dataset", lambda folder, *_: folder / "data.yaml")
+    monkeypatch.setattr(demo, "write_dataset", lambda folder, *_, **__: folder / "data.yaml")
     weights, _, name = build._inputs(SimpleNamespace(weights=None, data=None), Reporter())
     assert weights == demo.WEIGHTS and name == "demo"
     said = capsys.readouterr().err

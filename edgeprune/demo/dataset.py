@@ -1,0 +1,150 @@
+"""Scenes written as an ordinary Ultralytics data set, all of it or nothing.
+
+Every picture is a scene number (seed), and the ranges below never meet, so that no picture is both learnt from
+and measured on. Knows nothing of models.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import cv2
+from edgeprune_device.errors import InputError
+
+from edgeprune.demo.scenes import NAMES, VERSION, render
+
+SIZE = 320  # pixels
+JPEG_QUALITY = 92
+RANGE = 1_000_000  # seeds in each range
+WEIGHTS_SEED = 1_000_000  # the embedded weights learnt from these
+TUNE_SEED = 2_000_000  # the fine-tuning pictures of `edgeprune build` without --data
+VAL_SEED = 3_000_000  # validation: no training has seen these
+CHECK_SEED = 4_000_000  # what train.py watches while it trains, so that VAL_SEED decides nothing
+_MARKER = "edgeprune-demo.json"
+
+
+def _write_scene(images: Path, labels: Path, seed: int) -> int:
+    """One picture and its label file; returns the number of boxes."""
+    picture, boxes = render(seed, SIZE)
+    name = f"scene-{seed:08d}"
+    ok, data = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+    if not ok:
+        raise RuntimeError(f"OpenCV could not encode scene {seed} as JPEG; is its build complete?")
+    (images / f"{name}.jpg").write_bytes(data.tobytes())
+    rows = (f"{int(cls)} {cx:.6f} {cy:.6f} {w:.6f} {h:.6f}\n" for cls, cx, cy, w, h in boxes.tolist())
+    (labels / f"{name}.txt").write_text("".join(rows))
+    return len(boxes)
+
+
+def _write_range(job: tuple[Path, Path, int, int]) -> int:
+    images, labels, first, stop = job
+    cv2.setNumThreads(1)
+    return sum(_write_scene(images, labels, seed) for seed in range(first, stop))
+
+
+def _write_split(root: Path, split: str, first: int, count: int, processes: int) -> int:
+    """All scenes of a split; returns the number of boxes."""
+    images, labels = root / "images" / split, root / "labels" / split
+    images.mkdir(parents=True)
+    labels.mkdir(parents=True)
+    jobs = [(images, labels, seed, min(seed + 50, first + count)) for seed in range(first, first + count, 50)]
+    if processes <= 1:
+        return sum(map(_write_range, jobs))
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+        return sum(pool.map(_write_range, jobs))
+
+
+def _yaml() -> str:
+    """No `path`: Ultralytics then takes the folder of the file itself, wherever it is moved."""
+    names = "".join(f"  {i}: {name}\n" for i, name in enumerate(NAMES))
+    return f"train: images/train\nval: images/val\nnames:\n{names}"
+
+
+def _sync(root: Path) -> None:
+    """Everything on the disk before the rename says that it is complete."""
+    for path in [root, *root.rglob("*")]:
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _check_seeds(train: range, val: range) -> None:
+    if train.start < val.stop and val.start < train.stop:
+        raise InputError(f"demo scenes: training {train} and validation {val} overlap; choose seeds that do not meet")
+
+
+def _parameters(folder: Path) -> dict | None:
+    """What the set in a folder was made with; None where there is none."""
+    try:
+        return json.loads((folder / _MARKER).read_text())["parameters"]
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def boxes(data: Path) -> dict[str, int]:
+    """Labelled objects of a set that `write` made: boxes(Path("…/data.yaml")) -> {"train": 12_000, "val": 8_000}."""
+    return json.loads((data.parent / _MARKER).read_text())["boxes"]
+
+
+def write(
+    folder: Path,
+    train: int,
+    val: int,
+    *,
+    first_train_seed: int = TUNE_SEED,
+    first_val_seed: int = VAL_SEED,
+    processes: int = 1,
+) -> Path:
+    """Write `train` + `val` scenes of 320 px into `folder` and return its data.yaml.
+
+    write(Path("runs/demo-data"), 600, 400) -> runs/demo-data/data.yaml, images/{train,val}/*.jpg, labels/….
+
+    A folder that already holds a complete set with the same parameters is used as it is; one with other
+    parameters is replaced. The set is written next to `folder` and renamed, so an interrupted run leaves nothing
+    that looks complete.
+
+    Raises:
+        InputError: the two ranges of seeds meet, or `folder` holds files that this function did not write.
+    """
+    folder = Path(folder).absolute()
+    _check_seeds(range(first_train_seed, first_train_seed + train), range(first_val_seed, first_val_seed + val))
+    wanted = {
+        "schema_version": 1,
+        "scenes_version": VERSION,
+        "size_px": SIZE,
+        "train": train,
+        "val": val,
+        "names": list(NAMES),
+        "first_train_seed": first_train_seed,
+        "first_val_seed": first_val_seed,
+        "jpeg_quality": JPEG_QUALITY,
+    }
+    if _parameters(folder) == wanted:
+        return folder / "data.yaml"
+    if folder.exists() and not (folder / _MARKER).is_file() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder}: holds other files; name an empty or a new folder for the demo data set")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        found = {
+            "train": _write_split(work, "train", first_train_seed, train, processes),
+            "val": _write_split(work, "val", first_val_seed, val, processes),
+        }
+        (work / "data.yaml").write_text(_yaml())
+        (work / _MARKER).write_text(json.dumps({"parameters": wanted, "boxes": found}, indent=1) + "\n")
+        work.chmod(0o755)
+        _sync(work)
+        if folder.exists():
+            shutil.rmtree(folder)
+        work.rename(folder)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return folder / "data.yaml"

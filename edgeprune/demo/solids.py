@@ -1,0 +1,138 @@
+"""Small solids in perspective: the stage they are drawn on, and the shapes they are made of.
+
+What is drawn while `stage.tag` is set belongs to that labelled object; everything else hides what lies under it.
+Knows nothing of what the solids are put together to.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import cache
+
+import cv2
+import numpy as np
+
+from edgeprune.demo.camera import View
+
+MARGIN = 128  # canvas pixels around the picture in which the mask still counts, so that cut objects are known as cut
+
+
+def local(centre, heading: float, points) -> np.ndarray:
+    """(n, 2) points in an object's own metres (x forward) -> world metres."""
+    sin, cos = math.sin(heading), math.cos(heading)
+    return np.asarray(points, float) @ np.array([[cos, sin], [-sin, cos]]) + centre
+
+
+def rect(x0: float, x1: float, width: float, chamfer: float = 0.0) -> list[tuple[float, float]]:
+    """A rectangle from x0 to x1, centred on y = 0, with cut corners."""
+    half, c = width / 2, chamfer
+    if c <= 0:
+        return [(x0, -half), (x1, -half), (x1, half), (x0, half)]
+    return [
+        (x0 + c, -half),
+        (x1 - c, -half),
+        (x1, -half + c),
+        (x1, half - c),
+        (x1 - c, half),
+        (x0 + c, half),
+        (x0, half - c),
+        (x0, -half + c),
+    ]
+
+
+def disc(radius_x: float, radius_y: float, corners: int = 8) -> np.ndarray:
+    """(corners, 2) points of an ellipse around the origin."""
+    a = np.arange(corners) * (2 * np.pi / corners)
+    return np.stack([np.cos(a) * radius_x, np.sin(a) * radius_y], 1)
+
+
+def shade(colour, factor: float) -> tuple[float, float, float]:
+    """A colour, darker or lighter, kept in 0..255."""
+    r, g, b = colour
+    return min(255.0, r * factor), min(255.0, g * factor), min(255.0, b * factor)
+
+
+@cache
+def _side_index(corners: int) -> np.ndarray:
+    """(corners, 4): which of a prism's points, base first and top next, bound each side."""
+    i = np.arange(corners)
+    j = (i + 1) % corners
+    return np.column_stack([i, j, j + corners, i + corners])
+
+
+class Stage:
+    """The canvas (2s, 2s, 3) uint8, the masks that go with it, the camera and the sun.
+
+    ids: (2s + 2 MARGIN, same) uint8, which labelled object owns a pixel; 0 for none.
+    """
+
+    def __init__(self, canvas: np.ndarray, view: View, sun_azimuth: float, sun_slope: float):
+        self.canvas, self.view = canvas, view
+        self.side = len(canvas)
+        self.ids = np.zeros((self.side + 2 * MARGIN,) * 2, np.uint8)
+        self.shadow = np.zeros((self.side,) * 2, np.uint8)
+        self.away = np.array([np.cos(sun_azimuth), np.sin(sun_azimuth)]) * sun_slope  # shadow vector for 1 m of height
+        self.sun = (-float(np.cos(sun_azimuth)), -float(np.sin(sun_azimuth)))
+        self.tag = 0
+        self.light = 1.0
+
+    def fill(self, uv: np.ndarray, colour) -> None:
+        """One convex polygon, (n, 2) canvas pixels."""
+        self._fill(np.rint(uv * 8).astype(np.int32), colour, self.light)
+
+    def _fill(self, points: np.ndarray, colour, light: float) -> None:
+        cv2.fillConvexPoly(self.canvas, points, shade(colour, light), cv2.LINE_AA, 3)
+        cv2.fillConvexPoly(self.ids, points + MARGIN * 8, self.tag, cv2.LINE_8, 3)
+
+    def flat(self, polygon: np.ndarray, z: float, colour) -> None:
+        """A horizontal convex polygon, (n, 2) metres, at height z."""
+        points = np.empty((len(polygon), 3))
+        points[:, :2], points[:, 2] = polygon, z
+        self.fill(self.view.project(points), colour)
+
+    def prism(self, base: np.ndarray, z0: float, z1: float, colour, roof=None, taper: float = 1.0, side=None) -> None:
+        """A convex solid over `base` (n, 2) metres from z0 to z1; the sides are shaded by the sun."""
+        n = len(base)
+        points = np.empty((2 * n, 3))
+        points[:n, :2], points[:n, 2], points[n:, 2] = base, z0, z1
+        points[n:, :2] = base if taper == 1.0 else base * taper + base.sum(axis=0) * ((1 - taper) / n)
+        fixed = np.rint(self.view.project(points) * 8).astype(np.int32)
+        faces = fixed[_side_index(n)]
+        (ax, ay), (ux, uy) = (faces[:, 1] - faces[:, 0]).T, (faces[:, 3] - faces[:, 0]).T
+        wall = side or colour
+        for i in (ax * uy - ay * ux > 0).nonzero()[0].tolist():  # the others are turned away from the camera
+            (x0, y0), (x1, y1) = base[i].tolist(), base[(i + 1) % n].tolist()
+            ex, ey = x1 - x0, y1 - y0
+            lit = 0.66 + 0.22 * (ey * self.sun[0] - ex * self.sun[1]) / (math.hypot(ex, ey) + 1e-9)
+            self._fill(faces[i], wall, lit * self.light)
+        self._fill(fixed[n:], roof or colour, self.light)
+
+    def cast(self, base: np.ndarray, height: float) -> None:
+        """Add the ground shadow of an upright solid of that height."""
+        far = base + self.away * height
+        points = np.zeros((2 * len(base), 3))
+        points[:, :2] = np.concatenate([base, far])
+        uv = self.view.project(points)
+        hull = cv2.convexHull(np.round(uv * 8).astype(np.int32))
+        cv2.fillConvexPoly(self.shadow, hull, 255, cv2.LINE_AA, 3)
+
+    def lay_shadows(self, strength: float, tint) -> None:
+        """Darken the ground under all shadows cast so far."""
+        soft = cv2.blur(self.shadow, (3, 3))
+        dark = cv2.merge([cv2.convertScaleAbs(soft, alpha=strength * t) for t in tint])
+        self.canvas[:] = cv2.multiply(self.canvas, 255 - dark, scale=1 / 255)
+
+
+def pick(rng: np.random.Generator, colours, jitter: float = 14) -> tuple[float, ...]:
+    """A colour out of a palette, a little off."""
+    return tuple(np.clip(np.array(colours[rng.integers(len(colours))]) + rng.normal(0, jitter, 3), 4, 250))
+
+
+class Thing:
+    """Something to draw: its class (None for clutter), place, footprint, height and a function that paints it."""
+
+    __slots__ = ("base", "centre", "height", "kind", "over", "paint")
+
+    def __init__(self, kind, centre, base, height, paint, over: float = 0.0):
+        self.kind, self.centre, self.base, self.height, self.paint = kind, np.asarray(centre), base, height, paint
+        self.over = over  # metres by which it comes later than its place in the painter's order says

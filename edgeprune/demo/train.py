@@ -1,0 +1,230 @@
+"""How the embedded weights were made: YOLOv8n from scratch on generated scenes, with Ultralytics' own trainer.
+
+    python -m edgeprune.demo.train --out runs/demo --minutes 70      on a busy machine: learning rate by the clock
+    python -m edgeprune.demo.train --out runs/demo --epochs 60       learning rate by the step
+    python -m edgeprune.demo.train --out runs/demo --finish          only strip, measure and write the card
+
+Started again with the same --out, an interrupted training goes on where last.pt stands.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import json
+import math
+import os
+import platform
+import time
+from pathlib import Path
+
+from edgeprune_device.accuracy import Accuracy
+
+from edgeprune.demo import WEIGHTS, card, dataset
+
+LR0, LR_END, WARMUP_STEPS, BATCH = 1.5e-3, 0.01, 150, 8
+VAL = 400  # unseen scenes that the card's figures are taken on
+DONE = "trained"  # an empty file in --out that says so
+SETTINGS = {
+    "imgsz": dataset.SIZE,
+    "batch": BATCH,
+    "nbs": BATCH,
+    "optimizer": "AdamW",
+    "lr0": LR0,
+    "momentum": 0.9,
+    "weight_decay": 5e-4,
+    "warmup_epochs": 0.0,
+    "warmup_bias_lr": 0.0,
+    "amp": False,
+    "workers": 0,
+    "cache": "ram",
+    "device": "cpu",
+    "pretrained": False,
+    "plots": False,
+    "val": False,
+    "deterministic": False,
+    "seed": 0,
+    # Scenes are dense and seen from above: flips are free, mosaics would only halve the small objects.
+    "mosaic": 0.0,
+    "close_mosaic": 0,
+    "fliplr": 0.5,
+    "flipud": 0.3,
+    "scale": 0.25,
+    "translate": 0.08,
+    "hsv_h": 0.01,
+    "hsv_s": 0.4,
+    "hsv_v": 0.3,
+    "erasing": 0.0,
+}
+
+
+def _keep_memory() -> None:
+    """Tell glibc not to hand large tensors back to the kernel at every step: a fifth of the time on a CPU."""
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        for option, value in ((-4, 0), (-1, 2**31 - 1), (-2, 2**28)):  # M_MMAP_MAX, M_TRIM_THRESHOLD, M_TOP_PAD
+            libc.mallopt(option, value)
+
+
+class Pace:
+    """Callbacks of the trainer: learning rate, the end, and a checkpoint every few minutes.
+
+    The rate is a cosine over progress, and progress is the larger of the steps done and, with a budget, the time
+    spent: a machine shared with others ends on time, with the rate fully annealed.
+    """
+
+    def __init__(self, folder: Path, budget_s: float | None, save_every_s: float = 240.0):
+        self.file, self.budget_s, self.save_every_s = folder / "pace.json", budget_s, save_every_s
+        past = json.loads(self.file.read_text()) if self.file.is_file() else {"seconds": 0.0, "steps": 0}
+        self.before_s, self.steps = past["seconds"], past["steps"]
+        self.started = self.saved = 0.0
+
+    def start(self, trainer) -> None:
+        """Ultralytics leaves half of a two-core machine idle; take all of it."""
+        import torch
+
+        _keep_memory()
+        torch.set_num_threads(os.cpu_count() or 1)
+        self.started = self.saved = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Training time so far, over all sittings."""
+        return self.before_s + time.monotonic() - self.started
+
+    def before_batch(self, trainer) -> None:
+        """Set the learning rate of this step."""
+        progress = self.steps / (trainer.epochs * len(trainer.train_loader))
+        if self.budget_s:
+            progress = max(progress, self.seconds / self.budget_s)
+        rate = LR0 * (LR_END + (1 - LR_END) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
+        rate *= min(1.0, (self.steps + 1) / WARMUP_STEPS)
+        for group in trainer.optimizer.param_groups:
+            group["lr"] = rate
+
+    def after_batch(self, trainer) -> None:
+        """Count, log, save, and stop when the budget is spent."""
+        self.steps += 1
+        now = time.monotonic()
+        if self.steps % 20 == 0:
+            losses = " ".join(f"{k} {float(v):.3f}" for k, v in trainer.tloss.items())
+            rate = trainer.optimizer.param_groups[0]["lr"]
+            print(
+                f"step {self.steps} epoch {trainer.epoch + 1} {self.seconds / 60:.1f} min lr {rate:.2e} {losses}",
+                flush=True,
+            )
+        if now - self.saved > self.save_every_s:
+            self.saved = now
+            self.save(trainer)
+        if self.budget_s and self.seconds > self.budget_s:
+            trainer.stop = True
+
+    def save(self, trainer) -> None:
+        """last.pt as it stands, and how far it is."""
+        trainer.save_model()
+        self.file.write_text(json.dumps({"seconds": self.seconds, "steps": self.steps, "batch": BATCH}))
+
+
+def train(out: Path, data: Path, epochs: int, minutes: float | None) -> None:
+    """Train to the end, or go on with a training that was interrupted; run/weights/last.pt is the result."""
+    from ultralytics import YOLO
+
+    last = out / "run" / "weights" / "last.pt"
+    resume = last.is_file() and (out / "pace.json").is_file()
+    model = YOLO(last if resume else "yolov8n.yaml")
+    pace = Pace(out, minutes * 60 if minutes else None)
+    model.add_callback("on_train_start", pace.start)
+    model.add_callback("on_train_batch_start", pace.before_batch)
+    model.add_callback("on_train_batch_end", pace.after_batch)
+    model.add_callback("on_fit_epoch_end", pace.save)
+    if resume:
+        model.train(resume=True)
+    else:
+        model.train(data=str(data), epochs=epochs, project=str(out), name="run", exist_ok=True, patience=0, **SETTINGS)
+
+
+def score(weights: Path, data: Path) -> Accuracy:
+    """Accuracy on the validation pictures of `data`, by the project's own evaluator."""
+    from edgeprune import checkpoint, measure
+    from edgeprune import dataset as labelled
+
+    pictures = labelled.load(data)
+    session = measure.TorchSession(checkpoint.load(weights).model)
+    return measure.evaluate(session, pictures, pictures.val, dataset.SIZE)[0]
+
+
+def stock_score(weights: Path, data: Path, folder: Path) -> tuple[float, float]:
+    """mAP50 and mAP50-95 as `yolo val` gives them: what Ultralytics' users expect, and another evaluator."""
+    from ultralytics import YOLO
+
+    settings = {"imgsz": dataset.SIZE, "batch": 8, "rect": False, "workers": 0, "plots": False, "device": "cpu"}
+    place = {"project": str(folder), "name": "val", "exist_ok": True}
+    box = YOLO(weights).val(data=str(data), verbose=False, **settings, **place).box
+    return float(box.map50), float(box.map)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line, each option once."""
+    p = argparse.ArgumentParser(prog="python -m edgeprune.demo.train", description=__doc__.split("\n")[0])
+    p.add_argument("--out", type=Path, required=True, help="folder for the scenes, the run and the result")
+    p.add_argument("--scenes", type=int, default=2400, help="training scenes (default %(default)s)")
+    p.add_argument("--epochs", type=int, default=60, help="passes over them at most (default %(default)s)")
+    p.add_argument("--minutes", type=float, help="time budget: the learning rate then follows the clock")
+    p.add_argument("--processes", type=int, default=os.cpu_count(), help="for drawing the scenes")
+    p.add_argument("--finish", action="store_true", help="do not train: strip, measure and write the card")
+    p.add_argument(
+        "--weights", type=Path, default=WEIGHTS, help="where the checkpoint goes (default: into the package)"
+    )
+    return p
+
+
+def finish(last: Path, out: Path, args: argparse.Namespace) -> Accuracy:
+    """Strip the EMA weights, measure them on the unseen scenes, write the card; returns the accuracy."""
+    from edgeprune import checkpoint
+
+    found = checkpoint.load(last)
+    checkpoint.save(args.weights, found.model, found)
+    # One training scene, because a data.yaml must have some; it is not used.
+    data = dataset.write(out / "unseen", 1, VAL, processes=args.processes)
+    accuracy = score(args.weights, data)
+    pace = json.loads((out / "pace.json").read_text())
+    budget = f"--minutes {args.minutes:g}" if args.minutes else f"--epochs {args.epochs}"
+    text = card.text(
+        accuracy,
+        stock_score(args.weights, data, out),
+        weights=args.weights,
+        command=f"python -m edgeprune.demo.train --out runs/demo --scenes {args.scenes} {budget}",
+        scenes=args.scenes,
+        steps=pace["steps"],
+        seconds=pace["seconds"],
+        schedule="time" if args.minutes else "steps",
+        warmup=WARMUP_STEPS,
+        settings=SETTINGS,
+    )
+    args.weights.with_name("MODEL_CARD.md").write_text(text)
+    return accuracy
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Scenes, training, checkpoint, measurement, card."""
+    args = parser().parse_args(argv)
+    out = args.out.absolute()
+    out.mkdir(parents=True, exist_ok=True)
+    last = out / "run" / "weights" / "last.pt"
+    if not args.finish and not (out / DONE).exists():
+        data = dataset.write(
+            out / "scenes",
+            args.scenes,
+            100,
+            first_train_seed=dataset.WEIGHTS_SEED,
+            first_val_seed=dataset.CHECK_SEED,
+            processes=args.processes,
+        )
+        train(out, data, args.epochs, args.minutes)
+        (out / DONE).touch()
+    accuracy = finish(last, out, args)
+    print(f"{args.weights}: mAP50 {accuracy.map50:.3f}, mAP50-95 {accuracy.map50_95:.3f} on {VAL} unseen scenes")
+
+
+if __name__ == "__main__":
+    main()
