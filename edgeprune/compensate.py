@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from edgeprune.channels import Channels
-from edgeprune.features import patches, rows_for, sampled
+from edgeprune.features import hooked, patches, rows_for, sampled
 from edgeprune.plan import PrunePlan
 
 #: Weights of staying near the old weights, in units of the mean variance of an input. Per layer the one is taken that
@@ -52,12 +52,8 @@ def compensate(
 
         return hook
 
-    hooks = [after[name].register_forward_pre_hook(solve(name)) for name in names]
-    try:
+    with hooked({name: after[name] for name in names}, solve, before=True):
         pruned.eval()(pictures)
-    finally:
-        for hook in hooks:
-            hook.remove()
     return solved
 
 
@@ -80,12 +76,8 @@ def _observe(model: nn.Module, layers: dict[str, nn.Conv2d], pictures: torch.Ten
 
         return hook
 
-    hooks = [conv.register_forward_hook(observe(name)) for name, conv in layers.items()]
-    try:
+    with hooked(layers, observe):
         model.eval()(pictures)
-    finally:
-        for hook in hooks:
-            hook.remove()
     return found
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -78,6 +79,20 @@ class Moments:
         return cls((centred.T @ centred).double() / len(x), mean.double(), len(x))
 
 
+@contextlib.contextmanager
+def hooked(layers: dict[str, nn.Module], make: Callable[[str], Callable], *, before: bool = False):
+    """Within the block, each layer calls the hook that `make(name)` gives, after it has run (or before)."""
+    hooks = []
+    try:
+        for name, layer in layers.items():
+            register = layer.register_forward_pre_hook if before else layer.register_forward_hook
+            hooks.append(register(make(name)))
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
 @torch.no_grad()
 def moments(model: nn.Module, pictures: torch.Tensor, names: list[str]) -> dict[str, Moments]:
     """The moments of each named convolution's input.
@@ -95,12 +110,8 @@ def moments(model: nn.Module, pictures: torch.Tensor, names: list[str]) -> dict[
 
         return hook
 
-    hooks = [modules[name].register_forward_hook(observe(name)) for name in names]
-    try:
+    with hooked({name: modules[name] for name in names}, observe):
         model.eval()(pictures)
-    finally:
-        for hook in hooks:
-            hook.remove()
     return found
 
 
@@ -120,17 +131,12 @@ def sensitivity(model: nn.Module, samples: Samples, names: list[str], *, at_once
         return lambda conv, inputs, output: output.register_hook(square) and None
 
     model.eval()
-    hooks = [modules[name].register_forward_hook(observe(name)) for name in names]
-    with torch.enable_grad(), _default_loss(model):
-        try:
-            for start in range(0, len(samples.pictures), at_once):
-                # The loss of a batch is its mean over pictures times their number: each picture counts alike.
-                loss, _ = model.loss(samples.batch(start, start + at_once))
-                loss.sum().backward()
-        finally:
-            for hook in hooks:
-                hook.remove()
-            model.zero_grad(set_to_none=True)
+    with hooked({name: modules[name] for name in names}, observe), torch.enable_grad(), _default_loss(model):
+        for start in range(0, len(samples.pictures), at_once):
+            # The loss of a batch is its mean over pictures times their number: each picture counts alike.
+            loss, _ = model.loss(samples.batch(start, start + at_once))
+            loss.sum().backward()
+    model.zero_grad(set_to_none=True)
     return {name: value / len(samples.pictures) for name, value in total.items()}
 
 
