@@ -183,7 +183,9 @@ def quantize(job, step) -> dict:
         path = job.model_path(precision)
         more = {"evaluation_set": packing.figures(matches, subset), "measured_with": described}
         job.enter(precision, path, accuracy, latency=took.get(precision), size_bytes=path.stat().st_size, **more)
-    notes = [f"{p} {measured[p][0].map50_95:.3f} ({-drops.get(p, 0.0):+.4f})" for p in measured]
+    notes = [
+        f"{p} {m[0].map50_95:.3f}" + (f" ({-drops[p]:+.4f})" if p in drops else "") for p, m in measured.items()
+    ]
     return {
         "files": [job.model_path(p).name for p in files],
         "calibration_pictures": len(pictures),
