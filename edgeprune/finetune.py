@@ -23,6 +23,7 @@ from edgeprune_device.files import sha256, write_atomic
 
 from edgeprune import checkpoint
 from edgeprune.dataset import Dataset
+from edgeprune.threads import use_all_cores
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,7 @@ def check_device(device: str) -> None:
         raise InputError(f"--device {device}: training on several GPUs is not supported yet; give one")
     try:
         select_device(device, verbose=False)
+        use_all_cores()
     except (ValueError, RuntimeError, AssertionError) as error:
         raise InputError(f"--device {device}: not on this machine ({str(error).strip().splitlines()[0]})") from error
 
@@ -199,6 +201,7 @@ def _train(start: checkpoint.Checkpoint, dataset, settings, batch, run, on_step,
     try:
         with checkpoint.safe_load(), _hands_off():
             trainer = KeepArchitecture(overrides=overrides)
+            use_all_cores()
 
             def save(t):
                 run.count(t.epoch + 1, t.batch_size * t.accumulate, before + t.optimizer_steps)

@@ -8,7 +8,7 @@ from pathlib import Path
 from edgeprune.commands import options
 
 #: Scenes to fine-tune on and to validate on: ten minutes on two cores, and more than 4,000 boxes to judge by.
-DEMO_SCENES = (400, 400)
+DEMO_SCENES = (300, 400)
 HELP = "the whole job: prune, fine-tune, export, quantize, pack a signed bundle"
 
 
@@ -91,7 +91,7 @@ def _inputs(args, reporter) -> tuple[Path, Path, str]:
             "no best.pt and data.yaml here: using the embedded demo detector and its generated scenes.\n"
             "For your own model: edgeprune build --weights best.pt --data data.yaml --ratio … --target …"
         )
-        return demo.WEIGHTS, demo.write_dataset(_cache() / "demo", *DEMO_SCENES, processes=2), "demo"
+        return demo.WEIGHTS, demo.write_dataset(_cache() / "demo", *DEMO_SCENES), "demo"
     for given, missing in ((args.weights, "--data data.yaml"), (args.data, "--weights best.pt")):
         if given is not None and (args.data if given is args.weights else args.weights) is None:
             raise InputError(f"{missing} is missing: a model is pruned on pictures of its own task")

@@ -28,8 +28,10 @@ def run(args) -> None:
     from edgeprune import checkpoint, dataset, measure, pruning, samples
     from edgeprune.count import count
     from edgeprune.progress import Reporter
+    from edgeprune.threads import use_all_cores
 
     reporter = Reporter(quiet=args.quiet)
+    use_all_cores()
     if not 0 <= args.ratio < 1:
         raise InputError(f"--ratio {args.ratio:g} is outside [0, 1): it is the fraction of channels to remove")
     multiple = Target.load(args.target).channel_multiple
