@@ -1,6 +1,6 @@
-"""CPU threads: all cores this process may use, unless the user said otherwise.
+"""CPU threads: every core this process may use, or what OMP_NUM_THREADS says (`edgeprune/__init__.py`).
 
-Ultralytics leaves one core idle (one of two, on a small machine), and says so anew whenever it selects a device.
+Ultralytics leaves one core idle (of two, on a small machine), and says so anew whenever it selects a device.
 """
 
 from __future__ import annotations
@@ -11,6 +11,5 @@ import torch
 
 
 def use_all_cores() -> None:
-    """OMP_NUM_THREADS, as the user set it before Ultralytics was imported, is respected."""
-    if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(len(os.sched_getaffinity(0)))
+    """Undo what Ultralytics has set."""
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
