@@ -7,8 +7,8 @@ from pathlib import Path
 
 from edgeprune.commands import options
 
-#: Scenes to fine-tune on and to validate on: ten minutes on two cores, and more than 4,000 boxes to judge by.
-DEMO_SCENES = (300, 400)
+#: Scenes to fine-tune on and to validate on: less than ten minutes on two cores, more than 4,000 boxes to judge by.
+DEMO_SCENES = (200, 400)
 HELP = "the whole job: prune, fine-tune, export, quantize, pack a signed bundle"
 
 
