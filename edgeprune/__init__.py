@@ -3,7 +3,8 @@
 import os
 from importlib.metadata import version
 
-# Before Ultralytics is imported, which would otherwise set it to 1. What the user set stays.
+# Before Ultralytics is imported, which would otherwise set one thread. What the user set stays.
+os.environ.setdefault("YOLO_VERBOSE", "False")  # its greetings would stand between our results
 os.environ.setdefault("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0))))
 
 __version__ = version("edgeprune")
