@@ -80,7 +80,8 @@ def write(args, control: Path) -> None:
             row[f"minus_{other}"] = measure.bootstrap(matches[name], matches[other], mean_ap)
         rows.append(row)
     result = {
-        "weights": args.weights.name, "data": f"{args.data.parent.name}/{args.data.name}", "imgsz": size, "epochs": int(args.epochs),
+        "weights": args.weights.name, "data": f"{args.data.parent.name}/{args.data.name}", "imgsz": size,
+        "epochs": int(args.epochs),
         "classes": [data.names[i] for i in sorted(mean_ap.classes)], "pictures": len(data.val),
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}", "rows": rows,
     }  # fmt: skip
