@@ -113,7 +113,12 @@ def tune(job, step) -> dict:
     accuracy, _ = job.evaluate(measure.TorchSession(tuned), step, "tuned:")
     cost = count(tuned, (job.imgsz, job.imgsz))
     job.enter("tuned", path, accuracy, cost, size_bytes=path.stat().st_size)
-    before = job.record["models"]["original"]["map50_95"]
+    before, cut = (job.record["models"][m]["map50_95"] for m in ("original", "pruned"))
+    if accuracy.map50_95 < cut:
+        job.reporter.warn(
+            f"fine-tuning lowered mAP50-95 from {cut:.3f} to {accuracy.map50_95:.3f}: {len(job.data.train)} pictures "
+            f"and {o.epochs} epochs are too few for this cut; give more of either, or a lower --ratio"
+        )
     return {
         "files": ["tuned.pt"],
         **result,
