@@ -20,16 +20,28 @@ from edgeprune_device.errors import InputError
 from edgeprune_device.files import write_atomic
 from torch import nn
 
-_TASKS = ("detect",)
+#: The models there are a task for. Others (RT-DETR, YOLO-World, YOLOE) are refused by name.
+_TASK_OF = {
+    "DetectionModel": "detect",
+    "SegmentationModel": "segment",
+    "PoseModel": "pose",
+    "OBBModel": "obb",
+    "ClassificationModel": "classify",
+}
+TASKS = tuple(_TASK_OF.values())
 
 
 @dataclass
 class Checkpoint:
-    """A detector and what came with it. `model` is float32, in eval mode, on the CPU."""
+    """A network and what came with it. `model` is float32, in eval mode, on the CPU."""
 
     path: Path
     model: nn.Module
     extra: dict
+
+    @property
+    def task(self) -> str:
+        return self.model.task
 
     @property
     def names(self) -> list[str]:
@@ -55,11 +67,13 @@ class Checkpoint:
         return size
 
 
-def load(path: str | Path) -> Checkpoint:
-    """Open an Ultralytics detection checkpoint without executing code from it.
+def load(path: str | Path, tasks: tuple[str, ...] = ("detect",)) -> Checkpoint:
+    """Open an Ultralytics checkpoint without executing code from it.
+
+    tasks: what the caller can work with, of TASKS.
 
     Raises:
-        InputError: missing, damaged, not an Ultralytics checkpoint, foreign classes inside, or not a detector.
+        InputError: missing, damaged, not an Ultralytics checkpoint, foreign classes inside, or of another task.
     """
     path = Path(path)
     if not path.is_file():
@@ -79,17 +93,21 @@ def load(path: str | Path) -> Checkpoint:
     model = (raw.get("ema") or raw.get("model")) if isinstance(raw, dict) else None
     if not isinstance(model, nn.Module) or not hasattr(model, "yaml"):
         raise InputError(f"{path}: no Ultralytics model inside; give the best.pt that `yolo train` wrote")
-    _check(path, model)
+    _check(path, model, tasks)
     extra = {k: v for k, v in raw.items() if k not in ("model", "ema", "optimizer")}
     return Checkpoint(path, _ready(model, raw), extra)
 
 
-def _check(path: Path, model: nn.Module) -> None:
-    from ultralytics.nn.tasks import guess_model_task
-
-    task = getattr(model, "task", None) or guess_model_task(model)
-    if task not in _TASKS:
-        raise InputError(f"{path}: task {task!r} is not supported; edgeprune prunes detectors (detect)")
+def _check(path: Path, model: nn.Module, tasks: tuple[str, ...]) -> None:
+    kind = type(model).__name__
+    task = _TASK_OF.get(kind)
+    if task is None:
+        raise InputError(f"{path}: a {kind} is not supported; edgeprune takes YOLO models: {', '.join(TASKS)}")
+    if task not in tasks:
+        raise InputError(
+            f"{path}: task {task!r} is not supported here, only {', '.join(tasks)}; "
+            "`edgeprune prune` without --data takes every task"
+        )
     if not all(torch.isfinite(v).all() for v in model.state_dict().values() if v.is_floating_point()):
         raise InputError(f"{path}: the weights hold NaN or infinite values")
     names = getattr(model, "names", None)
@@ -104,7 +122,7 @@ def _ready(model: nn.Module, raw: dict) -> nn.Module:
     """What Ultralytics' load_checkpoint does to a model, for any age of checkpoint."""
     model = model.float().eval()
     model.args = {k: v for k, v in (raw.get("train_args") or {}).items() if k in ("imgsz", "task", "single_cls")}
-    model.task = "detect"
+    model.task = _TASK_OF[type(model).__name__]
     if not hasattr(model, "stride"):
         model.stride = torch.tensor([32.0])
     for module in model.modules():

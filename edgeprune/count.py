@@ -28,10 +28,11 @@ def count(model: nn.Module, imgsz: tuple[int, int]) -> Cost:
 
     def seen(module, inputs, output):
         nonlocal macs, channels
-        macs += output[0].numel() * module.weight[0].numel()
-        channels += module.weight.shape[0]
+        transposed = isinstance(module, nn.ConvTranspose2d)  # each input value meets all of its weights
+        macs += (inputs[0] if transposed else output)[0].numel() * module.weight[0].numel()
+        channels += module.out_channels if transposed else module.weight.shape[0]
 
-    layers = [m for m in model.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
+    layers = [m for m in model.modules() if isinstance(m, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear))]
     hooks = [m.register_forward_hook(seen) for m in layers]
     parameter, training = next(model.parameters()), model.training
     try:

@@ -10,27 +10,28 @@ import copy
 
 import numpy as np
 import torch
-from edgeprune_device.errors import InputError
 from torch import nn
 
 from edgeprune.channels import Channels
 from edgeprune.plan import PrunePlan
 
 #: Attributes of stock Ultralytics modules that repeat a width, and where the width now stands. `forward` of most of
-#: them chunks and does not look, but `forward_split`, exporters and `repr` do.
+#: them chunks and does not look, but `forward_split`, `fuse`, exporters and `repr` do.
+_HALF = {"c": lambda m: m.cv1.conv.out_channels // 2}
+_WHOLE = {"c": lambda m: m.cv1.conv.out_channels}
 _WIDTHS = {
-    "C2f": ("c", lambda m: m.cv1.conv.out_channels // 2),
-    "C2": ("c", lambda m: m.cv1.conv.out_channels // 2),
-    "C3k2": ("c", lambda m: m.cv1.conv.out_channels // 2),
-    "C2PSA": ("c", lambda m: m.cv1.conv.out_channels // 2),
-    "C2fPSA": ("c", lambda m: m.cv1.conv.out_channels // 2),
-    "PSA": ("c", lambda m: m.cv1.conv.out_channels // 2),
-    "C2fCIB": ("c", lambda m: m.cv1.conv.out_channels // 2),
-    "RepNCSPELAN4": ("c", lambda m: m.cv1.conv.out_channels // 2),
-    "ELAN1": ("c", lambda m: m.cv1.conv.out_channels // 2),
-    "SPPELAN": ("c", lambda m: m.cv1.conv.out_channels),
-    "ADown": ("c", lambda m: m.cv1.conv.out_channels),
+    **dict.fromkeys(
+        ("C2f", "C2", "C3k2", "C2PSA", "C2fPSA", "PSA", "C2fCIB", "C2fAttn", "RepNCSPELAN4", "ELAN1"), _HALF
+    ),
+    **dict.fromkeys(("SPPELAN", "ADown"), _WHOLE),
+    "RepVGGDW": {"dim": lambda m: _first(m).out_channels},
+    "RepConv": {"c1": lambda m: _first(m).in_channels, "c2": lambda m: _first(m).out_channels},
 }
+
+
+def _first(module: nn.Module) -> nn.Conv2d:
+    """The first convolution of a re-parametrised block, fused or not."""
+    return next(m for m in module.modules() if isinstance(m, nn.Conv2d))
 
 
 def apply(plan: PrunePlan, model: nn.Module, channels: Channels) -> nn.Module:
@@ -46,57 +47,65 @@ def apply(plan: PrunePlan, model: nn.Module, channels: Channels) -> nn.Module:
         _cut_outputs(modules[name], np.flatnonzero(keep[atoms]))
     for name, atoms in channels.inp.items():
         _cut_inputs(modules[name], np.flatnonzero(keep[atoms]))
+    for name, atoms in channels.scales.items():
+        owner, _, key = name.rpartition(".")
+        modules[owner]._parameters[key] = _index(modules[owner]._parameters[key], 0, np.flatnonzero(keep[atoms]))
+    for (name, attribute), parts in channels.splits.items():
+        setattr(modules[name], attribute, [int(keep[part].sum()) for part in parts])
     for module in modules.values():
-        attribute, width = _WIDTHS.get(type(module).__name__, (None, None))
-        if attribute is not None and hasattr(module, attribute):
-            setattr(module, attribute, width(module))
+        for attribute, width in _WIDTHS.get(type(module).__name__, {}).items():
+            if hasattr(module, attribute):
+                setattr(module, attribute, width(module))
     return model
 
 
 def _cut_outputs(module: nn.Module, keep: np.ndarray) -> None:
-    index = torch.from_numpy(keep)
-    depthwise = isinstance(module, nn.Conv2d) and module.groups > 1
     for table in (module._parameters, module._buffers):
         for key, tensor in table.items():
             if tensor is not None and tensor.ndim > 0:
-                table[key] = _like(tensor, tensor.detach().index_select(0, index.to(tensor.device)))
-    if isinstance(module, nn.Conv2d):
-        module.out_channels = len(keep)
-        if depthwise:
-            module.groups = module.in_channels = len(keep)
-    elif isinstance(module, nn.Linear):
+                table[key] = _index(tensor, _out_dim(module) if key == "weight" else 0, keep)
+    if isinstance(module, nn.Linear):
         module.out_features = len(keep)
-    elif hasattr(module, "num_features"):
+    elif isinstance(module, nn.modules.batchnorm._BatchNorm):
         module.num_features = len(keep)
     else:
-        raise InputError(f"{type(module).__name__}: a layer with channels that edgeprune does not know how to cut")
+        if module.groups == module.in_channels == module.out_channels and module.groups > 1:  # depthwise
+            module.groups = module.in_channels = len(keep)
+        module.out_channels = len(keep)
 
 
 def _cut_inputs(module: nn.Module, keep: np.ndarray) -> None:
-    weight = module.weight
-    index = torch.from_numpy(keep).to(weight.device)
-    module.weight = _like(weight, weight.detach().index_select(1, index))
-    if isinstance(module, nn.Conv2d):
-        module.in_channels = len(keep)
-    else:
+    module.weight = _index(module.weight, 1 - _out_dim(module), keep)
+    if isinstance(module, nn.Linear):
         module.in_features = len(keep)
+    else:
+        module.in_channels = len(keep)
 
 
-def _like(old: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
-    new = new.clone(memory_format=torch.contiguous_format)
-    return nn.Parameter(new, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else new
+def _out_dim(module: nn.Module) -> int:
+    """The dimension of the weight that holds the output channels; in an ordinary layer the inputs hold the other of
+    the first two."""
+    return int(isinstance(module, nn.modules.conv._ConvTransposeNd) and module.groups == 1)
+
+
+def _index(tensor: torch.Tensor, dim: int, keep: np.ndarray) -> torch.Tensor:
+    index = torch.from_numpy(keep).to(tensor.device)
+    new = tensor.detach().index_select(dim, index).clone(memory_format=torch.contiguous_format)
+    return nn.Parameter(new, requires_grad=tensor.requires_grad) if isinstance(tensor, nn.Parameter) else new
 
 
 def masked(plan: PrunePlan, model: nn.Module, channels: Channels) -> nn.Module:
     """The oracle's other side: a copy of full width whose removed channels are silenced after every layer that makes
-    them (convolution and batch norm: scale, shift and bias become zero)."""
+    them (weights, scale, shift and bias become zero)."""
     keep = plan.mask(channels)
     model = copy.deepcopy(model)
     modules = dict(model.named_modules())
     with torch.no_grad():
         for name, atoms in channels.out.items():
-            gone = torch.from_numpy(np.flatnonzero(~keep[atoms]))
-            for tensor in (modules[name].weight, modules[name].bias):
-                if tensor is not None:
-                    tensor[gone] = 0
+            module, gone = modules[name], torch.from_numpy(np.flatnonzero(~keep[atoms]))
+            module.weight.index_fill_(_out_dim(module), gone.to(module.weight.device), 0)
+            if module.bias is not None:
+                module.bias.index_fill_(0, gone.to(module.bias.device), 0)
+        for name, atoms in channels.scales.items():
+            model.get_parameter(name)[torch.from_numpy(~keep[atoms])] = 0
     return model

@@ -113,14 +113,17 @@ def test_not_a_model(tmp_path):
         checkpoint.load(tmp_path / "a.onnx")
 
 
-def test_a_task_that_is_not_supported(tmp_path):
+def test_other_tasks_are_opened_only_for_who_asks(tmp_path):
     from ultralytics.nn.tasks import SegmentationModel
 
     model = SegmentationModel("yolov8n-seg.yaml", nc=2, verbose=False)
-    model.task = "segment"
     save(model, tmp_path / "seg.pt")
-    with pytest.raises(InputError, match="'segment' is not supported"):
+    with pytest.raises(
+        InputError, match="task 'segment' is not supported here, only detect; `edgeprune prune` without --data"
+    ):
         checkpoint.load(tmp_path / "seg.pt")
+    loaded = checkpoint.load(tmp_path / "seg.pt", checkpoint.TASKS)
+    assert loaded.task == loaded.model.task == "segment"
 
 
 def test_class_names_with_gaps_and_pictures_of_one_channel(small, tmp_path):

@@ -28,7 +28,7 @@ def random_plan(channels, *, share=0.4, seed=0):
             most = max(1, int(len(group.atoms) * share))
             gone = counts.setdefault(tied.get(i, i), int(rng.integers(1, most + 1)))
             keep[rng.choice(group.atoms, gone, replace=False)] = False
-    return PrunePlan.of(channels, keep, ratio=share, criterion="random")
+    return PrunePlan.of(channels, keep, budget=f"ratio {share:g}", criterion="random")
 
 
 def outputs(model, picture):
