@@ -1,5 +1,10 @@
 """Which channels to keep under a budget: one optimisation over all groups, rounding and floors inside it.
 
+A group that keeps k channels loses the sum of its lowest scores; a budget says what the network may cost. For a budget
+in MACs, parameters or milliseconds the least total loss is sought among all plans whose cost is at most that: the
+Lagrangian (loss + price * cost) is minimised group by group until nothing changes, the price found by bisection, and
+the result improved by exchanges between two groups.
+
 `--ratio R` removes the fraction R of the prunable channels, as near as the rounding allows. Among the plans that do,
 the one with the least total score is taken whose parameters and MACs fall at least `SHARE` times as much as the
 channels do (or as near to that as the floors allow): a plan that takes its channels only where they are cheap would be
@@ -13,69 +18,329 @@ from dataclasses import dataclass
 import numpy as np
 from edgeprune_device.errors import InputError
 
+from edgeprune import cost as costs
 from edgeprune.channels import Channels
+from edgeprune.cost import Cost
 
 #: No layer falls below this fraction of its width (nor below one rounding step).
 FLOOR = 0.25
-#: Relative fall of MACs and of parameters per relative fall of channels that a plan has to reach.
+#: Relative fall of MACs and of parameters per relative fall of channels that a plan by ratio has to reach.
 SHARE = 1.15
+#: A budget in MACs, parameters or milliseconds is met from below to this, relative.
+CLOSE = 0.02
+
+#: kind: (whether the value is in its range, the range, what it is)
+_KINDS = {
+    "ratio": (lambda v: 0 <= v < 1, "[0, 1)", "the fraction of prunable channels to remove"),
+    "macs": (lambda v: 0 < v <= 1, "(0, 1]", "the fraction of multiply-accumulates to keep"),
+    "params": (lambda v: 0 < v <= 1, "(0, 1]", "the fraction of parameters to keep"),
+    "latency": (lambda v: 0 < v <= 1, "(0, 1]", "the fraction of the latency to keep"),
+    "latency_ms": (lambda v: 0 < v < 1e6, "(0, 1e6)", "the milliseconds that a picture may take"),
+}
 
 
 @dataclass(frozen=True)
-class _Unit:
-    """Groups that keep equal counts, as one decision.
+class Budget:
+    """kind: ratio, macs, params or latency; value: for ratio the fraction of prunable channels that goes, for the
+    others the fraction of the uncut network's cost that may stay. A latency_ms becomes a latency once the uncut network
+    has been measured (latency.py).
 
-    options: (k,) allowed kept counts per group, falling from the full width; loss: (k,) total score of what goes;
+    Raises:
+        InputError: the value is outside its range.
+    """
+
+    kind: str
+    value: float
+
+    def __post_init__(self) -> None:
+        inside, span, means = _KINDS[self.kind]
+        if not inside(self.value):
+            raise InputError(f"{self.kind} {self.value:g} is outside {span}: it is {means}")
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.value:g}"
+
+    def step(self, left: float, steps: int) -> Budget:
+        """The next of `steps` equal steps toward this budget, as a budget of a network of which `left` of the uncut
+        cost (channels, for a ratio) remains."""
+        goal = 1 - self.value if self.kind == "ratio" else self.value
+        share = min(goal / left, 1.0) ** (1 / steps)
+        return Budget(self.kind, 1 - share if self.kind == "ratio" else share)
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Groups whose counts are one decision, because they keep equal counts or because the caller says so.
+
+    options: (k, groups of the unit) kept counts, the full widths first; loss: (k,) total score of what goes;
     removed: (k,) channels that go, over all groups of the unit.
     """
 
     groups: tuple[int, ...]
     options: np.ndarray
     loss: np.ndarray
-    removed: np.ndarray
+
+    @property
+    def removed(self) -> np.ndarray:
+        return (self.options[0] - self.options).sum(1)
 
 
-def choose(channels: Channels, scores: np.ndarray, ratio: float, *, multiple: int) -> np.ndarray:
+def choose(
+    channels: Channels, scores: np.ndarray, budget: Budget, *, multiple: int, uniform: bool = False,
+    cost: Cost | None = None,
+) -> np.ndarray:  # fmt: skip
+    """`solve` over the units of the network. multiple: kept counts are multiples of it where the full width is (8 suits
+    FP16 tensor cores)."""
+    return solve(channels, scores, units(channels, scores, multiple), budget, uniform=uniform, cost=cost)
+
+
+def solve(
+    channels: Channels, scores: np.ndarray, units: list[Unit], budget: Budget, *, uniform: bool = False,
+    cost: Cost | None = None,
+) -> np.ndarray:  # fmt: skip
     """Keep or remove each atom.
 
     Args:
         scores: (atoms,) cost of removing each atom; atoms of infinite score stay.
-        ratio: fraction of the prunable channels to remove, in [0, 1).
-        multiple: kept counts are multiples of it where the full width is (8 suits FP16 tensor cores).
+        units: the decisions there are: `units()`, or other ones (portable.py).
+        budget: what may stay, or, for a ratio, what goes.
+        uniform: every unit gives the same share; scores only rank the channels within a group.
+        cost: what the budget counts, where that is not its kind's own (costs.of).
 
     Returns:
         (atoms,) bool, True = keep.
 
     Raises:
-        InputError: ratio outside [0, 1), or more than the floors allow.
+        InputError: more is asked than the floors allow.
     """
-    if not 0 <= ratio < 1:
-        raise InputError(f"ratio {ratio:g} is outside [0, 1): it is the fraction of prunable channels to remove")
-    units = [_unit(channels, scores, ids, multiple) for ids in _units(channels)]
-    goal = round(ratio * channels.prunable)
+    if budget.kind == "ratio":
+        _check_ratio(channels, units, budget.value)
+    else:
+        cost = costs.of(budget.kind, channels) if cost is None else cost
+        _check_cost(channels, units, cost, budget)
+    if uniform:
+        picked = _uniform(channels, units, cost, budget)
+    elif budget.kind == "ratio":
+        picked = _by_ratio(channels, units, budget.value)
+    else:
+        picked = _by_cost(channels, units, cost, budget.value)
+    return _mask(channels, scores, units, picked)
+
+
+# -- the decisions ---------------------------------------------------------------------------------------------------
+def units(channels: Channels, scores: np.ndarray, multiple: int) -> list[Unit]:
+    """One for every group, and for every tie of groups that keep equal counts."""
+    return [_unit(channels, scores, ids, multiple) for ids in _ids(channels)]
+
+
+def _ids(channels: Channels) -> list[tuple[int, ...]]:
+    tied = {g for tie in channels.ties for g in tie}
+    alone = [(i,) for i, g in enumerate(channels.groups) if not g.frozen and i not in tied]
+    return [*channels.ties, *alone]
+
+
+def _unit(channels: Channels, scores: np.ndarray, ids: tuple[int, ...], multiple: int) -> Unit:
+    width = len(channels.groups[ids[0]].atoms)
+    finite = min(int(np.isfinite(scores[channels.groups[g].atoms]).sum()) for g in ids)
+    lowest = max(int(np.ceil(FLOOR * width)), min(multiple, width), width - finite)
+    step = multiple if width % multiple == 0 else 1
+    options = np.array([width, *(k for k in range(width - step, lowest - 1, -step))])
+    options = np.repeat(options[:, None], len(ids), axis=1)
+    return Unit(ids, options, losses(channels, scores, ids, options))
+
+
+def losses(channels: Channels, scores: np.ndarray, ids: tuple[int, ...], options: np.ndarray) -> np.ndarray:
+    """(k,) total score of what goes under `options` (k, groups): the lowest scores of each group."""
+    total = np.zeros(len(options))
+    for column, g in enumerate(ids):
+        curve = np.concatenate([[0.0], np.cumsum(np.sort(scores[channels.groups[g].atoms]))])
+        total += curve[len(channels.groups[g].atoms) - options[:, column]]
+    return total
+
+
+def _counts(channels: Channels, units: list[Unit], picked: list[int] | np.ndarray) -> np.ndarray:
+    """(groups,) kept counts."""
+    counts = np.array([len(g.atoms) for g in channels.groups], dtype=float)
+    for unit, i in zip(units, picked):
+        counts[list(unit.groups)] = unit.options[i]
+    return counts
+
+
+def _mask(channels: Channels, scores: np.ndarray, units: list[Unit], picked: list[int] | np.ndarray) -> np.ndarray:
+    keep = np.ones(channels.atoms, dtype=bool)
+    for unit, i in zip(units, picked):
+        for g, left in zip(unit.groups, unit.options[i]):
+            atoms = channels.groups[g].atoms
+            keep[atoms[np.argsort(scores[atoms], kind="stable")[: len(atoms) - int(left)]]] = False
+    return keep
+
+
+def _check_ratio(channels: Channels, units: list[Unit], ratio: float) -> None:
     most = sum(int(u.removed[-1]) for u in units)
-    if goal > most + multiple:
+    step = max((int(np.diff(u.removed).min()) for u in units if len(u.options) > 1), default=0)
+    if round(ratio * channels.prunable) > most + step:
         raise InputError(
             f"ratio {ratio:g} is more than can go: with at least {FLOOR:.0%} of each layer kept, "
             f"the largest ratio of this model is {most / channels.prunable:.2f}"
         )
-    costs = _costs(channels, units, ratio)
+
+
+def _check_cost(channels: Channels, units: list[Unit], cost: Cost, budget: Budget) -> None:
+    full = cost.of(_counts(channels, units, [0] * len(units)))
+    least = cost.of(_counts(channels, units, [-1] * len(units))) / full
+    if least > budget.value:
+        raise InputError(
+            f"{budget} is less than can be reached: with at least {FLOOR:.0%} of each layer kept, "
+            f"{budget.kind} of this model fall to {least:.2f} at the least"
+        )
+
+
+# -- MACs, parameters, latency ---------------------------------------------------------------------------------------
+def _by_cost(channels: Channels, units: list[Unit], cost: Cost, value: float) -> np.ndarray:
+    """(units,) picked options: the least loss found whose cost is at most `value` of the full one."""
+    plan = _Lagrangian(channels, units, cost)
+    goal = value * plan.full
+    if value >= 1:
+        return np.zeros(len(units), dtype=np.int64)
+    finite = [u.loss[np.isfinite(u.loss)][-1] for u in units]
+    low, high = 0.0, max(max(finite), 1e-30) / plan.full
+    while plan.cost_of(best := plan.minimise(high)) > goal:
+        high *= 10
+    for _ in range(40):
+        price = (low * high) ** 0.5 if low else high / 10
+        picked = plan.minimise(price)
+        if plan.cost_of(picked) <= goal:
+            best, high = picked, price
+        else:
+            low = price
+        if low and high / low < 1.001:
+            break
+    return plan.improve(best, goal)
+
+
+class _Lagrangian:
+    """loss + price * cost, minimised unit by unit: with the others fixed, the cost of a unit's options is known."""
+
+    def __init__(self, channels: Channels, units: list[Unit], cost: Cost) -> None:
+        self.units, self.cost = units, cost
+        self.base = _counts(channels, units, [0] * len(units))
+        self.full = float(cost.of(self.base))
+        self.parts = [cost.rows(cost.only(u.groups)) for u in units]
+
+    def cost_of(self, picked) -> float:
+        return float(self.cost.of(self._counts(picked)))
+
+    def loss_of(self, picked) -> float:
+        return float(sum(u.loss[i] for u, i in zip(self.units, picked)))
+
+    def _counts(self, picked) -> np.ndarray:
+        counts = self.base.copy()
+        for unit, i in zip(self.units, picked):
+            counts[list(unit.groups)] = unit.options[i]
+        return counts
+
+    def _options(self, u: int, counts: np.ndarray) -> np.ndarray:
+        """(k,) cost of the convolutions that unit `u` touches, under each of its options."""
+        unit = self.units[u]
+        varied = np.repeat(counts[None], len(unit.options), axis=0)
+        varied[:, list(unit.groups)] = unit.options
+        return self.parts[u].of(varied)
+
+    def minimise(self, price: float) -> np.ndarray:
+        picked = np.zeros(len(self.units), dtype=np.int64)
+        counts = self.base.copy()
+        for _ in range(20):
+            before = picked.copy()
+            for u, unit in enumerate(self.units):
+                picked[u] = int(np.argmin(unit.loss + price * self._options(u, counts)))
+                counts[list(unit.groups)] = unit.options[picked[u]]
+            if np.array_equal(before, picked):
+                break
+        return picked
+
+    def improve(self, picked: np.ndarray, goal: float) -> np.ndarray:
+        """Give channels back where there is room, and exchange between two units, as long as the loss falls and the
+        cost stays within the goal."""
+        picked = picked.copy()
+        for _ in range(20 * len(self.units)):
+            counts, total, moves = self._counts(picked), self.cost_of(picked), []
+            for u, unit in enumerate(self.units):
+                options = self._options(u, counts)
+                for i in (picked[u] - 1, picked[u] + 1):
+                    if 0 <= i < len(unit.options):
+                        moves.append((u, i, unit.loss[i] - unit.loss[picked[u]], options[i] - options[picked[u]]))
+            pairs = [(a[2], (a,)) for a in moves if a[2] < 0 and total + a[3] <= goal]
+            ups, downs = [m for m in moves if m[2] < 0], [m for m in moves if m[2] >= 0]
+            pairs += [
+                (a[2] + b[2], (a, b)) for a in ups for b in downs
+                if a[0] != b[0] and a[2] + b[2] < 0 and total + a[3] + b[3] <= 1.01 * goal
+            ]  # fmt: skip
+            for gain, move in sorted(pairs, key=lambda p: p[0])[:50]:
+                tried = picked.copy()
+                for u, i, *_ in move:
+                    tried[u] = i
+                if gain < -1e-12 * abs(self.loss_of(picked)) and self.cost_of(tried) <= goal:
+                    picked = tried
+                    break
+            else:
+                return picked
+        return picked
+
+
+def _uniform(channels: Channels, units: list[Unit], cost: Cost | None, budget: Budget) -> np.ndarray:
+    """(units,) picked options: the same share of every unit, as near as the rounding allows. Units of one width round
+    at the same share; so that the budget is met all the same, the ones rounded down furthest take a step back."""
+    left = [u.options.sum(1) / u.options[0].sum() for u in units]
+    full = None if cost is None else float(cost.of(_counts(channels, units, [0] * len(units))))
+
+    def pick(share: float) -> np.ndarray:
+        return np.array([int(np.argmin(np.abs(fractions - share))) for fractions in left])
+
+    def within(picked) -> bool:
+        if budget.kind == "ratio":
+            return sum(int(u.removed[i]) for u, i in zip(units, picked)) >= budget.value * channels.prunable
+        return float(cost.of(_counts(channels, units, picked))) <= budget.value * full * (1 + 1e-9)
+
+    low, high = 0.0, 1.0
+    picked = pick(1.0)
+    if within(picked):
+        return picked
+    for _ in range(30):
+        middle = (low + high) / 2
+        low, high = (middle, high) if within(pick(middle)) else (low, middle)
+    picked = pick(low)
+    for u in sorted(range(len(units)), key=lambda u: left[u][picked[u]] - low):
+        back = picked.copy()
+        back[u] = max(picked[u] - 1, 0)
+        if within(back):
+            picked = back
+    return picked
+
+
+# -- ratio -----------------------------------------------------------------------------------------------------------
+def _by_ratio(channels: Channels, units: list[Unit], ratio: float) -> list[int]:
+    goal = round(ratio * channels.prunable)
+    sizes = [costs.macs(channels), costs.params(channels)]
+    full = np.array([len(g.atoms) for g in channels.groups], dtype=float)
     wanted = 1 - min(SHARE * ratio, 0.9)
+    worth = _worth(channels, units, ratio)
 
-    def solve(price: float) -> np.ndarray:
-        return _mask(channels, scores, units, _knapsack(units, goal, price * costs))
+    def pick(price: float) -> tuple[list[int], bool]:
+        picked = _knapsack(units, goal, price * worth)
+        counts = _counts(channels, units, picked)
+        return picked, max(c.of(counts) / c.of(full) for c in sizes) <= wanted
 
-    keep = solve(0.0)
-    if _share(channels, keep) <= wanted:
-        return keep
-    scale = float(np.median([u.loss[-1] / max(c, 1e-12) / max(u.removed[-1], 1) for u, c in zip(units, costs)]))
+    picked, small = pick(0.0)
+    if small:
+        return picked
+    scale = float(np.median([u.loss[-1] / max(w, 1e-12) / max(u.removed[-1], 1) for u, w in zip(units, worth)]))
     low, high = 0.0, scale * 1e3
-    best = solve(high)
+    best, _ = pick(high)
     for _ in range(24):  # the least price that buys the wanted share; the plan changes in steps, so bisection ends
         price = (low + high) / 2 if low else high / 4
-        keep = solve(price)
-        if _share(channels, keep) <= wanted:
-            best, high = keep, price
+        picked, small = pick(price)
+        if small:
+            best, high = picked, price
         else:
             low = price
         if low and high / low < 1.02:
@@ -85,24 +350,7 @@ def choose(channels: Channels, scores: np.ndarray, ratio: float, *, multiple: in
     return best
 
 
-def _units(channels: Channels) -> list[tuple[int, ...]]:
-    tied = {g for tie in channels.ties for g in tie}
-    alone = [(i,) for i, g in enumerate(channels.groups) if not g.frozen and i not in tied]
-    return [*channels.ties, *alone]
-
-
-def _unit(channels: Channels, scores: np.ndarray, ids: tuple[int, ...], multiple: int) -> _Unit:
-    width = len(channels.groups[ids[0]].atoms)
-    finite = min(int(np.isfinite(scores[channels.groups[g].atoms]).sum()) for g in ids)
-    lowest = max(int(np.ceil(FLOOR * width)), min(multiple, width), width - finite)
-    step = multiple if width % multiple == 0 else 1
-    options = np.array([width, *(k for k in range(width - step, lowest - 1, -step))])
-    curves = [np.concatenate([[0.0], np.cumsum(np.sort(scores[channels.groups[g].atoms]))]) for g in ids]
-    gone = width - options
-    return _Unit(ids, options, sum(c[gone] for c in curves), gone * len(ids))
-
-
-def _knapsack(units: list[_Unit], goal: int, gain: np.ndarray) -> list[int]:
+def _knapsack(units: list[Unit], goal: int, gain: np.ndarray) -> list[int]:
     """Exact dynamic programme: per unit an option, `goal` channels removed in all (or the nearest that can be reached),
     least sum of loss - gain * removed. Returns the index of each unit's option."""
     grid = int(np.gcd.reduce([int(r) for u in units for r in u.removed if r] or [1]))
@@ -133,32 +381,7 @@ def _knapsack(units: list[_Unit], goal: int, gain: np.ndarray) -> list[int]:
     return picked[::-1]
 
 
-def _mask(channels: Channels, scores: np.ndarray, units: list[_Unit], picked: list[int]) -> np.ndarray:
-    keep = np.ones(channels.atoms, dtype=bool)
-    for unit, i in zip(units, picked):
-        for g in unit.groups:
-            atoms = channels.groups[g].atoms
-            gone = len(atoms) - int(unit.options[i])
-            keep[atoms[np.argsort(scores[atoms], kind="stable")[:gone]]] = False
-    return keep
-
-
-def size(channels: Channels, keep: np.ndarray) -> np.ndarray:
-    """(2,) relative MACs and parameters of the followed convolutions under `keep`."""
-    full, left = np.zeros(2), np.zeros(2)
-    for name, positions in channels.positions.items():
-        out, inp = channels.out[name], channels.inp.get(name)
-        weight = np.array([positions, 1.0])
-        full += weight * len(out) * (1 if inp is None else len(inp)) * channels.taps[name]
-        left += weight * keep[out].sum() * (1 if inp is None else keep[inp].sum()) * channels.taps[name]
-    return left / full
-
-
-def _share(channels: Channels, keep: np.ndarray) -> float:
-    return float(size(channels, keep).max())
-
-
-def _costs(channels: Channels, units: list[_Unit], ratio: float) -> np.ndarray:
+def _worth(channels: Channels, units: list[Unit], ratio: float) -> np.ndarray:
     """(units,) what one channel of each unit costs: its share of MACs plus its share of parameters, the layer on the
     other side being cut by `ratio` as well."""
     per_atom = np.zeros((channels.atoms, 2))

@@ -13,7 +13,7 @@ from edgeprune_device.files import write_atomic
 
 from edgeprune.channels import Channels
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -22,25 +22,29 @@ class PrunePlan:
 
     Example: {"model.2.m.0.cv1.conv": [0, 3, 4, 9, …]} and, by coupling, the same list for "model.2.m.0.cv1.bn".
 
-    ratio: the fraction of prunable channels asked for; criterion: who chose; prunable/removed: channel counts.
-    layers: the counts of each layer, in and out, so that a plan is refused by a model it was not made for.
+    budget: what was asked for, as in "macs 0.65"; criterion: who chose; prunable/removed: channel counts.
+    widths: the channels of each layer before, so that a plan is refused by a model it was not made for; yaml: where
+    Ultralytics' YAML can say what is left (portable.py), that YAML.
     """
 
-    ratio: float
+    budget: str
     criterion: str
     prunable: int
     removed: int
     keep: dict[str, list[int]]
     widths: dict[str, int]
+    yaml: dict | None = None
     schema_version: int = SCHEMA_VERSION
 
     @classmethod
-    def of(cls, channels: Channels, keep: np.ndarray, *, ratio: float, criterion: str) -> PrunePlan:
+    def of(
+        cls, channels: Channels, keep: np.ndarray, *, budget: str, criterion: str, yaml: dict | None = None
+    ) -> PrunePlan:
         """keep: (atoms,) bool."""
         removed = int((~keep).sum())
         kept = {name: np.flatnonzero(keep[atoms]).tolist() for name, atoms in channels.out.items()}
         widths = {name: len(atoms) for name, atoms in channels.out.items()}
-        return cls(ratio, criterion, channels.prunable, removed, kept, widths)
+        return cls(budget, criterion, channels.prunable, removed, kept, widths, yaml)
 
     def mask(self, channels: Channels) -> np.ndarray:
         """(atoms,) bool, from the plan's per-layer lists.
@@ -58,6 +62,13 @@ class PrunePlan:
                 raise InputError(f"this plan keeps channels of {name} that a coupled layer removes")
         return keep
 
+    def then(self, after: PrunePlan) -> PrunePlan:
+        """This plan and, on the network that it leaves, another: as one plan of the first network."""
+        keep = {name: [kept[i] for i in after.keep[name]] for name, kept in self.keep.items()}
+        return PrunePlan(
+            after.budget, after.criterion, self.prunable, self.removed + after.removed, keep, self.widths
+        )
+
     @property
     def sha256(self) -> str:
         return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()
@@ -65,12 +76,13 @@ class PrunePlan:
     def to_json(self) -> dict:
         return {
             "schema_version": self.schema_version,
-            "ratio": self.ratio,
+            "budget": self.budget,
             "criterion": self.criterion,
             "prunable": self.prunable,
             "removed": self.removed,
             "widths": self.widths,
             "keep": self.keep,
+            "yaml": self.yaml,
         }
 
     @classmethod
@@ -79,12 +91,13 @@ class PrunePlan:
             if data["schema_version"] != SCHEMA_VERSION:
                 raise InputError(f"plan: schema version {data['schema_version']} is not known, only {SCHEMA_VERSION}")
             return cls(
-                float(data["ratio"]),
+                str(data["budget"]),
                 str(data["criterion"]),
                 int(data["prunable"]),
                 int(data["removed"]),
                 {str(k): [int(i) for i in v] for k, v in data["keep"].items()},
                 {str(k): int(v) for k, v in data["widths"].items()},
+                data["yaml"],
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputError(f"plan: not a prune plan ({type(error).__name__}: {error})") from error
