@@ -3,43 +3,91 @@
 A criterion is a callable `score(model, channels, samples) -> (atoms,) float64`: what removing that atom costs, on one
 scale for the whole network. Within a group the lowest go first; between groups the budget weighs the sums.
 `samples` are labelled training pictures (features.Samples), or None; NEEDS_SAMPLES says which criteria want them.
+Files that begin with an underscore are what several criteria share.
 """
 
 from __future__ import annotations
 
 import contextlib
 import difflib
+import functools
 import importlib
 import os
 import pkgutil
 import sys
+import traceback
 from collections.abc import Callable
 
-from edgeprune_device.errors import InputError
+import numpy as np
+from edgeprune_device.errors import EdgepruneError, InputError
 
 
 def names() -> list[str]:
-    return sorted(m.name for m in pkgutil.iter_modules(__path__))
+    return sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_"))
 
 
 def load(name: str) -> Callable:
-    """The criterion `name`, or a user's own as `module:function`.
+    """The criterion `name`, or a user's own as `module:function`; what it returns is checked at every call.
 
     Raises:
-        InputError: unknown; the message offers the near names.
+        InputError: unknown, the message offers the near names; or the user's module cannot be imported.
     """
     if ":" in name:
-        module, _, function = name.partition(":")
-        try:
-            with _working_folder():
-                return getattr(importlib.import_module(module), function)
-        except (ImportError, AttributeError) as error:
-            raise InputError(f"criterion {name!r}: {error}") from error
+        return _own(name)
     if name not in names():
         near = difflib.get_close_matches(name, names())
         hint = f"did you mean {' or '.join(near)}? " if near else ""
         raise InputError(f"unknown criterion {name!r}: {hint}there are auto, {', '.join(names())}, or module:function")
-    return importlib.import_module(f"{__name__}.{name}").score
+    return _checked(name, importlib.import_module(f"{__name__}.{name}").score)
+
+
+def _own(name: str) -> Callable:
+    module, _, function = name.partition(":")
+    try:
+        with _working_folder():
+            criterion = getattr(importlib.import_module(module), function)
+    except Exception as error:  # anything may stand in a user's file
+        raise InputError(f"criterion {name!r}: {_line(error)}") from error
+    if not callable(criterion):
+        raise InputError(f"criterion {name!r}: not a function (model, channels, samples) -> scores")
+    checked = _checked(name, criterion)
+
+    @functools.wraps(criterion)
+    def score(model, channels, samples):
+        try:
+            return checked(model, channels, samples)
+        except EdgepruneError:
+            raise
+        except Exception as error:
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            where = f"{place.filename}, line {place.lineno}"
+            raise InputError(f"criterion {name!r} failed: {type(error).__name__}: {_line(error)} ({where})") from error
+
+    return score
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def _checked(name: str, criterion: Callable) -> Callable:
+    """`criterion`, its result as (atoms,) float64, or refused: a NaN would sort anywhere, unseen."""
+
+    @functools.wraps(criterion)
+    def score(model, channels, samples):
+        scores = np.asarray(criterion(model, channels, samples))
+        wrong = None
+        if scores.shape != (channels.atoms,):
+            wrong = f"shape {scores.shape} instead of ({channels.atoms},), one score an atom"
+        elif scores.dtype.kind not in "fiu":
+            wrong = f"{scores.dtype} instead of float"
+        elif np.isnan(scores).any() or np.isneginf(scores).any():
+            wrong = "NaN or minus infinity among the scores (infinity is allowed: that channel stays)"
+        if wrong:
+            raise InputError(f"criterion {name!r} returned {wrong}")
+        return scores.astype(np.float64)
+
+    return score
 
 
 @contextlib.contextmanager

@@ -1,0 +1,49 @@
+"""What goes with an atom: the slices of all weights that make it (rows) or read it (columns).
+
+Shared by the criteria of magnitude and of gradient; not a criterion itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import nn
+
+from edgeprune.channels import Channels
+
+#: Against a division by zero in a group whose weights are all zero.
+TINY = 1e-300
+
+
+def sums(
+    model: nn.Module, channels: Channels, of: Callable[[nn.Parameter], torch.Tensor], *, biases: bool = False
+) -> np.ndarray:
+    """(atoms,) float64: for each atom the sum of `of(parameter)` over its slices in every layer.
+
+    of: elementwise, the same shape as the parameter. biases: count those of convolutions and norms as well.
+    """
+    modules = dict(model.named_modules())
+    total = np.zeros(channels.atoms)
+
+    def add(atoms: np.ndarray, parameter: nn.Parameter, dim: int) -> None:
+        value = of(parameter).detach().double().movedim(dim, 0).reshape(len(atoms), -1).sum(1)
+        np.add.at(total, atoms, value.cpu().numpy())
+
+    for name, atoms in channels.out.items():
+        for kind, parameter in modules[name].named_parameters(recurse=False):
+            if biases or kind != "bias":
+                add(atoms, parameter, 0)
+    for name, atoms in channels.inp.items():
+        add(atoms, modules[name].weight, 1)
+    return total
+
+
+def per_mean_of_group(values: np.ndarray, channels: Channels) -> np.ndarray:
+    """(atoms,) each divided by the mean of its group, so that the average channel of every group costs 1 and groups of
+    wide and narrow, early and late layers compare."""
+    values = values.copy()
+    for group in channels.groups:
+        values[group.atoms] /= max(values[group.atoms].mean(), TINY)
+    return values

@@ -1,0 +1,21 @@
+"""Group L2: as `l1`, by squares, which add up: the cost of several channels is the squared norm of all their weights.
+
+In units of the group's mean, as torch-pruning's GroupMagnitudeImportance(p=2, normalizer="mean") has it (DepGraph,
+arXiv 2301.12900).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import nn
+
+from edgeprune.channels import Channels
+from edgeprune.criteria._slices import per_mean_of_group, sums
+
+NEEDS_SAMPLES = False
+
+
+def score(model: nn.Module, channels: Channels, samples=None) -> np.ndarray:
+    """(atoms,) sum of w^2 over the atom's slices, divided by the mean of its group."""
+    return per_mean_of_group(sums(model, channels, torch.square), channels)

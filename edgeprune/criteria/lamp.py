@@ -1,0 +1,26 @@
+"""LAMP: a squared norm as a share of what would be left if all smaller ones had gone (arXiv 2010.07611).
+
+There of single weights in a layer, here of channels in a group: the squared norm over all slices, as in `l2`. Needs no
+scale between layers, and never calls the last channel of a layer cheap.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import nn
+
+from edgeprune.channels import Channels
+from edgeprune.criteria._slices import TINY, sums
+
+NEEDS_SAMPLES = False
+
+
+def score(model: nn.Module, channels: Channels, samples=None) -> np.ndarray:
+    """(atoms,) in [0, 1]; the largest of each group has 1."""
+    scores = sums(model, channels, torch.square)
+    for group in channels.groups:
+        rising = group.atoms[np.argsort(scores[group.atoms], kind="stable")]
+        left = np.cumsum(scores[rising][::-1])[::-1]  # of this and all larger ones
+        scores[rising] /= np.maximum(left, TINY)
+    return scores

@@ -1,0 +1,24 @@
+"""Network Slimming as in the paper: one threshold over the batch-norm scales of the whole network, at the percentile
+that the budget asks for (Liu et al., arXiv 1708.06519).
+
+The cost of an atom is its rank, so the channels under the threshold are those with the least sum of costs: under
+`--ratio`, without rounding and floors, the budget's solution is the paper's. There `bn_scale`, which costs the scale
+itself, removes the same channels; where costs are weighed against MACs or parameters it removes others.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from torch import nn
+
+from edgeprune.channels import Channels
+from edgeprune.criteria import bn_scale
+
+NEEDS_SAMPLES = False
+
+
+def score(model: nn.Module, channels: Channels, samples=None) -> np.ndarray:
+    """(atoms,) the fraction of the network's prunable atoms whose |gamma| is smaller; infinite where no norm scales."""
+    gamma = bn_scale.score(model, channels)
+    free = np.concatenate([g.atoms for g in channels.groups if not g.frozen])
+    return np.where(np.isfinite(gamma), np.searchsorted(np.sort(gamma[free]), gamma) / len(free), np.inf)

@@ -1,0 +1,15 @@
+"""No criterion at all: what any other has to beat. The same draw every time."""
+
+from __future__ import annotations
+
+import numpy as np
+from torch import nn
+
+from edgeprune.channels import Channels
+
+NEEDS_SAMPLES = False
+
+
+def score(model: nn.Module, channels: Channels, samples=None) -> np.ndarray:
+    """(atoms,) uniform in [0, 1)."""
+    return np.random.default_rng(0).random(channels.atoms)

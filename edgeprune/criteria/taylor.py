@@ -1,0 +1,38 @@
+"""Group Taylor: how the detection loss would change, to first order, if a channel's weights went to zero.
+
+|sum of w * dL/dw| over every slice of the atom in the layers that make and read it, biases included since they go with
+it; the mean over batches of that absolute value, because the gradient of a trained network averages to nothing over
+the data (Molchanov et al., arXiv 1906.10771). One scale for the whole network: nothing is normalised.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import nn
+
+from edgeprune.channels import Channels
+from edgeprune.criteria._slices import sums
+from edgeprune.features import Samples, _default_loss
+
+NEEDS_SAMPLES = True
+#: Pictures of one batch.
+AT_ONCE = 4
+
+
+def score(model: nn.Module, channels: Channels, samples: Samples) -> np.ndarray:
+    """(atoms,) |change of the loss of one picture|."""
+    total = np.zeros(channels.atoms)
+    model.eval()
+    with torch.enable_grad(), _default_loss(model):
+        for start in range(0, len(samples.pictures), AT_ONCE):
+            model.zero_grad(set_to_none=True)
+            loss, _ = model.loss(samples.batch(start, start + AT_ONCE))
+            loss.sum().backward()
+            total += np.abs(sums(model, channels, _change, biases=True))
+    model.zero_grad(set_to_none=True)
+    return total / len(samples.pictures)
+
+
+def _change(parameter: nn.Parameter) -> torch.Tensor:
+    return torch.zeros_like(parameter) if parameter.grad is None else parameter * parameter.grad
