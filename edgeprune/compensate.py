@@ -21,6 +21,8 @@ from edgeprune.plan import PrunePlan
 #: best predicts pictures it was not solved on. The last all but forbids a change: deep layers of small pictures have
 #: fewer observations than unknowns.
 RIDGES = (3e-3, 3e-2, 3e-1, 3.0, 1e3)
+#: Limits of the factor that gives an output back its spread: a hardly predictable one would become loud noise.
+SPREAD = (0.5, 2.0)
 
 
 @torch.no_grad()
@@ -110,6 +112,10 @@ def _resolve(
     new = old + solve(gram, cross, min(judged)[1]).T.to(old.dtype)
     if not torch.isfinite(new).all():  # a dead input: leave the layer as the surgery left it
         return
+    # Least squares predicts timidly: what the inputs cannot tell any more comes out as the mean, and the scores of a
+    # detector sink. Each output gets back the spread that it had.
+    spread = (y - y_mean).square().mean(0) / (x @ new.T).square().mean(0).clamp_min(1e-12)
+    new = new * spread.sqrt().clamp(*SPREAD)[:, None]
     conv.weight.copy_(new.view_as(conv.weight))
     offset = y_mean - new @ x_mean
     if conv.bias is not None:

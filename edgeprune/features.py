@@ -93,26 +93,34 @@ def hooked(layers: dict[str, nn.Module], make: Callable[[str], Callable], *, bef
             hook.remove()
 
 
-@torch.no_grad()
 def moments(model: nn.Module, pictures: torch.Tensor, names: list[str]) -> dict[str, Moments]:
-    """The moments of each named convolution's input.
+    """The moments of each named convolution's input."""
+    found: dict[str, Moments] = {}
+    each_moments(model, pictures, names, found.__setitem__)
+    return found
+
+
+@torch.no_grad()
+def each_moments(
+    model: nn.Module, pictures: torch.Tensor, names: list[str], take: Callable[[str, Moments], None]
+) -> None:
+    """Hand the moments of each named convolution's input to `take`, in the order in which they run: all of a large
+    network's would not fit in memory.
 
     pictures: (N, 3, H, W) float32. They pass in one batch: the cost is a forward pass and one matrix product a layer.
     """
-    found: dict[str, Moments] = {}
     modules = dict(model.named_modules())
 
     def observe(name):
         def hook(conv, inputs, output):
             batch, _, height, width = output.shape
             where = sampled(conv, rows_for(conv), batch, height, width, name)
-            found[name] = Moments.of(patches(conv, inputs[0], where))
+            take(name, Moments.of(patches(conv, inputs[0], where)))
 
         return hook
 
     with hooked({name: modules[name] for name in names}, observe):
         model.eval()(pictures)
-    return found
 
 
 def sensitivity(model: nn.Module, samples: Samples, names: list[str], *, at_once: int = 4) -> dict[str, torch.Tensor]:

@@ -3,22 +3,59 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from edgeprune_device.errors import GateError, InputError
 from torch import nn
 
-from edgeprune import budget, criteria, surgery
+from edgeprune import budget, cost, criteria, portable, surgery
+from edgeprune.budget import Budget
 from edgeprune.channels import Channels, trace
 from edgeprune.compensate import compensate
+from edgeprune.cost import Cost
 from edgeprune.features import Samples
 from edgeprune.plan import PrunePlan
 
-#: What `--criterion auto` tries where there are pictures; the better is taken by measurement.
-AUTO = ("energy", "bn_scale")
+if TYPE_CHECKING:
+    from edgeprune.latency import Latency
+
+#: Rounds of choosing and re-solving on the way to a budget.
+ROUNDS = 3
 #: The cut model has to equal the masked original to this, relative, in float64.
 ORACLE = 1e-9
+
+
+@dataclass(frozen=True)
+class Ask:
+    """What is asked of a plan. budget: what may stay (or go); multiple: rounding of channel counts; uniform: every
+    group gives the same share; portable: only widths that Ultralytics' YAML can say (portable.py); latency: what a
+    budget of that kind is measured by."""
+
+    budget: Budget
+    multiple: int
+    uniform: bool = False
+    portable: bool = False
+    latency: Latency | None = None
+
+    def cost(self, channels: Channels) -> Cost | None:
+        """What the budget counts; None for a ratio, which counts channels."""
+        if self.budget.kind == "ratio":
+            return None
+        if self.budget.kind == "latency":
+            return self.latency.cost(channels)
+        return cost.of(self.budget.kind, channels)
+
+    def toward(self, original: Channels, now: Channels, steps: int) -> Ask:
+        """The first of `steps` equal steps from `now`, cut out of `original`, to the budget."""
+        sizes = []
+        for channels in (original, now):
+            full = np.array([len(g.atoms) for g in channels.groups], dtype=float)
+            counted = self.cost(channels)
+            sizes.append(channels.prunable if counted is None else float(counted.of(full)))
+        return replace(self, budget=self.budget.step(sizes[1] / sizes[0], steps))
 
 
 @dataclass(frozen=True)
@@ -32,19 +69,58 @@ class Pruned:
     oracle: float
 
 
+def measured(
+    asked: Budget, model: nn.Module, imgsz: int, multiple: int, step: Callable[[float, str], None]
+) -> tuple[Budget, Latency | None, dict]:
+    """A budget that can be solved for, what a latency is measured by, and what to note of it: only a latency needs
+    measuring, on the runtime at hand."""
+    if not asked.kind.startswith("latency"):
+        return asked, None, {}
+    from edgeprune import latency
+
+    found = latency.fit(model, trace(model), imgsz, multiple=multiple, step=step)
+    if asked.kind == "latency_ms":
+        asked = latency.budget(found, asked.value)
+    return asked, found, {"latency": found.to_json()}
+
+
 def draft(
-    model: nn.Module, channels: Channels, name: str, ratio: float, multiple: int, samples: Samples | None
-) -> PrunePlan:
-    """The plan of one criterion.
+    model: nn.Module, channels: Channels, name: str, ask: Ask, samples: Samples | None,
+    step: Callable[[float, str], None] = lambda fraction, what: None,
+) -> PrunePlan:  # fmt: skip
+    """The plan of one criterion. One that looks at pictures chooses in ROUNDS: what a channel is worth changes when
+    others have gone and their readers have been re-solved.
 
     Raises:
-        InputError: unknown criterion, it wants pictures and there are none, or the ratio cannot be met.
+        InputError: unknown criterion, it wants pictures and there are none, or the budget cannot be met.
     """
     criterion = criteria.load(name)
     if samples is None and criteria.needs_samples(criterion):
         raise InputError(f"criterion {name!r} looks at pictures: give --data data.yaml, or take --criterion bn_scale")
-    keep = budget.choose(channels, criterion(model, channels, samples), ratio, multiple=multiple)
-    return PrunePlan.of(channels, keep, ratio=ratio, criterion=name)
+    # A portable plan is stated in the widths of the network that the YAML describes: it is drawn at once.
+    rounds = ROUNDS if criteria.needs_samples(criterion) and not ask.portable else 1
+    plan, now, followed = None, model, channels
+    for i in range(rounds):
+        step(i / rounds, f"{name}: choosing channels" + (f", {i + 1} of {rounds}" if rounds > 1 else ""))
+        part = ask if rounds == 1 else ask.toward(channels, followed, rounds - i)
+        keep, yaml = _solve(now, followed, criterion(now, followed, samples), part)
+        chosen = PrunePlan.of(followed, keep, budget=str(ask.budget), criterion=name, yaml=yaml)
+        plan = chosen if plan is None else plan.then(chosen)
+        if i < rounds - 1:
+            now = surgery.apply(plan, model, channels)
+            compensate(model, now, channels, plan, samples.pictures)
+            followed = trace(now)
+    return plan
+
+
+def _solve(
+    model: nn.Module, channels: Channels, scores: np.ndarray, ask: Ask
+) -> tuple[np.ndarray, dict | None]:  # fmt: skip
+    """((atoms,) bool, what stays; its YAML, if asked for)."""
+    layout = portable.read(model, channels, ask.multiple) if ask.portable else None
+    units = budget.units(channels, scores, ask.multiple) if layout is None else layout.units(channels, scores)
+    keep = budget.solve(channels, scores, units, ask.budget, uniform=ask.uniform, cost=ask.cost(channels))
+    return keep, None if layout is None else layout.describe(channels, keep)
 
 
 def cut(model: nn.Module, channels: Channels, plan: PrunePlan, samples: Samples | None) -> Pruned:
@@ -54,12 +130,18 @@ def cut(model: nn.Module, channels: Channels, plan: PrunePlan, samples: Samples 
         GateError: the oracle fails: a coupling was missed, and the model would be wrong.
     """
     pruned = surgery.apply(plan, model, channels)
-    error = oracle(model, pruned, plan, channels)
+    try:
+        error = oracle(model, pruned, plan, channels)
+        found = f"{error:.2e} relative (limit {ORACLE:g})"
+    except RuntimeError as mismatch:  # two widths that belong together were not seen to
+        error, found = float("nan"), str(mismatch).splitlines()[0]
     if not error <= ORACLE:
         raise GateError(
-            f"surgery is not exact on this model: {error:.2e} relative (limit {ORACLE:g}); nothing was written. "
+            f"surgery is not exact on this {type(model).__name__}: {found}; nothing was written. "
             "Please report the model's YAML"
         )
+    if plan.yaml is not None:
+        portable.stamp(pruned, plan.yaml)
     solved = compensate(model, pruned, channels, plan, samples.pictures) if samples is not None else 0
     return Pruned(pruned, plan, solved, error)
 
@@ -94,42 +176,17 @@ def _tensors(output):
             yield from _tensors(part)
 
 
-def choose(
+def prune(
     model: nn.Module,
     *,
     criterion: str,
-    ratio: float,
-    multiple: int,
+    ask: Ask,
     samples: Samples | None,
-    score: Callable[[nn.Module], float | None] | None,
     step: Callable[[float, str], None] = lambda fraction, what: None,
-) -> tuple[Pruned, dict[str, float | None]]:
-    """Draft and cut by `criterion`; `auto` tries each of AUTO and takes the one whose model scores best before any
-    fine-tuning (`score`: model -> mAP on training pictures that neither criterion nor compensation has seen).
-
-    Returns the chosen one and the score of each that was tried (None: not measured).
-    """
+) -> Pruned:
+    """Plan and cut. criterion: a name, module:function, or auto: energy where there are pictures, else bn_scale."""
     channels = trace(model)
-    if criterion != "auto":
-        names = [criterion]
-    else:
-        names = list(AUTO) if samples is not None and score is not None else ["bn_scale"]
-    tried: dict[str, float | None] = {}
-    best: tuple[float, Pruned] | None = None
-    refused: InputError | None = None
-    for i, name in enumerate(names):
-        step(i / len(names), f"{name}: choosing channels")
-        try:
-            plan = draft(model, channels, name, ratio, multiple, samples)
-        except InputError as error:  # a fused model has no batch norms to rank by, and can be pruned all the same
-            tried[name], refused = None, refused or error
-            continue
-        step((i + 0.5) / len(names), f"{name}: cutting and compensating")
-        candidate = cut(model, channels, plan, samples)
-        tried[name] = score(candidate.model) if score is not None and len(names) > 1 else None
-        rank = -1.0 if tried[name] is None else tried[name]
-        if best is None or rank > best[0]:
-            best = (rank, candidate)
-    if best is None:
-        raise refused
-    return best[1], tried
+    name = criterion if criterion != "auto" else "bn_scale" if samples is None else "energy"
+    plan = draft(model, channels, name, ask, samples, lambda fraction, what: step(0.8 * fraction, what))
+    step(0.8, "cutting and compensating")
+    return cut(model, channels, plan, samples)

@@ -12,8 +12,8 @@ from edgeprune_device import vision
 from edgeprune.dataset import Dataset
 from edgeprune.features import Samples
 
-#: Pixels that fit in memory at once during compensation, all pictures together (24 pictures of 640 x 640).
-_PIXELS = 24 * 640 * 640
+#: Pixels that fit in memory at once during compensation, all pictures together (32 pictures of 640 x 640).
+_PIXELS = 32 * 640 * 640
 
 
 def affordable(imgsz: int) -> int:

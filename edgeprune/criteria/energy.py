@@ -20,7 +20,7 @@ from torch import nn
 
 from edgeprune.budget import FLOOR
 from edgeprune.channels import Channels, Group
-from edgeprune.features import Moments, Samples, moments, sensitivity
+from edgeprune.features import Moments, Samples, each_moments, sensitivity
 
 NEEDS_SAMPLES = True
 #: Ridge of the inverse, relative to the mean input variance: the same as the compensation's.
@@ -36,15 +36,23 @@ def score(model: nn.Module, channels: Channels, samples: Samples) -> np.ndarray:
     readers = sorted({c for g in channels.groups if not g.frozen for c in g.consumers})
     readers = [r for r in readers if isinstance(modules[r], nn.Conv2d)]
     felt = sensitivity(model, samples, readers)
-    seen = moments(model, samples.pictures, readers)
-    norms = {name: modules.get(channels.norm_of.get(name)) for name in readers}
-    solved = {name: _Reader(modules[name], norms[name], felt[name], seen.pop(name)) for name in readers}
     scores = np.full(channels.atoms, np.inf)
-    for group in channels.groups:
-        if not group.frozen:
-            blocks = [solved[c].block(channels.inp[c], group) for c in group.consumers if c in solved]
-            if blocks:
-                scores[group.atoms] = _eliminate(blocks, len(group.atoms))
+    unseen = set(readers)
+    waiting = {i: g for i, g in enumerate(channels.groups) if not g.frozen and unseen & set(g.consumers)}
+    known: dict[str, _Reader] = {}
+
+    def take(name: str, seen: Moments) -> None:
+        """A group is decided when the last of its readers has been seen; a reader is forgotten with its last group."""
+        known[name] = _Reader(modules[name], modules.get(channels.norm_of.get(name)), felt[name], seen)
+        unseen.discard(name)
+        for i in [i for i, g in waiting.items() if not unseen & set(g.consumers)]:
+            group = waiting.pop(i)
+            blocks = [known[c].block(channels.inp[c], group) for c in group.consumers if c in known]
+            scores[group.atoms] = _eliminate(blocks, len(group.atoms))
+        for done in known.keys() - {c for g in waiting.values() for c in g.consumers}:
+            del known[done]
+
+    each_moments(model, samples.pictures, readers, take)
     return scores
 
 

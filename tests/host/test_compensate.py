@@ -29,7 +29,7 @@ def test_a_twin_takes_over(small):
     channels = trace(small)
     keep = np.ones(channels.atoms, dtype=bool)
     keep[channels.out["model.2.m.0.cv1.conv"][6]] = False
-    plan = PrunePlan.of(channels, keep, ratio=0.0, criterion="test")
+    plan = PrunePlan.of(channels, keep, budget="ratio 0", criterion="test")
     cut = surgery.apply(plan, small, channels)
     x = pictures(seed=3)
     before = error(cut, small, x)
@@ -81,7 +81,7 @@ def test_the_original_and_the_shapes_are_left_alone(small):
 
 def test_an_uncut_model_stays_as_it_is(small):
     channels = trace(small)
-    plan = PrunePlan.of(channels, np.ones(channels.atoms, dtype=bool), ratio=0.0, criterion="test")
+    plan = PrunePlan.of(channels, np.ones(channels.atoms, dtype=bool), budget="ratio 0", criterion="test")
     cut = surgery.apply(plan, small, channels)
     compensate(small, cut, channels, plan, pictures())
     assert error(cut, small, pictures(seed=3)) < 1e-4
