@@ -91,7 +91,7 @@ def to_onnx(
     """
     height, width = imgsz
     ready = prepare(model, imgsz, end2end=end2end)
-    graph = _trace(ready, height, width, opset)
+    graph = trace(ready, height, width, opset)
     with _quiet():
         graph, equal = onnxsim.simplify(graph, check_n=1)
     if not equal:
@@ -245,7 +245,7 @@ def _channels(model: torch.nn.Module) -> int:
     return int((getattr(model, "yaml", None) or {}).get("channels", 3))
 
 
-def _trace(model: torch.nn.Module, height: int, width: int, opset: int) -> onnx.ModelProto:
+def trace(model: torch.nn.Module, height: int, width: int, opset: int) -> onnx.ModelProto:
     """The graph of one traced run.
 
     The TorchScript exporter, because it alone keeps opset 17 (the dynamo exporter writes 18 and converts down) and
