@@ -3,17 +3,22 @@
 `Model.train()` rebuilds the network from its YAML and copies what still fits, which silently undoes the pruning. The
 trainer (trainer.py) returns the pruned module itself, in training, interruption and resumption, and checks at every
 step that the number of parameters has not changed.
+
+Early stopping must look at pictures that the training does not see, and not at the validation pictures, which judge the
+result: chosen on them, its figure would flatter. So `patience` holds back a tenth of the training pictures. Their mAP
+by the one evaluator decides, not their loss: a detector's loss rises with its confidence while mAP still grows.
 """
 
 from __future__ import annotations
 
-import contextlib
 import gc
+import importlib.util
 import json
 import math
 import shutil
+import subprocess
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -21,15 +26,17 @@ import yaml
 from edgeprune_device.errors import EdgepruneError, InputError
 from edgeprune_device.files import sha256, write_atomic
 
-from edgeprune import checkpoint
+from edgeprune import checkpoint, distill, samples
 from edgeprune.dataset import Dataset
 from edgeprune.threads import use_all_cores
 
 
 @dataclass(frozen=True)
 class Settings:
-    """epochs: passes over the training pictures; batch: pictures a step; lr: peak learning rate (AdamW, cosine to 1 %);
-    device: cpu or the number of a GPU; workers: data loading processes."""
+    """epochs: passes over the training pictures; batch: pictures a step; lr: learning rate (AdamW, warm-up, cosine to
+    1 %); device: cpu or the number of a GPU, or of several: 0,1; workers: data loading processes; patience: epochs
+    without a better figure on held-back training pictures after which it stops (0: never); sparsity: see sparsity.py
+    (0: off)."""
 
     epochs: int = 10
     batch: int = 4
@@ -38,6 +45,8 @@ class Settings:
     device: str = "cpu"
     workers: int = 0
     seed: int = 0
+    patience: int = 0
+    sparsity: float = 0.0
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.batch < 1 or self.workers < 0:
@@ -46,6 +55,17 @@ class Settings:
             raise InputError(f"lr {self.lr:g} is outside (0, 1); 1e-4 is the default")
         if self.imgsz < 32 or self.imgsz % 32:
             raise InputError(f"imgsz {self.imgsz} must be a multiple of 32")
+        if self.patience < 0:
+            raise InputError("patience must be at least 0")
+        if not 0 <= self.sparsity <= self.lr:
+            raise InputError(f"sparsity {self.sparsity:g} is outside [0, lr]: nothing could stand against more")
+        if self.batch % self.gpus:
+            raise InputError(f"batch {self.batch} must be a multiple of the {self.gpus} GPUs of --device {self.device}")
+
+    @property
+    def gpus(self) -> int:
+        """Processes that share a batch; 1 on the CPU."""
+        return len(self.device.split(","))
 
     def overrides(self) -> dict:
         """Ultralytics' arguments, with the defaults that would spoil a gentle fine-tuning replaced:
@@ -59,8 +79,8 @@ class Settings:
             "device": self.device, "workers": self.workers, "seed": self.seed,
             "optimizer": "AdamW", "lr0": self.lr, "lrf": 0.01, "cos_lr": True, "momentum": 0.9,
             "warmup_epochs": min(1.0, self.epochs / 10), "warmup_bias_lr": 0.0, "warmup_momentum": 0.9,
-            "close_mosaic": max(1, math.ceil(self.epochs / 3)), "patience": 0, "amp": False,
-            "val": False, "plots": False, "save": True, "deterministic": True, "verbose": False,
+            "close_mosaic": max(1, math.ceil(self.epochs / 3)), "patience": self.patience, "amp": False,
+            "val": self.patience > 0, "plots": False, "save": True, "deterministic": True, "verbose": False,
         }  # fmt: skip
 
 
@@ -79,13 +99,13 @@ def check_device(device: str) -> None:
     """Raises InputError where the device does not exist: before an hour of work, not after it."""
     from ultralytics.utils.torch_utils import select_device
 
-    if "," in device:
-        raise InputError(f"--device {device}: training on several GPUs is not supported yet; give one")
     try:
         select_device(device, verbose=False)
         use_all_cores()
     except (ValueError, RuntimeError, AssertionError) as error:
         raise InputError(f"--device {device}: not on this machine ({str(error).strip().splitlines()[0]})") from error
+    if "," in device and importlib.util.find_spec("cloudpickle") is None:  # Ultralytics would install it by itself
+        raise InputError(f"--device {device}: several GPUs need a package more: pip install cloudpickle")
 
 
 def finetune(
@@ -95,53 +115,83 @@ def finetune(
     settings: Settings,
     folder: Path,
     *,
+    teacher: Path | None = None,
     on_step: Callable[[Progress], None] | None = None,
     observe: Callable | None = None,
 ) -> dict:
-    """Train `weights` and write the result (EMA of the last epoch) to `out` as a stock checkpoint.
+    """Train `weights` and write the result to `out` as a stock checkpoint: the EMA of the last epoch, or with patience
+    that of the best.
 
-    folder: where the run keeps its state. An interrupted run of the same weights, data and settings that lies there
-    goes on from its last whole epoch, however often it was interrupted; any other is thrown away. observe: called with
-    the trainer after every batch (tests read it).
+    folder: where the run keeps its state. An interrupted run of the same weights, data, teacher and settings that lies
+    there goes on from its last whole epoch, however often it was interrupted; any other is thrown away. teacher: a
+    checkpoint to learn from beside the labels (distill.py). observe: called with the trainer after every batch (tests
+    read it). On several GPUs, where the training runs in other processes, neither it nor on_step is called.
 
-    Returns: epochs, batch (pictures per step of the optimiser), steps of the optimiser over all epochs.
+    Returns: epochs done, batch (pictures per step of the optimiser), steps of the optimiser over all epochs; with
+    patience also best_epoch.
 
     Raises:
-        InputError: the device does not exist, or memory runs out even with a batch of 1.
+        InputError: the device does not exist, the teacher does not fit, too few pictures to hold some back, or memory
+            runs out even with a batch of 1.
     """
     check_device(settings.device)
     start = checkpoint.load(weights)
-    run = _Run(folder, _identity(weights, dataset, settings))
+    if teacher is not None:
+        distill.check(start.model, checkpoint.load(teacher).model)
+    data = hold_back(dataset) if settings.patience else dataset
+    run = _Run(folder, _identity(weights, dataset, settings, teacher))
     batch = settings.batch
-    while run.epochs_done < settings.epochs:
+    while not run.finished(settings):
         try:
-            _train(start, dataset, settings, batch, run, on_step, observe)
+            _train(start, data, replace(settings, batch=batch), run, teacher, on_step, observe)
         except (MemoryError, RuntimeError) as error:
             if not _out_of_memory(error):
                 raise
             if batch == 1:
                 raise InputError("out of memory with a batch of 1; lower --imgsz or use a machine with more") from error
             batch //= 2
+        except subprocess.CalledProcessError as error:
+            raise EdgepruneError(
+                f"training on --device {settings.device} failed; why stands above, and --device 0 needs no processes"
+            ) from error
         gc.collect()
-    tuned = checkpoint.load(run.last).model
-    _check_widths(start.model, tuned)
-    tuned.names = start.model.names
-    checkpoint.save(out, tuned, like=start)
-    return {"epochs": settings.epochs, **run.counted()}
+    chosen = checkpoint.load(run.best if settings.patience else run.last)
+    _check_widths(start.model, chosen.model)
+    chosen.model.names = start.model.names
+    checkpoint.save(out, chosen.model, like=start)
+    best = {"best_epoch": chosen.extra["epoch"] + 1} if settings.patience else {}
+    return {**run.counted(), **best}
 
 
-def _identity(weights: Path, dataset: Dataset, settings: Settings) -> dict:
+def hold_back(dataset: Dataset) -> Dataset:
+    """The data set to train with and stop by: a tenth of the labelled training pictures (8 to 64), evenly spread, is
+    its validation split and is not trained on.
+
+    Raises:
+        InputError: fewer than 32 labelled training pictures.
+    """
+    labelled = [p for p in dataset.train if len(dataset.labels(p))]
+    if len(labelled) < 32:
+        raise InputError(
+            f"--patience holds a tenth of the training pictures back and needs 32 labelled ones, not {len(labelled)}"
+        )
+    held = samples.pick(labelled, min(max(len(labelled) // 10, 8), 64))
+    return replace(dataset, train=tuple(p for p in dataset.train if p not in set(held)), val=tuple(held))
+
+
+def _identity(weights: Path, dataset: Dataset, settings: Settings, teacher: Path | None) -> dict:
     """What a run's result depends on; where and with how much memory it runs is not part of it."""
     asked = {k: v for k, v in asdict(settings).items() if k not in ("device", "workers", "batch")}
-    return {"weights_sha256": sha256(weights), "data_sha256": dataset.sha256, **asked}
+    teacher = None if teacher is None else sha256(teacher)
+    return {"weights_sha256": sha256(weights), "data_sha256": dataset.sha256, "teacher_sha256": teacher, **asked}
 
 
 class _Run:
-    """The state of one fine-tuning on disk: whose it is, its last checkpoint, and the steps behind each epoch."""
+    """The state of one fine-tuning on disk: whose it is, its checkpoints, and the steps behind each epoch."""
 
     def __init__(self, folder: Path, identity: dict) -> None:
         self.folder = folder.resolve()
-        self.last = self.folder / "train" / "weights" / "last.pt"
+        self.last, self.best = (self.folder / "train" / "weights" / f"{name}.pt" for name in ("last", "best"))
         self._steps = self.folder / "steps.json"
         self.folder.mkdir(parents=True, exist_ok=True)
         mark = self.folder / "run.json"
@@ -157,22 +207,28 @@ class _Run:
         except (OSError, ValueError):
             return {}
 
+    def _state(self) -> dict:
+        try:
+            return checkpoint.load(self.last).extra
+        except InputError:
+            return {}
+
     @property
     def epochs_done(self) -> int:
         """Whole epochs in last.pt."""
-        try:
-            return checkpoint.load(self.last).extra.get("epoch", -1) + 1
-        except InputError:
-            return 0
+        return self._state().get("epoch", -1) + 1
+
+    def finished(self, settings: Settings) -> bool:
+        """Whether every epoch is done, or patience has run out."""
+        state = self._state()
+        done = state.get("epoch", -1) + 1
+        waited = done - state.get("stopper", {}).get("best_epoch", done)
+        return done >= settings.epochs or 0 < settings.patience <= waited
 
     def counted(self) -> dict:
-        """{"batch": pictures per step, "steps": since the first epoch} of what last.pt holds."""
-        return self._read(self._steps).get(str(self.epochs_done), {"batch": None, "steps": 0})
-
-    def count(self, epochs: int, batch: int, steps: int) -> None:
-        """Written before last.pt is, so that it knows every last.pt there may be."""
-        counts = {**self._read(self._steps), str(epochs): {"batch": batch, "steps": steps}}
-        write_atomic(self._steps, json.dumps(counts))
+        """{"epochs": whole ones, "batch": pictures per step, "steps": since the first epoch} of what last.pt holds."""
+        done = self.epochs_done
+        return {"epochs": done, **self._read(self._steps).get(str(done), {"batch": None, "steps": 0})}
 
 
 #: What the user's own training had to say of pictures and losses: left and right that may not be swapped, gains.
@@ -182,36 +238,24 @@ _INHERITED = (
 )  # fmt: skip
 
 
-def _train(start: checkpoint.Checkpoint, dataset, settings, batch, run, on_step, observe) -> None:
-    from ultralytics.utils import LOGGER
-
-    from edgeprune.trainer import KeepArchitecture
+def _train(start: checkpoint.Checkpoint, dataset, settings, run, teacher, on_step, observe) -> None:
+    from edgeprune.trainer import KeepArchitecture, Recipe
 
     theirs = start.extra.get("train_args") or {}
     overrides = {
         **{k: theirs[k] for k in _INHERITED if k in theirs},
-        **settings.overrides(), "batch": batch, "nbs": batch, "model": str(start.path.resolve()),
-        "data": str(_write_data(dataset, run.folder)), "project": str(run.folder), "name": "train", "exist_ok": True,
+        **settings.overrides(), "model": str(start.path.resolve()),
+        "data": str(_write_data(dataset, run.folder)), "save_dir": str(run.folder / "train"),
     }  # fmt: skip
-    before = run.counted()["steps"]
     if run.epochs_done:
         overrides["resume"] = str(run.last)
-    level = LOGGER.level
-    LOGGER.setLevel("ERROR")
-    try:
-        with checkpoint.safe_load(), _hands_off():
-            trainer = KeepArchitecture(overrides=overrides)
-            use_all_cores()
-
-            def save(t):
-                run.count(t.epoch + 1, t.batch_size * t.accumulate, before + t.optimizer_steps)
-
-            trainer.before_save = save
-            _attach(trainer, on_step, observe)
-            trainer.train()
-    finally:
-        LOGGER.setLevel(level)
-    trainer.check_architecture()
+    Recipe(None if teacher is None else str(teacher.resolve()), settings.sparsity).write(run.folder)
+    trainer = KeepArchitecture(overrides=overrides)
+    if not trainer.ddp:
+        _attach(trainer, on_step, observe)
+    trainer.train()
+    if not trainer.ddp:
+        trainer.check_architecture()
 
 
 def _write_data(dataset: Dataset, folder: Path) -> Path:
@@ -250,36 +294,3 @@ def _check_widths(before: torch.nn.Module, after: torch.nn.Module) -> None:
 def _out_of_memory(error: BaseException) -> bool:
     text = str(error).lower()
     return isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text
-
-
-@contextlib.contextmanager
-def _hands_off():
-    """Ultralytics re-encodes JPEGs that it finds wanting in place, leaves caches in the label folders, and draws its
-    own progress bar. The pictures are the user's, and our progress line tells the time that is left."""
-    from ultralytics.data import dataset, utils
-    from ultralytics.engine import trainer
-
-    ours = (
-        (utils, "_replace_image", lambda *_, **__: None),
-        (dataset, "save_dataset_cache_file", lambda prefix, path, cache, version: cache.update(version=version)),
-        (trainer, "TQDM", lambda iterable, *_, **__: _Plain(iterable)),
-    )
-    before = [(module, name, getattr(module, name)) for module, name, _ in ours]
-    try:
-        for module, name, replacement in ours:
-            setattr(module, name, replacement)
-        yield
-    finally:
-        for module, name, original in before:
-            setattr(module, name, original)
-
-
-class _Plain:
-    def __init__(self, iterable) -> None:
-        self._iterable = iterable
-
-    def __iter__(self):
-        return iter(self._iterable)
-
-    def set_description(self, *_args) -> None:
-        """Nothing to draw on."""

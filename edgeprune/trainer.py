@@ -2,14 +2,52 @@
 
 In a file of its own, because importing it imports Ultralytics' training. Its name has no "Trainer" in it: Ultralytics
 turns on loggers that upload the run (W&B, Comet, its platform) for classes that do.
+
+On several GPUs Ultralytics starts a process for each and sends it this class by its name, Ultralytics' arguments, and
+the path of the weights. Whatever else the training needs therefore lies in a file in the run's folder (`Recipe`), and
+nothing is set from outside on a trainer that trains.
 """
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 from edgeprune_device.errors import EdgepruneError
+from edgeprune_device.files import write_atomic
 from ultralytics.models.yolo.detect import DetectionTrainer
+from ultralytics.utils import RANK
+from ultralytics.utils.torch_utils import unwrap_model
+
+from edgeprune import checkpoint, dataset, distill, measure, sparsity
+from edgeprune.threads import use_all_cores
+
+#: Steps until the learning rate is what was asked for. AdamW knows no gradient's size at first, and moves every weight
+#: by the whole rate: a COCO model pruned to 74 % of its MACs and tuned for 16 steps at 320 px went from mAP 0.150 to
+#: 0.093 with Ultralytics' warm-up of a tenth of an epoch, and to 0.171 with this one.
+WARMUP = 100
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What the trainer needs beyond Ultralytics' arguments.
+
+    teacher: checkpoint to learn from, or None; sparsity: what a prunable batch-norm scale loses per step at the peak of
+    the learning rate.
+    """
+
+    teacher: str | None = None
+    sparsity: float = 0.0
+
+    def write(self, folder: Path) -> None:
+        write_atomic(folder / "recipe.json", json.dumps(asdict(self)))
+
+    @classmethod
+    def read(cls, folder: Path) -> Recipe:
+        return cls(**json.loads((folder / "recipe.json").read_text()))
 
 
 class KeepArchitecture(DetectionTrainer):
@@ -17,7 +55,17 @@ class KeepArchitecture(DetectionTrainer):
 
     parameters_expected = 0
     optimizer_steps = 0  # of this process
-    before_save = None  # called with the trainer before a checkpoint is written
+
+    def __init__(self, *args, **kwargs) -> None:
+        with _hands_off():
+            super().__init__(*args, **kwargs)
+        use_all_cores()
+        self.folder = self.save_dir.parent
+        self.recipe = Recipe.read(self.folder)
+
+    def train(self):
+        with _hands_off():
+            super().train()
 
     def get_model(self, cfg=None, weights=None, verbose=True):
         if weights is None:
@@ -32,31 +80,111 @@ class KeepArchitecture(DetectionTrainer):
                 f"training changed the architecture: {self.parameters_expected:,} parameters became {found:,}"
             )
 
+    def _setup_train(self):
+        super()._setup_train()
+        model = unwrap_model(self.model)
+        if self.recipe.teacher:
+            teacher = checkpoint.load(self.recipe.teacher).model.to(self.device)
+            loss = getattr(model, "criterion", None) or model.init_criterion()
+            model.criterion = distill.Distilled(loss, teacher, self.args)
+        if self.recipe.sparsity:
+            scales = sparsity.prunable_scales(model)
+            rates = next(g for g in self.optimizer.param_groups if g["param_group"] == "bn")
+
+            def shrink(*_):
+                sparsity.shrink(scales, self.recipe.sparsity * rates["lr"] / rates["initial_lr"])
+
+            self.optimizer.register_step_post_hook(shrink)  # before the EMA looks
+
+    def _get_warmup_iterations(self, num_batches):
+        return max(super()._get_warmup_iterations(num_batches), WARMUP)
+
     def optimizer_step(self):
         self.check_architecture()
         super().optimizer_step()
         self.optimizer_steps += 1
 
     def validate(self):
-        """No figure from here: the one evaluator measures the result, and Ultralytics' own would give another."""
-        return self.metrics, None
+        """For early stopping: the figure of the one evaluator on the data set's val split, which here holds training
+        pictures that are not trained on. Without it nothing: the result is measured when all is done."""
+        if not self.args.patience or RANK not in (-1, 0):
+            return self.metrics, None
+        held = dataset.load(self.args.data)
+        accuracy, _ = measure.evaluate(measure.TorchSession(self.ema.ema), held, held.val, self.args.imgsz)
+        fitness = float(accuracy.map50_95)
+        if self.best_fitness is None or self.best_fitness < fitness:
+            self.best_fitness = fitness
+        return self.metrics, fitness
 
     def final_eval(self):
-        """As `validate`; and last.pt keeps its optimiser state, so that an interrupted `build` can go on."""
+        """Nothing to say; and last.pt keeps its optimiser state, so that an interrupted `build` can go on."""
 
     def save_model(self):
-        """As Ultralytics', but a kill in the middle of the write leaves the former file whole."""
-        if self.before_save is not None:
-            self.before_save(self)
+        """As Ultralytics', but a kill in the middle of the write leaves the former file whole, and best.pt is written
+        for an epoch that is better, not for one that is as good."""
+        self._count_steps()
         last, best = self.last, self.best
         self.last, self.best = last.with_name(".last.pt"), best.with_name(".best.pt")
         try:
             saved = super().save_model()
-            for beside, place in ((self.last, last), (self.best, best)):
-                if beside.exists():
-                    with open(beside, "rb") as file:
-                        os.fsync(file.fileno())
-                    os.replace(beside, place)
+            if self.stopper.best_epoch == self.epoch + 1:
+                _settle(self.best, best)
+            self.best.unlink(missing_ok=True)
+            _settle(self.last, last)
         finally:
             self.last, self.best = last, best
         return saved
+
+    def _count_steps(self) -> None:
+        """Epochs done -> pictures per step, steps since the first epoch. Written before last.pt is, so that it knows
+        every last.pt there may be."""
+        path = self.folder / "steps.json"
+        counts = json.loads(path.read_text()) if path.exists() else {}
+        before = counts.get(str(self.start_epoch), {"steps": 0})["steps"]
+        entry = {"batch": self.batch_size * self.accumulate, "steps": before + self.optimizer_steps}
+        write_atomic(path, json.dumps({**counts, str(self.epoch + 1): entry}))
+
+
+def _settle(beside: Path, place: Path) -> None:
+    with open(beside, "rb") as file:
+        os.fsync(file.fileno())
+    os.replace(beside, place)
+
+
+@contextlib.contextmanager
+def _hands_off():
+    """Ultralytics re-encodes JPEGs that it finds wanting in place, leaves caches in the label folders, runs what is in
+    checkpoints, talks, and draws its own progress bar. The pictures are the user's, and our own line tells the time
+    that is left."""
+    from ultralytics.data import dataset, utils
+    from ultralytics.engine import trainer
+    from ultralytics.utils import LOGGER
+
+    ours = (
+        (utils, "_replace_image", lambda *_, **__: None),
+        (dataset, "save_dataset_cache_file", lambda prefix, path, cache, version: cache.update(version=version)),
+        (trainer, "TQDM", lambda iterable, *_, **__: _Plain(iterable)),
+    )
+    before = [(module, name, getattr(module, name)) for module, name, _ in ours]
+    level = LOGGER.level
+    LOGGER.setLevel("ERROR")
+    try:
+        for module, name, replacement in ours:
+            setattr(module, name, replacement)
+        with checkpoint.safe_load():
+            yield
+    finally:
+        LOGGER.setLevel(level)
+        for module, name, original in before:
+            setattr(module, name, original)
+
+
+class _Plain:
+    def __init__(self, iterable) -> None:
+        self._iterable = iterable
+
+    def __iter__(self):
+        return iter(self._iterable)
+
+    def set_description(self, *_args) -> None:
+        """Nothing to draw on."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from edgeprune.commands import options
 
 HELP = "train a checkpoint further with its architecture kept"
@@ -12,6 +14,17 @@ def configure(parser) -> None:
     options.data(parser, required=True)
     options.imgsz(parser)
     options.training(parser)
+    parser.add_argument(
+        "--distill", type=Path, metavar="FILE", help="learn from this checkpoint's answers too: the unpruned original"
+    )
+    parser.add_argument(
+        "--sparsity",
+        type=float,
+        default=0.0,
+        metavar="X",
+        help="Network Slimming, before pruning: each step takes X from every prunable batch-norm scale (times the "
+        "learning rate's place in its schedule); at most --lr (default 0)",
+    )
     options.out(parser, "the tuned checkpoint (default: <weights>-tuned.pt beside it)")
     options.quiet(parser)
 
@@ -22,7 +35,7 @@ def run(args) -> None:
     from edgeprune_device.errors import InputError
     from edgeprune_device.files import check_writable
 
-    from edgeprune import checkpoint, dataset, finetune, measure
+    from edgeprune import checkpoint, dataset, finetune, measure, sparsity
     from edgeprune.count import count
     from edgeprune.progress import Reporter
 
@@ -31,7 +44,9 @@ def run(args) -> None:
     data = dataset.load(args.data)
     dataset.check_names(data, source.names)
     imgsz = source.input_size(args.imgsz)
-    settings = finetune.Settings(args.epochs, args.batch, args.lr, imgsz, args.device, args.workers, args.seed)
+    settings = finetune.Settings(
+        args.epochs, args.batch, args.lr, imgsz, args.device, args.workers, args.seed, args.patience, args.sparsity
+    )
     out = args.out or args.weights.with_name(f"{args.weights.stem}-tuned.pt")
     if out.suffix != ".pt":
         raise InputError(f"--out {out}: a checkpoint ends in .pt")
@@ -39,7 +54,7 @@ def run(args) -> None:
     work = out.with_name(f".{out.stem}-training")  # an interrupted run of the same settings goes on from here
     with reporter.stage("finetune") as step:
         result = finetune.finetune(
-            args.weights, data, out, settings, work,
+            args.weights, data, out, settings, work, teacher=args.distill,
             on_step=lambda p: step((p.epoch - 1 + p.step / p.steps) / p.epochs, f"epoch {p.epoch}/{p.epochs}"),
         )  # fmt: skip
     shutil.rmtree(work, ignore_errors=True)
@@ -55,4 +70,11 @@ def run(args) -> None:
         parameters = count(model, (imgsz, imgsz)).parameters
         rows.append(f"{name:<7} {parameters:>10,} parameters  mAP50-95 {accuracy.map50_95:.4f}")
     print("\n".join(rows))
-    print(f"{result['epochs']} epochs, {result['steps']} steps of {result['batch']} pictures, lr {args.lr:g}: {out}")
+    if args.sparsity:
+        for name, model in (("before", source.model), ("after", tuned)):
+            small, scales = sparsity.count_small(model)
+            print(f"{name:<7} {small:,} of {scales:,} prunable scales below {sparsity.SMALL:g} of the layer's largest")
+    best = f" (the best was epoch {result['best_epoch']})" if args.patience else ""
+    print(
+        f"{result['epochs']} epochs{best}, {result['steps']} steps of {result['batch']} pictures, lr {args.lr:g}: {out}"
+    )

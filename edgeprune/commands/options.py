@@ -20,10 +20,33 @@ def imgsz(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def ratio(parser: argparse.ArgumentParser) -> None:
+def budget(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_mutually_exclusive_group(required=True)
+    add = group.add_argument
+    add("--ratio", type=float, metavar="R", help="fraction of the prunable channels to remove, in [0, 1)")
+    add("--macs", type=float, metavar="F", help="fraction of the multiply-accumulates to keep, in (0, 1]")
+    add("--params", type=float, metavar="F", help="fraction of the parameters to keep, in (0, 1]")
+    add("--latency-ratio", type=float, metavar="F", help="fraction of the latency to keep (measured on this machine)")
+    add("--latency-ms", type=float, metavar="MS", help="milliseconds a picture may take (measured on this machine)")
     parser.add_argument(
-        "--ratio", type=float, required=True, metavar="R", help="fraction of the prunable channels to remove, in [0, 1)"
+        "--uniform", action="store_true", help="the same share of every layer (default: where it costs least)"
     )
+    parser.add_argument(
+        "--portable", action="store_true", help="only widths that Ultralytics' YAML can say: stock train() keeps them"
+    )
+
+
+def asked(args):
+    """The Budget that was asked for; milliseconds stay so until they have been measured.
+
+    Raises:
+        InputError: a value outside its range.
+    """
+    from edgeprune.budget import Budget
+
+    kinds = {"ratio": args.ratio, "macs": args.macs, "params": args.params, "latency": args.latency_ratio,
+             "latency_ms": args.latency_ms}  # fmt: skip
+    return next(Budget(kind, value) for kind, value in kinds.items() if value is not None)
 
 
 def criterion(parser: argparse.ArgumentParser) -> None:
@@ -31,7 +54,8 @@ def criterion(parser: argparse.ArgumentParser) -> None:
         "--criterion",
         default="auto",
         metavar="NAME",
-        help="who chooses: energy, bn_scale (Network Slimming), module:function, or auto = the better by measurement",
+        help="who chooses: energy, bn_scale (Network Slimming), l1, l2, lamp, taylor, percentile, random, "
+        "module:function, or auto = energy where there are pictures, else bn_scale (default)",
     )
 
 
@@ -50,12 +74,26 @@ def training(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--batch", type=int, default=4, metavar="N", help="pictures a step (default 4; halved when memory runs out)"
     )
-    parser.add_argument("--lr", type=float, default=1e-4, help="peak learning rate, AdamW with cosine (default 1e-4)")
-    parser.add_argument("--device", default="cpu", help="cpu or a GPU number (default cpu)")
+    parser.add_argument(
+        "--lr", type=float, default=1e-4, help="learning rate: AdamW, 100 steps of warm-up, cosine (default 1e-4)"
+    )
+    parser.add_argument(
+        "--device",
+        default="cpu",
+        help="cpu, a GPU number, or several: 0,1 (by Ultralytics' DDP; not verified on real GPUs) (default cpu)",
+    )
     parser.add_argument(
         "--workers", type=int, default=0, metavar="N", help="data loading processes (default 0: never crashes)"
     )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="(default 0)")
+    parser.add_argument(
+        "--patience",
+        type=int,
+        default=0,
+        metavar="N",
+        help="stop after N epochs without a better figure on a tenth of the training pictures, which is held back, and "
+        "keep the best epoch (default 0: all epochs, all pictures)",
+    )
 
 
 def precision(parser: argparse.ArgumentParser) -> None:

@@ -8,12 +8,14 @@ import time
 
 import pytest
 import torch
+from edgeprune_device import cli
 from edgeprune_device.errors import EdgepruneError, InputError
 
 from edgeprune import checkpoint, dataset, finetune, surgery
 from edgeprune.channels import trace
 from edgeprune.finetune import Settings
 
+from .conftest import dataset as pictures
 from .conftest import network, save
 from .test_surgery import random_plan
 
@@ -32,7 +34,10 @@ def shapes(path):
     return {k: tuple(v.shape) for k, v in checkpoint.load(path).model.state_dict().items()}
 
 
-def test_architecture_learning_rates_and_steps(pruned, data, tmp_path):
+def test_architecture_learning_rates_and_steps(pruned, data, tmp_path, monkeypatch):
+    from edgeprune import trainer
+
+    monkeypatch.setattr(trainer, "WARMUP", 0)
     seen = []
 
     def observe(trainer):
@@ -57,6 +62,17 @@ def test_architecture_learning_rates_and_steps(pruned, data, tmp_path):
     assert any(not torch.equal(before[k], after[k]) for k in before if "conv.weight" in k)
 
 
+def test_the_learning_rate_rises_over_a_hundred_steps(pruned, data, tmp_path):
+    """However few steps an epoch has: AdamW's first steps are as long as the rate, whatever the gradient."""
+    rates = []
+    finetune.finetune(
+        pruned, dataset.load(data), tmp_path / "tuned.pt", Settings(epochs=1, batch=2, lr=1e-3, imgsz=96),
+        tmp_path / "work", observe=lambda trainer: rates.append({g["lr"] for g in trainer.optimizer.param_groups}),
+    )  # fmt: skip
+    assert [r.pop() for r in rates] == pytest.approx([0, 1e-5, 2e-5, 3e-5])
+    assert not any(rates)  # one rate for all
+
+
 def test_a_change_of_architecture_is_noticed_at_the_next_step(pruned, data, tmp_path):
     def sabotage(trainer):
         trainer.model.model[0].conv.bias = torch.nn.Parameter(torch.zeros(trainer.model.model[0].conv.out_channels))
@@ -73,19 +89,19 @@ RUN = """
 import sys
 from pathlib import Path
 from edgeprune import dataset, finetune
-weights, data, out, work, log = map(Path, sys.argv[1:])
+weights, data, out, work, log, teacher = map(Path, sys.argv[1:])
 with open(log, "a") as file:
     def note(p):
         print(p.epoch, p.step, file=file, flush=True)
     settings = finetune.Settings(epochs=6, batch=4, imgsz=96)
-    print(finetune.finetune(weights, dataset.load(data), out, settings, work, on_step=note))
+    print(finetune.finetune(weights, dataset.load(data), out, settings, work, teacher=teacher, on_step=note))
 """
 
 
 def test_killed_twice_and_resumed(pruned, data, tmp_path):
-    """By kill -9 in epoch 3 and by Ctrl-C in epoch 5: each time it goes on from the last whole epoch."""
+    """By kill -9 in epoch 3 and by Ctrl-C in epoch 5: each time it goes on from the last whole epoch, still taught."""
     out, work, log = tmp_path / "tuned.pt", tmp_path / "work", tmp_path / "log"
-    command = [sys.executable, "-c", RUN, *map(str, (pruned, data, out, work, log))]
+    command = [sys.executable, "-c", RUN, *map(str, (pruned, data, out, work, log, tmp_path / "best.pt"))]
     reached = 0
     for epoch, kill in ((3, signal.SIGKILL), (5, signal.SIGINT)):
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -104,6 +120,9 @@ def test_killed_twice_and_resumed(pruned, data, tmp_path):
     epochs = [int(line.split()[0]) for line in log.read_text().splitlines()]
     assert epochs[0] >= reached and epochs[-1] == 6
     assert "'steps': 12" in done.stdout  # of all three runs together
+    table = (work / "train" / "results.csv").read_text().split()
+    taught = table[0].split(",").index("train/distill_loss")
+    assert table[-1].startswith("6,") and all(float(row.split(",")[taught]) > 0 for row in table[1:])
     assert shapes(out) == shapes(pruned)
 
 
@@ -204,11 +223,122 @@ def test_memory_that_does_not_even_hold_one_picture(pruned, data, tmp_path, monk
 
 
 def test_a_device_that_is_not_there():
-    with pytest.raises(InputError, match="several GPUs"):
+    with pytest.raises(InputError, match="--device 0,1: not on this machine"):
         finetune.check_device("0,1")
     with pytest.raises(InputError, match="not on this machine"):
         finetune.check_device("7")
     finetune.check_device("cpu")
+
+
+def test_several_gpus_share_a_batch():
+    assert Settings(batch=4, device="0,1").gpus == 2
+    with pytest.raises(InputError, match="multiple of the 3 GPUs"):
+        Settings(batch=4, device="0,1,2")
+
+
+def test_the_average_is_what_is_saved_and_it_follows_a_short_run(pruned, data, tmp_path):
+    seen = {}
+
+    def observe(trainer):
+        raw = trainer.model.state_dict()
+        average = trainer.ema.ema.state_dict()
+        seen.update(raw={k: v.clone() for k, v in raw.items()}, average={k: v.clone() for k, v in average.items()})
+
+    finetune.finetune(
+        pruned, dataset.load(data), tmp_path / "tuned.pt", Settings(epochs=2, batch=4, lr=1e-2, imgsz=96),
+        tmp_path / "work", observe=observe,
+    )  # fmt: skip
+    start, saved = (checkpoint.load(p).model.state_dict() for p in (pruned, tmp_path / "tuned.pt"))
+    weights = [k for k in start if k.endswith("conv.weight")]
+
+    def far(a, b):
+        return sum(float((a[k] - b[k]).abs().sum()) for k in weights)
+
+    assert all(torch.equal(saved[k], seen["average"][k].half().float()) for k in weights)
+    assert any(not torch.equal(saved[k], seen["raw"][k].half().float()) for k in weights)
+    assert far(saved, seen["raw"]) < 0.1 * far(saved, start)  # not still near where it began
+
+
+@pytest.fixture
+def many(tmp_path):
+    return pictures(tmp_path / "many", train=34)
+
+
+def patient(weights, data, tmp_path, monkeypatch, figures, **more):
+    """Fine-tune with the evaluator answering `figures` in turn; returns the result and what was asked and seen."""
+    from edgeprune import measure
+
+    asked, averages, trained = [], [], set()
+    answers = iter(figures)
+
+    def evaluate(session, data, pictures, imgsz, progress=None):
+        asked.append(set(pictures))
+        return type("Accuracy", (), {"map50_95": next(answers)}), None
+
+    def observe(trainer):
+        trained.update(trainer.train_loader.dataset.im_files)
+        averages[trainer.epoch :] = [{k: v.clone() for k, v in trainer.ema.ema.state_dict().items()}]
+
+    monkeypatch.setattr(measure, "evaluate", evaluate)
+    settings = Settings(**{"epochs": 6, "batch": 16, "imgsz": 96, "lr": 1e-3, "patience": 2, **more})
+    out = tmp_path / "tuned.pt"
+    result = finetune.finetune(weights, dataset.load(data), out, settings, tmp_path / "work", observe=observe)
+    return result, asked, averages, {os.path.abspath(p) for p in trained}
+
+
+def test_patience_stops_and_keeps_the_best_epoch(pruned, many, tmp_path, monkeypatch):
+    result, asked, averages, trained = patient(pruned, many, tmp_path, monkeypatch, [0.1, 0.3, 0.2, 0.3, 0.9, 0.9])
+    assert result == {"epochs": 4, "best_epoch": 2, "batch": 16, "steps": 8}
+    saved = checkpoint.load(tmp_path / "tuned.pt").model.state_dict()
+    close = [all(torch.equal(saved[k], a[k].half().float()) for k in a if "weight" in k) for a in averages]
+    assert close == [False, True, False, False]
+    # Chosen on training pictures that it was not trained on, and never on the validation pictures that judge.
+    held = {str(p) for p in set.union(*asked)}
+    data = dataset.load(many)
+    assert len(held) == 8 and held <= {str(p) for p in data.train}
+    assert trained == {str(p) for p in data.train} - held
+    # Finished is finished.
+    assert patient(pruned, many, tmp_path, monkeypatch, [])[0] == result
+
+
+def test_patience_goes_on_after_an_interruption(pruned, many, tmp_path, monkeypatch):
+    with pytest.raises(StopIteration):  # the evaluator breaks in epoch 3
+        patient(pruned, many, tmp_path, monkeypatch, [0.3, 0.1])
+    result, asked, *_ = patient(pruned, many, tmp_path, monkeypatch, [0.2])
+    assert (result["epochs"], result["best_epoch"], len(asked)) == (3, 1, 1)
+
+
+def test_patience_that_does_not_run_out(pruned, many, tmp_path, monkeypatch):
+    result, asked, *_ = patient(pruned, many, tmp_path, monkeypatch, [0.1, 0.2], epochs=2)
+    assert (result["epochs"], result["best_epoch"], len(asked)) == (2, 2, 2)
+
+
+def test_too_few_pictures_to_hold_some_back(pruned, data, tmp_path):
+    with pytest.raises(InputError, match="needs 32 labelled ones, not 8"):
+        finetune.finetune(
+            pruned, dataset.load(data), tmp_path / "tuned.pt", Settings(patience=1, imgsz=96), tmp_path / "work"
+        )
+
+
+def test_command(pruned, many, tmp_path, capsys):
+    words = ["finetune", "--quiet", "--weights", pruned, "--data", many, "--epochs", "2", "--batch", "16"]
+    words += ["--lr", "1e-3"]
+    more = ["--distill", tmp_path / "best.pt", "--patience", "2", "--sparsity", "1e-3", "--out", tmp_path / "tuned.pt"]
+    assert cli.main([str(w) for w in (*words, *more)]) == 0
+    said = capsys.readouterr().out
+    assert said.count("prunable scales below 0.01 of the layer's largest") == 2
+    assert "2 epochs (the best was epoch " in said and "4 steps of 16 pictures" in said
+    assert shapes(tmp_path / "tuned.pt") == shapes(pruned)
+    for bad, says in (
+        (["--distill", tmp_path / "none.pt"], "no such file"),
+        (["--patience", "-1"], "patience"),
+        (["--sparsity", "0.1"], "sparsity 0.1"),
+        (["--device", "0,1"], "not on this machine"),
+        (["--device", "0,1,2"], "multiple of the 3 GPUs"),
+    ):
+        assert cli.main([str(w) for w in (*words, *bad)]) == 2
+        error = capsys.readouterr().err.strip()
+        assert says in error and "\n" not in error, error
 
 
 def test_the_trainer_refuses_to_build_from_yaml():
@@ -218,7 +348,9 @@ def test_the_trainer_refuses_to_build_from_yaml():
         KeepArchitecture.get_model(object(), cfg="yolov8n.yaml", weights=None)
 
 
-@pytest.mark.parametrize("bad", [{"epochs": 0}, {"batch": 0}, {"workers": -1}, {"lr": 0}, {"lr": 5}, {"imgsz": 100}])
+@pytest.mark.parametrize(
+    "bad", [{"epochs": 0}, {"batch": 0}, {"workers": -1}, {"lr": 0}, {"lr": 5}, {"imgsz": 100}, {"patience": -1}]
+)
 def test_settings_out_of_range(bad):
     with pytest.raises(InputError):
         Settings(**bad)
