@@ -41,41 +41,57 @@ def baseline(job, step) -> dict:
 
 
 def plan(job, step) -> dict:
-    """Choose the channels; `auto` measures its candidates on training pictures that nothing was solved with."""
-    select = job.splits["select"]
-
-    def score(model) -> float | None:
-        return measure.evaluate(measure.TorchSession(model), job.data, select, job.imgsz)[0].map50_95
-
-    chosen, tried = pruning.choose(
-        job.original.model,
-        criterion=job.options.criterion,
-        ratio=job.options.ratio,
-        multiple=job.target.channel_multiple,
-        samples=job.features,
-        score=score,
-        step=step,
-    )
+    """Choose the channels."""
+    chosen, said = _choose(job, job.start.model, 1, step)
     chosen.plan.save(job.out / "plan.json")
     job.chosen = chosen  # spares the prune stage the work where it follows in the same process
-    found = ", ".join(f"{k} {v:.3f}" for k, v in tried.items() if v is not None)
     return {
         "files": ["plan.json"],
         "criterion": chosen.plan.criterion,
-        "tried_map50_95": tried,
-        "tried_on": f"{len(select)} training pictures, before fine-tuning",
-        "tried_on_pictures_solved_with": bool(set(select) & set(job.splits["solve"])),
         "prunable_channels": chosen.plan.prunable,
         "removed_channels": chosen.plan.removed,
-        "note": f"{chosen.plan.removed} of {chosen.plan.prunable} channels go, chosen by {chosen.plan.criterion}"
-        + (f" (mAP50-95 before fine-tuning: {found})" if found else ""),
+        **said,
+        "note": f"{chosen.plan.removed} of {chosen.plan.prunable} channels go, chosen by {chosen.plan.criterion}",
+    }
+
+
+def _choose(job, model, steps: int, step) -> tuple:
+    """(Pruned, what to note): the first of `steps` equal steps from `model` to the budget."""
+    o = job.options
+    asked, latency, said = job.measured(step)
+    ask = pruning.Ask(asked, job.target.channel_multiple, o.uniform, o.portable, latency)
+    if o.steps > 1:
+        ask = ask.toward(trace(job.original.model), trace(model), steps)
+    return pruning.prune(model, criterion=o.criterion, ask=ask, samples=job.features, step=step), said
+
+
+def step(job, step, *, number: int) -> dict:
+    """One of several rounds of pruning and fine-tuning before the last."""
+    o = job.options
+    before = job.original if number == 1 else checkpoint.load(job.out / f"step{number - 1}.pt")
+    chosen, said = _choose(job, before.model, o.steps - number + 1, lambda f, what: step(f / 2, what))
+    cut = job.work / "step.pt"
+    job.work.mkdir(exist_ok=True)
+    checkpoint.save(cut, chosen.model, like=job.original)
+    path = job.out / f"step{number}.pt"
+    result = _finetune(job, cut, path, o.epochs // o.steps, lambda f, what: step(0.5 + f / 2, what))
+    cost = count(checkpoint.load(path).model, (job.imgsz, job.imgsz))
+    return {
+        "files": [path.name],
+        "criterion": chosen.plan.criterion,
+        "removed_channels": chosen.plan.removed,
+        **cost.to_json(),
+        **result,
+        **said,
+        "note": f"{cost.parameters / 1e6:.2f} M parameters, {cost.macs / 1e9:.2f} G MACs left, "
+        f"{result['epochs']} epochs",
     }
 
 
 def prune(job, step) -> dict:
     """Cut, compensate, and measure what is left before any training."""
     plan = PrunePlan.load(job.out / "plan.json")
-    model = job.original.model
+    model = job.start.model
     chosen = getattr(job, "chosen", None)
     if chosen is None or chosen.plan.sha256 != plan.sha256:
         step(0.1, "cutting and compensating")
@@ -101,14 +117,9 @@ def prune(job, step) -> dict:
 def tune(job, step) -> dict:
     """Fine-tune the pruned network; the architecture is checked at every step."""
     o = job.options
-    settings = training.Settings(o.epochs, o.batch, o.lr, o.imgsz, o.device, o.workers, o.seed)
     path = job.out / "tuned.pt"
-
-    def show(p: training.Progress) -> None:
-        done = (p.epoch - 1 + p.step / p.steps) / p.epochs
-        step(min(done, 1.0), f"epoch {p.epoch}/{p.epochs}  loss {p.loss:.3f}")
-
-    result = training.finetune(job.out / "pruned.pt", job.data, path, settings, job.work, on_step=show)
+    epochs = o.epochs - (o.steps - 1) * (o.epochs // o.steps)  # the last step takes what does not divide
+    result = _finetune(job, job.out / "pruned.pt", path, epochs, step)
     tuned = checkpoint.load(path).model
     accuracy, _ = job.evaluate(measure.TorchSession(tuned), step, "tuned:")
     cost = count(tuned, (job.imgsz, job.imgsz))
@@ -117,7 +128,7 @@ def tune(job, step) -> dict:
     if accuracy.map50_95 < cut:
         job.reporter.warn(
             f"fine-tuning lowered mAP50-95 from {cut:.3f} to {accuracy.map50_95:.3f}: {len(job.data.train)} pictures "
-            f"and {o.epochs} epochs are too few for this cut; give more of either, or a lower --ratio"
+            f"and {o.epochs} epochs are too few for this cut; give more of either, or cut less"
         )
     return {
         "files": ["tuned.pt"],
@@ -126,6 +137,16 @@ def tune(job, step) -> dict:
         "note": f"mAP50-95 {accuracy.map50_95:.3f} (original {before:.3f}) after {result['epochs']} epochs, "
         f"{result['steps']} steps of {result['batch']} pictures",
     }
+
+
+def _finetune(job, weights: Path, out: Path, epochs: int, step) -> dict:
+    def show(p: training.Progress) -> None:
+        done = (p.epoch - 1 + p.step / p.steps) / p.epochs
+        step(min(done, 1.0), f"epoch {p.epoch}/{p.epochs}  loss {p.loss:.3f}")
+
+    teacher = job.options.weights if job.options.distill else None
+    settings = job.options.settings(epochs)
+    return training.finetune(weights, job.data, out, settings, job.work, teacher=teacher, on_step=show)
 
 
 def export(job, step) -> dict:
@@ -301,7 +322,7 @@ def _lineage(job) -> dict:
         "data_sha256": job.record["inputs"]["data_sha256"],
         "plan_sha256": sha256(job.out / "plan.json"),
         "tuned_sha256": sha256(job.out / "tuned.pt"),
-        "ratio": job.options.ratio,
+        "budget": str(job.options.budget),
         "criterion": done["criterion"],
         **costs,
     }

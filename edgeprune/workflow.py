@@ -23,7 +23,8 @@ from edgeprune_device.files import check_writable, sha256, write_atomic
 from edgeprune_device.target import Target
 
 import edgeprune
-from edgeprune import checkpoint, dataset, measure, samples
+from edgeprune import checkpoint, dataset, measure, pruning, samples
+from edgeprune.budget import Budget
 from edgeprune.finetune import Settings, check_device
 from edgeprune.progress import Reporter
 
@@ -33,7 +34,7 @@ PRECISIONS = ("fp32", "fp16", "int8")
 
 #: Options that nothing depends on before a stage: they may change on --resume while it is not done.
 _FIRST_USED = {
-    "finetune": ("epochs", "batch", "lr", "device", "workers", "seed"),
+    "finetune": ("epochs", "batch", "lr", "distill", "patience", "device", "workers", "seed"),
     "quantize": ("precision", "max_drop"),
 }
 _MADE_BY = {
@@ -49,12 +50,17 @@ class Options:
     weights: Path
     data: Path
     target: str
-    ratio: float
+    budget: Budget
+    uniform: bool
+    portable: bool
+    steps: int
     criterion: str
     imgsz: int
     epochs: int
     batch: int
     lr: float
+    distill: bool
+    patience: int
     device: str
     workers: int
     seed: int
@@ -62,8 +68,14 @@ class Options:
     max_drop: float
     name: str
 
+    def settings(self, epochs: int) -> Settings:
+        return Settings(
+            epochs, self.batch, self.lr, self.imgsz, self.device, self.workers, self.seed, patience=self.patience
+        )
+
     def to_json(self) -> dict:
-        return {**asdict(self), "weights": str(self.weights), "data": str(self.data), "precision": list(self.precision)}
+        texts = {"weights": str(self.weights), "data": str(self.data), "budget": str(self.budget)}
+        return {**asdict(self), **texts, "precision": list(self.precision)}
 
 
 class Job:
@@ -82,6 +94,13 @@ class Job:
     @functools.cached_property
     def original(self) -> checkpoint.Checkpoint:
         return checkpoint.load(self.options.weights)
+
+    @property
+    def start(self) -> checkpoint.Checkpoint:
+        """What the last cut begins with: the original, or the outcome of the step before it."""
+        if self.options.steps == 1:
+            return self.original
+        return checkpoint.load(self.out / f"step{self.options.steps - 1}.pt")
 
     @functools.cached_property
     def data(self) -> dataset.Dataset:
@@ -102,6 +121,14 @@ class Job:
     @functools.cached_property
     def features(self):
         return samples.read(self.data, self.splits["solve"], self.options.imgsz)
+
+    def measured(self, step):
+        """pruning.measured, once a process."""
+        if not hasattr(self, "_measured"):
+            self._measured = pruning.measured(
+                self.options.budget, self.original.model, self.imgsz, self.target.channel_multiple, step
+            )
+        return self._measured
 
     # -- where things lie ------------------------------------------------------------------------------------------
     @property
@@ -154,12 +181,13 @@ class Job:
 Stage = Callable[[Job, Callable[[float, str], None]], dict]
 
 
-def stages() -> list[tuple[str, Stage]]:
-    """The pipeline."""
+def stages(steps: int) -> list[tuple[str, Stage]]:
+    """The pipeline; all steps but the last are one stage each."""
     from edgeprune import stages as s
 
     return [
         ("baseline", s.baseline),
+        *((f"step {i}", functools.partial(s.step, number=i)) for i in range(1, steps)),
         ("plan", s.plan),
         ("prune", s.prune),
         ("finetune", s.tune),
@@ -183,7 +211,7 @@ def build(options: Options, out: Path, reporter: Reporter, *, resume: bool = Fal
     with _locked(out):
         job.record = _begin(job, resume)
         finished = {s["name"] for s in job.record["stages"]}
-        pipeline = stages()
+        pipeline = stages(options.steps)
         reporter.plan(len(pipeline))
         for name, stage in pipeline:
             if name in finished:
@@ -217,15 +245,15 @@ def _run(job: Job, name: str, stage: Stage) -> None:
 
 def _check(options: Options) -> None:
     """Cheap checks first: nothing is read or written before they hold."""
-    if not 0 <= options.ratio < 1:
-        raise InputError(f"--ratio {options.ratio:g} is outside [0, 1): it is the fraction of channels to remove")
+    if not 1 <= options.steps <= options.epochs:
+        raise InputError(f"--steps {options.steps} is outside [1, epochs]: every step is followed by fine-tuning")
     if not 0 <= options.max_drop <= 1:
         raise InputError(f"--max-drop {options.max_drop:g} is outside [0, 1]: it is an absolute mAP50-95")
     unknown = [p for p in options.precision if p not in PRECISIONS]
     if unknown or "fp32" not in options.precision:
         given = ",".join(options.precision)
         raise InputError(f"--precision takes fp32 and any of {', '.join(PRECISIONS[1:])}: got {given}")
-    Settings(options.epochs, options.batch, options.lr, options.imgsz, options.device, options.workers, options.seed)
+    options.settings(options.epochs)
     check_device(options.device)
     Target.load(options.target)
     if options.criterion != "auto":

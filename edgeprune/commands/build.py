@@ -13,7 +13,10 @@ HELP = "the whole job: prune, fine-tune, export, quantize, pack a signed bundle"
 
 
 def configure(parser) -> None:
-    options.ratio(parser)
+    options.budget(parser)
+    parser.add_argument(
+        "--steps", type=int, default=1, metavar="N", help="prune and fine-tune in N steps, --epochs in all (default 1)"
+    )
     options.target(parser, required=True)
     options.weights(
         parser, required=False, text="your trained .pt (default: ./best.pt with ./data.yaml, else the embedded demo)"
@@ -22,6 +25,7 @@ def configure(parser) -> None:
     options.imgsz(parser)
     options.criterion(parser)
     options.training(parser)
+    parser.add_argument("--distill", action="store_true", help="fine-tune with the original as the teacher as well")
     options.precision(parser)
     options.out(parser, "folder for the results (default runs/<name>)")
     parser.add_argument("--name", help="name of the bundle (default: from the weights and the target)")
@@ -40,7 +44,9 @@ def run(args) -> None:
     reporter = Reporter(quiet=args.quiet)
     _check_cheap(args)
     weights, data, name = _inputs(args, reporter)
-    name = args.name or f"{name}-{Path(args.target).stem}-{args.ratio:g}".replace(".", "p")
+    budget = options.asked(args)
+    short = f"{budget.value:g}" if budget.kind == "ratio" else f"{budget.kind}{budget.value:g}"
+    name = args.name or f"{name}-{Path(args.target).stem}-{short}".replace(".", "p")
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
         name = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-._") or "model"
     out = args.out or _folder(name, resume=args.resume)
@@ -48,12 +54,17 @@ def run(args) -> None:
         weights=weights.resolve(),
         data=data.resolve(),
         target=args.target,
-        ratio=args.ratio,
+        budget=budget,
+        uniform=args.uniform,
+        portable=args.portable,
+        steps=args.steps,
         criterion=args.criterion,
         imgsz=checkpoint.load(weights).input_size(args.imgsz),
         epochs=args.epochs,
         batch=args.batch,
         lr=args.lr,
+        distill=args.distill,
+        patience=args.patience,
         device=args.device,
         workers=args.workers,
         seed=args.seed,
@@ -70,12 +81,10 @@ def run(args) -> None:
 
 def _check_cheap(args) -> None:
     """A mistyped option is told before the demo's pictures are drawn or anything is read."""
-    from edgeprune_device.errors import InputError
     from edgeprune_device.target import Target
 
     Target.load(args.target)
-    if not 0 <= args.ratio < 1:
-        raise InputError(f"--ratio {args.ratio:g} is outside [0, 1): it is the fraction of channels to remove")
+    options.asked(args)
 
 
 def _inputs(args, reporter) -> tuple[Path, Path, str]:

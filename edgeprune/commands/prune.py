@@ -11,7 +11,7 @@ HELP = "remove channels for real; with --data also choose and compensate on pict
 
 def configure(parser) -> None:
     options.weights(parser, required=True)
-    options.ratio(parser)
+    options.budget(parser)
     options.criterion(parser)
     options.data(parser, required=False, text="a data.yaml: its training pictures serve to choose and to compensate")
     options.imgsz(parser)
@@ -32,39 +32,45 @@ def run(args) -> None:
 
     reporter = Reporter(quiet=args.quiet)
     use_all_cores()
-    if not 0 <= args.ratio < 1:
-        raise InputError(f"--ratio {args.ratio:g} is outside [0, 1): it is the fraction of channels to remove")
+    budget = options.asked(args)
     multiple = Target.load(args.target).channel_multiple
-    source = checkpoint.load(args.weights)
+    source = checkpoint.load(args.weights, checkpoint.TASKS if args.data is None else ("detect",))
     imgsz = source.input_size(args.imgsz)
     out = args.out or args.weights.with_name(f"{args.weights.stem}-pruned.pt")
     if out.suffix != ".pt":
         raise InputError(f"--out {out}: a checkpoint ends in .pt")
     check_writable(out)
-    features = score = None
+    features = None
     if args.data:
         data = dataset.load(args.data)
         dataset.check_names(data, source.names)
         solve, select = samples.split(data.train, imgsz)
         features = samples.read(data, solve, imgsz)
-
-        def score(model):
-            return measure.evaluate(measure.TorchSession(model), data, select, imgsz)[0].map50_95
-
     else:
         reporter.say("no --data: chosen by batch-norm scales alone, nothing compensated; accuracy not measured")
     with reporter.stage("prune") as step:
-        chosen, tried = pruning.choose(
-            source.model, criterion=args.criterion, ratio=args.ratio, multiple=multiple, samples=features, score=score,
-            step=step,
-        )  # fmt: skip
+        asked, latency, _ = pruning.measured(budget, source.model, imgsz, multiple, step)
+        ask = pruning.Ask(asked, multiple, args.uniform, args.portable, latency)
+        chosen = pruning.prune(source.model, criterion=args.criterion, ask=ask, samples=features, step=step)
+    rows = []
+    if latency is not None:
+        rows.append(f"latency            {latency.full_ms:.1f} ms -> {asked.value * latency.full_ms:.1f} ms predicted "
+                    f"(median error {latency.error_median:.1%}; {latency.runtime})")  # fmt: skip
+    if args.data:
+        with reporter.stage("measure") as step:
+            a, b = (
+                measure.evaluate(measure.TorchSession(m), data, select, imgsz)[0].map50_95
+                for m in (source.model, chosen.model)
+            )
+        rows.append(f"mAP50-95           {a:.3f} -> {b:.3f} before any training, on {len(select)} training pictures"
+                    + (" that nothing was solved with" if not set(select) & set(solve) else ""))  # fmt: skip
     before, after = count(source.model, (imgsz, imgsz)), count(chosen.model, (imgsz, imgsz))
     checkpoint.save(out, chosen.model, like=source)
     chosen.plan.save(out.with_suffix(".json"))
-    print(_told(chosen, tried, before, after, len(checkpoint.to_bytes(source.model, source)), out))
+    print(_told(chosen, before, after, len(checkpoint.to_bytes(source.model, source)), rows, out))
 
 
-def _told(chosen, tried, before, after, size: int, out: Path) -> str:
+def _told(chosen, before, after, size: int, more: list[str], out: Path) -> str:
     rows = [
         ("prunable channels", chosen.plan.prunable, chosen.plan.prunable - chosen.plan.removed),
         ("parameters", before.parameters, after.parameters),
@@ -72,8 +78,8 @@ def _told(chosen, tried, before, after, size: int, out: Path) -> str:
         ("file bytes", size, out.stat().st_size),
     ]
     lines = [f"{name:<18} {a:>14,} -> {b:>14,}  ({b / a:.1%})" for name, a, b in rows]
-    measured = ", ".join(f"{k} {v:.3f}" for k, v in tried.items() if v is not None)
-    lines.append(f"chosen by          {chosen.plan.criterion}" + (f"  (mAP50-95 now: {measured})" if measured else ""))
-    lines.append(f"convolutions re-solved on pictures: {chosen.solved}")
+    lines.append(f"chosen by          {chosen.plan.criterion}")
+    lines.append(f"re-solved          {chosen.solved} convolutions, on pictures")
+    lines += more
     lines.append(f"written            {out} and {out.with_suffix('.json')}")
     return "\n".join(lines)
