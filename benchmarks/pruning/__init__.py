@@ -1,0 +1,1 @@
+"""Pruning methods side by side: one command, one machine, one run (`python -m benchmarks.pruning --help`)."""

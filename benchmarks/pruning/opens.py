@@ -1,0 +1,50 @@
+"""Does a checkpoint open where edgeprune is not installed? Asked of a fresh process, for each file."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+_CODE = """
+import sys
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {absent}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Absent())
+sys.path.insert(0, {root!r})
+import numpy
+from ultralytics import YOLO
+YOLO(sys.argv[1]).predict(numpy.zeros(({imgsz}, {imgsz}, 3), "uint8"), imgsz={imgsz}, device="cpu", verbose=False)
+"""
+_ROOT = str(Path(__file__).parents[2])
+
+
+def check(path: Path, imgsz: int) -> dict:
+    """Load and predict with stock `YOLO(path)`.
+
+    Returns {"stock", "safe", "with_class"}: the error in one line, or null where it works. safe: with
+    ULTRALYTICS_SAFE_LOAD=1. with_class: where the two-branch class can be imported, as the peers' users arrange it.
+    """
+    ours = ("edgeprune", "edgeprune_device")
+    found = {
+        "stock": _try(path, imgsz, (*ours, "benchmarks")),
+        "safe": _try(path, imgsz, (*ours, "benchmarks"), ULTRALYTICS_SAFE_LOAD="1"),
+    }
+    return {**found, "with_class": found["stock"] and _try(path, imgsz, ours)}
+
+
+def _try(path: Path, imgsz: int, absent: tuple[str, ...], **variables: str) -> str | None:
+    # Ultralytics would install a missing module from the registry, whatever lies there under that name.
+    quiet = {"YOLO_AUTOINSTALL": "false", "YOLO_OFFLINE": "true", "YOLO_VERBOSE": "false"}
+    code = _CODE.format(absent=absent, root=_ROOT, imgsz=imgsz)
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", code, str(path.resolve())],
+        capture_output=True, text=True, env={**os.environ, **quiet, **variables},
+    )  # fmt: skip
+    if done.returncode == 0:
+        return None
+    lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+    return lines[-1][:200] if lines else f"exit code {done.returncode}"
