@@ -269,13 +269,14 @@ class _Lagrangian:
                 for i in (picked[u] - 1, picked[u] + 1):
                     if 0 <= i < len(unit.options):
                         moves.append((u, i, unit.loss[i] - unit.loss[picked[u]], options[i] - options[picked[u]]))
-            pairs = [(a[2], (a,)) for a in moves if a[2] < 0 and total + a[3] <= goal]
+            single = [(a[2], (a,)) for a in moves if a[2] < 0]
             ups, downs = [m for m in moves if m[2] < 0], [m for m in moves if m[2] >= 0]
-            pairs += [
+            pairs = [
                 (a[2] + b[2], (a, b)) for a in ups for b in downs
                 if a[0] != b[0] and a[2] + b[2] < 0 and total + a[3] + b[3] <= 1.01 * goal
             ]  # fmt: skip
-            for gain, move in sorted(pairs, key=lambda p: p[0])[:50]:
+            best_first = [sorted(m, key=lambda p: p[0]) for m in (pairs, single)]
+            for gain, move in (*best_first[0][:50], *best_first[1]):
                 tried = picked.copy()
                 for u, i, *_ in move:
                     tried[u] = i

@@ -30,12 +30,14 @@ ORACLE = 1e-9
 
 @dataclass(frozen=True)
 class Ask:
-    """What is asked of a plan. budget: what may stay (or go); multiple: rounding of channel counts; uniform: every
+    """What is asked of a plan. budget: what may stay (or go); multiple: rounding of channel counts; imgsz: pixels of a
+    picture, which the share of a classifier's last layer depends on, and nothing else; uniform: every
     group gives the same share; portable: only widths that Ultralytics' YAML can say (portable.py); latency: what a
     budget of that kind is measured by."""
 
     budget: Budget
     multiple: int
+    imgsz: int = 64
     uniform: bool = False
     portable: bool = False
     latency: Latency | None = None
@@ -69,6 +71,13 @@ class Pruned:
     oracle: float
 
 
+def followed(model: nn.Module, imgsz: int) -> Channels:
+    """The channels of `model`. The costs of convolutions grow alike with the picture, and are traced on a small one;
+    where there is a linear layer beside them, on one of the real size."""
+    linear = any(isinstance(m, nn.Linear) for m in model.modules())
+    return trace(model, (imgsz, imgsz)) if linear else trace(model)
+
+
 def measured(
     asked: Budget, model: nn.Module, imgsz: int, multiple: int, step: Callable[[float, str], None]
 ) -> tuple[Budget, Latency | None, dict]:
@@ -78,7 +87,7 @@ def measured(
         return asked, None, {}
     from edgeprune import latency
 
-    found = latency.fit(model, trace(model), imgsz, multiple=multiple, step=step)
+    found = latency.fit(model, followed(model, imgsz), imgsz, multiple=multiple, step=step)
     if asked.kind == "latency_ms":
         asked = latency.budget(found, asked.value)
     return asked, found, {"latency": found.to_json()}
@@ -99,17 +108,17 @@ def draft(
         raise InputError(f"criterion {name!r} looks at pictures: give --data data.yaml, or take --criterion bn_scale")
     # A portable plan is stated in the widths of the network that the YAML describes: it is drawn at once.
     rounds = ROUNDS if criteria.needs_samples(criterion) and not ask.portable else 1
-    plan, now, followed = None, model, channels
+    plan, now, now_channels = None, model, channels
     for i in range(rounds):
         step(i / rounds, f"{name}: choosing channels" + (f", {i + 1} of {rounds}" if rounds > 1 else ""))
-        part = ask if rounds == 1 else ask.toward(channels, followed, rounds - i)
-        keep, yaml = _solve(now, followed, criterion(now, followed, samples), part)
-        chosen = PrunePlan.of(followed, keep, budget=str(ask.budget), criterion=name, yaml=yaml)
+        part = ask if rounds == 1 else ask.toward(channels, now_channels, rounds - i)
+        keep, yaml = _solve(now, now_channels, criterion(now, now_channels, samples), part)
+        chosen = PrunePlan.of(now_channels, keep, budget=str(ask.budget), criterion=name, yaml=yaml)
         plan = chosen if plan is None else plan.then(chosen)
         if i < rounds - 1:
             now = surgery.apply(plan, model, channels)
             compensate(model, now, channels, plan, samples.pictures)
-            followed = trace(now)
+            now_channels = followed(now, ask.imgsz)
     return plan
 
 
@@ -185,7 +194,7 @@ def prune(
     step: Callable[[float, str], None] = lambda fraction, what: None,
 ) -> Pruned:
     """Plan and cut. criterion: a name, module:function, or auto: energy where there are pictures, else bn_scale."""
-    channels = trace(model)
+    channels = followed(model, ask.imgsz)
     name = criterion if criterion != "auto" else "bn_scale" if samples is None else "energy"
     plan = draft(model, channels, name, ask, samples, lambda fraction, what: step(0.8 * fraction, what))
     step(0.8, "cutting and compensating")

@@ -14,7 +14,6 @@ from edgeprune import engine as engines
 from edgeprune import export as exporter
 from edgeprune import finetune as training
 from edgeprune import pack as packing
-from edgeprune.channels import trace
 from edgeprune.count import count
 from edgeprune.plan import PrunePlan
 
@@ -59,9 +58,9 @@ def _choose(job, model, steps: int, step) -> tuple:
     """(Pruned, what to note): the first of `steps` equal steps from `model` to the budget."""
     o = job.options
     asked, latency, said = job.measured(step)
-    ask = pruning.Ask(asked, job.target.channel_multiple, o.uniform, o.portable, latency)
+    ask = pruning.Ask(asked, job.target.channel_multiple, job.imgsz, o.uniform, o.portable, latency)
     if o.steps > 1:
-        ask = ask.toward(trace(job.original.model), trace(model), steps)
+        ask = ask.toward(*(pruning.followed(m, job.imgsz) for m in (job.original.model, model)), steps)
     return pruning.prune(model, criterion=o.criterion, ask=ask, samples=job.features, step=step), said
 
 
@@ -95,7 +94,7 @@ def prune(job, step) -> dict:
     chosen = getattr(job, "chosen", None)
     if chosen is None or chosen.plan.sha256 != plan.sha256:
         step(0.1, "cutting and compensating")
-        chosen = pruning.cut(model, trace(model), plan, job.features)
+        chosen = pruning.cut(model, pruning.followed(model, job.imgsz), plan, job.features)
     path = job.out / "pruned.pt"
     checkpoint.save(path, chosen.model, like=job.original)
     saved = checkpoint.load(path).model

@@ -50,7 +50,7 @@ def run(args) -> None:
         reporter.say("no --data: chosen by batch-norm scales alone, nothing compensated; accuracy not measured")
     with reporter.stage("prune") as step:
         asked, latency, _ = pruning.measured(budget, source.model, imgsz, multiple, step)
-        ask = pruning.Ask(asked, multiple, args.uniform, args.portable, latency)
+        ask = pruning.Ask(asked, multiple, imgsz, args.uniform, args.portable, latency)
         chosen = pruning.prune(source.model, criterion=args.criterion, ask=ask, samples=features, step=step)
     rows = []
     if latency is not None:

@@ -6,9 +6,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from edgeprune_device import cli
 
 from edgeprune import checkpoint
+from edgeprune.count import count
+from edgeprune.plan import PrunePlan
 
 from .conftest import dataset, network, save
 
@@ -118,6 +121,42 @@ def built_report(here, capsys):
 def test_prune_without_pictures_says_so(here, capsys):
     code, out, err = call(capsys, "prune", "--weights", "best.pt", "--ratio", "0.1", "--out", "p.pt")
     assert code == 0 and "no --data" in err and "bn_scale" in out
+
+
+def test_prune_to_widths_that_a_yaml_can_say(tmp_path, capsys, monkeypatch):
+    """The checkpoint's own YAML builds the pruned network, and the plan holds it."""
+    monkeypatch.chdir(tmp_path)
+    save(network("yolov8n.yaml"), "best.pt")
+    words = ["--weights", "best.pt", "--macs", "0.8", "--portable", "--criterion", "l1", "--out", "p.pt"]
+    code, _, err = call(capsys, "prune", *words)
+    assert code == 0, err
+    model = checkpoint.load("p.pt").model
+    shapes = {k: v.shape for k, v in model.state_dict().items()}
+    assert {k: v.shape for k, v in type(model)(model.yaml, verbose=False).state_dict().items()} == shapes
+    whole = checkpoint.load("best.pt").model.state_dict()
+    assert any(v.shape != shapes[k] for k, v in whole.items())
+    plan = PrunePlan.load("p.json")
+    assert plan.yaml == model.yaml and plan.budget == "macs 0.8"
+
+
+@pytest.mark.parametrize("task", ["seg", "pose", "obb", "cls"])
+def test_prune_takes_every_task_without_pictures(task, tmp_path, capsys, monkeypatch):
+    from ultralytics import YOLO
+
+    monkeypatch.chdir(tmp_path)
+    model = YOLO(f"yolov8n-{task}.yaml").model
+    for module in model.modules():  # an untrained network's scales are all alike
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.weight.data.uniform_(0.2, 2, generator=torch.Generator().manual_seed(module.num_features))
+    save(model, "best.pt")
+    code, _, err = call(capsys, "prune", "--weights", "best.pt", "--macs", "0.8", "--out", "p.pt")
+    assert code == 0, err
+    sizes = [count(checkpoint.load(f, checkpoint.TASKS).model, (96, 96)).macs for f in ("best.pt", "p.pt")]
+    assert 0.78 <= sizes[1] / sizes[0] <= 0.802
+    (tmp_path / "data.yaml").write_text("train: .\nval: .\nnames: [a]\n")
+    words = ["--target", "cpu", "--weights", "best.pt", "--data", "data.yaml"]
+    code, _, err = call(capsys, "build", "--macs", "0.8", *words)
+    assert code == 2 and "task" in err and err.count("\n") == 1
 
 
 def bad(*words, says, make=None):
