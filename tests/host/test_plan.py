@@ -5,8 +5,10 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from edgeprune_device.errors import InputError
 
+from edgeprune import surgery
 from edgeprune.channels import trace
 from edgeprune.plan import PrunePlan
 
@@ -22,6 +24,19 @@ def test_round_trip(small, tmp_path):
     np.testing.assert_array_equal(again.mask(channels), plan.mask(channels))
     assert plan.removed == int((~plan.mask(channels)).sum()) > 0
     assert plan.prunable == channels.prunable
+
+
+def test_two_cuts_in_turn_are_one_plan(small):
+    channels = trace(small)
+    first = random_plan(channels, share=0.3)
+    once = surgery.apply(first, small, channels)
+    second = random_plan(trace(once), share=0.3, seed=1)
+    in_turn = surgery.apply(second, once, trace(once))
+    both = first.then(second)
+    at_once = surgery.apply(both, small, channels)
+    assert both.removed == int((~both.mask(channels)).sum()) == first.removed + second.removed
+    ours, theirs = at_once.state_dict(), in_turn.state_dict()
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[k], theirs[k]) for k in ours)
 
 
 def test_layers_that_contradict_each_other(small):
