@@ -67,6 +67,8 @@ def _ms(row: dict) -> float:
 def _panel(axis, rows: list[dict], stage: str, of) -> None:
     for method, (colour, marker) in _STYLE.items():
         found = sorted((r for r in rows if r["method"] == method), key=of)
+        if not found:
+            continue
         bold = {"linewidth": 2.2, "zorder": 4} if method == OURS else {"linewidth": 1.2, "zorder": 3}
         same = {"color": colour, "marker": marker, "markersize": 6, **bold}
         if stage == "tuned":

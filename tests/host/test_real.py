@@ -1,6 +1,7 @@
 """A real drone detector on real pictures: the selection and the compensation do what they are for."""
 
 from edgeprune import checkpoint, dataset, measure, pruning, samples
+from edgeprune.budget import Budget
 from edgeprune.channels import trace
 from edgeprune.count import count
 
@@ -18,7 +19,8 @@ def test_a_fifth_of_the_channels_goes_before_any_training(shared):
         return measure.evaluate(measure.TorchSession(model), data, pictures, SIZE)[0].map50_95
 
     channels = trace(source.model)
-    plans = {c: pruning.draft(source.model, channels, c, 0.2, 8, solve) for c in ("energy", "bn_scale")}
+    ask = pruning.Ask(Budget("ratio", 0.2), 8)
+    plans = {c: pruning.draft(source.model, channels, c, ask, solve) for c in ("energy", "bn_scale")}
     chosen = pruning.cut(source.model, channels, plans["energy"], solve)
     slimmed = pruning.cut(source.model, channels, plans["bn_scale"], solve)
     before, after = count(source.model, (SIZE, SIZE)), count(chosen.model, (SIZE, SIZE))
