@@ -26,8 +26,6 @@ from edgeprune.cost import Cost
 FLOOR = 0.25
 #: Relative fall of MACs and of parameters per relative fall of channels that a plan by ratio has to reach.
 SHARE = 1.15
-#: A budget in MACs, parameters or milliseconds is met from below to this, relative.
-CLOSE = 0.02
 
 #: kind: (whether the value is in its range, the range, what it is)
 _KINDS = {
@@ -124,7 +122,7 @@ def solve(
         picked = _by_ratio(channels, units, budget.value)
     else:
         picked = _by_cost(channels, units, cost, budget.value)
-    return _mask(channels, scores, units, picked)
+    return mask(channels, scores, units, picked)
 
 
 # -- the decisions ---------------------------------------------------------------------------------------------------
@@ -166,7 +164,8 @@ def _counts(channels: Channels, units: list[Unit], picked: list[int] | np.ndarra
     return counts
 
 
-def _mask(channels: Channels, scores: np.ndarray, units: list[Unit], picked: list[int] | np.ndarray) -> np.ndarray:
+def mask(channels: Channels, scores: np.ndarray, units: list[Unit], picked: list[int] | np.ndarray) -> np.ndarray:
+    """(atoms,) bool, True = keep: each unit under its picked option, the lowest scores of a group going."""
     keep = np.ones(channels.atoms, dtype=bool)
     for unit, i in zip(units, picked):
         for g, left in zip(unit.groups, unit.options[i]):

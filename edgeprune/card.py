@@ -16,13 +16,14 @@ def card(record: dict, out: Path) -> str:
     stages = {s["name"]: s for s in record["stages"]}
     bundle = out / stages["pack"]["bundle"]
     pictures = record["pictures"]
+    epochs = sum(stage.get("epochs", 0) for stage in record["stages"])
     lines = [
         "",
         *table,
         "",
         f"mAP: {pictures['val']} validation pictures, {pictures['val_boxes']} boxes; COCO, conf 0.001, IoU 0.7.",
         f"ms: inference alone on this machine's CPU, 1 thread, ONNX Runtime; not the target's. {_speedup(models)}",
-        f"{stages['finetune']['epochs']} epochs of training can raise an unconverged original too; the fair control "
+        f"{epochs} epochs of training can raise an unconverged original too; the fair control "
         "is `edgeprune finetune` of the original.",
         _pictures(pictures),
         f"bundle   {bundle}  (signed by {stages['pack']['signed_by']})",

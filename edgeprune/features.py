@@ -139,7 +139,7 @@ def sensitivity(model: nn.Module, samples: Samples, names: list[str], *, at_once
         return lambda conv, inputs, output: output.register_hook(square) and None
 
     model.eval()
-    with hooked({name: modules[name] for name in names}, observe), torch.enable_grad(), _default_loss(model):
+    with hooked({name: modules[name] for name in names}, observe), torch.enable_grad(), default_loss(model):
         for start in range(0, len(samples.pictures), at_once):
             # The loss of a batch is its mean over pictures times their number: each picture counts alike.
             loss, _ = model.loss(samples.batch(start, start + at_once))
@@ -149,7 +149,7 @@ def sensitivity(model: nn.Module, samples: Samples, names: list[str], *, at_once
 
 
 @contextlib.contextmanager
-def _default_loss(model: nn.Module):
+def default_loss(model: nn.Module):
     """A loaded checkpoint carries its arguments as a plain dict; Ultralytics' losses want their gains as attributes."""
     from ultralytics.utils import DEFAULT_CFG
 

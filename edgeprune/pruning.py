@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -170,8 +171,6 @@ def oracle(model: nn.Module, pruned: nn.Module, plan: PrunePlan, channels: Chann
 
 
 def _double(model: nn.Module) -> nn.Module:
-    import copy
-
     return copy.deepcopy(model).double().eval()
 
 

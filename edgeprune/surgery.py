@@ -63,7 +63,7 @@ def _cut_outputs(module: nn.Module, keep: np.ndarray) -> None:
     for table in (module._parameters, module._buffers):
         for key, tensor in table.items():
             if tensor is not None and tensor.ndim > 0:
-                table[key] = _index(tensor, _out_dim(module) if key == "weight" else 0, keep)
+                table[key] = _index(tensor, out_dim(module) if key == "weight" else 0, keep)
     if isinstance(module, nn.Linear):
         module.out_features = len(keep)
     elif isinstance(module, nn.modules.batchnorm._BatchNorm):
@@ -75,14 +75,14 @@ def _cut_outputs(module: nn.Module, keep: np.ndarray) -> None:
 
 
 def _cut_inputs(module: nn.Module, keep: np.ndarray) -> None:
-    module.weight = _index(module.weight, 1 - _out_dim(module), keep)
+    module.weight = _index(module.weight, 1 - out_dim(module), keep)
     if isinstance(module, nn.Linear):
         module.in_features = len(keep)
     else:
         module.in_channels = len(keep)
 
 
-def _out_dim(module: nn.Module) -> int:
+def out_dim(module: nn.Module) -> int:
     """The dimension of the weight that holds the output channels; in an ordinary layer the inputs hold the other of
     the first two."""
     return int(isinstance(module, nn.modules.conv._ConvTransposeNd) and module.groups == 1)
@@ -103,7 +103,7 @@ def masked(plan: PrunePlan, model: nn.Module, channels: Channels) -> nn.Module:
     with torch.no_grad():
         for name, atoms in channels.out.items():
             module, gone = modules[name], torch.from_numpy(np.flatnonzero(~keep[atoms]))
-            module.weight.index_fill_(_out_dim(module), gone.to(module.weight.device), 0)
+            module.weight.index_fill_(out_dim(module), gone.to(module.weight.device), 0)
             if module.bias is not None:
                 module.bias.index_fill_(0, gone.to(module.bias.device), 0)
         for name, atoms in channels.scales.items():

@@ -47,4 +47,5 @@ def _try(path: Path, imgsz: int, absent: tuple[str, ...], **variables: str) -> s
     if done.returncode == 0:
         return None
     lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-    return lines[-1][:200] if lines else f"exit code {done.returncode}"
+    # The place of the file is this machine's; what is wrong with it is not.
+    return lines[-1].replace(str(path.resolve()), path.name)[:200] if lines else f"exit code {done.returncode}"

@@ -18,7 +18,7 @@ from torch import nn
 
 from benchmarks.pruning.two_branch import TwoBranchC2f, rewritten
 from edgeprune.count import count
-from edgeprune.features import Samples, _default_loss
+from edgeprune.features import Samples, default_loss
 
 VERSION = "1.6.1"
 #: The MACs have to be met to this.
@@ -106,7 +106,7 @@ def _gradients(model: nn.Module, samples: Samples) -> list[torch.Tensor]:
     """Of the real detection loss, summed over the batches, by parameter."""
     at_once = max(1, len(samples.pictures) // _BATCHES)
     model.eval().requires_grad_(True)
-    with torch.enable_grad(), _default_loss(model):
+    with torch.enable_grad(), default_loss(model):
         for start in range(0, len(samples.pictures), at_once):
             loss, _ = model.loss(samples.batch(start, start + at_once))
             loss.sum().backward()

@@ -132,7 +132,7 @@ def table(result: dict) -> str:
     machine, job = result["machine"], result["job"]
     classes = ", ".join(f"{n} ({b})" for n, b in result["judged_classes"].items())
     packages = ", ".join(f"{k} {v}" for k, v in sorted(machine["packages"].items()) if v)
-    seeds = max((len(r["tuned"]) for r in result["rows"]), default=0)
+    seeds = _seeds(result)
     lines = [
         f"{result['weights']} on {result['data']}, {job['imgsz']} px. mAP50-95 in points on {result['pictures']} "
         f"validation pictures, mean over the classes that are judged by, with their boxes: {classes}.",
@@ -142,7 +142,7 @@ def table(result: dict) -> str:
         "Latency: ONNX Runtime, FP32, 1 thread, all models in turns.",
         "",
         f"{machine['cpu']}, {machine['cores']} cores, {machine['os']}, Python {machine['python']}; {packages}. "
-        f"Commit {result['commit']}, {result['date']}.",
+        f"Commit {result['commit'] or 'not known'}, {result['date']}.",
         "",
         "| MACs asked | method | MACs | parameters | cut | BN recalibrated | compensated | fine-tuned "
         "| ours minus this, points | ms p50 | opens in `YOLO()` |",
@@ -164,6 +164,10 @@ def table(result: dict) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _seeds(result: dict) -> int:
+    return max((len(r["tuned"]) for r in result["rows"]), default=0)
+
+
 def _line(result: dict, row: dict, full: dict | None) -> str:
     def points(state: str) -> str:
         found = row["untrained"].get(state)
@@ -176,6 +180,8 @@ def _line(result: dict, row: dict, full: dict | None) -> str:
     tuned = f"{np.mean(after):.1f}" if after else ""
     if len(after) > 1:
         tuned += f" ({min(after):.1f} … {max(after):.1f})"
+    if 0 < len(after) < _seeds(result):
+        tuned += f", {len(after)} of the seeds"
     differences = [
         (f"at {d['macs_asked']:.0%}: " if row is full else "")
         + f"{d['points']:+.1f} ({d['low']:+.1f} … {d['high']:+.1f})"

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from edgeprune.channels import Channels
+from edgeprune.surgery import out_dim
 
 #: Against a division by zero in a group whose weights are all zero.
 TINY = 1e-300
@@ -34,9 +35,9 @@ def sums(
     for name, atoms in channels.out.items():
         for kind, parameter in modules[name].named_parameters(recurse=False):
             if biases or kind != "bias":
-                add(atoms, parameter, 0)
+                add(atoms, parameter, out_dim(modules[name]) if kind == "weight" else 0)
     for name, atoms in channels.inp.items():
-        add(atoms, modules[name].weight, 1)
+        add(atoms, modules[name].weight, 1 - out_dim(modules[name]))
     return total
 
 

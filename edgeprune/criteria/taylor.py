@@ -13,7 +13,7 @@ from torch import nn
 
 from edgeprune.channels import Channels
 from edgeprune.criteria._slices import sums
-from edgeprune.features import Samples, _default_loss
+from edgeprune.features import Samples, default_loss
 
 NEEDS_SAMPLES = True
 #: Pictures of one batch.
@@ -24,7 +24,7 @@ def score(model: nn.Module, channels: Channels, samples: Samples) -> np.ndarray:
     """(atoms,) |change of the loss of one picture|."""
     total = np.zeros(channels.atoms)
     model.eval()
-    with torch.enable_grad(), _default_loss(model):
+    with torch.enable_grad(), default_loss(model):
         for start in range(0, len(samples.pictures), AT_ONCE):
             model.zero_grad(set_to_none=True)
             loss, _ = model.loss(samples.batch(start, start + AT_ONCE))

@@ -28,6 +28,20 @@ def shared():
     return SHARED
 
 
+def settle(model, pictures, size):
+    """Random batch norms, with the statistics of their own features."""
+    norms = [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    for norm in norms:
+        norm.weight.data.uniform_(0.5, 1.5)
+        norm.bias.data.uniform_(-0.5, 0.5)
+        norm.momentum = 1.0
+    with torch.no_grad():
+        model.train()(torch.rand(pictures, 3, size, size))
+    for norm in norms:
+        norm.momentum = 0.03
+        norm.running_var.clamp_(min=float(norm.running_var.mean()) / 10)
+
+
 def network(config="yolov8n.yaml", *, seed=0, width=None, nc=3):
     """A detector with random weights and batch-norm statistics like those of its own features.
 
@@ -40,16 +54,7 @@ def network(config="yolov8n.yaml", *, seed=0, width=None, nc=3):
     if width is not None:
         cfg["scales"] = {cfg["scale"]: [0.33, width, 256]}
     model = DetectionModel(cfg, nc=nc, verbose=False)
-    norms = [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
-    for norm in norms:
-        norm.weight.data.uniform_(0.5, 1.5)
-        norm.bias.data.uniform_(-0.5, 0.5)
-        norm.momentum = 1.0
-    with torch.no_grad():
-        model.train()(torch.rand(4, 3, 96, 96))
-    for norm in norms:
-        norm.momentum = 0.03
-        norm.running_var.clamp_(min=float(norm.running_var.mean()) / 10)
+    settle(model, 4, 96)
     for tower in (*(model.model[-1].cv3 or ()), *(getattr(model.model[-1], "one2one_cv3", None) or ())):
         tower[-1].weight.data.normal_(0, 0.5)
         tower[-1].bias.data.fill_(-3.0)  # scores that differ from place to place, some above 0.25

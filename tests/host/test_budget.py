@@ -31,11 +31,8 @@ def size(channels, keep):
     return {kind: float(c.of(kept) / c.of(full)) for kind, c in counted.items()}
 
 
-@pytest.mark.parametrize("ratio", [0.0, 0.05, 0.1, 0.2, 0.3, 0.5])
-def test_the_ratio_is_met_in_steps_of_eight(yolo, ratio):
-    channels, scores = yolo
-    keep = budget.choose(channels, scores, Budget("ratio", ratio), multiple=8)
-    assert abs((~keep).sum() / channels.prunable - ratio) <= 0.005
+def plain(channels, keep):
+    """What every plan keeps to: rounding, floors, what is frozen, ties."""
     for group in channels.groups:
         kept = int(keep[group.atoms].sum())
         if group.frozen:
@@ -45,6 +42,14 @@ def test_the_ratio_is_met_in_steps_of_eight(yolo, ratio):
             assert kept >= budget.FLOOR * len(group.atoms)
     for tie in channels.ties:
         assert len({int(keep[channels.groups[g].atoms].sum()) for g in tie}) == 1
+
+
+@pytest.mark.parametrize("ratio", [0.0, 0.05, 0.1, 0.2, 0.3, 0.5])
+def test_the_ratio_is_met_in_steps_of_eight(yolo, ratio):
+    channels, scores = yolo
+    keep = budget.choose(channels, scores, Budget("ratio", ratio), multiple=8)
+    assert abs((~keep).sum() / channels.prunable - ratio) <= 0.005
+    plain(channels, keep)
 
 
 def test_the_cheapest_of_a_group_go(yolo):
@@ -108,18 +113,6 @@ def test_an_atom_of_infinite_score_stays(yolo):
 
 
 # -- MACs and parameters ----------------------------------------------------------------------------------------------
-def plain(channels, keep):
-    for group in channels.groups:
-        kept = int(keep[group.atoms].sum())
-        if group.frozen:
-            assert kept == len(group.atoms)
-        else:
-            assert kept % 8 == 0 or kept == len(group.atoms)
-            assert kept >= budget.FLOOR * len(group.atoms)
-    for tie in channels.ties:
-        assert len({int(keep[channels.groups[g].atoms].sum()) for g in tie}) == 1
-
-
 @pytest.mark.parametrize("uniform", [False, True])
 @pytest.mark.parametrize("kind", ["macs", "params"])
 @pytest.mark.parametrize("value", [1.0, 0.9, 0.8, 0.6, 0.4])
@@ -133,7 +126,7 @@ def test_a_budget_is_met_from_below_within_two_percent(yolo, kind, value, unifor
     after = count(apply(PrunePlan.of(channels, keep, budget="", criterion=""), model, channels), (64, 64))
     name = {"macs": "macs", "params": "parameters"}[kind]
     left = getattr(after, name) / getattr(before, name)
-    assert value * (1 - budget.CLOSE) <= left <= value * 1.002
+    assert value * (1 - 0.02) <= left <= value * 1.002
 
 
 def test_the_cost_counts_as_count_does(yolo):

@@ -162,6 +162,22 @@ def test_magnitude_counts_every_layer_of_a_coupled_channel(small):
     assert sums(small, channels, torch.abs)[atom] == pytest.approx(expected, rel=1e-9)
 
 
+def test_magnitude_reads_a_transposed_convolution_the_other_way_round():
+    """Its weight is (in, out, kh, kw): with as many outputs as inputs, the wrong way round would go unnoticed."""
+    model = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 8, 1, bias=False), torch.nn.ConvTranspose2d(8, 8, 2, 2, bias=False), torch.nn.Conv2d(8, 3, 1)
+    ).eval()
+    model[1].weight.data.zero_()
+    model[1].weight.data[2, 5] = 1.0
+    channels = trace(model)
+    total = sums(model, channels, torch.square)
+    made, read = model[0].weight.square().sum((1, 2, 3)), model[2].weight.square().sum((0, 2, 3))
+    made[2] += 4
+    read[5] += 4
+    np.testing.assert_allclose(total[channels.out["0"]], made.detach(), rtol=1e-5)
+    np.testing.assert_allclose(total[channels.out["1"]], read.detach(), rtol=1e-5)
+
+
 def test_a_group_of_zeros_costs_nothing_and_divides_nothing_by_zero(small):
     channels = trace(small)
     for layer in ("cv1.conv", "cv1.bn", "cv2.conv"):

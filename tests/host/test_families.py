@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 import torch
 from edgeprune_device.errors import InputError
-from torch import nn
 
 from edgeprune import checkpoint, surgery
 from edgeprune.channels import trace
 from edgeprune.plan import PrunePlan
+
+from .conftest import settle
 
 SIZES = {
     "yolov5": "nsmlx",
@@ -66,16 +67,7 @@ def network(config, kind=None, nc=3):
     cfg = tasks.yaml_model_load(config)
     task = tasks.guess_model_task(cfg)
     model = (getattr(tasks, kind) if kind else kinds[task])(cfg, nc=nc, verbose=False)
-    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
-    for norm in norms:
-        norm.weight.data.uniform_(0.5, 1.5)
-        norm.bias.data.uniform_(-0.5, 0.5)
-        norm.momentum = 1.0
-    with torch.no_grad():
-        model.train()(torch.rand(2, 3, 64, 64))
-    for norm in norms:
-        norm.momentum = 0.03
-        norm.running_var.clamp_(min=float(norm.running_var.mean()) / 10)
+    settle(model, 2, 64)
     model.task, model.names, model.args = task, {i: f"thing{i}" for i in range(nc)}, {"imgsz": 64, "task": task}
     return model.eval()
 
