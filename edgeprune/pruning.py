@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from edgeprune_device.errors import GateError, InputError
+from edgeprune_device.errors import GateError
 from torch import nn
 
 from edgeprune import budget, cost, criteria, portable, surgery
@@ -104,9 +104,8 @@ def draft(
     Raises:
         InputError: unknown criterion, it wants pictures and there are none, or the budget cannot be met.
     """
+    name = criteria.resolve(name, pictures=samples is not None)
     criterion = criteria.load(name)
-    if samples is None and criteria.needs_samples(criterion):
-        raise InputError(f"criterion {name!r} looks at pictures: give --data data.yaml, or take --criterion bn_scale")
     # A portable plan is stated in the widths of the network that the YAML describes: it is drawn at once.
     rounds = ROUNDS if criteria.needs_samples(criterion) and not ask.portable else 1
     plan, now, now_channels = None, model, channels
@@ -192,9 +191,8 @@ def prune(
     samples: Samples | None,
     step: Callable[[float, str], None] = lambda fraction, what: None,
 ) -> Pruned:
-    """Plan and cut. criterion: a name, module:function, or auto: energy where there are pictures, else bn_scale."""
+    """Plan and cut. criterion: a name, module:function, or auto (criteria.resolve)."""
     channels = followed(model, ask.imgsz)
-    name = criterion if criterion != "auto" else "bn_scale" if samples is None else "energy"
-    plan = draft(model, channels, name, ask, samples, lambda fraction, what: step(0.8 * fraction, what))
+    plan = draft(model, channels, criterion, ask, samples, lambda fraction, what: step(0.8 * fraction, what))
     step(0.8, "cutting and compensating")
     return cut(model, channels, plan, samples)

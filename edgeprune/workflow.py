@@ -23,7 +23,7 @@ from edgeprune_device.files import check_writable, sha256, write_atomic
 from edgeprune_device.target import Target
 
 import edgeprune
-from edgeprune import checkpoint, dataset, measure, pruning, samples
+from edgeprune import checkpoint, criteria, dataset, measure, pruning, samples
 from edgeprune.budget import Budget
 from edgeprune.finetune import Settings, check_device
 from edgeprune.progress import Reporter
@@ -246,7 +246,9 @@ def _run(job: Job, name: str, stage: Stage) -> None:
 def _check(options: Options) -> None:
     """Cheap checks first: nothing is read or written before they hold."""
     if not 1 <= options.steps <= options.epochs:
-        raise InputError(f"--steps {options.steps} is outside [1, epochs]: every step is followed by fine-tuning")
+        raise InputError(
+            f"--steps {options.steps} is outside [1, {options.epochs}], --epochs: every step is followed by fine-tuning"
+        )
     if not 0 <= options.max_drop <= 1:
         raise InputError(f"--max-drop {options.max_drop:g} is outside [0, 1]: it is an absolute mAP50-95")
     unknown = [p for p in options.precision if p not in PRECISIONS]
@@ -256,10 +258,7 @@ def _check(options: Options) -> None:
     options.settings(options.epochs)
     check_device(options.device)
     Target.load(options.target)
-    if options.criterion != "auto":
-        from edgeprune import criteria
-
-        criteria.load(options.criterion)
+    criteria.resolve(options.criterion, pictures=True)
 
 
 def _check_inputs(job: Job) -> None:

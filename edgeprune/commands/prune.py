@@ -25,7 +25,7 @@ def run(args) -> None:
     from edgeprune_device.files import check_writable
     from edgeprune_device.target import Target
 
-    from edgeprune import checkpoint, dataset, measure, pruning, samples
+    from edgeprune import checkpoint, criteria, dataset, measure, pruning, samples
     from edgeprune.count import count
     from edgeprune.progress import Reporter
     from edgeprune.threads import use_all_cores
@@ -33,6 +33,7 @@ def run(args) -> None:
     reporter = Reporter(quiet=args.quiet)
     use_all_cores()
     budget = options.asked(args)
+    criterion = criteria.resolve(args.criterion, pictures=args.data is not None)
     multiple = Target.load(args.target).channel_multiple
     source = checkpoint.load(args.weights, checkpoint.TASKS if args.data is None else ("detect",))
     imgsz = source.input_size(args.imgsz)
@@ -47,11 +48,11 @@ def run(args) -> None:
         solve, select = samples.split(data.train, imgsz)
         features = samples.read(data, solve, imgsz)
     else:
-        reporter.say("no --data: chosen by batch-norm scales alone, nothing compensated; accuracy not measured")
+        reporter.say(f"no --data: chosen by {criterion}, nothing compensated; accuracy not measured")
     with reporter.stage("prune") as step:
         asked, latency, _ = pruning.measured(budget, source.model, imgsz, multiple, step)
         ask = pruning.Ask(asked, multiple, imgsz, args.uniform, args.portable, latency)
-        chosen = pruning.prune(source.model, criterion=args.criterion, ask=ask, samples=features, step=step)
+        chosen = pruning.prune(source.model, criterion=criterion, ask=ask, samples=features, step=step)
     rows = []
     if latency is not None:
         rows.append(f"latency            {latency.full_ms:.1f} ms -> {asked.value * latency.full_ms:.1f} ms predicted "

@@ -41,6 +41,19 @@ def load(name: str) -> Callable:
     return _checked(name, importlib.import_module(f"{__name__}.{name}").score)
 
 
+def resolve(name: str, *, pictures: bool) -> str:
+    """The criterion that `name` stands for: `auto` is energy where there are pictures, else bn_scale.
+
+    Raises:
+        InputError: unknown, or it looks at pictures and there are none.
+    """
+    if name == "auto":
+        return "energy" if pictures else "bn_scale"
+    if needs_samples(load(name)) and not pictures:
+        raise InputError(f"criterion {name!r} looks at pictures: give --data data.yaml, or take --criterion bn_scale")
+    return name
+
+
 def _own(name: str) -> Callable:
     module, _, function = name.partition(":")
     try:

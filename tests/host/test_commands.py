@@ -214,6 +214,14 @@ def test_bad_use_is_one_line_and_exit_code_2(here, capsys, words, says, make):
     assert left == before or not [p for p in here.rglob("*") if p.suffix in (".pt", ".epb") and p.name not in before]
 
 
+def test_what_a_criterion_wants_is_asked_for_before_anything_is_measured(here, capsys, monkeypatch):
+    from edgeprune import latency
+
+    monkeypatch.setattr(latency, "fit", lambda *words, **more: pytest.fail("measured first"))
+    code, _, err = call(capsys, "prune", "--weights", "best.pt", "--latency-ratio", "0.8", "--criterion", "taylor")
+    assert code == 2 and "give --data" in err and err.count("\n") == 1
+
+
 def mount(folder, options):
     folder.mkdir()
     done = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], capture_output=True)
