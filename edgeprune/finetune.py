@@ -58,7 +58,7 @@ class Settings:
         if self.patience < 0:
             raise InputError("patience must be at least 0")
         if not 0 <= self.sparsity <= self.lr:
-            raise InputError(f"sparsity {self.sparsity:g} is outside [0, lr]: nothing could stand against more")
+            raise InputError(f"sparsity {self.sparsity:g} is outside [0, {self.lr:g}], up to the learning rate (--lr)")
         if self.batch % self.gpus:
             raise InputError(f"batch {self.batch} must be a multiple of the {self.gpus} GPUs of --device {self.device}")
 
