@@ -176,7 +176,8 @@ def hold_back(dataset: Dataset) -> Dataset:
             f"--patience holds a tenth of the training pictures back and needs 32 labelled ones, not {len(labelled)}"
         )
     held = samples.pick(labelled, min(max(len(labelled) // 10, 8), 64))
-    return replace(dataset, train=tuple(p for p in dataset.train if p not in set(held)), val=tuple(held))
+    trained = set(dataset.train) - set(held)
+    return replace(dataset, train=tuple(p for p in dataset.train if p in trained), val=tuple(held))
 
 
 def _identity(weights: Path, dataset: Dataset, settings: Settings, teacher: Path | None) -> dict:

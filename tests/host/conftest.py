@@ -28,8 +28,9 @@ def shared():
     return SHARED
 
 
-def settle(model, pictures, size):
-    """Random batch norms, with the statistics of their own features."""
+def settle(model, pictures, size, least=0.1):
+    """Random batch norms, with the statistics of their own features. No variance below `least` of its layer's mean: a
+    channel that hardly varies would amplify rounding a thousandfold."""
     norms = [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
     for norm in norms:
         norm.weight.data.uniform_(0.5, 1.5)
@@ -39,7 +40,7 @@ def settle(model, pictures, size):
         model.train()(torch.rand(pictures, 3, size, size))
     for norm in norms:
         norm.momentum = 0.03
-        norm.running_var.clamp_(min=float(norm.running_var.mean()) / 10)
+        norm.running_var.clamp_(min=least * float(norm.running_var.mean()))
 
 
 def network(config="yolov8n.yaml", *, seed=0, width=None, nc=3):

@@ -14,22 +14,15 @@ from ultralytics.nn.tasks import DetectionModel
 from edgeprune import export
 from edgeprune.export import Parity, compare_outputs, parity, prepare, to_onnx
 
+from .conftest import settle
+
 
 def detector(config="yolov8n.yaml", seed=0):
     """A random detector whose BN statistics are those of its own features, so that, as in a trained one, the picture
     reaches the outputs; its scores differ from place to place."""
     torch.manual_seed(seed)
     model = DetectionModel(config, nc=4, verbose=False)
-    norms = [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
-    for norm in norms:
-        norm.weight.data.uniform_(0.5, 1.5)
-        norm.bias.data.uniform_(-0.5, 0.5)
-        norm.momentum = 1.0
-    with torch.no_grad():
-        model.train()(torch.rand(4, 3, 96, 96))
-    for norm in norms:
-        # A channel that hardly varies would amplify rounding a thousandfold.
-        norm.running_var.clamp_(min=float(norm.running_var.mean()))
+    settle(model, 4, 96, least=1.0)
     head = model.model[-1]
     for tower in (*(head.cv3 or ()), *(getattr(head, "one2one_cv3", None) or ())):
         tower[-1].weight.data.normal_(0, 0.5)

@@ -26,6 +26,8 @@ from edgeprune.quantize import (
 )
 from edgeprune.quantize.graph import MOVES, Graph, layer_of
 
+from .conftest import settle
+
 SIZE = 96
 
 
@@ -33,15 +35,7 @@ def exported(config):
     """A random detector whose features depend on the picture as a trained one's do (see test_export)."""
     torch.manual_seed(0)
     model = DetectionModel(config, nc=4, verbose=False)
-    norms = [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
-    for norm in norms:
-        norm.weight.data.uniform_(0.5, 1.5)
-        norm.bias.data.uniform_(-0.5, 0.5)
-        norm.momentum = 1.0
-    with torch.no_grad():
-        model.train()(torch.rand(4, 3, SIZE, SIZE))
-    for norm in norms:
-        norm.running_var.clamp_(min=float(norm.running_var.mean()))
+    settle(model, 4, SIZE, least=1.0)
     head = model.model[-1]
     for tower in (*(head.cv3 or ()), *(getattr(head, "one2one_cv3", None) or ())):
         tower[-1].weight.data.normal_(0, 0.2)
