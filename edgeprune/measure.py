@@ -107,7 +107,7 @@ def latency(
     """
     from edgeprune_device import runtimes
 
-    sessions = {name: runtimes.open(model, "ort", threads=threads) for name, model in models.items()}
+    sessions = {name: runtimes.open(model, "ort", runtimes.Settings(threads)) for name, model in models.items()}
     x = np.random.default_rng(0).random((1, 3, imgsz, imgsz), dtype=np.float32)
     times = {name: np.zeros(rounds) for name in sessions}
     try:

@@ -38,7 +38,7 @@ def run(
     pictures = _pictures(bundle)
     model = bundle.read(payload.name)
     began = time.perf_counter()
-    with runtimes.open(model, runtime, threads, shapes=manifest.shapes) as session:
+    with runtimes.open(model, runtime, runtimes.Settings(threads, manifest.shapes)) as session:
         load_ms = (time.perf_counter() - began) * 1e3
         with _Progress() as say:
             samples = bench.measure(

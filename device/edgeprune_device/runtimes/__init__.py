@@ -4,7 +4,7 @@ Adding a runtime is adding one file here; its name is the value of `--runtime`. 
 
     AUTOMATIC: int              rank for "auto", highest first; 0: only when asked for by name
     available() -> str | None   None when it can run here, else the reason in a few words
-    open(model, *, threads, shapes) -> Session
+    open(model, settings) -> Session
 
 and imports its library inside these functions only.
 """
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Dict, List, Optional, Tuple, Union
 
@@ -20,10 +21,26 @@ import numpy as np
 
 from edgeprune_device.errors import InputError, RuntimeUnavailable
 
-__all__ = ["Session", "Shapes", "available", "names", "open"]
+__all__ = ["Session", "Settings", "Shapes", "available", "names", "open"]
 
 # (input shape, output shapes), e.g. ((1, 3, 640, 640), [(1, 84, 8400)]): for runtimes that do not read the model.
 Shapes = Tuple[Tuple[int, ...], List[Tuple[int, ...]]]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to run a model; a runtime takes from it what concerns it. E.g. `Settings(threads=1)`.
+
+    - `threads`: CPU threads, None for the library's own choice
+    - `shapes`: see `Shapes`; needed by "null" only
+    """
+
+    threads: Optional[int] = None
+    shapes: Optional[Shapes] = None
+
+    def __post_init__(self) -> None:
+        if self.threads is not None and self.threads < 1:
+            raise InputError(f"threads must be at least 1, not {self.threads}")
 
 
 class Session:
@@ -66,19 +83,15 @@ def available() -> Dict[str, Optional[str]]:
 def open(
     model: Union[bytes, str, Path],
     runtime: str = "auto",
-    threads: Optional[int] = None,
-    shapes: Optional[Shapes] = None,
+    settings: Settings = Settings(),  # noqa: B008 (frozen)
 ) -> Session:
     """Open an ONNX model (its bytes or path).
 
-    `threads`: CPU threads, None for the library's own choice. `shapes`: see `Shapes`; needed by "null" only.
     RuntimeUnavailable: unknown or not installed here; InputError: the model cannot be read or has no fixed input.
     """
-    if threads is not None and threads < 1:
-        raise InputError(f"threads must be at least 1, not {threads}")
     if isinstance(model, (str, Path)) and not Path(model).is_file():
         raise InputError(f"{model}: no such model file")
-    return _module(choose(runtime)).open(model, threads=threads, shapes=shapes)
+    return _module(choose(runtime)).open(model, settings)
 
 
 def choose(runtime: str = "auto") -> str:

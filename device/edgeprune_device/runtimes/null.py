@@ -17,11 +17,11 @@ def available():
     return None
 
 
-def open(model, *, threads=None, shapes=None) -> Session:
-    """`shapes` says what to return; the model is not even read."""
-    if shapes is None:
+def open(model, settings) -> Session:
+    """`settings.shapes` says what to return; the model is not even read."""
+    if settings.shapes is None:
         raise InputError("runtime null does not read models: it needs the shapes (a bundle's manifest has them)")
-    return NullSession(shapes)
+    return NullSession(settings.shapes)
 
 
 class NullSession(Session):

@@ -26,9 +26,9 @@ def available():
     return None
 
 
-def open(model, *, threads=None, shapes=None) -> Session:
+def open(model, settings) -> Session:
     """A session on the CPU; InputError when ONNX Runtime refuses the file."""
-    return OrtSession(model, threads)
+    return OrtSession(model, settings.threads)
 
 
 class OrtSession(Session):
