@@ -49,8 +49,8 @@ def test_ort_takes_float16_where_the_model_wants_float32(ort, tiny_onnx):
 @pytest.mark.parametrize("shape", [(1, 3, 32, 32), (1, 3, 64), (2, 3, 64, 64)])
 @pytest.mark.parametrize("runtime", ["ort", "null"])
 def test_another_shape_is_refused(ort, tiny_onnx, runtime, shape):
-    shapes = ((1, 3, 64, 64), [(1, 6, 84)])
-    with runtimes.open(tiny_onnx, runtime, Settings(shapes=shapes)) as session, pytest.raises(InputError, match="takes"):
+    settings = Settings(shapes=((1, 3, 64, 64), [(1, 6, 84)]))
+    with runtimes.open(tiny_onnx, runtime, settings) as session, pytest.raises(InputError, match="takes"):
         session.infer(np.zeros(shape, np.float32))
 
 

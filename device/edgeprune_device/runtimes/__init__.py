@@ -83,7 +83,7 @@ def available() -> Dict[str, Optional[str]]:
 def open(
     model: Union[bytes, str, Path],
     runtime: str = "auto",
-    settings: Settings = Settings(),  # noqa: B008 (frozen)
+    settings: Settings = Settings(),
 ) -> Session:
     """Open an ONNX model (its bytes or path).
 
