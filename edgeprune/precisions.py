@@ -21,10 +21,13 @@ def make(
     target: Target,
     wanted: Sequence[str],
     score: Callable[[object], float],
+    thresholds: Mapping[str, float] | None = None,
 ) -> tuple[dict[str, onnx.ModelProto], dict]:
     """The files besides FP32 that `target` takes and `wanted` (of fp16, int8) asks for.
 
     pictures: (1, 3, H, W) arrays to calibrate with. score: session -> mAP on pictures that were not calibrated with.
+    thresholds: where the tensors were clipped in training (qat.py): then no calibration method is tried. They are of
+    signed activations; a target with unsigned ones is calibrated as ever.
     Returns precision -> model, and what to say of how each was made.
     """
     names = [p for p in target.precisions if p != "fp32" and p.split("-")[0] in wanted]
@@ -32,7 +35,9 @@ def make(
     said: dict[str, dict] = {}
     if not names:
         return files, said
-    ranges = q.calibrate(fp32, pictures)
+    ranges, methods = q.calibrate(fp32, pictures), tuple(q.METHODS)
+    if thresholds is not None and target.int8_activations == "signed":
+        ranges, methods = ranges.fixed(thresholds), ("qat",)
     if "fp16" in names:
         half = q.to_fp16(fp32, ranges)
         files["fp16"], said["fp16"] = half.model, half.to_json()
@@ -45,7 +50,7 @@ def make(
             q.check(model, activations=activations)
             return model
 
-        choice = q.choose(build, lambda model: score(session(target, "int8", model)))
+        choice = q.choose(build, lambda model: score(session(target, "int8", model)), methods)
         files["int8"] = choice.model
         share = round(q.int8_share(choice.model), 4)
         said["int8"] = {**choice.to_json(), "activations": activations, "share_of_macs": share}

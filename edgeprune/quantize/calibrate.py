@@ -5,7 +5,7 @@ Knows nothing of Q/DQ: it measures, and turns a distribution into a threshold.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -82,6 +82,7 @@ class Ranges:
 
     tensors: dict[str, TensorRange]
     pictures: int
+    given: dict[str, float] | None = None  # thresholds that were not measured here, see `fixed`
 
     def amax(self) -> dict[str, float]:
         """The greatest |x| of each tensor, exact."""
@@ -89,9 +90,25 @@ class Ranges:
 
     def thresholds(self, method: str = "mse") -> dict[str, float]:
         """Where each tensor is clipped: `max`, `percentile`, `mse` or `entropy`. Raises InputError for another name."""
+        if self.given is not None:
+            return dict(self.given)
         if method not in METHODS:
             raise InputError(f"unknown calibration method '{method}': use one of {', '.join(METHODS)}")
         return {name: METHODS[method](r) for name, r in self.tensors.items()}
+
+    def fixed(self, thresholds: Mapping[str, float]) -> Ranges:
+        """The same ranges, clipped at thresholds that are known already: every method gives these.
+
+        They are those that a network was trained with (qat.py), for the tensors that are quantized. Raises InputError
+        where one of them is of no tensor that was measured: they belong to another network.
+        """
+        foreign = next((name for name in thresholds if name not in self.tensors), None)
+        if foreign is not None:
+            raise InputError(
+                f"the scales given are of another network: it has no tensor {foreign}; quantize without them, or "
+                "train again with --qat"
+            )
+        return Ranges(self.tensors, self.pictures, dict(thresholds))
 
     def scales(self, method: str = "mse") -> dict[str, float]:
         """The step of symmetric INT8 for each tensor: threshold / 127."""
