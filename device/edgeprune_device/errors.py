@@ -6,6 +6,7 @@ no traceback reaches a user for bad input.
     EdgepruneError            2
     ├── InputError            2    bad use or bad input
     │   └── RuntimeUnavailable 2   the inference runtime that was asked for is not on this machine
+    ├── DeviceError           2    the GPU or its driver failed
     ├── GateError             1    a gate failed: accuracy, parity
     │   └── SignatureError    1    a hash or a signature does not hold
     └── Interrupted         130    stopped by the user; what was finished is kept
@@ -13,7 +14,15 @@ no traceback reaches a user for bad input.
 
 from __future__ import annotations
 
-__all__ = ["EdgepruneError", "GateError", "InputError", "Interrupted", "RuntimeUnavailable", "SignatureError"]
+__all__ = [
+    "DeviceError",
+    "EdgepruneError",
+    "GateError",
+    "InputError",
+    "Interrupted",
+    "RuntimeUnavailable",
+    "SignatureError",
+]
 
 
 class EdgepruneError(Exception):
@@ -28,6 +37,10 @@ class InputError(EdgepruneError):
 
 class RuntimeUnavailable(InputError):
     """The inference runtime that was asked for is not installed, or cannot run here."""
+
+
+class DeviceError(EdgepruneError):
+    """The GPU or its driver failed: what was called, CUDA's own words, what to do."""
 
 
 class GateError(EdgepruneError):

@@ -7,6 +7,7 @@ EXIT_CODES = {
     "EdgepruneError": 2,
     "InputError": 2,
     "RuntimeUnavailable": 2,
+    "DeviceError": 2,
     "GateError": 1,
     "SignatureError": 1,
     "Interrupted": 130,
@@ -20,9 +21,15 @@ def test_every_error_of_the_module_is_exported_and_has_its_exit_code():
 
 
 @pytest.mark.parametrize(
-    "kind, parent", [("RuntimeUnavailable", "InputError"), ("SignatureError", "GateError"), ("Interrupted", None)]
+    "kind, parent",
+    [
+        ("RuntimeUnavailable", "InputError"),
+        ("DeviceError", None),
+        ("SignatureError", "GateError"),
+        ("Interrupted", None),
+    ],
 )
 def test_the_tree(kind, parent):
     assert issubclass(getattr(errors, kind), getattr(errors, parent or "EdgepruneError"))
-    if parent is None:  # Ctrl-C is neither bad input nor a failed gate
+    if parent is None:  # neither Ctrl-C nor a failing GPU is bad input or a failed gate
         assert not issubclass(getattr(errors, kind), (errors.InputError, errors.GateError))
