@@ -1,11 +1,16 @@
 """What the device tests share: a home of their own, a tiny ONNX model made by hand, a bundle around it."""
 
 import io
+import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+
+# The folder `fakes` can be imported, also where pytest leaves sys.path alone (--import-mode=importlib).
+sys.path.append(str(Path(__file__).parent))
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 SIZE = 64  # px; the tiny model's input
@@ -26,6 +31,25 @@ def shared_data():
     if not SHARED.is_dir():
         pytest.skip("needs ../shared/data")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def cudart_build(tmp_path_factory):
+    """The fake libcudart, compiled once."""
+    from fakes.cudart import compile_cudart
+
+    return compile_cudart(tmp_path_factory.mktemp("cudart"))
+
+
+@pytest.fixture
+def fake_cudart(cudart_build, tmp_path, monkeypatch):
+    """A fake libcudart of this test's own, and `edgeprune_device.cuda.open("ctypes")` uses it."""
+    from fakes.cudart import FakeCudart
+
+    shutil.copytree(str(cudart_build.parent), str(tmp_path / "cudart"), symlinks=True)
+    library = tmp_path / "cudart" / cudart_build.name
+    monkeypatch.setenv("EDGEPRUNE_LIBCUDART", str(library))
+    return FakeCudart(library)
 
 
 def _varint(value):

@@ -1,0 +1,69 @@
+"""A fake libcudart, compiled from cudart.c beside this file: what it pretends stands at the top of that file."""
+
+import ctypes
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).with_name("cudart.c")
+HOST_FUNCTION = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+
+
+def compile_cudart(folder, *options):
+    """The fake library in `folder`, as libcudart.so.12 and libcuda.so.1; skips where there is no gcc."""
+    if shutil.which("gcc") is None:
+        pytest.skip("needs gcc, for the fake libcudart")
+    library = folder / "libcudart.so.12"
+    command = ["gcc", "-std=gnu11", "-O1", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC"]
+    subprocess.run([*command, *options, "-o", str(library), str(SOURCE)], check=True)
+    os.symlink(library.name, str(folder / "libcuda.so.1"))
+    return library
+
+
+class FakeCudart:
+    """The test's own handle on the library that the backend under test has loaded. `path` is the library's."""
+
+    def __init__(self, path):
+        self.path = path
+        self.library = ctypes.CDLL(str(path))
+        self.library.fake_fail.argtypes = [ctypes.c_char_p, ctypes.c_int]
+        self.library.fake_limit.argtypes = [ctypes.c_size_t]
+        self.library.fake_live.argtypes = [ctypes.c_char_p]
+        self.library.fake_record_host_function.argtypes = [ctypes.c_void_p, HOST_FUNCTION, ctypes.c_void_p]
+        self._recorded = []  # the callbacks of graphs, which may be launched as long as the library is there
+
+    def live(self):
+        """What is alive, without what there is none of, e.g. {"memory": 2, "streams": 1}."""
+        kinds = ("memory", "pinned", "streams", "events", "graphs", "executables")
+        counts = {kind: self.library.fake_live(kind.encode()) for kind in kinds}
+        return {kind: count for kind, count in counts.items() if count}
+
+    def fail(self, function, code):
+        """From now on `function` returns the error `code`; 0: no more."""
+        self.library.fake_fail(function.encode(), code)
+
+    def limit(self, size_bytes):
+        """How much memory there is, device and pinned together. 1 GiB to begin with."""
+        self.library.fake_limit(size_bytes)
+
+    def devices(self, count):
+        """How many GPUs there are. 1 to begin with."""
+        self.library.fake_devices(count)
+
+    def defer(self, on=True):
+        """Streams do nothing until they are synchronized: shows a caller that forgets to."""
+        self.library.fake_defer(int(on))
+
+    def last_error(self):
+        """The error that cudaGetLastError would return, left in place."""
+        return self.library.fake_last_error()
+
+    def record(self, stream, function):
+        """Put a Python function without arguments on `stream`, in order; under a capture the graph records it."""
+        callback = HOST_FUNCTION(lambda argument: function())
+        self._recorded.append(callback)
+        code = self.library.fake_record_host_function(stream, callback, None)
+        assert code == 0, f"the fake libcudart refused a host function: {code}"
