@@ -11,7 +11,7 @@ import pytest
 FOLDER = Path(edgeprune_device.__file__).parent
 FILES = sorted(FOLDER.rglob("*.py"))
 FORBIDDEN = ("torch", "torchvision", "ultralytics", "onnx", "edgeprune", "scipy", "matplotlib")
-OPTIONAL = ("cv2", "onnxruntime", "tensorrt")
+OPTIONAL = ("cuda", "cv2", "onnxruntime", "pycuda", "tensorrt")
 
 CODE = """
 import importlib, pkgutil, sys

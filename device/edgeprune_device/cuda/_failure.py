@@ -1,0 +1,48 @@
+"""A failed CUDA call in one line: what was called, CUDA's own name and words, what to do."""
+
+from __future__ import annotations
+
+from edgeprune_device.errors import DeviceError
+
+__all__ = ["ABSENT", "USUAL", "CudaFailure"]
+
+# CUDA's number: its words, what to do. Both are the same in the runtime API (since CUDA 10.1) and in the driver API.
+USUAL = {
+    2: ("out of memory", "free memory, or take a smaller model, picture or workspace"),
+    34: ("CUDA driver is a stub library", "take CUDA's stubs folder out of LD_LIBRARY_PATH"),
+    35: (
+        "CUDA driver version is insufficient for CUDA runtime version",
+        "install or update the NVIDIA driver, or use an older CUDA",
+    ),
+    46: ("CUDA-capable device(s) is/are busy or unavailable", "another process holds the GPU for itself"),
+    100: (
+        "no CUDA-capable device is detected",
+        "check the GPU's nodes in /dev, the container's options and CUDA_VISIBLE_DEVICES",
+    ),
+    600: ("device not ready", "synchronize the stream first"),
+    700: ("an illegal memory access was encountered", "the GPU is lost to this process: start it anew"),
+    719: ("unspecified launch failure", "the GPU is lost to this process: start it anew"),
+    802: ("system not yet initialized", "the driver is still starting: try again in a moment"),
+    803: (
+        "system has unsupported display driver / cuda driver combination",
+        "the driver's library and its kernel module differ in version: restart, or install the driver again",
+    ),
+    804: (
+        "forward compatibility was attempted on non supported HW",
+        "take CUDA's compat folder out of LD_LIBRARY_PATH",
+    ),
+}
+# These a machine says that has no usable GPU or driver; the others one whose GPU fails.
+ABSENT = frozenset({34, 35, 100})
+
+
+class CudaFailure(DeviceError):
+    """A CUDA call that failed, e.g. "cudaMalloc failed: cudaErrorMemoryAllocation, out of memory (free memory, …)".
+
+    `code` is CUDA's number for the error, 0 where the library does not tell; `why` only the words and what to do.
+    """
+
+    def __init__(self, call: str, code: int, name: str, words: str) -> None:
+        self.code = code
+        self.why = words + (f" ({USUAL[code][1]})" if code in USUAL else "")
+        super().__init__(f"{call} failed: {name}, {self.why}")

@@ -1,0 +1,167 @@
+"""What the backends that speak CUDA's runtime API have in common: which call does what.
+
+A backend tells how to make a call (`_try`), how an error is spelled (`_spell`) and the device's name.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager, suppress
+from typing import Iterator, Tuple
+
+import numpy as np
+
+from edgeprune_device.cuda import Capture, Cuda, Device, dotted
+from edgeprune_device.cuda._failure import ABSENT, CudaFailure
+from edgeprune_device.errors import DeviceError, RuntimeUnavailable
+
+__all__ = ["RuntimeApi"]
+
+# Values of CUDA's enums, the same in CUDA 11 to 13.
+_HOST_TO_DEVICE, _DEVICE_TO_HOST = 1, 2
+_INTEGRATED, _CAPABILITY_MAJOR, _CAPABILITY_MINOR = 18, 75, 76
+_NON_BLOCKING = 1
+_THREAD_LOCAL = 1  # a capture that other threads' allocations do not spoil
+
+
+class RuntimeApi(Cuda):
+    """A Cuda whose calls are CUDA's runtime API. RuntimeUnavailable: no driver, no GPU."""
+
+    def __init__(self, library: str) -> None:
+        super().__init__()
+        runtime, driver = dotted(self._call("cudaRuntimeGetVersion")), self._call("cudaDriverGetVersion")
+        if not driver:
+            raise RuntimeUnavailable(f"{library} {runtime} finds no NVIDIA driver")
+        versions = f"{library} {runtime}, driver {dotted(driver)}"
+        try:
+            self._call("cudaGetDeviceCount")
+        except CudaFailure as error:
+            if error.code in ABSENT:
+                raise RuntimeUnavailable(f"{versions}: {error.why}") from error
+            raise
+        self.description = f"{self.name} on {versions}"
+
+    def _try(self, function: str, *arguments) -> Tuple[int, object]:
+        """(CUDA's error number, what the call returned: None, one value or a tuple)."""
+        raise NotImplementedError
+
+    def _spell(self, code: int) -> Tuple[str, str]:
+        """CUDA's own name and words for an error."""
+        raise NotImplementedError
+
+    def _device_name(self) -> str:
+        raise NotImplementedError
+
+    def _call(self, function: str, *arguments):
+        self._check_open()
+        code, returned = self._try(function, *arguments)
+        if code:
+            self._try("cudaGetLastError")  # forgets it, or TensorRT's next check would take it for its own
+            raise CudaFailure(function, code, *self._spell(code))
+        return returned
+
+    def use(self) -> RuntimeApi:
+        """Make the GPU this thread's; the first use makes its context, which takes memory and a moment."""
+        self._call("cudaSetDevice", 0)
+        return self
+
+    def device(self) -> Device:
+        """As `Cuda.device`."""
+        major, minor, integrated = (
+            self._call("cudaDeviceGetAttribute", attribute, 0)
+            for attribute in (_CAPABILITY_MAJOR, _CAPABILITY_MINOR, _INTEGRATED)
+        )
+        return Device(self._device_name(), f"{major}.{minor}", bool(integrated))
+
+    def memory(self) -> Tuple[int, int]:
+        """As `Cuda.memory`."""
+        return self._call("cudaMemGetInfo")
+
+    def alloc(self, size_bytes: int) -> int:
+        """As `Cuda.alloc`."""
+        return self._hold("allocation", self._call("cudaMalloc", self._checked_size(size_bytes)))
+
+    def free(self, pointer: int) -> None:
+        """As `Cuda.free`."""
+        self._drop("allocation", pointer)
+        self._call("cudaFree", pointer)
+
+    def _pin(self, size_bytes):
+        pointer = self._call("cudaHostAlloc", size_bytes, 0)
+        # Not `_call`: it may be after close, and a garbage collector has nobody to complain to.
+        return pointer, lambda: self._try("cudaFreeHost", pointer)
+
+    def stream(self) -> int:
+        """As `Cuda.stream`."""
+        return self._hold("stream", self._call("cudaStreamCreateWithFlags", _NON_BLOCKING))
+
+    def destroy_stream(self, stream: int) -> None:
+        """As `Cuda.destroy_stream`."""
+        self._drop("stream", stream)
+        self._call("cudaStreamDestroy", stream)
+
+    def to_device(self, pointer: int, array: np.ndarray, stream: int) -> None:
+        """As `Cuda.to_device`."""
+        self._get("stream", stream)
+        source = self._checked(array).ctypes.data
+        self._call("cudaMemcpyAsync", pointer, source, array.nbytes, _HOST_TO_DEVICE, stream)
+
+    def to_host(self, array: np.ndarray, pointer: int, stream: int) -> None:
+        """As `Cuda.to_host`."""
+        self._get("stream", stream)
+        target = self._checked(array, filled=True).ctypes.data
+        self._call("cudaMemcpyAsync", target, pointer, array.nbytes, _DEVICE_TO_HOST, stream)
+
+    def synchronize(self, stream: int) -> None:
+        """As `Cuda.synchronize`."""
+        self._get("stream", stream)
+        self._call("cudaStreamSynchronize", stream)
+
+    def event(self) -> int:
+        """As `Cuda.event`."""
+        return self._hold("event", self._call("cudaEventCreate"))
+
+    def destroy_event(self, event: int) -> None:
+        """As `Cuda.destroy_event`."""
+        self._drop("event", event)
+        self._call("cudaEventDestroy", event)
+
+    def record(self, event: int, stream: int) -> None:
+        """As `Cuda.record`."""
+        self._get("event", event)
+        self._get("stream", stream)
+        self._call("cudaEventRecord", event, stream)
+
+    def elapsed_ms(self, start: int, end: int) -> float:
+        """As `Cuda.elapsed_ms`."""
+        self._get("event", start)
+        self._get("event", end)
+        return self._call("cudaEventElapsedTime", start, end)
+
+    @contextmanager
+    def capture(self, stream: int) -> Iterator[Capture]:
+        """As `Cuda.capture`."""
+        self._get("stream", stream)
+        self._call("cudaStreamBeginCapture", stream, _THREAD_LOCAL)
+        captured = Capture()
+        try:
+            yield captured
+        except BaseException:
+            with suppress(DeviceError):  # the block's own error is the one to tell
+                self._call("cudaGraphDestroy", self._call("cudaStreamEndCapture", stream))
+            raise
+        template = self._call("cudaStreamEndCapture", stream)
+        try:
+            captured.graph = self._hold("graph", self._call("cudaGraphInstantiateWithFlags", template, 0))
+        finally:
+            self._call("cudaGraphDestroy", template)
+
+    def launch(self, graph: int, stream: int) -> None:
+        """As `Cuda.launch`."""
+        self._get("graph", graph)
+        self._get("stream", stream)
+        self._call("cudaGraphLaunch", graph, stream)
+
+    def destroy_graph(self, graph: int) -> None:
+        """As `Cuda.destroy_graph`."""
+        self._drop("graph", graph)
+        self._call("cudaGraphExecDestroy", graph)

@@ -1,0 +1,157 @@
+"""The package pycuda: CUDA's driver API. It has no graphs, and on aarch64 pip compiles it.
+
+pycuda tells the words of an error, but neither its number nor its name.
+"""
+
+from __future__ import annotations
+
+import atexit
+from typing import Tuple
+
+import numpy as np
+
+from edgeprune_device.cuda import Cuda, Device, dotted
+from edgeprune_device.cuda._failure import ABSENT, USUAL, CudaFailure
+from edgeprune_device.errors import EdgepruneError, RuntimeUnavailable
+
+__all__ = ["NAME", "RANK", "available", "open"]
+
+NAME = "pycuda"
+RANK = 20
+
+_NON_BLOCKING = 1
+
+
+def available():
+    """None when the package is installed and finds a GPU."""
+    try:
+        _driver()
+    except EdgepruneError as error:
+        return str(error)
+    return None
+
+
+def open() -> PyCuda:
+    """RuntimeUnavailable: not installed, no driver, no GPU."""
+    return PyCuda(_driver())
+
+
+def _driver():
+    """The module pycuda.driver, at work. RuntimeUnavailable where it cannot be."""
+    try:
+        import pycuda.driver as driver
+    except ImportError as error:
+        raise RuntimeUnavailable(f"pycuda cannot be imported ({error}): pip install pycuda") from error
+    try:
+        driver.init()
+    except driver.Error as error:
+        failure = _failure(error)
+        if failure.code in ABSENT:
+            raise RuntimeUnavailable(f"pycuda: {failure.why}") from error
+        raise failure from error
+    return driver
+
+
+def _failure(error: Exception) -> CudaFailure:
+    """A pycuda.driver.Error, e.g. MemoryError("cuMemAlloc failed: out of memory"), in our words."""
+    call, _, words = str(error).partition(" failed: ")
+    code = next((code for code, (usual, _) in USUAL.items() if words.startswith(usual)), 0)
+    return CudaFailure(call, code, f"pycuda's {type(error).__name__}", words)
+
+
+class PyCuda(Cuda):
+    """CUDA's driver API by pycuda, in the device's primary context."""
+
+    name = NAME
+    graphs = False
+
+    def __init__(self, driver) -> None:
+        super().__init__()
+        self._driver = driver
+        self._gpu = self._call(driver.Device, 0)
+        # Not pycuda.autoinit: TensorRT works in the primary context.
+        self._context = self._call(self._gpu.retain_primary_context)
+        self._context.push()
+        atexit.register(self.close)  # a context that is still current at the end makes pycuda abort the process
+        from pycuda import VERSION_TEXT
+
+        major, minor = driver.get_version()[:2]
+        version = driver.get_driver_version()
+        self.description = f"pycuda {VERSION_TEXT} on CUDA {major}.{minor}, driver {dotted(version)}"
+
+    def _call(self, function, *arguments):
+        self._check_open()
+        try:
+            return function(*arguments)
+        except self._driver.Error as error:
+            raise _failure(error) from error
+
+    def device(self) -> Device:
+        """As `Cuda.device`."""
+        major, minor = self._call(self._gpu.compute_capability)
+        integrated = self._call(self._gpu.get_attribute, self._driver.device_attribute.INTEGRATED)
+        return Device(self._call(self._gpu.name), f"{major}.{minor}", bool(integrated))
+
+    def memory(self) -> Tuple[int, int]:
+        """As `Cuda.memory`."""
+        return self._call(self._driver.mem_get_info)
+
+    def alloc(self, size_bytes: int) -> int:
+        """As `Cuda.alloc`."""
+        allocation = self._call(self._driver.mem_alloc, self._checked_size(size_bytes))
+        return self._hold("allocation", int(allocation), allocation)
+
+    def free(self, pointer: int) -> None:
+        """As `Cuda.free`."""
+        self._call(self._drop("allocation", pointer).free)
+
+    def _pin(self, size_bytes):
+        memory = self._call(self._driver.pagelocked_empty, size_bytes, np.uint8)
+        return memory.ctypes.data, memory.base.free
+
+    def stream(self) -> int:
+        """As `Cuda.stream`."""
+        stream = self._call(self._driver.Stream, _NON_BLOCKING)
+        return self._hold("stream", stream.handle, stream)
+
+    def destroy_stream(self, stream: int) -> None:
+        """As `Cuda.destroy_stream`."""
+        self._drop("stream", stream)  # pycuda destroys what nobody refers to
+
+    def to_device(self, pointer: int, array: np.ndarray, stream: int) -> None:
+        """As `Cuda.to_device`."""
+        self._call(self._driver.memcpy_htod_async, pointer, self._checked(array), self._get("stream", stream))
+
+    def to_host(self, array: np.ndarray, pointer: int, stream: int) -> None:
+        """As `Cuda.to_host`."""
+        array = self._checked(array, filled=True)
+        self._call(self._driver.memcpy_dtoh_async, array, pointer, self._get("stream", stream))
+
+    def synchronize(self, stream: int) -> None:
+        """As `Cuda.synchronize`."""
+        self._call(self._get("stream", stream).synchronize)
+
+    def event(self) -> int:
+        """As `Cuda.event`."""
+        event = self._call(self._driver.Event)
+        return self._hold("event", id(event), event)  # pycuda does not tell an event's handle
+
+    def destroy_event(self, event: int) -> None:
+        """As `Cuda.destroy_event`."""
+        self._drop("event", event)
+
+    def record(self, event: int, stream: int) -> None:
+        """As `Cuda.record`."""
+        self._call(self._get("event", event).record, self._get("stream", stream))
+
+    def elapsed_ms(self, start: int, end: int) -> float:
+        """As `Cuda.elapsed_ms`."""
+        return self._call(self._get("event", end).time_since, self._get("event", start))
+
+    def close(self) -> None:
+        """As `Cuda.close`; the context that was current before is current again."""
+        if not self._closed:
+            super().close()
+            atexit.unregister(self.close)
+            self._driver.Context.pop()
+            self._context = None
