@@ -32,8 +32,8 @@ enum cudaDeviceAttr {
 #endif
 
 enum {
-    Success = 0, InvalidValue = 1, MemoryAllocation = 2, InsufficientDriver = 35, NoDevice = 100, InvalidDevice = 101,
-    InvalidResourceHandle = 400, IllegalState = 401, NotReady = 600, IllegalAddress = 700, CaptureUnsupported = 900,
+    Success = 0, InvalidValue = 1, MemoryAllocation = 2, StubLibrary = 34, InsufficientDriver = 35,
+    DevicesUnavailable = 46, NoDevice = 100, InvalidDevice = 101, InvalidResourceHandle = 400, IllegalState = 401, NotReady = 600, IllegalAddress = 700, CaptureUnsupported = 900,
     CaptureInvalidated = 901, CapturedEvent = 907, Unknown = 999
 };
 
@@ -41,7 +41,9 @@ static const struct { int code; const char *name, *words; } errors[] = {
     {Success, "cudaSuccess", "no error"},
     {InvalidValue, "cudaErrorInvalidValue", "invalid argument"},
     {MemoryAllocation, "cudaErrorMemoryAllocation", "out of memory"},
+    {StubLibrary, "cudaErrorStubLibrary", "CUDA driver is a stub library"},
     {InsufficientDriver, "cudaErrorInsufficientDriver", "CUDA driver version is insufficient for CUDA runtime version"},
+    {DevicesUnavailable, "cudaErrorDevicesUnavailable", "CUDA-capable device(s) is/are busy or unavailable"},
     {NoDevice, "cudaErrorNoDevice", "no CUDA-capable device is detected"},
     {InvalidDevice, "cudaErrorInvalidDevice", "invalid device ordinal"},
     {InvalidResourceHandle, "cudaErrorInvalidResourceHandle", "invalid resource handle"},

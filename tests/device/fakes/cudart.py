@@ -33,7 +33,7 @@ class FakeCudart:
         self.library.fake_limit.argtypes = [ctypes.c_size_t]
         self.library.fake_live.argtypes = [ctypes.c_char_p]
         self.library.fake_record_host_function.argtypes = [ctypes.c_void_p, HOST_FUNCTION, ctypes.c_void_p]
-        self._recorded = []  # the callbacks of graphs, which may be launched as long as the library is there
+        self._recorded = []  # a graph may call them again, until `forget`
 
     def live(self):
         """What is alive, without what there is none of, e.g. {"memory": 2, "streams": 1}."""
@@ -67,3 +67,7 @@ class FakeCudart:
         self._recorded.append(callback)
         code = self.library.fake_record_host_function(stream, callback, None)
         assert code == 0, f"the fake libcudart refused a host function: {code}"
+
+    def forget(self):
+        """Let go of the functions that were recorded, and of the arrays that they use: no graph may call them now."""
+        self._recorded.clear()
