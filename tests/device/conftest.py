@@ -1,6 +1,7 @@
 """What the device tests share: a home of their own, a tiny ONNX model made by hand, a bundle around it."""
 
 import io
+import json
 import shutil
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from PIL import Image
 
 # The folder `fakes` can be imported, also where pytest leaves sys.path alone (--import-mode=importlib).
 sys.path.append(str(Path(__file__).parent))
+from fakes.models import field, message, tensor, value_info
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 SIZE = 64  # px; the tiny model's input
@@ -49,37 +51,34 @@ def fake_cudart(cudart_build, tmp_path, monkeypatch):
     shutil.copytree(str(cudart_build.parent), str(tmp_path / "cudart"), symlinks=True)
     library = tmp_path / "cudart" / cudart_build.name
     monkeypatch.setenv("EDGEPRUNE_LIBCUDART", str(library))
-    return FakeCudart(library)
+    fake = FakeCudart(library)
+    yield fake
+    fake.check()
 
 
-def _varint(value):
-    out = bytearray()
-    while value > 127:
-        out.append(value & 127 | 128)
-        value >>= 7
-    return bytes([*out, value])
+@pytest.fixture
+def fake_tensorrt(fake_cudart, tmp_path, monkeypatch):
+    """use(release) -> the fake module, which this process and the ones it starts import as TensorRT from then on."""
+    from fakes import fake_tensorrt as fake
+
+    def use(release):
+        name = "tensorrt_rtx" if release == fake.RTX else "tensorrt"
+        monkeypatch.setenv("FAKE_TENSORRT", release)
+        monkeypatch.setitem(sys.modules, name, fake.module(release))
+        return sys.modules[name]
+
+    monkeypatch.setattr(fake, "cudart", fake_cudart)
+    monkeypatch.setenv("PYTHONPATH", str(fake.HERE / "modules"))
+    monkeypatch.setenv("EDGEPRUNE_ENGINES", str(tmp_path / "engines"))
+    monkeypatch.setenv("FAKE_TENSORRT_LOG", str(tmp_path / "builds.jsonl"))
+    return use
 
 
-def _field(number, value):
-    """One protobuf field: int as varint, bytes or str as length-delimited."""
-    if isinstance(value, int):
-        return _varint(number << 3) + _varint(value)
-    data = value.encode() if isinstance(value, str) else value
-    return _varint(number << 3 | 2) + _varint(len(data)) + data
-
-
-def _message(*fields):
-    return b"".join(_field(number, value) for number, value in fields)
-
-
-def _value_info(name, shape):
-    dims = b"".join(_field(1, _message((1, d))) for d in shape)
-    return _message((1, name), (2, _message((1, _message((1, 1), (2, dims))))))
-
-
-def _tensor(name, array):
-    dims = b"".join(_field(1, d) for d in array.shape)
-    return dims + _message((2, 1), (8, name), (9, array.astype("<f4").tobytes()))
+@pytest.fixture
+def builds(tmp_path):
+    """What the fake builder has built since, in any process: a list of its settings."""
+    path = tmp_path / "builds.jsonl"
+    return lambda: [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def make_onnx(boxes, classes=2):
@@ -91,20 +90,20 @@ def make_onnx(boxes, classes=2):
     for i, (cx, cy, w, h, c) in enumerate(boxes):
         constant[0, :4, i] = cx, cy, w, h
         gain[0, 4 + c, i] = 0.9
-    keep = _message((1, "keepdims"), (3, 0), (20, 2))
+    keep = message((1, "keepdims"), (3, 0), (20, 2))
     nodes = [
-        _message((1, "images"), (2, "mean"), (4, "ReduceMean"), (5, keep)),
-        _message((1, "mean"), (1, "gain"), (2, "scores"), (4, "Mul")),
-        _message((1, "scores"), (1, "constant"), (2, "output0"), (4, "Add")),
+        message((1, "images"), (2, "mean"), (4, "ReduceMean"), (5, keep)),
+        message((1, "mean"), (1, "gain"), (2, "scores"), (4, "Mul")),
+        message((1, "scores"), (1, "constant"), (2, "output0"), (4, "Add")),
     ]
-    graph = b"".join(_field(1, node) for node in nodes) + _message(
+    graph = b"".join(field(1, node) for node in nodes) + message(
         (2, "tiny"),
-        (5, _tensor("gain", gain)),
-        (5, _tensor("constant", constant)),
-        (11, _value_info("images", (1, 3, SIZE, SIZE))),
-        (12, _value_info("output0", (1, 4 + classes, ANCHORS))),
+        (5, tensor("gain", gain)),
+        (5, tensor("constant", constant)),
+        (11, value_info("images", (1, 3, SIZE, SIZE))),
+        (12, value_info("output0", (1, 4 + classes, ANCHORS))),
     )
-    return _message((1, 8), (7, graph), (8, _message((1, ""), (2, 13))))
+    return message((1, 8), (7, graph), (8, message((1, ""), (2, 13))))
 
 
 BOXES = [(20, 20, 16, 16, 0), (44, 40, 12, 20, 1)]

@@ -1,0 +1,88 @@
+"""Tiny ONNX models written by hand, as protobuf: the device tests have no onnx package."""
+
+import numpy as np
+
+SIZE = 64  # px
+ANCHORS = 84
+FLOAT, INT8, HALF = 1, 3, 10
+
+
+def varint(value):
+    out = bytearray()
+    while value > 127:
+        out.append(value & 127 | 128)
+        value >>= 7
+    return bytes([*out, value])
+
+
+def field(number, value):
+    """One protobuf field: int as varint, bytes or str as length-delimited."""
+    if isinstance(value, int):
+        return varint(number << 3) + varint(value)
+    data = value.encode() if isinstance(value, str) else value
+    return varint(number << 3 | 2) + varint(len(data)) + data
+
+
+def message(*fields):
+    return b"".join(field(number, value) for number, value in fields)
+
+
+def value_info(name, shape):
+    dims = b"".join(field(1, message((1, d)) if d else b"") for d in shape)  # 0: a dimension that is not fixed
+    return message((1, name), (2, message((1, message((1, 1), (2, dims))))))
+
+
+def tensor(name, array):
+    dims = b"".join(field(1, d) for d in array.shape)
+    return dims + message((2, 1), (8, name), (9, array.astype("<f4").tobytes()))
+
+
+def node(operator, reads, writes, name, *attributes):
+    """A node; attributes are (name, integer)."""
+    fields = [(1, tensor_name) for tensor_name in reads] + [(2, writes), (3, name), (4, operator)]
+    return message(*fields, *((5, message((1, key), (3, value), (20, 2))) for key, value in attributes))
+
+
+def raw(name, array):
+    """An initializer of the array's own type."""
+    kind = {"float32": FLOAT, "int8": INT8, "float16": HALF}[array.dtype.name]
+    dims = b"".join(field(1, d) for d in array.shape)
+    return dims + message((2, kind), (8, name), (9, array.tobytes()))
+
+
+POOL, SCALE, TAIL = "/model.0/pool/ReduceMean", "/model.1/conv/Mul", "/model.22/dfl/Add"
+
+
+def detector(precision="fp32", opset=None):
+    """Bytes of a "detector" as a bundle's file of that precision: mean -> [Q/DQ] -> scale -> bias.
+
+    The FP16 files keep the mean and the bias in FP32, as a real one keeps what would overflow and the tail.
+    """
+    half = "fp16" in precision
+    kind = np.float16 if half else np.float32
+    gain, bias = (np.linspace(a, b, 6 * ANCHORS).reshape(1, 6, ANCHORS) for a, b in ((0, 50), (3, -2)))
+    at, nodes = "mean", [node("ReduceMean", ["images"], "mean", POOL, ("keepdims", 0))]
+    tensors = [raw("gain", gain.astype(kind)), raw("bias", bias.astype(np.float32))]
+    if half:
+        nodes.append(node("Cast", [at], "half", "/cast", ("to", HALF)))
+        at = "half"
+    if "int8" in precision:
+        tensors += [raw("s", np.array(1 / 127, kind)), raw("z", np.array(0, np.int8))]
+        nodes.append(node("QuantizeLinear", [at, "s", "z"], "q", "/model.1/conv/Q"))
+        nodes.append(node("DequantizeLinear", ["q", "s", "z"], "dq", "/model.1/conv/DQ"))
+        at = "dq"
+    nodes.append(node("Mul", [at, "gain"], "scaled", SCALE))
+    at = "scaled"
+    if half:
+        nodes.append(node("Cast", [at], "whole", "/back", ("to", FLOAT)))
+        at = "whole"
+    nodes.append(node("Add", [at, "bias"], "output0", TAIL))
+    return model(nodes, tensors, opset or (19 if precision == "int8-fp16" else 17))
+
+
+def model(nodes, tensors, opset, outputs=(("output0", (1, 6, ANCHORS)),), size=(1, 3, SIZE, SIZE)):
+    """Bytes of a model of these nodes with one picture as its input."""
+    graph = b"".join(field(1, entry) for entry in nodes) + message((2, "tiny"))
+    graph += b"".join(field(5, entry) for entry in tensors) + message((11, value_info("images", size)))
+    graph += b"".join(field(12, value_info(*output)) for output in outputs)
+    return message((1, 9), (7, graph), (8, message((1, ""), (2, opset))))

@@ -1,0 +1,10 @@
+"""`import tensorrt` in a process that a test starts with this folder on PYTHONPATH: the fake of $FAKE_TENSORRT."""
+
+import os
+import sys
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+import fake_tensorrt
+
+sys.modules[__name__] = fake_tensorrt.module(os.environ["FAKE_TENSORRT"])
