@@ -1,20 +1,7 @@
-"""The names of a model's layers, as people and exported graphs write them. Imports nothing."""
+"""The names of a model's layers: the drone needs them too, so they live in the device package."""
 
 from __future__ import annotations
 
+from edgeprune_device.layers import layer_of_node
+
 __all__ = ["layer_of_node"]
-
-
-def layer_of_node(name: str) -> str:
-    """The layer that an exported operator came from: `/model.22/cv2.0/cv2.0.1/conv/Conv` is of `model.22.cv2.0.1.conv`.
-
-    A name without a path is returned as it is.
-    """
-    parts: list[str] = []
-    for part in name.strip("/").split("/")[:-1]:
-        # PyTorch repeats the path inside a Sequential or ModuleList: cv2.0, then cv2.0.1.
-        if parts and part.startswith(parts[-1] + "."):
-            parts[-1] = part
-        else:
-            parts.append(part)
-    return ".".join(parts) or name

@@ -1,0 +1,172 @@
+"""Engines on this machine's disk: an engine belongs to one ONNX file, one TensorRT, one GPU, and one way to build it.
+
+    ~/.cache/edgeprune/engines/      $EDGEPRUNE_ENGINES, or $XDG_CACHE_HOME/edgeprune/engines; mode 0700
+        KEY.plan                     the raw plan: `trtexec --loadEngine=KEY.plan` reads it
+        KEY.json                     what it is (`Engine`), signed
+        timing-….cache               TensorRT's measurements of its tactics, signed
+        build.lock                   held while one builds: two at once would spoil each other's measurements
+
+KEY is the SHA-256 of what the engine depends on. To deserialize a plan is to run native code from it, so TensorRT is
+given only plans that this machine has built: the metadata holds the plan's SHA-256 and is signed with the machine's own
+key. What was copied from elsewhere, changed, or left half-written is built anew, and that is said.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Dict, Iterator, Optional, Tuple, Union
+
+from nacl.exceptions import CryptoError
+
+from edgeprune_device import keys, strict_json
+from edgeprune_device.engine import Engine, Request, library, process
+from edgeprune_device.engine.build import Progress
+from edgeprune_device.errors import InputError
+from edgeprune_device.files import write_atomic
+
+__all__ = ["Cache", "folder"]
+
+_MAX_METADATA_BYTES = 1 << 20
+
+
+def folder() -> Path:
+    """Where engines are kept."""
+    if os.environ.get("EDGEPRUNE_ENGINES"):
+        return Path(os.environ["EDGEPRUNE_ENGINES"])
+    if os.environ.get("XDG_CACHE_HOME"):
+        return Path(os.environ["XDG_CACHE_HOME"]) / "edgeprune" / "engines"
+    try:
+        return Path.home() / ".cache" / "edgeprune" / "engines"
+    except RuntimeError as error:
+        raise InputError("this user has no home folder: set EDGEPRUNE_ENGINES to a folder of your own") from error
+
+
+class Cache:
+    """The engines of one folder, by default `folder()`, which is made where it is missing."""
+
+    def __init__(self, path: Optional[Union[str, Path]] = None):
+        self.folder = Path(path) if path is not None else folder()
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self.folder.chmod(0o700)
+        except OSError as error:
+            raise InputError(
+                f"{self.folder}: cannot be made ({str(error.strerror).lower()}); set EDGEPRUNE_ENGINES elsewhere"
+            ) from error
+
+    def engine(
+        self,
+        request: Request,
+        device: Any,
+        *,
+        rebuild: bool = False,
+        progress: Optional[Progress] = None,
+        timeout_s: float = process.TIMEOUT_S,
+    ) -> Engine:
+        """The engine for this request and this GPU (`cuda.Device`): from the cache, or built now (see `process.build`).
+
+        An engine that cannot be kept, on a full disk say, is returned all the same, with a warning.
+        """
+        trt = library.load(request.library)
+        depends = _depends(trt, request, device)
+        key = hashlib.sha256(strict_json.canonical(depends)).hexdigest()
+        if not rebuild:
+            found, _ = self._read(key, request)
+            if found:
+                return found
+        with self._locked(progress):
+            found, why = (None, None) if rebuild else self._read(key, request)  # another may just have built it
+            if found:
+                return found
+            timing = self.folder / _timing_name(depends)
+            built = process.build(request, timing_cache=timing, progress=progress, timeout_s=timeout_s)
+            engine = replace(built, sm=device.sm, device=device.name)
+            try:
+                path: Optional[Path] = self._write(key, engine)
+            except InputError as error:
+                path, why = None, f"the engine is not kept for the next time ({error})"
+        return replace(engine, path=path, warnings=(*([why] if why else []), *engine.warnings))
+
+    def _read(self, key: str, request: Request) -> Tuple[Optional[Engine], Optional[str]]:
+        """(the engine, None), or (None, why what lies there is not used; None where nothing does)."""
+        metadata, plan = self.folder / f"{key}.json", self.folder / f"{key}.plan"
+        if not metadata.exists():
+            return None, f"{plan}: was left unfinished, and is built anew" if plan.exists() else None
+        try:
+            with open(metadata, "rb") as stream:
+                data = strict_json.loads(stream.read(_MAX_METADATA_BYTES), str(metadata))
+            engine = _verified(data, key, str(metadata))
+            # Scratch memory limits the building, it is no part of what an engine is: one that was built with little
+            # serves whoever asks for nothing else.
+            if request.workspace_bytes not in (None, engine.workspace_bytes):
+                return None, f"{plan}: was built with another --workspace, and is built anew"
+            content = plan.read_bytes()
+            if hashlib.sha256(content).hexdigest() != engine.plan_sha256:
+                raise InputError(f"{plan}: is not the plan that was built here")
+        except OSError as error:
+            return None, f"{error.filename}: {str(error.strerror).lower()}; the engine is built anew"
+        except InputError as error:
+            return None, f"{error}; the engine is built anew"
+        return replace(engine, plan=content, path=plan, cached=True), None
+
+    def _write(self, key: str, engine: Engine) -> Path:
+        signed = {"key": key, "engine": engine.to_json()}
+        signature = keys.load_or_create().sign(strict_json.canonical(signed)).signature.hex()
+        plan = write_atomic(self.folder / f"{key}.plan", engine.plan, mode=0o600)
+        # Last: a plan counts only with its metadata, so a power cut between the two leaves nothing that is used.
+        write_atomic(self.folder / f"{key}.json", strict_json.pretty({**signed, "signature": signature}), mode=0o600)
+        return plan
+
+    @contextmanager
+    def _locked(self, progress: Optional[Progress]) -> Iterator[None]:
+        import fcntl  # not on Windows, where there is no Jetson either
+
+        with open(self.folder / "build.lock", "ab") as stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                if progress is not None:
+                    progress(0.0, "waiting: another process builds an engine")
+                fcntl.flock(stream, fcntl.LOCK_EX)
+            yield  # closing the file gives the lock back, and so does the end of the process, however it comes
+
+
+def _depends(trt: Any, request: Request, device: Any) -> Dict[str, Any]:
+    """All that makes one engine differ from another."""
+    flags = library.flags_of(trt, request.precision, request.fp32_nodes, request.compute)
+    return {
+        "builder": library.title(trt),
+        "sm": device.sm,
+        "device": device.name,
+        "onnx_sha256": request.onnx_sha256,
+        "precision": request.precision,
+        "flags": flags,
+        # On a typed network they stand in the file.
+        "fp32_nodes": [] if "STRONGLY_TYPED" in flags else sorted(request.fp32_nodes),
+    }
+
+
+def _timing_name(depends: Dict[str, Any]) -> str:
+    """A timing cache holds for the exact TensorRT and the exact GPU, for every model."""
+    words = "-".join(str(depends[name]) for name in ("builder", "device", "sm"))
+    return f"timing-{re.sub(r'[^A-Za-z0-9.-]+', '_', words)[:150]}.cache"
+
+
+def _verified(data: Any, key: str, what: str) -> Engine:
+    """The engine that the metadata tells of. InputError unless this machine's own key has signed it, for this key."""
+    if not isinstance(data, dict) or set(data) != {"key", "engine", "signature"}:
+        raise InputError(f"{what}: is no engine's metadata")
+    try:
+        signature = bytes.fromhex(data["signature"])
+        signed = strict_json.canonical({"key": data["key"], "engine": data["engine"]})
+        keys.load_or_create().verify_key.verify(signed, signature)
+    except (CryptoError, TypeError, ValueError) as error:
+        raise InputError(f"{what}: is not signed by this machine") from error
+    if data["key"] != key:
+        raise InputError(f"{what}: belongs to another engine")
+    return Engine.from_json(data["engine"], what)

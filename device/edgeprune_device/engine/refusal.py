@@ -1,0 +1,73 @@
+"""Why NVIDIA's parser or builder refused a file, in one line: which node, which layer, its own words, what to do."""
+
+from __future__ import annotations
+
+from typing import Any, List, Optional
+
+from edgeprune_device.engine import onnx_file
+from edgeprune_device.layers import layer_of_node
+
+__all__ = ["of_builder", "of_parser"]
+
+#: The parsers of TensorRT 8 stop at this opset (FACTS: 8.5 and 8.6); those without strong typing are TensorRT 8.
+_OPSET_OF_8 = 17
+
+
+def of_parser(parser: Any, log: List[str], model: bytes, precision: str, typed: bool) -> str:
+    """From the parser's errors, its log, and the file itself.
+
+    E.g. "NonMaxSuppression /model.22/NMS (layer model.22): no importer registered …; this TensorRT has no such
+    operator: export the model without it, or use a newer JetPack".
+    """
+    if not parser.num_errors:
+        words = log[0] if log else "the parser gave no reason"
+        return f"{words}; {_advice(words, None, model, precision, typed)}"
+    error = parser.get_error(0)
+    where, words = _where(error, model), " ".join(error.desc().split()).rstrip(".")
+    code = getattr(error.code(), "name", str(error.code()))
+    return f"{where}{words}; {_advice(words, code, model, precision, typed)}"
+
+
+def of_builder(log: List[str], precision: str) -> str:
+    """From the builder's log."""
+    words = "; ".join(dict.fromkeys(log)) or "the builder gave no reason"
+    low = words.lower()
+    if "out of memory" in low or "outofmemory" in low or "insufficient memory" in low:
+        return f"{words}; close what else runs, or give less scratch memory (--workspace 256)"
+    if "could not find any implementation" in low:
+        return f"{words}; give more scratch memory (--workspace 2048)" + _other(precision)
+    return words
+
+
+def _where(error: Any, model: bytes) -> str:
+    """ "Conv /model.0/conv/Conv (layer model.0.conv): ", or nothing where no node is to blame."""
+    if hasattr(error, "node_name"):
+        name, operator = error.node_name(), error.node_operator()
+    else:
+        name, operator = onnx_file.node(model, error.node()) or ("", "")
+    if not (name or operator):
+        return ""
+    layer = f" (layer {layer_of_node(name)})" if name else f" (node {error.node()})"
+    return " ".join(part for part in (operator, name) if part) + layer + ": "
+
+
+def _advice(words: str, code: Optional[str], model: bytes, precision: str, typed: bool) -> str:
+    opset, low = onnx_file.opset(model), words.lower()
+    if code == "MODEL_DESERIALIZE_FAILED" or opset is None:
+        return "the file is damaged or no ONNX: copy it again"
+    if not typed and opset > _OPSET_OF_8:
+        return f"its opset {opset} is newer than TensorRT 8 reads ({_OPSET_OF_8}): use JetPack 6.1 or later" + _other(
+            precision
+        )
+    if "no importer registered" in low or "plugin not found" in low or "unsupported operator" in low:
+        return "this TensorRT has no such operator: export the model without it, or use a newer JetPack"
+    if "zero point" in low:
+        return "TensorRT takes symmetric quantization only: quantize the model anew with edgeprune" + _other(precision)
+    if code == "UNSUPPORTED_NODE_DATATYPE" or "type" in low:
+        return "its types do not suit this TensorRT" + (_other(precision) or ": export the model anew")
+    return "export the model anew, or use a newer JetPack" + _other(precision)
+
+
+def _other(precision: str) -> str:
+    others = {"int8-fp16": "int8 or fp16", "int8": "fp16", "fp16": "fp32"}
+    return f", or another file of the bundle (--precision {others[precision]})" if precision in others else ""

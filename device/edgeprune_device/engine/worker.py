@@ -1,0 +1,94 @@
+"""The process that builds: `python -m edgeprune_device.engine.worker`. `process` starts it and says what they speak."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Dict, Optional
+
+from edgeprune_device import cuda, keys
+from edgeprune_device.engine import library, memory
+from edgeprune_device.engine.build import build
+from edgeprune_device.errors import EdgepruneError
+from edgeprune_device.files import write_atomic
+
+__all__ = ["main"]
+
+
+def main() -> None:
+    """Read one order, build, say what came of it."""
+    # Native libraries print to descriptor 1 as they like: they get standard error, the lines of JSON a descriptor of
+    # their own.
+    answers = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8")
+    os.dup2(2, 1)
+
+    def say(value: Dict[str, Any]) -> None:
+        answers.write(json.dumps(value) + "\n")
+
+    order = json.loads(sys.stdin.readline())
+    try:
+        say({"engine": _build(order, say)})
+    except EdgepruneError as error:
+        say({"error": {"kind": type(error).__name__, "message": str(error)}})
+
+
+def _build(order: Dict[str, Any], say) -> Dict[str, Any]:
+    onnx = Path(order["onnx"]).read_bytes()
+    timing = Path(order["timing_cache"]) if order["timing_cache"] else None
+    engine, timed = build(
+        library.load(order["library"]),
+        onnx,
+        order["precision"],
+        name=order["name"],
+        fp32_nodes=tuple(order["fp32_nodes"]),
+        pools=_pools(order),
+        compute=order["compute"],
+        timing_cache=_read_timing(timing) if timing else b"",
+        progress=_Slowly(say),
+    )
+    Path(order["plan"]).write_bytes(engine.plan)
+    if timing and timed:
+        with suppress(EdgepruneError):  # it only saves time
+            write_atomic(timing, bytes(keys.load_or_create().sign(timed)), mode=0o600)
+    return engine.to_json()
+
+
+def _pools(order: Dict[str, Any]) -> Dict[str, int]:
+    if order["compute"]:
+        found = dict(memory.AHEAD_OF_TIME)
+    else:
+        gpu = cuda.open(order["cuda"])
+        try:
+            integrated, free = gpu.device().integrated, gpu.memory()[0]
+        finally:
+            gpu.close()
+        found = memory.pools((memory.read_available() if integrated else None) or free, integrated)
+    return {**found, **({"WORKSPACE": order["workspace_bytes"]} if order["workspace_bytes"] else {})}
+
+
+def _read_timing(path: Path) -> bytes:
+    """A timing cache is read by native code: only what this machine's own key has signed goes there."""
+    try:
+        return bytes(keys.load_or_create().verify_key.verify(path.read_bytes()))
+    except Exception:  # missing, cut off, changed: it is measured anew
+        return b""
+
+
+class _Slowly:
+    """Progress, at most five times a second."""
+
+    def __init__(self, say):
+        self._say, self._next = say, 0.0
+
+    def __call__(self, share: float, text: Optional[str]) -> None:
+        if time.monotonic() >= self._next:
+            self._next = time.monotonic() + 0.2
+            self._say({"progress": [round(share, 4), text]})
+
+
+if __name__ == "__main__":
+    main()
