@@ -233,7 +233,7 @@ def engine(job, step) -> dict:
     for i, precision in enumerate(names):
         for compute in computes:
             step(i / len(names), f"{precision} for {compute}")
-            result = engines.build(job.model_path(precision), compute)
+            result = engines.build(job.model_path(precision), compute, precision=precision)
             entry = {**result.to_json(), "payload": None}
             if ships and result.plan is not None:
                 entry["payload"] = f"model.{precision}.{compute.lower()}.engine"

@@ -1,13 +1,14 @@
 """engine: ONNX becomes a plan without a GPU; a refusal names the node; nothing takes the caller down with it."""
 
 import json
-import signal
 import subprocess
 import sys
 
 import numpy as np
 import onnx
 import pytest
+from edgeprune_device.engine import Request, library, onnx_file, process
+from edgeprune_device.engine import build as building
 from edgeprune_device.errors import GateError, InputError
 from onnx import TensorProto, helper, numpy_helper
 
@@ -94,15 +95,120 @@ def test_without_tensorrt_there_is_a_reason(tmp_path, monkeypatch):
     ],
 )
 def test_a_crash_of_the_builder_does_not_take_the_caller_along(tmp_path, monkeypatch, script, reason):
-    run = subprocess.run
-    monkeypatch.setattr(subprocess, "run", lambda command, **kw: run([sys.executable, "-c", script], **kw))
+    start = subprocess.Popen
+    monkeypatch.setattr(process.subprocess, "Popen", lambda command, **kw: start([sys.executable, "-c", script], **kw))
     done = engine.build(one_conv(tmp_path / "m.onnx"), timeout_s=1 if "sleep" in script else 60)
     assert done.plan is None and reason in done.reason
 
 
 def test_json_of_a_build_that_did_not_happen():
     assert EngineBuild(None, "SM86", None, None, None, None, "why").to_json()["reason"] == "why"
-    assert engine._death(-int(signal.SIGKILL), "") == "the builder crashed (SIGKILL)"
+
+
+def quantized(path, opset=17, kind=np.float32):
+    """A Conv with Q/DQ on both inputs and a SiLU behind it, in `kind`, with FP32 inputs and outputs."""
+    whole = np.dtype(kind) == np.float32
+    tensor = numpy_helper.from_array
+    weights = [
+        tensor(np.ones((4, 3, 3, 3), np.int8), "w"),
+        tensor(np.full(4, 0.1, kind), "ws"),
+        tensor(np.zeros(4, np.int8), "wz"),
+        tensor(np.array(0.1, kind), "s"),
+        tensor(np.array(0, np.int8), "z"),
+        tensor(np.ones(4, kind), "b"),
+    ]
+    to = helper.np_dtype_to_tensor_dtype(np.dtype(kind))
+    nodes = [
+        *([] if whole else [helper.make_node("Cast", ["images"], ["x"], name="/cast", to=to)]),
+        helper.make_node("QuantizeLinear", ["images" if whole else "x", "s", "z"], ["q"], name="/model.0/conv/Q"),
+        helper.make_node("DequantizeLinear", ["q", "s", "z"], ["d"], name="/model.0/conv/DQ"),
+        helper.make_node("DequantizeLinear", ["w", "ws", "wz"], ["dw"], name="/model.0/conv/WDQ", axis=0),
+        helper.make_node("Conv", ["d", "dw", "b"], ["c"], name="/model.0/conv/Conv"),
+        helper.make_node("Sigmoid", ["c"], ["g"], name="/model.0/act/Sigmoid"),
+        helper.make_node("Mul", ["c", "g"], ["output0" if whole else "m"], name="/model.0/act/Mul"),
+        *([] if whole else [helper.make_node("Cast", ["m"], ["output0"], name="/back", to=TensorProto.FLOAT)]),
+    ]
+    value = lambda name, shape: helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)  # noqa: E731
+    graph = helper.make_graph(nodes, "g", [value("images", [1, 3, 8, 8])], [value("output0", [1, 4, 6, 6])], weights)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=9), path)
+    return path
+
+
+@needs_tensorrt
+def test_the_devices_builder_builds_every_kind_of_file_with_the_real_library(tmp_path):
+    files = {
+        "fp32": one_conv(tmp_path / "fp32.onnx"),
+        "int8": quantized(tmp_path / "int8.onnx"),
+        "int8-fp16": quantized(tmp_path / "int8-fp16.onnx", 19, np.float16),
+    }
+    for precision, path in files.items():
+        seen = []
+        request = Request(path, precision, compute="SM86", library="tensorrt_rtx")
+        made = process.build(request, progress=lambda share, what, seen=seen: seen.append((share, what)))
+        assert made.flags == ("STRONGLY_TYPED", "NO_TF32", "SM86") and made.compute == "SM86"
+        assert made.size_bytes == len(made.plan) > 1000 and made.onnx_sha256 == request.onnx_sha256
+        assert any("stays FP32" in text for text in made.warnings) == (precision == "int8")
+        assert seen and all(0 <= share <= 1 for share, _ in seen)
+
+
+@needs_tensorrt
+def test_the_real_library_is_told_apart_by_its_features(tmp_path):
+    trt = library.load("tensorrt_rtx")
+    assert library.has_typing(trt) and not library.has_flags(trt)
+    assert library.order(trt) == ("int8-fp16", "fp16", "int8", "fp32")
+    with pytest.raises(InputError, match="cannot build for SM87; it knows SM75"):
+        building.build(trt, one_conv(tmp_path / "m.onnx").read_bytes(), "fp32", compute="SM87")
+
+
+@needs_tensorrt
+def test_the_real_builder_gets_the_settings(tmp_path):
+    trt = library.load("tensorrt_rtx")
+    config = trt.Builder(library.log_of(trt)).create_builder_config()
+    assert config.get_flag(trt.BuilderFlag.TF32)  # on by default: the builder must put it off
+    made, timing = building.build(
+        trt, one_conv(tmp_path / "m.onnx").read_bytes(), "fp32", compute="SM86", pools={"WORKSPACE": 1 << 28, "NONE": 1}
+    )
+    assert made.workspace_bytes == 1 << 28 and timing == b""
+
+
+@needs_tensorrt
+def test_zero_points_are_refused_with_the_node(tmp_path):
+    path = quantized(tmp_path / "m.onnx")
+    model = onnx.load(path)
+    for tensor in model.graph.initializer:
+        if tensor.name == "z":
+            tensor.CopyFrom(numpy_helper.from_array(np.array(3, np.int8), "z"))
+    onnx.save(model, path)
+    with pytest.raises(GateError) as refused:
+        process.build(Request(path, "int8", compute="SM86", library="tensorrt_rtx"))
+    message = str(refused.value)
+    assert "QuantizeLinear /model.0/conv/Q (layer model.0.conv): " in message
+    assert "symmetric quantization only" in message and message.endswith("--precision fp16)")
+
+
+def test_nodes_and_opset_are_read_without_the_onnx_package(tmp_path):
+    for path, opset in ((one_conv(tmp_path / "a.onnx"), 17), (quantized(tmp_path / "b.onnx", 21), 21)):
+        data = path.read_bytes()
+        model = onnx.load_from_string(data)
+        assert onnx_file.opset(data) == opset
+        assert [onnx_file.node(data, i) for i in range(len(model.graph.node) + 1)] == [
+            *((node.name, node.op_type) for node in model.graph.node),
+            None,
+        ]
+        # A file that ends too early, anywhere, is an answer and not a crash.
+        for end in range(len(data)):
+            onnx_file.node(data[:end], 1)
+            onnx_file.opset(data[:end])
+        assert onnx_file.node(data[:40], 1) is None
+
+
+def test_a_file_with_large_tensors_and_other_domains_is_read(tmp_path):
+    path = one_conv(tmp_path / "m.onnx", activation="Nonsense", domain="nowhere")
+    model = onnx.load(path)
+    model.graph.initializer.append(numpy_helper.from_array(np.zeros((256, 1024), np.float32), "big"))
+    data = model.SerializeToString()
+    assert onnx_file.opset(data) == 17
+    assert onnx_file.node(data, 1) == ("/model.1/cv2.0/cv2.0.1/act/Act", "Nonsense")
 
 
 def test_the_module_imports_neither_torch_nor_onnx():
