@@ -14,6 +14,7 @@ from edgeprune_device.environment import Environment
 from edgeprune_device.errors import InputError
 from edgeprune_device.evaluation import EvaluationSet, evaluate
 from edgeprune_device.manifest import Manifest
+from edgeprune_device.progress import Line
 from edgeprune_device.report import END_TO_END, BenchReport
 from edgeprune_device.target import Target
 
@@ -26,6 +27,9 @@ def run(
     runtime: str = "auto",
     precision: str = "auto",
     threads: Optional[int] = None,
+    cuda: str = "auto",
+    cuda_graph: bool = False,
+    workspace_bytes: Optional[int] = None,
     seconds: float = 10.0,
     warmup_seconds: float = 10.0,
     with_accuracy: bool = True,
@@ -37,10 +41,20 @@ def run(
     payload = bundle.payloads[manifest.models[precision]["payload"]]
     pictures = _pictures(bundle)
     model = bundle.read(payload.name)
-    began = time.perf_counter()
-    with runtimes.open(model, runtime, runtimes.Settings(threads, manifest.shapes)) as session:
-        load_ms = (time.perf_counter() - began) * 1e3
-        with _Progress() as say:
+    with Line() as say:
+        settings = runtimes.Settings(
+            threads=threads,
+            shapes=manifest.shapes,
+            precision=precision,
+            fp32_nodes=tuple(manifest.models[precision].get("fp32_nodes", ())),
+            cuda=cuda,
+            graph=cuda_graph,
+            workspace_bytes=workspace_bytes,
+            progress=lambda share, what: say(f"building the engine, {share:.0%} ({what})"),
+        )
+        began = time.perf_counter()
+        with runtimes.open(model, runtime, settings) as session:
+            load_ms = (time.perf_counter() - began) * 1e3
             samples = bench.measure(
                 _stages(session, manifest),
                 list(pictures),
@@ -51,7 +65,7 @@ def run(
             accuracy = None
             if with_accuracy and runtime != "null":  # zeros from the null runtime have no accuracy
                 accuracy = _accuracy(session, pictures, manifest, say)
-        description = session.description
+            description, told = session.description, session.warnings
     host, comparable = _host_accuracy(manifest, precision)
     delta = None
     if comparable and accuracy and host and None not in (accuracy.map50_95, host["map50_95"]):
@@ -94,20 +108,26 @@ def run(
         host_accuracy=host,
         map50_95_delta=delta,
         peak_rss_bytes=_peak_rss_bytes(),
-        warnings=tuple(_warnings(bundle, environment, samples, runtime, precision, accuracy is not None, comparable)),
+        warnings=(
+            *told,
+            *_warnings(bundle, environment, samples, runtime, precision, accuracy is not None, comparable),
+        ),
     )
 
 
 def choose_precision(manifest: Manifest, runtime: str, precision: str = "auto") -> str:
     """The precision to run; InputError, with the manifest's reason, when the bundle does not carry it."""
     present = [name for name, entry in manifest.models.items() if entry["payload"] is not None]
-    if precision == "auto":
-        # On a CPU, INT8 pays only in the form made for it; TensorRT's signed form is slower than FP32 there.
-        order = ("int8", "fp32", "fp16", "int8-fp16") if _int8_is_for_cpu(manifest) else ("fp32", "fp16", "int8")
-        found = [name for name in (*order, *present) if name in present]
-        if not found:
-            raise InputError(f"bundle {manifest.name} carries no model")
+    wanted = runtimes.order(runtime, precision, _int8_is_for_cpu(manifest))
+    found = [name for name in wanted if name in present]
+    if found:
         return found[0]
+    if precision == "auto" and not present:
+        raise InputError(f"bundle {manifest.name} carries no model")
+    if precision == "auto":
+        raise InputError(
+            f"runtime {runtime} takes {', '.join(wanted)}; bundle {manifest.name} has {', '.join(present)}"
+        )
     if precision not in present:
         reason = manifest.models.get(precision, {}).get("reason")
         because = f" ({reason})" if reason else ""
@@ -199,22 +219,3 @@ def _peak_rss_bytes() -> Optional[int]:
         return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024  # Linux counts in KiB
-
-
-class _Progress:
-    """One line on standard error that is overwritten; nothing where that is not a terminal."""
-
-    def __init__(self):
-        self._shown, self._next = sys.stderr.isatty(), 0.0
-
-    def __call__(self, text: str) -> None:
-        if self._shown and time.monotonic() >= self._next:
-            self._next = time.monotonic() + 0.2
-            print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *exc) -> None:
-        if self._shown:
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)

@@ -45,6 +45,8 @@ def test_shapes(data):
         ({"models": {"fp8": {"payload": None, "reason": "x"}}}, "fp8"),
         ({"models": {"fp32": {"payload": "model.fp32.onnx", "map50": 1.5}}}, "at most 1"),
         ({"models": []}, "object"),
+        ({"models": {"fp16": {"payload": "model.fp32.onnx", "fp32_nodes": ["a\nb"]}}}, "fp32_nodes"),
+        ({"models": {"fp16": {"payload": "model.fp32.onnx", "fp32_nodes": "a"}}}, "fp32_nodes"),
         ({"classes": []}, "at least 1"),
         ({"classes": ["a\x1b[2J"]}, "classes"),
         ({"imgsz": [640]}, "at least 2"),

@@ -1,10 +1,11 @@
 """Inference runtimes: `open(model) -> Session`, and nothing above this folder knows which one runs.
 
-Adding a runtime is adding one file here; its name is the value of `--runtime`. A runtime module has
+Adding a runtime is adding one file here; its name, with "-" for "_", is the value of `--runtime`. A runtime module has
 
     AUTOMATIC: int              rank for "auto", highest first; 0: only when asked for by name
     available() -> str | None   None when it can run here, else the reason in a few words
     open(model, settings) -> Session
+    order(asked, int8_for_cpu) -> (precision, …)     if it likes: what to try for --precision, best first; see `order`
 
 and imports its library inside these functions only.
 """
@@ -15,13 +16,13 @@ import importlib
 import pkgutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, List, Optional, Tuple, Union
+from typing import Callable, Dict, List, Optional, Tuple, Union
 
 import numpy as np
 
 from edgeprune_device.errors import InputError, RuntimeUnavailable
 
-__all__ = ["Session", "Settings", "Shapes", "available", "names", "open"]
+__all__ = ["Session", "Settings", "Shapes", "available", "choose", "names", "open", "order"]
 
 # (input shape, output shapes), e.g. ((1, 3, 640, 640), [(1, 84, 8400)]): for runtimes that do not read the model.
 Shapes = Tuple[Tuple[int, ...], List[Tuple[int, ...]]]
@@ -33,10 +34,21 @@ class Settings:
 
     - `threads`: CPU threads, None for the library's own choice
     - `shapes`: see `Shapes`; needed by "null" only
+    - `precision`: which of a bundle's files this is; TensorRT builds each in its own way
+    - `fp32_nodes`: ONNX nodes that stay FP32 where TensorRT is told precisions by flags (the manifest has them)
+    - `cuda`: the backend for GPU memory, see `edgeprune_device.cuda.names`; `graph`: run by a CUDA graph
+    - `workspace_bytes`: scratch memory for building an engine; None: by what is free
+    - `progress`: told (share, what) while an engine is built
     """
 
     threads: Optional[int] = None
     shapes: Optional[Shapes] = None
+    precision: str = "fp32"
+    fp32_nodes: Tuple[str, ...] = ()
+    cuda: str = "auto"
+    graph: bool = False
+    workspace_bytes: Optional[int] = None
+    progress: Optional[Callable[[float, str], None]] = None
 
     def __post_init__(self) -> None:
         if self.threads is not None and self.threads < 1:
@@ -49,14 +61,21 @@ class Session:
     - `name`: the runtime's, e.g. "ort"
     - `description`: for reports, e.g. "onnxruntime 1.32.0, CPUExecutionProvider, 1 thread"
     - `input_shape`: (1, 3, h, w); None for a dimension that is not fixed
+    - `warnings`: what whoever reads the figures should know of this session, one line each
+    - `device_ms`: the last inference by the GPU's own clock, {"h2d", "gpu", "d2h"}; None where there is none
     """
 
     name: str = ""
     description: str = ""
     input_shape: Tuple[Optional[int], ...] = ()
+    warnings: Tuple[str, ...] = ()
+    device_ms: Optional[Dict[str, float]] = None
 
     def infer(self, x: np.ndarray) -> List[np.ndarray]:
-        """(1, 3, h, w) float32 -> the model's outputs, float32, batch first. InputError for another shape."""
+        """(1, 3, h, w) float32 -> the model's outputs, float32, batch first. InputError for another shape.
+
+        The arrays may be the runtime's own buffers: use or copy them before the call after the next.
+        """
         raise NotImplementedError
 
     def close(self) -> None:
@@ -71,7 +90,7 @@ class Session:
 
 def names() -> List[str]:
     """Every runtime that edgeprune knows, available here or not, best first."""
-    found = [module.name for module in pkgutil.iter_modules([str(Path(__file__).parent)])]
+    found = [module.name.replace("_", "-") for module in pkgutil.iter_modules([str(Path(__file__).parent)])]
     return sorted(found, key=lambda name: (-_module(name).AUTOMATIC, name))
 
 
@@ -110,5 +129,16 @@ def choose(runtime: str = "auto") -> str:
     return runtime
 
 
+def order(runtime: str, asked: str = "auto", int8_for_cpu: bool = False) -> Tuple[str, ...]:
+    """The precisions to try for `asked` on this runtime, best first. `int8_for_cpu`: the bundle's INT8 is in the form
+    made for CPUs, which TensorRT does not read, as its own form is slower than FP32 on a CPU."""
+    own = getattr(_module(runtime), "order", None)
+    if own is not None:
+        return tuple(own(asked, int8_for_cpu))
+    if asked != "auto":
+        return (asked,)
+    return ("int8", "fp32", "fp16", "int8-fp16") if int8_for_cpu else ("fp32", "fp16", "int8", "int8-fp16")
+
+
 def _module(name: str):
-    return importlib.import_module(f"{__name__}.{name}")
+    return importlib.import_module(f"{__name__}.{name.replace('-', '_')}")

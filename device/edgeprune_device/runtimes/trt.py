@@ -1,0 +1,204 @@
+"""TensorRT: builds the engine or takes it from the cache, then runs it on the GPU.
+
+The named-tensor API alone (8.5 and later), page-locked host buffers, one stream. Copies in, execution and copies out
+are timed apart by CUDA events. A CUDA graph, where asked for, holds the execution and not the copies, so that the
+timing stays the same three parts; it spares the CPU the launches of single kernels.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Dict, List, Optional, Tuple
+
+import numpy as np
+
+from edgeprune_device import cuda
+from edgeprune_device.engine import Request, cache, library
+from edgeprune_device.errors import DeviceError, EdgepruneError, InputError
+from edgeprune_device.runtimes import Session
+
+AUTOMATIC = 100
+LIBRARY = "tensorrt"
+
+# By name: trt.nptype breaks with numpy 1.24 on TensorRT 8.5, and has no bfloat16 anywhere.
+_TYPES = {"FLOAT": np.float32, "HALF": np.float16, "INT8": np.int8, "UINT8": np.uint8, "INT32": np.int32}
+_TYPES.update({"INT64": np.int64, "BOOL": np.bool_})
+
+
+def available() -> Optional[str]:
+    """None where TensorRT and a CUDA backend are there."""
+    return missing(LIBRARY)
+
+
+def missing(name: str) -> Optional[str]:
+    """Why the library `name` cannot run here; None where it can."""
+    reason = library.reason(name)
+    if reason is None:
+        backends = cuda.available()
+        if all(backends.values()):
+            reason = "no CUDA backend: " + "; ".join(f"{name}: {why}" for name, why in backends.items())
+    return reason
+
+
+def order(asked: str, int8_for_cpu: bool) -> Tuple[str, ...]:
+    """The precisions to try for what was asked, best first."""
+    return order_of(LIBRARY, asked, int8_for_cpu)
+
+
+def order_of(name: str, asked: str, int8_for_cpu: bool) -> Tuple[str, ...]:
+    """`order` with the library `name`. "int8" by name means the better of the two INT8 files that this release takes;
+    the CPU's unsigned form is none that NVIDIA's parser reads."""
+    known = library.order(library.load(name))
+    if asked == "auto":
+        return tuple(p for p in known if not (int8_for_cpu and p == "int8"))
+    if asked == "int8":
+        return tuple(p for p in ("int8-fp16", "int8") if p in known)
+    return (asked,)
+
+
+def open(model, settings) -> Session:
+    """A session on device 0; the first one for a model builds its engine, which can take many minutes on a Jetson."""
+    return open_with(LIBRARY, "trt", model, settings)
+
+
+def open_with(library_name: str, runtime: str, model, settings) -> Session:
+    """`open` with one of NVIDIA's two libraries."""
+    trt = library.load(library_name)
+    request = Request(
+        model,
+        settings.precision,
+        fp32_nodes=settings.fp32_nodes,
+        workspace_bytes=settings.workspace_bytes,
+        library=library_name,
+        cuda=settings.cuda,
+    )
+    gpu = cuda.open(settings.cuda)
+    try:
+        device = gpu.device()
+        engine = cache.Cache().engine(request, device, progress=settings.progress)
+        return TrtSession(trt, gpu, engine.plan, runtime=runtime, graph=settings.graph, warnings=engine.warnings)
+    except BaseException:
+        gpu.close()
+        raise
+
+
+class TrtSession(Session):
+    """A deserialized engine and everything it needs on the device; owns `gpu`.
+
+    What `infer` returns are the page-locked buffers themselves, two sets in turn: an output is good until the call
+    after the next. Copying 8400 x 84 floats each time would cost what a small network's last layers do.
+    """
+
+    def __init__(self, trt: Any, gpu: Any, plan: bytes, *, runtime: str, graph: bool, warnings: Tuple[str, ...] = ()):
+        self.name, self.warnings = runtime, warnings
+        self._gpu, self._graph, self._ran = gpu, None, False
+        self._log = library.log_of(trt)
+        self._engine = self._context = self._runtime = self._input = None
+        self._host: List[List[np.ndarray]] = []
+        try:
+            self._load(trt, plan)
+            self._allocate(trt)
+            note = self._capture() if graph else ""
+            device = gpu.device()
+        except BaseException:
+            self.close()
+            raise
+        self.description = f"{library.title(trt)}, {device.name} (SM {device.sm}){note}, {gpu.name}"
+
+    @property
+    def device_ms(self) -> Optional[Dict[str, float]]:
+        """{"h2d", "gpu", "d2h"} of the last inference by the GPU's own clock, ms; None before the first."""
+        if not self._ran or self._context is None:
+            return None
+        pairs = zip(("h2d", "gpu", "d2h"), self._events, self._events[1:])
+        return {name: self._gpu.elapsed_ms(start, end) for name, start, end in pairs}
+
+    def infer(self, x: np.ndarray) -> List[np.ndarray]:
+        """Runs the model; float32 outputs, good until the call after the next."""
+        if self._context is None:
+            raise InputError("this session is closed")
+        if tuple(x.shape) != self.input_shape:
+            raise InputError(f"the model takes {self.input_shape}, not {tuple(x.shape)}")
+        np.copyto(self._input, x, casting="unsafe")
+        self._host.reverse()
+        gpu, stream = self._gpu, self._stream
+        gpu.record(self._events[0], stream)
+        gpu.to_device(self._input_pointer, self._input, stream)
+        gpu.record(self._events[1], stream)
+        if self._graph is not None:
+            gpu.launch(self._graph, stream)
+        else:
+            self._execute()
+        gpu.record(self._events[2], stream)
+        for array, pointer in zip(self._host[0], self._output_pointers):
+            gpu.to_host(array, pointer, stream)
+        gpu.record(self._events[3], stream)
+        gpu.synchronize(stream)
+        self._ran = True
+        return [array.astype(np.float32, copy=False) for array in self._host[0]]
+
+    def close(self) -> None:
+        """Frees the engine and all memory on the device; twice does no harm."""
+        # The context before the engine, the engine before the runtime, all of them before the memory they point to.
+        self._context = None
+        self._engine = None
+        self._runtime = None
+        self._input, self._host = None, []  # page-locked memory goes with its last view, which a caller may still hold
+        self._gpu.close()
+
+    def _load(self, trt: Any, plan: bytes) -> None:
+        self._runtime = trt.Runtime(self._log)
+        if hasattr(self._runtime, "engine_host_code_allowed"):
+            self._runtime.engine_host_code_allowed = False
+        self._engine = self._runtime.deserialize_cuda_engine(plan)
+        if self._engine is None:
+            raise DeviceError(f"{library.title(trt)} does not load the engine: {self._words()}")
+        self._context = self._engine.create_execution_context()
+        if self._context is None:
+            raise DeviceError(f"{library.title(trt)} cannot prepare the engine: {self._words()}")
+
+    def _allocate(self, trt: Any) -> None:
+        engine, gpu = self._engine, self._gpu
+        inputs, outputs = [], []
+        for i in range(engine.num_io_tensors):
+            name = engine.get_tensor_name(i)
+            kind = engine.get_tensor_dtype(name).name
+            shape = tuple(engine.get_tensor_shape(name))
+            if kind not in _TYPES or any(d < 0 for d in shape):
+                raise InputError(f"the model's tensor {name} is {kind} {shape}: only fixed shapes of common types run")
+            into = inputs if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT else outputs
+            into.append((name, shape, np.dtype(_TYPES[kind])))
+        if len(inputs) != 1 or len(inputs[0][1]) != 4 or inputs[0][2].kind != "f":
+            found = ", ".join(f"{name} {dtype} {shape}" for name, shape, dtype in inputs)
+            raise InputError(f"a detector has one float input (1, 3, h, w); this model has: {found}")
+        self._stream = gpu.stream()
+        self._events = [gpu.event() for _ in range(4)]
+        pointers = []
+        for name, shape, dtype in [*inputs, *outputs]:
+            pointers.append(gpu.alloc(int(np.prod(shape)) * dtype.itemsize))
+            if not self._context.set_tensor_address(name, pointers[-1]):
+                raise DeviceError(f"TensorRT does not take the address of {name}: {self._words()}")
+        self._input_pointer, self._output_pointers = pointers[0], pointers[1:]
+        self.input_shape = inputs[0][1]
+        self._input = gpu.pinned(self.input_shape, inputs[0][2])
+        self._host = [[gpu.pinned(shape, dtype) for _, shape, dtype in outputs] for _ in range(2)]
+
+    def _capture(self) -> str:
+        """Make the CUDA graph; what the description says of it. Without one the session runs all the same."""
+        if not self._gpu.graphs:
+            return f", no CUDA graph (the backend {self._gpu.name} has none)"
+        try:
+            self._execute()  # the first run finishes what TensorRT defers, which a capture forbids
+            self._gpu.synchronize(self._stream)
+            with self._gpu.capture(self._stream) as captured:
+                self._execute()
+            self._graph = captured.graph
+        except EdgepruneError as error:
+            return f", no CUDA graph ({error})"
+        return ", CUDA graph"
+
+    def _execute(self) -> None:
+        if not self._context.execute_async_v3(self._stream):
+            raise DeviceError(f"TensorRT failed while running the model: {self._words()}")
+
+    def _words(self) -> str:
+        return self._log.errors[-1] if self._log.errors else "it gives no reason"

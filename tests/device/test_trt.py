@@ -1,0 +1,236 @@
+"""The TensorRT runtime, with the fake of every recorded release and the fake libcudart: the same outputs as runtime
+ort, the calls in their order, and nothing left behind."""
+
+import numpy as np
+import pytest
+from edgeprune_device import cuda, runtimes
+from edgeprune_device.engine import library
+from edgeprune_device.engine.build import build
+from edgeprune_device.errors import DeviceError, InputError, RuntimeUnavailable
+from edgeprune_device.runtimes import Settings, trt
+from fakes import fake_tensorrt as fake
+from fakes import models
+
+pytest.importorskip("onnxruntime")
+
+ALL = (*fake.RELEASES, fake.RTX)
+CASES = [(r, p) for r in ALL for p in ("fp32", "fp16", "int8", "int8-fp16") if r[0] != "8" or p != "int8-fp16"]
+
+
+def pictures(count=3):
+    return np.random.default_rng(0).random((count, 1, 3, models.SIZE, models.SIZE), dtype=np.float32)
+
+
+@pytest.fixture
+def session(fake_tensorrt):
+    """session(release, precision or ONNX bytes, **options) -> an open TrtSession on a plan built in this process."""
+    opened = []
+
+    def make(release="10.3.0", model="fp32", graph=False):
+        module = fake_tensorrt(release)
+        precision, onnx = (model, models.detector(model)) if isinstance(model, str) else ("fp32", model)
+        engine, _ = build(module, onnx, precision)
+        opened.append(
+            trt.TrtSession(module, cuda.open("ctypes"), engine.plan, runtime="trt", graph=graph, warnings=("a",))
+        )
+        return opened[-1]
+
+    yield make
+    for each in opened:
+        each.close()
+
+
+@pytest.mark.parametrize("graph", [False, True], ids=["plain", "graph"])
+@pytest.mark.parametrize("release, precision", CASES)
+def test_the_outputs_are_those_of_onnx_runtime(session, fake_cudart, release, precision, graph):
+    fake_cudart.defer()  # streams do nothing until they are synchronized
+    running = session(release, precision, graph)
+    with runtimes.open(models.detector(precision), "ort") as reference:
+        for x in pictures():
+            (out,) = running.infer(x)
+            (expected,) = reference.infer(x)
+            assert out.dtype == np.float32 and out.shape == (1, 6, 84)
+            assert np.abs(out - expected).max() <= 1e-5
+    assert running.input_shape == (1, 3, models.SIZE, models.SIZE) and running.warnings == ("a",)
+    note = ", CUDA graph" if graph else ""
+    title = library.title(fake.module(release))
+    assert running.description == f"{title}, Fake Orin (SM 8.7){note}, ctypes"
+
+
+@pytest.mark.parametrize("release", ["8.5.2", "10.3.0", "11.4.0.106", fake.RTX])
+def test_the_runtime_builds_once_and_runs(fake_tensorrt, builds, release):
+    fake_tensorrt(release)
+    runtime = "rtx" if release == fake.RTX else "trt"
+    assert runtimes.available()[runtime] is None
+    settings = Settings(precision="fp16", cuda="ctypes")
+    (x,) = pictures(1)
+    with runtimes.open(models.detector("fp16"), "ort") as reference:
+        (expected,) = reference.infer(x)
+    for _ in range(2):
+        with runtimes.open(models.detector("fp16"), runtime, settings) as running:
+            assert running.name == runtime
+            assert np.abs(running.infer(x)[0] - expected).max() <= 1e-5
+    assert len(builds()) == 1
+
+
+def test_settings_reach_the_builder(fake_tensorrt, builds, tmp_path):
+    fake_tensorrt("8.6.1")
+    (tmp_path / "m.onnx").write_bytes(models.detector("int8"))
+    seen = []
+    settings = Settings(
+        precision="int8",
+        fp32_nodes=(models.TAIL,),
+        cuda="ctypes",
+        graph=True,
+        workspace_bytes=200 << 20,
+        progress=lambda share, what: seen.append(what),
+    )
+    with runtimes.open(tmp_path / "m.onnx", "trt", settings) as running:
+        assert "CUDA graph" in running.description
+    (told,) = builds()
+    assert told["fp32"] == [models.TAIL] and told["pools"]["WORKSPACE"] == 200 << 20
+
+
+def test_an_output_is_good_until_the_call_after_the_next(session):
+    running = session()
+    a, b, c = (x for x in pictures())
+    (first,) = running.infer(a)
+    kept = first.copy()
+    (second,) = running.infer(b)
+    assert np.array_equal(first, kept) and not np.array_equal(first, second)
+    running.infer(c)
+    assert not np.array_equal(first, kept)  # documented: the buffer is used again
+
+
+def test_pictures_of_other_types_are_converted(session):
+    running = session()
+    (x,) = pictures(1)
+    expected = running.infer(x)[0].copy()
+    assert np.allclose(running.infer(x.astype(np.float64))[0], expected, atol=1e-5)
+    assert np.allclose(running.infer(np.asfortranarray(x))[0], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 32, 32), (1, 3, 64), (2, 3, 64, 64)])
+def test_another_shape_is_refused(session, shape):
+    with pytest.raises(InputError, match="takes"):
+        session().infer(np.zeros(shape, np.float32))
+
+
+@pytest.mark.parametrize("graph", [False, True])
+def test_the_gpus_own_clock_tells_three_parts(session, graph):
+    running = session(graph=graph)
+    assert running.device_ms is None
+    running.infer(pictures(1)[0])
+    times = running.device_ms
+    assert list(times) == ["h2d", "gpu", "d2h"] and all(ms >= 0 for ms in times.values())
+    assert times["gpu"] > 0
+    running.close()
+    assert running.device_ms is None
+
+
+def test_a_graph_is_launched_and_not_the_context(session, monkeypatch):
+    running = session(graph=True)
+    monkeypatch.setattr(running, "_execute", lambda: pytest.fail("executed"))
+    running.infer(pictures(1)[0])
+
+
+def test_where_no_graph_can_be_made_the_session_runs_without(session, fake_cudart, monkeypatch):
+    fake_cudart.fail("cudaStreamBeginCapture", 900)
+    running = session(graph=True)
+    assert "no CUDA graph (" in running.description and "cudaErrorStreamCaptureUnsupported" in running.description
+    assert running.infer(pictures(1)[0])[0].shape == (1, 6, 84)
+    fake_cudart.fail("", 0)
+    from edgeprune_device.cuda import ctypes_cudart
+
+    backend = type(ctypes_cudart.open())
+    monkeypatch.setattr(backend, "graphs", False)
+    running = session(graph=True)
+    assert ", no CUDA graph (the backend ctypes has none)" in running.description
+    assert running.infer(pictures(1)[0])[0].shape == (1, 6, 84)
+
+
+def test_close_frees_everything(session, fake_cudart):
+    before = fake_cudart.live()
+    running = session(graph=True)
+    running.infer(pictures(1)[0])
+    assert fake_cudart.live() != before
+    running.close()
+    running.close()
+    assert fake_cudart.live() == before
+    with pytest.raises(InputError, match="closed"):
+        running.infer(pictures(1)[0])
+
+
+@pytest.mark.parametrize(
+    "call", ["cudaMalloc", "cudaHostAlloc", "cudaStreamCreateWithFlags", "cudaEventCreate", "cudaMemcpyAsync"]
+)
+def test_an_error_of_the_driver_is_one_line_and_leaves_nothing(session, fake_cudart, call):
+    before = fake_cudart.live()
+    fake_cudart.fail(call, 2)
+    with pytest.raises(DeviceError, match="cudaErrorMemoryAllocation") as caught:
+        session().infer(pictures(1)[0])
+    assert "\n" not in str(caught.value)
+    fake_cudart.fail("", 0)
+    if call == "cudaMemcpyAsync":  # the session was open: its owner closes it
+        return
+    del caught  # the traceback holds the session, and with it its page-locked arrays
+    assert fake_cudart.live() == before
+
+
+def test_a_plan_of_another_release_does_not_load(session, fake_tensorrt, fake_cudart):
+    plan = build(fake.module("8.6.1"), models.detector(), "fp32")[0].plan
+    module = fake_tensorrt("10.3.0")
+    for content in (plan, b"nonsense"):
+        with pytest.raises(DeviceError, match=r"TensorRT 10\.3\.0 does not load the engine: .*not compatible"):
+            trt.TrtSession(module, cuda.open("ctypes"), content, runtime="trt", graph=False)
+    assert fake_cudart.live() == {}
+
+
+def test_host_code_in_an_engine_stays_forbidden(session):
+    running = session("10.3.0")
+    assert running._runtime.engine_host_code_allowed is False
+    assert not hasattr(session("8.5.2")._runtime, "engine_host_code_allowed")
+
+
+def test_a_model_that_is_no_detector_is_refused(session):
+    mul = [models.node("Mul", ["images", "g"], "output0", "/Mul")]
+    one = [models.raw("g", np.ones(1, np.float32))]
+    with pytest.raises(InputError, match=r"one float input .* this model has: images float32 \(1, 3\)"):
+        session(model=models.model(mul, one, 17, size=(1, 3)))
+    with pytest.raises(InputError, match="only fixed shapes"):
+        session(model=models.model(mul, one, 17, outputs=(("output0", (0, 6)),)))
+
+
+def test_an_execution_that_fails_says_why(session):
+    running = session()
+    running._context._addresses.clear()
+    with pytest.raises(DeviceError, match="failed while running the model: enqueueV3: Address is not set"):
+        running.infer(pictures(1)[0])
+
+
+def test_without_tensorrt_or_a_gpu_there_is_a_reason(fake_tensorrt, fake_cudart, monkeypatch):
+    monkeypatch.setattr(trt.library, "reason", lambda name: "TensorRT is not installed")
+    assert trt.available() == "TensorRT is not installed"
+    monkeypatch.undo()
+    monkeypatch.setattr(trt.library, "reason", lambda name: None)
+    monkeypatch.setattr(trt.cuda, "available", lambda: {"ctypes": "no libcudart", "pycuda": "not installed"})
+    assert trt.available() == "no CUDA backend: ctypes: no libcudart; pycuda: not installed"
+    with pytest.raises(RuntimeUnavailable, match="runtime trt: no CUDA backend"):
+        runtimes.open(b"", "trt")
+
+
+@pytest.mark.parametrize(
+    "release, auto, int8",
+    [
+        ("8.6.1", ("int8", "fp16", "fp32"), ("int8",)),
+        ("10.3.0", ("int8-fp16", "int8", "fp16", "fp32"), ("int8-fp16", "int8")),
+        ("11.4.0.106", ("int8-fp16", "fp16", "int8", "fp32"), ("int8-fp16", "int8")),
+    ],
+)
+def test_the_release_decides_which_file_is_best(fake_tensorrt, release, auto, int8):
+    fake_tensorrt(release)
+    assert runtimes.order("trt") == auto and runtimes.order("trt", "int8") == int8
+    assert runtimes.order("trt", "fp16") == ("fp16",)
+    assert "int8" not in runtimes.order("trt", "auto", int8_for_cpu=True)
+    assert runtimes.order("ort") == ("fp32", "fp16", "int8", "int8-fp16")
+    assert runtimes.order("ort", "auto", int8_for_cpu=True)[0] == "int8"
