@@ -8,7 +8,7 @@ from typing import Optional
 
 from edgeprune_device.errors import InputError
 
-__all__ = ["add_bundle", "find_bundle", "positive_float", "positive_int"]
+__all__ = ["add_bundle", "add_cuda", "find_bundle", "positive_float", "positive_int"]
 
 
 def add_bundle(parser: argparse.ArgumentParser, text: str) -> None:
@@ -18,6 +18,24 @@ def add_bundle(parser: argparse.ArgumentParser, text: str) -> None:
         "--allow-untrusted",
         action="store_true",
         help="accept a bundle that is intact but signed by a key that is not trusted here",
+    )
+
+
+def add_cuda(parser: argparse.ArgumentParser) -> None:
+    """The options --cuda and --workspace, the same for every command that builds engines."""
+    from edgeprune_device import cuda
+
+    parser.add_argument(
+        "--cuda",
+        default="auto",
+        choices=("auto", *cuda.names()),
+        help="what handles the GPU's memory; default: the first that works",
+    )
+    parser.add_argument(
+        "--workspace",
+        metavar="MB",
+        type=positive_int,
+        help="scratch memory of a layer while a TensorRT engine is built; default: by what is free",
     )
 
 

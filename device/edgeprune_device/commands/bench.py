@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from edgeprune_device.commands import add_bundle, find_bundle, positive_float, positive_int
+from edgeprune_device.commands import add_bundle, add_cuda, find_bundle, positive_float, positive_int
 
 HELP = "measure a bundle on this machine: latency by stage, FPS, accuracy"
 
@@ -12,13 +12,17 @@ HELP = "measure a bundle on this machine: latency by stage, FPS, accuracy"
 def configure(parser) -> None:
     """Options."""
     add_bundle(parser, "default: the only *.epb here, else the newest runs/*/*.epb")
-    parser.add_argument("--runtime", default="auto", help="auto, ort, null (null measures the harness); default auto")
+    parser.add_argument(
+        "--runtime", default="auto", help="auto, trt, rtx, ort, null (null measures the harness); default auto"
+    )
     parser.add_argument(
         "--precision",
         default="auto",
         choices=("auto", "fp32", "fp16", "int8", "int8-fp16"),
-        help="which model of the bundle; auto takes the best for the runtime",
+        help="which model of the bundle; auto takes the best for the runtime, int8 the INT8 file that it takes",
     )
+    add_cuda(parser)
+    parser.add_argument("--cuda-graph", action="store_true", help="trt: launch the network as one CUDA graph")
     parser.add_argument("--threads", type=positive_int, help="CPU threads for inference; default: the runtime's choice")
     parser.add_argument(
         "--seconds", type=positive_float, default=10.0, help="measure this long, or till 64 frames; default 10"
@@ -50,6 +54,9 @@ def run(args) -> None:
         runtime=args.runtime,
         precision=args.precision,
         threads=args.threads,
+        cuda=args.cuda,
+        cuda_graph=args.cuda_graph,
+        workspace_bytes=args.workspace * 10**6 if args.workspace else None,
         seconds=args.seconds,
         warmup_seconds=args.warmup,
         with_accuracy=not args.no_accuracy,

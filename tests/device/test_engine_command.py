@@ -1,0 +1,156 @@
+"""edgeprune engine, and bench on TensorRT, with the fakes of TensorRT and of libcudart."""
+
+import json
+import sys
+
+import pytest
+from edgeprune_device import benchmark, cli, keys, runtimes
+from edgeprune_device.bundle import Bundle
+from edgeprune_device.errors import InputError
+from edgeprune_device.evaluation import EvaluationSet
+from fakes import fake_tensorrt as fake
+from fakes import models
+
+PRECISIONS = ("fp32", "fp16", "int8", "int8-fp16")
+
+
+def edgeprune(capsys, *args):
+    code = cli.main([str(arg) for arg in args])
+    out, err = capsys.readouterr()
+    assert "Traceback" not in err
+    return code, out, err
+
+
+@pytest.fixture
+def gpu_bundle(tmp_path, manifest, labelled_pictures):
+    """make(precisions): a bundle for a Jetson with these files."""
+
+    def make(precisions=PRECISIONS):
+        entries = {p: {"payload": f"model.{p}.onnx", "fp32_nodes": [models.TAIL]} for p in precisions}
+        payloads = {f"model.{p}.onnx": models.detector(p) for p in precisions}
+        payloads["evaluation.zip"] = EvaluationSet.pack(labelled_pictures)
+        parts = {**manifest, "target": "jetson-orin", "models": entries}
+        return Bundle.write(tmp_path / "gpu.epb", parts, payloads, keys.load_or_create())
+
+    return make
+
+
+@pytest.mark.parametrize("release, best", [("8.5.2", "int8"), ("10.3.0", "int8-fp16"), ("11.4.0.106", "int8-fp16")])
+def test_the_fastest_file_of_this_release_is_built_and_then_cached(capsys, gpu_bundle, fake_tensorrt, release, best):
+    fake_tensorrt(release)
+    path = gpu_bundle().path
+    code, out, err = edgeprune(capsys, "engine", path, "--cuda", "ctypes")
+    assert (code, err) == (0, "")
+    head, row, by = out.splitlines()[:3]
+    assert head.split()[:2] == ["precision", "MB"] and row.split()[0] == best and " built " in row
+    assert by == f"by TensorRT {release} for Fake Orin (SM 8.7)"
+    code, out, _ = edgeprune(capsys, "engine", path, "--cuda", "ctypes")
+    assert code == 0 and " cached " in out
+    code, out, _ = edgeprune(capsys, "engine", path, "--cuda", "ctypes", "--rebuild")
+    assert code == 0 and " built " in out
+
+
+def test_all_precisions_and_raw_plans_for_trtexec(capsys, gpu_bundle, fake_tensorrt, tmp_path):
+    fake_tensorrt("10.3.0")
+    (tmp_path / "out").mkdir()
+    path = gpu_bundle().path
+    options = ("--precision", "all", "--out", tmp_path / "out", "--json", "--cuda", "ctypes", "--workspace", 300)
+    code, out, _ = edgeprune(capsys, "engine", path, *options)
+    data = json.loads(out)
+    assert code == 0 and [entry["precision"] for entry in data] == ["int8-fp16", "int8", "fp16", "fp32"]
+    for entry in data:
+        assert entry["workspace_bytes"] == 300 * 10**6 and not entry["cached"]
+        plan = (tmp_path / "out" / f"tiny.{entry['precision']}.plan").read_bytes()
+        with open(entry["path"], "rb") as stream:
+            assert plan == stream.read() and plan.startswith(fake.MAGIC)
+        beside = json.loads((tmp_path / "out" / f"tiny.{entry['precision']}.json").read_text())
+        assert beside == {key: value for key, value in entry.items() if key not in ("path", "cached")}
+    # int8 alone was built by flags, with the node that the bundle names held in FP32.
+    assert [entry["fp32_layers"] for entry in data] == [0, 1, 0, 0]
+
+
+def test_int8_by_name_is_the_file_that_this_release_reads(capsys, gpu_bundle, fake_tensorrt):
+    fake_tensorrt("10.3.0")
+    code, out, _ = edgeprune(
+        capsys, "engine", gpu_bundle().path, "--precision", "int8,fp16", "--cuda", "ctypes", "--json"
+    )
+    assert code == 0 and [entry["precision"] for entry in json.loads(out)] == ["int8-fp16", "fp16"]
+    fake_tensorrt("8.6.1")
+    code, out, _ = edgeprune(capsys, "engine", gpu_bundle().path, "--precision", "all", "--cuda", "ctypes", "--json")
+    assert code == 0 and [entry["precision"] for entry in json.loads(out)] == ["int8", "fp16", "fp32"]
+
+
+def test_mistakes_are_one_line(capsys, gpu_bundle, fake_tensorrt, monkeypatch, tmp_path):
+    fake_tensorrt("8.6.1")
+    path = gpu_bundle(("fp32", "int8-fp16")).path
+
+    def said(*options):
+        code, out, err = edgeprune(capsys, "engine", path, "--cuda", "ctypes", *options)
+        assert out == "" and len(err.splitlines()) == 1
+        return code, err
+
+    assert said("--precision", "fp16") == (
+        2,
+        "edgeprune: error: bundle tiny has no fp16 model; it has fp32, int8-fp16\n",
+    )
+    code, err = said("--precision", "int8-fp16")
+    assert code == 2 and "no strongly typed networks" in err
+    code, err = said("--out", tmp_path / "none")
+    assert code == 2 and "no such folder" in err
+    monkeypatch.setenv("FAKE_TENSORRT_BUILD", "kill")
+    code, err = said()
+    assert code == 2 and "gpu.epb: model.fp32.onnx: the engine builder was killed" in err
+    monkeypatch.setenv("FAKE_TENSORRT_BUILD", "refuse")
+    code, err = said()
+    assert code == 1 and "cannot build it: " in err
+    only = gpu_bundle(("int8-fp16",)).path
+    code, _, err = edgeprune(capsys, "engine", only, "--cuda", "ctypes")
+    assert code == 2 and "runtime trt takes int8, fp16, fp32; bundle tiny has int8-fp16" in err
+
+
+def test_a_bundle_that_was_changed_is_not_built(capsys, gpu_bundle, fake_tensorrt, builds):
+    fake_tensorrt("10.3.0")
+    path = gpu_bundle().path
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(bytes(data))
+    code, _, _ = edgeprune(capsys, "engine", path, "--cuda", "ctypes")
+    assert code == 1 and builds() == []
+
+
+def test_without_tensorrt_one_line_says_how_to_get_it(capsys, gpu_bundle, monkeypatch):
+    for name in ("tensorrt", "tensorrt_rtx"):
+        monkeypatch.setitem(sys.modules, name, None)
+    code, out, err = edgeprune(capsys, "engine", gpu_bundle().path)
+    assert code == 2 and out == "" and len(err.splitlines()) == 1
+    assert "no engine can be built here: TensorRT is not installed" in err and "apt install" in err
+
+
+def test_tensorrt_for_rtx_builds_where_it_is_all_there_is(capsys, gpu_bundle, fake_tensorrt, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    fake_tensorrt(fake.RTX)
+    code, out, _ = edgeprune(capsys, "engine", gpu_bundle().path, "--cuda", "ctypes")
+    assert code == 0 and "by TensorRT for RTX 1.7.1.116" in out
+
+
+def test_bench_runs_a_bundle_on_tensorrt(gpu_bundle, fake_tensorrt, builds):
+    pytest.importorskip("onnxruntime")
+    fake_tensorrt("10.3.0")
+    report = benchmark.run(
+        gpu_bundle(), runtime="trt", cuda="ctypes", cuda_graph=True, seconds=0.05, warmup_seconds=0.05
+    )
+    assert report.precision == "int8-fp16" and report.runtime["name"] == "trt"
+    assert report.runtime["description"] == "TensorRT 10.3.0, Fake Orin (SM 8.7), CUDA graph, ctypes"
+    assert report.accuracy is not None and len(builds()) == 1
+    assert any("a fake" in warning for warning in report.warnings)  # what TensorRT warned of
+
+
+def test_the_runtime_decides_what_int8_means(gpu_bundle, fake_tensorrt):
+    manifest = gpu_bundle().manifest
+    for release, expected in (("8.6.1", "int8"), ("10.3.0", "int8-fp16")):
+        fake_tensorrt(release)
+        assert benchmark.choose_precision(manifest, "trt", "int8") == expected
+    assert benchmark.choose_precision(manifest, "ort", "int8") == "int8"
+    assert runtimes.order("null") == ("fp32", "fp16", "int8", "int8-fp16")
+    with pytest.raises(InputError, match="has no int8 model; it has fp32"):
+        benchmark.choose_precision(gpu_bundle(("fp32",)).manifest, "trt", "int8")
