@@ -6,6 +6,7 @@ pycuda tells the words of an error, but neither its number nor its name.
 from __future__ import annotations
 
 import atexit
+from functools import lru_cache
 from typing import Tuple
 
 import numpy as np
@@ -52,6 +53,18 @@ def _driver():
     return driver
 
 
+@lru_cache(maxsize=None)
+def _primary_context(driver):
+    """The device's primary context (not pycuda.autoinit's own one: TensorRT works in the primary).
+
+    It is kept until the process ends, as libcudart keeps it: pycuda's destructor gives it back by the wrong call, and
+    `detach` leaves it current.
+    """
+    context = driver.Device(0).retain_primary_context()
+    atexit.register(context.detach)
+    return context
+
+
 def _failure(error: Exception) -> CudaFailure:
     """A pycuda.driver.Error, e.g. MemoryError("cuMemAlloc failed: out of memory"), in our words."""
     call, _, words = str(error).partition(" failed: ")
@@ -69,9 +82,7 @@ class PyCuda(Cuda):
         super().__init__()
         self._driver = driver
         self._gpu = self._call(driver.Device, 0)
-        # Not pycuda.autoinit: TensorRT works in the primary context.
-        self._context = self._call(self._gpu.retain_primary_context)
-        self._context.push()
+        self._call(self._call(_primary_context, driver).push)
         atexit.register(self.close)  # a context that is still current at the end makes pycuda abort the process
         from pycuda import VERSION_TEXT
 
@@ -154,4 +165,3 @@ class PyCuda(Cuda):
             super().close()
             atexit.unregister(self.close)
             self._driver.Context.pop()
-            self._context = None

@@ -34,6 +34,7 @@ class FakeCudart:
         self.library.fake_live.argtypes = [ctypes.c_char_p]
         self.library.fake_record_host_function.argtypes = [ctypes.c_void_p, HOST_FUNCTION, ctypes.c_void_p]
         self._recorded = []  # a graph may call them again, until `forget`
+        self._errors = []
 
     def live(self):
         """What is alive, without what there is none of, e.g. {"memory": 2, "streams": 1}."""
@@ -63,10 +64,23 @@ class FakeCudart:
 
     def record(self, stream, function):
         """Put a Python function without arguments on `stream`, in order; under a capture the graph records it."""
-        callback = HOST_FUNCTION(lambda argument: function())
+
+        def call(argument):
+            try:
+                function()
+            except BaseException as error:  # ctypes would print it and go on
+                self._errors.append(error)
+
+        callback = HOST_FUNCTION(call)
         self._recorded.append(callback)
         code = self.library.fake_record_host_function(stream, callback, None)
         assert code == 0, f"the fake libcudart refused a host function: {code}"
+        self.check()
+
+    def check(self):
+        """Raise what a recorded function raised."""
+        if self._errors:
+            raise self._errors.pop(0)
 
     def forget(self):
         """Let go of the functions that were recorded, and of the arrays that they use: no graph may call them now."""

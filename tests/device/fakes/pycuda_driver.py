@@ -1,11 +1,14 @@
 """A fake of pycuda.driver: the part that edgeprune calls, on the fake libcudart.
 
 Names, signatures and exceptions are those of pycuda 2026.1, to which test_cuda.py compares them where it is installed.
-As there, an object frees what it stands for when it is forgotten, nothing works without a current context, and
-an error is a subclass of `Error` whose text is all that it tells: "cuMemAlloc failed: out of memory".
+As there, an object frees what it stands for when it is forgotten, nothing works without a current context, an error is
+a subclass of `Error` whose text is all that it tells ("cuMemAlloc failed: out of memory"), a primary context that is
+forgotten before it is detached is a warning on standard error, and one that is still current at the end an abort.
 """
 
+import atexit
 import ctypes
+import os
 import sys
 from types import ModuleType, SimpleNamespace
 
@@ -75,9 +78,25 @@ def build(library):
         do("cuMemGetInfo", "cudaMemGetInfo", ctypes.byref(free), ctypes.byref(total))
         return free.value, total.value
 
+    def end():
+        if contexts:
+            print("PyCUDA ERROR: The context stack was not empty upon module cleanup.", file=sys.stderr)
+            os.abort()
+
+    atexit.register(end)
+
     class Context:
+        _attached = True
+
         def push(self):
             contexts.append(self)
+
+        def detach(self):
+            self._attached = False
+
+        def __del__(self):
+            if self._attached:
+                print("PyCUDA WARNING: a clean-up operation failed (dead context maybe?)", file=sys.stderr)
 
         @staticmethod
         def pop():
@@ -182,7 +201,7 @@ def build(library):
 
     device_attribute = SimpleNamespace(INTEGRATED=SimpleNamespace(value=18))
     names = {name: thing for name, thing in locals().items() if not name.startswith("_")}
-    for hidden in ("library", "check", "do", "made", "number", "copy", "Freed"):
+    for hidden in ("library", "check", "do", "made", "number", "copy", "end", "Freed"):
         del names[hidden]
     return {**names, **{kind.__name__: kind for kind in (Error, MemoryError, LogicError, LaunchError, RuntimeError)}}
 
