@@ -16,7 +16,7 @@ from .check import check, int8_share
 from .choose import Choice, choose
 from .correct import correct_bias
 from .fp16 import Fp16, Kept, to_fp16
-from .int8 import to_int8
+from .int8 import signed_grids, to_int8
 from .reference import reference_session, rounded
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "int8_share",
     "reference_session",
     "rounded",
+    "signed_grids",
     "to_fp16",
     "to_int8",
 ]

@@ -22,7 +22,7 @@ from .calibrate import Ranges
 from .fp16 import to_fp16
 from .graph import MOVES, Graph, copy_of, in_layers
 
-__all__ = ["to_int8"]
+__all__ = ["Grid", "signed_grids", "to_int8"]
 
 # The first opset whose DequantizeLinear writes FP16; TensorRT reads it from 10.0.
 FP16_OPSET = 19
@@ -76,11 +76,7 @@ def to_int8(
     if activations not in ("signed", "unsigned") or rest not in ("fp32", "fp16"):
         raise InputError(f"activations={activations!r}, rest={rest!r}: use signed or unsigned, fp32 or fp16")
     graph = Graph(model)
-    exclude = tuple(exclude)
-    convolutions = {n.output[0] for n in graph.body_convolutions() if not in_layers(n, exclude)}
-    style = _Signed if activations == "signed" else _Unsigned
-    reads = style.reads(graph, convolutions)
-    grids = style.grids(graph, reads, _Families(graph), ranges, method)
+    convolutions, reads, grids = _place(graph, ranges, activations, method, tuple(exclude))
     if rest == "fp16":
         grids = {name: _fp16_grid(grid) for name, grid in grids.items()}
     bits = 7 if (activations == "unsigned" if reduce_range is None else reduce_range) else 8
@@ -89,6 +85,25 @@ def to_int8(
         return quantized
     raised = _raise_opset(quantized, FP16_OPSET)
     return to_fp16(raised, ranges).model
+
+
+def signed_grids(model: onnx.ModelProto, ranges: Ranges, *, method: str = "mse") -> tuple[Reads, dict[str, Grid]]:
+    """Where `to_int8` with signed activations rounds: who reads which tensor rounded, and the grid of each tensor.
+
+    For training with the same rounding (qat.py): what is trained for must be what is written.
+    """
+    _, reads, grids = _place(Graph(model), ranges, "signed", method, ())
+    return reads, grids
+
+
+def _place(
+    graph: Graph, ranges: Ranges, activations: str, method: str, exclude: tuple[str, ...]
+) -> tuple[set[str], Reads, dict[str, Grid]]:
+    """The convolutions that become INT8, who reads which tensor rounded, and the grid of each tensor."""
+    convolutions = {n.output[0] for n in graph.body_convolutions() if not in_layers(n, exclude)}
+    style = _Signed if activations == "signed" else _Unsigned
+    reads = style.reads(graph, convolutions)
+    return convolutions, reads, style.grids(graph, reads, _Families(graph), ranges, method)
 
 
 class _Families:
