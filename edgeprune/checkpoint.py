@@ -11,6 +11,7 @@ import copy
 import io
 import warnings
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -135,13 +136,15 @@ def _ready(model: nn.Module, raw: dict) -> nn.Module:
     return model
 
 
-def save(path: str | Path, model: nn.Module, like: Checkpoint) -> None:
+def save(path: str | Path, model: nn.Module, like: Checkpoint, extra: Mapping[str, dict] | None = None) -> None:
     """Write `model` as a stripped half-precision checkpoint of stock classes, atomically."""
-    write_atomic(Path(path), to_bytes(model, like))
+    write_atomic(Path(path), to_bytes(model, like, extra))
 
 
-def to_bytes(model: nn.Module, like: Checkpoint) -> bytes:
+def to_bytes(model: nn.Module, like: Checkpoint, extra: Mapping[str, dict] | None = None) -> bytes:
     """The file `save` writes. `like` gives the training arguments that go with it; paths of this machine are left out.
+    extra: plain values under keys of their own, which stock Ultralytics reads past; `load` gives them back. What `like`
+    carried of such does not go on by itself: it is of other weights.
 
     Raises:
         InputError: a weight does not fit half precision.
@@ -170,6 +173,7 @@ def to_bytes(model: nn.Module, like: Checkpoint) -> bytes:
         "version": like.extra.get("version"),
         "license": "AGPL-3.0 (https://ultralytics.com/license)",
         "docs": "https://docs.ultralytics.com",
+        **(extra or {}),
     }
     buffer = io.BytesIO()
     torch.save(content, buffer)
