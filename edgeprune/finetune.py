@@ -26,7 +26,7 @@ import yaml
 from edgeprune_device.errors import EdgepruneError, InputError
 from edgeprune_device.files import sha256, write_atomic
 
-from edgeprune import checkpoint, distill, samples
+from edgeprune import checkpoint, distill, qat, samples
 from edgeprune.dataset import Dataset
 from edgeprune.threads import use_all_cores
 
@@ -36,7 +36,7 @@ class Settings:
     """epochs: passes over the training pictures; batch: pictures a step; lr: learning rate (AdamW, warm-up, cosine to
     1 %); device: cpu or the number of a GPU, or of several: 0,1; workers: data loading processes; patience: epochs
     without a better figure on held-back training pictures after which it stops (0: never); sparsity: see sparsity.py
-    (0: off)."""
+    (0: off); qat: round as the INT8 file will, see qat.py."""
 
     epochs: int = 10
     batch: int = 4
@@ -47,6 +47,7 @@ class Settings:
     seed: int = 0
     patience: int = 0
     sparsity: float = 0.0
+    qat: bool = False
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.batch < 1 or self.workers < 0:
@@ -59,6 +60,8 @@ class Settings:
             raise InputError("patience must be at least 0")
         if not 0 <= self.sparsity <= self.lr:
             raise InputError(f"sparsity {self.sparsity:g} is outside [0, {self.lr:g}], up to the learning rate (--lr)")
+        if self.qat and (self.patience or self.sparsity):
+            raise InputError("training with --qat is short, and comes last: it takes neither --patience nor --sparsity")
         if self.batch % self.gpus:
             raise InputError(f"batch {self.batch} must be a multiple of the {self.gpus} GPUs of --device {self.device}")
 
@@ -127,6 +130,9 @@ def finetune(
     checkpoint to learn from beside the labels (distill.py). observe: called with the trainer after every batch (tests
     read it). On several GPUs, where the training runs in other processes, neither it nor on_step is called.
 
+    With settings.qat the scheme is that of the weights' own INT8 file, calibrated on training pictures, and `out`
+    carries it.
+
     Returns: epochs done, batch (pictures per step of the optimiser), steps of the optimiser over all epochs; with
     patience also best_epoch.
 
@@ -140,10 +146,11 @@ def finetune(
         distill.check(start.model, checkpoint.load(teacher).model)
     data = hold_back(dataset) if settings.patience else dataset
     run = _Run(folder, _identity(weights, dataset, settings, teacher))
+    scheme = run.scheme(lambda: _scheme(start, dataset, settings)) if settings.qat else None
     batch = settings.batch
     while not run.finished(settings):
         try:
-            _train(start, data, replace(settings, batch=batch), run, teacher, on_step, observe)
+            _train(start, data, replace(settings, batch=batch), run, teacher, on_step, observe, scheme)
         except (MemoryError, RuntimeError) as error:
             if not _out_of_memory(error):
                 raise
@@ -158,9 +165,15 @@ def finetune(
     chosen = checkpoint.load(run.best if settings.patience else run.last)
     _check_widths(start.model, chosen.model)
     chosen.model.names = start.model.names
-    checkpoint.save(out, chosen.model, like=start)
+    checkpoint.save(out, chosen.model, like=start, extra=qat.carried(scheme) if scheme else None)
     best = {"best_epoch": chosen.extra["epoch"] + 1} if settings.patience else {}
     return {**run.counted(), **best}
+
+
+def _scheme(start: checkpoint.Checkpoint, dataset: Dataset, settings: Settings) -> qat.Scheme:
+    solve, _ = samples.split(dataset.train, settings.imgsz)
+    pictures = samples.read(dataset, solve, settings.imgsz).pictures
+    return qat.plan(start.model, settings.imgsz, [x[None].numpy() for x in pictures])
 
 
 def hold_back(dataset: Dataset) -> Dataset:
@@ -198,8 +211,16 @@ class _Run:
         mark = self.folder / "run.json"
         if self._read(mark) != identity:
             shutil.rmtree(self.folder / "train", ignore_errors=True)
-            self._steps.unlink(missing_ok=True)
+            for file in (self._steps, self.folder / "scheme.json"):
+                file.unlink(missing_ok=True)
             write_atomic(mark, json.dumps(identity))
+
+    def scheme(self, make: Callable[[], qat.Scheme]) -> qat.Scheme:
+        """That of the run: made once, so that a run that goes on rounds as it did."""
+        path = self.folder / "scheme.json"
+        if not path.exists():
+            write_atomic(path, json.dumps(make().to_json()))
+        return qat.Scheme.from_json(self._read(path))
 
     @staticmethod
     def _read(path: Path) -> dict:
@@ -239,7 +260,7 @@ _INHERITED = (
 )  # fmt: skip
 
 
-def _train(start: checkpoint.Checkpoint, dataset, settings, run, teacher, on_step, observe) -> None:
+def _train(start: checkpoint.Checkpoint, dataset, settings, run, teacher, on_step, observe, scheme=None) -> None:
     from edgeprune.trainer import KeepArchitecture, Recipe
 
     theirs = start.extra.get("train_args") or {}
@@ -250,7 +271,8 @@ def _train(start: checkpoint.Checkpoint, dataset, settings, run, teacher, on_ste
     }  # fmt: skip
     if run.epochs_done:
         overrides["resume"] = str(run.last)
-    Recipe(None if teacher is None else str(teacher.resolve()), settings.sparsity).write(run.folder)
+    teacher = None if teacher is None else str(teacher.resolve())
+    Recipe(teacher, settings.sparsity, scheme and scheme.to_json()).write(run.folder)
     trainer = KeepArchitecture(overrides=overrides)
     if not trainer.ddp:
         _attach(trainer, on_step, observe)

@@ -22,7 +22,7 @@ from ultralytics.models.yolo.detect import DetectionTrainer
 from ultralytics.utils import RANK
 from ultralytics.utils.torch_utils import unwrap_model
 
-from edgeprune import checkpoint, dataset, distill, measure, sparsity
+from edgeprune import checkpoint, dataset, distill, measure, qat, sparsity
 from edgeprune.threads import use_all_cores
 
 #: Steps until the learning rate is what was asked for. AdamW knows no gradient's size at first, and moves every weight
@@ -36,11 +36,12 @@ class Recipe:
     """What the trainer needs beyond Ultralytics' arguments.
 
     teacher: checkpoint to learn from, or None; sparsity: what a prunable batch-norm scale loses per step at the peak of
-    the learning rate.
+    the learning rate; qat: the qat.Scheme to round by while training, as JSON, or None.
     """
 
     teacher: str | None = None
     sparsity: float = 0.0
+    qat: dict | None = None
 
     def write(self, folder: Path) -> None:
         write_atomic(folder / "recipe.json", json.dumps(asdict(self)))
@@ -66,6 +67,15 @@ class KeepArchitecture(DetectionTrainer):
     def train(self):
         with _hands_off():
             super().train()
+
+    def _do_train(self):
+        with contextlib.ExitStack() as self._while_training:
+            super()._do_train()
+
+    def _model_train(self):
+        super()._model_train()
+        if self.recipe.qat:
+            qat.freeze_statistics(self.model)
 
     def get_model(self, cfg=None, weights=None, verbose=True):
         if weights is None:
@@ -95,6 +105,8 @@ class KeepArchitecture(DetectionTrainer):
                 sparsity.shrink(scales, self.recipe.sparsity * rates["lr"] / rates["initial_lr"])
 
             self.optimizer.register_step_post_hook(shrink)  # before the EMA looks
+        if self.recipe.qat:
+            self._while_training.enter_context(qat.rounded(model, qat.Scheme.from_json(self.recipe.qat)))
 
     def _get_warmup_iterations(self, num_batches):
         return max(super()._get_warmup_iterations(num_batches), WARMUP)

@@ -1,0 +1,245 @@
+"""Quantization-aware training: the network learns while it is rounded as its INT8 file will be.
+
+    scheme = plan(model, imgsz, pictures)     where the file rounds, in which steps: from the file itself
+    with rounded(model, scheme): …            every forward pass in here is rounded so; gradients pass straight through
+
+Nothing of the model is replaced and nothing is added to it: functions are intercepted while they are called, so that
+checkpoints hold stock classes only, and averages, several GPUs and resuming go on as without it. A tensor is rounded
+where it is read, by convolutions and by additions, with the scale of the tensor that the file reads there. What only
+moves values in between (Concat, Split, MaxPool, Resize) needs nothing: it shares its scale in the file, and rounding
+before or after a move is the same.
+
+The file has batch norm folded into the weights; here it is apart. That changes nothing: weights have one scale per
+output channel, symmetric around zero, and folding multiplies a channel by one number, its scale with it. But the
+statistics have to be those that will be folded, so batch norm is trained in eval mode (Krishnamoorthi, arXiv
+1806.08342, section 3.2.2).
+
+Scales of activations are those of calibration and stay as they are; the weights' follow the weights.
+
+Branches that the file does not have (the one-to-many head of YOLOv10 and 26) are trained as they are, in float.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import onnx
+import torch
+from edgeprune_device.errors import EdgepruneError, InputError
+from torch import nn
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+from torch.overrides import TorchFunctionMode
+
+from edgeprune import export
+from edgeprune import quantize as q
+from edgeprune.checkpoint import Checkpoint
+from edgeprune.quantize.graph import Graph, layer_of
+
+#: The learning rate of this training, as a part of fine-tuning's: it starts from a network that is tuned.
+RATE = 0.1
+#: Epochs where no number is given.
+EPOCHS = 2
+#: Where a checkpoint keeps its scales. Stock Ultralytics reads past it.
+KEY = "edgeprune_qat"
+
+_ADDITIONS = (torch.add, torch.Tensor.add)  # `a + b` arrives as the second
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """Where a network's activations are rounded, and in what steps. Tensors have their names in the exported graph.
+
+    convolutions: layer -> the tensor it reads, for each time it is called. additions: layer -> for each `+` of two
+    activations in it, the tensors of both sides, or None where it adds floats. steps: tensor -> the scale of its grid.
+    thresholds: tensor -> the |x| at which it is clipped, as `Ranges.fixed` takes it: of those that are measured, and
+    not only moved values.
+
+    Example: `Scheme({"model.0.conv": ["images"]}, {}, {"images": 0.0079}, {"images": 1.0})`.
+    """
+
+    convolutions: dict[str, list[str]]
+    additions: dict[str, list[list[str] | None]]
+    steps: dict[str, float]
+    thresholds: dict[str, float]
+
+    def to_json(self) -> dict:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, content: dict) -> Scheme:
+        return cls(**content)
+
+
+def plan(model: nn.Module, imgsz: int, pictures: Iterable[np.ndarray], *, method: str = "mse") -> Scheme:
+    """The scheme of the INT8 file that `model` would become now, calibrated on `pictures`, each (1, 3, H, W).
+
+    Raises:
+        InputError: an operator of the file is not one module of the model (RepVGG-like blocks, which export joins).
+    """
+    exported = export.to_onnx(model, (imgsz, imgsz))
+    scheme = of_graph(exported, q.calibrate(exported, pictures), method=method)
+    kinds = {name: type(module) for name, module in model.named_modules()}
+    for layer in (*scheme.convolutions, *scheme.additions):
+        if layer not in kinds or (layer in scheme.convolutions and not issubclass(kinds[layer], nn.Conv2d)):
+            raise InputError(f"--qat: layer {layer} of the exported network is not one convolution of the checkpoint's")
+    return scheme
+
+
+def of_graph(exported: onnx.ModelProto, ranges: q.Ranges, *, method: str = "mse") -> Scheme:
+    """The scheme of `quantize.to_int8(exported, ranges, method=method)`."""
+    _, grids = q.signed_grids(exported, ranges, method=method)
+    thresholds = {name: grid.scale * 127 for name, grid in grids.items() if name in ranges.tensors}
+    # From the thresholds, and not from these grids: what the file will be written with, to the last bit.
+    reads, grids = q.signed_grids(exported, ranges.fixed(thresholds))
+    graph = Graph(exported)
+
+    convolutions: dict[str, list[str]] = {}
+    for node in _as_called(graph.body_convolutions()):
+        convolutions.setdefault(layer_of(node), []).append(node.input[0])
+    additions: dict[str, list[list[str] | None]] = {}
+    for node in _as_called(n for n in graph.nodes if n.op_type == "Add" and len(graph.activations(n)) == 2):
+        read = all(node.output[0] in reads.get(name, ()) for name in node.input)
+        additions.setdefault(layer_of(node), []).append(list(node.input) if read else None)
+    additions = {layer: pairs for layer, pairs in additions.items() if any(pairs)}
+    steps = {name: float(np.float32(grid.scale)) for name, grid in grids.items()}
+    return Scheme(convolutions, additions, steps, thresholds)
+
+
+def _as_called(nodes: Iterable[onnx.NodeProto]) -> list[onnx.NodeProto]:
+    """Nodes of one kind as the layers called them: Add, Add_1, Add_2; simplifying may have sorted them otherwise."""
+
+    def number(node) -> int:
+        found = re.search(r"_(\d+)$", node.name)
+        return int(found[1]) if found else 0
+
+    return sorted(nodes, key=number)
+
+
+@contextlib.contextmanager
+def rounded(model: nn.Module, scheme: Scheme) -> Iterator[None]:
+    """Round as the scheme says, in every forward pass of `model` within; other networks are left alone.
+
+    Raises:
+        EdgepruneError: a forward pass that did not call what the scheme has: of another network.
+    """
+    calls = _Calls({id(module): name for name, module in model.named_modules()}, scheme)
+    hooks = [
+        register_module_forward_pre_hook(lambda module, _: calls.enter(module)),
+        register_module_forward_hook(lambda module, _, result: calls.leave(module, result), always_call=True),
+    ]
+    try:
+        with calls:
+            yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+class _Calls(TorchFunctionMode):
+    """Convolutions and additions, caught as they are called; the modules that are running say whose they are."""
+
+    def __init__(self, names: dict[int, str], scheme: Scheme) -> None:
+        super().__init__()
+        self._names, self._scheme = names, scheme
+        self._running: list[str] = []
+        self._seen: Counter = Counter()
+
+    def enter(self, module: nn.Module) -> None:
+        name = self._names.get(id(module))
+        if name == "":
+            self._running, self._seen = [], Counter()
+        if name is not None:
+            self._running.append(name)
+
+    def leave(self, module: nn.Module, result) -> None:
+        name = self._names.get(id(module))
+        if name is None:
+            return
+        self._running.pop()
+        if name == "" and result is not None:  # None: the forward pass failed, and says so itself
+            self._check()
+
+    def _check(self) -> None:
+        for what, expected in (("conv", self._scheme.convolutions), ("add", self._scheme.additions)):
+            for layer, steps in expected.items():
+                if self._seen[what, layer] != len(steps):
+                    raise EdgepruneError(
+                        f"the scheme has {len(steps)} {what} in layer {layer}, the network {self._seen[what, layer]}"
+                    )
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if self._running:
+            if func is torch.conv2d:
+                args = self._convolution(*args)
+            elif func in _ADDITIONS and len(args) == 2 and all(_is_activation(x) for x in args):
+                args = self._addition(*args)
+        return func(*args, **(kwargs or {}))
+
+    def _next(self, what: str, schemes: Mapping[str, Sequence]):
+        """The entry for this call of the layer that is running; None where it has none."""
+        layer = self._running[-1]
+        if layer not in schemes:
+            return None
+        place = self._seen[what, layer]
+        self._seen[what, layer] += 1
+        return schemes[layer][place] if place < len(schemes[layer]) else None
+
+    def _convolution(self, x: torch.Tensor, weight: torch.Tensor, *more) -> tuple:
+        tensor = self._next("conv", self._scheme.convolutions)
+        return (x, weight, *more) if tensor is None else (self._round(x, tensor), round_weight(weight), *more)
+
+    def _addition(self, a: torch.Tensor, b: torch.Tensor) -> tuple:
+        tensors = self._next("add", self._scheme.additions)
+        return (a, b) if tensors is None else tuple(map(self._round, (a, b), tensors))
+
+    def _round(self, x: torch.Tensor, tensor: str) -> torch.Tensor:
+        """QuantizeLinear and DequantizeLinear of an activation; the gradient passes where nothing is clipped."""
+        return torch.fake_quantize_per_tensor_affine(x, self._scheme.steps[tensor], 0, -128, 127)
+
+
+def _is_activation(x) -> bool:
+    return isinstance(x, torch.Tensor) and not isinstance(x, nn.Parameter) and x.is_floating_point() and x.ndim > 1
+
+
+def round_weight(weight: torch.Tensor) -> torch.Tensor:
+    """The weight as the file has it: int8, symmetric, one scale per output channel (`int8._Writer._weight`)."""
+    amax = weight.detach().abs().flatten(1).amax(1)
+    scale = torch.where(amax > 0, amax, 1.0) / 127
+    zero = torch.zeros(len(scale), dtype=torch.int32, device=scale.device)
+    return torch.fake_quantize_per_channel_affine(weight, scale, zero, 0, -127, 127)
+
+
+def freeze_statistics(model: nn.Module) -> None:
+    """Batch norm as it will be folded: its scale and shift learn, its statistics stay."""
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()
+
+
+def carried(scheme: Scheme) -> dict:
+    """What a checkpoint carries of it (`checkpoint.save(extra=)`)."""
+    return {KEY: {"method": "qat", "thresholds": dict(scheme.thresholds)}}
+
+
+def thresholds(source: Checkpoint) -> dict[str, float] | None:
+    """Those that a checkpoint was trained with, for `precisions.make`; None where it was not.
+
+    Raises:
+        InputError: there is something else under that name.
+    """
+    content = source.extra.get(KEY)
+    if content is None:
+        return None
+    found = content.get("thresholds") if isinstance(content, dict) else None
+    good = isinstance(found, dict) and all(
+        isinstance(k, str) and isinstance(v, float) and math.isfinite(v) and v > 0 for k, v in found.items()
+    )
+    if not good or not found:
+        raise InputError(f"{source.path}: its quantization scales are damaged; train it again with --qat")
+    return dict(found)
