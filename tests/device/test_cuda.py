@@ -10,6 +10,7 @@ import os
 import re
 import subprocess
 import sys
+import weakref
 from contextlib import suppress
 from pathlib import Path
 
@@ -377,6 +378,11 @@ def test_every_call_that_fails_is_one_line(gpu, fake_cudart, code):
 
 
 def test_no_driver_and_an_old_driver_are_told_apart(name, fake_cudart):
+    if name != "pycuda":  # which cannot even be imported then
+        fake_cudart.driver(0)
+        with pytest.raises(RuntimeUnavailable, match=r"12\.6 finds no NVIDIA driver$"):
+            cuda.open(name)
+        fake_cudart.driver(12040)
     fake_cudart.fail("cudaGetDeviceCount", 35)
     with pytest.raises(RuntimeUnavailable, match=r"driver version is insufficient .*update the NVIDIA driver"):
         cuda.open(name)
@@ -435,6 +441,15 @@ def test_what_is_forgotten_is_freed_by_close_and_closing_twice_does_no_harm(name
     for call in (lambda: gpu.alloc(4), gpu.stream, gpu.event, gpu.memory, lambda: gpu.synchronize(stream)):
         with pytest.raises(InputError, match="closed"):
             call()
+
+
+def test_a_gpu_that_is_closed_is_let_go(name, fake_cudart):
+    gpu = cuda.open(name)
+    gpu.close()
+    left = weakref.ref(gpu)
+    del gpu
+    gc.collect()
+    assert left() is None
 
 
 def test_a_handle_that_is_gone_is_refused_before_the_driver_sees_it(gpu):

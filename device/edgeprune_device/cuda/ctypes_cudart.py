@@ -130,7 +130,7 @@ class CtypesCuda(RuntimeApi):
             else:
                 passed.append(next(given))
         code = getattr(self._library, function)(*passed)
-        values = [value.value or 0 for value in returned]  # ctypes says None for a null pointer
+        values = [value.value for value in returned]
         return code, values[0] if len(values) == 1 else tuple(values)
 
     def _spell(self, code):

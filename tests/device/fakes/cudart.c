@@ -88,7 +88,7 @@ struct event { struct thing thing; double seconds; int captured; };
 
 static struct thing *alive;
 static size_t limit = (size_t)1 << 30, used;
-static int devices = 1, last_error, deferred, failure;
+static int devices = 1, driver = 12040, last_error, deferred, failure;
 static char failing[64];
 
 static int fail(int code) {
@@ -213,6 +213,7 @@ void fake_fail(const char *function, int code) { /* from now on; code 0: no more
 
 void fake_limit(size_t size_bytes) { limit = size_bytes; }
 void fake_devices(int count) { devices = count; }
+void fake_driver(int version) { driver = version; } /* 0: none is installed */
 void fake_defer(int on) { deferred = on; }
 int fake_last_error(void) { return last_error; }
 
@@ -259,12 +260,13 @@ cudaError_t cudaRuntimeGetVersion(int *version) {
 
 cudaError_t cudaDriverGetVersion(int *version) {
     CALL("cudaDriverGetVersion");
-    *version = 12040;
+    *version = driver;
     return Success;
 }
 
 cudaError_t cudaGetDeviceCount(int *count) {
     CALL("cudaGetDeviceCount");
+    NEED(driver, InsufficientDriver);
     NEED(devices, NoDevice);
     *count = devices;
     return Success;

@@ -54,6 +54,10 @@ class FakeCudart:
         """How many GPUs there are. 1 to begin with."""
         self.library.fake_devices(count)
 
+    def driver(self, version):
+        """Which CUDA the driver knows, 12040 to begin with; 0: no driver is installed."""
+        self.library.fake_driver(version)
+
     def defer(self, on=True):
         """Streams do nothing until they are synchronized: shows a caller that forgets to."""
         self.library.fake_defer(int(on))
