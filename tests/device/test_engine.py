@@ -137,6 +137,12 @@ def test_a_layer_that_tensorrt_renamed_is_found_by_its_nodes_name():
     onnx = models.model(nodes, [models.raw("g", models.np.ones((1, 1, 1, 1), "float32"))], 17)
     engine, _ = build(fake.module("8.6.1"), onnx, "int8", fp32_nodes=("/m/Mul",))
     assert plan_of(engine)[0]["fp32"] == ["/m/Mul", "/m/Mul_1"]
+    # PyTorch numbers its nodes in the same way: /m/Mul_1 is then a node of its own.
+    nodes[1] = models.node("Mul", ["a", "g"], "output0", "/m/Mul_1")
+    onnx = models.model(nodes, [models.raw("g", models.np.ones((1, 1, 1, 1), "float32"))], 17)
+    for asked in ("/m/Mul", "/m/Mul_1"):
+        engine, _ = build(fake.module("8.6.1"), onnx, "int8", fp32_nodes=(asked,))
+        assert plan_of(engine)[0]["fp32"] == [asked] and not any("not in the network" in w for w in engine.warnings)
 
 
 def test_a_timing_cache_is_used_when_it_fits_and_left_out_when_not():

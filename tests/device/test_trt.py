@@ -1,6 +1,8 @@
 """The TensorRT runtime, with the fake of every recorded release and the fake libcudart: the same outputs as runtime
 ort, the calls in their order, and nothing left behind."""
 
+import sys
+
 import numpy as np
 import pytest
 from edgeprune_device import cuda, runtimes
@@ -209,13 +211,14 @@ def test_an_execution_that_fails_says_why(session):
 
 
 def test_without_tensorrt_or_a_gpu_there_is_a_reason(fake_tensorrt, fake_cudart, monkeypatch):
-    monkeypatch.setattr(trt.library, "reason", lambda name: "TensorRT is not installed")
-    assert trt.available() == "TensorRT is not installed"
-    monkeypatch.undo()
-    monkeypatch.setattr(trt.library, "reason", lambda name: None)
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    assert trt.available().startswith("TensorRT is not installed")
+    fake_tensorrt("10.3.0")
+    assert trt.available() is None
     monkeypatch.setattr(trt.cuda, "available", lambda: {"ctypes": "no libcudart", "pycuda": "not installed"})
-    assert trt.available() == "no CUDA backend: ctypes: no libcudart; pycuda: not installed"
-    with pytest.raises(RuntimeUnavailable, match="runtime trt: no CUDA backend"):
+    monkeypatch.setattr(trt.library, "reason", lambda name: pytest.fail("loaded for nothing"))
+    assert trt.available() == "no GPU that can be used: ctypes: no libcudart; pycuda: not installed"
+    with pytest.raises(RuntimeUnavailable, match="runtime trt: no GPU that can be used"):
         runtimes.open(b"", "trt")
 
 

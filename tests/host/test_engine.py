@@ -172,6 +172,22 @@ def test_the_real_builder_gets_the_settings(tmp_path):
 
 
 @needs_tensorrt
+def test_nvidias_parser_names_its_layers_as_the_nodes(tmp_path):
+    """What `fp32_nodes` relies on. The parser seen here is TensorRT for RTX's."""
+    trt = library.load("tensorrt_rtx")
+    log = library.log_of(trt)
+    builder = trt.Builder(log)
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    data = quantized(tmp_path / "m.onnx", 19, np.float16).read_bytes()
+    assert trt.OnnxParser(network, log).parse(data)
+    nodes = onnx_file.names(data)
+    layers = [network.get_layer(i) for i in range(network.num_layers)]
+    assert nodes == {building._node_of(layer.name, nodes) for layer in layers} - {None}
+    halves = [layer.name for layer in layers if building._has_type(layer, trt.DataType.HALF)]
+    assert "/model.0/conv/Conv" in halves and "/model.0/act/Mul" in halves  # the types are told
+
+
+@needs_tensorrt
 def test_zero_points_are_refused_with_the_node(tmp_path):
     path = quantized(tmp_path / "m.onnx")
     model = onnx.load(path)

@@ -11,7 +11,7 @@ import re
 import time
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
-from edgeprune_device.engine import Engine, library, refusal
+from edgeprune_device.engine import Engine, library, onnx_file, refusal
 from edgeprune_device.errors import GateError, InputError
 
 __all__ = ["Progress", "build"]
@@ -56,7 +56,8 @@ def build(
     warnings: List[str] = []
     kept = 0
     if not typed:
-        kept = _set_precisions(trt, network, config, flags, precision, fp32_nodes, warnings)
+        nodes = onnx_file.names(onnx)
+        kept = _set_precisions(trt, network, config, flags, precision, fp32_nodes, nodes, warnings)
     elif precision == "int8":
         warnings.append(
             f"{title} has no precision flags: what is not INT8 in this file stays FP32; the int8-fp16 model is faster"
@@ -102,7 +103,7 @@ def _creation(trt: Any, typed: bool) -> int:
     return sum(1 << int(getattr(known, name)) for name in names)
 
 
-def _set_precisions(trt, network, config, flags, precision, fp32_nodes, warnings) -> int:
+def _set_precisions(trt, network, config, flags, precision, fp32_nodes, nodes, warnings) -> int:
     """On a weakly typed network: allow what the precision needs, and hold back what must stay FP32. How many layers."""
     for flag in ("FP16", "INT8", "OBEY_PRECISION_CONSTRAINTS"):
         if flag in flags:
@@ -110,9 +111,8 @@ def _set_precisions(trt, network, config, flags, precision, fp32_nodes, warnings
     if "FP16" not in flags:
         return 0
     layers = [network.get_layer(i) for i in range(network.num_layers)]
-    asked = set(fp32_nodes)
-    found = {layer.name: node for layer in layers for node in [_node_of(layer.name, asked)] if node is not None}
-    missing = sorted(asked - set(found.values()))
+    found = {layer.name for layer in layers if _node_of(layer.name, nodes) in fp32_nodes}
+    missing = sorted(set(fp32_nodes) - {_node_of(name, nodes) for name in found})
     if missing:
         warnings.append(f"{len(missing)} nodes that must stay FP32 are not in the network, e.g. {missing[0]}")
     kept = [layer for layer in layers if layer.name in found]
@@ -131,8 +131,8 @@ def _set_precisions(trt, network, config, flags, precision, fp32_nodes, warnings
 
 
 def _node_of(layer: str, nodes) -> Optional[str]:
-    """The node among `nodes` that a layer came from. TensorRT's parser names a layer as its node, and the second and
-    later layers of one node with a number behind."""
+    """The node among `nodes`, which are all of the file, that a layer came from. TensorRT's parser names a layer as its
+    node, and later layers of the same node with a number behind; a node's own name can end in a number, too."""
     if layer in nodes:
         return layer
     stem = re.sub(r"_[0-9]+$", "", layer)
@@ -211,13 +211,13 @@ def _monitor(trt: Any, progress: Progress) -> Any:
             self._open.pop(phase_name, None)
 
         def _say(self, name: str) -> None:
-            share, at = 0.0, name
+            share, at = 0.0, self._open.get(name)
             for _ in range(16):  # deeper than any build goes; phases that name each other must not hang
-                parent, steps, done = self._open[at]
-                share = min((done + share) / steps, 1.0)
-                if parent not in self._open:
+                if at is None:  # no parent, or one that another thread has just finished
                     break
-                at = parent
+                parent, steps, done = at
+                share = min((done + share) / steps, 1.0)
+                at = self._open.get(parent)
             progress(share, name)
 
     return Monitor()

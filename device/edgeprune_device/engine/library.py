@@ -112,4 +112,5 @@ def log_of(trt: Any) -> Any:
 
 
 def _line(text: Any) -> str:
-    return " ".join(str(text).split())[:600]
+    line = " ".join(str(text).split())[:600]
+    return "".join(c if c.isprintable() else "?" for c in line)

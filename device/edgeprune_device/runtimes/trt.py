@@ -7,6 +7,7 @@ timing stays the same three parts; it spares the CPU the launches of single kern
 
 from __future__ import annotations
 
+import importlib.util
 from typing import Any, Dict, List, Optional, Tuple
 
 import numpy as np
@@ -31,12 +32,11 @@ def available() -> Optional[str]:
 
 def missing(name: str) -> Optional[str]:
     """Why the library `name` cannot run here; None where it can."""
-    reason = library.reason(name)
-    if reason is None:
+    if importlib.util.find_spec(name) is not None:
         backends = cuda.available()
-        if all(backends.values()):
-            reason = "no CUDA backend: " + "; ".join(f"{name}: {why}" for name, why in backends.items())
-    return reason
+        if all(backends.values()):  # asked first: NVIDIA's library is 100 MB to load, and then no use
+            return "no GPU that can be used: " + "; ".join(f"{name}: {why}" for name, why in backends.items())
+    return library.reason(name)
 
 
 def order(asked: str, int8_for_cpu: bool) -> Tuple[str, ...]:
