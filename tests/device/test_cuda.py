@@ -386,9 +386,10 @@ def test_no_driver_and_an_old_driver_are_told_apart(name, fake_cudart):
     fake_cudart.fail("cudaGetDeviceCount", 35)
     with pytest.raises(RuntimeUnavailable, match=r"driver version is insufficient .*update the NVIDIA driver"):
         cuda.open(name)
-    fake_cudart.fail("cudaGetDeviceCount", 34)
-    with pytest.raises(RuntimeUnavailable, match="stub library"):
-        cuda.open(name)
+    for function in ("cudaGetDeviceCount", "cudaDriverGetVersion")[: 1 if name == "pycuda" else 2]:
+        fake_cudart.fail(function, 34)
+        with pytest.raises(RuntimeUnavailable, match="stub library"):
+            cuda.open(name)
 
 
 def test_a_gpu_that_fails_is_not_an_absent_one(name, fake_cudart):

@@ -28,11 +28,12 @@ class RuntimeApi(Cuda):
 
     def __init__(self, library: str) -> None:
         super().__init__()
-        runtime, driver = dotted(self._call("cudaRuntimeGetVersion")), self._call("cudaDriverGetVersion")
-        if not driver:
-            raise RuntimeUnavailable(f"{library} {runtime} finds no NVIDIA driver")
-        versions = f"{library} {runtime}, driver {dotted(driver)}"
+        versions = f"{library} {dotted(self._call('cudaRuntimeGetVersion'))}"
         try:
+            driver = self._call("cudaDriverGetVersion")
+            if not driver:
+                raise RuntimeUnavailable(f"{versions} finds no NVIDIA driver")
+            versions += f", driver {dotted(driver)}"
             self._call("cudaGetDeviceCount")
         except CudaFailure as error:
             if error.code in ABSENT:
@@ -41,7 +42,7 @@ class RuntimeApi(Cuda):
         self.description = f"{self.name} on {versions}"
 
     def _try(self, function: str, *arguments) -> Tuple[int, object]:
-        """(CUDA's error number, what the call returned: None, one value or a tuple)."""
+        """(CUDA's error number, what the call gave back: one value, or a tuple of none or more)."""
         raise NotImplementedError
 
     def _spell(self, code: int) -> Tuple[str, str]:
