@@ -10,12 +10,13 @@ import contextlib
 import fcntl
 import functools
 import hashlib
+import itertools
 import json
 import os
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from edgeprune_device.errors import EdgepruneError, GateError, InputError
@@ -23,7 +24,7 @@ from edgeprune_device.files import check_writable, sha256, write_atomic
 from edgeprune_device.target import Target
 
 import edgeprune
-from edgeprune import checkpoint, criteria, dataset, measure, pruning, samples
+from edgeprune import checkpoint, criteria, dataset, measure, pruning, qat, samples
 from edgeprune.budget import Budget
 from edgeprune.finetune import Settings, check_device
 from edgeprune.progress import Reporter
@@ -38,7 +39,7 @@ _FIRST_USED = {
     "quantize": ("precision", "max_drop"),
 }
 _MADE_BY = {
-    "baseline": ("original",), "prune": ("pruned",), "finetune": ("tuned",), "export": ("fp32",),
+    "baseline": ("original",), "prune": ("pruned",), "finetune": ("tuned",), "qat": ("qat",), "export": ("fp32",),
     "quantize": ("fp16", "int8", "int8-fp16"),
 }  # fmt: skip
 
@@ -67,11 +68,15 @@ class Options:
     precision: tuple[str, ...]
     max_drop: float
     name: str
+    qat: int = 0  # epochs; 0: without
 
     def settings(self, epochs: int) -> Settings:
         return Settings(
             epochs, self.batch, self.lr, self.imgsz, self.device, self.workers, self.seed, patience=self.patience
         )
+
+    def qat_settings(self) -> Settings:
+        return replace(self.settings(self.qat), lr=self.lr * qat.RATE, patience=0, qat=True)
 
     def to_json(self) -> dict:
         texts = {"weights": str(self.weights), "data": str(self.data), "budget": str(self.budget)}
@@ -138,7 +143,12 @@ class Job:
     def model_path(self, model: str) -> Path:
         if model == "original":
             return self.options.weights
-        return self.out / (f"{model}.pt" if model in ("pruned", "tuned") else f"model.{model}.onnx")
+        return self.out / (f"{model}.pt" if model in ("pruned", "tuned", "qat") else f"model.{model}.onnx")
+
+    @property
+    def trained(self) -> Path:
+        """The network that is exported."""
+        return self.model_path("qat" if self.options.qat else "tuned")
 
     @property
     def bundle_path(self) -> Path:
@@ -181,16 +191,17 @@ class Job:
 Stage = Callable[[Job, Callable[[float, str], None]], dict]
 
 
-def stages(steps: int) -> list[tuple[str, Stage]]:
+def stages(options: Options) -> list[tuple[str, Stage]]:
     """The pipeline; all steps but the last are one stage each."""
     from edgeprune import stages as s
 
     return [
         ("baseline", s.baseline),
-        *((f"step {i}", functools.partial(s.step, number=i)) for i in range(1, steps)),
+        *((f"step {i}", functools.partial(s.step, number=i)) for i in range(1, options.steps)),
         ("plan", s.plan),
         ("prune", s.prune),
         ("finetune", s.tune),
+        *([("qat", s.qat)] if options.qat else []),
         ("export", s.export),
         ("quantize", s.quantize),
         ("engine", s.engine),
@@ -211,7 +222,7 @@ def build(options: Options, out: Path, reporter: Reporter, *, resume: bool = Fal
     with _locked(out):
         job.record = _begin(job, resume)
         finished = {s["name"] for s in job.record["stages"]}
-        pipeline = stages(options.steps)
+        pipeline = stages(options)
         reporter.plan(len(pipeline))
         for name, stage in pipeline:
             if name in finished:
@@ -257,7 +268,15 @@ def _check(options: Options) -> None:
         raise InputError(f"--precision takes fp32 and any of {', '.join(PRECISIONS[1:])}: got {given}")
     options.settings(options.epochs)
     check_device(options.device)
-    Target.load(options.target)
+    target = Target.load(options.target)
+    if options.qat:
+        options.qat_settings()
+        if "int8" not in options.precision:
+            raise InputError(f"--qat trains for INT8, which --precision {','.join(options.precision)} leaves out")
+        if target.int8_activations != "signed":
+            raise InputError(
+                f"--qat trains for the signed INT8 of GPUs; target {target.name} has unsigned: leave --qat out"
+            )
     criteria.resolve(options.criterion, pictures=True)
 
 
@@ -267,6 +286,8 @@ def _check_inputs(job: Job) -> None:
     job.original.input_size(job.imgsz)
     if len(data.train) < 8:
         job.reporter.warn(f"only {len(data.train)} training pictures: choices are made on the pictures solved with")
+    if job.options.qat:
+        qat.check(job.original.model, job.imgsz)
     bare = sum(not len(data.labels(p)) for p in data.train)
     if bare > len(data.train) // 2:
         job.reporter.warn(f"{bare} of {len(data.train)} training pictures have no labelled box")
@@ -299,16 +320,21 @@ def _begin(job: Job, resume: bool) -> dict:
     if not resume:
         raise InputError(f"{job.out} already holds a build: go on with --resume, or give another --out")
     record, whole = _read_record(job, path)
+    # Where INT8 fails the gate, the next thing to try is --qat: what comes before it stays.
+    other = record["inputs"]["options"].get("qat", 0) != job.options.qat
+    if other:
+        whole = list(itertools.takewhile(lambda s: s["name"] not in ("qat", "export"), whole))
     done = [s["name"] for s in whole]
     before = record["inputs"]
     free = {o for stage, names in _FIRST_USED.items() if stage not in done for o in names}
     changed = [k for k in inputs["options"] if inputs["options"][k] != before.get("options", {}).get(k)]
-    changed = [k for k in changed if k not in free]
+    changed = [k for k in changed if k not in free and k != "qat"]
     changed += [k for k in inputs if k != "options" and inputs[k] != before.get(k)]
     if changed:
         raise InputError(f"{job.out}: cannot resume, {', '.join(changed)} changed since; give another --out")
     for stage in record["stages"][len(whole) :]:  # what it made is not delivered any more
-        job.reporter.warn(f"doing {stage['name']} again: a file of it, or of a stage before it, is missing or changed")
+        why = "a file of it, or of a stage before it, is missing or changed"
+        job.reporter.warn(f"doing {stage['name']} again: {'--qat is another' if other else why}")
         for file in stage["files"]:
             (job.out / file).unlink(missing_ok=True)
         for model in _MADE_BY.get(stage["name"], ()):

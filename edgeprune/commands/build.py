@@ -26,6 +26,11 @@ def configure(parser) -> None:
     options.criterion(parser)
     options.training(parser)
     parser.add_argument("--distill", action="store_true", help="fine-tune with the original as the teacher as well")
+    options.qat(
+        parser,
+        "then train N epochs more (2 if no number is given) at a tenth of --lr with weights and activations rounded as "
+        "the INT8 file rounds them; signed INT8 only, so not for target cpu",
+    )
     options.precision(parser)
     options.out(parser, "folder for the results (default runs/<name>)")
     parser.add_argument("--name", help="name of the bundle (default: from the weights and the target)")
@@ -71,6 +76,7 @@ def run(args) -> None:
         precision=options.splitted(args.precision),
         max_drop=args.max_drop,
         name=name,
+        qat=options.qat_epochs(args),
     )
     try:
         record = build(chosen, out, reporter, resume=args.resume)
@@ -85,6 +91,7 @@ def _check_cheap(args) -> None:
 
     Target.load(args.target)
     options.asked(args)
+    options.qat_epochs(args)
 
 
 def _inputs(args, reporter) -> tuple[Path, Path, str]:

@@ -96,6 +96,23 @@ def training(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def qat(parser: argparse.ArgumentParser, text: str) -> None:
+    parser.add_argument("--qat", type=int, nargs="?", const=2, metavar="N", help=text)
+
+
+def qat_epochs(args) -> int:
+    """Of --qat; 0 without.
+
+    Raises:
+        InputError: a number below 1.
+    """
+    from edgeprune_device.errors import InputError
+
+    if args.qat is not None and args.qat < 1:
+        raise InputError(f"--qat {args.qat}: give 1 epoch or more, or leave it out")
+    return args.qat or 0
+
+
 def precision(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--precision", default="fp32,fp16,int8", metavar="LIST", help="models to make (default fp32,fp16,int8)"
