@@ -146,7 +146,7 @@ def finetune(
         distill.check(start.model, checkpoint.load(teacher).model)
     data = hold_back(dataset) if settings.patience else dataset
     run = _Run(folder, _identity(weights, dataset, settings, teacher))
-    scheme = run.scheme(lambda: _scheme(start, dataset, settings)) if settings.qat else None
+    scheme = run.scheme(start.model, dataset, settings.imgsz) if settings.qat else None
     batch = settings.batch
     while not run.finished(settings):
         try:
@@ -168,12 +168,6 @@ def finetune(
     checkpoint.save(out, chosen.model, like=start, extra=qat.carried(scheme) if scheme else None)
     best = {"best_epoch": chosen.extra["epoch"] + 1} if settings.patience else {}
     return {**run.counted(), **best}
-
-
-def _scheme(start: checkpoint.Checkpoint, dataset: Dataset, settings: Settings) -> qat.Scheme:
-    solve, _ = samples.split(dataset.train, settings.imgsz)
-    pictures = samples.read(dataset, solve, settings.imgsz).pictures
-    return qat.plan(start.model, settings.imgsz, [x[None].numpy() for x in pictures])
 
 
 def hold_back(dataset: Dataset) -> Dataset:
@@ -215,11 +209,11 @@ class _Run:
                 file.unlink(missing_ok=True)
             write_atomic(mark, json.dumps(identity))
 
-    def scheme(self, make: Callable[[], qat.Scheme]) -> qat.Scheme:
+    def scheme(self, model: torch.nn.Module, dataset: Dataset, imgsz: int) -> qat.Scheme:
         """That of the run: made once, so that a run that goes on rounds as it did."""
         path = self.folder / "scheme.json"
         if not path.exists():
-            write_atomic(path, json.dumps(make().to_json()))
+            write_atomic(path, json.dumps(qat.plan(model, imgsz, qat.calibration(dataset, imgsz)).to_json()))
         return qat.Scheme.from_json(self._read(path))
 
     @staticmethod

@@ -36,15 +36,14 @@ from torch import nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
 
-from edgeprune import export
+from edgeprune import export, samples
 from edgeprune import quantize as q
 from edgeprune.checkpoint import Checkpoint
+from edgeprune.dataset import Dataset
 from edgeprune.quantize.graph import Graph, layer_of
 
 #: The learning rate of this training, as a part of fine-tuning's: it starts from a network that is tuned.
 RATE = 0.1
-#: Epochs where no number is given.
-EPOCHS = 2
 #: Where a checkpoint keeps its scales. Stock Ultralytics reads past it.
 KEY = "edgeprune_qat"
 
@@ -82,13 +81,18 @@ def plan(model: nn.Module, imgsz: int, pictures: Iterable[np.ndarray], *, method
     Raises:
         InputError: an operator of the file is not one module of the model (RepVGG-like blocks, which export joins).
     """
+    exported = check(model, imgsz)
+    return of_graph(exported, q.calibrate(exported, pictures), method=method)
+
+
+def check(model: nn.Module, imgsz: int) -> onnx.ModelProto:
+    """The exported network. Raises InputError where one of its convolutions is not one of the model's."""
     exported = export.to_onnx(model, (imgsz, imgsz))
-    scheme = of_graph(exported, q.calibrate(exported, pictures), method=method)
-    kinds = {name: type(module) for name, module in model.named_modules()}
-    for layer in (*scheme.convolutions, *scheme.additions):
-        if layer not in kinds or (layer in scheme.convolutions and not issubclass(kinds[layer], nn.Conv2d)):
+    modules = dict(model.named_modules())
+    for layer in map(layer_of, Graph(exported).body_convolutions()):
+        if not isinstance(modules.get(layer), nn.Conv2d):
             raise InputError(f"--qat: layer {layer} of the exported network is not one convolution of the checkpoint's")
-    return scheme
+    return exported
 
 
 def of_graph(exported: onnx.ModelProto, ranges: q.Ranges, *, method: str = "mse") -> Scheme:
@@ -243,3 +247,19 @@ def thresholds(source: Checkpoint) -> dict[str, float] | None:
     if not good or not found:
         raise InputError(f"{source.path}: its quantization scales are damaged; train it again with --qat")
     return dict(found)
+
+
+def int8(source: Checkpoint, dataset: Dataset, imgsz: int) -> onnx.ModelProto:
+    """A checkpoint as signed INT8: with its own thresholds, or else calibrated by mse and its biases corrected."""
+    exported = export.to_onnx(source.model, (imgsz, imgsz))
+    pictures = calibration(dataset, imgsz)
+    ranges, given = q.calibrate(exported, pictures), thresholds(source)
+    if given is not None:
+        return q.to_int8(exported, ranges.fixed(given))
+    return q.correct_bias(exported, q.to_int8(exported, ranges), pictures[:16])
+
+
+def calibration(dataset: Dataset, imgsz: int) -> list[np.ndarray]:
+    """Training pictures to calibrate with, each (1, 3, imgsz, imgsz)."""
+    solve, _ = samples.split(dataset.train, imgsz)
+    return [x[None].numpy() for x in samples.read(dataset, solve, imgsz).pictures]

@@ -25,7 +25,12 @@ def configure(parser) -> None:
         help="Network Slimming, before pruning: each step takes X from every prunable batch-norm scale (times the "
         "learning rate's place in its schedule); at most --lr (default 0)",
     )
-    options.out(parser, "the tuned checkpoint (default: <weights>-tuned.pt beside it)")
+    options.qat(
+        parser,
+        "instead train N epochs (2 if no number is given) at a tenth of --lr with weights and activations rounded as "
+        "the signed INT8 file rounds them; `edgeprune export` then writes it with the same scales",
+    )
+    options.out(parser, "the tuned checkpoint (default: <weights>-tuned.pt beside it, with --qat <weights>-qat.pt)")
     options.quiet(parser)
 
 
@@ -35,7 +40,7 @@ def run(args) -> None:
     from edgeprune_device.errors import InputError
     from edgeprune_device.files import check_writable
 
-    from edgeprune import checkpoint, dataset, finetune, measure, sparsity
+    from edgeprune import checkpoint, dataset, finetune, measure, qat, sparsity
     from edgeprune.count import count
     from edgeprune.progress import Reporter
 
@@ -44,10 +49,12 @@ def run(args) -> None:
     data = dataset.load(args.data)
     dataset.check_names(data, source.names)
     imgsz = source.input_size(args.imgsz)
+    rounding = options.qat_epochs(args)
     settings = finetune.Settings(
-        args.epochs, args.batch, args.lr, imgsz, args.device, args.workers, args.seed, args.patience, args.sparsity
-    )
-    out = args.out or args.weights.with_name(f"{args.weights.stem}-tuned.pt")
+        rounding or args.epochs, args.batch, args.lr * (qat.RATE if rounding else 1), imgsz, args.device, args.workers,
+        args.seed, args.patience, args.sparsity, bool(rounding),
+    )  # fmt: skip
+    out = args.out or args.weights.with_name(f"{args.weights.stem}-{'qat' if rounding else 'tuned'}.pt")
     if out.suffix != ".pt":
         raise InputError(f"--out {out}: a checkpoint ends in .pt")
     check_writable(out)
@@ -58,23 +65,30 @@ def run(args) -> None:
             on_step=lambda p: step((p.epoch - 1 + p.step / p.steps) / p.epochs, f"epoch {p.epoch}/{p.epochs}"),
         )  # fmt: skip
     shutil.rmtree(work, ignore_errors=True)
-    tuned = checkpoint.load(out).model
+    tuned = checkpoint.load(out)
     rows = []
-    for name, model in (("before", source.model), ("after", tuned)):
-        with reporter.stage(f"measure {name}") as step:
+    for name, state in (("before", source), ("after", tuned)):
+        sessions = [measure.TorchSession(state.model)]
+        if rounding:
+            sessions.append(measure.ReferenceSession(qat.int8(state, data, imgsz)))
+        found = []
+        for session in sessions:
+            with reporter.stage(f"measure {name}") as step:
 
-            def shown(n, step=step):
-                step(n / len(data.val), f"{n}/{len(data.val)} pictures")
+                def shown(n, step=step):
+                    step(n / len(data.val), f"{n}/{len(data.val)} pictures")
 
-            accuracy, _ = measure.evaluate(measure.TorchSession(model), data, data.val, imgsz, shown)
-        parameters = count(model, (imgsz, imgsz)).parameters
-        rows.append(f"{name:<7} {parameters:>10,} parameters  mAP50-95 {accuracy.map50_95:.4f}")
+                found.append(measure.evaluate(session, data, data.val, imgsz, shown)[0].map50_95)
+        parameters = count(state.model, (imgsz, imgsz)).parameters
+        rounded = f", INT8 {found[1]:.4f}" if rounding else ""
+        rows.append(f"{name:<7} {parameters:>10,} parameters  mAP50-95 {found[0]:.4f}{rounded}")
     print("\n".join(rows))
     if args.sparsity:
-        for name, model in (("before", source.model), ("after", tuned)):
-            small, scales = sparsity.count_small(model)
+        for name, state in (("before", source), ("after", tuned)):
+            small, scales = sparsity.count_small(state.model)
             print(f"{name:<7} {small:,} of {scales:,} prunable scales below {sparsity.SMALL:g} of the layer's largest")
     best = f" (the best was epoch {result['best_epoch']})" if args.patience else ""
     print(
-        f"{result['epochs']} epochs{best}, {result['steps']} steps of {result['batch']} pictures, lr {args.lr:g}: {out}"
+        f"{result['epochs']} epochs{best}, {result['steps']} steps of {result['batch']} pictures, "
+        f"lr {settings.lr:g}: {out}"
     )

@@ -7,20 +7,28 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
+import onnx
 import pytest
 import torch
+from edgeprune_device import cli
+from edgeprune_device.bundle import Bundle
 from edgeprune_device.errors import EdgepruneError, InputError
 from edgeprune_device.target import Target
 from onnx import TensorProto, helper, numpy_helper
 from ultralytics.nn.tasks import DetectionModel
 
-from edgeprune import checkpoint, dataset, export, finetune, precisions, qat
+from edgeprune import checkpoint, dataset, export, finetune, precisions, qat, workflow
 from edgeprune import quantize as q
 from edgeprune.finetune import Settings
+from edgeprune.progress import Reporter
 
-from .conftest import network, settle
+from .conftest import dataset as pictures_of
+from .conftest import network, save, settle
+from .test_workflow import RUN as BUILD
+from .test_workflow import options
 
 SIZE = 96
 
@@ -301,3 +309,75 @@ def test_settings_that_do_not_go_together():
     for more in ({"patience": 2}, {"sparsity": 1e-5}):
         with pytest.raises(InputError, match="--qat is short"):
             Settings(qat=True, **more)
+
+
+# --- the commands
+
+
+def test_build_killed_while_it_rounds_and_resumed(tmp_path):
+    save(network(width=0.125), tmp_path / "best.pt")
+    pictures_of(tmp_path / "data", train=16, val=4)
+    asked = options(tmp_path, qat=1, epochs=1, precision=("fp32", "int8"))
+    out = tmp_path / "out"
+    process = subprocess.Popen(
+        [sys.executable, "-c", BUILD, json.dumps(asked.to_json()), str(out)],
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+    )  # fmt: skip
+    for line in process.stdout:
+        if line.strip().endswith("] qat"):
+            os.kill(process.pid, signal.SIGKILL)
+            break
+    assert process.wait() == -signal.SIGKILL
+    kept = (out / "tuned.pt").stat().st_mtime_ns
+    record = workflow.build(asked, out, Reporter(quiet=True), resume=True)
+    names = [s["name"] for s in record["stages"]]
+    assert names[3:6] == ["finetune", "qat", "export"] and (out / "tuned.pt").stat().st_mtime_ns == kept
+    assert list(record["models"]) == ["original", "pruned", "tuned", "qat", "fp32", "int8", "int8-fp16"]
+    done = {s["name"]: s for s in record["stages"]}
+    assert (done["qat"]["epochs"], done["qat"]["steps"], done["qat"]["lr"]) == (1, 4, pytest.approx(1e-5))
+    assert done["quantize"]["int8"]["method"] == "qat"
+    trained = checkpoint.load(out / "qat.pt")
+    assert record["models"]["qat"]["map50_95"] is not None
+    assert export.parity(trained.model, out / "model.fp32.onnx", pictures(1)).max_score < 1e-4
+    graph = onnx.load(out / "model.int8.onnx").graph
+    scales = {t.name: numpy_helper.to_array(t) for t in graph.initializer if t.name.endswith("_scale")}
+    assert all(scales[f"{n}_scale"] == np.float32(t / 127) for n, t in qat.thresholds(trained).items())
+    assert len(Bundle.open(out / "small.epb").manifest.lineage["qat_sha256"]) == 64
+    # Without it: what comes before stays, what comes after is made again.
+    record = workflow.build(replace(asked, qat=0), out, Reporter(quiet=True), resume=True)
+    assert "qat" not in record["models"] and not (out / "qat.pt").exists()
+    assert (out / "tuned.pt").stat().st_mtime_ns == kept
+    assert next(s for s in record["stages"] if s["name"] == "quantize")["int8"]["method"] in q.METHODS
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"target": "cpu"}, "target cpu has unsigned: leave --qat out"),
+        ({"precision": ("fp32", "fp16")}, "--precision fp32,fp16 leaves out"),
+        ({"lr": 0.0}, "lr 0"),
+    ],
+)
+def test_bad_options_of_build(weights, data, tmp_path, change, message):
+    with pytest.raises(InputError, match=message):
+        workflow.build(options(tmp_path, qat=1, **change), tmp_path / "out", Reporter(quiet=True))
+    assert not (tmp_path / "out").exists()
+
+
+def test_command(weights, data, tmp_path, capsys):
+    words = ["finetune", "--quiet", "--weights", weights, "--data", data, "--batch", "4"]
+    assert cli.main([str(w) for w in (*words, "--qat", "1")]) == 0
+    said = capsys.readouterr().out
+    assert said.count(", INT8 0.") == 2 and "1 epochs, 2 steps of 4 pictures, lr 1e-05" in said
+    out = weights.with_name("best-qat.pt")
+    assert qat.thresholds(checkpoint.load(out))["images"] == pytest.approx(1, abs=0.1)
+    for bad, says in (
+        (["--qat", "0"], "--qat 0: give 1 epoch or more"),
+        (["--qat", "--patience", "2"], "--qat is short"),
+        (["--qat", "many"], "--qat"),
+    ):
+        assert cli.main([str(w) for w in (*words, *bad)]) == 2
+        error = capsys.readouterr().err.strip()
+        assert says in error and "\n" not in error, error
+    assert cli.main(["build", "--ratio", "0.2", "--target", "jetson-orin", "--qat", "0"]) == 2
+    assert "--qat 0: give 1 epoch or more" in capsys.readouterr().err
