@@ -132,6 +132,14 @@ def test_a_node_that_must_stay_fp32_and_is_not_there_is_a_warning():
     assert engine.fp32_layers == 1
 
 
+def test_an_fp16_build_whose_file_tells_no_types_says_so():
+    told = "nothing tells which layers must stay FP32"
+    engine, _ = build(fake.module("8.6.1"), models.detector("fp32"), "fp16")
+    assert engine.fp32_layers == 0 and any(told in warning for warning in engine.warnings)
+    engine, _ = build(fake.module("8.6.1"), models.detector("fp32"), "fp16", fp32_nodes=(models.TAIL,))
+    assert engine.fp32_layers == 1 and not any(told in warning for warning in engine.warnings)
+
+
 def test_a_layer_that_tensorrt_renamed_is_found_by_its_nodes_name():
     nodes = [models.node("Mul", ["images", "g"], "a", "/m/Mul"), models.node("Mul", ["a", "g"], "output0", "/m/Mul")]
     onnx = models.model(nodes, [models.raw("g", models.np.ones((1, 1, 1, 1), "float32"))], 17)

@@ -111,13 +111,16 @@ def _set_precisions(trt, network, config, flags, precision, fp32_nodes, nodes, w
     if "FP16" not in flags:
         return 0
     layers = [network.get_layer(i) for i in range(network.num_layers)]
-    found = {layer.name for layer in layers if _node_of(layer.name, nodes) in fp32_nodes}
-    missing = sorted(set(fp32_nodes) - {_node_of(name, nodes) for name in found})
+    asked = set(fp32_nodes)
+    found = {layer.name for layer in layers if _node_of(layer.name, nodes) in asked}
+    missing = sorted(asked - {_node_of(name, nodes) for name in found})
     if missing:
         warnings.append(f"{len(missing)} nodes that must stay FP32 are not in the network, e.g. {missing[0]}")
     kept = [layer for layer in layers if layer.name in found]
-    if precision == "fp16":
+    if precision == "fp16" and any(_has_type(layer, trt.DataType.HALF) for layer in layers):
         kept += [layer for layer in _fp32_in_the_file(trt, layers) if layer.name not in found]
+    elif precision == "fp16" and not asked:
+        warnings.append("no FP16 tensor shows in the network, so nothing tells which layers must stay FP32")
     count = 0
     for layer in kept:
         floats = [i for i in range(layer.num_outputs) if _is_float(trt, layer.get_output(i))]
@@ -141,8 +144,6 @@ def _node_of(layer: str, nodes) -> Optional[str]:
 
 def _fp32_in_the_file(trt, layers) -> List[Any]:
     """The layers of a typed FP16 file that read and write FP32: its author kept them so."""
-    if not any(_has_type(layer, trt.DataType.HALF) for layer in layers):
-        return []  # every tensor is FP32: either no FP16 file, or a release that does not tell types
     return [
         layer
         for layer in layers
