@@ -333,6 +333,10 @@ def test_an_error_is_not_left_for_tensorrt_to_find(name, fake_cudart):
         with pytest.raises(DeviceError):
             gpu.alloc(4)
         assert fake_cudart.last_error() == 0
+        fake_cudart.fail("cuDeviceGetName", 999)
+        with pytest.raises(DeviceError):
+            gpu.device()
+        assert fake_cudart.last_error() == 0
 
 
 def call_each(gpu):

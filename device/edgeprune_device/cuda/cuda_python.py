@@ -71,6 +71,7 @@ class CudaPython(RuntimeApi):
     def _device_name(self):
         code, properties = self._runtime.cudaGetDeviceProperties(0)
         if int(code):
+            self._try("cudaGetLastError")
             raise CudaFailure("cudaGetDeviceProperties", int(code), *self._spell(int(code)))
         return properties.name.split(b"\0")[0].decode()
 

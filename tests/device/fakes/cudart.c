@@ -217,6 +217,8 @@ void fake_driver(int version) { driver = version; } /* 0: none is installed */
 void fake_defer(int on) { deferred = on; }
 int fake_last_error(void) { return last_error; }
 
+int fake_leave_error(int code) { return fail(code); } /* as a function of the runtime API that failed */
+
 int fake_live(const char *kind) { /* how many there are; -1: no such kind */
     int count = 0;
     for (int k = 0; k < KINDS; k++)
