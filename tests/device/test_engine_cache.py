@@ -10,7 +10,7 @@ import sys
 from dataclasses import replace
 
 import pytest
-from edgeprune_device import strict_json
+from edgeprune_device import keys, strict_json
 from edgeprune_device.cuda import Device
 from edgeprune_device.engine import Request, cache, process
 from edgeprune_device.engine.cache import Cache
@@ -80,6 +80,53 @@ def test_the_timing_cache_serves_every_model_of_this_release_and_gpu(builds, fak
     kept.engine(request(), ORIN)
     assert [told["timed"] for told in builds()] == ["fresh", "cached", "fresh", "fresh"]
     assert len(list(kept.folder.glob("timing-*"))) == 2
+
+
+def test_what_was_signed_for_something_else_is_no_timing_cache(builds):
+    kept = Cache()
+    kept.engine(request(), ORIN)
+    (path,) = kept.folder.glob("timing-*")
+    path.write_bytes(bytes(keys.load_or_create().sign(fake.TIMING + b"10.3.0")))
+    kept.engine(request("fp16"), ORIN)
+    assert [told["timed"] for told in builds()] == ["fresh", "fresh"]
+
+
+def test_a_folder_that_was_there_keeps_its_mode(tmp_path):
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o755)  # as /tmp or /data of a machine on which edgeprune runs as root
+    engine = Cache(shared).engine(request(), ORIN)
+    assert stat.S_IMODE(shared.stat().st_mode) == 0o755 and stat.S_IMODE(engine.path.stat().st_mode) & 0o077 == 0
+
+
+def test_a_file_that_changes_meanwhile_is_not_kept_under_the_old_ones_name(tmp_path, monkeypatch):
+    path, build = tmp_path / "m.onnx", process.build
+    path.write_bytes(models.detector())
+
+    def change(*given, **more):
+        path.write_bytes(models.detector("int8"))
+        return build(*given, **more)
+
+    monkeypatch.setattr(process, "build", change)
+    with pytest.raises(InputError, match=r"m\.onnx: was changed while its engine was built"):
+        Cache().engine(Request(path, "int8", cuda="ctypes"), ORIN)
+    assert not list(Cache().folder.glob("*.plan"))
+
+
+def test_a_lock_that_cannot_be_had_is_one_line(tmp_path, monkeypatch):
+    (Cache().folder / "build.lock").mkdir()
+    with pytest.raises(InputError, match=r"build\.lock: cannot be locked \(is a directory\); set EDGEPRUNE_ENGINES"):
+        Cache().engine(request(), ORIN)
+
+
+def test_an_engine_that_only_prefers_is_found_again(builds, fake_tensorrt, monkeypatch):
+    fake_tensorrt("8.6.1")
+    monkeypatch.setenv("FAKE_TENSORRT_BUILD", "disobey")
+    asked = request("int8", fp32_nodes=(models.TAIL,))
+    first = Cache().engine(asked, ORIN)
+    again = Cache().engine(asked, ORIN)
+    assert again.cached and "PREFER_PRECISION_CONSTRAINTS" in again.flags and again.warnings == first.warnings
+    assert "only preferred" in again.warnings[0] and len(builds()) == 1
 
 
 def tampered(engine):

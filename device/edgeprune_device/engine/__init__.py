@@ -50,7 +50,7 @@ class Request:
             raise InputError(f"unknown precision {self.precision!r}; known: {', '.join(PRECISIONS)}")
         if self.library not in LIBRARIES:
             raise InputError(f"unknown library {self.library!r}; known: {', '.join(LIBRARIES)}")
-        if self.workspace_bytes is not None and self.workspace_bytes < 1 << 20:
+        if self.workspace_bytes is not None and self.workspace_bytes < 10**6:
             raise InputError(f"a workspace of {self.workspace_bytes} bytes is too small: give at least 1 MB")
         if not self.name:
             name = self.onnx.name if isinstance(self.onnx, Path) else f"the {self.precision} model"

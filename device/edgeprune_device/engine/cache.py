@@ -1,6 +1,6 @@
 """Engines on this machine's disk: an engine belongs to one ONNX file, one TensorRT, one GPU, and one way to build it.
 
-    ~/.cache/edgeprune/engines/      $EDGEPRUNE_ENGINES, or $XDG_CACHE_HOME/edgeprune/engines; mode 0700
+    ~/.cache/edgeprune/engines/      $EDGEPRUNE_ENGINES, or $XDG_CACHE_HOME/edgeprune/engines; made with mode 0700
         KEY.plan                     the raw plan: `trtexec --loadEngine=KEY.plan` reads it
         KEY.json                     what it is (`Engine`), signed
         timing-….cache               TensorRT's measurements of its tactics, signed
@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Dict, Iterator, Optional, Tuple, Union
@@ -52,8 +52,8 @@ class Cache:
     def __init__(self, path: Optional[Union[str, Path]] = None):
         self.folder = Path(path) if path is not None else folder()
         try:
+            # A folder that is there already keeps its mode: it may be anybody's, and what is in it is checked anyway.
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self.folder.chmod(0o700)
         except OSError as error:
             raise InputError(
                 f"{self.folder}: cannot be made ({str(error.strerror).lower()}); set EDGEPRUNE_ENGINES elsewhere"
@@ -85,6 +85,8 @@ class Cache:
                 return found
             timing = self.folder / _timing_name(depends)
             built = process.build(request, timing_cache=timing, progress=progress, timeout_s=timeout_s)
+            if built.onnx_sha256 != depends["onnx_sha256"]:
+                raise InputError(f"{request.name}: was changed while its engine was built; start again")
             engine = replace(built, sm=device.sm, device=device.name)
             try:
                 path: Optional[Path] = self._write(key, engine)
@@ -126,13 +128,19 @@ class Cache:
     def _locked(self, progress: Optional[Progress]) -> Iterator[None]:
         import fcntl  # not on Windows, where there is no Jetson either
 
-        with open(self.folder / "build.lock", "ab") as stream:
+        path = self.folder / "build.lock"
+        with ExitStack() as opened:
             try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                if progress is not None:
-                    progress(0.0, "waiting: another process builds an engine")
-                fcntl.flock(stream, fcntl.LOCK_EX)
+                stream = opened.enter_context(open(path, "ab"))
+                try:
+                    fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    if progress is not None:
+                        progress(0.0, "waiting: another process builds an engine")
+                    fcntl.flock(stream, fcntl.LOCK_EX)
+            except OSError as error:
+                reason = str(error.strerror).lower()
+                raise InputError(f"{path}: cannot be locked ({reason}); set EDGEPRUNE_ENGINES elsewhere") from error
             yield  # closing the file gives the lock back, and so does the end of the process, however it comes
 
 

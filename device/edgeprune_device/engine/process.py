@@ -3,6 +3,7 @@ the caller along, and the memory that building takes is given back whole.
 
 What goes between the two: the request as one line of JSON to the worker's standard input, and lines of JSON back:
 `{"progress": [share, text]}`, and at last `{"engine": {…}}` or `{"error": {"kind", "message"}}`. The plan is a file.
+The worker ends when its standard input does, so that none outlives a caller that was killed.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Dict, Optional
@@ -24,9 +26,14 @@ from edgeprune_device.errors import DeviceError, InputError
 
 __all__ = ["build"]
 
-# An INT8 engine of a large model takes an Orin Nano 40 minutes; what takes longer than this has hung.
+# Meant to be far above any build of a detector on a Jetson, which was not measured: what takes longer has hung.
 TIMEOUT_S = 2 * 3600.0
-_WORKER = "edgeprune_device.engine.worker"
+# Not `-m`: Python would then look for numpy, tensorrt and all else in the current folder first, whatever lies there.
+# The package's own folder comes last, for a caller that runs it from a checkout.
+_WORKER = (
+    "import sys; sys.path[:] = [*filter(None, sys.path), sys.argv[1]]; "
+    "from edgeprune_device.engine.worker import main; main()"
+)
 
 
 def build(
@@ -68,7 +75,7 @@ def build(
 
 def _run(order: Dict[str, Any], name: str, progress: Optional[Progress], timeout_s: float) -> Dict[str, Any]:
     """The worker's last word."""
-    command = [sys.executable, "-m", _WORKER]
+    command = [sys.executable, "-c", _WORKER, str(Path(__file__).resolve().parents[2])]
     late = threading.Event()
     with tempfile.TemporaryFile() as complaints:
         worker = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=complaints)
@@ -83,7 +90,7 @@ def _run(order: Dict[str, Any], name: str, progress: Optional[Progress], timeout
         try:
             try:
                 worker.stdin.write(json.dumps(order).encode("utf-8") + b"\n")
-                worker.stdin.close()
+                worker.stdin.flush()
             except BrokenPipeError:
                 pass  # it is dead already; its exit code says why
             for line in worker.stdout:
@@ -96,6 +103,8 @@ def _run(order: Dict[str, Any], name: str, progress: Optional[Progress], timeout
             worker.kill()
             worker.wait()
             worker.stdout.close()
+            with suppress(BrokenPipeError):
+                worker.stdin.close()
         complaints.seek(0)
         complaint = complaints.read().decode("utf-8", "replace").strip()
     if late.is_set():

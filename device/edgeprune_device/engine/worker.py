@@ -1,16 +1,17 @@
-"""The process that builds: `python -m edgeprune_device.engine.worker`. `process` starts it and says what they speak."""
+"""The process that builds. `process` starts it, and says what the two speak."""
 
 from __future__ import annotations
 
 import json
 import os
 import sys
+import threading
 import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Dict, Optional
 
-from edgeprune_device import cuda, keys
+from edgeprune_device import cuda, errors, keys
 from edgeprune_device.engine import library, memory
 from edgeprune_device.engine.build import build
 from edgeprune_device.errors import EdgepruneError
@@ -18,9 +19,12 @@ from edgeprune_device.files import write_atomic
 
 __all__ = ["main"]
 
+# Before what is signed: nothing else that this machine's key has signed, a bundle say, passes for a timing cache.
+_TIMING = b"edgeprune timing cache 1\n"
+
 
 def main() -> None:
-    """Read one order, build, say what came of it."""
+    """Read one order, build, say what came of it, and end the process."""
     # Native libraries print to descriptor 1 as they like: they get standard error, the lines of JSON a descriptor of
     # their own.
     answers = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8")
@@ -30,10 +34,21 @@ def main() -> None:
         answers.write(json.dumps(value) + "\n")
 
     order = json.loads(sys.stdin.readline())
+    threading.Thread(target=_end_with_the_caller, daemon=True).start()
     try:
         say({"engine": _build(order, say)})
     except EdgepruneError as error:
-        say({"error": {"kind": type(error).__name__, "message": str(error)}})
+        # A kind that the caller knows: some modules have errors of their own, derived from these.
+        kind = next(each.__name__ for each in type(error).__mro__ if each.__name__ in errors.__all__)
+        say({"error": {"kind": kind, "message": str(error)}})
+    # All is said and written. Native libraries that are taken down by the interpreter's end can still crash.
+    os._exit(0)
+
+
+def _end_with_the_caller() -> None:
+    while os.read(0, 1024):
+        pass
+    os._exit(1)
 
 
 def _build(order: Dict[str, Any], say) -> Dict[str, Any]:
@@ -53,7 +68,7 @@ def _build(order: Dict[str, Any], say) -> Dict[str, Any]:
     Path(order["plan"]).write_bytes(engine.plan)
     if timing and timed:
         with suppress(EdgepruneError):  # it only saves time
-            write_atomic(timing, bytes(keys.load_or_create().sign(timed)), mode=0o600)
+            write_atomic(timing, bytes(keys.load_or_create().sign(_TIMING + timed)), mode=0o600)
     return engine.to_json()
 
 
@@ -73,9 +88,10 @@ def _pools(order: Dict[str, Any]) -> Dict[str, int]:
 def _read_timing(path: Path) -> bytes:
     """A timing cache is read by native code: only what this machine's own key has signed goes there."""
     try:
-        return bytes(keys.load_or_create().verify_key.verify(path.read_bytes()))
+        signed = bytes(keys.load_or_create().verify_key.verify(path.read_bytes()))
     except Exception:  # missing, cut off, changed: it is measured anew
         return b""
+    return signed[len(_TIMING) :] if signed.startswith(_TIMING) else b""
 
 
 class _Slowly:
@@ -88,7 +104,3 @@ class _Slowly:
         if time.monotonic() >= self._next:
             self._next = time.monotonic() + 0.2
             self._say({"progress": [round(share, 4), text]})
-
-
-if __name__ == "__main__":
-    main()
