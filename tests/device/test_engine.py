@@ -140,6 +140,36 @@ def test_an_fp16_build_whose_file_tells_no_types_says_so():
     assert engine.fp32_layers == 1 and not any(told in warning for warning in engine.warnings)
 
 
+@pytest.mark.parametrize("release", [release for release in ALL if release not in FLAGLESS])
+def test_where_no_engine_obeys_one_that_prefers_is_built_and_said(release, monkeypatch):
+    monkeypatch.setenv("FAKE_TENSORRT_BUILD", "disobey")
+    engine, _ = build(fake.module(release), models.detector("int8"), "int8", fp32_nodes=(models.TAIL,))
+    told, _ = plan_of(engine)
+    assert set(told["flags"]) == {"FP16", "INT8", "PREFER_PRECISION_CONSTRAINTS"} and told["fp32"] == [models.TAIL]
+    assert engine.flags == ("FP16", "INT8", "PREFER_PRECISION_CONSTRAINTS", "NO_TF32") and engine.fp32_layers == 1
+    assert "no engine that holds all 1 layers in FP32 (" in engine.warnings[0]
+    assert "Could not find any implementation" in engine.warnings[0] and "edgeprune bench" in engine.warnings[0]
+    assert Engine.from_json(json.loads(json.dumps(engine.to_json()))) == engine
+
+
+def test_what_fails_for_another_reason_fails(monkeypatch, tmp_path):
+    trt, asked = fake.module("8.6.1"), []
+    real = trt.Builder.build_serialized_network
+    monkeypatch.setattr(
+        trt.Builder, "build_serialized_network", lambda *given: asked.append(given[2]._names()) or real(*given)
+    )
+    for how, tries in (("refuse", 2), ("memory", 1)):  # more memory is not there at the second time either
+        monkeypatch.setenv("FAKE_TENSORRT_BUILD", how)
+        asked.clear()
+        with pytest.raises(GateError, match=r"TensorRT 8\.6\.1 cannot build it"):
+            build(trt, models.detector("int8"), "int8", fp32_nodes=(models.TAIL,))
+        assert len(asked) == tries
+    asked.clear()
+    with pytest.raises(GateError):
+        build(trt, models.detector("int8"), "int8")  # nothing was constrained
+    assert len(asked) == 1
+
+
 def test_a_layer_that_tensorrt_renamed_is_found_by_its_nodes_name():
     nodes = [models.node("Mul", ["images", "g"], "a", "/m/Mul"), models.node("Mul", ["a", "g"], "output0", "/m/Mul")]
     onnx = models.model(nodes, [models.raw("g", models.np.ones((1, 1, 1, 1), "float32"))], 17)
@@ -246,9 +276,10 @@ def test_available_memory_is_read_from_meminfo():
 
 
 def test_a_request_that_makes_no_sense_is_refused():
-    for change in ({"precision": "fp8"}, {"library": "tensorflow"}, {"workspace_bytes": 5}):
+    for change in ({"precision": "fp8"}, {"library": "tensorflow"}, {"workspace_bytes": 10**6 - 1}):
         with pytest.raises(InputError):
             Request(b"", **{"precision": "fp32", **change})
+    assert Request(b"", "fp32", workspace_bytes=10**6).workspace_bytes == 10**6  # --workspace 1
     assert Request(b"", "fp16").name == "the fp16 model"
 
 
@@ -310,6 +341,71 @@ def test_a_death_of_the_builder_is_one_line(fake_tensorrt, monkeypatch, how, wor
     monkeypatch.setenv("FAKE_TENSORRT_BUILD", how)
     with pytest.raises(DeviceError, match="^the fp32 model: " + words):
         process.build(Request(models.detector(), "fp32", cuda="ctypes"), timeout_s=2 if how == "hang" else 60)
+
+
+def test_a_crash_at_the_end_of_the_builders_process_does_not_cost_the_engine(fake_tensorrt, monkeypatch):
+    fake_tensorrt("10.3.0")
+    monkeypatch.setenv("FAKE_TENSORRT_BUILD", "late")
+    assert process.build(Request(models.detector(), "fp32", cuda="ctypes")).size_bytes > 0
+
+
+def test_an_error_of_the_gpu_in_the_builder_is_the_callers(fake_tensorrt, monkeypatch, tmp_path):
+    fake_tensorrt("10.3.0")
+    failing = tmp_path / "failing"
+    failing.mkdir()
+    (failing / "tensorrt.py").write_text(
+        f"import ctypes, os, sys\nsys.path.append({str(fake.HERE)!r})\nimport fake_tensorrt\n"
+        "ctypes.CDLL(os.environ['EDGEPRUNE_LIBCUDART']).fake_fail(b'cudaMemGetInfo', 999)\n"
+        "sys.modules[__name__] = fake_tensorrt.module('10.3.0')\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(failing))
+    with pytest.raises(DeviceError, match=r"^cudaMemGetInfo failed: cudaErrorUnknown, unknown error$"):
+        process.build(Request(models.detector(), "fp32", cuda="ctypes"))
+
+
+def test_what_lies_in_the_current_folder_is_not_imported(fake_tensorrt, monkeypatch, tmp_path):
+    fake_tensorrt("10.3.0")
+    for name in ("numpy", "tensorrt", "json", "edgeprune_device"):
+        (tmp_path / f"{name}.py").write_text(f"raise SystemExit('the current folder has its own {name}')")
+    monkeypatch.chdir(tmp_path)
+    assert process.build(Request(models.detector(), "fp32", cuda="ctypes")).size_bytes > 0
+
+
+CALLER = """
+from edgeprune_device.engine import Request, process
+import pathlib, subprocess, sys
+start = subprocess.Popen
+def tell(*given, **more):
+    worker = start(*given, **more)
+    print(worker.pid, flush=True)
+    return worker
+process.subprocess.Popen = tell
+process.build(Request(pathlib.Path(sys.argv[1]), "fp32", cuda="ctypes"))
+"""
+
+
+def test_a_caller_that_is_killed_leaves_no_builder(fake_tensorrt, monkeypatch, tmp_path):
+    fake_tensorrt("10.3.0")
+    monkeypatch.setenv("FAKE_TENSORRT_BUILD", "hang")
+    (tmp_path / "m.onnx").write_bytes(models.detector())
+    command = [sys.executable, "-c", CALLER, str(tmp_path / "m.onnx")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as caller:
+        worker = int(caller.stdout.readline())
+        os.kill(worker, 0)  # it is there
+        caller.kill()
+    deadline = time.monotonic() + 30
+    while running(worker) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not running(worker)
+
+
+def running(pid):
+    """Whether a process is there and no zombie, which nobody may collect in a container."""
+    try:
+        with open(f"/proc/{pid}/stat") as stream:
+            return stream.read().rpartition(")")[2].split()[0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def test_an_interrupt_ends_the_builder_too(fake_tensorrt, monkeypatch, tmp_path):

@@ -73,6 +73,17 @@ def build(
     if progress is not None and hasattr(config, "progress_monitor"):
         config.progress_monitor = _monitor(trt, progress)
     plan = builder.build_serialized_network(network, config)
+    if plan is None and library.OBEY in flags and not refusal.is_of_memory(log.errors):
+        # Nobody can use an engine that does not exist; one that may overflow shows in the accuracy that bench measures.
+        why = refusal.of_builder(log.errors, precision)
+        warnings.append(
+            f"{title} finds no engine that holds all {kept} layers in FP32 ({why[:400]}): FP32 is only preferred, "
+            "so compare this machine's accuracy with the host's (edgeprune bench)"
+        )
+        flags = [library.PREFER if flag == library.OBEY else flag for flag in flags]
+        config.clear_flag(getattr(trt.BuilderFlag, library.OBEY))
+        config.set_flag(getattr(trt.BuilderFlag, library.PREFER))
+        plan = builder.build_serialized_network(network, config)
     built = time.perf_counter()
     if plan is None:
         raise GateError(f"{name}: {title} cannot build it: {refusal.of_builder(log.errors, precision)}")
@@ -105,7 +116,7 @@ def _creation(trt: Any, typed: bool) -> int:
 
 def _set_precisions(trt, network, config, flags, precision, fp32_nodes, nodes, warnings) -> int:
     """On a weakly typed network: allow what the precision needs, and hold back what must stay FP32. How many layers."""
-    for flag in ("FP16", "INT8", "OBEY_PRECISION_CONSTRAINTS"):
+    for flag in ("FP16", "INT8", library.OBEY):
         if flag in flags:
             config.set_flag(getattr(trt.BuilderFlag, flag))
     if "FP16" not in flags:

@@ -19,6 +19,8 @@ _INSTALL = {
     "--system-site-packages to see it",
     "tensorrt_rtx": "pip install tensorrt-rtx-cu13",
 }
+#: What a weakly typed build is told of layers that must stay FP32: to fail where it cannot, or to do what it can.
+OBEY, PREFER = "OBEY_PRECISION_CONSTRAINTS", "PREFER_PRECISION_CONSTRAINTS"
 _NAMES = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT for RTX"}
 
 
@@ -73,8 +75,8 @@ def flags_of(trt: Any, precision: str, fp32_nodes: Tuple[str, ...] = (), compute
     TF32 (FP32 products rounded to 10 bits, on by default in TensorRT) is always off: FP32 in a file is there for its
     precision, as the reference of the other files, or in the detector's tail, where 10 bits are a quarter of a pixel.
 
-    Layers that must stay FP32 are OBEYed, not PREFERred: they overflow in FP16, and an engine that ignores them is
-    wrong without a word; every operator of a detector has an FP32 form, so obeying cannot make it unbuildable.
+    Layers that must stay FP32 are OBEYed first, as they overflow in FP16. Where the builder then finds no engine,
+    `build` asks again with PREFER, and says so; the key stays that of what was asked for.
     """
     if precision == "int8-fp16" and not has_typing(trt):
         raise InputError(
@@ -86,7 +88,7 @@ def flags_of(trt: Any, precision: str, fp32_nodes: Tuple[str, ...] = (), compute
     else:
         flags = {"fp32": [], "fp16": ["FP16"], "int8": ["FP16", "INT8"]}[precision]
         if "FP16" in flags and (fp32_nodes or precision == "fp16"):
-            flags = [*flags, "OBEY_PRECISION_CONSTRAINTS"]
+            flags = [*flags, OBEY]
     return [*flags, "NO_TF32", *([compute] if compute else [])]
 
 

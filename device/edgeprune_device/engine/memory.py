@@ -9,11 +9,11 @@ __all__ = ["available_bytes", "pools", "read_available"]
 
 _MB = 1 << 20
 _GB = 1 << 30
-# A detector's layers ask for some tens of MB of scratch; more only serves tactics that are hardly ever chosen.
+# Chosen, not measured on a Jetson: bounds between which a detector should find its tactics.
 _WORKSPACE_MAX = 2 * _GB
 _WORKSPACE_MIN = 128 * _MB
-# What the builder itself takes of the same memory on an integrated GPU: CUDA's context, the kernels, two copies of the
-# weights.
+# Left, on an integrated GPU, for what the builder itself takes of the same memory (CUDA's context, kernels, two copies
+# of the weights): an estimate, not measured on a Jetson.
 _BUILDER = 768 * _MB
 #: Where no GPU can be asked, because the engine is built for another machine.
 AHEAD_OF_TIME = {"WORKSPACE": _GB}
@@ -22,9 +22,10 @@ AHEAD_OF_TIME = {"WORKSPACE": _GB}
 def pools(free_bytes: int, integrated: bool) -> Dict[str, int]:
     """{"WORKSPACE": bytes, "TACTIC_DRAM": bytes} from what is free now.
 
-    WORKSPACE is the scratch memory of one layer, and stays with the engine; half of what is free, so that the
-    activations and the application fit beside it. TACTIC_DRAM is all that a tactic may take while it is tried; the
-    default is the whole memory, and the builder then tries tactics that bring the out-of-memory killer.
+    WORKSPACE is the most scratch memory that a layer may take, also when the engine runs later; half of what is free,
+    so that the activations and the application fit beside it. TACTIC_DRAM is all that a tactic may take while it is
+    tried; TensorRT's default is 75 % of the whole memory on an embedded board and all of it elsewhere, whatever else
+    is running.
 
     >>> {name: size >> 20 for name, size in pools(2400 << 20, integrated=True).items()}    # a 4 GB board
     {'WORKSPACE': 816, 'TACTIC_DRAM': 1632}

@@ -7,7 +7,7 @@ from typing import Any, List, Optional
 from edgeprune_device.engine import onnx_file
 from edgeprune_device.layers import layer_of_node
 
-__all__ = ["of_builder", "of_parser"]
+__all__ = ["is_of_memory", "of_builder", "of_parser"]
 
 #: The parsers of TensorRT 8 stop at this opset (FACTS: 8.5 and 8.6); those without strong typing are TensorRT 8.
 _OPSET_OF_8 = 17
@@ -31,12 +31,17 @@ def of_parser(parser: Any, log: List[str], model: bytes, precision: str, typed: 
 def of_builder(log: List[str], precision: str) -> str:
     """From the builder's log."""
     words = "; ".join(dict.fromkeys(log)) or "the builder gave no reason"
-    low = words.lower()
-    if "out of memory" in low or "outofmemory" in low or "insufficient memory" in low:
+    if is_of_memory(log):
         return f"{words}; close what else runs, or give less scratch memory (--workspace 256)"
-    if "could not find any implementation" in low:
+    if "could not find any implementation" in words.lower():
         return f"{words}; give more scratch memory (--workspace 2048)" + _other(precision)
     return words
+
+
+def is_of_memory(log: List[str]) -> bool:
+    """Whether the builder's log says that memory ran out."""
+    low = " ".join(log).lower()
+    return any(words in low for words in ("out of memory", "outofmemory", "insufficient memory"))
 
 
 def _where(error: Any, model: bytes) -> str:

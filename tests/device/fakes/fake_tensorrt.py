@@ -9,12 +9,15 @@ the ONNX bytes and the settings behind a magic, and its execution context runs t
 not that NVIDIA's builder takes a file.
 
     FAKE_TENSORRT=10.3.0      the release, for processes that import `tensorrt` from the folder `modules`
-    FAKE_TENSORRT_BUILD=…     segv, kill, hang, exit, refuse, memory: what the builder does instead of building
+    FAKE_TENSORRT_BUILD=…     segv, kill, hang, exit, refuse, memory: what the builder does instead of building;
+                              disobey: it builds only where constraints are preferred; late: it crashes at the end of
+                              the process, after a good build
     FAKE_TENSORRT_LOG=FILE    one line of JSON per build
 """
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import enum
 import json
@@ -278,6 +281,8 @@ class _Builder:
             constrained = [layer.name for layer in network._layers if layer._precision is not None]
             if constrained and not flags & {"OBEY_PRECISION_CONSTRAINTS", "PREFER_PRECISION_CONSTRAINTS"}:
                 raise Refused(f"the precision of {constrained[0]} would be ignored")
+            if os.environ.get("FAKE_TENSORRT_BUILD") == "disobey" and "OBEY_PRECISION_CONSTRAINTS" in flags:
+                raise Refused(f"Error Code 10: Could not find any implementation for node {constrained[0]}.")
 
 
 def _misbehave(how):
@@ -290,6 +295,8 @@ def _misbehave(how):
     elif how == "exit":
         sys.stderr.write("something\nlibfoo.so: cannot open shared object file\n")
         os._exit(3)
+    elif how == "late":
+        atexit.register(os.kill, os.getpid(), signal.SIGSEGV)
     elif how == "refuse":
         raise Refused("Error Code 10: Could not find any implementation for node /model.1/Mul.")
     elif how == "memory":
