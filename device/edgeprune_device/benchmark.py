@@ -18,7 +18,7 @@ from edgeprune_device.progress import Line
 from edgeprune_device.report import END_TO_END, BenchReport
 from edgeprune_device.target import Target
 
-__all__ = ["choose_precision", "run"]
+__all__ = ["choose_precision", "int8_is_for_cpu", "run"]
 
 
 def run(
@@ -118,7 +118,7 @@ def run(
 def choose_precision(manifest: Manifest, runtime: str, precision: str = "auto") -> str:
     """The precision to run; InputError, with the manifest's reason, when the bundle does not carry it."""
     present = [name for name, entry in manifest.models.items() if entry["payload"] is not None]
-    wanted = runtimes.order(runtime, precision, _int8_is_for_cpu(manifest))
+    wanted = runtimes.order(runtime, precision, int8_is_for_cpu(manifest))
     found = [name for name in wanted if name in present]
     if found:
         return found[0]
@@ -137,7 +137,8 @@ def choose_precision(manifest: Manifest, runtime: str, precision: str = "auto") 
     return precision
 
 
-def _int8_is_for_cpu(manifest: Manifest) -> bool:
+def int8_is_for_cpu(manifest: Manifest) -> bool:
+    """Whether the bundle's INT8 model is in the unsigned form for CPUs, which TensorRT does not read."""
     # A target of the user's own is not known here by name; its INT8 then counts as TensorRT's.
     return manifest.target in Target.names() and Target.load(manifest.target).int8_activations == "unsigned"
 
@@ -202,7 +203,7 @@ def _warnings(bundle, environment, samples, runtime, precision, judged, comparab
         found.append("the timings did not settle in the warm-up: repeat on a quiet machine or with a longer --warmup")
     if runtime == "null":
         found.append("runtime null runs no model: these figures are the harness's own")
-    if runtime == "ort" and precision.startswith("int8") and not _int8_is_for_cpu(bundle.manifest):
+    if runtime == "ort" and precision.startswith("int8") and not int8_is_for_cpu(bundle.manifest):
         found.append("this INT8 model is in TensorRT's form, slower than FP32 on a CPU (--target cpu makes the CPU's)")
     vnni = {"avx512_vnni", "avx_vnni", "amx_int8"} & set(environment.cpu_features)
     if runtime == "ort" and precision == "int8" and environment.machine in ("x86_64", "AMD64") and not vnni:

@@ -25,11 +25,11 @@ def edgeprune(capsys, *args):
 def gpu_bundle(tmp_path, manifest, labelled_pictures):
     """make(precisions): a bundle for a Jetson with these files."""
 
-    def make(precisions=PRECISIONS):
+    def make(precisions=PRECISIONS, target="jetson-orin"):
         entries = {p: {"payload": f"model.{p}.onnx", "fp32_nodes": [models.TAIL]} for p in precisions}
         payloads = {f"model.{p}.onnx": models.detector(p) for p in precisions}
         payloads["evaluation.zip"] = EvaluationSet.pack(labelled_pictures)
-        parts = {**manifest, "target": "jetson-orin", "models": entries}
+        parts = {**manifest, "target": target, "models": entries}
         return Bundle.write(tmp_path / "gpu.epb", parts, payloads, keys.load_or_create())
 
     return make
@@ -78,6 +78,10 @@ def test_int8_by_name_is_the_file_that_this_release_reads(capsys, gpu_bundle, fa
     fake_tensorrt("8.6.1")
     code, out, _ = edgeprune(capsys, "engine", gpu_bundle().path, "--precision", "all", "--cuda", "ctypes", "--json")
     assert code == 0 and [entry["precision"] for entry in json.loads(out)] == ["int8", "fp16", "fp32"]
+    # INT8 for the CPU has unsigned activations, which NVIDIA's parser refuses.
+    cpu = gpu_bundle(("fp32", "fp16", "int8"), target="cpu").path
+    code, out, _ = edgeprune(capsys, "engine", cpu, "--precision", "all", "--cuda", "ctypes", "--json")
+    assert code == 0 and [entry["precision"] for entry in json.loads(out)] == ["fp16", "fp32"]
 
 
 def test_mistakes_are_one_line(capsys, gpu_bundle, fake_tensorrt, monkeypatch, tmp_path):

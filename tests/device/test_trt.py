@@ -60,7 +60,7 @@ def test_the_outputs_are_those_of_onnx_runtime(session, fake_cudart, release, pr
 
 
 @pytest.mark.parametrize("release", ["8.5.2", "10.3.0", "11.4.0.106", fake.RTX])
-def test_the_runtime_builds_once_and_runs(fake_tensorrt, builds, release):
+def test_the_runtime_builds_once_and_runs(fake_tensorrt, builds, tmp_path, release):
     fake_tensorrt(release)
     runtime = "rtx" if release == fake.RTX else "trt"
     assert runtimes.available()[runtime] is None
@@ -68,10 +68,14 @@ def test_the_runtime_builds_once_and_runs(fake_tensorrt, builds, release):
     (x,) = pictures(1)
     with runtimes.open(models.detector("fp16"), "ort") as reference:
         (expected,) = reference.infer(x)
-    for _ in range(2):
-        with runtimes.open(models.detector("fp16"), runtime, settings) as running:
+    path = tmp_path / "m.onnx"
+    path.write_bytes(models.detector("fp16"))
+    for model in (models.detector("fp16"), path, str(path)):
+        with runtimes.open(model, runtime, settings) as running:
             assert running.name == runtime
             assert np.abs(running.infer(x)[0] - expected).max() <= 1e-5
+            built = [text for text in running.warnings if "includes building the engine" in text]
+            assert len(built) == (1 if isinstance(model, bytes) else 0)  # the first of the three
     assert len(builds()) == 1
 
 
@@ -183,7 +187,9 @@ def test_a_plan_of_another_release_does_not_load(session, fake_tensorrt, fake_cu
     plan = build(fake.module("8.6.1"), models.detector(), "fp32")[0].plan
     module = fake_tensorrt("10.3.0")
     for content in (plan, b"nonsense"):
-        with pytest.raises(DeviceError, match=r"TensorRT 10\.3\.0 does not load the engine: .*not compatible"):
+        with pytest.raises(
+            DeviceError, match=r"TensorRT 10\.3\.0 does not load the engine: .*not compatible.*--rebuild"
+        ):
             trt.TrtSession(module, cuda.open("ctypes"), content, runtime="trt", graph=False)
     assert fake_cudart.live() == {}
 

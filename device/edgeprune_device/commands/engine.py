@@ -70,23 +70,23 @@ def run(args) -> None:
 
 def _library():
     """(runtime, NVIDIA's module) of the first that can build here. RuntimeUnavailable, with TensorRT's reason, else."""
-    from edgeprune_device import runtimes
-    from edgeprune_device.engine import library
     from edgeprune_device.errors import RuntimeUnavailable
+    from edgeprune_device.runtimes import rtx, trt
 
-    found = runtimes.available()
-    for runtime, name in (("trt", "tensorrt"), ("rtx", "tensorrt_rtx")):
-        if found[runtime] is None:
-            library.load(name)
-            return runtime, name
-    raise RuntimeUnavailable(f"no engine can be built here: {found['trt']}")
+    why = trt.available()
+    if why is None:
+        return "trt", trt.LIBRARY
+    if rtx.available() is None:
+        return "rtx", rtx.LIBRARY
+    raise RuntimeUnavailable(f"no engine can be built here: {why}")
 
 
 def _precisions(manifest, runtime: str, asked: str):
     from edgeprune_device import benchmark, runtimes
 
     if asked == "all":
-        return [p for p in runtimes.order(runtime) if manifest.models.get(p, {}).get("payload")]
+        known = runtimes.order(runtime, int8_for_cpu=benchmark.int8_is_for_cpu(manifest))
+        return [p for p in known if manifest.models.get(p, {}).get("payload")]
     return list(dict.fromkeys(benchmark.choose_precision(manifest, runtime, p) for p in asked.split(",")))
 
 

@@ -8,6 +8,7 @@ timing stays the same three parts; it spares the CPU the launches of single kern
 from __future__ import annotations
 
 import importlib.util
+from pathlib import Path
 from typing import Any, Dict, List, Optional, Tuple
 
 import numpy as np
@@ -64,7 +65,7 @@ def open_with(library_name: str, runtime: str, model, settings) -> Session:
     """`open` with one of NVIDIA's two libraries."""
     trt = library.load(library_name)
     request = Request(
-        model,
+        Path(model) if isinstance(model, str) else model,
         settings.precision,
         fp32_nodes=settings.fp32_nodes,
         workspace_bytes=settings.workspace_bytes,
@@ -75,7 +76,11 @@ def open_with(library_name: str, runtime: str, model, settings) -> Session:
     try:
         device = gpu.device()
         engine = cache.Cache().engine(request, device, progress=settings.progress)
-        return TrtSession(trt, gpu, engine.plan, runtime=runtime, graph=settings.graph, warnings=engine.warnings)
+        warnings = engine.warnings
+        if not engine.cached:
+            seconds = engine.parse_seconds + engine.build_seconds
+            warnings = (f"the time to load includes building the engine, {seconds:.0f} s", *warnings)
+        return TrtSession(trt, gpu, engine.plan, runtime=runtime, graph=settings.graph, warnings=warnings)
     except BaseException:
         gpu.close()
         raise
@@ -151,7 +156,8 @@ class TrtSession(Session):
             self._runtime.engine_host_code_allowed = False
         self._engine = self._runtime.deserialize_cuda_engine(plan)
         if self._engine is None:
-            raise DeviceError(f"{library.title(trt)} does not load the engine: {self._words()}")
+            again = "edgeprune engine --rebuild builds it anew"
+            raise DeviceError(f"{library.title(trt)} does not load the engine: {self._words()}; {again}")
         self._context = self._engine.create_execution_context()
         if self._context is None:
             raise DeviceError(f"{library.title(trt)} cannot prepare the engine: {self._words()}")
