@@ -10,7 +10,7 @@ from edgeprune_device.errors import InputError
 from edgeprune_device.files import write_atomic
 from edgeprune_device.target import Target
 
-from edgeprune import export, measure, precisions, samples
+from edgeprune import export, measure, precisions, qat, samples
 from edgeprune.checkpoint import Checkpoint
 from edgeprune.dataset import Dataset
 
@@ -37,24 +37,33 @@ def run(
     parity = export.parity(source.model, fp32, pictures[:8])
     parity.check()
 
-    def score(session) -> float:
-        found = measure.evaluate(session, data, select[:32], imgsz)[0].map50_95
-        return float("nan") if found is None else found
+    def judge(name: str, session):
+        place = target.precisions.index(name)
 
-    step(0.1, "quantizing")
-    files, _ = precisions.make(fp32, pictures, target, wanted, score)
-    files = {"fp32": fp32, **files}
-    measured = {}
-    for i, (name, model) in enumerate(files.items()):
+        def shown(n):
+            share = (place + n / len(data.val)) / len(target.precisions)
+            step(0.3 + 0.7 * share, f"{name}: {n}/{len(data.val)} pictures")
 
-        def shown(n, name=name, i=i):
-            step((i + n / len(data.val)) / len(files), f"{name}: {n}/{len(data.val)} pictures")
+        return measure.evaluate(session, data, data.val, imgsz, shown)
 
-        session = precisions.session(target, name, model)
-        measured[name] = measure.evaluate(session, data, data.val, imgsz, shown)[0]
-    precisions.gate(measured, max_drop)
-    said = {name: f"mAP50-95 {a.map50_95:.4f} on {a.pictures} pictures" for name, a in measured.items()}
+    made = precisions.make(
+        fp32,
+        pictures,
+        target,
+        wanted,
+        max_drop,
+        lambda session: measure.score(session, data, select, imgsz),
+        judge,
+        thresholds=qat.thresholds(source),
+        step=lambda what: step(0.1, what),
+    )
+    files = {"fp32": fp32, **made.files}
+    said = {
+        name: f"mAP50-95 {j.accuracy.map50_95:.4f} on {j.accuracy.pictures} pictures" for name, j in made.judged.items()
+    }
     said["fp32"] += f", equals PyTorch to {parity.max_box_px:.2g} px"
+    for layer in made.said.get("int8", {}).get("rescued", []):
+        said["int8"] += f"\n  not in INT8: {layer['layer']} (disagreement {layer['disagreement']:.3f} alone)"
     return files, said
 
 

@@ -72,6 +72,12 @@ def evaluate(
     return found_accuracy, accuracy.match(found, [truth for _, _, truth in items], list(dataset.names))
 
 
+def score(session, dataset: Dataset, pictures: Sequence[Path], imgsz: int) -> float:
+    """mAP50-95 to choose by; NaN where the pictures have no labelled box."""
+    found = evaluate(session, dataset, pictures, imgsz)[0].map50_95
+    return float("nan") if found is None else found
+
+
 def _truth(dataset: Dataset, picture: Path) -> np.ndarray:
     from PIL import Image
 

@@ -1,18 +1,43 @@
-"""The reduced-precision files of a target: made, measured, and held to a limit."""
+"""The reduced-precision files of a target: made, measured, held to a limit; INT8 layer by layer where it must be."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import onnx
+import torch
 from edgeprune_device import runtimes
-from edgeprune_device.accuracy import Accuracy
+from edgeprune_device.accuracy import Accuracy, Matches
 from edgeprune_device.errors import GateError
 from edgeprune_device.target import Target
 
 from edgeprune import measure
 from edgeprune import quantize as q
+
+#: Pictures that the disagreement of layers is measured on, and those that biases are corrected on.
+PROBED, CORRECTED = 8, 16
+
+
+class Judged(NamedTuple):
+    """One file on the pictures that judge: mAP, the matches behind it, and what computed it."""
+
+    accuracy: Accuracy
+    matches: Matches
+    described: str
+
+
+@dataclass(frozen=True)
+class Made:
+    """files: precision -> model, without FP32. judged: precision -> Judged, with FP32. drops: what each loses against
+    FP32, mAP50-95. said: how each was made."""
+
+    files: dict[str, onnx.ModelProto]
+    judged: dict[str, Judged]
+    drops: dict[str, float]
+    said: dict[str, dict]
 
 
 def make(
@@ -20,43 +45,173 @@ def make(
     pictures: Sequence[np.ndarray],
     target: Target,
     wanted: Sequence[str],
+    max_drop: float,
     score: Callable[[object], float],
+    judge: Callable[[str, object], tuple[Accuracy, Matches]],
+    *,
     thresholds: Mapping[str, float] | None = None,
-) -> tuple[dict[str, onnx.ModelProto], dict]:
+    step: Callable[[str], None] = lambda what: None,
+) -> Made:
     """The files besides FP32 that `target` takes and `wanted` (of fp16, int8) asks for.
 
-    pictures: (1, 3, H, W) arrays to calibrate with. score: session -> mAP on pictures that were not calibrated with.
+    pictures: (1, 3, H, W) arrays to calibrate with. score: session -> mAP on pictures that are neither those nor the
+    judging ones: by it choices are made. judge: (precision, session) -> what the judging pictures say.
     thresholds: where the tensors were clipped in training (qat.py): then no calibration method is tried. They are of
     signed activations; a target with unsigned ones is calibrated as ever.
-    Returns precision -> model, and what to say of how each was made.
+
+    INT8 that loses more than `max_drop` by `score` has its most sensitive layers rescued until it does not; if it still
+    does by `judge`, more of them. How many the judging pictures asked for is said, because their figure is then a
+    chosen one.
+
+    Raises:
+        GateError: a precision loses more than `max_drop` in the end; the figures are in it.
     """
     names = [p for p in target.precisions if p != "fp32" and p.split("-")[0] in wanted]
     files: dict[str, onnx.ModelProto] = {}
     said: dict[str, dict] = {}
-    if not names:
-        return files, said
-    ranges, methods = q.calibrate(fp32, pictures), tuple(q.METHODS)
-    if thresholds is not None and target.int8_activations == "signed":
-        ranges, methods = ranges.fixed(thresholds), ("qat",)
+    int8 = None
+    if names:
+        step("measuring ranges")
+        ranges = q.calibrate(fp32, pictures, threads=torch.get_num_threads())
     if "fp16" in names:
         half = q.to_fp16(fp32, ranges)
-        files["fp16"], said["fp16"] = half.model, half.to_json()
-    if "int8" in names or "int8-fp16" in names:
-        activations = target.int8_activations
+        files["fp16"] = half.model
+        said["fp16"] = {**half.to_json(), "fp32_nodes": list(q.fp32_nodes(fp32, ranges))}
+    if "int8" in names:
+        methods = tuple(q.METHODS)
+        if thresholds is not None and target.int8_activations == "signed":
+            ranges, methods = ranges.fixed(thresholds), ("qat",)
+        int8 = Int8(fp32, ranges, pictures, target, step)
+        int8.settle(methods, score, max_drop)
+        files.update(int8.files)
 
-        def build(method: str, **more) -> onnx.ModelProto:
-            model = q.to_int8(fp32, ranges, method=method, activations=activations, **more)
-            model = q.correct_bias(fp32, model, pictures[:16])
-            q.check(model, activations=activations)
-            return model
+    def judged(name: str) -> Judged:
+        opened = session(target, name, files.get(name, fp32))
+        return Judged(*judge(name, opened), opened.description)
 
-        choice = q.choose(build, lambda model: score(session(target, "int8", model)), methods)
-        files["int8"] = choice.model
-        share = round(q.int8_share(choice.model), 4)
-        said["int8"] = {**choice.to_json(), "activations": activations, "share_of_macs": share}
-        if "int8-fp16" in names:
-            files["int8-fp16"] = build(choice.method, rest="fp16")
-    return files, said
+    found = {name: judged(name) for name in ("fp32", *files)}
+    while int8 and any(_drop(found, name) > max_drop for name in int8.files if name in found) and int8.climb():
+        files.update(int8.files)
+        for name in int8.files:
+            found.pop(name, None)
+        for name in int8.files:
+            found[name] = judged(name)
+            if _drop(found, name) > max_drop:  # that says enough: the other file need not be judged
+                break
+    if int8:
+        said["int8"] = {**int8.to_json(), "fp32_nodes": list(q.fp32_nodes(fp32, ranges))}
+    return Made(files, found, gate(found, max_drop, int8.rescued if int8 else 0), said)
+
+
+class Int8:
+    """The INT8 files of a target, and what can still be done for their accuracy.
+
+    `settle` chooses the calibration method and rescues layers on pictures to choose by; `climb` rescues the next ones.
+    """
+
+    def __init__(self, fp32: onnx.ModelProto, ranges: q.Ranges, pictures, target: Target, step) -> None:
+        self._fp32, self._ranges, self._pictures, self._target, self._step = fp32, ranges, pictures, target, step
+        self._rests = {"int8": "fp32"} | ({"int8-fp16": "fp16"} if "int8-fp16" in target.precisions else {})
+        self._ladder: q.Ladder | None = None
+        self._rung = 0
+        self._choice: q.Choice | None = None
+        self._tried: list[dict] = []
+        self._settled = 0  # the rung that the pictures to choose by were content with
+        self.files: dict[str, onnx.ModelProto] = {}
+
+    @property
+    def rescued(self) -> int:
+        """Layers that are not in INT8 because they lost too much there."""
+        return self._ladder.rungs[self._rung] if self._ladder else 0
+
+    def settle(self, methods: Sequence[str], score: Callable[[object], float], max_drop: float) -> None:
+        """The method that scores best; then, while INT8 scores lower than FP32 by more than max_drop, the next rung. If
+        none is content, the best of them."""
+
+        def scored(model) -> float:
+            return score(session(self._target, "int8", model))
+
+        self._step("choosing the calibration")
+        self._choice = q.choose(lambda method: self._build(method, ()), scored, methods)
+        before = score(session(self._target, "fp32", self._fp32))
+        drops = [before - self._choice.scores[self._choice.method]]
+        self._note(drops[0])
+        while drops[-1] > max_drop and self._next():
+            self._step(f"rescuing layers: {self.rescued} of {len(self._ladder.rescues)} that may be")
+            drops.append(before - scored(self._build(self._choice.method, self._ladder.layers(self._rung))))
+            self._note(drops[-1])
+        if drops[-1] > max_drop:
+            self._rung = int(np.argmin(drops))
+        self._settled = self._rung
+        self._make()
+
+    def climb(self) -> bool:
+        """Rescue the layers of the next rung; False where nothing may be rescued any more."""
+        if not self._next():
+            return False
+        self._step(f"rescuing layers: {self.rescued} of {len(self._ladder.rescues)} that may be")
+        self._make()
+        return True
+
+    def to_json(self) -> dict:
+        """Method, share of the MACs, and which layers were rescued, why, and by whose verdict."""
+        said = {
+            **self._choice.to_json(),
+            "activations": self._target.int8_activations,
+            "share_of_macs": round(q.int8_share(self.files["int8"]), 4),
+            "rescued": [],
+        }
+        if self._ladder:
+            asked = self._ladder.rungs[self._settled]
+            said.update(
+                rescued=self._ladder.to_json(self._rung),
+                rescued_by_selection=asked,
+                rescued_by_validation=self.rescued - asked,
+                selection=self._tried,
+            )
+        return said
+
+    def _next(self) -> bool:
+        if self._ladder is None:
+            self._ladder = self._measure()
+        if self._rung + 1 >= len(self._ladder.rungs):
+            return False
+        self._rung += 1
+        return True
+
+    def _note(self, drop: float) -> None:
+        self._tried.append({"rescued": self.rescued, "drop_map50_95": float(drop)})
+
+    def _measure(self) -> q.Ladder:
+        """What each layer costs, on some of the pictures that were calibrated with."""
+        method, count = self._choice.method, len(self._pictures)
+        chosen = [self._pictures[i] for i in np.linspace(0, count - 1, min(PROBED, count)).round().astype(int)]
+        probe = q.Probe(self._fp32, chosen, threads=torch.get_num_threads())
+        shifts = q.bias_shifts(self._fp32, self._quantized(method, ()), self._pictures[:CORRECTED])
+
+        def build(exclude: Sequence[str]) -> onnx.ModelProto:
+            return q.shifted(self._quantized(method, exclude), shifts)
+
+        def step(fraction: float) -> None:
+            self._step(f"what each layer's rounding costs: {fraction:.0%}")
+
+        found = q.sensitivities(self._fp32, build, probe, step=step)
+        return q.Ladder.of(found, q.int8_share(self._quantized(method, ())))
+
+    def _make(self) -> None:
+        layers = self._ladder.layers(self._rung) if self._ladder else ()
+        self.files = {name: self._build(self._choice.method, layers, rest) for name, rest in self._rests.items()}
+
+    def _build(self, method: str, exclude: Sequence[str], rest: str = "fp32") -> onnx.ModelProto:
+        model = q.correct_bias(self._fp32, self._quantized(method, exclude, rest), self._pictures[:CORRECTED])
+        q.check(model, activations=self._target.int8_activations)
+        return model
+
+    def _quantized(self, method: str, exclude: Sequence[str], rest: str = "fp32") -> onnx.ModelProto:
+        activations = self._target.int8_activations
+        return q.to_int8(
+            self._fp32, self._ranges, method=method, activations=activations, rest=rest, exclude=exclude
+        )
 
 
 def session(target: Target, precision: str, model: onnx.ModelProto):
@@ -66,23 +221,36 @@ def session(target: Target, precision: str, model: onnx.ModelProto):
     return measure.ReferenceSession(model)
 
 
-def gate(measured: Mapping[str, Accuracy], max_drop: float) -> dict[str, float]:
+def _drop(found: Mapping[str, Judged], name: str) -> float:
+    return found["fp32"].accuracy.map50_95 - found[name].accuracy.map50_95
+
+
+def gate(found: Mapping[str, Judged], max_drop: float, rescued: int = 0) -> dict[str, float]:
     """What each precision loses against FP32, in absolute mAP50-95.
 
     Raises:
-        GateError: one loses more than `max_drop`; the figures, the worst class and the small objects are in it.
+        GateError: one loses more than `max_drop`; in it are the figures, the interval that so many pictures leave, the
+            worst class, small objects, and how many layers had been rescued.
     """
-    reference = measured["fp32"]
-    drops = {p: reference.map50_95 - a.map50_95 for p, a in measured.items() if p != "fp32"}
-    failed = [
-        f"{p} loses {d:.4f} mAP50-95 ({reference.map50_95:.4f} -> {measured[p].map50_95:.4f}; "
-        f"{_worst(reference, measured[p])})"
-        for p, d in drops.items()
-        if d > max_drop
-    ]
+    drops = {name: _drop(found, name) for name in found if name != "fp32"}
+    failed = [f"{name} loses {_told(found['fp32'], found[name])}" for name, drop in drops.items() if drop > max_drop]
     if failed:
-        raise GateError(f"{'; '.join(failed)}; the limit is --max-drop {max_drop:g}. No bundle was written")
-    return {p: round(d, 6) for p, d in drops.items()}
+        after = f"; {rescued} layers had been rescued from INT8" if rescued else ""
+        advice = ", or train for INT8 with --qat" if any(name.startswith("int8") for name in failed) else ""
+        raise GateError(
+            f"{'; '.join(failed)}{after}; the limit is --max-drop {max_drop:g}. No bundle was written. Where the "
+            f"interval holds the limit, more validation pictures decide{advice}"
+        )
+    return {name: round(drop, 6) for name, drop in drops.items()}
+
+
+def _told(before: Judged, after: Judged) -> str:
+    a, b = before.accuracy, after.accuracy
+    drop, low, high = measure.bootstrap(before.matches, after.matches, lambda x: x.map50_95, samples=200)
+    return (
+        f"{drop:.4f} mAP50-95 ({a.map50_95:.4f} -> {b.map50_95:.4f}; 95 %: {low:.4f} to {high:.4f} on {a.pictures} "
+        f"pictures; {_worst(a, b)})"
+    )
 
 
 def _worst(before: Accuracy, after: Accuracy) -> str:

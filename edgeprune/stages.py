@@ -14,6 +14,7 @@ from edgeprune import engine as engines
 from edgeprune import export as exporter
 from edgeprune import finetune as training
 from edgeprune import pack as packing
+from edgeprune import qat as rounding
 from edgeprune.count import count
 from edgeprune.plan import PrunePlan
 
@@ -73,7 +74,8 @@ def step(job, step, *, number: int) -> dict:
     job.work.mkdir(exist_ok=True)
     checkpoint.save(cut, chosen.model, like=job.original)
     path = job.out / f"step{number}.pt"
-    result = _finetune(job, cut, path, o.epochs // o.steps, lambda f, what: step(0.5 + f / 2, what))
+    settings = o.settings(o.epochs // o.steps)
+    result = _finetune(job, cut, path, settings, lambda f, what: step(0.5 + f / 2, what), work=job.work)
     cost = count(checkpoint.load(path).model, (job.imgsz, job.imgsz))
     return {
         "files": [path.name],
@@ -118,7 +120,7 @@ def tune(job, step) -> dict:
     o = job.options
     path = job.out / "tuned.pt"
     epochs = o.epochs - (o.steps - 1) * (o.epochs // o.steps)  # the last step takes what does not divide
-    result = _finetune(job, job.out / "pruned.pt", path, epochs, step)
+    result = _finetune(job, job.out / "pruned.pt", path, o.settings(epochs), step, work=job.work)
     tuned = checkpoint.load(path).model
     accuracy, _ = job.evaluate(measure.TorchSession(tuned), step, "tuned:")
     cost = count(tuned, (job.imgsz, job.imgsz))
@@ -138,19 +140,37 @@ def tune(job, step) -> dict:
     }
 
 
-def _finetune(job, weights: Path, out: Path, epochs: int, step) -> dict:
+def _finetune(job, weights: Path, out: Path, settings: training.Settings, step, *, work: Path) -> dict:
     def show(p: training.Progress) -> None:
         done = (p.epoch - 1 + p.step / p.steps) / p.epochs
         step(min(done, 1.0), f"epoch {p.epoch}/{p.epochs}  loss {p.loss:.3f}")
 
     teacher = job.options.weights if job.options.distill else None
-    settings = job.options.settings(epochs)
-    return training.finetune(weights, job.data, out, settings, job.work, teacher=teacher, on_step=show)
+    return training.finetune(weights, job.data, out, settings, work, teacher=teacher, on_step=show)
+
+
+def qat(job, step) -> dict:
+    """A few gentle epochs more, rounded as the INT8 file will be; the checkpoint carries the scales."""
+    o = job.options
+    path = job.model_path("qat")
+    settings = o.qat_settings()
+    result = _finetune(job, job.model_path("tuned"), path, settings, step, work=job.work / "qat")
+    model = checkpoint.load(path).model
+    accuracy, _ = job.evaluate(measure.TorchSession(model), step, "qat:")
+    job.enter("qat", path, accuracy, count(model, (job.imgsz, job.imgsz)), size_bytes=path.stat().st_size)
+    before = job.record["models"]["tuned"]["map50_95"]
+    return {
+        "files": [path.name],
+        **result,
+        "lr": settings.lr,
+        "note": f"mAP50-95 in float {accuracy.map50_95:.3f} ({before:.3f} before) after {result['epochs']} epochs, "
+        f"{result['steps']} steps of {result['batch']} pictures",
+    }
 
 
 def export(job, step) -> dict:
     """One static ONNX, equal to the model on real pictures."""
-    tuned = checkpoint.load(job.out / "tuned.pt").model
+    tuned = checkpoint.load(job.trained).model
     step(0.1, "exporting")
     fp32 = exporter.to_onnx(tuned, (job.imgsz, job.imgsz))
     pictures = [job.features.pictures[i : i + 1].numpy() for i in range(min(8, len(job.features.pictures)))]
@@ -173,50 +193,44 @@ def quantize(job, step) -> dict:
     against the original, in turns."""
     fp32 = onnx.load(job.model_path("fp32"))
     pictures = [job.features.pictures[i : i + 1].numpy() for i in range(len(job.features.pictures))]
-    select = job.splits["select"][:32]
-
-    def score(session) -> float:
-        step(0.1, "choosing the calibration")
-        found = measure.evaluate(session, job.data, select, job.imgsz)[0].map50_95
-        return float("nan") if found is None else found
-
-    step(0.02, "measuring ranges")
-    files, said = precisions.make(fp32, pictures, job.target, job.options.precision, score)
-    job.work.mkdir(exist_ok=True)
-    for precision, model in files.items():
-        write_atomic(job.work / f"model.{precision}.onnx", model.SerializeToString())
-    measured = {}
-    for i, precision in enumerate(["fp32", *files]):
-        session = precisions.session(job.target, precision, files.get(precision, fp32))
-
-        def shown(fraction, what, i=i):
-            step(0.3 + 0.65 * (i + fraction) / (1 + len(files)), what)
-
-        accuracy, matches = job.evaluate(session, shown, f"{precision}:")
-        measured[precision] = (accuracy, matches, session.description)
-    drops = precisions.gate({p: m[0] for p, m in measured.items()}, job.options.max_drop)
+    made = precisions.make(
+        fp32,
+        pictures,
+        job.target,
+        job.options.precision,
+        job.options.max_drop,
+        lambda session: measure.score(session, job.data, job.splits["select"], job.imgsz),
+        lambda name, session: job.evaluate(session, lambda f, what: step(0.3 + 0.6 * f, what), f"{name}:"),
+        thresholds=rounding.thresholds(checkpoint.load(job.trained)),
+        step=lambda what: step(0.1, what),
+    )
+    for precision, model in made.files.items():  # only now: a failed gate leaves no file that looks delivered
+        write_atomic(job.model_path(precision), model.SerializeToString())
     step(0.97, "timing")
-    for precision in files:  # only now do they take their names: a failed gate leaves no file that looks delivered
-        (job.work / f"model.{precision}.onnx").replace(job.model_path(precision))
     original = exporter.to_onnx(job.original.model, (job.imgsz, job.imgsz)).SerializeToString()
     # ONNX Runtime has no kernels for INT8 among FP16 on a CPU: what it would take says nothing.
-    runnable = {p: job.model_path(p) for p in ("fp32", *files) if p != "int8-fp16"}
+    runnable = {p: job.model_path(p) for p in ("fp32", *made.files) if p != "int8-fp16"}
     took = measure.latency({"original": original, **runnable}, job.imgsz)
     job.enter("original", job.options.weights, latency=took["original"])
     subset = packing.evaluation_pictures(job.data.val)
-    for precision, (accuracy, matches, described) in measured.items():
+    for precision, (accuracy, matches, described) in made.judged.items():
         path = job.model_path(precision)
         more = {"evaluation_set": packing.figures(matches, subset), "measured_with": described}
         job.enter(precision, path, accuracy, latency=took.get(precision), size_bytes=path.stat().st_size, **more)
     notes = [
-        f"{p} {m[0].map50_95:.3f}" + (f" ({-drops[p]:+.4f})" if p in drops else "") for p, m in measured.items()
+        f"{p} {m.accuracy.map50_95:.3f}" + (f" ({-made.drops[p]:+.4f})" if p in made.drops else "")
+        for p, m in made.judged.items()
     ]
+    rescued = made.said.get("int8", {}).get("rescued", [])
+    if rescued:
+        share = made.said["int8"]["share_of_macs"]
+        notes[-1] += f" with {len(rescued)} layers rescued from INT8, {share:.0%} of MACs in it"
     return {
-        "files": [job.model_path(p).name for p in files],
+        "files": [job.model_path(p).name for p in made.files],
         "calibration_pictures": len(pictures),
-        "drops_map50_95": drops,
+        "drops_map50_95": made.drops,
         "max_drop": job.options.max_drop,
-        **said,
+        **made.said,
         "note": f"mAP50-95 {', '.join(notes)}; FP32 {took['fp32']['speedup']:.2f}x as fast as the original "
         f"({took['original']['p50']:.1f} -> {took['fp32']['p50']:.1f} ms, {took['fp32']['runtime']})",
     }
@@ -321,6 +335,7 @@ def _lineage(job) -> dict:
         "data_sha256": job.record["inputs"]["data_sha256"],
         "plan_sha256": sha256(job.out / "plan.json"),
         "tuned_sha256": sha256(job.out / "tuned.pt"),
+        **({"qat_sha256": sha256(job.trained)} if job.options.qat else {}),
         "budget": str(job.options.budget),
         "criterion": done["criterion"],
         **costs,

@@ -8,7 +8,7 @@ measured means instead of those assumed from batch norm.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import onnx
@@ -18,7 +18,7 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 from .graph import Graph, copy_of
 from .reference import reference_session
 
-__all__ = ["correct_bias"]
+__all__ = ["bias_shifts", "correct_bias", "shifted"]
 
 
 def correct_bias(
@@ -27,11 +27,21 @@ def correct_bias(
     """The quantized model with biases under which each convolution's output keeps its mean per channel.
 
     model: the FP32 graph that `quantized` was made from, of any style. pictures: (1, 3, h, w) float32 in 0..1; 16 do.
-    Each convolution is judged alone: its quantized twin reads the FP32 network's own input, so that one pass measures
-    all of them. Raises InputError where there is no picture or the two models do not belong together.
+    Raises InputError where there is no picture or the two models do not belong together.
+    """
+    return shifted(quantized, bias_shifts(model, quantized, pictures, threads=threads))
+
+
+def bias_shifts(
+    model: onnx.ModelProto, quantized: onnx.ModelProto, pictures: Iterable[np.ndarray], *, threads: int = 1
+) -> dict[str, np.ndarray]:
+    """By how much rounding lowers the mean of each convolution's output: its name -> (channels,).
+
+    Each convolution is judged alone: its quantized twin reads the FP32 network's own input. So one pass measures all of
+    them, and a shift holds whichever other layers are quantized. Raises InputError as `correct_bias`.
     """
     plain, graph = Graph(model), Graph(quantized)
-    convolutions = [n for n in graph.nodes if n.op_type == "Conv" and _dequantizer(graph, n.input[1]) is not None]
+    convolutions = _quantized_convolutions(graph)
     missing = next((n for n in convolutions if n.output[0] not in plain.producer), None)
     if missing is not None:
         raise InputError(f"{missing.name} is not in the FP32 model: give the one that was quantized")
@@ -45,12 +55,22 @@ def correct_bias(
         count += 1
     if not count:
         raise InputError("bias correction needs at least one picture")
+    return {node.output[0]: total / count for node, total in zip(convolutions, sums)}
+
+
+def shifted(quantized: onnx.ModelProto, shifts: Mapping[str, np.ndarray]) -> onnx.ModelProto:
+    """The quantized model with the shifts of its quantized convolutions added to their biases."""
+    graph = Graph(quantized)
     result = onnx.ModelProto()
     result.CopyFrom(quantized)
     nodes = {node.output[0]: node for node in result.graph.node}
-    for node, total in zip(convolutions, sums):
-        _add_to_bias(result, graph, nodes[node.output[0]], total / count)
+    for node in _quantized_convolutions(graph):
+        _add_to_bias(result, graph, nodes[node.output[0]], shifts[node.output[0]])
     return result
+
+
+def _quantized_convolutions(graph: Graph) -> list[NodeProto]:
+    return [n for n in graph.nodes if n.op_type == "Conv" and _dequantizer(graph, n.input[1]) is not None]
 
 
 def _dequantizer(graph: Graph, name: str) -> NodeProto | None:

@@ -17,7 +17,7 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 from .calibrate import Ranges
 from .graph import MOVES, Graph, copy_of, in_layers, layer_of
 
-__all__ = ["Fp16", "Kept", "to_fp16"]
+__all__ = ["Fp16", "Kept", "fp32_nodes", "to_fp16"]
 
 FP16_MAX = float(np.finfo(np.float16).max)
 # Calibration pictures do not show the greatest activation there is: a layer within a factor of two stays FP32.
@@ -64,6 +64,16 @@ def to_fp16(model: onnx.ModelProto, ranges: Ranges | None = None, *, keep_fp32: 
     half = {n.output[0] for n in graph.nodes if graph.in_body(n) and n.output[0] not in stay}
     reasons = {layer_of(graph.producer[output]): reason for output, reason in kept}
     return Fp16(_Converter(graph, half).run(), tuple(Kept(layer, reason) for layer, reason in reasons.items()))
+
+
+def fp32_nodes(model: onnx.ModelProto, ranges: Ranges) -> tuple[str, ...]:
+    """The names of the nodes that FP16 cannot hold: the tail, and what would overflow.
+
+    For TensorRT 8, where FP16 is a flag for the whole network and not a type in the file. model: FP32, plain.
+    """
+    graph = Graph(model)
+    overflowing = {output for output, _ in _overflowing(graph, ranges)}
+    return tuple(n.name for n in graph.nodes if n.name and (not graph.in_body(n) or n.output[0] in overflowing))
 
 
 def _named(graph: Graph, layers: tuple[str, ...]) -> list[tuple[str, str]]:

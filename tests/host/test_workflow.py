@@ -15,7 +15,7 @@ from edgeprune_device.bundle import Bundle
 from edgeprune_device.errors import GateError, InputError
 from edgeprune_device.evaluation import EvaluationSet
 
-from edgeprune import checkpoint, precisions, workflow
+from edgeprune import checkpoint, quantize, workflow
 from edgeprune.budget import Budget
 from edgeprune.progress import Reporter
 from edgeprune.workflow import Options
@@ -225,17 +225,17 @@ def test_killed_in_every_long_stage_and_resumed(inputs, tmp_path):
 
 def test_a_failed_gate_writes_no_bundle_and_tells_the_figures(inputs, tmp_path, monkeypatch):
     """An INT8 file whose weights are all zero: what a broken calibration would leave."""
-    make = precisions.make
+    whole = quantize.to_int8
 
-    def broken(*args):
-        files, said = make(*args)
-        for tensor in files["int8"].graph.initializer:
+    def broken(*args, **kwargs):
+        model = whole(*args, **kwargs)
+        for tensor in model.graph.initializer:
             if tensor.data_type == onnx.TensorProto.INT8 and len(tensor.dims) == 4:
                 zero = np.zeros(tuple(tensor.dims), dtype=np.int8)
                 tensor.CopyFrom(onnx.numpy_helper.from_array(zero, tensor.name))
-        return files, said
+        return model
 
-    monkeypatch.setattr(precisions, "make", broken)
+    monkeypatch.setattr(quantize, "to_int8", broken)
     fitted = _fitted(inputs, tmp_path)
     out = tmp_path / "out"
     with pytest.raises(GateError, match=r"int8 loses 0\.\d+ mAP50-95 .* --max-drop 0.0005"):
@@ -244,7 +244,7 @@ def test_a_failed_gate_writes_no_bundle_and_tells_the_figures(inputs, tmp_path, 
     record = json.loads((out / "build.json").read_text())
     assert record["failed"]["stage"] == "quantize"
     # The limit may change without doing the training again.
-    monkeypatch.setattr(precisions, "make", make)
+    monkeypatch.setattr(quantize, "to_int8", whole)
     record = workflow.build(
         options(fitted, max_drop=1.0, precision=("fp32", "fp16")), out, Reporter(quiet=True), resume=True
     )

