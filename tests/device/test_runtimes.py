@@ -1,3 +1,5 @@
+import sys
+
 import numpy as np
 import pytest
 from edgeprune_device import runtimes
@@ -20,9 +22,8 @@ def test_names_and_choice():
 
 
 def test_without_onnxruntime_auto_says_what_to_install(monkeypatch):
-    from edgeprune_device.runtimes import ort
-
-    monkeypatch.setattr(ort.importlib.util, "find_spec", lambda name: None)
+    for name in ("onnxruntime", "tensorrt", "tensorrt_rtx"):
+        monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(RuntimeUnavailable, match="pip install onnxruntime"):
         runtimes.choose("auto")
     with pytest.raises(RuntimeUnavailable, match="pip install onnxruntime"):

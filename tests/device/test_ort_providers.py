@@ -1,0 +1,195 @@
+"""ONNX Runtime's GPU providers. No GPU is here: what is opened and how it is refused is seen with a fake front of
+onnxruntime, whose sessions run on the CPU, and for real with the onnxruntime that is installed."""
+
+import os
+import stat
+import sys
+
+import numpy as np
+import pytest
+from edgeprune_device import runtimes
+from edgeprune_device.errors import DeviceError, InputError, RuntimeUnavailable
+from edgeprune_device.runtimes import Settings, ort
+from fakes import models
+
+onnxruntime = pytest.importorskip("onnxruntime")
+PROVIDERS = {"ort-cuda": "CUDAExecutionProvider", "ort-tensorrt": "TensorrtExecutionProvider"}
+X = np.random.default_rng(0).random((1, 3, models.SIZE, models.SIZE), dtype=np.float32)
+
+
+@pytest.fixture
+def engines(tmp_path, monkeypatch):
+    monkeypatch.setenv("EDGEPRUNE_ENGINES", str(tmp_path / "engines"))
+    return tmp_path / "engines"
+
+
+@pytest.fixture
+def front(monkeypatch, engines):
+    """A FAKE front of onnxruntime that says it has GPU providers. `.asked`: what sessions were made of; `.loads`: the
+    providers whose libraries load."""
+
+    class Front:
+        asked, loads = [], [*PROVIDERS.values()]
+
+    class FakeSession:
+        def __init__(self, model, options, providers, **more):
+            Front.asked.append((providers, more))
+            self._real = real(model, options, providers=[ort.CPU])
+            names = [entry if isinstance(entry, str) else entry[0] for entry in providers]
+            self._providers = [name for name in names if name in (*Front.loads, ort.CPU)]
+
+        def get_providers(self):
+            return self._providers
+
+        def get_inputs(self):
+            return self._real.get_inputs()
+
+        def run(self, names, feed):
+            return self._real.run(names, feed)
+
+    real = onnxruntime.InferenceSession
+    Front.asked = []
+    monkeypatch.setattr(onnxruntime, "InferenceSession", FakeSession)
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [*PROVIDERS.values(), ort.CPU])
+    return Front
+
+
+@pytest.mark.parametrize("runtime", PROVIDERS)
+def test_a_session_runs_on_the_provider_that_was_asked_for(front, runtime):
+    assert runtimes.available()[runtime] is None
+    with runtimes.open(models.detector(), "ort") as reference:
+        (expected,) = reference.infer(X)
+    with runtimes.open(models.detector(), runtime) as session:
+        assert session.name == runtime
+        assert session.description == f"onnxruntime {onnxruntime.__version__}, {PROVIDERS[runtime]}"
+        assert np.array_equal(session.infer(X)[0], expected)
+    providers, more = front.asked[-1]
+    assert providers[-1] == ort.CPU and more == {"enable_fallback": 0}
+
+
+@pytest.mark.parametrize("runtime", PROVIDERS)
+def test_the_cpu_never_takes_over_silently(front, runtime):
+    front.loads = [name for name in PROVIDERS.values() if name != PROVIDERS[runtime]]
+    # Also CUDA, which is second for TensorRT, is not what was asked for.
+    with pytest.raises(RuntimeUnavailable, match=f"{runtime}: .* does not load {PROVIDERS[runtime]} and would run on"):
+        runtimes.open(models.detector(), runtime)
+
+
+def test_a_provider_that_raises_is_one_line(front, monkeypatch):
+    def fail(*given, **more):
+        raise RuntimeError("CUDA failure 100: no CUDA-capable device is detected ;\n GPU=0")
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", fail)
+    monkeypatch.setattr(ort, "_absent", lambda *given: None)  # all libraries are there
+    with pytest.raises(RuntimeUnavailable, match=r"on CUDAExecutionProvider \(CUDA failure 100: .* ; GPU=0\)$"):
+        runtimes.open(models.detector(), "ort-cuda")
+
+
+def test_a_failing_run_is_the_devices_error_on_a_gpu(front, monkeypatch):
+    def fail(*given):
+        raise RuntimeError("CUDA out of memory")
+
+    with runtimes.open(models.detector(), "ort-cuda") as session:
+        monkeypatch.setattr(session._session, "run", fail)
+        with pytest.raises(DeviceError, match=r"failed while running the model \(CUDA out of memory\)"):
+            session.infer(X)
+    with runtimes.open(models.detector(), "ort") as session:
+        monkeypatch.setattr(session._session, "run", fail)
+        with pytest.raises(InputError, match="failed while running the model"):
+            session.infer(X)
+
+
+@pytest.mark.parametrize(
+    "precision, half, whole", [("fp32", 0, 0), ("fp16", 1, 0), ("int8", 1, 1), ("int8-fp16", 1, 1)]
+)
+def test_tensorrt_is_told_the_precision(front, engines, precision, half, whole):
+    settings = Settings(precision=precision, workspace_bytes=300 * 10**6)
+    with runtimes.open(models.detector(precision), "ort-tensorrt", settings) as session:
+        warned = "cannot tell TensorRT which layers must stay FP32" in " ".join(session.warnings)
+        assert warned == (precision != "fp32")
+    (name, options), second, _ = front.asked[-1][0]
+    folder = options.pop("trt_engine_cache_path")
+    assert (name, second) == (PROVIDERS["ort-tensorrt"], "CUDAExecutionProvider")
+    assert options == {
+        "trt_fp16_enable": bool(half),
+        "trt_int8_enable": bool(whole),
+        "trt_max_workspace_size": 300 * 10**6,
+        "trt_engine_cache_enable": True,
+        "trt_timing_cache_enable": True,
+    }
+    assert os.path.dirname(folder) == str(engines / "onnxruntime") and os.path.isdir(folder)
+
+
+def test_two_trainings_of_one_network_share_no_engine(front, engines, tmp_path):
+    (tmp_path / "m.onnx").write_bytes(models.detector("int8"))
+    for model in (models.detector(), models.detector("int8"), str(tmp_path / "m.onnx"), tmp_path / "m.onnx"):
+        runtimes.open(model, "ort-tensorrt").close()
+    folders = [options["trt_engine_cache_path"] for (_, options), *_ in (providers for providers, _ in front.asked)]
+    assert folders[0] != folders[1] == folders[2] == folders[3]
+    assert all(folder.endswith(f"-{onnxruntime.__version__}") for folder in folders)
+
+
+@pytest.mark.parametrize("which", ["", "onnxruntime"])
+def test_engines_that_others_could_change_are_not_loaded(front, engines, which):
+    runtimes.open(models.detector(), "ort-tensorrt").close()
+    (engines / which).chmod(0o777)
+    with runtimes.open(models.detector(), "ort-tensorrt") as session:
+        assert "can be written by others" in session.warnings[0] and "not kept" in session.warnings[0]
+    assert not [option for option in front.asked[-1][0][0][1] if "cache" in option]
+
+
+def test_the_folders_are_private_whatever_the_umask(front, engines):
+    old = os.umask(0o002)
+    try:
+        with runtimes.open(models.detector(), "ort-tensorrt") as session:
+            assert session.warnings == ()
+    finally:
+        os.umask(old)
+    assert {stat.S_IMODE(path.stat().st_mode) for path in (engines, *engines.rglob("*"))} == {0o700}
+
+
+def test_an_engine_that_cannot_be_kept_costs_only_time(front, engines):
+    engines.write_text("a file")
+    with runtimes.open(models.detector(), "ort-tensorrt") as session:
+        assert "not kept for the next time" in session.warnings[0] and "EDGEPRUNE_ENGINES" in session.warnings[0]
+
+
+def test_auto_takes_no_gpu_provider(front, monkeypatch):
+    for name in ("trt", "rtx"):
+        monkeypatch.setattr(runtimes._module(name), "available", lambda: "no GPU")
+    assert runtimes.choose("auto") == "ort"
+    for runtime in PROVIDERS:
+        assert runtimes.order(runtime, "auto", int8_for_cpu=True)[0] == "fp32"
+        assert runtimes.order(runtime, "int8") == ("int8",)
+
+
+@pytest.mark.parametrize("runtime", PROVIDERS)
+def test_without_onnxruntime_or_its_provider_there_is_a_reason(front, monkeypatch, runtime):
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [ort.CPU])
+    with pytest.raises(RuntimeUnavailable, match=f"has no {PROVIDERS[runtime]}: install onnxruntime-gpu in place of"):
+        runtimes.open(models.detector(), runtime)
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    assert runtimes.available()[runtime].startswith("onnxruntime is not installed: install onnxruntime-gpu")
+
+
+@pytest.mark.parametrize("runtime", ["ort", *PROVIDERS])
+def test_a_broken_onnxruntime_is_one_line(monkeypatch, tmp_path, runtime):
+    (tmp_path / "onnxruntime.py").write_text("raise ImportError('numpy.core.multiarray failed to import')")
+    monkeypatch.delitem(sys.modules, "onnxruntime")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(RuntimeUnavailable, match="onnxruntime does not load here: numpy"):
+        runtimes.open(models.detector(), runtime)
+
+
+@pytest.mark.parametrize("runtime", PROVIDERS)
+def test_the_real_onnxruntime_refuses_without_a_gpu(runtime, engines):
+    """With the CPU's package the provider is not there; with onnxruntime-gpu its library does not load."""
+    built_in = PROVIDERS[runtime] in onnxruntime.get_available_providers()
+    if os.path.exists("/dev/nvidiactl") or os.path.exists("/dev/nvhost-gpu"):
+        pytest.skip("a GPU is here")
+    with pytest.raises(RuntimeUnavailable) as caught:
+        runtimes.open(models.detector(), runtime)
+    words = (
+        ["cannot open shared object file", "CUDA", "does not load"] if built_in else ["has no " + PROVIDERS[runtime]]
+    )
+    assert any(word in str(caught.value) for word in words) and "\n" not in str(caught.value)
