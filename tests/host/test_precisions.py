@@ -218,7 +218,7 @@ class Shifted:
     def infer(self, x):
         (out,) = self.session.infer(x)
         out = out.copy()
-        out[0, :2] += 3
+        out[0, :2] += 40
         return [out]
 
 
