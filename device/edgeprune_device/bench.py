@@ -49,11 +49,13 @@ def measure(
     min_samples: int = 64,
     warmup_seconds: float = 10.0,
     progress: Optional[Callable[[str], None]] = None,
+    after: Optional[Callable[[], None]] = None,
 ) -> Samples:
     """Run `frames` (again and again) through `stages`, in order; time each with perf_counter_ns.
 
     - Warm-up lasts until it has settled, at most `warmup_seconds` (then `settled` is False: say so). 0: the first
       frame only.
+    - `after` is called after each measured frame, outside its time: for what a stage has measured itself.
     - The measured loop lasts `seconds`, and longer, up to four times that, until it has `min_samples`.
     """
     if not frames:
@@ -68,6 +70,8 @@ def measure(
     now = start
     while now < shortest or (len(rows) < min_samples and now < longest):
         rows.append(_frame(stages, next(supply)))
+        if after:
+            after()
         now = clock()
         if progress:
             progress(f"measuring {(now - start) / 1e9:.0f} of {seconds:.0f} s")

@@ -7,7 +7,7 @@ import time
 from datetime import datetime, timezone
 from typing import Any, Dict, List, Optional, Tuple
 
-from edgeprune_device import bench, runtimes, version, vision
+from edgeprune_device import bench, parity, runtimes, version, vision
 from edgeprune_device.accuracy import Accuracy
 from edgeprune_device.bundle import Bundle
 from edgeprune_device.environment import Environment
@@ -15,10 +15,12 @@ from edgeprune_device.errors import InputError
 from edgeprune_device.evaluation import EvaluationSet, evaluate
 from edgeprune_device.manifest import Manifest
 from edgeprune_device.progress import Line
-from edgeprune_device.report import END_TO_END, BenchReport
+from edgeprune_device.report import DEVICE_STAGES, END_TO_END, BenchReport
 from edgeprune_device.target import Target
 
 __all__ = ["choose_precision", "int8_is_for_cpu", "run"]
+
+_PARITY_PICTURES = 4
 
 
 def run(
@@ -33,8 +35,9 @@ def run(
     seconds: float = 10.0,
     warmup_seconds: float = 10.0,
     with_accuracy: bool = True,
+    check: bool = False,
 ) -> BenchReport:
-    """Measure one precision of a verified bundle on this machine."""
+    """Measure one precision of a verified bundle on this machine. `check`: its outputs, too, see `parity`."""
     environment = Environment.read()  # first: afterwards this run itself is the load
     manifest, runtime = bundle.manifest, runtimes.choose(runtime)
     precision = choose_precision(manifest, runtime, precision)
@@ -55,22 +58,26 @@ def run(
         began = time.perf_counter()
         with runtimes.open(model, runtime, settings) as session:
             load_ms = (time.perf_counter() - began) * 1e3
+            on_device: Dict[str, List[int]] = {}
             samples = bench.measure(
                 _stages(session, manifest),
                 list(pictures),
                 seconds=seconds,
                 warmup_seconds=warmup_seconds,
                 progress=say,
+                after=lambda: _collect(session.device_ms, on_device),
             )
             accuracy = None
             if with_accuracy and runtime != "null":  # zeros from the null runtime have no accuracy
                 accuracy = _accuracy(session, pictures, manifest, say)
+            peak_rss_bytes = _peak_rss_bytes()  # before the check, which opens the model a second time
+            checked, unchecked = _parity(session, model, pictures, manifest) if check else (None, ())
             description, told = session.description, session.warnings
     host, comparable = _host_accuracy(manifest, precision)
     delta = None
     if comparable and accuracy and host and None not in (accuracy.map50_95, host["map50_95"]):
         delta = accuracy.map50_95 - host["map50_95"]
-    stages = {**samples.stages_ns, END_TO_END: samples.frames_ns}
+    stages = {**samples.stages_ns, END_TO_END: samples.frames_ns, **on_device}
     summaries = {name: {**bench.summary(ns), "samples_ns": list(ns)} for name, ns in stages.items()}
     return BenchReport(
         created=datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
@@ -107,9 +114,11 @@ def run(
         accuracy=accuracy,
         host_accuracy=host,
         map50_95_delta=delta,
-        peak_rss_bytes=_peak_rss_bytes(),
+        peak_rss_bytes=peak_rss_bytes,
+        parity=None if checked is None else checked.to_json(),
         warnings=(
             *told,
+            *unchecked,
             *_warnings(bundle, environment, samples, runtime, precision, accuracy is not None, comparable),
         ),
     )
@@ -170,6 +179,23 @@ def _stages(session, manifest: Manifest) -> Dict[str, Any]:
         return inferred[1].undo(vision.detections(inferred[0], classes=classes, **nms))
 
     return {"decode": decode, "pre": pre, "infer": infer, "post": post}
+
+
+def _collect(device_ms: Optional[Dict[str, float]], into: Dict[str, List[int]]) -> None:
+    for name in DEVICE_STAGES if device_ms else ():
+        into.setdefault(name, []).append(round(device_ms[name] * 1e6))
+
+
+def _parity(session, model: bytes, pictures: EvaluationSet, manifest: Manifest):
+    """(the Parity, no warnings), or (None, why it was not measured)."""
+    if session.name == "null":
+        return None, ("parity was not measured: runtime null runs no model",)
+    few = list(pictures)[:_PARITY_PICTURES]
+    inputs = (vision.letterbox(vision.decode(picture.data, picture.name), manifest.imgsz)[0] for picture in few)
+    try:
+        return parity.measure(session, model, inputs, len(manifest.classes)), ()
+    except InputError as error:
+        return None, (f"parity was not measured: {error}",)
 
 
 def _accuracy(session, pictures: EvaluationSet, manifest: Manifest, say) -> Accuracy:

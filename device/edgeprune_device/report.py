@@ -9,9 +9,11 @@ from edgeprune_device import schema
 from edgeprune_device.accuracy import Accuracy
 from edgeprune_device.environment import Environment
 
-__all__ = ["END_TO_END", "BenchReport"]
+__all__ = ["DEVICE_STAGES", "END_TO_END", "BenchReport"]
 
 END_TO_END = "end_to_end"
+#: Parts of "infer" by the GPU's own clock: the copy there, the network, the copy back.
+DEVICE_STAGES = ("h2d", "gpu", "d2h")
 NOT_MEASURED = "not measured"
 
 
@@ -23,11 +25,12 @@ class BenchReport:
     - `runtime`: {name, description, threads}; `settings`: what was asked for (seconds, pictures, imgsz, conf, …)
     - `warmup`: {frames, seconds, settled}; `load_ms`: bytes to ready session; `first_inference_ms`: the very first
     - `stages`: {stage: {samples, min_ms, mean_ms, p50_ms, p90_ms, p99_ms, max_ms, samples_ns: [every sample]}}, with
-      "end_to_end" (first stage's start to last stage's end) among them
+      "end_to_end" (first stage's start to last stage's end) among them, and `DEVICE_STAGES` where a GPU takes the time
     - `fps_end_to_end`: frames over the wall time of the whole loop; `fps_inference`: 1 / p50 of inference alone
     - `accuracy`: measured here, on the bundle's evaluation set; `host_accuracy`: {map50, map50_95, small_map50_95} that
       the host states for this precision; `map50_95_delta`: here minus host
     - `peak_rss_bytes`: of the whole process, evaluation included
+    - `parity`: {reference, pictures, anchors, box_px, score}, see `edgeprune_device.parity.Parity`
     """
 
     created: str
@@ -49,6 +52,7 @@ class BenchReport:
     map50_95_delta: Optional[float]
     peak_rss_bytes: Optional[int]
     warnings: Tuple[str, ...] = ()
+    parity: Optional[Mapping[str, Any]] = None
     schema_version: int = 1
 
     @classmethod
@@ -96,6 +100,8 @@ class BenchReport:
         lines = _grid(rows)
         if any(stage[c] is None for stage in self.stages.values() for c in columns):
             lines.append("  (-: too few samples; p90 needs 64, p99 needs 662: a longer --seconds gives them)")
+        if set(DEVICE_STAGES) & set(self.stages):
+            lines.append("  (h2d, gpu, d2h: parts of infer, by the GPU's own clock)")
         return "\n" + "\n".join(lines) + "\n"
 
     def _totals(self) -> str:
@@ -106,7 +112,17 @@ class BenchReport:
                 ("load", f"{self.load_ms:.0f} ms; first inference {self.first_inference_ms:.1f} ms"),
                 ("warm-up", f"{self.warmup['frames']} frames, {self.warmup['seconds']:.1f} s, {state}"),
                 ("peak memory", NOT_MEASURED if self.peak_rss_bytes is None else f"{self.peak_rss_bytes / 1e6:.0f} MB"),
+                ("parity", NOT_MEASURED if self.parity is None else self._parity()),
             ]
+        )
+
+    def _parity(self) -> str:
+        p = self.parity
+        if not p["anchors"]:
+            return f"nothing above the least score on {p['pictures']} pictures, here and on {p['reference']}"
+        return (
+            f"boxes within {p['box_px']:.3g} px, scores within {p['score']:.2g} of {p['reference']} "
+            f"({p['anchors']} anchors of {p['pictures']} pictures)"
         )
 
     def _accuracy(self) -> str:

@@ -61,6 +61,14 @@ def test_slow_frames_do_not_take_for_ever(monkeypatch):
     assert len(samples.frames_ns) == 20  # 64 would take 64 s: stopped at four times the 5 s
 
 
+def test_what_comes_after_a_measured_frame_is_outside_its_time(monkeypatch):
+    clock, called = Clock(monkeypatch), []
+    after = clock.stage(5)
+    samples = bench.measure({"a": clock.stage(10)}, [0], seconds=1, after=lambda: called.append(after(0)))
+    assert set(samples.frames_ns) == {10_000_000} and len(called) == len(samples.frames_ns)  # none in the warm-up
+    assert samples.warmup_frames > 1 and samples.wall_ns == len(called) * 15_000_000
+
+
 def test_real_time():
     samples = bench.measure({"sleep": lambda _: time.sleep(0.002)}, [0], seconds=0.2, min_samples=10, warmup_seconds=1)
     assert min(samples.frames_ns) >= 2e6 and len(samples.frames_ns) >= 10

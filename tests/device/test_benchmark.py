@@ -47,6 +47,38 @@ def test_null_measures_the_harness_and_states_no_accuracy(bundle):
     assert any("harness" in text for text in report.warnings)
 
 
+def test_a_check_of_the_outputs(bundle, rebuilt, monkeypatch):
+    pytest.importorskip("onnxruntime")
+    jsonschema = pytest.importorskip("jsonschema")
+    report = benchmark.run(bundle, runtime="ort", check=True, with_accuracy=False, **QUICK)
+    jsonschema.validate(json.loads(json.dumps(report.to_json())), schema.load("report"))
+    assert report.parity["pictures"] == 3 and report.parity["anchors"] == 6
+    assert report.parity["box_px"] == report.parity["score"] == 0
+    assert "parity      boxes within 0 px, scores within 0 of onnxruntime" in report.table()
+    assert type(report).from_json(json.loads(json.dumps(report.to_json()))) == report
+    unchecked = benchmark.run(bundle, runtime="ort", with_accuracy=False, **QUICK)
+    assert unchecked.parity is None and "parity      not measured" in unchecked.table()
+    assert not any("parity" in text for text in unchecked.warnings)
+    null = benchmark.run(bundle, runtime="null", check=True, **QUICK)
+    assert null.parity is None and "parity was not measured: runtime null runs no model" in null.warnings
+    monkeypatch.setattr(benchmark.parity, "measure", raises("onnxruntime is not installed"))
+    report = benchmark.run(bundle, runtime="ort", check=True, with_accuracy=False, **QUICK)
+    assert report.parity is None and "parity was not measured: onnxruntime is not installed" in report.warnings
+
+
+def raises(words):
+    def fail(*given):
+        raise InputError(words)
+
+    return fail
+
+
+def test_a_report_from_before_parity_is_read(bundle):
+    data = benchmark.run(bundle, runtime="null", **QUICK).to_json()
+    del data["parity"]
+    assert benchmark.BenchReport.from_json(json.loads(json.dumps(data))).parity is None
+
+
 def test_a_worse_model_shows_in_the_delta(rebuilt, tmp_path, labelled_pictures):
     pytest.importorskip("onnxruntime")
     # The truth lists a third box that the model never sees.

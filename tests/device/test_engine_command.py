@@ -4,7 +4,7 @@ import json
 import sys
 
 import pytest
-from edgeprune_device import benchmark, cli, keys, runtimes
+from edgeprune_device import benchmark, cli, keys, runtimes, schema
 from edgeprune_device.bundle import Bundle
 from edgeprune_device.errors import InputError
 from edgeprune_device.evaluation import EvaluationSet
@@ -141,12 +141,21 @@ def test_bench_runs_a_bundle_on_tensorrt(gpu_bundle, fake_tensorrt, builds):
     pytest.importorskip("onnxruntime")
     fake_tensorrt("10.3.0")
     report = benchmark.run(
-        gpu_bundle(), runtime="trt", cuda="ctypes", cuda_graph=True, seconds=0.05, warmup_seconds=0.05
+        gpu_bundle(), runtime="trt", cuda="ctypes", cuda_graph=True, seconds=0.05, warmup_seconds=0.05, check=True
     )
     assert report.precision == "int8-fp16" and report.runtime["name"] == "trt"
     assert report.runtime["description"] == "TensorRT 10.3.0, Fake Orin (SM 8.7), CUDA graph, ctypes"
     assert report.accuracy is not None and len(builds()) == 1
     assert any("a fake" in warning for warning in report.warnings)  # what TensorRT warned of
+    assert list(report.stages) == ["decode", "pre", "infer", "post", "end_to_end", "h2d", "gpu", "d2h"]
+    samples = {name: stage["samples_ns"] for name, stage in report.stages.items()}
+    assert {len(values) for values in samples.values()} == {report.stages["infer"]["samples"]}
+    for infer, *parts in zip(*(samples[name] for name in ("infer", "h2d", "gpu", "d2h"))):
+        assert 0 < sum(parts) <= infer
+    assert "h2d, gpu, d2h: parts of infer, by the GPU's own clock" in report.table()
+    schema.check("report", json.loads(json.dumps(report.to_json())), "report")
+    # The fake's context runs the same file with ONNX Runtime, Q/DQ fused.
+    assert report.parity["anchors"] > 0 and report.parity["box_px"] < 0.1 and report.parity["score"] < 0.1
 
 
 def test_the_runtime_decides_what_int8_means(gpu_bundle, fake_tensorrt):

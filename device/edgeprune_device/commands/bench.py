@@ -13,7 +13,9 @@ def configure(parser) -> None:
     """Options."""
     add_bundle(parser, "default: the only *.epb here, else the newest runs/*/*.epb")
     parser.add_argument(
-        "--runtime", default="auto", help="auto, trt, rtx, ort, null (null measures the harness); default auto"
+        "--runtime",
+        default="auto",
+        help="auto, trt, rtx, ort, ort-cuda, ort-tensorrt, null (null measures the harness); default auto",
     )
     parser.add_argument(
         "--precision",
@@ -33,6 +35,9 @@ def configure(parser) -> None:
     parser.add_argument("--no-accuracy", action="store_true", help="leave out the mAP on the evaluation set")
     parser.add_argument(
         "--max-drop", type=positive_float, help="fail (exit 1) when mAP50-95 is lower than the host's by more than this"
+    )
+    parser.add_argument(
+        "--check", action="store_true", help="compare the raw outputs with those of ONNX Runtime on the CPU"
     )
     parser.add_argument("--report", metavar="FILE", type=Path, help="write the whole report as JSON")
     parser.add_argument("--json", action="store_true", help="print the report as JSON instead of a table")
@@ -60,6 +65,7 @@ def run(args) -> None:
         seconds=args.seconds,
         warmup_seconds=args.warmup,
         with_accuracy=not args.no_accuracy,
+        check=args.check,
     )
     data = report.to_json()
     if args.report:
