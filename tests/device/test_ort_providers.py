@@ -20,6 +20,7 @@ X = np.random.default_rng(0).random((1, 3, models.SIZE, models.SIZE), dtype=np.f
 @pytest.fixture
 def engines(tmp_path, monkeypatch):
     monkeypatch.setenv("EDGEPRUNE_ENGINES", str(tmp_path / "engines"))
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "0")
     return tmp_path / "engines"
 
 
@@ -65,6 +66,18 @@ def test_a_session_runs_on_the_provider_that_was_asked_for(front, runtime):
         assert np.array_equal(session.infer(X)[0], expected)
     providers, more = front.asked[-1]
     assert providers[-1] == ort.CPU and more == {"enable_fallback": 0}
+
+
+@pytest.mark.parametrize("runtime", PROVIDERS)
+def test_that_fp32_may_be_tf32_is_said(front, monkeypatch, runtime):
+    monkeypatch.delenv("NVIDIA_TF32_OVERRIDE", raising=False)
+    with runtimes.open(models.detector(), runtime) as session:
+        assert len(session.warnings) == 1 and "NVIDIA_TF32_OVERRIDE=0" in session.warnings[0]
+    with runtimes.open(models.detector("fp16"), runtime, Settings(precision="fp16")) as session:
+        assert not any("TF32" in text for text in session.warnings)
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "0")
+    with runtimes.open(models.detector(), runtime) as session:
+        assert session.warnings == ()
 
 
 @pytest.mark.parametrize("runtime", PROVIDERS)

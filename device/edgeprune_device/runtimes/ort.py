@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
+import os
 from pathlib import Path
 from typing import Any, List, Optional, Sequence, Tuple
 
@@ -49,6 +50,15 @@ def missing(provider: str) -> Optional[str]:
 def order_on_gpu(asked: str) -> Tuple[str, ...]:
     """The precisions to try on a GPU provider: "auto" is FP32, which each of them computes as written."""
     return (asked,) if asked != "auto" else ("fp32", "fp16", "int8", "int8-fp16")
+
+
+def warnings_on_gpu(precision: str) -> Tuple[str, ...]:
+    """What to know of figures from a GPU provider."""
+    if precision == "fp32" and os.environ.get("NVIDIA_TF32_OVERRIDE") != "0":
+        return (
+            "FP32 runs as TF32 where the GPU has it, by its libraries' default: NVIDIA_TF32_OVERRIDE=0 turns it off",
+        )
+    return ()
 
 
 class OrtSession(Session):

@@ -39,7 +39,7 @@ def open(model, settings) -> Session:
         "trt_fp16_enable": settings.precision != "fp32",
         "trt_int8_enable": settings.precision.startswith("int8"),  # the scales are in the file: no calibration table
     }
-    warnings = []
+    warnings = [*ort.warnings_on_gpu(settings.precision)]
     if settings.precision != "fp32":
         warnings.append("ONNX Runtime cannot tell TensorRT which layers must stay FP32: compare the accuracy")
     if settings.workspace_bytes:
