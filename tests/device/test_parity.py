@@ -69,7 +69,13 @@ def test_where_nothing_is_seen_nothing_was_compared(tiny_onnx):
     assert (found.pictures, found.anchors, found.box_px, found.score) == (2, 0, None, None)
 
 
-def test_the_reference_computes_int8_as_written():
+def test_the_reference_computes_int8_as_written(tiny_onnx, monkeypatch):
+    session, opened = Shifted(tiny_onnx, same), []
+    real = ort.OrtSession
+    with monkeypatch.context() as patched:
+        patched.setattr(ort, "OrtSession", lambda *given, **more: opened.append(more) or real(*given, **more))
+        parity.measure(session, tiny_onnx, X, CLASSES)
+    assert opened == [{"as_written": True}]
     with ort.OrtSession(models.detector("int8"), as_written=True) as session:
         options = session._session.get_session_options()
         assert options.get_session_config_entry("session.disable_quant_qdq") == "1"

@@ -70,12 +70,12 @@ def test_the_runtime_builds_once_and_runs(fake_tensorrt, builds, tmp_path, relea
         (expected,) = reference.infer(x)
     path = tmp_path / "m.onnx"
     path.write_bytes(models.detector("fp16"))
-    for model in (models.detector("fp16"), path, str(path)):
+    for model in (str(path), path, models.detector("fp16")):
         with runtimes.open(model, runtime, settings) as running:
             assert running.name == runtime
             assert np.abs(running.infer(x)[0] - expected).max() <= 1e-5
             built = [text for text in running.warnings if "includes building the engine" in text]
-            assert len(built) == (1 if isinstance(model, bytes) else 0)  # the first of the three
+            assert len(built) == (1 if isinstance(model, str) else 0)  # the first of the three
     assert len(builds()) == 1
 
 
