@@ -98,6 +98,25 @@ def test_a_provider_that_raises_is_one_line(front, monkeypatch):
         runtimes.open(models.detector(), "ort-cuda")
 
 
+def test_a_library_that_is_missing_is_named(front, monkeypatch):
+    front.loads = []
+    words = "libcublasLt.so.13: cannot open shared object file"
+    monkeypatch.setattr(ort, "_absent", lambda *given: words)
+    with pytest.raises(RuntimeUnavailable, match=rf"\({words}.*\): install the CUDA, cuDNN and TensorRT"):
+        runtimes.open(models.detector(), "ort-cuda")
+    monkeypatch.setattr(onnxruntime, "InferenceSession", lambda *given, **more: 1 // 0)
+    with pytest.raises(RuntimeUnavailable, match=rf"on TensorrtExecutionProvider \({words}\): install the CUDA"):
+        runtimes.open(models.detector(), "ort-tensorrt")
+
+
+def test_only_a_missing_library_is_told_as_one(tmp_path):
+    (tmp_path / "capi").mkdir()
+    front = type("front", (), {"__file__": str(tmp_path / "__init__.py")})
+    assert ort._absent(front, "CUDAExecutionProvider") is None  # the CPU's package has no such file
+    (tmp_path / "capi" / "libonnxruntime_providers_cuda.so").write_bytes(b"no library")
+    assert ort._absent(front, "CUDAExecutionProvider") is None
+
+
 def test_a_failing_run_is_the_devices_error_on_a_gpu(front, monkeypatch):
     def fail(*given):
         raise RuntimeError("CUDA out of memory")

@@ -20,6 +20,7 @@ from edgeprune_device.runtimes import Session
 AUTOMATIC = 50
 CPU = "CPUExecutionProvider"
 _ON_GPU = "install onnxruntime-gpu in place of onnxruntime (pip; on a Jetson NVIDIA's own wheel of it)"
+_BUILT_FOR = "install the CUDA, cuDNN and TensorRT that it was built for"
 _TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
 
@@ -99,14 +100,14 @@ class OrtSession(Session):
             )
         except Exception as error:  # its own exceptions derive from Exception alone, some from RuntimeError
             kind, where = (InputError, "") if provider == CPU else (RuntimeUnavailable, f" on {provider}")
-            why = _absent(onnxruntime, provider) or _one_line(error)
-            raise kind(f"{what}: onnxruntime cannot load it{where} ({why})") from error
+            absent = _absent(onnxruntime, provider)
+            why = f"({absent}): {_BUILT_FOR}" if absent else f"({_one_line(error)})"
+            raise kind(f"{what}: onnxruntime cannot load it{where} {why}") from error
         running = self._session.get_providers()
         if running[0] != provider:  # a provider whose library does not load is left out without an exception
             raise RuntimeUnavailable(
                 f"runtime {name}: onnxruntime {onnxruntime.__version__} does not load {provider} and would run on "
-                f"{running[0]} ({_absent(onnxruntime, provider) or 'its own message says why'}): install the CUDA, "
-                "cuDNN and TensorRT that it was built for"
+                f"{running[0]} ({_absent(onnxruntime, provider) or 'its own message says why'}): {_BUILT_FOR}"
             )
         inputs = self._session.get_inputs()
         if len(inputs) != 1 or inputs[0].type not in _TYPES or len(inputs[0].shape) != 4:
