@@ -27,7 +27,7 @@ from edgeprune_device.errors import DeviceError, InputError
 __all__ = ["build"]
 
 # Meant to be far above any build of a detector on a Jetson, which was not measured: what takes longer has hung.
-TIMEOUT_S = 2 * 3600.0
+TIMEOUT_S = 6 * 3600.0
 # Not `-m`: Python would then look for numpy, tensorrt and all else in the current folder first, whatever lies there.
 # The package's own folder comes last, for a caller that runs it from a checkout.
 _WORKER = (
