@@ -11,10 +11,13 @@ before or after a move is the same.
 
 The file has batch norm folded into the weights; here it is apart. That changes nothing: weights have one scale per
 output channel, symmetric around zero, and folding multiplies a channel by one number, its scale with it. But the
-statistics have to be those that will be folded, so batch norm is trained in eval mode (Krishnamoorthi, arXiv
-1806.08342, section 3.2.2).
+statistics have to be those that will be folded, so batch norm is trained in eval mode.
 
 Scales of activations are those of calibration and stay as they are; the weights' follow the weights.
+
+What it is worth: nothing could be shown where calibration already holds. YOLOv8n COCO at 320 px, trained on one half of
+coco128 and judged on the other, mAP50-95 of the INT8 file: 0.387 calibrated, 0.390 after one epoch or two of this,
+0.388 after two of the same training without rounding (batch norm frozen there too; not frozen: 0.360).
 
 Branches that the file does not have (the one-to-many head of YOLOv10 and 26) are trained as they are, in float.
 """
