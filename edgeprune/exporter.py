@@ -10,7 +10,7 @@ from edgeprune_device.errors import InputError
 from edgeprune_device.files import write_atomic
 from edgeprune_device.target import Target
 
-from edgeprune import export, measure, precisions, qat, samples
+from edgeprune import export, measure, nms, precisions, qat, samples
 from edgeprune.checkpoint import Checkpoint
 from edgeprune.dataset import Dataset
 
@@ -23,15 +23,18 @@ def run(
     wanted: Sequence[str],
     max_drop: float,
     step: Callable[[float, str], None],
+    *,
+    suppress: bool = False,
 ) -> tuple[dict[str, onnx.ModelProto], dict[str, str]]:
-    """Precision -> model, and one line on each.
+    """Precision -> model, and one line on each. suppress: with NMS inside (nms.py).
 
     Raises:
         GateError: the ONNX does not equal the model, or a precision loses more than `max_drop`.
     """
     fp32 = export.to_onnx(source.model, (imgsz, imgsz))
+    finish = nms.add if suppress else lambda model: model
     if data is None:
-        return {"fp32": fp32}, {"fp32": "parity and accuracy not measured (no --data)"}
+        return {"fp32": finish(fp32)}, {"fp32": "parity and accuracy not measured (no --data)"}
     solve, select = samples.split(data.train, imgsz)
     pictures = [x[None].numpy() for x in samples.read(data, solve, imgsz).pictures]
     parity = export.parity(source.model, fp32, pictures[:8])
@@ -55,9 +58,10 @@ def run(
         lambda session: measure.score(session, data, select, imgsz),
         judge,
         thresholds=qat.thresholds(source),
+        finish=finish,
         step=lambda what: step(0.1, what),
     )
-    files = {"fp32": fp32, **made.files}
+    files = {"fp32": finish(fp32), **made.files}
     said = {
         name: f"mAP50-95 {j.accuracy.map50_95:.4f} on {j.accuracy.pictures} pictures" for name, j in made.judged.items()
     }

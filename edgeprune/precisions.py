@@ -50,6 +50,7 @@ def make(
     judge: Callable[[str, object], tuple[Accuracy, Matches]],
     *,
     thresholds: Mapping[str, float] | None = None,
+    finish: Callable[[onnx.ModelProto], onnx.ModelProto] = lambda model: model,
     step: Callable[[str], None] = lambda what: None,
 ) -> Made:
     """The files besides FP32 that `target` takes and `wanted` (of fp16, int8) asks for.
@@ -58,6 +59,7 @@ def make(
     judging ones: by it choices are made. judge: (precision, session) -> what the judging pictures say.
     thresholds: where the tensors were clipped in training (qat.py): then no calibration method is tried. They are of
     signed activations; a target with unsigned ones is calibrated as ever.
+    finish: what is still done to every file (nms.py); what is judged, and returned, is the finished file.
 
     INT8 that loses more than `max_drop` by `score` has its most sensitive layers rescued until it does not; if it still
     does by `judge`, more of them. How many the judging pictures asked for is said, because their figure is then a
@@ -86,7 +88,7 @@ def make(
         files.update(int8.files)
 
     def judged(name: str) -> Judged:
-        opened = session(target, name, files.get(name, fp32))
+        opened = session(target, name, finish(files.get(name, fp32)))
         return Judged(*judge(name, opened), opened.description)
 
     found = {name: judged(name) for name in ("fp32", *files)}
@@ -100,7 +102,8 @@ def make(
                 break
     if int8:
         said["int8"] = {**int8.to_json(), "fp32_nodes": list(q.fp32_nodes(fp32, ranges))}
-    return Made(files, found, gate(found, max_drop, int8.rescued if int8 else 0), said)
+    drops = gate(found, max_drop, int8.rescued if int8 else 0)
+    return Made({name: finish(model) for name, model in files.items()}, found, drops, said)
 
 
 class Int8:

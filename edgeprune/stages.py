@@ -9,7 +9,7 @@ from pathlib import Path
 import onnx
 from edgeprune_device.files import sha256, write_atomic
 
-from edgeprune import checkpoint, measure, precisions, pruning
+from edgeprune import checkpoint, measure, nms, precisions, pruning
 from edgeprune import engine as engines
 from edgeprune import export as exporter
 from edgeprune import finetune as training
@@ -178,7 +178,7 @@ def export(job, step) -> dict:
     parity = exporter.parity(tuned, fp32, pictures)
     parity.check()
     path = job.model_path("fp32")
-    write_atomic(path, fp32.SerializeToString())
+    write_atomic(path, job.finish(fp32).SerializeToString())
     job.enter("fp32", path, cost=count(tuned, (job.imgsz, job.imgsz)), size_bytes=path.stat().st_size)
     return {
         "files": [path.name],
@@ -191,7 +191,7 @@ def export(job, step) -> dict:
 def quantize(job, step) -> dict:
     """FP16 and INT8 files, each measured on the validation pictures, each held to --max-drop; and the time of all
     against the original, in turns."""
-    fp32 = onnx.load(job.model_path("fp32"))
+    fp32 = nms.without(onnx.load(job.model_path("fp32")))
     pictures = [job.features.pictures[i : i + 1].numpy() for i in range(len(job.features.pictures))]
     made = precisions.make(
         fp32,
@@ -202,12 +202,13 @@ def quantize(job, step) -> dict:
         lambda session: measure.score(session, job.data, job.splits["select"], job.imgsz),
         lambda name, session: job.evaluate(session, lambda f, what: step(0.3 + 0.6 * f, what), f"{name}:"),
         thresholds=rounding.thresholds(checkpoint.load(job.trained)),
+        finish=job.finish,
         step=lambda what: step(0.1, what),
     )
     for precision, model in made.files.items():  # only now: a failed gate leaves no file that looks delivered
         write_atomic(job.model_path(precision), model.SerializeToString())
     step(0.97, "timing")
-    original = exporter.to_onnx(job.original.model, (job.imgsz, job.imgsz)).SerializeToString()
+    original = job.finish(exporter.to_onnx(job.original.model, (job.imgsz, job.imgsz))).SerializeToString()
     # ONNX Runtime has no kernels for INT8 among FP16 on a CPU: what it would take says nothing.
     runnable = {p: job.model_path(p) for p in ("fp32", *made.files) if p != "int8-fp16"}
     took = measure.latency({"original": original, **runnable}, job.imgsz)
@@ -276,11 +277,15 @@ def pack(job, step) -> dict:
     pictures = [val[i] for i in packing.evaluation_pictures(val)]
     step(0.2, "evaluation set")
     built = next(s for s in record["stages"] if s["name"] == "engine")["engines"]
+    how = next(s for s in record["stages"] if s["name"] == "quantize")
     models = {}
     for precision in PRECISIONS:
         entry = record["models"].get(precision)
         if entry:
+            # Where TensorRT is told the precision by a flag, the device has to know what must stay FP32.
+            made = how.get(precision, {})
             models[precision] = {
+                **({"fp32_nodes": made["fp32_nodes"]} if "fp32_nodes" in made else {}),
                 **{k: entry[k] for k in ("map50", "map50_95", "small_map50_95")},
                 "runtime": entry["measured_with"],
                 "pictures": len(val),

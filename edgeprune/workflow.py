@@ -24,7 +24,7 @@ from edgeprune_device.files import check_writable, sha256, write_atomic
 from edgeprune_device.target import Target
 
 import edgeprune
-from edgeprune import checkpoint, criteria, dataset, measure, pruning, qat, samples
+from edgeprune import checkpoint, criteria, dataset, measure, nms, pruning, qat, samples
 from edgeprune.budget import Budget
 from edgeprune.finetune import Settings, check_device
 from edgeprune.progress import Reporter
@@ -36,6 +36,7 @@ PRECISIONS = ("fp32", "fp16", "int8")
 #: Options that nothing depends on before a stage: they may change on --resume while it is not done.
 _FIRST_USED = {
     "finetune": ("epochs", "batch", "lr", "distill", "patience", "device", "workers", "seed"),
+    "export": ("nms",),
     "quantize": ("precision", "max_drop"),
 }
 _MADE_BY = {
@@ -67,6 +68,7 @@ class Options:
     seed: int
     precision: tuple[str, ...]
     max_drop: float
+    nms: bool
     name: str
     qat: int = 0  # epochs; 0: without
 
@@ -153,6 +155,10 @@ class Job:
     @property
     def bundle_path(self) -> Path:
         return self.out / f"{self.options.name}.epb"
+
+    def finish(self, model):
+        """An ONNX model as it is delivered."""
+        return nms.add(model) if self.options.nms else model
 
     # -- figures ---------------------------------------------------------------------------------------------------
     def evaluate(self, session, step: Callable[[float, str], None], what: str):
@@ -286,6 +292,8 @@ def _check_inputs(job: Job) -> None:
     job.original.input_size(job.imgsz)
     if len(data.train) < 8:
         job.reporter.warn(f"only {len(data.train)} training pictures: choices are made on the pictures solved with")
+    if job.options.nms and getattr(job.original.model.model[-1], "one2one_cv2", None) is not None:
+        raise InputError("--nms: this model's head gives one box per object already; leave --nms out")
     if job.options.qat:
         qat.check(job.original.model, job.imgsz)
     bare = sum(not len(data.labels(p)) for p in data.train)

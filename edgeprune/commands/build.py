@@ -32,6 +32,7 @@ def configure(parser) -> None:
         "the INT8 file rounds them; signed INT8 only, so not for target cpu",
     )
     options.precision(parser)
+    options.nms(parser)
     options.out(parser, "folder for the results (default runs/<name>)")
     parser.add_argument("--name", help="name of the bundle (default: from the weights and the target)")
     parser.add_argument("--resume", action="store_true", help="go on with an interrupted build of the same inputs")
@@ -75,6 +76,7 @@ def run(args) -> None:
         seed=args.seed,
         precision=options.splitted(args.precision),
         max_drop=args.max_drop,
+        nms=args.nms,
         name=name,
         qat=options.qat_epochs(args),
     )

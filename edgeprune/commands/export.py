@@ -15,6 +15,7 @@ def configure(parser) -> None:
     options.imgsz(parser)
     options.target(parser, required=False)
     options.precision(parser)
+    options.nms(parser)
     options.out(parser, "folder for the files (default: <weights>-onnx beside it)")
     options.quiet(parser)
 
@@ -41,7 +42,7 @@ def run(args) -> None:
     out = args.out or args.weights.with_name(f"{args.weights.stem}-onnx")
     with Reporter(quiet=args.quiet).stage("export") as step:
         files, said = exporter.run(
-            source, data, source.input_size(args.imgsz), target, precision, args.max_drop, step
+            source, data, source.input_size(args.imgsz), target, precision, args.max_drop, step, suppress=args.nms
         )
     written = exporter.write(files, Path(out))
     for name, path in written.items():

@@ -126,6 +126,14 @@ def precision(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def nms(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--nms",
+        action="store_true",
+        help="NMS inside the ONNX files: (1, 300, 6) rows of box, score, class (default: outside)",
+    )
+
+
 def out(parser: argparse.ArgumentParser, text: str) -> None:
     parser.add_argument("--out", type=Path, metavar="PATH", help=text)
 

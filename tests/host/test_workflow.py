@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from edgeprune_device import benchmark
 from edgeprune_device.bundle import Bundle
 from edgeprune_device.errors import GateError, InputError
 from edgeprune_device.evaluation import EvaluationSet
@@ -31,7 +32,7 @@ def options(folder, **changes):
         "budget": Budget("ratio", 0.2), "uniform": False, "portable": False, "steps": 1,
         "distill": False, "patience": 0,
         "criterion": "auto", "imgsz": 96, "epochs": 2, "batch": 4, "lr": 1e-4, "device": "cpu", "workers": 0, "seed": 0,
-        "precision": ("fp32", "fp16", "int8"), "max_drop": 1.0, "name": "small",
+        "precision": ("fp32", "fp16", "int8"), "max_drop": 1.0, "nms": False, "name": "small",
     }  # fmt: skip
     return Options(**{**given, **changes})
 
@@ -249,6 +250,19 @@ def test_a_failed_gate_writes_no_bundle_and_tells_the_figures(inputs, tmp_path, 
         options(fitted, max_drop=1.0, precision=("fp32", "fp16")), out, Reporter(quiet=True), resume=True
     )
     assert "failed" not in record and Bundle.open(out / "small.epb").trusted
+
+
+def test_with_nms_inside_every_file_and_the_bundle_answer_in_rows(inputs, tmp_path):
+    fitted, out = _fitted(inputs, tmp_path), tmp_path / "out"
+    record = workflow.build(options(fitted, epochs=1, nms=True), out, Reporter(quiet=True))
+    bundle = Bundle.open(out / "small.epb")
+    assert bundle.manifest.output == "end2end"
+    for precision, entry in bundle.manifest.models.items():
+        model = onnx.load_from_string(bundle.read(entry["payload"]))
+        assert [d.dim_value for d in model.graph.output[0].type.tensor_type.shape.dim] == [1, 300, 6]
+        assert record["models"][precision]["map50_95"] == entry["map50_95"] > 0
+    report = benchmark.run(bundle, runtime="ort", precision="fp32", seconds=0.2, warmup_seconds=0.2)
+    assert report.accuracy.map50_95 == pytest.approx(bundle.manifest.evaluation["accuracy"]["fp32"]["map50_95"])
 
 
 def _fitted(inputs, folder):

@@ -1,0 +1,166 @@
+"""Non-maximum suppression inside the ONNX file (`--nms`): raw outputs become (1, 300, 6) rows, best first.
+
+For runtimes where nobody is there to do it outside (DeepStream without a parser of its own, a C++ loop). Outside is the
+default: there it can be changed without a new engine.
+
+Neither ONNX's NonMaxSuppression nor a plugin: how many boxes the former finds is known only afterwards, so its shapes
+are not fixed; TensorRT for RTX has no kernel for it (1.7: "no runners that implement it"), and EfficientNMS_TRT is
+TensorRT's alone. Greedy NMS is here the fixed point of "a box stays unless one that stays, and is better, covers it",
+iterated on the matrix of overlaps (Cluster-NMS: Zheng et al., "Enhancing Geometric Factors in Model Learning and
+Inference for Object Detection and Instance Segmentation", arXiv 2005.03572): fixed shapes, matrix products, every
+runtime. It is exact as long as no chain of boxes that cover one another is longer than ITERATIONS.
+
+One class per box, the best one, as Ultralytics' `predict` and `vision.detections` have it; boxes of different classes
+do not suppress each other.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Sequence
+
+import numpy as np
+import onnx
+from edgeprune_device.errors import InputError
+from onnx import TensorProto, helper, numpy_helper
+
+__all__ = ["CONF", "IOU", "MAX_DET", "add", "without"]
+
+#: The rows' least score: that of the evaluator. What an application wants more of, it filters (`nms.conf`).
+CONF = 0.001
+IOU = 0.7
+MAX_DET = 300
+#: Boxes that are looked at, the best by score; TensorRT's TopK ends at 3,840.
+CANDIDATES = 1024
+#: YOLOv8n at conf 0.001 needs 8 at most on 128 COCO pictures (up to 2,136 boxes each), 6 on 80 of HIT-UAV (682).
+ITERATIONS = 16
+_RAW = "raw"
+_PREFIX = "/nms/"
+
+
+def add(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with NMS behind its output `output0`: (1, 4 + classes, anchors) -> (1, 300, 6).
+
+    A row is x1, y1, x2, y2 in network px, score, class; after the last detection come zeros. What follows the output is
+    FP32 in every precision. Raises InputError where the head is a one-to-one head, which needs no NMS.
+    """
+    (output,) = model.graph.output
+    shape = [d.dim_value for d in output.type.tensor_type.shape.dim]
+    if len(shape) != 3 or shape[2] == 6:
+        raise InputError("--nms: this model's head gives one box per object already; leave --nms out")
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    for node in result.graph.node:
+        names = [_RAW if name == output.name else name for name in node.output]
+        del node.output[:]
+        node.output.extend(names)
+    _append(result, output.name, shape[1] - 4, shape[2])
+    del result.graph.output[:]
+    result.graph.output.append(helper.make_tensor_value_info(output.name, TensorProto.FLOAT, [1, MAX_DET, 6]))
+    result.graph.value_info.append(helper.make_tensor_value_info(_RAW, TensorProto.FLOAT, shape))
+    for entry in result.metadata_props:
+        if entry.key == "args":
+            entry.value = str({**ast.literal_eval(entry.value), "nms": True})
+    return result
+
+
+def without(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model as it was before `add`; itself where nothing was added."""
+    if not any(node.name.startswith(_PREFIX) for node in model.graph.node):
+        return model
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    (output,) = result.graph.output
+    kept = [node for node in result.graph.node if not node.name.startswith(_PREFIX)]
+    for node in kept:
+        names = [output.name if name == _RAW else name for name in node.output]
+        del node.output[:]
+        node.output.extend(names)
+    raw = next(v for v in result.graph.value_info if v.name == _RAW)
+    shape = [d.dim_value for d in raw.type.tensor_type.shape.dim]
+    constants = [t for t in result.graph.initializer if not t.name.startswith(_PREFIX)]
+    inner = [v for v in result.graph.value_info if v.name != _RAW and not v.name.startswith(_PREFIX)]
+    for field, left in (("node", kept), ("initializer", constants), ("value_info", inner)):
+        left = [copy for entry in left if (copy := type(entry)()) is not None and (copy.CopyFrom(entry) or True)]
+        result.graph.ClearField(field)
+        getattr(result.graph, field).extend(left)
+    del result.graph.output[:]
+    result.graph.output.append(helper.make_tensor_value_info(output.name, TensorProto.FLOAT, shape))
+    for entry in result.metadata_props:
+        if entry.key == "args":
+            entry.value = str({**ast.literal_eval(entry.value), "nms": False})
+    return result
+
+
+def _append(model: onnx.ModelProto, output: str, classes: int, anchors: int) -> None:
+    graph = model.graph
+
+    def constant(name: str, value) -> str:
+        graph.initializer.append(numpy_helper.from_array(np.asarray(value), _PREFIX + name))
+        return _PREFIX + name
+
+    def node(op: str, inputs: Sequence[str], *outputs: str, **attributes) -> str:
+        names = [_PREFIX + name for name in outputs]
+        graph.node.append(helper.make_node(op, inputs, names, name=f"{_PREFIX}{outputs[0]}", **attributes))
+        return names[0]
+
+    def parts(value: str, *names: str, axis: int, widths: Sequence[int]) -> list[str]:
+        node("Split", [value, constant(f"{names[0]}_widths", np.array(widths))], *names, axis=axis)
+        return [_PREFIX + name for name in names]
+
+    rows = node("Transpose", [_RAW], "anchors", perm=[0, 2, 1])
+    rows = node("Reshape", [rows, constant("flat", np.array([anchors, 4 + classes]))], "rows")
+    centre, size, scores = parts(rows, "centre", "size", "scores", axis=1, widths=[2, 2, classes])
+    half = node("Mul", [size, constant("half", np.float32(0.5))], "reach")
+    corners = [node("Sub", [centre, half], "low"), node("Add", [centre, half], "high")]
+    best = node("TopK", [scores, constant("one", np.array([1]))], "best", "index", axis=1)
+    label = node("Cast", [_PREFIX + "index"], "label", to=TensorProto.FLOAT)
+    table = node("Concat", [*corners, best, label], "table", axis=1)
+
+    # The best boxes by score, best first.
+    count = min(CANDIDATES, anchors)
+    node("TopK", [best, constant("count", np.array([count]))], "top", "places", axis=0)
+    places = node("Reshape", [_PREFIX + "places", constant("line", np.array([count]))], "order")
+    table = node("Gather", [table, places], "candidates", axis=0)
+    x1, y1, x2, y2, score, label = parts(table, "x1", "y1", "x2", "y2", "score", "class", axis=1, widths=[1] * 6)
+
+    # Which covers which: (count, count), and only by a better one of the same class.
+    def across(name: str) -> str:
+        return node("Transpose", [_PREFIX + name], f"{name}_across", perm=[1, 0])
+
+    def overlap(low: str, high: str, name: str) -> str:
+        start = node("Max", [low, across(low[len(_PREFIX) :])], f"{name}_start")
+        end = node("Min", [high, across(high[len(_PREFIX) :])], f"{name}_end")
+        return node("Relu", [node("Sub", [end, start], f"{name}_span")], f"{name}_overlap")
+
+    both = node("Mul", [overlap(x1, x2, "x"), overlap(y1, y2, "y")], "both")
+    area = node("Mul", [node("Sub", [x2, x1], "width"), node("Sub", [y2, y1], "height")], "area")
+    union = node("Sub", [node("Add", [area, across("area")], "areas"), both], "union")
+    # both / union > IOU, without a division that could be by zero.
+    covers = node("Greater", [both, node("Mul", [union, constant("iou", np.float32(IOU))], "least")], "overlapping")
+    same = node("Equal", [label, across("class")], "same")
+    rank = np.arange(count, dtype=np.float32)
+    better = node("Less", [constant("rank", rank[:, None]), constant("rank_across", rank[None])], "better")
+    covers = node("And", [node("And", [covers, same], "rivals"), better], "covering")
+    covers = node("Cast", [covers], "covers", to=TensorProto.FLOAT)
+
+    enough = node("Greater", [score, constant("conf", np.float32(CONF))], "enough")
+    valid = node("Cast", [enough], "valid", to=TensorProto.FLOAT)
+    valid = across("valid")
+    stays = valid
+    for i in range(ITERATIONS):
+        covered = node("MatMul", [stays, covers], f"covered{i}")
+        free = node("Less", [covered, constant(f"none{i}", np.float32(0.5))], f"free{i}")
+        stays = node("Mul", [node("Cast", [free], f"open{i}", to=TensorProto.FLOAT), valid], f"stays{i}")
+
+    # The first 300 of those that stay; the others become zeros.
+    column = node("Transpose", [stays], "stays", perm=[1, 0])
+    rows = node("Mul", [table, column], "kept")
+    node("TopK", [node("Mul", [score, column], "ranking"), constant("most", np.array([min(MAX_DET, count)]))],
+         "first", "ranks", axis=0)  # fmt: skip
+    ranks = node("Reshape", [_PREFIX + "ranks", constant("few", np.array([min(MAX_DET, count)]))], "winners")
+    found = node("Gather", [rows, ranks], "found", axis=0)
+    if count < MAX_DET:
+        found = node("Concat", [found, constant("rest", np.zeros((MAX_DET - count, 6), np.float32))], "filled", axis=0)
+    shape = constant("shape", np.array([1, MAX_DET, 6]))
+    graph.node.append(helper.make_node("Reshape", [found, shape], [output], name=f"{_PREFIX}out"))
