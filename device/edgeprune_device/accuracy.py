@@ -14,7 +14,7 @@ import numpy as np
 
 from edgeprune_device.errors import InputError
 
-__all__ = ["Accuracy", "ClassAccuracy", "Matches", "match"]
+__all__ = ["Accuracy", "ClassAccuracy", "Matches", "iou", "match"]
 
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 RECALL_POINTS = np.linspace(0.0, 1.0, 101)
@@ -87,7 +87,7 @@ def match(
         for c in np.union1d(dets[:, 5], truth[:, 0]).astype(int):
             d, g = dets[dets[:, 5] == c], truth[truth[:, 0] == c, 1:]
             d = d[np.argsort(-d[:, 4], kind="mergesort")][:MAX_DETECTIONS]
-            overlap = _iou(d[:, :4], g)
+            overlap = iou(d[:, :4], g)
             large, beyond = _area(g) > SMALL_AREA_PX2, _area(d) > SMALL_AREA_PX2
             matched, _ = _greedy(overlap, np.zeros(len(g), dtype=bool))
             small, ignored = _greedy(overlap, large) if large.any() else (matched, np.zeros_like(matched))
@@ -234,7 +234,7 @@ def _greedy(overlap: np.ndarray, ignore: np.ndarray) -> Tuple[np.ndarray, np.nda
     return matched, ignored
 
 
-def _iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+def iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """(n, 4), (m, 4) corners -> (n, m), by way of width and height as pycocotools does, to the last bit."""
     aw, bw = a[:, 2:] - a[:, :2], b[:, 2:] - b[:, :2]
     low = np.maximum(a[:, None, :2], b[None, :, :2])

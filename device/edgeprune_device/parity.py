@@ -8,10 +8,11 @@ signed; unsigned 3.5 px and 0.034), and what a Jetson does was not measured.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, Dict, Iterable, List, Optional, Sequence
+from typing import Any, Dict, Iterable, Optional, Sequence, Tuple
 
 import numpy as np
 
+from edgeprune_device.accuracy import iou
 from edgeprune_device.errors import InputError
 from edgeprune_device.runtimes import ort
 
@@ -22,17 +23,20 @@ CONF = 0.001  # anchors below it in both runtimes are background to every evalua
 
 @dataclass(frozen=True)
 class Parity:
-    """E.g. Parity("onnxruntime 1.32.0, CPUExecutionProvider, default threads", pictures=4, anchors=812, box_px=0.03,
-    score=0.0002).
+    """E.g. Parity("onnxruntime 1.32.0, CPUExecutionProvider, default threads", pictures=4, anchors=812, unmatched=0,
+    box_px=0.03, score=0.0002).
 
     - `anchors`: how many, of all the pictures, have a score above `CONF` in either runtime
-    - `box_px`: the largest difference of a side of a box among them, network px; `score`: of a class's score; None
-      where there is no such anchor
+    - `unmatched`: of an end-to-end model (rows, best first), the rows without a row of the same class and an IoU of 0.5
+      in the other runtime; of raw outputs, which are compared anchor by anchor, 0
+    - `box_px`: the largest difference of a side of a box among the others, network px; `score`: of a class's score;
+      None where there is none
     """
 
     reference: str
     pictures: int
     anchors: int
+    unmatched: int
     box_px: Optional[float]
     score: Optional[float]
 
@@ -44,34 +48,60 @@ class Parity:
 def measure(session, model: bytes, inputs: Iterable[np.ndarray], classes: int) -> Parity:
     """`session` against ONNX Runtime on the CPU, on the same network inputs, (1, 3, h, w) each.
 
-    InputError: ONNX Runtime is missing or does not run the file; outputs that are not (1, 4 + classes, N) raw boxes
-    and scores (an end-to-end model sorts its rows), or are no numbers.
+    InputError: ONNX Runtime is missing or does not run the file; outputs that are neither raw, (1, 4 + classes, N), nor
+    end to end, (1, n, 6), or are no numbers.
     """
     why = ort.available()
     if why:
         raise InputError(why)
-    pictures, anchors, box_px, score = 0, 0, [], []
+    pictures, anchors, unmatched, differences = 0, 0, 0, []
     with ort.OrtSession(model, as_written=True) as reference:
         for x in inputs:
-            here, there = (_raw(each.infer(x), classes, each.name) for each in (session, reference))
+            here, there = (_checked(each.infer(x), classes, each.name) for each in (session, reference))
             if here.shape != there.shape:
                 raise InputError(f"the outputs have the shapes {here.shape} and {there.shape}")
-            seen = np.maximum(here[4:].max(axis=0), there[4:].max(axis=0)) > CONF
-            pictures, anchors = pictures + 1, anchors + int(seen.sum())
-            if seen.any():
-                here, there = here[:, seen], there[:, seen]
-                box_px.append(np.abs(_sides(here) - _sides(there)).max())
-                score.append(np.abs(here[4:] - there[4:]).max())
-        return Parity(reference.description, pictures, anchors, _largest(box_px), _largest(score))
+            compare = _anchors if len(here) == 4 + classes else _rows
+            seen, alone, found = compare(here, there)
+            pictures, anchors, unmatched = pictures + 1, anchors + seen, unmatched + alone
+            differences.append(found)
+        box_px, score = (np.concatenate([found[i] for found in differences]) for i in (0, 1))
+        return Parity(reference.description, pictures, anchors, unmatched, _largest(box_px), _largest(score))
 
 
-def _raw(outputs: Sequence[np.ndarray], classes: int, name: str) -> np.ndarray:
+def _checked(outputs: Sequence[np.ndarray], classes: int, name: str) -> np.ndarray:
     out = outputs[0]
-    if out.ndim != 3 or out.shape[:2] != (1, 4 + classes):
-        raise InputError(f"runtime {name} gives an output of shape {out.shape}, not raw boxes (1, {4 + classes}, N)")
+    if out.ndim != 3 or out.shape[0] != 1 or (out.shape[1] != 4 + classes and out.shape[2] != 6):
+        raise InputError(f"runtime {name} gives an output of shape {out.shape}: no detector of {classes} classes")
     if not np.isfinite(out).all():
         raise InputError(f"runtime {name} gives outputs that are no numbers (an overflow, most likely)")
     return out[0].astype(np.float64)
+
+
+def _anchors(here: np.ndarray, there: np.ndarray) -> Tuple[int, int, Tuple[np.ndarray, np.ndarray]]:
+    """(how many are seen, 0, (their differences in px, in score)) of raw outputs."""
+    seen = np.maximum(here[4:].max(axis=0), there[4:].max(axis=0)) > CONF
+    here, there = here[:, seen], there[:, seen]
+    return int(seen.sum()), 0, (np.abs(_sides(here) - _sides(there)).ravel(), np.abs(here[4:] - there[4:]).ravel())
+
+
+def _rows(here: np.ndarray, there: np.ndarray) -> Tuple[int, int, Tuple[np.ndarray, np.ndarray]]:
+    """(how many are seen, how many of them by one runtime alone, (the others' differences)) of end-to-end outputs.
+
+    Two nearly equal scores may change places; where the list is full its last rows may fall off, and do not count.
+    """
+    last = max(here[-1, 4], there[-1, 4])
+    floor = CONF if last <= CONF else last + 0.01
+    table = np.where(here[:, None, 5] == there[None, :, 5], iou(here[:, :4], there[:, :4]), 0.0)
+    box_px, score, seen, alone = [], [], 0, 0
+    for a, b, overlap in ((here, there, table), (there, here, table.T)):
+        strong = a[:, 4] > floor
+        paired = strong & (overlap.max(axis=1) >= 0.5)
+        partners = b[overlap.argmax(axis=1)][paired]
+        box_px.append(np.abs(a[paired, :4] - partners[:, :4]).ravel())
+        score.append(np.abs(a[paired, 4] - partners[:, 4]))
+        missing = int(strong.sum() - paired.sum())
+        seen, alone = max(seen, int(strong.sum())), alone + missing
+    return seen, alone, (np.concatenate(box_px), np.concatenate(score))
 
 
 def _sides(raw: np.ndarray) -> np.ndarray:
@@ -79,5 +109,5 @@ def _sides(raw: np.ndarray) -> np.ndarray:
     return np.concatenate([raw[:2] - raw[2:4] / 2, raw[:2] + raw[2:4] / 2])
 
 
-def _largest(values: List[float]) -> Optional[float]:
-    return float(max(values)) if values else None
+def _largest(values: np.ndarray) -> Optional[float]:
+    return float(values.max()) if values.size else None

@@ -30,7 +30,7 @@ class BenchReport:
     - `accuracy`: measured here, on the bundle's evaluation set; `host_accuracy`: {map50, map50_95, small_map50_95} that
       the host states for this precision; `map50_95_delta`: here minus host
     - `peak_rss_bytes`: of the whole process, evaluation included
-    - `parity`: {reference, pictures, anchors, box_px, score}, see `edgeprune_device.parity.Parity`
+    - `parity`: {reference, pictures, anchors, unmatched, box_px, score}, see `edgeprune_device.parity.Parity`
     """
 
     created: str
@@ -118,12 +118,11 @@ class BenchReport:
 
     def _parity(self) -> str:
         p = self.parity
-        if not p["anchors"]:
-            return f"nothing above the least score on {p['pictures']} pictures, here and on {p['reference']}"
-        return (
-            f"boxes within {p['box_px']:.3g} px, scores within {p['score']:.2g} of {p['reference']} "
-            f"({p['anchors']} anchors of {p['pictures']} pictures)"
-        )
+        alone = f", {p['unmatched']} boxes in one of the two alone" if p["unmatched"] else ""
+        on = f"({p['anchors']} anchors of {p['pictures']} pictures{alone})"
+        if p["box_px"] is None:
+            return f"nothing to compare with {p['reference']} {on}"
+        return f"boxes within {p['box_px']:.3g} px, scores within {p['score']:.2g} of {p['reference']} {on}"
 
     def _accuracy(self) -> str:
         host, here = self.host_accuracy or {}, self.accuracy

@@ -69,6 +69,49 @@ def test_where_nothing_is_seen_nothing_was_compared(tiny_onnx):
     assert (found.pictures, found.anchors, found.box_px, found.score) == (2, 0, None, None)
 
 
+def rows(*boxes, count=8):
+    """An end-to-end output: (x1, y1, score, class) of boxes of 10 px, best first, then rows of nothing."""
+    found = [[x, y, x + 10, y + 10, score, kind] for x, y, score, kind in boxes]
+    return np.array([*found, *[[0] * 6] * (count - len(found))], np.float64)
+
+
+def test_rows_of_an_end_to_end_model_are_paired_by_class_and_place():
+    there = rows((0, 0, 0.9, 0), (50, 50, 0.8, 1), (20, 20, 0.5, 0))
+    here = rows((50, 50, 0.81, 1), (0.5, 0, 0.8, 0), (20, 20, 0.5, 0))  # two of them changed places
+    seen, alone, (box_px, score) = parity._rows(here, there)
+    assert (seen, alone) == (3, 0) and box_px.max() == pytest.approx(0.5) and score.max() == pytest.approx(0.1)
+    # Another class is another box, on both sides; so is one too far away.
+    seen, alone, (box_px, score) = parity._rows(rows((0, 0, 0.9, 1), (20, 20, 0.5, 0)), there)
+    assert (seen, alone) == (3, 3) and box_px.max() == score.max() == 0
+    assert parity._rows(rows((9, 9, 0.9, 0)), rows((0, 0, 0.9, 0)))[1] == 2
+    assert parity._rows(rows(), rows())[:2] == (0, 0) and parity._largest(parity._rows(rows(), rows())[2][0]) is None
+
+
+def test_an_end_to_end_model_is_checked_by_rows():
+    table = rows((0, 0, 1.8, 0), (50, 50, 1.6, 1)).astype(np.float32)[None]
+    nodes = [
+        models.node("ReduceMean", ["images"], "mean", "/r", ("keepdims", 0)),
+        models.node("Mul", ["mean", "table"], "output0", "/o"),
+    ]
+    model = models.model(nodes, [models.raw("table", table)], 17, outputs=(("output0", (1, 8, 6)),))
+
+    def change(out):
+        out[0, 0, 2] += 0.25
+        return out[:, [1, 0, 2, 3, 4, 5, 6, 7]]
+
+    found = measured(change, model)
+    assert (found.pictures, found.anchors, found.unmatched) == (2, 4, 0)
+    assert found.box_px == pytest.approx(0.25, abs=1e-4) and found.score == 0
+
+
+def test_where_the_list_is_full_its_end_does_not_count():
+    many = [(12 * i, 0, 0.9 - 0.1 * i, 0) for i in range(5)]
+    there, here = rows(*many[:4], count=4), rows(*many[:3], (90, 0, 0.605, 0), count=4)  # the fourth is another one
+    assert parity._rows(here, there)[:2] == (3, 0)
+    there, here = rows(*many[:4]), rows(*many[:3])
+    assert parity._rows(here, there)[:2] == (4, 1)
+
+
 def test_the_reference_computes_int8_as_written(tiny_onnx, monkeypatch):
     session, opened = Shifted(tiny_onnx, same), []
     real = ort.OrtSession
@@ -95,7 +138,7 @@ def test_every_file_of_a_bundle_can_be_checked(precision):
     "change, words",
     [
         (lambda out: out * np.inf, "no numbers"),
-        (lambda out: np.zeros((1, 300, 6), np.float32), r"not raw boxes \(1, 6, N\)"),
+        (lambda out: np.zeros((1, 300, 7), np.float32), r"shape \(1, 300, 7\): no detector of 2 classes"),
         (lambda out: out[:, :, 1:], "have the shapes"),
     ],
 )
