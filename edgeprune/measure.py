@@ -65,7 +65,7 @@ def evaluate(
     progress: Callable[[int], None] | None = None,
 ) -> tuple[Accuracy, Matches]:
     """COCO mAP of `session` on labelled pictures, and the matches behind it (for bootstrap intervals and subsets)."""
-    items = [(p.name, str(p), _truth(dataset, p)) for p in pictures]
+    items = [(p.name, str(p), truth(dataset, p)) for p in pictures]
     found_accuracy, found = evaluation.evaluate(
         session, items, imgsz=imgsz, classes=list(dataset.names), progress=progress
     )
@@ -78,7 +78,7 @@ def score(session, dataset: Dataset, pictures: Sequence[Path], imgsz: int) -> fl
     return float("nan") if found is None else found
 
 
-def _truth(dataset: Dataset, picture: Path) -> np.ndarray:
+def truth(dataset: Dataset, picture: Path) -> np.ndarray:
     from PIL import Image
 
     with Image.open(picture) as image:

@@ -206,7 +206,9 @@ class Int8:
         self.files = {name: self._build(self._choice.method, layers, rest) for name, rest in self._rests.items()}
 
     def _build(self, method: str, exclude: Sequence[str], rest: str = "fp32") -> onnx.ModelProto:
-        model = q.correct_bias(self._fp32, self._quantized(method, exclude, rest), self._pictures[:CORRECTED])
+        model = self._quantized(method, exclude, rest)
+        if method != "qat":  # there the biases were trained for this very rounding
+            model = q.correct_bias(self._fp32, model, self._pictures[:CORRECTED])
         q.check(model, activations=self._target.int8_activations)
         return model
 

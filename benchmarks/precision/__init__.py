@@ -1,0 +1,1 @@
+"""INT8 and FP16 side by side, against peers; see __main__.py."""

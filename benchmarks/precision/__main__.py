@@ -1,0 +1,90 @@
+"""Precisions side by side, on the same model, pictures and machine, in one run:
+
+    pip install -r benchmarks/precision/requirements.txt
+    python -m benchmarks.precision --weights best.pt --data data.yaml --out benchmarks/results/hituav-precision
+
+Ours: FP16, INT8 and INT8-FP16 of target jetson-orin (computed as written), INT8 of target cpu (as it runs). Peers: ONNX
+Runtime's `quantize_static` with its defaults, Ultralytics' own INT8 exports to ONNX and OpenVINO. All are calibrated
+with the same training pictures; ours chooses method and layers on other training pictures; every mAP is of the
+validation pictures, by the one evaluator. With several --data (halves of one set, each the other's validation), each
+file is judged on the pictures that it has not seen, and the detections are put together.
+
+Latency is ONNX Runtime, one thread, in turns (OpenVINO: its own runtime, one thread, in turns with FP32). Whether
+NVIDIA's parser and builder take a file is asked of TensorRT for RTX, for SM86. Writes OUT.json and OUT.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import subprocess
+import tempfile
+from pathlib import Path
+
+import onnxruntime
+import torch
+from edgeprune_device.environment import Environment
+from edgeprune_device.files import check_writable, write_atomic
+
+from benchmarks.precision import files, judge, table
+from edgeprune import checkpoint, dataset, measure
+
+
+def main() -> None:
+    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    p.add_argument("--weights", type=Path, required=True)
+    p.add_argument("--data", type=Path, required=True, action="append")
+    p.add_argument("--imgsz", type=int)
+    p.add_argument("--max-drop", type=float, default=0.003)
+    p.add_argument("--out", type=Path, required=True, help="without suffix")
+    args = p.parse_args()
+    check_writable(args.out.with_suffix(".json"))
+    source = checkpoint.load(args.weights)
+    size = source.input_size(args.imgsz)
+    judged: dict[str, judge.Judged] = {}
+    said = []
+    with tempfile.TemporaryDirectory() as folder:
+        for i, path in enumerate(args.data):
+            data = dataset.load(path)
+            work = Path(folder) / str(i)
+            work.mkdir()
+            made = files.make(source, args.weights, data, size, args.max_drop, work)
+            said.append(made.said)
+            for name, file in made.files.items():
+                print(f"{path.name}: {name}", flush=True)
+                judge.add(judged.setdefault(name, judge.Judged()), file, data, size)
+        timed = judge.latency(made.files, size)  # of the last data set's files; what is inside does not matter
+        parsed = {name: judge.nvidia(file) for name, file in made.files.items() if file.path is not None}
+    classes = list(source.names)
+    matches = {name: j.matches(classes) for name, j in judged.items()}
+    rows = []
+    for name in matches:
+        minus = {}
+        for other in ("fp32", "ours fp16"):
+            minus[other] = measure.bootstrap(matches[name], matches[other], lambda a: a.map50_95, samples=500)
+        accuracy = matches[name].accuracy()
+        rows.append({
+            "name": name, "map50_95": accuracy.map50_95, "map50": accuracy.map50,
+            "small_map50_95": accuracy.small_map50_95, "minus": minus, "latency_ms": timed.get(name),
+            "nvidia": parsed.get(name), "runtime": made.files[name].runtime,
+            "parity": judge.parity(judged["fp32"], judged[name]) if name == "ours fp16" else None,
+        })  # fmt: skip
+    machine = Environment.read()
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
+    result = {
+        "weights": args.weights.name, "data": [f"{d.parent.name}/{d.name}" for d in args.data], "imgsz": size,
+        "pictures": matches["fp32"].pictures, "boxes": judged["fp32"].boxes, "max_drop": args.max_drop, "made": said,
+        "machine": f"{machine.cpu}, {', '.join(machine.cpu_features)}, {torch.get_num_threads()} threads",
+        "versions": {"onnxruntime": onnxruntime.__version__, "torch": torch.__version__,
+                     "python": platform.python_version(), **files.versions()},
+        "commit": commit.stdout.strip(),
+        "rows": rows,
+    }  # fmt: skip
+    write_atomic(args.out.with_suffix(".json"), json.dumps(result, indent=1) + "\n")
+    write_atomic(args.out.with_suffix(".md"), table.of(result))
+    print(table.of(result))
+
+
+if __name__ == "__main__":
+    main()
