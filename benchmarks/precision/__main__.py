@@ -37,6 +37,7 @@ def main() -> None:
     p.add_argument("--data", type=Path, required=True, action="append")
     p.add_argument("--imgsz", type=int)
     p.add_argument("--max-drop", type=float, default=0.003)
+    p.add_argument("--no-peers", action="store_true")
     p.add_argument("--out", type=Path, required=True, help="without suffix")
     args = p.parse_args()
     check_writable(args.out.with_suffix(".json"))
@@ -49,11 +50,12 @@ def main() -> None:
             data = dataset.load(path)
             work = Path(folder) / str(i)
             work.mkdir()
-            made = files.make(source, args.weights, data, size, args.max_drop, work)
+            made = files.make(source, args.weights, data, size, args.max_drop, work, peers=not args.no_peers)
             said.append(made.said)
             for name, file in made.files.items():
                 print(f"{path.name}: {name}", flush=True)
                 judge.add(judged.setdefault(name, judge.Judged()), file, data, size)
+        parity = judge.parity(made.files["fp32"], made.files["ours fp16"], data, size)
         timed = judge.latency(made.files, size)  # of the last data set's files; what is inside does not matter
         parsed = {name: judge.nvidia(file) for name, file in made.files.items() if file.path is not None}
     classes = list(source.names)
@@ -68,7 +70,6 @@ def main() -> None:
             "name": name, "map50_95": accuracy.map50_95, "map50": accuracy.map50,
             "small_map50_95": accuracy.small_map50_95, "minus": minus, "latency_ms": timed.get(name),
             "nvidia": parsed.get(name), "runtime": made.files[name].runtime,
-            "parity": judge.parity(judged["fp32"], judged[name]) if name == "ours fp16" else None,
         })  # fmt: skip
     machine = Environment.read()
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
@@ -79,7 +80,7 @@ def main() -> None:
         "versions": {"onnxruntime": onnxruntime.__version__, "torch": torch.__version__,
                      "python": platform.python_version(), **files.versions()},
         "commit": commit.stdout.strip(),
-        "rows": rows,
+        "fp16_parity": parity, "rows": rows,
     }  # fmt: skip
     write_atomic(args.out.with_suffix(".json"), json.dumps(result, indent=1) + "\n")
     write_atomic(args.out.with_suffix(".md"), table.of(result))

@@ -46,7 +46,7 @@ def versions() -> dict[str, str | None]:
     return found
 
 
-def make(source, weights: Path, data: Dataset, size: int, max_drop: float, work: Path) -> Made:
+def make(source, weights: Path, data: Dataset, size: int, max_drop: float, work: Path, *, peers: bool) -> Made:
     fp32 = export.to_onnx(source.model, (size, size))
     solve, select = samples.split(data.train, size)
     pictures = [x[None].numpy() for x in samples.read(data, solve, size).pictures]
@@ -64,6 +64,8 @@ def make(source, weights: Path, data: Dataset, size: int, max_drop: float, work:
             label = f"ours {name}" if target != "cpu" else "ours int8 for cpu"
             path = work / f"{target}-{name}.onnx"
             files[label] = _ours(model, path, target, name, timed=name != "int8-fp16")
+    if not peers:
+        return Made(files, said)
     files["onnxruntime quantize_static"] = _as_it_runs(_quantize_static(work / "fp32.onnx", pictures))
     listing = work / "calibration.txt"
     listing.write_text("".join(f"{p}\n" for p in solve))

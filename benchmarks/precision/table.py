@@ -33,11 +33,11 @@ def of(result: dict) -> str:
                 f"{len(int8['rescued'])} layers rescued (limit {result['max_drop']:g} on {said['selection_pictures']} "
                 f"training pictures): {rescued}"
             )
-    parity = next(r["parity"] for r in rows if r["parity"])
+    parity = result["fp16_parity"]
     lines.append(
-        f"- FP16 against FP32, {parity['detections']} detections of at least 0.25: boxes within "
-        f"{parity['max_box_px']:.2f} picture px (99 %: {parity['p99_box_px']:.2f}), scores within "
-        f"{parity['max_score']:.4f}, {parity['without_partner']} without a partner"
+        f"- FP16 against FP32, {parity['anchors']} answers of at least 0.25 ({result['data'][-1]}): boxes within "
+        f"{parity['max_box_px']:.3f} px (99.9 %: {parity['p999_box_px']:.3f}), scores within {parity['max_score']:.4f} "
+        f"(99.9 %: {parity['p999_score']:.4f})"
     )
     return "\n".join(lines) + "\n"
 
@@ -46,7 +46,12 @@ def _signed(triple) -> str:
     return f"{100 * triple[0]:+.2f} ({100 * triple[1]:+.2f} … {100 * triple[2]:+.2f})"
 
 
+def _words(reason: str) -> str:
+    """The operator that NVIDIA's parser does not like."""
+    return " ".join(reason.split("refuses it: ")[-1].split()[:2])
+
+
 def _taken(nvidia: dict | None) -> str:
     if nvidia is None:
         return "-"
-    return f"{nvidia['seconds']:.1f} s" if nvidia["seconds"] is not None else f"no: {nvidia['reason'][:160]}"
+    return f"{nvidia['seconds']:.1f} s" if nvidia["seconds"] is not None else f"no: {_words(nvidia['reason'])}"
