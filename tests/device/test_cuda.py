@@ -107,7 +107,7 @@ def test_what_is_available_needs_no_context(name, fake_cudart):
 
 def test_the_device_and_its_memory(gpu, name, fake_cudart):
     assert gpu.name == name
-    assert gpu.device() == Device(name="Fake Orin", sm="8.7", integrated=True)
+    assert gpu.device() == Device(name="Fake Orin", sm="8.7", integrated=True, multiprocessors=16)
     assert gpu.memory() == (1 << 30, 1 << 30)
     gpu.alloc(1 << 20)
     assert gpu.memory() == ((1 << 30) - (1 << 20), 1 << 30)

@@ -18,7 +18,7 @@ from edgeprune_device.errors import GateError, InputError
 from fakes import fake_tensorrt as fake
 from fakes import models
 
-ORIN = Device("Orin", "8.7", True)
+ORIN = Device("Orin", "8.7", True, 16)
 
 
 @pytest.fixture(autouse=True)
@@ -68,12 +68,19 @@ def test_what_makes_no_difference_does_not_build_again(builds):
     assert len(builds()) == 2
 
 
+def test_a_board_with_another_number_of_multiprocessors_builds_its_own(builds):
+    kept = Cache()
+    kept.engine(request(), ORIN)
+    assert not kept.engine(request(), Device("Orin", "8.7", True, 8)).cached  # a card cloned from an AGX to a Nano
+    assert len(builds()) == 2 and len(list(kept.folder.glob("timing-*"))) == 2
+
+
 def test_the_timing_cache_serves_every_model_of_this_release_and_gpu(builds, fake_tensorrt):
     kept = Cache()
     kept.engine(request(), ORIN)
     kept.engine(request("fp16"), ORIN)
     (path,) = kept.folder.glob("timing-*")
-    assert path.name == "timing-TensorRT_10.3.0-Orin-8.7.cache"
+    assert path.name == "timing-TensorRT_10.3.0-Orin-8.7-16.cache"
     path.write_bytes(path.read_bytes()[:-1] + b"!")  # changed: it never reaches the native library
     kept.engine(request("int8"), ORIN)
     fake_tensorrt("10.12.0.36")
@@ -258,7 +265,7 @@ import pathlib, sys
 from edgeprune_device.cuda import Device
 from edgeprune_device.engine import Request, cache
 request = Request(pathlib.Path(sys.argv[1]), "fp32", cuda="ctypes")
-print(cache.Cache().engine(request, Device("Orin", "8.7", True)).cached)
+print(cache.Cache().engine(request, Device("Orin", "8.7", True, 16)).cached)
 """
 
 

@@ -30,11 +30,16 @@ __all__ = ["Capture", "Cuda", "Device", "available", "names", "open"]
 
 @dataclass(frozen=True)
 class Device:
-    """A GPU, e.g. `Device(name="Orin", sm="8.7", integrated=True)`; integrated: it shares the board's memory."""
+    """A GPU, e.g. `Device(name="Orin", sm="8.7", integrated=True, multiprocessors=16)`.
+
+    - `integrated`: it shares the board's memory
+    - `multiprocessors`: how many; it tells boards apart whose GPUs have one name, as the Orin family's may
+    """
 
     name: str
     sm: str
     integrated: bool
+    multiprocessors: int
 
 
 class Capture:

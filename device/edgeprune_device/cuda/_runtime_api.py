@@ -18,7 +18,7 @@ __all__ = ["RuntimeApi"]
 
 # Values of CUDA's enums, the same in CUDA 11 to 13.
 _HOST_TO_DEVICE, _DEVICE_TO_HOST = 1, 2
-_INTEGRATED, _CAPABILITY_MAJOR, _CAPABILITY_MINOR = 18, 75, 76
+_MULTIPROCESSORS, _INTEGRATED, _CAPABILITY_MAJOR, _CAPABILITY_MINOR = 16, 18, 75, 76
 _NON_BLOCKING = 1
 _THREAD_LOCAL = 1  # a capture that other threads' allocations do not spoil
 
@@ -67,11 +67,11 @@ class RuntimeApi(Cuda):
 
     def device(self) -> Device:
         """As `Cuda.device`."""
-        major, minor, integrated = (
+        major, minor, integrated, multiprocessors = (
             self._call("cudaDeviceGetAttribute", attribute, 0)
-            for attribute in (_CAPABILITY_MAJOR, _CAPABILITY_MINOR, _INTEGRATED)
+            for attribute in (_CAPABILITY_MAJOR, _CAPABILITY_MINOR, _INTEGRATED, _MULTIPROCESSORS)
         )
-        return Device(self._device_name(), f"{major}.{minor}", bool(integrated))
+        return Device(self._device_name(), f"{major}.{minor}", bool(integrated), multiprocessors)
 
     def memory(self) -> Tuple[int, int]:
         """As `Cuda.memory`."""

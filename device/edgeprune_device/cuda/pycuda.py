@@ -100,8 +100,12 @@ class PyCuda(Cuda):
     def device(self) -> Device:
         """As `Cuda.device`."""
         major, minor = self._call(self._gpu.compute_capability)
-        integrated = self._call(self._gpu.get_attribute, self._driver.device_attribute.INTEGRATED)
-        return Device(self._call(self._gpu.name), f"{major}.{minor}", bool(integrated))
+        known = self._driver.device_attribute
+        integrated, multiprocessors = (
+            self._call(self._gpu.get_attribute, attribute)
+            for attribute in (known.INTEGRATED, known.MULTIPROCESSOR_COUNT)
+        )
+        return Device(self._call(self._gpu.name), f"{major}.{minor}", bool(integrated), multiprocessors)
 
     def memory(self) -> Tuple[int, int]:
         """As `Cuda.memory`."""

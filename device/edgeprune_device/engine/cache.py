@@ -151,6 +151,7 @@ def _depends(trt: Any, request: Request, device: Any) -> Dict[str, Any]:
         "builder": library.title(trt),
         "sm": device.sm,
         "device": device.name,
+        "multiprocessors": device.multiprocessors,
         "onnx_sha256": request.onnx_sha256,
         "precision": request.precision,
         "flags": flags,
@@ -161,7 +162,7 @@ def _depends(trt: Any, request: Request, device: Any) -> Dict[str, Any]:
 
 def _timing_name(depends: Dict[str, Any]) -> str:
     """A timing cache holds for the exact TensorRT and the exact GPU, for every model."""
-    words = "-".join(str(depends[name]) for name in ("builder", "device", "sm"))
+    words = "-".join(str(depends[name]) for name in ("builder", "device", "sm", "multiprocessors"))
     return f"timing-{re.sub(r'[^A-Za-z0-9.-]+', '_', words)[:150]}.cache"
 
 

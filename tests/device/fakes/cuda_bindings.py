@@ -31,6 +31,7 @@ class cudaError_t(IntEnum):
 
 
 class cudaDeviceAttr(IntEnum):
+    cudaDevAttrMultiProcessorCount = 16
     cudaDevAttrIntegrated = 18
     cudaDevAttrComputeCapabilityMajor = 75
     cudaDevAttrComputeCapabilityMinor = 76

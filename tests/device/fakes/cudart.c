@@ -27,7 +27,7 @@ typedef struct CUgraphExec_st *cudaGraphExec_t;
 enum cudaMemcpyKind { cudaMemcpyHostToHost, cudaMemcpyHostToDevice, cudaMemcpyDeviceToHost, cudaMemcpyDeviceToDevice };
 enum cudaStreamCaptureMode { cudaStreamCaptureModeGlobal };
 enum cudaDeviceAttr {
-    cudaDevAttrIntegrated = 18, cudaDevAttrComputeCapabilityMajor = 75, cudaDevAttrComputeCapabilityMinor = 76
+    cudaDevAttrMultiProcessorCount = 16, cudaDevAttrIntegrated = 18, cudaDevAttrComputeCapabilityMajor = 75, cudaDevAttrComputeCapabilityMinor = 76
 };
 #endif
 
@@ -287,6 +287,7 @@ cudaError_t cudaDeviceGetAttribute(int *value, enum cudaDeviceAttr attribute, in
     case cudaDevAttrComputeCapabilityMajor: *value = 8; return Success;
     case cudaDevAttrComputeCapabilityMinor: *value = 7; return Success;
     case cudaDevAttrIntegrated: *value = 1; return Success;
+    case cudaDevAttrMultiProcessorCount: *value = 16; return Success;
     }
     return fail(InvalidValue);
 }

@@ -199,7 +199,9 @@ def build(library):
     def memcpy_dtoh_async(dest, src, stream=None):
         copy("cuMemcpyDtoHAsync", dest.ctypes.data, src, dest, 2, stream)
 
-    device_attribute = SimpleNamespace(INTEGRATED=SimpleNamespace(value=18))
+    device_attribute = SimpleNamespace(
+        INTEGRATED=SimpleNamespace(value=18), MULTIPROCESSOR_COUNT=SimpleNamespace(value=16)
+    )
     names = {name: thing for name, thing in locals().items() if not name.startswith("_")}
     for hidden in ("library", "check", "do", "made", "number", "copy", "end", "Freed"):
         del names[hidden]
