@@ -6,8 +6,8 @@
 Ours: FP16, INT8 and INT8-FP16 of target jetson-orin (computed as written), INT8 of target cpu (as it runs). Peers: ONNX
 Runtime's `quantize_static` with its defaults, Ultralytics' own INT8 exports to ONNX and OpenVINO. All are calibrated
 with the same training pictures; ours chooses method and layers on other training pictures; every mAP is of the
-validation pictures, by the one evaluator. With several --data (halves of one set, each the other's validation), each
-file is judged on the pictures that it has not seen, and the detections are put together.
+validation pictures, by the one evaluator. With --halves the validation pictures are cut in two, files are made with
+each half and judged on the other, and the detections are put together: for a set without training pictures of its own.
 
 Latency is ONNX Runtime, one thread, in turns (OpenVINO: its own runtime, one thread, in turns with FP32). Whether
 NVIDIA's parser and builder take a file is asked of TensorRT for RTX, for SM86. Writes OUT.json and OUT.md.
@@ -20,6 +20,7 @@ import json
 import platform
 import subprocess
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import onnxruntime
@@ -29,12 +30,14 @@ from edgeprune_device.files import check_writable, write_atomic
 
 from benchmarks.precision import files, judge, table
 from edgeprune import checkpoint, dataset, measure
+from edgeprune.dataset import Dataset
 
 
 def main() -> None:
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument("--weights", type=Path, required=True)
-    p.add_argument("--data", type=Path, required=True, action="append")
+    p.add_argument("--data", type=Path, required=True)
+    p.add_argument("--halves", action="store_true", help="make with one half of the pictures, judge on the other")
     p.add_argument("--imgsz", type=int)
     p.add_argument("--max-drop", type=float, default=0.003)
     p.add_argument("--no-peers", action="store_true")
@@ -44,17 +47,16 @@ def main() -> None:
     source = checkpoint.load(args.weights)
     size = source.input_size(args.imgsz)
     judged: dict[str, judge.Judged] = {}
-    said = []
+    said = {}
     with tempfile.TemporaryDirectory() as folder:
-        for i, path in enumerate(args.data):
-            data = dataset.load(path)
+        for i, (name, data) in enumerate(parts(dataset.load(args.data), args.halves).items()):
             work = Path(folder) / str(i)
             work.mkdir()
             made = files.make(source, args.weights, data, size, args.max_drop, work, peers=not args.no_peers)
-            said.append(made.said)
-            for name, file in made.files.items():
-                print(f"{path.name}: {name}", flush=True)
-                judge.add(judged.setdefault(name, judge.Judged()), file, data, size)
+            said[name] = made.said
+            for label, file in made.files.items():
+                print(f"{name}: {label}", flush=True)
+                judge.add(judged.setdefault(label, judge.Judged()), file, data, size)
         parity = judge.parity(made.files["fp32"], made.files["ours fp16"], data, size)
         timed = judge.latency(made.files, size)  # of the last data set's files; what is inside does not matter
         parsed = {name: judge.nvidia(file) for name, file in made.files.items() if file.path is not None}
@@ -74,7 +76,7 @@ def main() -> None:
     machine = Environment.read()
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
     result = {
-        "weights": args.weights.name, "data": [f"{d.parent.name}/{d.name}" for d in args.data], "imgsz": size,
+        "weights": args.weights.name, "data": args.data.parent.name, "imgsz": size,
         "pictures": matches["fp32"].pictures, "boxes": judged["fp32"].boxes, "max_drop": args.max_drop, "made": said,
         "machine": f"{machine.cpu}, {', '.join(machine.cpu_features)}, {torch.get_num_threads()} threads",
         "versions": {"onnxruntime": onnxruntime.__version__, "torch": torch.__version__,
@@ -85,6 +87,18 @@ def main() -> None:
     write_atomic(args.out.with_suffix(".json"), json.dumps(result, indent=1) + "\n")
     write_atomic(args.out.with_suffix(".md"), table.of(result))
     print(table.of(result))
+
+
+def parts(data: Dataset, halves: bool) -> dict[str, Dataset]:
+    """Name -> the pictures to make with (train) and to judge on (val)."""
+    if not halves:
+        return {"as split": data}
+    middle = len(data.val) // 2
+    first, second = data.val[:middle], data.val[middle:]
+    return {
+        "made with the first half": replace(data, train=first, val=second),
+        "made with the second half": replace(data, train=second, val=first),
+    }
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ def of(result: dict) -> str:
     versions = ", ".join(f"{k} {v}" for k, v in result["versions"].items() if v)
     lines = [
         f"{result['weights']}, {result['imgsz']} px, {result['pictures']} pictures that no file was made with, "
-        f"{result['boxes']} boxes ({', '.join(result['data'])}). Differences in points; in brackets 95 % of a paired "
+        f"{result['boxes']} boxes ({result['data']}). Differences in points; in brackets 95 % of a paired "
         f"bootstrap over pictures. Latency: one thread, in turns. {result['machine']}. {versions}. Commit "
         f"{result['commit']}.",
         "",
@@ -24,7 +24,7 @@ def of(result: dict) -> str:
             f"| {took['p50'] if took else 'not measured'} | {took['speedup'] if took else '-'} | {_taken(nvidia)} |"
         )
     lines.append("")
-    for data, said in zip(result["data"], made):
+    for data, said in made.items():
         for target in ("jetson-orin", "cpu"):
             int8 = said[target]
             rescued = ", ".join(r["layer"] for r in int8["rescued"]) or "none"
@@ -35,7 +35,7 @@ def of(result: dict) -> str:
             )
     parity = result["fp16_parity"]
     lines.append(
-        f"- FP16 against FP32, {parity['anchors']} answers of at least 0.25 ({result['data'][-1]}): boxes within "
+        f"- FP16 against FP32, {parity['anchors']} answers of at least 0.25: boxes within "
         f"{parity['max_box_px']:.3f} px (99.9 %: {parity['p999_box_px']:.3f}), scores within {parity['max_score']:.4f} "
         f"(99.9 %: {parity['p999_score']:.4f})"
     )
