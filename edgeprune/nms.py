@@ -50,17 +50,12 @@ def add(model: onnx.ModelProto) -> onnx.ModelProto:
         raise InputError("--nms: this model's head gives one box per object already; leave --nms out")
     result = onnx.ModelProto()
     result.CopyFrom(model)
-    for node in result.graph.node:
-        names = [_RAW if name == output.name else name for name in node.output]
-        del node.output[:]
-        node.output.extend(names)
+    _rename_output(result.graph, output.name, _RAW)
     _append(result, output.name, shape[1] - 4, shape[2])
     del result.graph.output[:]
     result.graph.output.append(helper.make_tensor_value_info(output.name, TensorProto.FLOAT, [1, MAX_DET, 6]))
     result.graph.value_info.append(helper.make_tensor_value_info(_RAW, TensorProto.FLOAT, shape))
-    for entry in result.metadata_props:
-        if entry.key == "args":
-            entry.value = str({**ast.literal_eval(entry.value), "nms": True})
+    _note(result, nms=True)
     return result
 
 
@@ -70,26 +65,33 @@ def without(model: onnx.ModelProto) -> onnx.ModelProto:
         return model
     result = onnx.ModelProto()
     result.CopyFrom(model)
-    (output,) = result.graph.output
-    kept = [node for node in result.graph.node if not node.name.startswith(_PREFIX)]
-    for node in kept:
-        names = [output.name if name == _RAW else name for name in node.output]
-        del node.output[:]
-        node.output.extend(names)
-    raw = next(v for v in result.graph.value_info if v.name == _RAW)
-    shape = [d.dim_value for d in raw.type.tensor_type.shape.dim]
-    constants = [t for t in result.graph.initializer if not t.name.startswith(_PREFIX)]
-    inner = [v for v in result.graph.value_info if v.name != _RAW and not v.name.startswith(_PREFIX)]
-    for field, left in (("node", kept), ("initializer", constants), ("value_info", inner)):
-        left = [copy for entry in left if (copy := type(entry)()) is not None and (copy.CopyFrom(entry) or True)]
-        result.graph.ClearField(field)
-        getattr(result.graph, field).extend(left)
-    del result.graph.output[:]
-    result.graph.output.append(helper.make_tensor_value_info(output.name, TensorProto.FLOAT, shape))
-    for entry in result.metadata_props:
-        if entry.key == "args":
-            entry.value = str({**ast.literal_eval(entry.value), "nms": False})
+    graph = result.graph
+    raw = next(v for v in graph.value_info if v.name == _RAW)
+    (output,) = graph.output
+    output.type.CopyFrom(raw.type)
+    graph.value_info.remove(raw)
+    for entries in (graph.node, graph.initializer, graph.value_info):
+        for i in reversed(range(len(entries))):
+            if entries[i].name.startswith(_PREFIX):
+                del entries[i]
+    _rename_output(graph, _RAW, output.name)
+    _note(result, nms=False)
     return result
+
+
+def _rename_output(graph: onnx.GraphProto, before: str, after: str) -> None:
+    """Of the node that makes it; none of the network's own nodes reads its output."""
+    for node in graph.node:
+        for i, name in enumerate(node.output):
+            if name == before:
+                node.output[i] = after
+
+
+def _note(model: onnx.ModelProto, *, nms: bool) -> None:
+    """In the arguments that stock Ultralytics reads."""
+    for entry in model.metadata_props:
+        if entry.key == "args":
+            entry.value = str({**ast.literal_eval(entry.value), "nms": nms})
 
 
 def _append(model: onnx.ModelProto, output: str, classes: int, anchors: int) -> None:
