@@ -191,6 +191,8 @@ def export(job, step) -> dict:
 def quantize(job, step) -> dict:
     """FP16 and INT8 files, each measured on the validation pictures, each held to --max-drop; and the time of all
     against the original, in turns."""
+    for precision in PRECISIONS[1:]:  # of a job that was killed here, perhaps with other options
+        job.model_path(precision).unlink(missing_ok=True)
     fp32 = nms.without(onnx.load(job.model_path("fp32")))
     pictures = [job.features.pictures[i : i + 1].numpy() for i in range(len(job.features.pictures))]
     made = precisions.make(
@@ -226,6 +228,9 @@ def quantize(job, step) -> dict:
     if rescued:
         share = made.said["int8"]["share_of_macs"]
         notes[-1] += f" with {len(rescued)} layers rescued from INT8, {share:.0%} of MACs in it"
+    if job.options.nms:
+        before = job.record["models"][job.trained.stem]["map50_95"]
+        notes[0] += f" (one class per box, as NMS inside gives it; {before:.3f} with all)"
     return {
         "files": [job.model_path(p).name for p in made.files],
         "calibration_pictures": len(pictures),
@@ -285,7 +290,7 @@ def pack(job, step) -> dict:
             # Where TensorRT is told the precision by a flag, the device has to know what must stay FP32.
             made = how.get(precision, {})
             models[precision] = {
-                **({"fp32_nodes": made["fp32_nodes"]} if "fp32_nodes" in made else {}),
+                **{key: made[key] for key in ("fp32_nodes", "weight_bits") if key in made},
                 **{k: entry[k] for k in ("map50", "map50_95", "small_map50_95")},
                 "runtime": entry["measured_with"],
                 "pictures": len(val),

@@ -128,6 +128,10 @@ def choose_precision(manifest: Manifest, runtime: str, precision: str = "auto") 
     """The precision to run; InputError, with the manifest's reason, when the bundle does not carry it."""
     present = [name for name, entry in manifest.models.items() if entry["payload"] is not None]
     wanted = runtimes.order(runtime, precision, int8_is_for_cpu(manifest))
+    if precision == "auto" and runtime == "ort" and Environment.read().saturates:
+        # Made where nothing saturates: what it loses here, nobody has measured.
+        wide = manifest.models.get("int8", {}).get("weight_bits", 8) == 8
+        wanted = tuple(p for p in wanted if not (wide and p == "int8"))
     found = [name for name in wanted if name in present]
     if found:
         return found[0]
@@ -231,8 +235,8 @@ def _warnings(bundle, environment, samples, runtime, precision, judged, comparab
         found.append("runtime null runs no model: these figures are the harness's own")
     if runtime == "ort" and precision.startswith("int8") and not int8_is_for_cpu(bundle.manifest):
         found.append("this INT8 model is in TensorRT's form, slower than FP32 on a CPU (--target cpu makes the CPU's)")
-    vnni = {"avx512_vnni", "avx_vnni", "amx_int8"} & set(environment.cpu_features)
-    if runtime == "ort" and precision == "int8" and environment.machine in ("x86_64", "AMD64") and not vnni:
+    bits = bundle.manifest.models[precision].get("weight_bits", 8)
+    if runtime == "ort" and precision == "int8" and bits == 8 and environment.saturates:
         found.append("this CPU has no VNNI: 8-bit products saturate, so INT8 accuracy here may be lower than elsewhere")
     if judged and not comparable:
         found.append("the host states no accuracy on these very pictures: no delta")

@@ -56,6 +56,13 @@ class Environment:
             load_average_1min=round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
         )
 
+    @property
+    def saturates(self) -> bool:
+        """Whether INT8 needs weights of 7 bits here: without VNNI an x86 CPU adds two products of u8 and s8 in 16 bits,
+        where 8-bit weights saturate."""
+        vnni = {"avx512_vnni", "avx_vnni", "amx_int8"} & set(self.cpu_features)
+        return self.machine in ("x86_64", "AMD64") and not vnni
+
     @classmethod
     def from_json(cls, data: dict) -> Environment:
         """The inverse of `to_json` (BenchReport has checked the schema)."""

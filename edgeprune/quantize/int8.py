@@ -59,7 +59,7 @@ def to_int8(
     activations: str = "signed",
     rest: str = "fp32",
     exclude: Iterable[str] = (),
-    reduce_range: bool | None = None,
+    reduce_range: bool = False,
 ) -> onnx.ModelProto:
     """Quantize the body of a detector; the head's last convolutions and its tail stay float.
 
@@ -67,8 +67,7 @@ def to_int8(
     activations: `signed` for TensorRT, `unsigned` for ONNX Runtime on a CPU.
     rest: `fp32` keeps the opset; `fp16` types all else FP16 in opset 19 (TensorRT >= 10, strongly typed).
     exclude: layers whose convolutions stay float (`model.22` names all inside).
-    reduce_range: weights in 7 bits. Without VNNI an x86 CPU adds two u8 x s8 products in 16 bits, where 8-bit weights
-    saturate; the file travels, so None means yes for unsigned, no for signed.
+    reduce_range: weights in 7 bits, for unsigned activations on a CPU where 8 bits saturate (`Environment.saturates`).
 
     Weights are int8, symmetric, one scale per output channel; biases stay float.
     Raises InputError for an option that does not exist or ranges of another model.
@@ -79,7 +78,7 @@ def to_int8(
     convolutions, reads, grids = _place(graph, ranges, activations, method, tuple(exclude))
     if rest == "fp16":
         grids = {name: _fp16_grid(grid) for name, grid in grids.items()}
-    bits = 7 if (activations == "unsigned" if reduce_range is None else reduce_range) else 8
+    bits = 7 if reduce_range else 8
     quantized = _Writer(graph, reads, grids, bits=bits, fp16_scales=rest == "fp16").run(convolutions)
     if rest == "fp32":
         return quantized

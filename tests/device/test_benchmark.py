@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from edgeprune_device import benchmark, keys, schema
 from edgeprune_device.bundle import Bundle
+from edgeprune_device.environment import Environment
 from edgeprune_device.errors import InputError, RuntimeUnavailable
 from edgeprune_device.evaluation import EvaluationSet
 
@@ -102,8 +103,20 @@ def both(manifest, target):
     return {"models": {"int8": entry, "fp32": entry}, "target": target}
 
 
+@pytest.mark.parametrize("bits, saturates, expected", [(8, True, "fp32"), (8, False, "int8"), (7, True, "int8")])
+def test_auto_leaves_out_weights_that_would_saturate(rebuilt, manifest, monkeypatch, bits, saturates, expected):
+    monkeypatch.setattr(Environment, "saturates", saturates)
+    entry = {**manifest["models"]["fp32"], "weight_bits": bits}
+    other = rebuilt(target="cpu", models={**manifest["models"], "int8": entry})
+    assert benchmark.choose_precision(other.manifest, "ort") == expected
+    pytest.importorskip("onnxruntime")
+    report = benchmark.run(other, runtime="ort", precision="int8", with_accuracy=False, **QUICK)
+    assert any("no VNNI" in text for text in report.warnings) == (bits == 8 and saturates)
+
+
 @pytest.mark.parametrize("target, expected", [("cpu", "int8"), ("jetson-orin", "fp32"), ("my-own-drone", "fp32")])
-def test_auto_takes_int8_only_where_it_was_made_for_a_cpu(rebuilt, manifest, target, expected):
+def test_auto_takes_int8_only_where_it_was_made_for_a_cpu(rebuilt, manifest, monkeypatch, target, expected):
+    monkeypatch.setattr(Environment, "saturates", False)
     bundle = rebuilt(**both(manifest, target))
     assert benchmark.choose_precision(bundle.manifest, "ort") == expected
     assert benchmark.choose_precision(bundle.manifest, "ort", "int8") == "int8"

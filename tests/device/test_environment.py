@@ -1,6 +1,7 @@
 import json
 from dataclasses import replace
 
+import pytest
 from edgeprune_device.environment import Environment, parse_cpuinfo, parse_key_values, parse_meminfo
 
 X86 = """processor	: 0
@@ -44,3 +45,11 @@ def test_warnings():
     assert "busy" in replace(env, load_average_1min=2.0).warnings()[0]
     assert "powersave" in replace(env, governor="powersave").warnings()[0]
     assert replace(env, governor="performance", load_average_1min=None).warnings() == []
+
+
+@pytest.mark.parametrize(
+    "machine, features, saturates",
+    [("x86_64", ("avx2",), True), ("x86_64", ("avx2", "avx_vnni"), False), ("AMD64", (), True), ("aarch64", (), False)],
+)
+def test_which_cpus_saturate(machine, features, saturates):
+    assert replace(Environment.read(), machine=machine, cpu_features=features).saturates is saturates

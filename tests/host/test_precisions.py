@@ -3,11 +3,12 @@
 import numpy as np
 import onnx
 import pytest
+from edgeprune_device.environment import Environment
 from edgeprune_device.errors import GateError
 from edgeprune_device.target import Target
 from onnx import numpy_helper
 
-from edgeprune import dataset, measure, precisions
+from edgeprune import dataset, measure, nms, precisions
 from edgeprune import quantize as q
 from edgeprune.export import to_onnx
 from edgeprune.quantize.graph import Graph, layer_of
@@ -190,10 +191,27 @@ def test_where_nothing_is_enough_the_best_rung_is_kept_and_validation_climbs_to_
     assert said["share_of_macs"] >= 0.9
 
 
-def test_for_a_cpu_layers_are_rescued_too(fp32):
+@pytest.mark.parametrize(("saturates", "bits", "top"), [(True, 7, 63), (False, 8, 127)])
+def test_for_a_cpu_layers_are_rescued_too_and_weights_do_not_saturate(fp32, monkeypatch, saturates, bits, top):
+    monkeypatch.setattr(Environment, "saturates", saturates)
     int8 = settled(outlier(fp32), max_drop=0.0, target="cpu")
-    assert int8.rescued >= 1
-    q.check(int8.files["int8"], activations="unsigned")
+    assert int8.rescued >= 1 and int8.to_json()["weight_bits"] == bits
+    (file,) = int8.files.values()
+    q.check(file, activations="unsigned")
+    weights = [numpy_helper.to_array(t) for t in file.graph.initializer if t.data_type == onnx.TensorProto.INT8]
+    assert max(np.abs(w.astype(int)).max() for w in weights if w.ndim == 4) == top
+
+
+def test_after_qat_layers_are_judged_as_they_are_written_without_correction(fp32, monkeypatch):
+    model, given = outlier(fp32), pictures()
+    ranges = q.calibrate(model, given)
+    fixed = ranges.fixed(ranges.thresholds("max"))
+    int8 = precisions.Int8(model, fixed, given, Target.load("jetson-orin"), lambda what: None)
+    monkeypatch.delattr(q, "bias_shifts")
+    monkeypatch.delattr(q, "correct_bias")
+    int8.settle(("qat",), Closeness(model, 7), 0.6)
+    said = int8.to_json()
+    assert said["method"] == "qat" and said["rescued"][0]["layer"] == READER
 
 
 # --- make
@@ -222,7 +240,7 @@ class Shifted:
         return [out]
 
 
-def make(data, max_drop, bad=()):
+def make(data, max_drop, bad=(), target="jetson-orin", **more):
     fp32 = to_onnx(network(width=0.125), (SIZE, SIZE))
     asked = []
 
@@ -231,8 +249,8 @@ def make(data, max_drop, bad=()):
         return measure.evaluate(Shifted(session) if name in bad else session, data, data.val, SIZE)
 
     wanted = ("fp32", "fp16", "int8")
-    target = Target.load("jetson-orin")
-    made = precisions.make(fp32, pictures(), target, wanted, max_drop, lambda session: 0.5, judge)
+    target = Target.load(target)
+    made = precisions.make(fp32, pictures(), target, wanted, max_drop, lambda session: 0.5, judge, **more)
     return made, asked
 
 
@@ -250,6 +268,20 @@ def test_every_file_is_judged_once_where_none_loses(judged):
 def test_validation_asks_for_more_and_the_gate_tells_the_figures_and_the_interval(judged):
     with pytest.raises(GateError, match=r"int8 loses 0\.\d+ .*95 %: .* on 4 pictures.*layers had been rescued.*--qat"):
         make(judged, max_drop=0.02, bad=("int8", "int8-fp16"))
+
+
+def test_for_a_cpu_the_gate_does_not_advise_what_build_refuses(judged):
+    with pytest.raises(GateError, match="more validation pictures decide$"):
+        make(judged, max_drop=0.02, bad=("int8",), target="cpu")
+
+
+def test_nms_inside_the_file_is_named_as_what_must_stay_fp32(judged):
+    """Where FP16 is a flag for the whole network, the areas of its boxes would overflow."""
+    made, _ = make(judged, max_drop=1.0, finish=nms.add)
+    for name in ("fp16", "int8"):
+        nodes = {node.name for node in made.files[name].graph.node}
+        added = {node for node in nodes if node.startswith("/nms/")}
+        assert len(added) > 50 and added <= set(made.said[name]["fp32_nodes"]) <= nodes
 
 
 def test_what_must_stay_fp32_is_named_where_it_would_overflow(fp32):
