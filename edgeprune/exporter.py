@@ -29,12 +29,15 @@ def run(
     """Precision -> model, and one line on each. suppress: with NMS inside (nms.py).
 
     Raises:
+        InputError: NMS for a one-to-one head, or a checkpoint with damaged scales.
         GateError: the ONNX does not equal the model, or a precision loses more than `max_drop`.
     """
+    given = qat.thresholds(source)
     fp32 = export.to_onnx(source.model, (imgsz, imgsz))
     finish = nms.add if suppress else lambda model: model
+    finished = finish(fp32)  # a head that takes no NMS is told before anything long starts
     if data is None:
-        return {"fp32": finish(fp32)}, {"fp32": "parity and accuracy not measured (no --data)"}
+        return {"fp32": finished}, {"fp32": "parity and accuracy not measured (no --data)"}
     solve, select = samples.split(data.train, imgsz)
     pictures = [x[None].numpy() for x in samples.read(data, solve, imgsz).pictures]
     parity = export.parity(source.model, fp32, pictures[:8])
@@ -57,17 +60,20 @@ def run(
         max_drop,
         lambda session: measure.score(session, data, select, imgsz),
         judge,
-        thresholds=qat.thresholds(source),
+        thresholds=given,
         finish=finish,
         step=lambda what: step(0.1, what),
     )
-    files = {"fp32": finish(fp32), **made.files}
+    files = {"fp32": finished, **made.files}
     said = {
         name: f"mAP50-95 {j.accuracy.map50_95:.4f} on {j.accuracy.pictures} pictures" for name, j in made.judged.items()
     }
     said["fp32"] += f", equals PyTorch to {parity.max_box_px:.2g} px"
-    for layer in made.said.get("int8", {}).get("rescued", []):
-        said["int8"] += f"\n  not in INT8: {layer['layer']} (disagreement {layer['disagreement']:.3f} alone)"
+    if "int8" in made.said:
+        how = made.said["int8"]
+        said["int8"] += f", {how['share_of_macs']:.0%} of MACs in INT8, thresholds by {how['method']}"
+        for layer in how["rescued"]:
+            said["int8"] += f"\n  not in INT8: {layer['layer']} (disagreement {layer['disagreement']:.3f} alone)"
     return files, said
 
 

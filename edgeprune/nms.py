@@ -10,8 +10,10 @@ iterated on the matrix of overlaps (Cluster-NMS: Zheng et al., "Enhancing Geomet
 Inference for Object Detection and Instance Segmentation", arXiv 2005.03572): fixed shapes, matrix products, every
 runtime. It is exact as long as no chain of boxes that cover one another is longer than ITERATIONS.
 
-One class per box, the best one, as Ultralytics' `predict` and `vision.detections` have it; boxes of different classes
-do not suppress each other.
+One class per box, the best one, as Ultralytics' `predict` and `vision.detections` have it by themselves; boxes of
+different classes do not suppress each other. The evaluator takes every class of a box that a raw output gives, so a
+file with NMS inside measures lower, the more the less sure the detector is of its classes: mAP50-95 0.230 instead of
+0.261 for the demo (100 scenes), 0.462 instead of 0.466 for YOLOv8n COCO (64 pictures of coco128).
 """
 
 from __future__ import annotations

@@ -130,7 +130,8 @@ def nms(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--nms",
         action="store_true",
-        help="NMS inside the ONNX files: (1, 300, 6) rows of box, score, class (default: outside)",
+        help="NMS inside the ONNX files: (1, 300, 6) rows of box, score, class. One class per box, so mAP, which "
+        "counts its other classes too, is lower. Not for YOLOv10 and 26, whose heads need none (default: outside)",
     )
 
 

@@ -8,9 +8,10 @@ import onnxruntime
 import pytest
 from edgeprune_device import vision
 from edgeprune_device.errors import InputError
+from edgeprune_device.target import Target
 from onnx import TensorProto, helper, numpy_helper
 
-from edgeprune import engine, nms
+from edgeprune import checkpoint, dataset, engine, exporter, nms
 from edgeprune import quantize as q
 from edgeprune.export import to_onnx
 
@@ -111,9 +112,15 @@ def test_it_can_be_taken_out_again(raw):
     assert ast.literal_eval(args)["nms"] is True
 
 
-def test_a_one_to_one_head_needs_none():
+def test_a_one_to_one_head_needs_none_and_that_is_told_before_anything_is_read(tmp_path):
+    model = network("yolo26n.yaml")
     with pytest.raises(InputError, match="leave --nms out"):
-        nms.add(to_onnx(network("yolo26n.yaml"), (SIZE, SIZE)))
+        nms.add(to_onnx(model, (SIZE, SIZE)))
+    unread = dataset.Dataset(tmp_path / "data.yaml", ("a",), (tmp_path / "missing.png",) * 8, ())
+    given = checkpoint.Checkpoint(tmp_path / "best.pt", model, {})
+    orin = Target.load("jetson-orin")
+    with pytest.raises(InputError, match="leave --nms out"):
+        exporter.run(given, unread, SIZE, orin, ("fp32", "int8"), 0, lambda *_: None, suppress=True)
 
 
 @pytest.mark.skipif(engine.available() is not None, reason=str(engine.available()))
