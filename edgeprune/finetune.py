@@ -58,10 +58,10 @@ class Settings:
             raise InputError(f"imgsz {self.imgsz} must be a multiple of 32")
         if self.patience < 0:
             raise InputError("patience must be at least 0")
-        if not 0 <= self.sparsity <= self.lr:
-            raise InputError(f"sparsity {self.sparsity:g} is outside [0, {self.lr:g}], up to the learning rate (--lr)")
         if self.qat and (self.patience or self.sparsity):
             raise InputError("training with --qat is short, and comes last: it takes neither --patience nor --sparsity")
+        if not 0 <= self.sparsity <= self.lr:
+            raise InputError(f"sparsity {self.sparsity:g} is outside [0, {self.lr:g}], up to the learning rate (--lr)")
         if self.batch % self.gpus:
             raise InputError(f"batch {self.batch} must be a multiple of the {self.gpus} GPUs of --device {self.device}")
 

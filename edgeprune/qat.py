@@ -248,7 +248,7 @@ def thresholds(source: Checkpoint) -> dict[str, float] | None:
         isinstance(k, str) and isinstance(v, float) and math.isfinite(v) and v > 0 for k, v in found.items()
     )
     if not good or not found:
-        raise InputError(f"{source.path}: its quantization scales are damaged; train it again with --qat")
+        raise InputError(f"{source.path}: its quantization scales are damaged; fetch it again")
     return dict(found)
 
 

@@ -36,6 +36,7 @@ def configure(parser) -> None:
 
 def run(args) -> None:
     import shutil
+    from dataclasses import replace
 
     from edgeprune_device.errors import InputError
     from edgeprune_device.files import check_writable
@@ -51,9 +52,11 @@ def run(args) -> None:
     imgsz = source.input_size(args.imgsz)
     rounding = options.qat_epochs(args)
     settings = finetune.Settings(
-        rounding or args.epochs, args.batch, args.lr * (qat.RATE if rounding else 1), imgsz, args.device, args.workers,
-        args.seed, args.patience, args.sparsity, bool(rounding),
-    )  # fmt: skip
+        args.epochs, args.batch, args.lr, imgsz, args.device, args.workers, args.seed, args.patience, args.sparsity
+    )
+    if rounding:
+        settings = replace(settings, epochs=rounding, lr=args.lr * qat.RATE, qat=True)
+        qat.thresholds(source)  # for the figure before; damaged ones are told before the training
     out = args.out or args.weights.with_name(f"{args.weights.stem}-{'qat' if rounding else 'tuned'}.pt")
     if out.suffix != ".pt":
         raise InputError(f"--out {out}: a checkpoint ends in .pt")

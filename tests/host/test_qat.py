@@ -394,10 +394,17 @@ def test_command(weights, data, tmp_path, capsys):
     for bad, says in (
         (["--qat", "0"], "--qat 0: give 1 epoch or more"),
         (["--qat", "--patience", "2"], "--qat is short"),
+        (["--qat", "--sparsity", "1e-4"], "--qat is short"),
+        (["--qat", "--lr", "5"], "lr 5 is outside"),
         (["--qat", "many"], "--qat"),
     ):
         assert cli.main([str(w) for w in (*words, *bad)]) == 2
         error = capsys.readouterr().err.strip()
         assert says in error and "\n" not in error, error
+    source = checkpoint.load(weights)
+    checkpoint.save(weights, source.model, like=source, extra={qat.KEY: {"thresholds": {"images": -1.0}}})
+    before = out.stat().st_mtime_ns
+    assert cli.main([str(w) for w in (*words, "--qat")]) == 2  # and not after an hour of training
+    assert "scales are damaged" in capsys.readouterr().err and out.stat().st_mtime_ns == before
     assert cli.main(["build", "--ratio", "0.2", "--target", "jetson-orin", "--qat", "0"]) == 2
     assert "--qat 0: give 1 epoch or more" in capsys.readouterr().err
