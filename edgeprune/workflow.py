@@ -296,6 +296,11 @@ def _check_inputs(job: Job) -> None:
         raise InputError("--nms: this model's head gives one box per object already; leave --nms out")
     if job.options.qat:
         qat.check(job.original.model, job.imgsz)
+    if "int8" in job.options.precision and not data.boxes(job.splits["select"]).sum():
+        raise InputError(
+            f"{data.path}: INT8's calibration is chosen on {len(job.splits['select'])} of the training pictures, and "
+            "none of those has a labelled box; label more, or leave int8 out of --precision"
+        )
     bare = sum(not len(data.labels(p)) for p in data.train)
     if bare > len(data.train) // 2:
         job.reporter.warn(f"{bare} of {len(data.train)} training pictures have no labelled box")

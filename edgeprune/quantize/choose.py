@@ -56,5 +56,8 @@ def choose(
             to_beat = tried[method] + (0 if best else NOISE)
             best = (method, model)
     if best is None:
-        raise InputError(f"no calibration method gave a score: {tried or 'no method was tried'}")
+        raise InputError(
+            f"no calibration method gave a score ({tried or 'none was tried'}): some of the training pictures are to "
+            "choose by, and those need labelled boxes"
+        )
     return Choice(*best, tried)

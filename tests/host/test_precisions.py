@@ -271,7 +271,7 @@ def test_validation_asks_for_more_and_the_gate_tells_the_figures_and_the_interva
 
 
 def test_for_a_cpu_the_gate_does_not_advise_what_build_refuses(judged):
-    with pytest.raises(GateError, match="more validation pictures decide$"):
+    with pytest.raises(GateError, match=r"more validation pictures decide$"):
         make(judged, max_drop=0.02, bad=("int8",), target="cpu")
 
 

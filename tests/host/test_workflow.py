@@ -16,8 +16,9 @@ from edgeprune_device.bundle import Bundle
 from edgeprune_device.errors import GateError, InputError
 from edgeprune_device.evaluation import EvaluationSet
 
-from edgeprune import checkpoint, quantize, workflow
+from edgeprune import checkpoint, compare, quantize, samples, workflow
 from edgeprune.budget import Budget
+from edgeprune.dataset import load
 from edgeprune.progress import Reporter
 from edgeprune.workflow import Options
 
@@ -224,6 +225,17 @@ def test_killed_in_every_long_stage_and_resumed(inputs, tmp_path):
     assert not [p for p in out.iterdir() if p.name.startswith(".")]
 
 
+def test_no_box_to_choose_int8_by_is_told_before_the_training(inputs, tmp_path):
+    given = dataset(tmp_path / "data", train=16)
+    _, select = samples.split(load(given).train, 96)
+    for picture in select:
+        (given.parent / "labels" / "train" / f"{picture.stem}.txt").write_text("")
+    asked = options(inputs, data=given)
+    with pytest.raises(InputError, match="chosen on 4 of the training pictures, and none of those has a labelled box"):
+        workflow.build(asked, tmp_path / "out", Reporter(quiet=True))
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_failed_gate_writes_no_bundle_and_tells_the_figures(inputs, tmp_path, monkeypatch):
     """An INT8 file whose weights are all zero: what a broken calibration would leave."""
     whole = quantize.to_int8
@@ -239,11 +251,14 @@ def test_a_failed_gate_writes_no_bundle_and_tells_the_figures(inputs, tmp_path, 
     monkeypatch.setattr(quantize, "to_int8", broken)
     fitted = _fitted(inputs, tmp_path)
     out = tmp_path / "out"
+    out.mkdir()
+    (out / "model.int8.onnx").write_text("of a job that was killed while it timed its files")
     with pytest.raises(GateError, match=r"int8 loses 0\.\d+ mAP50-95 .* --max-drop 0.0005"):
         workflow.build(options(fitted, max_drop=0.0005, precision=("fp32", "int8")), out, Reporter(quiet=True))
     assert not list(out.glob("*.epb")) and not (out / "model.int8.onnx").exists()
     record = json.loads((out / "build.json").read_text())
     assert record["failed"]["stage"] == "quantize"
+    assert sorted(p.name for p in out.glob("model.*")) == ["model.fp32.onnx"]
     # The limit may change without doing the training again.
     monkeypatch.setattr(quantize, "to_int8", whole)
     record = workflow.build(
@@ -261,6 +276,12 @@ def test_with_nms_inside_every_file_and_the_bundle_answer_in_rows(inputs, tmp_pa
         model = onnx.load_from_string(bundle.read(entry["payload"]))
         assert [d.dim_value for d in model.graph.output[0].type.tensor_type.shape.dim] == [1, 300, 6]
         assert record["models"][precision]["map50_95"] == entry["map50_95"] > 0
+    pictures = load(fitted / "data" / "data.yaml")
+    rows = compare.compare(compare.open_item(str(out / "small.epb"), None), pictures, rounds=1)["items"]
+    found = {row["name"]: row for row in rows}
+    assert set(found) == {f"small:{p}" for p in bundle.manifest.models}
+    assert found["small:fp32"]["map50_95"] == pytest.approx(record["models"]["fp32"]["map50_95"])
+    assert all(row["objects_found"] > 0 for row in rows)
     report = benchmark.run(bundle, runtime="ort", precision="fp32", seconds=0.2, warmup_seconds=0.2)
     assert report.accuracy.map50_95 == pytest.approx(bundle.manifest.evaluation["accuracy"]["fp32"]["map50_95"])
 
