@@ -30,8 +30,7 @@ def of(result: dict) -> str:
             rescued = ", ".join(r["layer"] for r in int8["rescued"]) or "none"
             lines.append(
                 f"- {data}, {target}: calibration {int8['method']}, {int8['share_of_macs']:.1%} of MACs in INT8, "
-                # What was measured before this was recorded had 7 bits for a CPU.
-                f"{int8.get('weight_bits', 8 if target != 'cpu' else 7)}-bit weights, "
+                f"{int8['weight_bits']}-bit weights, "
                 f"{len(int8['rescued'])} layers rescued (limit {result['max_drop']:g} on {said['selection_pictures']} "
                 f"training pictures): {rescued}"
             )
