@@ -98,7 +98,12 @@ def make(
         return Judged(*judge(name, opened), opened.description)
 
     found = {name: judged(name) for name in ("fp32", *files)}
-    while int8 and any(_drop(found, name) > max_drop for name in int8.files if name in found) and int8.climb():
+
+    def loses(names) -> bool:
+        return any(_drop(found, name) > max_drop for name in names if name in found)
+
+    # Where FP16 itself loses too much, no rescue to FP16 helps.
+    while int8 and not loses(["fp16"]) and loses(int8.files) and int8.climb():
         files.update(int8.files)
         for name in int8.files:
             found.pop(name, None)
@@ -262,7 +267,7 @@ def gate(found: Mapping[str, Judged], max_drop: float, rescued: int, *, trainabl
         after = f"; {rescued} layers had been rescued from INT8" if rescued else ""
         advice = ", or train for INT8 with --qat" if trainable and any(f.startswith("int8") for f in failed) else ""
         raise GateError(
-            f"{'; '.join(failed)}{after}; the limit is --max-drop {max_drop:g}. No bundle was written. Where the "
+            f"{'; '.join(failed)}{after}; the limit is --max-drop {max_drop:g}. Nothing was delivered. Where the "
             f"interval holds the limit, more validation pictures decide{advice}"
         )
     return {name: round(drop, 6) for name, drop in drops.items()}

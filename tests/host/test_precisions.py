@@ -270,6 +270,12 @@ def test_validation_asks_for_more_and_the_gate_tells_the_figures_and_the_interva
         make(judged, max_drop=0.02, bad=("int8", "int8-fp16"))
 
 
+def test_where_fp16_itself_loses_too_much_no_layer_is_rescued_for_nothing(judged):
+    with pytest.raises(GateError, match=r"fp16 loses .*int8 loses .*") as told:
+        make(judged, max_drop=0.02, bad=("fp16", "int8", "int8-fp16"))
+    assert "rescued" not in str(told.value)
+
+
 def test_for_a_cpu_the_gate_does_not_advise_what_build_refuses(judged):
     with pytest.raises(GateError, match=r"more validation pictures decide$"):
         make(judged, max_drop=0.02, bad=("int8",), target="cpu")
