@@ -71,9 +71,10 @@ def run(
     said["fp32"] += f", equals PyTorch to {parity.max_box_px:.2g} px"
     if "int8" in made.said:
         how = made.said["int8"]
-        said["int8"] += f", {how['share_of_macs']:.0%} of MACs in INT8, thresholds by {how['method']}"
+        name = next(name for name in made.files if name.startswith("int8"))
+        said[name] += f", {how['share_of_macs']:.0%} of MACs in INT8, thresholds by {how['method']}"
         for layer in how["rescued"]:
-            said["int8"] += f"\n  not in INT8: {layer['layer']} (disagreement {layer['disagreement']:.3f} alone)"
+            said[name] += f"\n  not in INT8: {layer['layer']} (disagreement {layer['disagreement']:.3f} alone)"
     return files, said
 
 

@@ -85,7 +85,7 @@ def make(
         half = q.to_fp16(fp32, ranges)
         files["fp16"] = half.model
         said["fp16"] = {**half.to_json(), "fp32_nodes": fp32_nodes}
-    if "int8" in names:
+    if any(name.startswith("int8") for name in names):
         methods = tuple(q.METHODS)
         if thresholds is not None and target.int8_activations == "signed":
             ranges, methods = ranges.fixed(thresholds), ("qat",)
@@ -129,7 +129,8 @@ class Int8:
         # The file is judged as it runs here. 7 bits are safe everywhere, and cost YOLOv8n COCO two thirds of a point
         # (128 pictures: 0.465 in FP32, 0.462 with 8, 0.455 with 7).
         self._narrow = target.int8_activations == "unsigned" and Environment.read().saturates
-        self._rests = {"int8": "fp32"} | ({"int8-fp16": "fp16"} if "int8-fp16" in target.precisions else {})
+        rests = {"int8": "fp32", "int8-fp16": "fp16"}
+        self._rests = {name: rest for name, rest in rests.items() if name in target.precisions}
         self._ladder: q.Ladder | None = None
         self._rung = 0
         self._choice: q.Choice | None = None
@@ -177,7 +178,7 @@ class Int8:
             **self._choice.to_json(),
             "activations": self._target.int8_activations,
             "weight_bits": 7 if self._narrow else 8,
-            "share_of_macs": round(q.int8_share(self.files["int8"]), 4),
+            "share_of_macs": round(q.int8_share(next(iter(self.files.values()))), 4),
             "rescued": [],
         }
         if self._ladder:

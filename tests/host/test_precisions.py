@@ -1,5 +1,7 @@
 """precisions: layers that lose too much leave INT8, and it is said which, why, and by whose verdict."""
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import pytest
@@ -249,7 +251,7 @@ def make(data, max_drop, bad=(), target="jetson-orin", **more):
         return measure.evaluate(Shifted(session) if name in bad else session, data, data.val, SIZE)
 
     wanted = ("fp32", "fp16", "int8")
-    target = Target.load(target)
+    target = Target.load(target) if isinstance(target, str) else target
     made = precisions.make(fp32, pictures(), target, wanted, max_drop, lambda session: 0.5, judge, **more)
     return made, asked
 
@@ -263,6 +265,13 @@ def test_every_file_is_judged_once_where_none_loses(judged):
     assert made.said["int8"]["fp32_nodes"] == tail and any("dfl" in name for name in tail)
     names = {n.name for n in made.files["int8"].graph.node}
     assert set(tail) <= names and not any("model.0" in name for name in tail)
+
+
+def test_a_target_of_the_users_own_may_take_int8_fp16_alone(judged):
+    own = replace(Target.load("jetson-orin"), name="mine", precisions=("fp32", "int8-fp16"))
+    made, asked = make(judged, max_drop=1.0, target=own)
+    assert asked == ["fp32", "int8-fp16"] and list(made.files) == ["int8-fp16"]
+    assert made.said["int8"]["share_of_macs"] > 0.9
 
 
 def test_validation_asks_for_more_and_the_gate_tells_the_figures_and_the_interval(judged):
