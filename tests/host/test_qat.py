@@ -20,7 +20,7 @@ from edgeprune_device.target import Target
 from onnx import TensorProto, helper, numpy_helper
 from ultralytics.nn.tasks import DetectionModel
 
-from edgeprune import checkpoint, dataset, export, exporter, finetune, qat, workflow
+from edgeprune import checkpoint, dataset, export, exporter, finetune, qat, stages, workflow
 from edgeprune import quantize as q
 from edgeprune.finetune import Settings
 from edgeprune.progress import Reporter
@@ -268,6 +268,7 @@ def test_damaged_scales(weights, tmp_path, content):
 RUN = """
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from edgeprune import dataset, finetune
 from edgeprune.finetune import Settings
 weights, data, out, work, log = map(Path, sys.argv[1:])
@@ -332,6 +333,18 @@ def test_settings_that_do_not_go_together():
 
 
 # --- the commands
+
+
+@pytest.mark.parametrize(("after", "warned"), [(0.30, True), (0.41, False)])
+def test_build_warns_where_it_lowered_what_it_started_from(weights, tmp_path, monkeypatch, capsys, after, warned):
+    monkeypatch.setattr(stages, "_finetune", lambda *_, **__: {"epochs": 1, "steps": 4, "batch": 4})
+    job = SimpleNamespace(
+        options=SimpleNamespace(qat_settings=Settings), model_path=lambda name: weights, work=tmp_path, imgsz=SIZE,
+        evaluate=lambda *_: (SimpleNamespace(map50_95=after), None), enter=lambda *_, **__: None,
+        record={"models": {"tuned": {"map50_95": 0.40}}}, reporter=Reporter(quiet=True),
+    )  # fmt: skip
+    stages.qat(job, lambda *_: None)
+    assert ("--qat lowered mAP50-95 in float from 0.400 to 0.300" in capsys.readouterr().err) == warned
 
 
 def test_build_killed_while_it_rounds_and_resumed(tmp_path):
