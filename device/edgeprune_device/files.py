@@ -14,7 +14,7 @@ from typing import Iterator, Union
 
 from edgeprune_device.errors import InputError
 
-__all__ = ["check_writable", "replacing", "sha256", "write_atomic"]
+__all__ = ["check_writable", "replacing", "sha256", "sync_folder", "write_atomic"]
 
 _CHUNK_BYTES = 1 << 20
 
@@ -50,7 +50,7 @@ def replacing(path: Union[str, Path]) -> Iterator[Path]:
             with temporary.open("rb+") as stream:
                 os.fsync(stream.fileno())
             os.replace(str(temporary), str(path))
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
     finally:
         with suppress(OSError):
             temporary.unlink()
@@ -101,8 +101,8 @@ def _reason(error: OSError) -> str:
     return str(error.strerror or error).lower()
 
 
-def _sync_folder(folder: Path) -> None:
-    # A rename survives a power cut only once the folder itself is on the disk.
+def sync_folder(folder: Path) -> None:
+    """A rename survives a power cut only once the folder itself is on the disk."""
     descriptor = os.open(str(folder), os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,0 +1,156 @@
+"""Reports wait here until they are delivered. Nothing is lost or doubled by kill -9, a power cut or a full disk.
+
+    ~/.local/state/edgeprune/spool/        $EDGEPRUNE_SPOOL, or edgeprune/spool below $XDG_STATE_HOME
+        pending/<SHA-256 of the file>.json     complete, on the disk, not yet with the host
+        delivered/<the same>.json              the host has it on its own disk
+
+A file is written beside, synced, renamed, and its folder synced: it is whole or not there. Its name is the hash of its
+content, so the same report twice is one file. Names that begin with a dot are work in progress and mean nothing. All
+that is needed to collect them is `ls`, `tail -c` and `mv`.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import re
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Iterator, List, NamedTuple, Optional, Union
+
+from edgeprune_device.errors import InputError, SignatureError
+from edgeprune_device.files import sync_folder, write_atomic
+
+__all__ = ["Entry", "Spool"]
+
+_NAME = re.compile(r"([0-9a-f]{64})\.json")
+
+
+class Entry(NamedTuple):
+    """One report: its id (the SHA-256 of the file), size and place."""
+
+    id: str
+    size_bytes: int
+    path: Path
+    delivered: bool
+
+
+class Spool:
+    """The folder of this user, or another one. Nothing is made before the first `put`."""
+
+    def __init__(self, folder: Optional[Union[str, Path]] = None):
+        self.folder = Path(folder) if folder is not None else _default()
+
+    def put(self, report: bytes) -> str:
+        """Keep a report; its id. On return it is on the disk. InputError: no space, no right; then nothing is there."""
+        identity = hashlib.sha256(report).hexdigest()
+        with self._locked():
+            if not any(entry.id == identity for entry in self.entries()):
+                write_atomic(self.folder / "pending" / f"{identity}.json", report, mode=0o644)
+        return identity
+
+    def read(self, identity: str) -> bytes:
+        """A report's bytes. InputError: there is none; SignatureError: the disk gives something else than was put."""
+        for entry in self.entries():
+            if entry.id == identity:
+                data = entry.path.read_bytes()
+                if hashlib.sha256(data).hexdigest() != identity:
+                    raise SignatureError(f"{entry.path}: damaged: its content is not what its name says")
+                return data
+        raise InputError(f"{self.folder}: has no report {identity}")
+
+    def entries(self) -> List[Entry]:
+        """Every report, those that wait first; each group in the order of its ids, as the clock may be wrong."""
+        found = []
+        for name, delivered in (("pending", False), ("delivered", True)):
+            with suppress(OSError):
+                for path in sorted((self.folder / name).iterdir()):
+                    match = _NAME.fullmatch(path.name)
+                    if match:
+                        with suppress(FileNotFoundError):  # delivered, or pruned, at this moment
+                            found.append(Entry(match.group(1), path.stat().st_size, path, delivered))
+        return found
+
+    def copy_pending(self, to: Path) -> List[str]:
+        """Copy what waits to a folder, such as a stick's; it goes on waiting here. The ids that were not there yet."""
+        copied = []
+        for entry in self.entries():
+            target = to / f"{entry.id}.json"
+            if not entry.delivered and not target.exists():
+                write_atomic(target, self.read(entry.id), mode=0o644)
+                copied.append(entry.id)
+        return copied
+
+    def prune(self) -> List[str]:
+        """Remove what the host has; the ids."""
+        with self._locked():
+            gone = [entry for entry in self.entries() if entry.delivered]
+            for entry in gone:
+                entry.path.unlink()
+        return [entry.id for entry in gone]
+
+    @contextmanager
+    def reserved(self, size_bytes: int) -> Iterator[None]:
+        """Holds disk space until the block ends, so that a report that is not yet known has room when it is.
+
+        InputError when there is not so much. The space has no name: after kill -9 the kernel frees it.
+        """
+        self._make()
+        try:
+            descriptor = os.open(str(self.folder / f".reserved.{os.getpid()}"), os.O_RDWR | os.O_CREAT, 0o600)
+            try:
+                os.unlink(str(self.folder / f".reserved.{os.getpid()}"))
+                os.posix_fallocate(descriptor, 0, max(size_bytes, 1))
+            except OSError:
+                os.close(descriptor)
+                raise
+        except OSError as error:
+            raise InputError(
+                f"{self.folder}: no room for this run's report, about {size_bytes / 1e6:.1f} MB "
+                f"({str(error.strerror or error).lower()}): free some, measure for less time, or use --no-spool"
+            ) from error
+        try:
+            yield
+        finally:
+            os.close(descriptor)
+
+    def _make(self) -> None:
+        try:
+            for name in ("pending", "delivered"):
+                (self.folder / name).mkdir(parents=True, exist_ok=True)
+            sync_folder(self.folder)
+            sync_folder(self.folder.parent)
+        except OSError as error:
+            raise InputError(
+                f"{self.folder}: the spool cannot be made ({str(error.strerror or error).lower()}); "
+                "set EDGEPRUNE_SPOOL to a folder that can be written"
+            ) from error
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """One writer at a time: whatever unfinished file it then finds belongs to nobody, and goes."""
+        self._make()
+        try:
+            descriptor = os.open(str(self.folder / ".lock"), os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise InputError(f"{self.folder}: cannot be written ({str(error.strerror or error).lower()})") from error
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            for path in (self.folder / "pending").glob(".*.tmp.json"):
+                with suppress(OSError):
+                    path.unlink()
+            yield
+        finally:
+            os.close(descriptor)
+
+
+def _default() -> Path:
+    if os.environ.get("EDGEPRUNE_SPOOL"):
+        return Path(os.environ["EDGEPRUNE_SPOOL"])
+    if os.environ.get("XDG_STATE_HOME"):
+        return Path(os.environ["XDG_STATE_HOME"]) / "edgeprune" / "spool"
+    try:
+        return Path.home() / ".local" / "state" / "edgeprune" / "spool"
+    except RuntimeError as error:  # no HOME and no passwd entry, as in some containers
+        raise InputError("this user has no home folder: set EDGEPRUNE_SPOOL to a folder of your own") from error
