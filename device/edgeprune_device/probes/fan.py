@@ -1,0 +1,33 @@
+"""The fan: the share of full power that it is given (pwm1), and how fast it turns."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import List, Optional
+
+from edgeprune_device.probes import sysfs
+from edgeprune_device.probes.channel import Channel
+
+__all__ = ["channels"]
+
+_MOST_RPM = 50000
+
+
+def channels(root: Path) -> List[Channel]:
+    """"pwm" (share) and "rpm", as far as there are such."""
+    found = []
+    for chip, folder in sysfs.hwmons(root):
+        if chip in ("pwmfan", "pwm-fan", "pwm_fan") and (folder / "pwm1").exists():
+            found.append(Channel("fan", "pwm", "share", partial(_share, folder / "pwm1")))
+        if chip in ("pwmfan", "pwm-fan", "pwm_fan", "pwm_tach"):  # the tachometer is a device of its own
+            for file in ("rpm", "fan1_input"):
+                if (folder / file).exists():
+                    found.append(Channel("fan", "rpm", "rpm", partial(sysfs.number, folder / file, 0, _MOST_RPM)))
+                    break
+    return found
+
+
+def _share(path: Path) -> Optional[float]:
+    duty = sysfs.number(path, 0, 255)
+    return None if duty is None else round(duty / 255, 3)

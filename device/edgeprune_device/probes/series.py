@@ -1,0 +1,71 @@
+"""What a monitor has seen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+
+from edgeprune_device.errors import InputError
+
+__all__ = ["Series"]
+
+Values = Sequence[Optional[float]]
+
+
+@dataclass(frozen=True)
+class Series:
+    """E.g. Series(0.2, (0, 200000000), {"power.VDD_IN": ("power", "mW", (5251, None))}, {"power.VDD_IN": 1}, …).
+
+    - `interval_s`: from one round of readings to the next, as it was at the end (a long run thins itself out)
+    - `t_ns`: when each round began, by time.monotonic_ns
+    - `channels`: {key: (kind, unit, one value a round, None where there was none)}
+    - `read_errors`: {key: how often there was none}, where there was any
+    - `round_ms`: {"mean", "max"}: how long a round took; `cpu_share`: what the monitor cost, of one core
+    """
+
+    interval_s: float
+    t_ns: Tuple[int, ...]
+    channels: Mapping[str, Tuple[str, str, Values]]
+    read_errors: Mapping[str, int]
+    round_ms: Mapping[str, float]
+    cpu_share: Optional[float]
+
+    def names(self, kind: str) -> List[str]:
+        """The names of all channels of a kind, e.g. names("power") == ["VDD_IN"]."""
+        return [key[len(kind) + 1 :] for key, (its, _, _) in self.channels.items() if its == kind]
+
+    def points(self, kind: str, name: str) -> List[Tuple[int, float]]:
+        """[(t_ns, value)] of one channel, without the rounds that gave none; no such channel: nothing."""
+        _, _, values = self.channels.get(f"{kind}.{name}", (kind, "", ()))
+        return [(t, value) for t, value in zip(self.t_ns, values) if value is not None]
+
+    @classmethod
+    def from_json(cls, data: Dict[str, Any], what: str = "series") -> Series:
+        """From the object "series" of a report whose schema was checked. InputError: lengths or times do not fit."""
+        t_ns = tuple(data["t_ns"])
+        if any(a >= b for a, b in zip(t_ns, t_ns[1:])):
+            raise InputError(f"{what}: t_ns: the times do not rise")
+        channels = {}
+        for key, channel in data["channels"].items():
+            if len(channel["values"]) != len(t_ns):
+                raise InputError(f"{what}: channels.{key}: {len(channel['values'])} values at {len(t_ns)} times")
+            if not key.startswith(f"{channel['kind']}."):
+                raise InputError(f"{what}: channels.{key}: does not begin with its kind, {channel['kind']}")
+            channels[key] = (channel["kind"], channel["unit"], tuple(channel["values"]))
+        return cls(
+            data["interval_s"], t_ns, channels, dict(data["read_errors"]), dict(data["round_ms"]), data["cpu_share"]
+        )
+
+    def to_json(self) -> Dict[str, Any]:
+        """A JSON object that fits `schema/report.json#/$defs/series`."""
+        return {
+            "interval_s": self.interval_s,
+            "t_ns": list(self.t_ns),
+            "channels": {
+                key: {"kind": kind, "unit": unit, "values": list(values)}
+                for key, (kind, unit, values) in self.channels.items()
+            },
+            "read_errors": dict(self.read_errors),
+            "round_ms": dict(self.round_ms),
+            "cpu_share": self.cpu_share,
+        }

@@ -1,0 +1,89 @@
+"""Reading files that the kernel makes up. None of it raises: what is not there, or is not what it should be, is None.
+
+A sensor that is off answers EAGAIN; a driver can go away between two reads; a board of another make can have anything
+under the same name. `root` is "/" on a drone; tests, and containers that see the host's /sys elsewhere, have another.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import List, Optional, Tuple
+
+__all__ = ["children", "clean", "hwmons", "line", "number", "sysroot", "text"]
+
+_LONGEST_BYTES = 1 << 16  # far more than any of these files has; a device node in their place would never end
+_NUMBER = re.compile(r"-?[0-9]{1,18}")
+
+
+def sysroot() -> Path:
+    """Where /sys, /proc and /etc of the board are: $EDGEPRUNE_SYSROOT, or /."""
+    return Path(os.environ.get("EDGEPRUNE_SYSROOT") or "/")
+
+
+def text(path: Path) -> Optional[str]:
+    """The content, without the NUL or newline it ends in."""
+    # Not Path.read_text: Python's buffered reader answers EAGAIN with None and then stumbles over it.
+    # O_NONBLOCK: should there be a pipe, opening it would wait for ever.
+    try:
+        descriptor = os.open(str(path), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except (OSError, ValueError):
+        return None
+    content = b""
+    try:
+        while len(content) < _LONGEST_BYTES:
+            part = os.read(descriptor, _LONGEST_BYTES - len(content))
+            if not part:
+                break
+            content += part
+    except OSError:
+        return None
+    finally:
+        os.close(descriptor)
+    return content.decode("utf-8", "replace").strip("\0 \t\r\n")
+
+
+def line(path: Path) -> Optional[str]:
+    """The content where it is one line that can be shown, of at most 200 characters, and not empty."""
+    found = text(path)
+    return found if found and len(found) <= 200 and found.isprintable() else None
+
+
+def number(path: Path, lowest: int, highest: int) -> Optional[int]:
+    """The content where it is one whole number from `lowest` to `highest`: beyond them the sensor is off or broken."""
+    found = text(path)
+    if found is None or _NUMBER.fullmatch(found) is None:
+        return None
+    value = int(found)
+    return value if lowest <= value <= highest else None
+
+
+def children(folder: Path, prefix: str = "") -> List[Path]:
+    """What lies in `folder` and begins with `prefix`: thermal_zone2 before thermal_zone10. No folder: nothing."""
+    try:
+        names = [name for name in os.listdir(str(folder)) if name.startswith(prefix)]
+    except OSError:
+        return []
+    return [folder / name for name in sorted(names, key=_natural)]
+
+
+def hwmons(root: Path) -> List[Tuple[str, Path]]:
+    """[(name, folder)] of every hwmon device, each once, in an order that does not depend on the numbers of hwmonN,
+    which change with the kernel and from boot to boot."""
+    places = children(root / "sys/class/hwmon", "hwmon")
+    for device in children(root / "sys/bus/i2c/devices"):
+        places += children(device / "hwmon", "hwmon")
+    real = {os.path.realpath(str(place)): place for place in places}
+    named = [(line(place / "name"), place) for _, place in sorted(real.items())]
+    return [(name, place) for name, place in named if name]
+
+
+def clean(name: str) -> str:
+    """A name for a channel: what a stranger's device tree says, of letters, digits and . _ + @ # - alone."""
+    return re.sub(r"[^A-Za-z0-9.+@#-]+", "_", name).strip("_.+@#-")[:48] or "unnamed"
+
+
+def _natural(name: str) -> List[Tuple[int, str]]:
+    parts = re.split(r"([0-9]+)", name)
+    return [(int(part), "") if part.isdigit() and part.isascii() else (-1, part) for part in parts]

@@ -1,0 +1,32 @@
+"""The temperatures of all thermal zones, on a Jetson and on any Linux machine."""
+
+from __future__ import annotations
+
+import re
+from functools import partial
+from pathlib import Path
+from typing import List, Optional
+
+from edgeprune_device.probes import sysfs
+from edgeprune_device.probes.channel import Channel
+
+__all__ = ["channels"]
+
+# Silicon does not live beyond these. A zone that is off reads -256 C on JetPack 5, and answers EAGAIN on later ones.
+_COLDEST_MC, _HOTTEST_MC = -60000, 150000
+
+
+def channels(root: Path) -> List[Channel]:
+    """One a zone, named alike on all releases: "CPU-therm" (JetPack 5) and "cpu-thermal" (6, 7) are both "cpu"."""
+    folders = {folder.name: folder for folder in sysfs.children(root / "sys/devices/virtual/thermal", "thermal_zone")}
+    folders.update({folder.name: folder for folder in sysfs.children(root / "sys/class/thermal", "thermal_zone")})
+    found = []
+    for folder in folders.values():
+        name = re.sub(r"[-_]therm(al)?$", "", (sysfs.line(folder / "type") or folder.name).lower())
+        found.append(Channel("temperature", sysfs.clean(name), "C", partial(_read_c, folder / "temp")))
+    return found
+
+
+def _read_c(path: Path) -> Optional[float]:
+    millidegrees = sysfs.number(path, _COLDEST_MC, _HOTTEST_MC)
+    return None if millidegrees is None else millidegrees / 1000

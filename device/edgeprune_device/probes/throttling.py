@@ -1,0 +1,50 @@
+"""What slows a Jetson down on its own: over-current events, and the alerts of its thermal zones.
+
+    oc1   under-voltage: the supply gave way
+    oc2   average current above the limit
+    oc3   instantaneous current above the limit; alone a warning: the board brakes for some microseconds
+
+The counters run from the boot on; only a difference says something. `tj`, `cpu` and so on are alerts, 0: not active.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import partial
+from pathlib import Path
+from typing import List
+
+from edgeprune_device.probes import sysfs
+from edgeprune_device.probes.channel import Channel
+
+__all__ = ["channels"]
+
+_MOST_EVENTS = 1 << 40
+_MOST_STATES = 1000
+# JetPack 5 and later on Orin and Thor: oc1_event_cnt; on Xavier: oc1_irq_cnt.
+_COUNTER = re.compile(r"(oc[0-9]+)_(?:event|irq)_cnt")
+_ALERT = re.compile(r"(.+)-throttle-alert|(hot-surface)-alert")
+
+
+def channels(root: Path) -> List[Channel]:
+    """Counters ("event") and alerts ("throttle")."""
+    found = []
+    for chip, folder in sysfs.hwmons(root):
+        for path in sysfs.children(folder, "oc") if chip == "soctherm_oc" else []:
+            counter = _COUNTER.fullmatch(path.name)
+            if counter:
+                found.append(Channel("event", counter.group(1), "count", partial(sysfs.number, path, 0, _MOST_EVENTS)))
+    # What an alert has counted is seen even where it comes and goes between two readings.
+    for folder in sysfs.children(root / "sys/devices/platform"):
+        alert, path = _ALERT.fullmatch(folder.name), folder / "thermal_trip_event"
+        if alert and path.exists():
+            name = sysfs.clean(alert.group(1) or alert.group(2))
+            found.append(Channel("event", name, "count", partial(sysfs.number, path, 0, _MOST_EVENTS)))
+    folders = {folder.name: folder for folder in sysfs.children(root / "sys/devices/virtual/thermal", "cooling_device")}
+    folders.update({folder.name: folder for folder in sysfs.children(root / "sys/class/thermal", "cooling_device")})
+    for folder in folders.values():
+        alert = _ALERT.fullmatch(sysfs.line(folder / "type") or "")
+        if alert:
+            name, path = sysfs.clean(alert.group(1) or alert.group(2)), folder / "cur_state"
+            found.append(Channel("throttle", name, "state", partial(sysfs.number, path, 0, _MOST_STATES)))
+    return found
