@@ -21,17 +21,23 @@ def run(args) -> None:
     if args.json:
         print(strict_json.pretty(data), end="")
     else:
-        print("\n".join(_lines(data)))
+        print("\n".join(_lines(_readable(data))))
 
 
 def describe_machine() -> dict:
-    """A JSON object: versions, machine, runtimes ("available" or why not), keys."""
-    from edgeprune_device import keys, runtimes, version
+    """A JSON object: versions, machine, board, its sensors and what they say now ({"value": null}: nothing), its state
+    (preflight) and what of that spoils a benchmark, runtimes ("available" or why not), keys."""
+    from edgeprune_device import board, keys, preflight, probes, runtimes, version
     from edgeprune_device.environment import Environment
 
+    state = preflight.read()
     return {
         "edgeprune": version(),
         "machine": Environment.read().to_json(),
+        "board": board.read().to_json(),
+        "sensors": {channel.key: {"value": channel.read(), "unit": channel.unit} for channel in probes.discover()},
+        "preflight": state.to_json(),
+        "warnings": state.warnings(),
         "runtimes": {name: reason or "available" for name, reason in runtimes.available().items()},
         "home": str(keys.home()),
         "own_key": next(iter(keys.own()), None),
@@ -51,6 +57,19 @@ def describe_bundle(path, allow_untrusted: bool) -> dict:
         "trusted": bundle.trusted,
         "manifest": bundle.manifest.to_json(),
     }
+
+
+def _readable(data: dict) -> dict:
+    """The same, with the sensors and the state in words; a bundle's contents as they are."""
+    from edgeprune_device.preflight import Preflight
+
+    if "preflight" not in data:
+        return data
+    sensors = {
+        key: "says nothing" if sensor["value"] is None else f"{sensor['value']:.12g} {sensor['unit']}"
+        for key, sensor in data["sensors"].items()
+    }
+    return {**data, "sensors": sensors, "preflight": Preflight.from_json(data["preflight"]).described()}
 
 
 def _lines(value, indent: str = ""):
