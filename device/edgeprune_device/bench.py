@@ -1,143 +1,219 @@
-"""Timing of a pipeline, stage by stage: warm-up, samples, percentiles.
+"""Timing of a pipeline, stage by stage: warm-up, then every frame's times.
 
-Knows nothing of models, pictures or bundles: a stage is a callable, its result is the next stage's input.
+Knows nothing of models, pictures or bundles: a stage is a callable, its result is the next stage's input, and where
+frames come from is the caller's `supply`. Waiting for a frame is nobody's time.
 """
 
 from __future__ import annotations
 
-import math
 import statistics
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import cycle
-from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Callable, List, Mapping, Optional, Sequence, Tuple
 
-from edgeprune_device.errors import InputError
+__all__ = ["Plan", "Samples", "measure", "pipelined"]
 
-__all__ = ["SAMPLES_NEEDED", "Samples", "measure", "percentile", "summary"]
-
-# Fewest samples for a percentile to be worth printing: MLPerf's early-stopping minimum at 99 % confidence.
-SAMPLES_NEEDED = {50: 1, 90: 64, 95: 130, 99: 662}
 _WINDOW_SECONDS, _WINDOW_FRAMES = 0.2, 5  # a warm-up window lasts at least both
 _AGREE = 0.05  # of the smallest of three consecutive window medians
+
+Stages = Mapping[str, Callable[[Any], Any]]
+Supply = Callable[[], Any]
 
 
 @dataclass(frozen=True)
 class Samples:
     """Every sample of a run, in ns and in the order taken.
 
-    - `stages_ns`: {stage: one value a frame}; `frames_ns`: first stage's start to last stage's end
+    - `begins_ns`: when each frame's first stage began (CLOCK_MONOTONIC); `frames_ns`: from there to its last one's end
+    - `stages_ns`: {stage: one value a frame}
     - `wall_ns`: the whole measured loop, so with everything between the frames
     - `first_ns`: {stage: the very first frame}, before any warm-up
     - `warmup_frames`, `warmup_ns`; `settled`: three consecutive windows' medians agreed within 5 %
+    - `interrupted`: Ctrl-C ended it; what was measured until then is here
     """
 
-    stages_ns: Mapping[str, Sequence[int]]
-    frames_ns: Sequence[int]
+    begins_ns: Tuple[int, ...]
+    frames_ns: Tuple[int, ...]
+    stages_ns: Mapping[str, Tuple[int, ...]]
     wall_ns: int
     first_ns: Mapping[str, int]
     warmup_frames: int
     warmup_ns: int
     settled: bool
+    interrupted: bool = False
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long.
+
+    - the measured loop lasts `seconds`, and longer, up to four times that, until it has `min_samples`
+    - warm-up lasts until it has settled, at most `warmup_seconds` (then `Samples.settled` is False); 0: one frame
+    """
+
+    seconds: float = 10.0
+    min_samples: int = 64
+    warmup_seconds: float = 10.0
 
 
 def measure(
-    stages: Mapping[str, Callable[[Any], Any]],
-    frames: Sequence[Any],
+    stages: Stages,
+    supply: Supply,
+    plan: Plan = Plan(),
     *,
-    seconds: float = 10.0,
-    min_samples: int = 64,
-    warmup_seconds: float = 10.0,
+    warmed: Optional[Callable[[int], None]] = None,
+    after: Optional[Callable[[Any, int], None]] = None,
     progress: Optional[Callable[[str], None]] = None,
-    after: Optional[Callable[[], None]] = None,
 ) -> Samples:
-    """Run `frames` (again and again) through `stages`, in order; time each with perf_counter_ns.
+    """One frame after another through `stages`, in order.
 
-    - Warm-up lasts until it has settled, at most `warmup_seconds` (then `settled` is False: say so). 0: the first
-      frame only.
-    - `after` is called after each measured frame, outside its time: for what a stage has measured itself.
-    - The measured loop lasts `seconds`, and longer, up to four times that, until it has `min_samples`.
+    - `warmed` is told the median frame, ns, between warm-up and measuring
+    - `after` is called with each measured frame and its end, ns, outside its time
     """
-    if not frames:
-        raise InputError("nothing to measure: no frames")
-    supply, clock = cycle(frames), time.perf_counter_ns
-    begin = clock()
-    first = dict(zip(stages, _frame(stages, next(supply))))
-    warmed, settled = _warm_up(stages, supply, begin + int(warmup_seconds * 1e9), progress)
-    start = clock()
-    shortest, longest = start + int(seconds * 1e9), start + int(4 * seconds * 1e9)
-    rows: List[Tuple[int, ...]] = []
-    now = start
-    while now < shortest or (len(rows) < min_samples and now < longest):
-        rows.append(_frame(stages, next(supply)))
-        if after:
-            after()
-        now = clock()
-        if progress:
-            progress(f"measuring {(now - start) / 1e9:.0f} of {seconds:.0f} s")
-    columns = list(zip(*rows))
-    return Samples(
-        stages_ns=dict(zip(stages, columns)),
-        frames_ns=columns[-1],
-        wall_ns=now - start,
-        first_ns=first,
-        warmup_frames=warmed + 1,
-        warmup_ns=start - begin,
-        settled=settled,
-    )
+    run = _Run(stages, supply, plan, progress, warmed)
+    steps = list(stages.values())
+    try:
+        while run.goes_on():
+            frame = supply()
+            row = _frame(steps, frame)
+            run.add(row)
+            if after:
+                after(frame, row[0] + row[-1])
+    except KeyboardInterrupt:
+        run.interrupt()
+    return run.samples()
 
 
-def percentile(samples: Sequence[int], percent: int) -> Optional[int]:
-    """Nearest rank: the smallest sample with at least `percent` % of all at or below it; no interpolation.
+def pipelined(
+    stages: Stages,
+    supply: Supply,
+    plan: Plan = Plan(),
+    *,
+    middle: str,
+    warmed: Optional[Callable[[int], None]] = None,
+    progress: Optional[Callable[[str], None]] = None,
+) -> Samples:
+    """Up to three frames at once: while `middle` has one, the stages before it have the next, those after it the last.
+    How many frames a second the machine can do; a frame's time has the waiting between the three in it.
 
-    None when there are fewer than `SAMPLES_NEEDED[percent]` samples.
-
-    >>> percentile([30, 10, 20], 50)
-    20
-    >>> percentile([30, 10, 20], 99) is None
-    True
+    `middle` stays in the caller's thread, as a CUDA context may belong to one. It begins a frame only when the one
+    before the last has left: a runtime's results stay valid that long.
     """
-    if len(samples) < SAMPLES_NEEDED[percent]:
-        return None
-    return sorted(samples)[math.ceil(percent * len(samples) / 100) - 1]
+    run = _Run(stages, supply, plan, progress, warmed)
+    names = list(stages)
+    cut = names.index(middle)
+    before, after = [stages[n] for n in names[:cut]], [stages[n] for n in names[cut + 1 :]]
+
+    def first() -> Tuple[Any, List[int]]:
+        frame, times = supply(), [time.monotonic_ns()]
+        return _through(before, frame, times), times
+
+    def last(value: Any, times: List[int]) -> None:
+        _through(after, value, times)
+        run.add((*times, time.monotonic_ns() - times[0]))
+
+    with ThreadPoolExecutor(1) as ahead, ThreadPoolExecutor(1) as behind:
+        try:
+            coming, leaving = ahead.submit(first), None
+            while run.goes_on():
+                value, times = coming.result()
+                coming = ahead.submit(first)
+                value = _through([stages[middle]], value, times)
+                if leaving:
+                    leaving.result()
+                leaving = behind.submit(last, value, times)
+            leaving.result()
+        except KeyboardInterrupt:
+            run.interrupt()
+    return run.samples()
 
 
-def summary(samples_ns: Sequence[int]) -> Dict[str, Optional[float]]:
-    """{"samples", "min_ms", "mean_ms", "p50_ms", "p90_ms", "p99_ms", "max_ms"}; a percentile may be None."""
-    percentiles = {f"p{p}_ms": percentile(samples_ns, p) for p in (50, 90, 99)}
-    values = {
-        "min_ms": min(samples_ns),
-        "mean_ms": statistics.fmean(samples_ns),
-        **percentiles,
-        "max_ms": max(samples_ns),
-    }
-    return {"samples": len(samples_ns), **{key: None if ns is None else ns / 1e6 for key, ns in values.items()}}
+class _Run:
+    """Warms up when it is made; then keeps the rows, (begin, ns of each stage …, ns of the frame), and the time."""
+
+    def __init__(self, stages: Stages, supply: Supply, plan: Plan, progress, warmed):
+        steps = list(stages.values())
+        self._names, self._plan, self._progress = list(stages), plan, progress
+        begin = time.monotonic_ns()
+        row = _frame(steps, supply())
+        self._first = dict(zip(stages, row[1:]))
+        more, self._settled, median = _warm_up(steps, supply, begin + int(plan.warmup_seconds * 1e9), progress)
+        self._warmup_frames, self._warmup_ns = more + 1, time.monotonic_ns() - begin
+        if warmed:
+            warmed(median or row[-1])
+        self._rows: List[Tuple[int, ...]] = []
+        self._interrupted = False
+        self._start = self._now = time.monotonic_ns()
+
+    def goes_on(self) -> bool:
+        self._now = time.monotonic_ns()
+        elapsed, plan = (self._now - self._start) / 1e9, self._plan
+        if self._progress:
+            self._progress(f"measuring {elapsed:.0f} of {plan.seconds:.0f} s")
+        return elapsed < plan.seconds or (len(self._rows) < plan.min_samples and elapsed < 4 * plan.seconds)
+
+    def add(self, row: Tuple[int, ...]) -> None:
+        self._rows.append(row)
+        self._now = time.monotonic_ns()
+
+    def interrupt(self) -> None:
+        """What was measured until now is the result; nothing, and the interrupt goes on its way."""
+        if not self._rows:
+            raise KeyboardInterrupt
+        self._interrupted = True
+
+    def samples(self) -> Samples:
+        rows = sorted(self._rows)
+        begins, *columns, frames = zip(*rows)
+        return Samples(
+            begins_ns=begins,
+            frames_ns=frames,
+            stages_ns=dict(zip(self._names, columns)),
+            wall_ns=self._now - self._start,
+            first_ns=self._first,
+            warmup_frames=self._warmup_frames,
+            warmup_ns=self._warmup_ns,
+            settled=self._settled,
+            interrupted=self._interrupted,
+        )
 
 
-def _frame(stages: Mapping[str, Callable[[Any], Any]], value: Any) -> Tuple[int, ...]:
-    """One frame through all stages: (ns of each stage, ns of the frame)."""
-    clock, taken = time.perf_counter_ns, []
+def _through(steps: Sequence[Callable[[Any], Any]], value: Any, times: List[int]) -> Any:
+    """The value after `steps`; each one's ns is appended to `times`."""
+    last = time.monotonic_ns()
+    for step in steps:
+        value = step(value)
+        now = time.monotonic_ns()
+        times.append(now - last)
+        last = now
+    return value
+
+
+def _frame(steps: Sequence[Callable[[Any], Any]], value: Any) -> Tuple[int, ...]:
+    """One frame through all stages: (begin, ns of each stage …, ns of the frame)."""
+    clock, taken = time.monotonic_ns, []
     begin = last = clock()
-    for stage in stages.values():
-        value = stage(value)
+    for step in steps:
+        value = step(value)
         now = clock()
         taken.append(now - last)
         last = now
-    return (*taken, last - begin)
+    return (begin, *taken, last - begin)
 
 
-def _warm_up(stages, supply: Iterator[Any], deadline_ns: int, progress) -> Tuple[int, bool]:
-    """(frames run, settled)."""
-    clock, medians, frames = time.perf_counter_ns, [], 0
+def _warm_up(steps, supply: Supply, deadline_ns: int, progress) -> Tuple[int, bool, Optional[int]]:
+    """(frames run, settled, the last window's median)."""
+    clock, medians, frames = time.monotonic_ns, [], 0
     while True:
         window, began = [], clock()
         while len(window) < _WINDOW_FRAMES or clock() - began < _WINDOW_SECONDS * 1e9:
             if clock() >= deadline_ns:
-                return frames, False
-            window.append(_frame(stages, next(supply))[-1])
+                return frames, False, int(statistics.median(window or medians or [0])) or None
+            window.append(_frame(steps, supply())[-1])
             frames += 1
             if progress:
                 progress(f"warming up, frame {frames}")
         medians = [*medians[-2:], statistics.median(window)]
         if len(medians) == 3 and max(medians) - min(medians) <= _AGREE * min(medians):
-            return frames, True
+            return frames, True, int(medians[-1])

@@ -1,50 +1,88 @@
-"""Bundle -> BenchReport: open a model, time it on the bundle's own pictures, measure its accuracy on them."""
+"""Bundle -> BenchReport: open a model, time it on frames, watch the board meanwhile, measure its accuracy."""
 
 from __future__ import annotations
 
+import platform
 import sys
 import time
-from datetime import datetime, timezone
+from contextlib import ExitStack, closing
+from pathlib import Path
 from typing import Any, Dict, List, Optional, Tuple
 
-from edgeprune_device import bench, parity, runtimes, version, vision
+from edgeprune_device import (
+    bench,
+    board,
+    clock,
+    keys,
+    parity,
+    percentiles,
+    preflight,
+    probes,
+    runtimes,
+    sources,
+    verdict,
+    version,
+    vision,
+)
 from edgeprune_device.accuracy import Accuracy
 from edgeprune_device.bundle import Bundle
 from edgeprune_device.environment import Environment
 from edgeprune_device.errors import InputError
 from edgeprune_device.evaluation import EvaluationSet, evaluate
 from edgeprune_device.manifest import Manifest
+from edgeprune_device.probes import summary
 from edgeprune_device.progress import Line
 from edgeprune_device.report import DEVICE_STAGES, END_TO_END, BenchReport
+from edgeprune_device.spool import Spool
 from edgeprune_device.target import Target
 
-__all__ = ["choose_precision", "int8_is_for_cpu", "run"]
+__all__ = ["MODES", "choose_precision", "int8_is_for_cpu", "run"]
 
+#: How frames follow each other, and how long each is measured by default, s.
+MODES = {"single": 10.0, "sustained": 300.0, "camera": 30.0, "offline": 10.0}
 _PARITY_PICTURES = 4
+_FRAME_BYTES = 140  # in the report's JSON: a time stamp, and a dozen digits for each stage
+_FRAME_TIMEOUT_S = 10.0
 
 
 def run(
     bundle: Bundle,
     *,
+    mode: Optional[str] = None,
+    source: str = "bundle",
+    fps: Optional[float] = None,
     runtime: str = "auto",
     precision: str = "auto",
     threads: Optional[int] = None,
     cuda: str = "auto",
     cuda_graph: bool = False,
     workspace_bytes: Optional[int] = None,
-    seconds: float = 10.0,
+    seconds: Optional[float] = None,
     warmup_seconds: float = 10.0,
+    idle_seconds: float = 5.0,
     with_accuracy: bool = True,
     check: bool = False,
+    spool: Optional[Spool] = None,
 ) -> BenchReport:
-    """Measure one precision of a verified bundle on this machine. `check`: its outputs, too, see `parity`."""
+    """Measure one precision of a verified bundle on this machine; a signed report.
+
+    - `mode`: of `MODES`; None: "camera" for a source that gives frames by itself, else "single"
+    - `source`: see `sources.open`; `fps`: the pace of mode "camera"
+    - `idle_seconds`: how long the board is watched at rest, before anything is loaded; only where it has power sensors
+    - `check`: its outputs, too, see `parity`; `spool`: where room for the report is kept while it is measured
+    """
     environment = Environment.read()  # first: afterwards this run itself is the load
+    root = probes.sysroot()
+    state, machine = preflight.read(root), board.read(root)
     manifest, runtime = bundle.manifest, runtimes.choose(runtime)
     precision = choose_precision(manifest, runtime, precision)
     payload = bundle.payloads[manifest.models[precision]["payload"]]
     pictures = _pictures(bundle)
     model = bundle.read(payload.name)
-    with Line() as say:
+    with ExitStack() as stack:
+        say = stack.enter_context(Line())
+        feed = _Feed(stack.enter_context(closing(sources.open(source, pictures))), mode, fps)
+        plan = bench.Plan(seconds or MODES[feed.mode], warmup_seconds=warmup_seconds)
         settings = runtimes.Settings(
             threads=threads,
             shapes=manifest.shapes,
@@ -55,33 +93,52 @@ def run(
             workspace_bytes=workspace_bytes,
             progress=lambda share, what: say(f"building the engine, {share:.0%} ({what})"),
         )
-        began = time.perf_counter()
-        with runtimes.open(model, runtime, settings) as session:
+        with probes.Monitor(root) as monitor:
+            idle = _rest(root, idle_seconds, say)
+            began = time.perf_counter()
+            session = stack.enter_context(runtimes.open(model, runtime, settings))
             load_ms = (time.perf_counter() - began) * 1e3
-            on_device: Dict[str, List[int]] = {}
-            samples = bench.measure(
-                _stages(session, manifest),
-                list(pictures),
-                seconds=seconds,
-                warmup_seconds=warmup_seconds,
-                progress=say,
-                after=lambda: _collect(session.device_ms, on_device),
-            )
-            accuracy = None
-            if with_accuracy and runtime != "null":  # zeros from the null runtime have no accuracy
-                accuracy = _accuracy(session, pictures, manifest, say)
-            peak_rss_bytes = _peak_rss_bytes()  # before the check, which opens the model a second time
-            checked, unchecked = _parity(session, model, pictures, manifest) if check else (None, ())
-            description, told = session.description, session.warnings
+            samples, on_device = _measure(session, manifest, feed, plan, spool, stack, say)
+            camera = feed.camera()
+        series = monitor.series()
+        accuracy, checked, unchecked = None, None, ()
+        if with_accuracy and runtime != "null" and not samples.interrupted:  # zeros from null have no accuracy
+            accuracy = _accuracy(session, pictures, manifest, say)
+        peak_rss_bytes = _peak_rss_bytes()  # before the check, which opens the model a second time
+        if check and not samples.interrupted:
+            checked, unchecked = _parity(session, model, pictures, manifest)
+        description, told = session.description, session.warnings
     host, comparable = _host_accuracy(manifest, precision)
     delta = None
     if comparable and accuracy and host and None not in (accuracy.map50_95, host["map50_95"]):
         delta = accuracy.map50_95 - host["map50_95"]
-    stages = {**samples.stages_ns, END_TO_END: samples.frames_ns, **on_device}
-    summaries = {name: {**bench.summary(ns), "samples_ns": list(ns)} for name, ns in stages.items()}
+    timings = {**samples.stages_ns, END_TO_END: samples.frames_ns, **on_device}
+    stages = {name: _timing(ns) for name, ns in timings.items()}
+    load = (samples.begins_ns[0], samples.begins_ns[-1] + samples.frames_ns[-1])
+    drift = percentiles.drift(samples.begins_ns, samples.frames_ns)
+    throttling = summary.throttling(series, load)
+    judged = verdict.judge(
+        runtime=runtime,
+        samples=len(samples.frames_ns),
+        settled=samples.settled,
+        interrupted=samples.interrupted,
+        load_average=environment.load_average_1min,
+        cores=environment.cores,
+        beforehand=[*environment.warnings(), *state.warnings()],
+        drift=drift,
+        throttling=throttling,
+        camera=camera,
+    )
+    key = keys.load_or_create("report")
     return BenchReport(
-        created=datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        created=clock.wall(),
         edgeprune_version=version(),
+        clock=clock.now(),
+        device={
+            "hostname": platform.node() or "unknown",
+            "serial": machine.serial,
+            "key_fingerprint": keys.fingerprint(key.verify_key),
+        },
         bundle={
             "name": manifest.name,
             "sha256": bundle.sha256,
@@ -93,9 +150,15 @@ def run(
         model={"payload": payload.name, "sha256": payload.sha256, "size_bytes": payload.size_bytes},
         runtime={"name": runtime, "description": description, "threads": threads},
         environment=environment,
+        board=machine.to_json(),
+        preflight=state.to_json(),
+        mode=feed.mode,
+        source={"name": feed.source.name, "description": feed.source.description},
         settings={
-            "seconds": seconds,
+            "seconds": plan.seconds,
             "warmup_seconds_max": warmup_seconds,
+            "idle_seconds": None if idle is None else idle_seconds,
+            "fps": fps,
             "pictures": len(pictures),
             "imgsz": list(manifest.imgsz),
             **manifest.nms,
@@ -106,22 +169,145 @@ def run(
             "seconds": samples.warmup_ns / 1e9,
             "settled": samples.settled,
         },
+        interrupted=samples.interrupted,
         load_ms=load_ms,
         first_inference_ms=samples.first_ns["infer"] / 1e6,
-        stages=summaries,
+        begins_ns=samples.begins_ns,
+        stages=stages,
+        camera=camera,
+        drift=drift,
         fps_end_to_end=len(samples.frames_ns) / (samples.wall_ns / 1e9),
-        fps_inference=1e3 / max(summaries["infer"]["p50_ms"], 1e-6),
+        fps_inference=1e3 / max(stages["infer"]["p50_ms"], 1e-6),
+        power=summary.power(series, idle, load, len(samples.frames_ns)),
+        thermal=summary.thermal(series, load),
+        clocks=summary.clocks(series, load),
+        throttling=throttling,
+        series=None if series is None else series.to_json(),
         accuracy=accuracy,
         host_accuracy=host,
         map50_95_delta=delta,
         peak_rss_bytes=peak_rss_bytes,
+        memory_drop_bytes=_memory_drop(series, load),
         parity=None if checked is None else checked.to_json(),
+        verdict=judged.to_json(),
         warnings=(
             *told,
             *unchecked,
-            *_warnings(bundle, environment, samples, runtime, precision, accuracy is not None, comparable),
+            *feed.source.warnings,
+            *_warnings(bundle, environment, runtime, precision, accuracy is not None, comparable),
         ),
-    )
+    ).sign(key)
+
+
+def _measure(session, manifest: Manifest, feed: _Feed, plan: bench.Plan, spool: Optional[Spool], stack: ExitStack, say):
+    """(Samples, {stage of the device: ns of each frame})."""
+    on_device: Dict[str, List[int]] = {}
+
+    def device_times() -> None:
+        for name in DEVICE_STAGES if session.device_ms else ():
+            on_device.setdefault(name, []).append(round(session.device_ms[name] * 1e6))
+
+    def warmed(median_ns: int) -> None:
+        feed.begin()
+        on_device.clear()
+        if spool is not None:
+            frames = plan.seconds * 1e9 / max(median_ns, 1)
+            stack.enter_context(spool.reserved(int(frames * _FRAME_BYTES) + (1 << 20)))
+
+    def after(frame: sources.Frame, end_ns: int) -> None:
+        feed.done(frame, end_ns)
+        device_times()
+
+    stages = _stages(session, manifest, feed.source)
+    if feed.mode != "offline":
+        return bench.measure(stages, feed.next, plan, warmed=warmed, after=after, progress=say), on_device
+    # Another frame is in the GPU when this one is done: its times are read at once, in its own thread.
+    stages["infer"] = _followed(stages["infer"], device_times)
+    return bench.pipelined(stages, feed.next, plan, middle="infer", warmed=warmed, progress=say), on_device
+
+
+class _Feed:
+    """Where the next frame comes from in each mode, and what became of those that came by themselves."""
+
+    def __init__(self, source: sources.Source, mode: Optional[str], fps: Optional[float]):
+        self.mode = mode or ("camera" if source.live or fps else "single")
+        if source.live and self.mode != "camera":
+            raise InputError(f"mode {self.mode} needs frames that wait; a camera's do not: use --mode camera")
+        if fps and self.mode != "camera":
+            raise InputError(f"--fps is the pace of mode camera, and means nothing in mode {self.mode}")
+        if self.mode == "camera" and not source.live:
+            if not (fps or source.fps):
+                raise InputError("mode camera needs --fps, the pace of the camera that these pictures stand for")
+            source = sources.Paced(source, fps or source.fps)
+        self.source, self._fps = source, source.fps if self.mode == "camera" else None
+        self._ages_ns: List[int] = []
+        self._before = (0, 0, 0)
+        if self.mode == "camera":
+            self.next = lambda: source.next(_FRAME_TIMEOUT_S)
+        else:
+            frames = source.frames()
+            self.next = lambda: next(frames)
+
+    def begin(self) -> None:
+        """From now on frames count."""
+        self._before = self._counts()
+
+    def done(self, frame: sources.Frame, end_ns: int) -> None:
+        """A measured frame's result is there."""
+        if self.mode == "camera":
+            self._ages_ns.append(end_ns - frame.due_ns)
+
+    def camera(self) -> Optional[Dict[str, Any]]:
+        """The report's `camera`, None in the other modes."""
+        if self.mode != "camera" or not self._ages_ns:
+            return None
+        arrived, dropped, late = (now - then for now, then in zip(self._counts(), self._before))
+        deadline_ns = 1e9 / self._fps if self._fps else None
+        return {
+            "fps": self._fps,
+            "deadline_ms": None if deadline_ns is None else deadline_ns / 1e6,
+            "arrived": arrived,
+            "dropped": dropped,
+            "late": late,
+            "processed": len(self._ages_ns),
+            "missed": None if deadline_ns is None else sum(age > deadline_ns for age in self._ages_ns),
+            "age": _timing(self._ages_ns),
+        }
+
+    def _counts(self) -> Tuple[int, int, int]:
+        source = self.source
+        return (source.arrived, source.dropped, source.late) if self.mode == "camera" else (0, 0, 0)
+
+
+def _followed(step, then):
+    def both(value):
+        result = step(value)
+        then()
+        return result
+
+    return both
+
+
+def _timing(ns) -> Dict[str, Any]:
+    return {**percentiles.summary(ns), "samples_ns": list(ns)}
+
+
+def _rest(root: Path, seconds: float, say) -> Optional[Tuple[int, int]]:
+    """Watch the board at rest: (begin, end) of that window; None where there is no power to measure."""
+    if not any(channel.kind == "power" for channel in probes.discover(root)):
+        return None
+    begin = now = time.monotonic_ns()
+    while now < begin + int(seconds * 1e9):
+        say(f"measuring the idle power, {(now - begin) / 1e9:.0f} of {seconds:.0f} s")
+        time.sleep(0.1)
+        now = time.monotonic_ns()
+    return begin, now
+
+
+def _memory_drop(series: Optional[probes.Series], load: Tuple[int, int]) -> Optional[int]:
+    """Free memory of the whole machine at the first reading, less its least until the load's end."""
+    free = [value for t, value in series.points("memory", "available") if t <= load[1]] if series else []
+    return int(free[0] - min(free)) if len(free) > 1 else None
 
 
 def choose_precision(manifest: Manifest, runtime: str, precision: str = "auto") -> str:
@@ -166,12 +352,9 @@ def _pictures(bundle: Bundle) -> EvaluationSet:
     return pictures
 
 
-def _stages(session, manifest: Manifest) -> Dict[str, Any]:
+def _stages(session, manifest: Manifest, source: sources.Source) -> Dict[str, Any]:
     """decode, pre, infer, post; what a later stage needs of an earlier one travels beside the picture."""
     classes, nms = len(manifest.classes), dict(manifest.nms)
-
-    def decode(picture):
-        return vision.decode(picture.data, picture.name)
 
     def pre(image):
         return vision.letterbox(image, manifest.imgsz)
@@ -182,12 +365,7 @@ def _stages(session, manifest: Manifest) -> Dict[str, Any]:
     def post(inferred):
         return inferred[1].undo(vision.detections(inferred[0], classes=classes, **nms))
 
-    return {"decode": decode, "pre": pre, "infer": infer, "post": post}
-
-
-def _collect(device_ms: Optional[Dict[str, float]], into: Dict[str, List[int]]) -> None:
-    for name in DEVICE_STAGES if device_ms else ():
-        into.setdefault(name, []).append(round(device_ms[name] * 1e6))
+    return {"decode": source.decode, "pre": pre, "infer": infer, "post": post}
 
 
 def _parity(session, model: bytes, pictures: EvaluationSet, manifest: Manifest):
@@ -225,14 +403,11 @@ def _host_accuracy(manifest: Manifest, precision: str) -> Tuple[Optional[Dict[st
     return host, same is not None or model.get("pictures", evaluation.get("pictures")) == evaluation.get("pictures")
 
 
-def _warnings(bundle, environment, samples, runtime, precision, judged, comparable) -> List[str]:
-    found = environment.warnings()
+def _warnings(bundle, environment, runtime, precision, judged, comparable) -> List[str]:
+    """What to know of the figures that is no fault of the machine's state: that is the verdict's."""
+    found = []
     if not bundle.trusted:
         found.append(f"the bundle is signed by {bundle.key_fingerprint}, which is not trusted here")
-    if not samples.settled:
-        found.append("the timings did not settle in the warm-up: repeat on a quiet machine or with a longer --warmup")
-    if runtime == "null":
-        found.append("runtime null runs no model: these figures are the harness's own")
     if runtime == "ort" and precision.startswith("int8") and not int8_is_for_cpu(bundle.manifest):
         found.append("this INT8 model is in TensorRT's form, slower than FP32 on a CPU (--target cpu makes the CPU's)")
     bits = bundle.manifest.models[precision].get("weight_bits", 8)

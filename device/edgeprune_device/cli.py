@@ -24,8 +24,8 @@ __all__ = ["Parser", "commands", "main"]
 
 GROUP = "edgeprune.commands"
 # What the host distribution brings; on a drone the answer is where to find them.
-HOST_COMMANDS = ("build", "analyze", "prune", "finetune", "export", "compare")
-_ORDER = (*HOST_COMMANDS, "targets", "engine", "bench", "info")
+HOST_COMMANDS = ("build", "analyze", "prune", "finetune", "export", "compare", "setup", "collect", "reports")
+_ORDER = (*HOST_COMMANDS, "targets", "engine", "bench", "info", "doctor", "key", "spool")
 EXIT_BUG, EXIT_INTERRUPTED, EXIT_PIPE = 70, 130, 141
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import io
+from dataclasses import dataclass, fields, replace
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
-from edgeprune_device import schema
+from nacl.signing import SigningKey, VerifyKey
+
+from edgeprune_device import percentiles, schema, signature, strict_json
 from edgeprune_device.accuracy import Accuracy
 from edgeprune_device.environment import Environment
 
@@ -15,105 +18,220 @@ END_TO_END = "end_to_end"
 #: Parts of "infer" by the GPU's own clock: the copy there, the network, the copy back.
 DEVICE_STAGES = ("h2d", "gpu", "d2h")
 NOT_MEASURED = "not measured"
+_RELEASES = {"l4t": "L4T", "jetpack": "JetPack"}
 
 
 @dataclass(frozen=True)
 class BenchReport:
-    """One bundle, one precision, one runtime, one machine. None: not measured.
+    """One bundle, one precision, one runtime, one machine, one run. None: not measured.
 
+    - `clock`: {boot_id, boottime_s, synchronized}, see `edgeprune_device.clock`; `created`: the wall clock, which lies
+    - `device`: {hostname, serial, key_fingerprint}
     - `bundle`: {name, sha256, target, key_fingerprint, trusted}; `model`: {payload, sha256, size_bytes}
-    - `runtime`: {name, description, threads}; `settings`: what was asked for (seconds, pictures, imgsz, conf, …)
+    - `runtime`: {name, description, threads}; `source`: {name, description} of the frames
+    - `board`, `preflight`: as `Board` and `Preflight` say them; `settings`: what was asked for (seconds, imgsz, …)
     - `warmup`: {frames, seconds, settled}; `load_ms`: bytes to ready session; `first_inference_ms`: the very first
-    - `stages`: {stage: {samples, min_ms, mean_ms, p50_ms, p90_ms, p99_ms, max_ms, samples_ns: [every sample]}}, with
-      "end_to_end" (first stage's start to last stage's end) among them, and `DEVICE_STAGES` where a GPU takes the time
+    - `stages`: {stage: a `percentiles.summary` and samples_ns: [every sample]}, with "end_to_end" (first stage's start
+      to last stage's end) among them, and `DEVICE_STAGES` where there is a GPU; `begins_ns`: when each frame began
+    - `camera`: {fps, deadline_ms, arrived, dropped, late, processed, missed, age: as a stage}, of mode "camera"
+    - `drift`: see `percentiles.drift`
     - `fps_end_to_end`: frames over the wall time of the whole loop; `fps_inference`: 1 / p50 of inference alone
+    - `power`, `thermal`, `clocks`, `throttling`: see `edgeprune_device.probes.summary`; `series`: all sensors' samples
     - `accuracy`: measured here, on the bundle's evaluation set; `host_accuracy`: {map50, map50_95, small_map50_95} that
       the host states for this precision; `map50_95_delta`: here minus host
-    - `peak_rss_bytes`: of the whole process, evaluation included
+    - `peak_rss_bytes`: of the whole process, evaluation included; `memory_drop_bytes`: how much less the machine had
     - `parity`: {reference, pictures, anchors, unmatched, box_px, score}, see `edgeprune_device.parity.Parity`
+    - `verdict`: {state, reasons}, see `edgeprune_device.verdict`
+    - `signature`: {key, value}, see `edgeprune_device.signature`
     """
 
     created: str
     edgeprune_version: str
+    clock: Mapping[str, Any]
+    device: Mapping[str, Any]
     bundle: Mapping[str, Any]
     precision: str
     model: Mapping[str, Any]
     runtime: Mapping[str, Any]
     environment: Environment
+    board: Optional[Mapping[str, Any]]
+    preflight: Optional[Mapping[str, Any]]
+    mode: str
+    source: Mapping[str, str]
     settings: Mapping[str, Any]
     warmup: Mapping[str, Any]
+    interrupted: bool
     load_ms: float
     first_inference_ms: float
+    begins_ns: Tuple[int, ...]
     stages: Mapping[str, Mapping[str, Any]]
+    camera: Optional[Mapping[str, Any]]
+    drift: Optional[Mapping[str, float]]
     fps_end_to_end: float
     fps_inference: Optional[float]
+    power: Optional[Mapping[str, Any]]
+    thermal: Optional[Mapping[str, Any]]
+    clocks: Optional[Mapping[str, Any]]
+    throttling: Optional[Mapping[str, Any]]
+    series: Optional[Mapping[str, Any]]
     accuracy: Optional[Accuracy]
     host_accuracy: Optional[Mapping[str, Optional[float]]]
     map50_95_delta: Optional[float]
     peak_rss_bytes: Optional[int]
+    memory_drop_bytes: Optional[int]
+    parity: Optional[Mapping[str, Any]]
+    verdict: Mapping[str, Any]
     warnings: Tuple[str, ...] = ()
-    parity: Optional[Mapping[str, Any]] = None
-    schema_version: int = 1
+    signature: Optional[Mapping[str, str]] = None
+    schema_version: int = 2
 
     @classmethod
     def from_json(cls, data: dict, what: str = "report") -> BenchReport:
-        """From a parsed JSON object; `what` begins the InputError."""
-        fields = dict(schema.check("report", data, what))
-        fields["environment"] = Environment.from_json(fields["environment"])
-        fields["accuracy"] = None if fields["accuracy"] is None else Accuracy.from_json(fields["accuracy"])
-        fields["warnings"] = tuple(fields["warnings"])
-        return cls(**fields)
+        """From a parsed JSON object; `what` begins the InputError. The signature is not verified: see `verify`."""
+        given = dict(schema.check("report", data, what))
+        given["environment"] = Environment.from_json(given["environment"])
+        given["accuracy"] = None if given["accuracy"] is None else Accuracy.from_json(given["accuracy"])
+        given["warnings"], given["begins_ns"] = tuple(given["warnings"]), tuple(given["begins_ns"])
+        return cls(**given)
 
     def to_json(self) -> Dict[str, Any]:
         """A JSON object that fits `schema/report.json`."""
-        data = {**asdict(self), "environment": self.environment.to_json(), "warnings": list(self.warnings)}
-        data["accuracy"] = None if self.accuracy is None else self.accuracy.to_json()
-        return data
+        data = {field.name: getattr(self, field.name) for field in fields(self)}
+        lists = {"warnings": list(self.warnings), "begins_ns": list(self.begins_ns)}
+        accuracy = None if self.accuracy is None else self.accuracy.to_json()
+        return {**data, **lists, "environment": self.environment.to_json(), "accuracy": accuracy}
+
+    def sign(self, key: SigningKey) -> BenchReport:
+        """This report, signed."""
+        return replace(self, signature=signature.sign(self.to_json(), key)["signature"])
+
+    def verify(self, what: str = "report") -> VerifyKey:
+        """The key that signed it; whose that is, the caller must know. SignatureError: unsigned, or changed since."""
+        return signature.verify(self.to_json(), what)
+
+    def to_bytes(self) -> bytes:
+        """Canonical JSON: the spool's file, whose SHA-256 is the report's id."""
+        return strict_json.canonical(self.to_json())
+
+    def csv(self) -> str:
+        """One line a frame: when it began, s since the first, and ms of each stage; of a camera the age, too."""
+        columns = {name: stage["samples_ns"] for name, stage in self.stages.items()}
+        if self.camera:
+            columns["age"] = self.camera["age"]["samples_ns"]
+        out = io.StringIO()
+        out.write(",".join(["begin_s", *(f"{name}_ms" for name in columns)]) + "\n")
+        for begin, *row in zip(self.begins_ns, *columns.values()):
+            cells = [f"{(begin - self.begins_ns[0]) / 1e9:.6f}", *(f"{ns / 1e6:.6f}" for ns in row)]
+            out.write(",".join(cells) + "\n")
+        return out.getvalue()
 
     def table(self) -> str:
-        """For people: aligned plain text, one screen."""
-        parts = [self._head(), self._timing(), self._totals(), self._accuracy()]
-        parts += [f"warning: {text}" for text in self.warnings]
+        """For people: aligned plain text."""
+        parts = [self._head(), self._timing(), self._totals(), self._sensors(), self._accuracy(), self._judgement()]
         return "\n".join(parts) + "\n"
 
     def _head(self) -> str:
-        env, bundle = self.environment, self.bundle
+        env, bundle, board = self.environment, self.bundle, self.board or {}
         trust = "" if bundle["trusted"] else " (NOT TRUSTED)"
         packages = ", ".join(f"{name} {version}" for name, version in env.packages.items() if version)
-        return _aligned(
-            [
-                ("bundle", f"{bundle['name']} for {bundle['target']}, sha256 {bundle['sha256'][:16]}"),
-                ("signed by", f"{bundle['key_fingerprint']}{trust}"),
-                ("model", f"{self.precision}, {self.model['payload']}, {self.model['size_bytes'] / 1e6:.2f} MB"),
-                ("runtime", self.runtime["description"]),
-                ("machine", f"{env.cpu or 'unknown CPU'}, {env.cores} cores, {_gigabytes(env.memory_bytes)}, {env.os}"),
-                ("software", f"Python {env.python}, {packages}"),
-            ]
-        )
+        rows = [
+            ("bundle", f"{bundle['name']} for {bundle['target']}, sha256 {bundle['sha256'][:16]}"),
+            ("signed by", f"{bundle['key_fingerprint']}{trust}"),
+            ("model", f"{self.precision}, {self.model['payload']}, {self.model['size_bytes'] / 1e6:.2f} MB"),
+            ("runtime", self.runtime["description"]),
+            ("frames", f"{self.source['description']}; mode {self.mode}"),
+            ("machine", f"{env.cpu or 'unknown CPU'}, {env.cores} cores, {_gigabytes(env.memory_bytes)}, {env.os}"),
+            ("software", f"Python {env.python}, {packages}"),
+        ]
+        if board.get("model"):
+            releases = [f"{title} {board[key]}" for key, title in _RELEASES.items() if board[key]]
+            rows.insert(5, ("board", ", ".join([board["model"], *releases])))
+        mode = (self.preflight or {}).get("power_mode")
+        if mode:
+            rows.append(("power mode", mode["name"]))
+        return _aligned(rows)
 
     def _timing(self) -> str:
-        columns = ("p50_ms", "p90_ms", "p99_ms", "mean_ms", "min_ms", "max_ms")
+        columns = ("p50_ms", "p90_ms", "p95_ms", "p99_ms", "mean_ms", "min_ms", "max_ms")
         rows: List[Sequence[str]] = [("", *(name[:-3] + " ms" for name in columns), "samples")]
-        for name, stage in self.stages.items():
+        timings = {**self.stages, **({"age of a result": self.camera["age"]} if self.camera else {})}
+        for name, stage in timings.items():
             values = ["-" if stage[c] is None else f"{stage[c]:.2f}" for c in columns]
             rows.append((name.replace("_", " "), *values, str(stage["samples"])))
         lines = _grid(rows)
-        if any(stage[c] is None for stage in self.stages.values() for c in columns):
-            lines.append("  (-: too few samples; p90 needs 64, p99 needs 662: a longer --seconds gives them)")
+        if any(stage[c] is None for stage in timings.values() for c in columns):
+            needed = ", ".join(f"p{p} needs {n}" for p, n in percentiles.SAMPLES_NEEDED.items() if p > 50)
+            lines.append(f"  (-: too few samples; {needed}: a longer --seconds gives them)")
         if set(DEVICE_STAGES) & set(self.stages):
             lines.append("  (h2d, gpu, d2h: parts of infer, by the GPU's own clock)")
+        lines.append("  (p90, p95, p99: not exceeded by the true percentile in 99 of 100 runs of independent samples)")
+        correlated = [name for name, stage in timings.items() if percentiles.is_correlated(stage)]
+        if correlated:
+            names = ", ".join(name.replace("_", " ") for name in correlated)
+            lines.append(f"  (each sample resembles the one before it in {names}: their percentiles are less sure)")
         return "\n" + "\n".join(lines) + "\n"
 
     def _totals(self) -> str:
         state = "settled" if self.warmup["settled"] else "NOT SETTLED"
-        return _aligned(
-            [
-                ("FPS", f"{self.fps_end_to_end:.1f} end to end, {_number(self.fps_inference, '.1f')} inference only"),
-                ("load", f"{self.load_ms:.0f} ms; first inference {self.first_inference_ms:.1f} ms"),
-                ("warm-up", f"{self.warmup['frames']} frames, {self.warmup['seconds']:.1f} s, {state}"),
-                ("peak memory", NOT_MEASURED if self.peak_rss_bytes is None else f"{self.peak_rss_bytes / 1e6:.0f} MB"),
-                ("parity", NOT_MEASURED if self.parity is None else self._parity()),
-            ]
+        memory = NOT_MEASURED if self.peak_rss_bytes is None else f"{self.peak_rss_bytes / 1e6:.0f} MB of this process"
+        if self.memory_drop_bytes is not None:
+            memory += f"; {self.memory_drop_bytes / 1e6:.0f} MB less free on the machine"
+        rows = [
+            ("FPS", f"{self.fps_end_to_end:.1f} end to end, {_number(self.fps_inference, '.1f')} inference only"),
+            ("load", f"{self.load_ms:.0f} ms; first inference {self.first_inference_ms:.1f} ms"),
+            ("warm-up", f"{self.warmup['frames']} frames, {self.warmup['seconds']:.1f} s, {state}"),
+            ("drift", self._drift()),
+            ("peak memory", memory),
+            ("parity", NOT_MEASURED if self.parity is None else self._parity()),
+        ]
+        if self.camera:
+            rows.insert(1, ("camera", self._camera()))
+        return _aligned(rows)
+
+    def _camera(self) -> str:
+        c = self.camera
+        rate = "its own pace" if c["fps"] is None else f"{c['fps']:g} fps"
+        missed = "no deadline" if c["missed"] is None else f"{c['missed']} results later than {c['deadline_ms']:.1f} ms"
+        late = f", {c['late']} late from the source" if c["late"] else ""
+        return f"{rate}: {c['arrived']} frames came{late}, {c['processed']} processed, {c['dropped']} dropped; {missed}"
+
+    def _drift(self) -> str:
+        d = self.drift
+        if d is None:
+            return f"{NOT_MEASURED} (too short)"
+        went = f"median frame {d['first_ms']:.2f} -> {d['last_ms']:.2f} ms"
+        return f"{d['change']:+.1%}: {went} between the first and the last {d['window_s']:.0f} s"
+
+    def _sensors(self) -> str:
+        rows = [("power", self._power())]
+        zones = (
+            f"{name} {_whole(z['start_c'])} -> {_whole(z['end_c'])}, max {_whole(z['max_c'])}"
+            for name, z in (self.thermal or {}).items()
+        )
+        rates = (
+            f"{name} {_whole(c['mean_hz'], 1e6)} ({_whole(c['min_hz'], 1e6)} to {_whole(c['max_hz'], 1e6)})"
+            for name, c in (self.clocks or {}).items()
+        )
+        rows.append(("heat, C", "; ".join(zones) or NOT_MEASURED))
+        rows.append(("clocks, MHz", "; ".join(rates) or NOT_MEASURED))
+        held = NOT_MEASURED
+        if self.throttling:
+            seen = {**self.throttling["events"], **self.throttling["states"]}
+            held = ", ".join(f"{name} {count}" for name, count in seen.items() if count) or "none"
+            held += f" ({sum(count is not None for count in seen.values())} indicators watched)"
+        rows.append(("throttling", held))
+        return _aligned(rows)
+
+    def _power(self) -> str:
+        p = self.power
+        if p is None or p["load_mw"] is None:
+            return NOT_MEASURED
+        idle = f"idle {NOT_MEASURED}" if p["idle_mw"] is None else f"idle {p['idle_mw'] / 1e3:.2f} W"
+        net = "" if p["mj_per_frame_net"] is None else f", {p['mj_per_frame_net']:.1f} net"
+        rails = (f"{name} {rail['load_mw'] / 1e3:.2f} W" for name, rail in p["rails"].items() if rail["load_mw"])
+        return (
+            f"{p['load_mw'] / 1e3:.2f} W under load, {idle}; {_number(p['mj_per_frame_gross'], '.1f')} mJ a frame{net} "
+            f"({p['source']}; {', '.join(rails)})"
         )
 
     def _parity(self) -> str:
@@ -141,11 +259,20 @@ class BenchReport:
                 if entry.boxes
             ]
             lines += ["", *_grid(classes)]
-        return "\n" + "\n".join(lines)
+        return "\n" + "\n".join(lines) + "\n"
+
+    def _judgement(self) -> str:
+        lines = [f"verdict     {self.verdict['state']}"]
+        lines += [f"            - {reason}" for reason in self.verdict["reasons"]]
+        return "\n".join([*lines, *(f"warning: {text}" for text in self.warnings)])
 
 
 def _number(value: Optional[float], form: str) -> str:
     return NOT_MEASURED if value is None else format(value, form)
+
+
+def _whole(value: Optional[float], unit: float = 1.0) -> str:
+    return "-" if value is None else f"{value / unit:.0f}"
 
 
 def _gigabytes(size: Optional[int]) -> str:

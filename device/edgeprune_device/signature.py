@@ -1,4 +1,4 @@
-"""Signed JSON: {"…": …, "signature": {"key": 64 hex digits, "value": 128}}, Ed25519 over the canonical JSON of the rest.
+"""Signed JSON: {…, "signature": {"key": 64 hex digits, "value": 128}}, Ed25519 over the canonical JSON of the rest.
 
 The signature survives any formatting of the file, as it covers the value and not the bytes. Who a key belongs to is not
 known here.
@@ -34,7 +34,9 @@ def verify(data: Mapping[str, Any], what: str) -> VerifyKey:
         key = VerifyKey(bytes.fromhex(signature["key"]))
         key.verify(_covered(data), bytes.fromhex(signature["value"]))
     except (CryptoError, ValueError, KeyError, TypeError) as error:
-        raise SignatureError(f"{what}: its signature does not hold: it was changed or damaged; fetch it again") from error
+        raise SignatureError(
+            f"{what}: its signature does not hold: it was changed or damaged; fetch it again"
+        ) from error
     return key
 
 

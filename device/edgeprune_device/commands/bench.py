@@ -6,12 +6,24 @@ from pathlib import Path
 
 from edgeprune_device.commands import add_bundle, add_cuda, find_bundle, positive_float, positive_int
 
-HELP = "measure a bundle on this machine: latency by stage, FPS, accuracy"
+HELP = "measure a bundle on this machine: latency by stage, FPS, accuracy, power, heat"
 
 
 def configure(parser) -> None:
     """Options."""
     add_bundle(parser, "default: the only *.epb here, else the newest runs/*/*.epb")
+    parser.add_argument(
+        "--mode",
+        choices=("single", "sustained", "camera", "offline"),
+        help="single: one frame after another; sustained: the same for minutes; camera: at the pace of --fps; offline: "
+        "as many as the machine can do; default single, or camera where frames come by themselves or with --fps",
+    )
+    parser.add_argument(
+        "--source",
+        default="bundle",
+        help="bundle (its evaluation pictures), a folder or picture, a video, /dev/video0, csi, a GStreamer pipeline",
+    )
+    parser.add_argument("--fps", type=positive_float, help="the camera's pace; pictures and videos then stand for one")
     parser.add_argument(
         "--runtime",
         default="auto",
@@ -27,10 +39,15 @@ def configure(parser) -> None:
     parser.add_argument("--cuda-graph", action="store_true", help="trt: launch the network as one CUDA graph")
     parser.add_argument("--threads", type=positive_int, help="CPU threads for inference; default: the runtime's choice")
     parser.add_argument(
-        "--seconds", type=positive_float, default=10.0, help="measure this long, or till 64 frames; default 10"
+        "--seconds",
+        type=positive_float,
+        help="measure this long, or till 64 frames; default 10, sustained 300, camera 30",
     )
     parser.add_argument(
         "--warmup", type=positive_float, default=10.0, help="longest warm-up, s; ends when timings settle; default 10"
+    )
+    parser.add_argument(
+        "--idle", type=positive_float, default=5.0, help="watch the power at rest this long before, s; default 5"
     )
     parser.add_argument("--no-accuracy", action="store_true", help="leave out the mAP on the evaluation set")
     parser.add_argument(
@@ -40,22 +57,30 @@ def configure(parser) -> None:
         "--check", action="store_true", help="compare the raw outputs with those of ONNX Runtime on the CPU"
     )
     parser.add_argument("--report", metavar="FILE", type=Path, help="write the whole report as JSON")
+    parser.add_argument("--csv", metavar="FILE", type=Path, help="write one line a frame")
+    parser.add_argument("--no-spool", action="store_true", help="do not keep the report for edgeprune collect")
     parser.add_argument("--json", action="store_true", help="print the report as JSON instead of a table")
 
 
 def run(args) -> None:
-    """Verify, measure, report; then the gate."""
+    """Verify, measure, keep the report, show it; then the gate."""
     from edgeprune_device import benchmark, files, strict_json
     from edgeprune_device.bundle import Bundle
-    from edgeprune_device.errors import GateError, InputError
+    from edgeprune_device.errors import InputError, Interrupted
+    from edgeprune_device.spool import Spool
 
     if args.max_drop is not None and args.no_accuracy:
         raise InputError("--max-drop needs the accuracy: leave out --no-accuracy")
-    if args.report:
-        files.check_writable(args.report)
+    for path in (args.report, args.csv):
+        if path:
+            files.check_writable(path)
     bundle = Bundle.open(find_bundle(args.bundle), allow_untrusted=args.allow_untrusted)
+    spool = None if args.no_spool else Spool()
     report = benchmark.run(
         bundle,
+        mode=args.mode,
+        source=args.source,
+        fps=args.fps,
         runtime=args.runtime,
         precision=args.precision,
         threads=args.threads,
@@ -64,16 +89,31 @@ def run(args) -> None:
         workspace_bytes=args.workspace * 10**6 if args.workspace else None,
         seconds=args.seconds,
         warmup_seconds=args.warmup,
+        idle_seconds=args.idle,
         with_accuracy=not args.no_accuracy,
         check=args.check,
+        spool=spool,
     )
-    data = report.to_json()
+    # Shown first: whatever happens to the disk, the figures have been seen.
+    print(strict_json.pretty(report.to_json()) if args.json else report.table(), end="", flush=True)
+    identity = spool.put(report.to_bytes()) if spool else None
     if args.report:
-        files.write_atomic(args.report, strict_json.pretty(data))
-    print(strict_json.pretty(data) if args.json else report.table(), end="")
+        files.write_atomic(args.report, strict_json.pretty(report.to_json()))
+    if args.csv:
+        files.write_atomic(args.csv, report.csv())
+    if identity and not args.json:
+        print(f"report      {identity[:12]}, waits for edgeprune collect in {spool.folder}")
+    if report.interrupted:
+        raise Interrupted("interrupted: the report holds what was measured until then")
     if args.max_drop is not None:
-        if report.map50_95_delta is None:
-            raise GateError("--max-drop cannot be judged: the bundle has no host figure on its evaluation pictures")
-        drop = -report.map50_95_delta
-        if drop > args.max_drop:
-            raise GateError(f"mAP50-95 is {drop:.4f} lower than on the host, more than --max-drop {args.max_drop:g}")
+        _gate(report, args.max_drop)
+
+
+def _gate(report, max_drop: float) -> None:
+    from edgeprune_device.errors import GateError
+
+    if report.map50_95_delta is None:
+        raise GateError("--max-drop cannot be judged: the bundle has no host figure on its evaluation pictures")
+    drop = -report.map50_95_delta
+    if drop > max_drop:
+        raise GateError(f"mAP50-95 is {drop:.4f} lower than on the host, more than --max-drop {max_drop:g}")

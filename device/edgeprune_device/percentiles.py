@@ -1,0 +1,117 @@
+"""What can be said of a row of latencies: percentiles with their confidence, and whether the samples are independent.
+
+A tail percentile of a few samples is an anecdote. p90, p95 and p99 are MLPerf's early-stopping estimates (LoadGen,
+`loadgen/results.cc`): of n samples the t-th largest is given, where t is the greatest number for which n samples would
+hold at most t above the true percentile with a probability of at most 1 %. So in 99 of 100 runs the true percentile is
+not higher than what is printed. It takes 64 samples for p90, 130 for p95 and 662 for p99.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from functools import lru_cache
+from typing import Any, Dict, Optional, Sequence
+
+import numpy as np
+
+__all__ = ["CORRELATED", "SAMPLES_NEEDED", "autocorrelation", "drift", "is_correlated", "percentile", "summary"]
+
+CONFIDENCE = 0.99
+#: Fewest samples for each percentile; a test derives them anew.
+SAMPLES_NEEDED = {50: 1, 90: 64, 95: 130, 99: 662}
+#: An autocorrelation at lag 1 from which the samples do not count as independent, if it is also beyond chance.
+CORRELATED = 0.2
+
+
+def percentile(samples: Sequence[int], percent: int) -> Optional[int]:
+    """p50: the median's lower sample. Above it: the early-stopping estimate, None with too few samples.
+
+    >>> percentile([30, 10, 20], 50)
+    20
+    >>> percentile([30, 10, 20], 99) is None
+    True
+    """
+    count = len(samples)
+    if count < SAMPLES_NEEDED[percent]:
+        return None
+    if percent == 50:
+        return sorted(samples)[(count - 1) // 2]
+    return sorted(samples)[count - _over(count, percent)]
+
+
+def summary(samples_ns: Sequence[int]) -> Dict[str, Any]:
+    """{"samples", "min_ms", "mean_ms", "p50_ms", "p90_ms", "p95_ms", "p99_ms", "max_ms", "autocorrelation"}.
+
+    A percentile and the autocorrelation may be None.
+    """
+    values = {
+        "min_ms": min(samples_ns),
+        "mean_ms": statistics.fmean(samples_ns),
+        **{f"p{p}_ms": percentile(samples_ns, p) for p in (50, 90, 95, 99)},
+        "max_ms": max(samples_ns),
+    }
+    times = {key: None if ns is None else ns / 1e6 for key, ns in values.items()}
+    return {"samples": len(samples_ns), **times, "autocorrelation": autocorrelation(samples_ns)}
+
+
+def autocorrelation(samples: Sequence[int]) -> Optional[float]:
+    """Between each sample and the next, in [-1, 1]; None for fewer than 64 samples or where all are equal.
+
+    Of the ranks (Spearman's), so that one outlier of a hundred times the median neither makes nor hides it.
+    """
+    if len(samples) < SAMPLES_NEEDED[90]:
+        return None
+    values, inverse, counts = np.unique(np.asarray(samples), return_inverse=True, return_counts=True)
+    rank = (np.cumsum(counts) - (counts - 1) / 2)[inverse.reshape(-1)]  # equal samples share their mean rank
+    centred = rank - rank.mean()
+    power = float(centred @ centred)
+    return float(centred[:-1] @ centred[1:]) / power if len(values) > 1 else None
+
+
+def is_correlated(timing: Dict[str, Any]) -> bool:
+    """Whether a `summary`'s samples are no independent draws, so that its percentiles promise more than they hold."""
+    found = timing["autocorrelation"]
+    return found is not None and abs(found) > max(CORRELATED, 2.58 / math.sqrt(timing["samples"]))
+
+
+def drift(begins_ns: Sequence[int], frames_ns: Sequence[int], longest_s: float = 60.0) -> Optional[Dict[str, float]]:
+    """{"window_s", "first_ms", "last_ms", "change"}: the median frame of the last seconds against the first ones.
+
+    The windows last `longest_s`, or a third of the run where it is shorter; None where one has fewer than 20 frames.
+    """
+    if not begins_ns:
+        return None
+    span = begins_ns[-1] - begins_ns[0]
+    window = min(int(longest_s * 1e9), span // 3)
+    first = [ns for begin, ns in zip(begins_ns, frames_ns) if begin < begins_ns[0] + window]
+    last = [ns for begin, ns in zip(begins_ns, frames_ns) if begin > begins_ns[-1] - window]
+    if min(len(first), len(last)) < 20:
+        return None
+    before, after = statistics.median(first), statistics.median(last)
+    return {"window_s": window / 1e9, "first_ms": before / 1e6, "last_ms": after / 1e6, "change": after / before - 1}
+
+
+@lru_cache(maxsize=64)
+def _over(count: int, percent: int) -> int:
+    """The greatest t with P(Binomial(count, 1 - percent/100) <= t) <= 1 - CONFIDENCE; 0 where not even t = 1 holds."""
+    low, high = 0, math.floor(count * (1 - percent / 100)) + 1  # at the mean it is near a half
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if _at_most(middle, count, 1 - percent / 100) <= 1 - CONFIDENCE else (low, middle)
+    return low
+
+
+def _at_most(t: int, count: int, share: float) -> float:
+    """P(Binomial(count, share) <= t). Summed downward from t, below the mean, where the terms only fall."""
+    log_term = (
+        math.lgamma(count + 1) - math.lgamma(t + 1) - math.lgamma(count - t + 1)
+        + t * math.log(share) + (count - t) * math.log1p(-share)
+    )  # fmt: skip
+    term = total = math.exp(log_term)
+    for k in range(t, 0, -1):
+        term *= k / (count - k + 1) * (1 - share) / share
+        total += term
+        if term < 1e-17 * total:
+            break
+    return total

@@ -1,0 +1,100 @@
+"""Whether a figure may be quoted: clean, degraded, or invalid, each with its reasons.
+
+- clean: another team that does the same will find the same
+- degraded: it was measured, but the machine was not at its best or not at rest; the reasons say how, and what to do
+- invalid: it is no figure of this model on this machine
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Dict, List, Mapping, Optional
+
+__all__ = ["DRIFT", "Verdict", "judge"]
+
+#: A change of the median frame between the first and the last seconds of a run, from which it was not at rest.
+DRIFT = 0.05
+_FEWEST = 64  # samples: below it not even p90 can be told
+_LATE = 0.01  # of the frames: a source that slow has not kept the pace that was asked for
+
+
+@dataclass
+class Verdict:
+    """E.g. Verdict("degraded", ["the clock governor is powersave …"]); `add` only ever makes it worse."""
+
+    state: str = "clean"
+    reasons: List[str] = field(default_factory=list)
+
+    def add(self, state: str, reason: str) -> None:
+        """Another reason; the state is the worst of all."""
+        order = ("clean", "degraded", "invalid")
+        self.state = max(self.state, state, key=order.index)
+        self.reasons.append(reason)
+
+    def to_json(self) -> Dict[str, Any]:
+        """A JSON object."""
+        return {"state": self.state, "reasons": list(self.reasons)}
+
+
+def judge(
+    *,
+    runtime: str,
+    samples: int,
+    settled: bool,
+    interrupted: bool,
+    load_average: Optional[float],
+    cores: int,
+    beforehand: List[str],
+    drift: Optional[Mapping[str, float]],
+    throttling: Optional[Mapping[str, Mapping[str, float]]],
+    camera: Optional[Mapping[str, Any]],
+) -> Verdict:
+    """From what is known of a run.
+
+    - `beforehand`: what the preflight found that spoils a benchmark
+    - `drift`, `throttling`, `camera`: as in the report, None where not measured
+    """
+    verdict = Verdict()
+    if runtime == "null":
+        verdict.add("invalid", "runtime null runs no model: these figures are the harness's own")
+    if samples < _FEWEST:
+        verdict.add("invalid", f"only {samples} frames: {_FEWEST} are the fewest for p90; measure for longer")
+    if load_average is not None and load_average > cores:
+        verdict.add(
+            "invalid",
+            f"the machine was overloaded before the start (load average {load_average}, {cores} cores): stop the rest",
+        )
+    if interrupted:
+        verdict.add("degraded", "interrupted: shorter than what was asked for")
+    if not settled:
+        verdict.add(
+            "degraded", "the timings did not settle in the warm-up: repeat on a quiet machine or with a longer --warmup"
+        )
+    for reason in beforehand:
+        verdict.add("degraded", reason)
+    if drift is not None and abs(drift["change"]) > DRIFT:
+        verdict.add(
+            "degraded",
+            f"the median frame went from {drift['first_ms']:.2f} to {drift['last_ms']:.2f} ms ({drift['change']:+.1%}) "
+            f"between the first and the last {drift['window_s']:.0f} s",
+        )
+    for reason in _throttled(throttling):
+        verdict.add("degraded", reason)
+    if camera is not None and camera["late"] > _LATE * max(camera["arrived"], 1):
+        verdict.add(
+            "degraded", f"the source did not keep its pace: {camera['late']} of {camera['arrived']} frames were late"
+        )
+    return verdict
+
+
+def _throttled(throttling: Optional[Mapping[str, Mapping[str, float]]]) -> List[str]:
+    if throttling is None:
+        return []
+    events = [f"{name} {count:g} times" for name, count in throttling["events"].items() if count]
+    states = [name for name, state in throttling["states"].items() if state]
+    found = []
+    if events:
+        found.append(f"the power supply or the current limit held it back: {', '.join(events)}")
+    if states:
+        found.append(f"throttled by heat: {', '.join(states)}")
+    return found

@@ -1,0 +1,51 @@
+import json
+
+import pytest
+from edgeprune_device import keys, signature
+from edgeprune_device.errors import SignatureError
+from hypothesis import given
+from hypothesis import strategies as st
+from nacl.signing import SigningKey
+
+KEY = SigningKey(b"k" * 32)
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**60), 2**60) | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4),
+    max_leaves=12,
+)
+OBJECTS = st.dictionaries(st.text(max_size=5).filter(lambda k: k != "signature"), VALUES, max_size=5)
+
+
+@given(OBJECTS)
+def test_the_signature_survives_any_formatting(data):
+    signed = signature.sign(data, KEY)
+    again = json.loads(json.dumps(signed, indent=3, sort_keys=True))
+    assert bytes(signature.verify(again, "x")) == bytes(KEY.verify_key)
+    assert signature.sign(again, KEY) == signed  # the same content, the same signature
+
+
+@given(OBJECTS, st.text(max_size=5).filter(lambda k: k != "signature"), VALUES)
+def test_any_change_is_found(data, name, value):
+    signed = signature.sign(data, KEY)
+    changed = {**signed, name: value}
+    if json.dumps(changed, sort_keys=True) == json.dumps(signed, sort_keys=True):
+        return
+    with pytest.raises(SignatureError, match="x: its signature does not hold"):
+        signature.verify(changed, "x")
+
+
+def test_another_key_is_another_key():
+    signed = signature.sign({"a": 1}, KEY)
+    other = SigningKey.generate()
+    assert keys.fingerprint(signature.verify(signature.sign(signed, other), "x")) == keys.fingerprint(other.verify_key)
+    signed["signature"]["key"] = bytes(other.verify_key).hex()
+    with pytest.raises(SignatureError):
+        signature.verify(signed, "x")
+
+
+@pytest.mark.parametrize("broken", [None, 7, {}, {"key": "zz", "value": "00"}, {"key": "00" * 32, "value": "0" * 128}])
+def test_what_is_no_signature(broken):
+    with pytest.raises(SignatureError):
+        signature.verify({"a": 1, "signature": broken}, "x")
+    with pytest.raises(SignatureError, match="x: not signed"):
+        signature.verify({"a": 1}, "x")

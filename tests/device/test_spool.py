@@ -1,0 +1,179 @@
+import hashlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from edgeprune_device.errors import InputError, SignatureError
+from edgeprune_device.spool import Spool
+
+
+@pytest.fixture
+def spool(tmp_path):
+    return Spool(tmp_path / "spool")
+
+
+def test_a_report_is_named_by_its_content(spool):
+    identity = spool.put(b"one")
+    assert identity == hashlib.sha256(b"one").hexdigest() and spool.read(identity) == b"one"
+    (entry,) = spool.entries()
+    assert entry == (identity, 3, spool.folder / "pending" / f"{identity}.json", False)
+    assert entry.path.read_bytes() == b"one"
+
+
+def test_the_same_report_twice_is_one(spool):
+    assert spool.put(b"one") == spool.put(b"one")
+    assert len(spool.entries()) == 1
+    deliver(spool)
+    spool.put(b"one")
+    assert [entry.delivered for entry in spool.entries()] == [True]
+
+
+def deliver(spool):
+    """What `edgeprune collect` does, by `mv`."""
+    for entry in spool.entries():
+        entry.path.rename(spool.folder / "delivered" / entry.path.name)
+
+
+def test_only_delivered_reports_are_pruned(spool):
+    first = spool.put(b"one")
+    deliver(spool)
+    second = spool.put(b"two")
+    assert spool.prune() == [first]
+    assert [entry.id for entry in spool.entries()] == [second]
+
+
+def test_a_copy_for_a_stick_leaves_them_waiting(spool, tmp_path):
+    stick = tmp_path / "stick"
+    stick.mkdir()
+    spool.put(b"delivered")
+    deliver(spool)
+    identity = spool.put(b"one")
+    assert spool.copy_pending(stick) == [identity] and spool.copy_pending(stick) == []
+    assert [path.name for path in stick.iterdir()] == [f"{identity}.json"]
+    assert [entry.delivered for entry in spool.entries()] == [False, True]
+
+
+def test_what_is_not_a_report_is_left_alone(spool):
+    spool.put(b"one")
+    for name in (".x.tmp", "notes.txt", "A" * 64 + ".json", "0" * 63 + ".json"):
+        (spool.folder / "pending" / name).write_bytes(b"?")
+    assert len(spool.entries()) == 1
+    with pytest.raises(InputError, match="has no report"):
+        spool.read("0" * 64)
+
+
+def test_a_disk_that_gives_something_else_is_noticed(spool):
+    identity = spool.put(b"one")
+    spool.entries()[0].path.write_bytes(b"two")
+    with pytest.raises(SignatureError, match="damaged"):
+        spool.read(identity)
+
+
+def test_an_empty_spool_makes_nothing(tmp_path):
+    assert Spool(tmp_path / "none").entries() == [] and not (tmp_path / "none").exists()
+
+
+def test_where_it_is(monkeypatch, tmp_path):
+    monkeypatch.setenv("EDGEPRUNE_SPOOL", str(tmp_path / "a"))
+    assert Spool().folder == tmp_path / "a"
+    monkeypatch.delenv("EDGEPRUNE_SPOOL")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "b"))
+    assert Spool().folder == tmp_path / "b" / "edgeprune" / "spool"
+    monkeypatch.delenv("XDG_STATE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path / "c"))
+    assert Spool().folder == tmp_path / "c" / ".local" / "state" / "edgeprune" / "spool"
+
+
+def test_a_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="the spool cannot be made"):
+        Spool(tmp_path / "file" / "spool").put(b"one")
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of 1 MB."""
+    where = tmp_path / "disk"
+    where.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(where)], stderr=subprocess.DEVNULL)
+    if mounted.returncode:
+        pytest.skip("needs the right to mount a tmpfs")
+    yield where
+    subprocess.run(["umount", "-l", str(where)], check=True)
+
+
+def test_a_full_disk_keeps_nothing_half_written(small_disk):
+    spool = Spool(small_disk / "spool")
+    identity = spool.put(b"x" * 300_000)
+    with pytest.raises(InputError, match="no space left"):
+        spool.put(b"y" * 900_000)
+    assert [entry.id for entry in spool.entries()] == [identity]
+    assert sorted(path.name for path in (spool.folder / "pending").iterdir()) == [f"{identity}.json"]
+    spool.put(b"z" * 300_000)
+
+
+def test_room_is_kept_for_a_report_that_is_still_measured(small_disk):
+    spool = Spool(small_disk / "spool")
+    with spool.reserved(500_000):
+        other = small_disk / "log"
+        with pytest.raises(OSError), open(str(other), "wb") as stream:
+            stream.write(b"l" * 2_000_000)
+        assert other.stat().st_size < 600_000
+    spool.put(b"x" * 400_000)
+    with pytest.raises(InputError, match="no room for this run's report, about 2.0 MB"), spool.reserved(2_000_000):
+        pass
+    assert not [path for path in spool.folder.iterdir() if path.name.startswith(".reserved")]
+
+
+def killed_writers(folder, kills):
+    """Fork a writer, kill it at a random moment, look; `kills` times. Returns how many reports were acknowledged."""
+    spool, rng, acknowledged, moved = Spool(folder), random.Random(7), set(), 0
+    for seed in range(kills):
+        reader, writer = os.pipe()
+        child = os.fork()
+        if not child:
+            try:
+                own = random.Random(seed)
+                for i in range(10**6):
+                    size = own.choice([10, 5000, 100_000])
+                    identity = spool.put(f"{seed} {i} ".encode("ascii") * (size // 8 + 1))
+                    os.write(writer, identity.encode("ascii") + b"\n")
+            finally:
+                os._exit(1)
+        os.close(writer)
+        time.sleep(rng.random() * 0.04)
+        os.kill(child, signal.SIGKILL)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+        with os.fdopen(reader, "rb") as stream:
+            told = stream.read().decode("ascii").split("\n")
+        acknowledged |= {identity for identity in told if len(identity) == 64}  # the last one may be cut off
+        if seed % 10 == 9 or seed == kills - 1:
+            entries = spool.entries()
+            names = [entry.id for entry in entries]
+            assert len(names) == len(set(names)), "doubled"
+            assert not acknowledged - set(names), "lost"
+            assert all(hashlib.sha256(entry.path.read_bytes()).hexdigest() == entry.id for entry in entries)
+            for entry in entries[:3]:  # the collector, meanwhile
+                if not entry.delivered:
+                    entry.path.rename(spool.folder / "delivered" / entry.path.name)
+                    moved += 1
+    spool.put(b"whoever writes next tidies up")
+    assert moved and not list((spool.folder / "pending").glob("*.tmp*"))
+    return len(acknowledged)
+
+
+@pytest.mark.skipif(not hasattr(os, "waitstatus_to_exitcode"), reason="needs Python 3.9")
+def test_writers_that_are_killed_lose_and_double_nothing(tmp_path):
+    assert killed_writers(tmp_path / "spool", 60) > 60
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "waitstatus_to_exitcode"), reason="needs Python 3.9")
+def test_a_thousand_kills(tmp_path):
+    acknowledged = killed_writers(tmp_path / "spool", 1000)
+    print(f"1000 kill -9, {acknowledged} reports acknowledged, 0 lost, 0 doubled", file=sys.stderr)
+    assert acknowledged > 1000

@@ -1,0 +1,52 @@
+import re
+
+import pytest
+from edgeprune_device.verdict import Verdict, judge
+
+QUIET = {
+    "runtime": "trt",
+    "samples": 1000,
+    "settled": True,
+    "interrupted": False,
+    "load_average": 0.1,
+    "cores": 6,
+    "beforehand": [],
+    "drift": {"window_s": 60.0, "first_ms": 10.0, "last_ms": 10.2, "change": 0.02},
+    "throttling": {"events": {"oc1": 0, "oc2": None}, "states": {"cpu-throttle-alert": 0}},
+    "camera": None,
+}
+
+
+def test_a_quiet_run_is_clean():
+    assert judge(**QUIET).to_json() == {"state": "clean", "reasons": []}
+    nothing = {**QUIET, "drift": None, "throttling": None, "load_average": None}
+    assert judge(**nothing).state == "clean"
+
+
+@pytest.mark.parametrize(
+    "change, state, words",
+    [
+        ({"runtime": "null"}, "invalid", "harness"),
+        ({"samples": 63}, "invalid", "only 63 frames"),
+        ({"load_average": 7.5}, "invalid", "overloaded"),
+        ({"settled": False}, "degraded", "did not settle"),
+        ({"interrupted": True}, "degraded", "interrupted"),
+        ({"beforehand": ["the governor is powersave"]}, "degraded", "powersave"),
+        ({"drift": {"window_s": 60.0, "first_ms": 10.0, "last_ms": 12.0, "change": 0.2}}, "degraded", r"\+20\.0%"),
+        ({"drift": {"window_s": 60.0, "first_ms": 10.0, "last_ms": 8.0, "change": -0.2}}, "degraded", "-20"),
+        ({"throttling": {"events": {"oc1": 3}, "states": {}}}, "degraded", "oc1 3 times"),
+        ({"throttling": {"events": {}, "states": {"gpu-throttle-alert": 1}}}, "degraded", "gpu-throttle-alert"),
+        ({"camera": {"arrived": 100, "late": 30}}, "degraded", "30 of 100"),
+    ],
+)
+def test_each_reason_stands_alone(change, state, words):
+    found = judge(**{**QUIET, **change})
+    assert found.state == state and len(found.reasons) == 1
+    assert re.search(words, found.reasons[0])
+
+
+def test_the_worst_reason_decides():
+    verdict = Verdict()
+    verdict.add("invalid", "a")
+    verdict.add("degraded", "b")
+    assert verdict.state == "invalid" and verdict.reasons == ["a", "b"]
