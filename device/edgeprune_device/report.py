@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import textwrap
 from dataclasses import dataclass, fields, replace
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
@@ -213,7 +214,7 @@ class BenchReport:
             for name, c in (self.clocks or {}).items()
         )
         rows.append(("heat, C", "; ".join(zones) or NOT_MEASURED))
-        rows.append(("clocks, MHz", "; ".join(rates) or NOT_MEASURED))
+        rows.append(("clocks MHz", "; ".join(rates) or NOT_MEASURED))
         held = NOT_MEASURED
         if self.throttling:
             seen = {**self.throttling["events"], **self.throttling["states"]}
@@ -262,9 +263,9 @@ class BenchReport:
         return "\n" + "\n".join(lines) + "\n"
 
     def _judgement(self) -> str:
-        lines = [f"verdict     {self.verdict['state']}"]
-        lines += [f"            - {reason}" for reason in self.verdict["reasons"]]
-        return "\n".join([*lines, *(f"warning: {text}" for text in self.warnings)])
+        rows = [("verdict", self.verdict["state"])]
+        rows += [("", f"- {reason}") for reason in self.verdict["reasons"]]
+        return _aligned([*rows, *(("warning", text) for text in self.warnings)])
 
 
 def _number(value: Optional[float], form: str) -> str:
@@ -280,7 +281,12 @@ def _gigabytes(size: Optional[int]) -> str:
 
 
 def _aligned(rows: Sequence[Tuple[str, str]]) -> str:
-    return "\n".join(f"{name:<12}{value}" for name, value in rows)
+    """Names to the left of their values, which go on below themselves where they are long."""
+    lines = []
+    for name, value in rows:
+        for i, part in enumerate(textwrap.wrap(value, 108, break_long_words=False, break_on_hyphens=False) or [""]):
+            lines.append(f"{'' if i else name:<12}{part}")
+    return "\n".join(lines)
 
 
 def _grid(rows: Sequence[Sequence[str]]) -> List[str]:

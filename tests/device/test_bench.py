@@ -146,7 +146,8 @@ def test_a_pipeline_overlaps_its_parts_and_keeps_the_order():
 
     samples = pipelined({"a": step("a", 0.02), "b": step("b", 0.02), "c": last}, seconds=0.6)
     assert ended == sorted(ended) and list(samples.begins_ns) == sorted(samples.begins_ns)
-    assert list(samples.stages_ns) == ["a", "b", "c"] and {len(v) for v in samples.stages_ns.values()} == {len(samples.frames_ns)}
+    assert list(samples.stages_ns) == ["a", "b", "c"]
+    assert {len(column) for column in samples.stages_ns.values()} == {len(samples.frames_ns)}
     # 60 ms of work a frame: one after another 0.6 s would hold 10 frames, and each frame still takes its 60 ms.
     assert len(samples.frames_ns) > 15 and min(samples.frames_ns) >= 60_000_000
     assert "MainThread" in threads["b"] and len(threads["b"]) == 1

@@ -29,7 +29,8 @@ def test_percentiles_need_enough_samples(percent, needed):
 
 
 @pytest.mark.parametrize(
-    "count, discarded", [(201, 9), (659, 47), (708, 51), (2048, 172), (2116, 178), (2145, 181), (7469, 685), (79944, 7796)]
+    "count, discarded",
+    [(201, 9), (659, 47), (708, 51), (2048, 172), (2116, 178), (2145, 181), (7469, 685), (79944, 7796)],
 )
 def test_the_estimate_is_the_one_that_loadgen_prints(count, discarded):
     """From published MLPerf logs of SingleStream: "Would discard N highest latency queries" for p90."""

@@ -1,76 +1,106 @@
 import json
 
 import pytest
-from edgeprune_device import bench, schema
-from edgeprune_device.accuracy import Accuracy, ClassAccuracy
-from edgeprune_device.environment import Environment
-from edgeprune_device.errors import InputError
+from edgeprune_device import schema, strict_json
+from edgeprune_device.errors import InputError, SignatureError
 from edgeprune_device.report import BenchReport
+from fakes.reports import make_report, timing
+from nacl.signing import SigningKey
 
-
-def stage(ms, samples=2):
-    ns = [int(ms * 1e6)] * samples
-    return {**bench.summary(ns), "samples_ns": ns}
+KEY = SigningKey(b"r" * 32)
+RAIL = {"idle_mw": 4000.0, "load_mw": 9000.0, "mj_per_frame_gross": 112.5, "mj_per_frame_net": 62.5, "samples": 50}
+FLOWN = {
+    "board": {
+        "model": "NVIDIA Jetson Orin NX", "compatible": ["nvidia,p3767"], "serial": "1",
+        "l4t": "36.4.3", "jetpack": "6.2",
+    },
+    "mode": "camera",
+    "camera": {
+        "fps": 30.0, "deadline_ms": 33.3, "arrived": 5, "dropped": 2, "late": 1, "processed": 2, "missed": 1,
+        "age": timing(20, 40),
+    },
+    "drift": {"window_s": 60.0, "first_ms": 10.0, "last_ms": 12.0, "change": 0.2},
+    "power": {"source": "VDD_IN, the whole module", "whole_module": True, **RAIL, "rails": {"VDD_IN": RAIL}},
+    "thermal": {"gpu": {"start_c": 41.5, "end_c": 60.0, "max_c": 61.0}},
+    "clocks": {"gpu": {"min_hz": 306_000_000, "mean_hz": 900_000_000, "max_hz": 918_000_000}},
+    "throttling": {"events": {"oc1": 2, "oc2": None}, "states": {"cpu-throttle-alert": 0}},
+}  # fmt: skip
 
 
 @pytest.fixture
 def report():
-    per_class = (ClassAccuracy(0, "person", 5, 0.75, 0.5, 5, 0.5), ClassAccuracy(1, "car", 0, None, None, 0, None))
-    return BenchReport(
-        created="2026-11-22T23:40:00Z",
-        edgeprune_version="0.1.0",
-        bundle={
-            "name": "tiny",
-            "sha256": "a" * 64,
-            "target": "cpu",
-            "key_fingerprint": "SHA256:x",
-            "trusted": True,
-        },
-        precision="fp32",
-        model={"payload": "model.fp32.onnx", "sha256": "b" * 64, "size_bytes": 1_500_000},
-        runtime={"name": "ort", "description": "onnxruntime 1", "threads": None},
-        environment=Environment.read(),
-        settings={"seconds": 1.0},
-        warmup={"frames": 9, "seconds": 0.5, "settled": True},
-        load_ms=12.0,
-        first_inference_ms=20.0,
-        stages={"infer": stage(10), "end_to_end": stage(12.5)},
-        fps_end_to_end=80.0,
-        fps_inference=100.0,
-        accuracy=Accuracy(0.75, 0.5, None, 3, 5, 0, per_class),
-        host_accuracy={"map50": 0.75, "map50_95": 0.52, "small_map50_95": None},
-        map50_95_delta=-0.02,
-        peak_rss_bytes=123_000_000,
-        warnings=("busy",),
-    )
+    return make_report()
 
 
-def test_round_trip_and_schema(report):
+@pytest.mark.parametrize("change", [{}, FLOWN])
+def test_round_trip_and_schema(change):
     jsonschema = pytest.importorskip("jsonschema")
+    report = make_report(**change).sign(KEY)
     data = json.loads(json.dumps(report.to_json()))
     jsonschema.validate(data, schema.load("report"))
     assert BenchReport.from_json(data) == report
+    assert BenchReport.from_json(strict_json.loads(report.to_bytes(), "r")).to_bytes() == report.to_bytes()
+
+
+def test_the_signature_covers_every_field(report):
+    signed = report.sign(KEY)
+    again = BenchReport.from_json(json.loads(strict_json.pretty(signed.to_json())))
+    assert bytes(again.verify()) == bytes(KEY.verify_key)
+    data = signed.to_json()
+    for key, value in {"fps_end_to_end": 81.0, "precision": "fp16", "warnings": [], "map50_95_delta": None}.items():
+        with pytest.raises(SignatureError, match="does not hold"):
+            BenchReport.from_json({**data, key: value}).verify()
+    with pytest.raises(SignatureError, match=r"r\.json: not signed"):
+        report.verify("r.json")
 
 
 def test_table_reads_well(report):
     text = report.table()
-    assert "80.0 end to end, 100.0 inference only" in text and "warning: busy" in text
+    assert "80.0 end to end, 100.0 inference only" in text and "warning     busy" in text
     rows = {line.split("  ")[0]: line.split() for line in text.splitlines() if line}
     assert rows["mAP50-95"][1:] == ["0.5000", "0.5200", "-0.0200"]
     assert rows["small mAP50-95"][2:] == ["not", "measured"] * 3
-    assert rows["end to end"][3:6] == ["12.50", "-", "-"]  # two samples make no p90
+    assert rows["end to end"][3:7] == ["12.50", "-", "-", "-"]  # two samples make no p90
+    assert rows["verdict"] == ["verdict", "degraded"] and "- only tried by hand" in text
+    for what in ("power", "heat, C", "clocks MHz", "throttling", "drift"):
+        assert rows[what][len(what.split()) :][:2] == ["not", "measured"]
     assert "car" not in rows and max(map(len, text.splitlines())) <= 120
+
+
+def test_table_of_a_flight():
+    text = make_report(**FLOWN).table()
+    assert "NVIDIA Jetson Orin NX, L4T 36.4.3, JetPack 6.2" in text
+    power = "9.00 W under load, idle 4.00 W; 112.5 mJ a frame, 62.5 net (VDD_IN, the whole module; VDD_IN 9.00 W)"
+    assert power in text
+    assert "gpu 42 -> 60, max 61" in text and "gpu 900 (306 to 918)" in text
+    assert "oc1 2 (2 indicators watched)" in text
+    assert "30 fps: 5 frames came, 1 late from the source, 2 processed, 2 dropped; 1 results later than 33.3 ms" in text
+    assert "+20.0%: median frame 10.00 -> 12.00 ms between the first and the last 60 s" in text
+    assert "age of a result" in text and max(map(len, text.splitlines())) <= 120
+
+
+def test_csv_has_a_line_a_frame():
+    lines = make_report(**FLOWN).csv().splitlines()
+    assert lines == [
+        "begin_s,infer_ms,end_to_end_ms,age_ms",
+        "0.000000,10.000000,12.500000,20.000000",
+        "0.012500,11.000000,12.500000,40.000000",
+    ]
 
 
 @pytest.mark.parametrize(
     "change, word",
     [
-        ({"schema_version": 2}, "not known here"),
+        ({"schema_version": 1}, "not known here"),
         ({"stages": {}}, "end_to_end"),
         ({"fps_end_to_end": -1}, "at least 0"),
         ({"precision": "fp8"}, "fp8"),
         ({"accuracy": {}}, "missing"),
         ({"warnings": ["a\x1b[2J"]}, "warnings"),
+        ({"device": {"hostname": "\x1b[2J", "serial": None, "key_fingerprint": "x"}}, "hostname"),
+        ({"clock": {"boot_id": "../../etc", "boottime_s": 1, "synchronized": None}}, "boot_id"),
+        ({"verdict": {"state": "fine", "reasons": []}}, "fine"),
+        ({"signature": {"key": "0", "value": "0"}}, "signature"),
     ],
 )
 def test_malformed(report, change, word):

@@ -124,7 +124,7 @@ def test_room_is_kept_for_a_report_that_is_still_measured(small_disk):
             stream.write(b"l" * 2_000_000)
         assert other.stat().st_size < 600_000
     spool.put(b"x" * 400_000)
-    with pytest.raises(InputError, match="no room for this run's report, about 2.0 MB"), spool.reserved(2_000_000):
+    with pytest.raises(InputError, match=r"no room for this run's report, about 2\.0 MB"), spool.reserved(2_000_000):
         pass
     assert not [path for path in spool.folder.iterdir() if path.name.startswith(".reserved")]
 
