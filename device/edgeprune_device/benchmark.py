@@ -195,6 +195,7 @@ def run(
             *unchecked,
             *feed.source.warnings,
             *_warnings(bundle, environment, runtime, precision, accuracy is not None, comparable),
+            *_spikes(throttling),
         ),
     ).sign(key)
 
@@ -416,6 +417,11 @@ def _warnings(bundle, environment, runtime, precision, judged, comparable) -> Li
     if judged and not comparable:
         found.append("the host states no accuracy on these very pictures: no delta")
     return found
+
+
+def _spikes(throttling) -> List[str]:
+    count = throttling["events"].get("oc3") if throttling else None
+    return [f"{count} current spikes (oc3): the supply is at its limit, though it held"] if count else []
 
 
 def _peak_rss_bytes() -> Optional[int]:

@@ -14,6 +14,8 @@ __all__ = ["DRIFT", "Verdict", "judge"]
 
 #: A change of the median frame between the first and the last seconds of a run, from which it was not at rest.
 DRIFT = 0.05
+# Of oc3, the current of an instant, a board recovers within microseconds: alone it only warrants a warning.
+_CURRENT = {"oc1": "under-voltage", "oc2": "average current above the limit"}
 _FEWEST = 64  # samples: below it not even p90 can be told
 _LATE = 0.01  # of the frames: a source that slow has not kept the pace that was asked for
 
@@ -90,11 +92,9 @@ def judge(
 def _throttled(throttling: Optional[Mapping[str, Mapping[str, float]]]) -> List[str]:
     if throttling is None:
         return []
-    events = [f"{name} {count:g} times" for name, count in throttling["events"].items() if count]
-    states = [name for name, state in throttling["states"].items() if state]
-    found = []
-    if events:
-        found.append(f"the power supply or the current limit held it back: {', '.join(events)}")
-    if states:
-        found.append(f"throttled by heat: {', '.join(states)}")
-    return found
+    events = {name: count for name, count in throttling["events"].items() if count}
+    current = [f"{what} ({name}) {events[name]:g} times" for name, what in _CURRENT.items() if name in events]
+    heat = [f"{name} {count:g} times" for name, count in events.items() if not name.startswith("oc")]
+    heat += [name for name, state in throttling["states"].items() if state and name not in events]
+    found = [f"held back by its power supply: {', '.join(current)}"] if current else []
+    return [*found, *([f"throttled by heat: {', '.join(heat)}"] if heat else [])]

@@ -12,13 +12,15 @@ QUIET = {
     "cores": 6,
     "beforehand": [],
     "drift": {"window_s": 60.0, "first_ms": 10.0, "last_ms": 10.2, "change": 0.02},
-    "throttling": {"events": {"oc1": 0, "oc2": None}, "states": {"cpu-throttle-alert": 0}},
+    "throttling": {"events": {"oc1": 0, "oc2": None}, "states": {"cpu": 0}},
     "camera": None,
 }
 
 
 def test_a_quiet_run_is_clean():
     assert judge(**QUIET).to_json() == {"state": "clean", "reasons": []}
+    spike = {**QUIET, "throttling": {"events": {"oc3": 4}, "states": {}}}  # a warning of the report
+    assert judge(**spike).state == "clean"
     nothing = {**QUIET, "drift": None, "throttling": None, "load_average": None}
     assert judge(**nothing).state == "clean"
 
@@ -34,8 +36,9 @@ def test_a_quiet_run_is_clean():
         ({"beforehand": ["the governor is powersave"]}, "degraded", "powersave"),
         ({"drift": {"window_s": 60.0, "first_ms": 10.0, "last_ms": 12.0, "change": 0.2}}, "degraded", r"\+20\.0%"),
         ({"drift": {"window_s": 60.0, "first_ms": 10.0, "last_ms": 8.0, "change": -0.2}}, "degraded", "-20"),
-        ({"throttling": {"events": {"oc1": 3}, "states": {}}}, "degraded", "oc1 3 times"),
-        ({"throttling": {"events": {}, "states": {"gpu-throttle-alert": 1}}}, "degraded", "gpu-throttle-alert"),
+        ({"throttling": {"events": {"oc1": 3, "oc3": 1}, "states": {}}}, "degraded", r"under-voltage \(oc1\) 3 times$"),
+        ({"throttling": {"events": {"gpu": 2}, "states": {"gpu": 1}}}, "degraded", "by heat: gpu 2 times$"),
+        ({"throttling": {"events": {}, "states": {"gpu": 1}}}, "degraded", "by heat: gpu$"),
         ({"camera": {"arrived": 100, "late": 30}}, "degraded", "30 of 100"),
     ],
 )

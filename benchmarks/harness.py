@@ -1,0 +1,176 @@
+"""What `edgeprune bench` itself costs and how well it repeats, on this machine: `python -m benchmarks.harness BUNDLE`.
+
+1. The harness: runtime null, the wall time that no stage accounts for, per frame.
+2. Against a bare loop: ONNX Runtime's own `run` on the same inputs with a clock around it, in turns with `bench`, one
+   thread; the ratio of the medians of inference. In the bare loop nothing but `run` uses the caches; in the second form
+   of it the same decode, letterbox and NMS run between the calls, outside the clock.
+3. Five runs of the command in a row: how far the medians lie apart, and what the verdicts were.
+4. The process: how long `import edgeprune_device` and `edgeprune --version` take, and the resident memory without a
+   runtime.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from edgeprune_device import benchmark, vision
+from edgeprune_device.bundle import Bundle
+from edgeprune_device.environment import Environment
+from edgeprune_device.evaluation import EvaluationSet
+from edgeprune_device.files import write_atomic
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def main() -> None:
+    """Measure, write `results/harness.{json,md}`, print the latter."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.harness", description=__doc__.split("\n")[0])
+    parser.add_argument("bundle", type=Path, help="a bundle; its FP32 model is run")
+    parser.add_argument("--seconds", type=float, default=8.0, help="of each measurement; default 8")
+    parser.add_argument("--rounds", type=int, default=7, help="turns of bench and bare loop; default 7")
+    args = parser.parse_args()
+    bundle = Bundle.open(args.bundle, allow_untrusted=True)
+    found = {
+        "schema_version": 1,
+        "machine": Environment.read().to_json(),
+        "bundle": {"name": bundle.manifest.name, "imgsz": list(bundle.manifest.imgsz)},
+        "process": process(),
+        "harness": harness(bundle, args.seconds),
+        "bare": bare(bundle, args.seconds, args.rounds),
+        "repeats": repeats(args.bundle, args.seconds),
+    }
+    text = page(found)
+    write_atomic(RESULTS / "harness.json", json.dumps(found, indent=1) + "\n")
+    write_atomic(RESULTS / "harness.md", text)
+    print(text)
+
+
+def process() -> dict:
+    """Seconds and bytes of fresh processes, the median of seven."""
+    imports, commands, resident = [], [], []
+    measure = (
+        "import time; t = time.perf_counter(); import edgeprune_device.benchmark; t = time.perf_counter() - t; "
+        "print(t, next(int(l.split()[1]) for l in open('/proc/self/status') if l.startswith('VmRSS')))"
+    )
+    for _ in range(7):
+        said = subprocess.run([sys.executable, "-c", measure], check=True, capture_output=True, text=True).stdout.split()
+        imports.append(float(said[0]))
+        resident.append(int(said[1]) * 1024)
+        began = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "edgeprune_device", "--version"], check=True, capture_output=True)
+        commands.append(time.perf_counter() - began)
+    return {
+        "import_s": statistics.median(imports),
+        "version_s": statistics.median(commands),
+        "resident_bytes": statistics.median(resident),
+    }
+
+
+def harness(bundle: Bundle, seconds: float) -> dict:
+    """Microseconds of each frame that belong to no stage, with runtime null."""
+    report = benchmark.run(bundle, runtime="null", precision="fp32", seconds=seconds)
+    frames = report.stages["end_to_end"]["samples"]
+    inside = sum(sum(report.stages[name]["samples_ns"]) for name in ("decode", "pre", "infer", "post"))
+    wall_ns = frames / report.fps_end_to_end * 1e9
+    return {"frames": frames, "overhead_us": (wall_ns - inside) / frames / 1e3}
+
+
+def bare(bundle: Bundle, seconds: float, rounds: int) -> dict:
+    """p50 of inference, ms: `bench`, the bare loop, and the bare loop with the other stages between the calls."""
+    import onnxruntime
+
+    manifest = bundle.manifest
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    session = onnxruntime.InferenceSession(bundle.read(manifest.models["fp32"]["payload"]), options)
+    name = session.get_inputs()[0].name
+    pictures = list(EvaluationSet.read(bundle.read(manifest.evaluation["payload"])))
+    inputs = [vision.letterbox(vision.decode(p.data), manifest.imgsz) for p in pictures]
+    nms = dict(manifest.nms)
+
+    def loop(between: bool) -> float:
+        took, until, i = [], time.perf_counter() + seconds, 0
+        while time.perf_counter() < until:
+            x, box = inputs[i % len(inputs)]
+            if between:
+                x, box = vision.letterbox(vision.decode(pictures[i % len(inputs)].data), manifest.imgsz)
+            began = time.perf_counter_ns()
+            out = session.run(None, {name: x})
+            took.append(time.perf_counter_ns() - began)
+            if between:
+                box.undo(vision.detections(out, classes=len(manifest.classes), **nms))
+            i += 1
+        return statistics.median(took) / 1e6
+
+    rows = []
+    for _ in range(rounds):
+        report = benchmark.run(
+            bundle, runtime="ort", precision="fp32", threads=1, seconds=seconds, with_accuracy=False
+        )
+        rows.append({"bench": report.stages["infer"]["p50_ms"], "bare": loop(False), "between": loop(True)})
+    return {
+        "rounds": rows,
+        "bench_over_bare": statistics.median(row["bench"] / row["bare"] for row in rows),
+        "bench_over_between": statistics.median(row["bench"] / row["between"] for row in rows),
+    }
+
+
+def repeats(path: Path, seconds: float) -> list:
+    """Five runs of the command in a row."""
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for i in range(5):
+            file = Path(folder) / f"{i}.json"
+            command = [sys.executable, "-m", "edgeprune_device", "bench", str(path), "--allow-untrusted", "--runtime", "ort"]
+            command += ["--precision", "fp32", "--threads", "1", "--seconds", str(seconds), "--no-accuracy", "--no-spool"]
+            env = {**os.environ, "EDGEPRUNE_HOME": folder}
+            subprocess.run([*command, "--report", str(file)], check=True, capture_output=True, env=env)
+            report = json.loads(file.read_text())
+            p50 = {name: report["stages"][name]["p50_ms"] for name in ("infer", "end_to_end")}
+            rows.append({**p50, "verdict": report["verdict"], "load_average": report["environment"]["load_average_1min"]})
+    return rows
+
+
+def page(found: dict) -> str:
+    """The results as Markdown."""
+    machine, process_, bare_ = found["machine"], found["process"], found["bare"]
+    infer = [row["infer"] for row in found["repeats"]]
+    whole = [row["end_to_end"] for row in found["repeats"]]
+    lines = [
+        "# What `edgeprune bench` costs, and how well it repeats",
+        "",
+        f"`python -m benchmarks.harness`, {found['bundle']['name']} at {found['bundle']['imgsz'][1]} px, FP32; "
+        f"{machine['cpu']}, {machine['cores']} cores, Python {machine['python']}.",
+        "",
+        "| what | measured |",
+        "| --- | --- |",
+        f"| harness, runtime null, outside of all stages | {found['harness']['overhead_us']:.1f} us a frame |",
+        f"| import of the package with all that bench needs | {process_['import_s'] * 1e3:.0f} ms |",
+        f"| `edgeprune --version`, the whole process | {process_['version_s'] * 1e3:.0f} ms |",
+        f"| resident memory without a runtime | {process_['resident_bytes'] / 1e6:.0f} MB |",
+        f"| inference p50, bench / bare ONNX Runtime loop, {len(bare_['rounds'])} turns | {bare_['bench_over_bare']:.4f} |",
+        f"| the same with decode, letterbox and NMS between its calls | {bare_['bench_over_between']:.4f} |",
+        f"| five runs in a row, p50 of infer, ms | {', '.join(f'{v:.2f}' for v in infer)} |",
+        f"| their spread (max / min - 1) | {max(infer) / min(infer) - 1:.1%} |",
+        f"| p50 end to end, ms | {', '.join(f'{v:.2f}' for v in whole)} |",
+        f"| their spread | {max(whole) / min(whole) - 1:.1%} |",
+        "",
+        "Verdicts of the five runs:",
+        "",
+    ]
+    for row in found["repeats"]:
+        reasons = "; ".join(row["verdict"]["reasons"]) or "no reasons"
+        lines.append(f"- {row['verdict']['state']} ({reasons}; load average before: {row['load_average']})")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()
