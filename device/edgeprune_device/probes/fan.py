@@ -20,11 +20,12 @@ def channels(root: Path) -> List[Channel]:
     for chip, folder in sysfs.hwmons(root):
         if chip in ("pwmfan", "pwm-fan", "pwm_fan") and (folder / "pwm1").exists():
             found.append(Channel("fan", "pwm", "share", partial(_share, folder / "pwm1")))
-        if chip in ("pwmfan", "pwm-fan", "pwm_fan", "pwm_tach"):  # the tachometer is a device of its own
-            for file in ("rpm", "fan1_input"):
-                if (folder / file).exists():
-                    found.append(Channel("fan", "rpm", "rpm", partial(sysfs.number, folder / file, 0, _MOST_RPM)))
-                    break
+        # On a Jetson the tachometer is a device of its own, whose name has changed; its file `rpm` is NVIDIA's alone.
+        # `fan1_input` is every other Linux machine's.
+        for file in ("rpm", "fan1_input"):
+            if (folder / file).exists():
+                found.append(Channel("fan", "rpm", "rpm", partial(sysfs.number, folder / file, 0, _MOST_RPM)))
+                break
     return found
 
 
