@@ -1,10 +1,13 @@
-"""The keys that sign and verify bundles: Ed25519, one key a host, and the public keys that this machine trusts.
+"""The keys that sign bundles and reports, all Ed25519, and the public keys that this machine accepts.
 
-    ~/.config/edgeprune/keys/host.key      this machine's own key (made on first use, mode 0600)
+    ~/.config/edgeprune/keys/host.key      signs this machine's bundles (made on first use, mode 0600)
     ~/.config/edgeprune/keys/host.pub      its public half: copy this to a drone's trusted/ folder
+    ~/.config/edgeprune/keys/report.key    signs this device's reports; report.pub: the host has it as devices/NAME.pub
     ~/.config/edgeprune/trusted/NAME.pub   public keys of other hosts whose bundles may run here
+    ~/.config/edgeprune/devices/NAME.pub   on a host: public keys of the devices whose reports it takes
 
-A key file is one line of 64 hexadecimal digits.
+A report's key is never in trusted/: a drone that is lost must not be able to sign bundles for the others. A key file is
+one line of 64 hexadecimal digits.
 """
 
 from __future__ import annotations
@@ -12,17 +15,20 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
+import re
 import secrets
 from contextlib import suppress
 from pathlib import Path
-from typing import Dict
+from typing import Dict, Tuple
 
 from nacl.signing import SigningKey, VerifyKey
 
-from edgeprune_device.errors import InputError
-from edgeprune_device.files import write_atomic
+from edgeprune_device.errors import InputError, SignatureError
+from edgeprune_device.files import sync_folder, write_atomic
 
-__all__ = ["fingerprint", "home", "load_or_create", "own", "read_public", "trusted"]
+__all__ = ["enrol", "enrolled", "fingerprint", "home", "load_or_create", "own", "public", "read_public", "trusted"]
+
+_DEVICE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 def home() -> Path:
@@ -37,9 +43,10 @@ def home() -> Path:
         raise InputError("this user has no home folder: set EDGEPRUNE_HOME to a folder of your own") from error
 
 
-def load_or_create() -> SigningKey:
-    """This machine's signing key; made on first use. Two processes that start at once end with the same key."""
-    path = home() / "keys" / "host.key"
+def load_or_create(name: str = "host") -> SigningKey:
+    """This machine's signing key "host" (bundles) or "report" (reports); made on first use. Two processes that start at
+    once end with the same key."""
+    path = home() / "keys" / f"{name}.key"
     if not path.exists():
         try:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -50,9 +57,9 @@ def load_or_create() -> SigningKey:
             ) from error
         _publish(path, SigningKey.generate())
     key = _read_private(path)
-    public = path.with_name("host.pub")
-    if not public.exists():
-        write_atomic(public, bytes(key.verify_key).hex() + "\n", mode=0o644)
+    half = path.with_suffix(".pub")
+    if not half.exists():
+        write_atomic(half, bytes(key.verify_key).hex() + "\n", mode=0o644)
     return key
 
 
@@ -74,6 +81,40 @@ def trusted() -> Dict[str, VerifyKey]:
     return keys
 
 
+def enrolled() -> Dict[str, Tuple[str, VerifyKey]]:
+    """{fingerprint: (name, public key)} of every device whose reports this host takes."""
+    found = {}
+    for path in sorted((home() / "devices").glob("*.pub")):
+        key = read_public(path)
+        found[fingerprint(key)] = path.stem, key
+    return found
+
+
+def enrol(name: str, key: VerifyKey, *, replace: bool = False) -> bool:
+    """Take reports of `key` from now on, as device `name`. False: it was enrolled so before.
+
+    SignatureError: the name has another key, which only `replace` changes. InputError: not a name.
+    """
+    if not _DEVICE_NAME.fullmatch(name):
+        raise InputError(f"{name!r}: not a device's name (letters, digits, '.', '_' and '-', at most 100)")
+    path = home() / "devices" / f"{name}.pub"
+    if path.exists():
+        known = read_public(path)
+        if known == key:
+            return False
+        if not replace:
+            raise SignatureError(
+                f"{name}: its report key is {fingerprint(key)}, but the device of this name that is enrolled here has "
+                f"{fingerprint(known)}: if it was flashed anew, give --re-enrol; if it is another one, --name"
+            )
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{path.parent}: cannot be made ({str(error.strerror).lower()})") from error
+    write_atomic(path, bytes(key).hex() + "\n", mode=0o644)
+    return True
+
+
 def fingerprint(key: VerifyKey) -> str:
     """Short name of a public key, e.g. "SHA256:4Hc2kV0W1q7jBz3nS5mXfA" (the first 128 bits of the hash, base64)."""
     digest = hashlib.sha256(bytes(key)).digest()[:16]
@@ -83,6 +124,13 @@ def fingerprint(key: VerifyKey) -> str:
 def read_public(path: Path) -> VerifyKey:
     """A public key file. InputError when it is damaged."""
     return VerifyKey(_read_hex(path, "public key"))
+
+
+def public(text: str, what: str) -> VerifyKey:
+    """A public key as its 64 hexadecimal digits. InputError, beginning with `what`, when it is none."""
+    if not re.fullmatch("[0-9a-f]{64}", text):
+        raise InputError(f"{what}: not a public key (64 hexadecimal digits)")
+    return VerifyKey(bytes.fromhex(text))
 
 
 def _read_private(path: Path) -> SigningKey:
@@ -104,7 +152,7 @@ def _read_hex(path: Path, what: str) -> bytes:
 
 def _publish(path: Path, key: SigningKey) -> None:
     """Put the key in place unless another process was first: a hard link fails where a rename would overwrite."""
-    temporary = path.with_name(f".host.{secrets.token_hex(4)}.tmp")
+    temporary = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.tmp")
     write_atomic(temporary, bytes(key).hex() + "\n", mode=0o600)
     try:
         os.link(str(temporary), str(path))
@@ -115,3 +163,4 @@ def _publish(path: Path, key: SigningKey) -> None:
     finally:
         with suppress(OSError):
             temporary.unlink()
+    sync_folder(path.parent)  # reports signed with it survive a power cut, so it must

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 from edgeprune_device import keys
-from edgeprune_device.errors import InputError
+from edgeprune_device.errors import InputError, SignatureError
 from nacl.signing import SigningKey
 
 
@@ -73,3 +73,45 @@ def test_a_home_that_cannot_be_made(monkeypatch, tmp_path):
     monkeypatch.setenv("EDGEPRUNE_HOME", str(tmp_path / "file"))
     with pytest.raises(InputError, match="cannot be made"):
         keys.load_or_create()
+
+
+def test_the_report_key_is_another_and_signs_no_bundles(home):
+    host, report = keys.load_or_create(), keys.load_or_create("report")
+    assert bytes(host) != bytes(report) and bytes(keys.load_or_create("report")) == bytes(report)
+    assert sorted(p.name for p in (home / "keys").iterdir()) == ["host.key", "host.pub", "report.key", "report.pub"]
+    assert stat.S_IMODE((home / "keys" / "report.key").stat().st_mode) == 0o600
+    assert list(keys.trusted().values()) == [host.verify_key]
+
+
+def test_enrolled_devices_are_known_by_name_and_sign_no_bundles(home):
+    key = SigningKey.generate().verify_key
+    assert keys.enrolled() == {} and not home.exists()
+    assert keys.enrol("drone-7.local", key) is True and keys.enrol("drone-7.local", key) is False
+    assert keys.enrolled() == {keys.fingerprint(key): ("drone-7.local", key)}
+    assert keys.trusted() == {}
+
+
+def test_a_changed_key_of_a_known_device_is_refused_with_both_fingerprints(home):
+    old, new = SigningKey.generate().verify_key, SigningKey.generate().verify_key
+    keys.enrol("drone", old)
+    with pytest.raises(SignatureError, match="--re-enrol") as caught:
+        keys.enrol("drone", new)
+    assert keys.fingerprint(old) in str(caught.value) and keys.fingerprint(new) in str(caught.value)
+    assert keys.read_public(home / "devices" / "drone.pub") == old
+    assert keys.enrol("drone", new, replace=True) is True
+    assert keys.enrolled() == {keys.fingerprint(new): ("drone", new)}
+
+
+@pytest.mark.parametrize("name", ["", "../x", ".hidden", "a/b", "a b", "-o", "x" * 101, "ü"])
+def test_a_name_that_would_leave_the_folder_is_refused(home, name):
+    with pytest.raises(InputError, match="not a device's name"):
+        keys.enrol(name, SigningKey.generate().verify_key)
+    assert not home.exists()
+
+
+def test_a_public_key_from_a_stranger_is_64_digits():
+    key = SigningKey.generate().verify_key
+    assert keys.public(bytes(key).hex(), "drone") == key
+    for text in ("", "0" * 63, "0" * 65, "g" * 64, "A" * 64, " " + "0" * 63):
+        with pytest.raises(InputError, match="drone: not a public key"):
+            keys.public(text, "drone")
