@@ -40,7 +40,6 @@ def get(suite: str = "bookworm") -> Path:
     folder = cache() / f"{suite}-arm64-v{VERSION}"
     with locked(folder.name):
         if not folder.is_dir():
-            _answers(suite)
             work = folder.with_name(f".{folder.name}.work")
             shutil.rmtree(work, ignore_errors=True)
             build(work, suite)
@@ -57,20 +56,31 @@ def locked(name: str):
         yield
 
 
-def build(folder: Path, suite: str) -> None:
-    """Unpack and set up.
+def unpack(folder: Path, suite: str, packages: str) -> None:
+    """These arm64 packages and what they depend on, as files.
 
     Raises:
+        MirrorSilent: the mirror does not answer.
         RuntimeError: mmdebstrap failed; its words are in it.
     """
+    try:
+        urllib.request.urlopen(f"{MIRROR}/dists/{suite}/InRelease", timeout=20).close()
+    except OSError as error:
+        raise MirrorSilent(f"the Debian mirror {MIRROR} does not answer ({error})") from error
+    folder.parent.mkdir(parents=True, exist_ok=True)
     merged_usr = "/usr/share/mmdebstrap/hooks/merged-usr"
     done = subprocess.run(
         ["mmdebstrap", "--quiet", "--variant=extract", "--arch=arm64", f"--hook-dir={merged_usr}",
-         f"--include={PACKAGES}", suite, str(folder), MIRROR],
+         f"--include={packages}", suite, str(folder), MIRROR],
         capture_output=True, text=True,
     )  # fmt: skip
     if done.returncode:
         raise RuntimeError(f"mmdebstrap {suite}: {done.stderr.strip()[-2000:]}")
+
+
+def build(folder: Path, suite: str) -> None:
+    """Unpack, and set up."""
+    unpack(folder, suite, PACKAGES)
     for name in ("dev", "proc", "sys", "run", "tmp", "root", "home"):
         (folder / name).mkdir(exist_ok=True)
     (folder / "tmp").chmod(0o1777)
@@ -126,10 +136,3 @@ def _byte_compile(folder: Path, version: str) -> None:
             check=True, stdout=subprocess.DEVNULL,
         )  # fmt: skip
         return
-
-
-def _answers(suite: str) -> None:
-    try:
-        urllib.request.urlopen(f"{MIRROR}/dists/{suite}/InRelease", timeout=20).close()
-    except OSError as error:
-        raise MirrorSilent(f"the Debian mirror {MIRROR} does not answer ({error})") from error

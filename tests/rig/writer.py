@@ -1,0 +1,14 @@
+"""Runs on the machine whose power is cut: puts one report after the other into the spool, and says so once it is in."""
+
+import os
+import random
+
+from edgeprune_device.spool import Spool
+
+spool = Spool("/var/spool/edgeprune")
+with open("/proc/sys/kernel/random/boot_id") as file:
+    boot = file.read().strip()
+for number in range(10**6):
+    body = os.urandom(random.randrange(1000, 100_000)).hex()
+    identity = spool.put(f'{{"boot":"{boot}","number":{number},"body":"{body}"}}'.encode())
+    print(f"put {identity}", flush=True)
