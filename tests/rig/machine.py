@@ -137,7 +137,9 @@ class Machine:
         )
         with tarfile.open(fileobj=io.BytesIO(done.stdout)) as archive:
             return {
-                member.name.lstrip("./"): archive.extractfile(member).read() for member in archive if member.isfile()
+                member.name.removeprefix("./"): archive.extractfile(member).read()
+                for member in archive
+                if member.isfile()
             }
 
     def close(self) -> None:

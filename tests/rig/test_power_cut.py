@@ -1,4 +1,4 @@
-"""A whole machine loses its power while it writes reports: those that it had called kept are there, and none is half."""
+"""A whole machine loses its power while it writes reports: those it had called kept are there, and none is half."""
 
 import hashlib
 import os
