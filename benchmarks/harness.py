@@ -61,9 +61,10 @@ def process() -> dict:
         "print(t, next(int(l.split()[1]) for l in open('/proc/self/status') if l.startswith('VmRSS')))"
     )
     for _ in range(7):
-        said = subprocess.run([sys.executable, "-c", measure], check=True, capture_output=True, text=True).stdout.split()
-        imports.append(float(said[0]))
-        resident.append(int(said[1]) * 1024)
+        done = subprocess.run([sys.executable, "-c", measure], check=True, capture_output=True, text=True)
+        seconds, kibibytes = done.stdout.split()
+        imports.append(float(seconds))
+        resident.append(int(kibibytes) * 1024)
         began = time.perf_counter()
         subprocess.run([sys.executable, "-m", "edgeprune_device", "--version"], check=True, capture_output=True)
         commands.append(time.perf_counter() - began)
@@ -129,13 +130,14 @@ def repeats(path: Path, seconds: float) -> list:
     with tempfile.TemporaryDirectory() as folder:
         for i in range(5):
             file = Path(folder) / f"{i}.json"
-            command = [sys.executable, "-m", "edgeprune_device", "bench", str(path), "--allow-untrusted", "--runtime", "ort"]
-            command += ["--precision", "fp32", "--threads", "1", "--seconds", str(seconds), "--no-accuracy", "--no-spool"]
+            command = [sys.executable, "-m", "edgeprune_device", "bench", str(path), "--report", str(file)]
+            command += ["--allow-untrusted", "--no-accuracy", "--no-spool", "--seconds", str(seconds)]
+            command += ["--runtime", "ort", "--precision", "fp32", "--threads", "1"]
             env = {**os.environ, "EDGEPRUNE_HOME": folder}
-            subprocess.run([*command, "--report", str(file)], check=True, capture_output=True, env=env)
+            subprocess.run(command, check=True, capture_output=True, env=env)
             report = json.loads(file.read_text())
             p50 = {name: report["stages"][name]["p50_ms"] for name in ("infer", "end_to_end")}
-            rows.append({**p50, "verdict": report["verdict"], "load_average": report["environment"]["load_average_1min"]})
+            rows.append({**p50, "verdict": report["verdict"], "other_load": report["other_load"]})
     return rows
 
 
@@ -156,7 +158,8 @@ def page(found: dict) -> str:
         f"| import of the package with all that bench needs | {process_['import_s'] * 1e3:.0f} ms |",
         f"| `edgeprune --version`, the whole process | {process_['version_s'] * 1e3:.0f} ms |",
         f"| resident memory without a runtime | {process_['resident_bytes'] / 1e6:.0f} MB |",
-        f"| inference p50, bench / bare ONNX Runtime loop, {len(bare_['rounds'])} turns | {bare_['bench_over_bare']:.4f} |",
+        f"| inference p50, bench / bare ONNX Runtime loop, {len(bare_['rounds'])} turns "
+        f"| {bare_['bench_over_bare']:.4f} |",
         f"| the same with decode, letterbox and NMS between its calls | {bare_['bench_over_between']:.4f} |",
         f"| five runs in a row, p50 of infer, ms | {', '.join(f'{v:.2f}' for v in infer)} |",
         f"| their spread (max / min - 1) | {max(infer) / min(infer) - 1:.1%} |",
@@ -168,7 +171,7 @@ def page(found: dict) -> str:
     ]
     for row in found["repeats"]:
         reasons = "; ".join(row["verdict"]["reasons"]) or "no reasons"
-        lines.append(f"- {row['verdict']['state']} ({reasons}; load average before: {row['load_average']})")
+        lines.append(f"- {row['verdict']['state']} ({reasons}; others' load: {row['other_load']})")
     return "\n".join(lines) + "\n"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import sys
 import time
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Tuple
 
@@ -13,6 +13,7 @@ from edgeprune_device import (
     bench,
     board,
     clock,
+    cpu_load,
     keys,
     parity,
     percentiles,
@@ -43,6 +44,7 @@ MODES = {"single": 10.0, "sustained": 300.0, "camera": 30.0, "offline": 10.0}
 _PARITY_PICTURES = 4
 _FRAME_BYTES = 140  # in the report's JSON: a time stamp, and a dozen digits for each stage
 _FRAME_TIMEOUT_S = 10.0
+_GLANCE_S = 0.5
 
 
 def run(
@@ -81,7 +83,8 @@ def run(
     model = bundle.read(payload.name)
     with ExitStack() as stack:
         say = stack.enter_context(Line())
-        feed = _Feed(stack.enter_context(closing(sources.open(source, pictures))), mode, fps)
+        feed = _Feed(stack.enter_context(sources.open(source, pictures)), mode, fps)
+        stack.callback(feed.source.close)
         plan = bench.Plan(seconds or MODES[feed.mode], warmup_seconds=warmup_seconds)
         settings = runtimes.Settings(
             threads=threads,
@@ -93,13 +96,15 @@ def run(
             workspace_bytes=workspace_bytes,
             progress=lambda share, what: say(f"building the engine, {share:.0%} ({what})"),
         )
+        resting = cpu_load.read()
         with probes.Monitor(root) as monitor:
             idle = _rest(root, idle_seconds, say)
+            loaded = cpu_load.read()
             began = time.perf_counter()
             session = stack.enter_context(runtimes.open(model, runtime, settings))
             load_ms = (time.perf_counter() - began) * 1e3
             samples, on_device = _measure(session, manifest, feed, plan, spool, stack, say)
-            camera = feed.camera()
+            camera, done = feed.camera(), cpu_load.read()
         series = monitor.series()
         accuracy, checked, unchecked = None, None, ()
         if with_accuracy and runtime != "null" and not samples.interrupted:  # zeros from null have no accuracy
@@ -117,13 +122,13 @@ def run(
     load = (samples.begins_ns[0], samples.begins_ns[-1] + samples.frames_ns[-1])
     drift = percentiles.drift(samples.begins_ns, samples.frames_ns)
     throttling = summary.throttling(series, load)
+    other_load = {"before": cpu_load.others(resting, loaded), "during": cpu_load.others(loaded, done)}
     judged = verdict.judge(
         runtime=runtime,
         samples=len(samples.frames_ns),
         settled=samples.settled,
         interrupted=samples.interrupted,
-        load_average=environment.load_average_1min,
-        cores=environment.cores,
+        other_load=other_load,
         beforehand=[*environment.warnings(), *state.warnings()],
         drift=drift,
         throttling=throttling,
@@ -178,6 +183,7 @@ def run(
         drift=drift,
         fps_end_to_end=len(samples.frames_ns) / (samples.wall_ns / 1e9),
         fps_inference=1e3 / max(stages["infer"]["p50_ms"], 1e-6),
+        other_load=other_load,
         power=summary.power(series, idle, load, len(samples.frames_ns)),
         thermal=summary.thermal(series, load),
         clocks=summary.clocks(series, load),
@@ -294,15 +300,15 @@ def _timing(ns) -> Dict[str, Any]:
 
 
 def _rest(root: Path, seconds: float, say) -> Optional[Tuple[int, int]]:
-    """Watch the board at rest: (begin, end) of that window; None where there is no power to measure."""
-    if not any(channel.kind == "power" for channel in probes.discover(root)):
-        return None
+    """Watch the machine at rest: (begin, end) of that window where there is power to measure, else None. At least half
+    a second, in which others show."""
+    powered = any(channel.kind == "power" for channel in probes.discover(root))
     begin = now = time.monotonic_ns()
-    while now < begin + int(seconds * 1e9):
-        say(f"measuring the idle power, {(now - begin) / 1e9:.0f} of {seconds:.0f} s")
+    while now < begin + int((seconds if powered else _GLANCE_S) * 1e9):
+        say(f"watching the machine at rest, {(now - begin) / 1e9:.0f} s")
         time.sleep(0.1)
         now = time.monotonic_ns()
-    return begin, now
+    return (begin, now) if powered else None
 
 
 def _memory_drop(series: Optional[probes.Series], load: Tuple[int, int]) -> Optional[int]:

@@ -13,7 +13,6 @@ __all__ = ["Environment", "parse_cpuinfo", "parse_key_values", "parse_meminfo"]
 
 # What decides the speed and the correctness of INT8 on a CPU.
 _FEATURES = ("avx2", "avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm")
-_BUSY = 0.25  # load average per usable core
 
 
 @dataclass(frozen=True)
@@ -75,11 +74,6 @@ class Environment:
     def warnings(self) -> List[str]:
         """What makes a timing on this machine doubtful, one line each."""
         found = []
-        if self.load_average_1min is not None and self.load_average_1min > _BUSY * self.cores:
-            found.append(
-                f"the machine was busy before the start (load average {self.load_average_1min} on {self.cores} cores): "
-                "timings are too long and vary"
-            )
         if self.governor not in (None, "performance"):
             found.append(f"the CPU clock governor is {self.governor}, not performance: timings depend on the clock")
         return found

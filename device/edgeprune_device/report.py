@@ -37,6 +37,7 @@ class BenchReport:
     - `camera`: {fps, deadline_ms, arrived, dropped, late, processed, missed, age: as a stage}, of mode "camera"
     - `drift`: see `percentiles.drift`
     - `fps_end_to_end`: frames over the wall time of the whole loop; `fps_inference`: 1 / p50 of inference alone
+    - `other_load`: {before, during}: the share of all cores that other programs used
     - `power`, `thermal`, `clocks`, `throttling`: see `edgeprune_device.probes.summary`; `series`: all sensors' samples
     - `accuracy`: measured here, on the bundle's evaluation set; `host_accuracy`: {map50, map50_95, small_map50_95} that
       the host states for this precision; `map50_95_delta`: here minus host
@@ -70,6 +71,7 @@ class BenchReport:
     drift: Optional[Mapping[str, float]]
     fps_end_to_end: float
     fps_inference: Optional[float]
+    other_load: Mapping[str, Optional[float]]
     power: Optional[Mapping[str, Any]]
     thermal: Optional[Mapping[str, Any]]
     clocks: Optional[Mapping[str, Any]]
@@ -182,6 +184,7 @@ class BenchReport:
             ("load", f"{self.load_ms:.0f} ms; first inference {self.first_inference_ms:.1f} ms"),
             ("warm-up", f"{self.warmup['frames']} frames, {self.warmup['seconds']:.1f} s, {state}"),
             ("drift", self._drift()),
+            ("other load", ", ".join(f"{_share(share)} {when}" for when, share in self.other_load.items())),
             ("peak memory", memory),
             ("parity", NOT_MEASURED if self.parity is None else self._parity()),
         ]
@@ -270,6 +273,10 @@ class BenchReport:
 
 def _number(value: Optional[float], form: str) -> str:
     return NOT_MEASURED if value is None else format(value, form)
+
+
+def _share(value: Optional[float]) -> str:
+    return NOT_MEASURED if value is None else f"{value:.0%} of all cores"
 
 
 def _whole(value: Optional[float], unit: float = 1.0) -> str:

@@ -16,6 +16,7 @@ __all__ = ["DRIFT", "Verdict", "judge"]
 DRIFT = 0.05
 # Of oc3, the current of an instant, a board recovers within microseconds: alone it only warrants a warning.
 _CURRENT = {"oc1": "under-voltage", "oc2": "average current above the limit"}
+_BUSY, _OVERLOADED = 0.05, 0.5  # of all cores
 _FEWEST = 64  # samples: below it not even p90 can be told
 _LATE = 0.01  # of the frames: a source that slow has not kept the pace that was asked for
 
@@ -44,8 +45,7 @@ def judge(
     samples: int,
     settled: bool,
     interrupted: bool,
-    load_average: Optional[float],
-    cores: int,
+    other_load: Mapping[str, Optional[float]],
     beforehand: List[str],
     drift: Optional[Mapping[str, float]],
     throttling: Optional[Mapping[str, Mapping[str, float]]],
@@ -53,6 +53,7 @@ def judge(
 ) -> Verdict:
     """From what is known of a run.
 
+    - `other_load`: {"before", "during"}: the share of all cores that other programs used, None where not known
     - `beforehand`: what the preflight found that spoils a benchmark
     - `drift`, `throttling`, `camera`: as in the report, None where not measured
     """
@@ -61,11 +62,11 @@ def judge(
         verdict.add("invalid", "runtime null runs no model: these figures are the harness's own")
     if samples < _FEWEST:
         verdict.add("invalid", f"only {samples} frames: {_FEWEST} are the fewest for p90; measure for longer")
-    if load_average is not None and load_average > cores:
-        verdict.add(
-            "invalid",
-            f"the machine was overloaded before the start (load average {load_average}, {cores} cores): stop the rest",
-        )
+    busy = {when: share for when, share in other_load.items() if share is not None and share > _BUSY}
+    if busy:
+        state = "invalid" if max(busy.values()) > _OVERLOADED else "degraded"
+        shares = ", ".join(f"{share:.0%} {when} the run" for when, share in busy.items())
+        verdict.add(state, f"others used the machine's cores ({shares}): stop them, or the timings are theirs, too")
     if interrupted:
         verdict.add("degraded", "interrupted: shorter than what was asked for")
     if not settled:

@@ -1,4 +1,5 @@
 import json
+import time
 
 import numpy as np
 import pytest
@@ -45,7 +46,8 @@ def test_null_measures_the_harness_and_states_no_accuracy(bundle):
     report = benchmark.run(bundle, runtime="null", **QUICK)
     assert report.accuracy is None and report.map50_95_delta is None
     assert report.host_accuracy["map50_95"] == 1.0
-    assert any("harness" in text for text in report.warnings)
+    assert report.verdict["state"] == "invalid" and "harness" in report.verdict["reasons"][0]
+    assert report.power is None and report.camera is None
 
 
 def test_a_check_of_the_outputs(bundle, rebuilt, monkeypatch):
@@ -74,10 +76,104 @@ def raises(words):
     return fail
 
 
-def test_a_report_from_before_parity_is_read(bundle):
-    data = benchmark.run(bundle, runtime="null", **QUICK).to_json()
-    del data["parity"]
-    assert benchmark.BenchReport.from_json(json.loads(json.dumps(data))).parity is None
+def test_the_report_is_signed_by_a_key_of_its_own(bundle):
+    report = benchmark.run(bundle, runtime="null", **QUICK)
+    signer = report.verify()
+    assert keys.fingerprint(signer) == report.device["key_fingerprint"]
+    assert bytes(signer) == bytes(keys.load_or_create("report").verify_key)
+    assert keys.fingerprint(signer) not in keys.trusted()  # it signs reports, never bundles
+    assert report.clock["boot_id"] and report.clock["boottime_s"] > 0
+
+
+def test_sustained_is_single_for_minutes(bundle):
+    report = benchmark.run(bundle, runtime="null", mode="sustained", **QUICK)
+    assert report.mode == "sustained" and report.settings["seconds"] == QUICK["seconds"]
+    assert report.drift["window_s"] == pytest.approx(QUICK["seconds"] / 3, rel=0.3)
+
+
+def test_camera_counts_what_becomes_of_each_frame(bundle, monkeypatch):
+    jsonschema = pytest.importorskip("jsonschema")
+    from edgeprune_device.runtimes import null
+
+    zeros = null.NullSession.infer
+    monkeypatch.setattr(null.NullSession, "infer", lambda self, x: (time.sleep(0.025), zeros(self, x))[1])
+    report = benchmark.run(bundle, runtime="null", fps=100, seconds=0.8, warmup_seconds=0.1)
+    jsonschema.validate(json.loads(json.dumps(report.to_json())), schema.load("report"))
+    camera = report.camera
+    # A frame takes 25 ms and they come every 10: one or two are dropped for each that is processed, every one is late.
+    assert report.mode == "camera" and camera["fps"] == 100 and camera["deadline_ms"] == 10
+    assert camera["processed"] == camera["age"]["samples"] == report.stages["infer"]["samples"]
+    assert camera["dropped"] > camera["processed"] / 2 and camera["missed"] == camera["processed"]
+    assert 0 <= camera["arrived"] - camera["processed"] - camera["dropped"] <= 1  # one may be on its way
+    assert camera["age"]["min_ms"] >= 25 and camera["age"]["p50_ms"] < 60
+
+
+def test_a_machine_that_keeps_up_drops_nothing(bundle):
+    camera = benchmark.run(bundle, runtime="null", mode="camera", fps=20, seconds=0.6, warmup_seconds=0.1).camera
+    assert camera["dropped"] == 0 and camera["missed"] == 0 and camera["arrived"] == camera["processed"]
+
+
+def test_offline_does_more_than_one_frame_at_a_time(bundle, monkeypatch):
+    from edgeprune_device.runtimes import null
+
+    zeros, found = null.NullSession.infer, benchmark.vision.detections
+    monkeypatch.setattr(null.NullSession, "infer", lambda self, x: (time.sleep(0.01), zeros(self, x))[1])
+    monkeypatch.setattr(
+        benchmark.vision, "detections", lambda *given, **more: (time.sleep(0.01), found(*given, **more))[1]
+    )
+    fps = {}
+    for mode in ("single", "offline"):
+        report = benchmark.run(bundle, runtime="null", mode=mode, seconds=0.8, warmup_seconds=0.1)
+        fps[mode] = report.fps_end_to_end
+        assert len(report.begins_ns) == report.stages["post"]["samples"] == report.stages["end_to_end"]["samples"]
+    assert fps["offline"] > 1.3 * fps["single"]
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"mode": "camera"}, "mode camera needs --fps"),
+        ({"mode": "single", "fps": 30}, "--fps is the pace of mode camera"),
+        ({"source": "/nowhere/at/all"}, "/nowhere/at/all"),
+    ],
+)
+def test_modes_and_sources_that_do_not_fit(bundle, change, words):
+    with pytest.raises(InputError, match=words):
+        benchmark.run(bundle, runtime="null", **change)
+
+
+def test_power_and_heat_of_a_board(bundle, tmp_path, monkeypatch):
+    """From a recorded tree that stands still: the figures are its own."""
+    jsonschema = pytest.importorskip("jsonschema")
+    import sysfs as boards
+
+    monkeypatch.setenv("EDGEPRUNE_SYSROOT", str(boards.write("jetson-orin-nx, JetPack 6", tmp_path / "board")))
+    report = benchmark.run(bundle, runtime="null", seconds=1.5, warmup_seconds=0.1, idle_seconds=1.2)
+    jsonschema.validate(json.loads(json.dumps(report.to_json())), schema.load("report"))
+    assert report.power["idle_mw"] == report.power["load_mw"] == 5250 and report.power["whole_module"]
+    assert report.power["mj_per_frame_gross"] == pytest.approx(5250 / report.fps_end_to_end, rel=0.05)
+    assert report.power["mj_per_frame_net"] == 0
+    assert report.board["l4t"] == "36.4.3" and report.thermal["gpu"]["max_c"] == report.thermal["gpu"]["start_c"]
+    assert any("clocks may move" in reason for reason in report.verdict["reasons"])
+    text = report.table()
+    assert "Orin NX" in text and "5.25 W under load, idle 5.25 W" in text and "none (" in text
+    assert max(map(len, text.splitlines())) <= 120
+
+
+def test_an_interrupt_gives_a_report_of_what_was_measured(bundle, monkeypatch):
+    from edgeprune_device.runtimes import null
+
+    zeros, began = null.NullSession.infer, time.monotonic()
+
+    def infer(self, x):
+        if time.monotonic() > began + 1:
+            raise KeyboardInterrupt
+        return zeros(self, x)
+
+    monkeypatch.setattr(null.NullSession, "infer", infer)
+    report = benchmark.run(bundle, runtime="null", seconds=600, warmup_seconds=0.2)
+    assert report.interrupted and report.stages["infer"]["samples"] > 10
+    assert "interrupted: shorter than what was asked for" in report.verdict["reasons"]
 
 
 def test_a_worse_model_shows_in_the_delta(rebuilt, tmp_path, labelled_pictures):

@@ -8,8 +8,7 @@ QUIET = {
     "samples": 1000,
     "settled": True,
     "interrupted": False,
-    "load_average": 0.1,
-    "cores": 6,
+    "other_load": {"before": 0.01, "during": 0.04},
     "beforehand": [],
     "drift": {"window_s": 60.0, "first_ms": 10.0, "last_ms": 10.2, "change": 0.02},
     "throttling": {"events": {"oc1": 0, "oc2": None}, "states": {"cpu": 0}},
@@ -21,7 +20,7 @@ def test_a_quiet_run_is_clean():
     assert judge(**QUIET).to_json() == {"state": "clean", "reasons": []}
     spike = {**QUIET, "throttling": {"events": {"oc3": 4}, "states": {}}}  # a warning of the report
     assert judge(**spike).state == "clean"
-    nothing = {**QUIET, "drift": None, "throttling": None, "load_average": None}
+    nothing = {**QUIET, "drift": None, "throttling": None, "other_load": {"before": None, "during": None}}
     assert judge(**nothing).state == "clean"
 
 
@@ -30,7 +29,8 @@ def test_a_quiet_run_is_clean():
     [
         ({"runtime": "null"}, "invalid", "harness"),
         ({"samples": 63}, "invalid", "only 63 frames"),
-        ({"load_average": 7.5}, "invalid", "overloaded"),
+        ({"other_load": {"before": 0.3, "during": None}}, "degraded", "30% before the run"),
+        ({"other_load": {"before": 0.3, "during": 0.7}}, "invalid", "30% before the run, 70% during the run"),
         ({"settled": False}, "degraded", "did not settle"),
         ({"interrupted": True}, "degraded", "interrupted"),
         ({"beforehand": ["the governor is powersave"]}, "degraded", "powersave"),

@@ -42,6 +42,7 @@ def make_report(**change):
         "drift": None,
         "fps_end_to_end": 80.0,
         "fps_inference": 100.0,
+        "other_load": {"before": 0.0, "during": 0.01},
         "power": None,
         "thermal": None,
         "clocks": None,

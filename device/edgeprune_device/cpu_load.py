@@ -1,0 +1,74 @@
+"""How busy the machine is with other things: all CPU time, less that of this process and of those it has started.
+
+The load average does not tell: it still counts what ended a minute ago, such as the run before this one.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Dict, List, NamedTuple, Optional, Tuple
+
+__all__ = ["CpuTimes", "others", "read"]
+
+_TICKS = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
+
+
+class CpuTimes(NamedTuple):
+    """Seconds since the boot over all cores: `total`, idle included; `busy`, with what a hypervisor took away; `own`:
+    this process and its descendants, ended ones included."""
+
+    total: float
+    busy: float
+    own: float
+
+
+def read(root: Path = Path("/")) -> Optional[CpuTimes]:
+    """Now. None: the machine does not say."""
+    try:
+        total, busy = parse_stat((root / "proc/stat").read_text(encoding="ascii"))
+        tree: Dict[int, List[int]] = {}
+        spent = {}
+        for folder in (root / "proc").iterdir():
+            if folder.name.isdigit():
+                try:
+                    parent, ticks = parse_process((folder / "stat").read_text(encoding="utf-8", errors="replace"))
+                except (OSError, ValueError):
+                    continue  # it has ended meanwhile
+                tree.setdefault(parent, []).append(int(folder.name))
+                spent[int(folder.name)] = ticks
+        return CpuTimes(total / _TICKS, busy / _TICKS, sum(spent.get(pid, 0) for pid in _family(tree)) / _TICKS)
+    except (OSError, ValueError):
+        return None
+
+
+def others(before: Optional[CpuTimes], after: Optional[CpuTimes]) -> Optional[float]:
+    """The share of all cores that others used between the two, in [0, 1]. None: not known."""
+    if before is None or after is None or after.total <= before.total:
+        return None
+    share = (after.busy - before.busy - (after.own - before.own)) / (after.total - before.total)
+    return min(max(share, 0.0), 1.0)
+
+
+def parse_stat(text: str) -> Tuple[int, int]:
+    """/proc/stat -> (total, busy) ticks. ValueError: it is something else."""
+    words = text.split("\n", 1)[0].split()
+    if len(words) < 9 or words[0] != "cpu":
+        raise ValueError("not /proc/stat")
+    ticks = [int(word) for word in words[1:9]]  # guest time, after these, is in user time already
+    return sum(ticks), sum(ticks) - ticks[3] - ticks[4]  # idle, iowait
+
+
+def parse_process(text: str) -> Tuple[int, int]:
+    """/proc/PID/stat -> (parent, ticks of it and of its children that have ended). ValueError: something else."""
+    words = text[text.rindex(")") + 1 :].split()  # the command before it may hold anything
+    if len(words) < 15:
+        raise ValueError("not /proc/PID/stat")
+    return int(words[1]), sum(int(word) for word in words[11:15])
+
+
+def _family(tree: Dict[int, List[int]]) -> List[int]:
+    found = [os.getpid()]
+    for pid in found:
+        found += tree.get(pid, [])
+    return found

@@ -1,0 +1,62 @@
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+from edgeprune_device import cpu_load
+from hypothesis import given
+from hypothesis import strategies as st
+
+STAT = "cpu  1036828 668792 111181 1887922 14295 5 2471 1247 99 99\ncpu0 1 2\n"
+
+
+def test_what_the_kernel_says():
+    total, busy = cpu_load.parse_stat(STAT)
+    assert total == 1036828 + 668792 + 111181 + 1887922 + 14295 + 5 + 2471 + 1247 and busy == total - 1887922 - 14295
+    line = "812 (tmux: (x) y) S 1 2 3 4 5 6 7 8 9 10 100 20 3 4 20 0 1"
+    assert cpu_load.parse_process(line) == (1, 127)
+
+
+@given(st.text())
+def test_anything_else_is_refused(text):
+    for parse in (cpu_load.parse_stat, cpu_load.parse_process):
+        try:
+            found = parse(text)
+        except ValueError:
+            continue
+        assert all(isinstance(value, int) for value in found)
+
+
+def burn(seconds):
+    return [sys.executable, "-c", f"import time; e = time.time() + {seconds}\nwhile time.time() < e: pass"]
+
+
+def test_what_this_process_and_its_children_do_is_not_others():
+    before = cpu_load.read()
+    child = subprocess.Popen(burn(0.6))
+    end = time.monotonic() + 0.5
+    while time.monotonic() < end:
+        pass
+    child.wait()
+    after = cpu_load.read()
+    assert after.own - before.own > 0.4 and after.busy - before.busy >= after.own - before.own - 0.1
+    assert cpu_load.others(before, after) is not None
+
+
+def test_what_others_do_shows():
+    # Started by somebody who ends at once: it is nobody's child here.
+    orphan = subprocess.run(["sh", "-c", '"$@" >/dev/null & echo $!', "sh", *burn(1.2)], stdout=subprocess.PIPE, check=False)
+    assert orphan.stdout
+    before = cpu_load.read()
+    time.sleep(0.6)
+    share = cpu_load.others(before, cpu_load.read())
+    assert share > 0.3 / os.cpu_count()
+
+
+def test_not_known_is_none(tmp_path):
+    assert cpu_load.read(tmp_path) is None
+    now = cpu_load.read()
+    assert cpu_load.others(None, now) is None and cpu_load.others(now, now) is None
+    assert cpu_load.others(cpu_load.CpuTimes(0, 0, 0), cpu_load.CpuTimes(100, 50, 20)) == pytest.approx(0.3)
+    assert cpu_load.others(cpu_load.CpuTimes(0, 0, 0), cpu_load.CpuTimes(100, 50, 60)) == 0
