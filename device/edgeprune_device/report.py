@@ -12,6 +12,7 @@ from nacl.signing import SigningKey, VerifyKey
 from edgeprune_device import percentiles, schema, signature, strict_json
 from edgeprune_device.accuracy import Accuracy
 from edgeprune_device.environment import Environment
+from edgeprune_device.probes.series import Series
 
 __all__ = ["DEVICE_STAGES", "END_TO_END", "BenchReport"]
 
@@ -95,6 +96,8 @@ class BenchReport:
         given["environment"] = Environment.from_json(given["environment"])
         given["accuracy"] = None if given["accuracy"] is None else Accuracy.from_json(given["accuracy"])
         given["warnings"], given["begins_ns"] = tuple(given["warnings"]), tuple(given["begins_ns"])
+        if given["series"] is not None:
+            Series.from_json(given["series"], f"{what}: series")  # its columns must be as long as its times
         return cls(**given)
 
     def to_json(self) -> Dict[str, Any]:

@@ -5,6 +5,8 @@ from edgeprune_device import schema, strict_json
 from edgeprune_device.errors import InputError, SignatureError
 from edgeprune_device.report import BenchReport
 from fakes.reports import make_report, timing
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from nacl.signing import SigningKey
 
 KEY = SigningKey(b"r" * 32)
@@ -114,3 +116,45 @@ def test_every_required_field_is_required(report, key):
     del data[key]
     with pytest.raises(InputError, match=key):
         BenchReport.from_json(data)
+
+
+JSON = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=20)),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+def places(value, at=()):
+    """Every path into a JSON value."""
+    yield at
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in items:
+        yield from places(item, (*at, key))
+
+
+def changed(value, path, new):
+    if not path:
+        return new
+    copy = dict(value) if isinstance(value, dict) else list(value)
+    copy[path[0]] = changed(value[path[0]], path[1:], new)
+    return copy
+
+
+WHOLE = json.loads(json.dumps(make_report(**FLOWN).sign(KEY).to_json()))
+PLACES = sorted(places(WHOLE), key=str)
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.sampled_from(PLACES), JSON)
+def test_a_strangers_report_is_refused_in_one_line_or_can_be_shown(path, new):
+    try:
+        report = BenchReport.from_json(changed(WHOLE, path, new), "r.json")
+    except InputError as error:
+        assert "\n" not in str(error) and str(error).startswith("r.json: ")
+        return
+    text = report.table()
+    assert "\x1b" not in text and report.csv()
+    if report.to_json() != WHOLE:
+        with pytest.raises(SignatureError):
+            report.verify()
