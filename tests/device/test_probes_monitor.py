@@ -112,8 +112,9 @@ def test_the_cost_of_monitoring_is_small_and_stated(tmp_path):
 
 
 KILLED = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background has it ignored
 from edgeprune_device import probes
 with probes.Monitor(Path(sys.argv[1]), 0.1) as monitor:
     print(monitor.pid, flush=True)
@@ -122,8 +123,9 @@ with probes.Monitor(Path(sys.argv[1]), 0.1) as monitor:
 
 
 INTERRUPTED = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background has it ignored
 from edgeprune_device import probes
 with probes.Monitor(Path(sys.argv[1]), 0.1) as monitor:
     print(monitor.pid, flush=True)

@@ -92,32 +92,31 @@ class Monitor:
 
     def _ask(self, word: str) -> Optional[Dict[str, Any]]:
         """The worker's next line, after `word`. Any failure ends the worker and is kept in `problem`."""
-        reason = "it ended"
         try:
             if word:
                 self._process.stdin.write(word.encode("ascii") + b"\n")
                 self._process.stdin.flush()
-            line = self._line()
-            if line is not None:
-                return json.loads(line.decode("utf-8"))
-            reason = f"no answer in {_ANSWER_S:.0f} s" if self._process.poll() is None else "it ended"
-        except (OSError, ValueError):
-            pass
+            return json.loads(self._line().decode("utf-8"))
+        except TimeoutError:
+            reason = f"no answer in {_ANSWER_S:.0f} s"
+        except (OSError, EOFError, ValueError):
+            reason = "it ended"
         self.problem = f"the monitor failed ({reason})"
         self._end()
         return None
 
-    def _line(self) -> Optional[bytes]:
+    def _line(self) -> bytes:
         until = time.monotonic() + _ANSWER_S
         descriptor = self._process.stdout.fileno()
         poll = select.poll()  # select() fails in a process with more than 1024 open files
         poll.register(descriptor, select.POLLIN)
         parts = [self._rest]
         while b"\n" not in parts[-1]:
-            ready = poll.poll(max(0.0, until - time.monotonic()) * 1000)
-            part = os.read(descriptor, 1 << 20) if ready else b""
+            if not poll.poll(max(0.0, until - time.monotonic()) * 1000):
+                raise TimeoutError
+            part = os.read(descriptor, 1 << 20)
             if not part:
-                return None
+                raise EOFError
             parts.append(part)
         line, _, self._rest = b"".join(parts).partition(b"\n")
         return line
