@@ -1,0 +1,519 @@
+"""The link to a drone: this system's own OpenSSH client, one connection for everything, patient when the radio fails.
+
+Who may log in where is OpenSSH's business: the user's configuration, keys, agent and known hosts hold, host keys are
+checked as they always are, and a password is asked for once, on the terminal. On the drone a POSIX shell with tail, wc,
+cat, dd, mv, sync and sha256sum is enough. What a drone answers is a stranger's: its size is limited here, its meaning
+is checked by whoever asked.
+
+    with Link("user@drone") as link:                      # or user@drone:2222, or an alias of ~/.ssh/config
+        link.run('cat -- "$1"', "/etc/hostname")          # b"drone\\n"
+        link.get(remote, local, size_bytes, sha256)       # goes on where a broken link, or the last try, stopped
+        link.put(local, remote)
+
+EDGEPRUNE_SSH names another ssh, with options, e.g. "ssh -F other_config".
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import re
+import secrets
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, TypeVar
+
+from edgeprune_device import files
+from edgeprune_device.errors import EdgepruneError, InputError, SignatureError
+from edgeprune_device.progress import Line
+
+__all__ = ["Link", "LinkError", "RemoteError", "explain", "parse", "program", "shown"]
+
+RETRIES = 8
+_OPTIONS = {
+    # A dead link is noticed after some 15 s: three questions without an answer, one every five seconds.
+    "ServerAliveInterval": "5",
+    "ServerAliveCountMax": "3",
+    "ConnectTimeout": "15",
+    # Lines of the user's configuration that are meant for a terminal would get in the way.
+    "RequestTTY": "no",
+    "RemoteCommand": "none",
+    "ClearAllForwardings": "yes",
+}
+_LOGIN_S = 45  # ssh itself waits for ever if the link dies between the key exchange and the login …
+_LOGIN_BY_HAND_S = 150  # … and so does a person who looks for a password; a server gives up after 120 s
+_LONGEST_PAUSE_S = 30
+_CHUNK_BYTES = 1 << 16
+_ANSWER_BYTES = 4 << 20
+_GREETING_BYTES = 1 << 18  # what a login shell may print before our own first line
+_LAST_WORDS_S = 0.5  # not for ever: the pipe may be held by a proxy command, or the connection's own ssh
+_RC_LINK = 255  # ssh's own failure; no script here ends with it
+_LONGEST_FOLDER = 70  # characters; a socket's path has at most 107, and ssh adds to it
+
+#: Of the file $1, whose hash is $2: "whole", or how much of it is there.
+_HELD = """
+mkdir -p -- "${1%/*}" || exit 1
+if [ -f "$1" ] && [ "$(sha256sum <"$1" | cut -c1-64)" = "$2" ]; then echo whole
+elif [ -f "$1.part" ]; then wc -c <"$1.part"
+else echo 0; fi
+"""
+_WRITE = 'exec dd of="$1.part" bs="$3" seek="$2" conv=notrunc status=none'
+_FINISH = """
+if [ "$(sha256sum <"$1.part" | cut -c1-64)" = "$2" ]; then
+  { sync "$1.part" 2>/dev/null || sync; } && mv -f -- "$1.part" "$1" && echo whole
+else rm -f -- "$1.part"; fi
+"""
+
+_T = TypeVar("_T")
+
+
+class LinkError(EdgepruneError):
+    """The drone cannot be reached, or not any more.
+
+    `lasting`: True: trying again is of no use; False: it may be; None: it may be, if the drone was there before.
+    """
+
+    def __init__(self, text: str, lasting: bool | None = False) -> None:
+        super().__init__(text)
+        self.lasting = lasting
+
+
+class RemoteError(InputError):
+    """A command failed on the drone: its exit status and what it said last."""
+
+    def __init__(self, text: str, code: int, reason: str) -> None:
+        super().__init__(text)
+        self.code, self.reason = code, reason
+
+
+def parse(target: str) -> tuple[str, int | None]:
+    """ "user@drone:2222" -> ("user@drone", 2222); None where no port is given. "user@[fe80::1]:22" works, too.
+
+    Raises:
+        InputError: nothing that ssh could take for a host, or something that it would take for an option.
+    """
+    user, host = r"[^@\s/:-][^@\s/:]*", r"\[[0-9A-Fa-f:.%\w]+\]|[^:@\s\[\]/-][^:@\s\[\]/]*"
+    match = re.fullmatch(f"((?:{user}@)?)({host})(?::([0-9]{{1,5}}))?", target)
+    port = int(match[3]) if match and match[3] else None
+    if not match or not target.isprintable() or (port is not None and not 0 < port < 65536):
+        raise InputError(f"{target!r}: not a drone; give user@drone, user@drone:port or a name of your ssh config")
+    return match[1] + match[2].strip("[]"), port
+
+
+def program() -> list[str]:
+    """The ssh to use: EDGEPRUNE_SSH, or ssh."""
+    try:
+        return shlex.split(os.environ.get("EDGEPRUNE_SSH") or "ssh")
+    except ValueError as error:
+        raise InputError(f"EDGEPRUNE_SSH: {str(error).lower()}") from error
+
+
+#: What ssh says; in our words; `LinkError.lasting`. The first that is found counts.
+_REASONS = (
+    (r"REMOTE HOST IDENTIFICATION HAS CHANGED|host key for .* has changed",
+     "its host key is not the one that is known here: it was flashed anew, or somebody sits in between; compare the "
+     "fingerprint on its own screen, then ssh-keygen -R {host}, and ssh {target} once", True),
+    (r"Host key verification failed|No .* host key is known for",
+     "its host key is not known here: ssh {target} once, compare the fingerprint it shows, and say yes", True),
+    (r"Permission denied|Too many authentication failures|No more authentication methods",
+     "it refuses the login: no such user there, or no key or password that it takes; ssh-copy-id {target} puts your "
+     "key there", True),
+    (r"no matching .* found|no mutual signature|[Bb]ad configuration option|Bad owner or permissions|"
+     r"Can't open user config|illegal option|unknown option", "ssh says: {line}", True),
+    (r"Session open refused", "its SSH server lets one connection do one thing only: set MaxSessions 10 there", True),
+    (r"Could not resolve hostname", "no such host is known here, nor in your ssh config", None),
+    (r"No route to host|Network is unreachable", "there is no route to it; is the link up?", None),
+    (r"Connection refused", "no SSH server answers there", None),
+    (r"timed out|Timeout, server|not responding", "no answer", False),
+    (r"closed by|Connection closed|Connection reset|Broken pipe|kex_exchange|mux_client",
+     "the link broke", False),
+)  # fmt: skip
+
+
+def explain(said: str, target: str) -> LinkError:
+    """What ssh printed, in one line that says what to do."""
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    last = next((line for line in reversed(lines) if not line.startswith("Warning:")), "the link broke")
+    for pattern, words, lasting in _REASONS:
+        if re.search(pattern, said):
+            host = target.rpartition("@")[2]
+            return LinkError(f"{target}: {words.format(target=target, host=host, line=shown(last))}", lasting)
+    return LinkError(f"{target}: {shown(last)}")
+
+
+def shown(text: str) -> str:
+    """A stranger's text, of at most 200 characters, none of which moves the terminal's cursor."""
+    return "".join(c if c.isprintable() else "?" for c in text.strip())[:200]
+
+
+class Link:
+    """One drone. Connects when first used; use it with `with`.
+
+    retries: failures in a row, none of which moved anything, before it gives up. say: told of each in one line.
+    """
+
+    def __init__(self, target: str, *, retries: int = RETRIES, say: Callable[[str], None] | None = None) -> None:
+        host, port = parse(target)
+        self.target = target
+        #: Without the user, e.g. "drone".
+        self.name = host.rpartition("@")[2]
+        self._address = [*(["-p", str(port)] if port else []), "--", host]
+        self._retries = retries
+        self._say = say or (lambda text: print(text, file=sys.stderr, flush=True))
+        self._mark = f"edgeprune {secrets.token_hex(8)}".encode("ascii")
+        self._folder: Path | None = None
+        self._master: _Process | None = None
+        self._masters = 0
+        self._reached = False
+
+    def __enter__(self) -> Link:
+        return self
+
+    def __exit__(self, *exc) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the connection."""
+        if self._master is not None:
+            self._master.close()
+        self._drop()
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder = None
+
+    def connect(self) -> None:
+        """Be connected, so that what follows costs round trips only. LinkError: it cannot be reached."""
+        self._patiently(self._connected)
+
+    def run(
+        self, script: str, *arguments: str, input: bytes = b"", limit_bytes: int = _ANSWER_BYTES, timeout_s: float = 120
+    ) -> bytes:
+        """Run a POSIX shell script on the drone with "$1", "$2", …; what it prints. Where the link breaks it is run
+        again, perhaps while the first one is still at work: it must be written for that.
+
+        Raises:
+            LinkError: the link failed for good. RemoteError: its exit status is not 0.
+            InputError: it printed more than `limit_bytes`, or took longer than `timeout_s`.
+        """
+        return self._patiently(lambda: self._answer(script, arguments, input, limit_bytes, timeout_s))
+
+    def get(self, remote: str, local: Path, size_bytes: int, sha256: str) -> None:
+        """Fetch a file whose size and hash are known. What came so far lies beside `local` until the rest is there.
+
+        Raises:
+            LinkError: the link failed for good; the same call goes on from there.
+            SignatureError: it is not what size and hash say, the second time, too; `local` is then what came.
+            InputError: `local` cannot be written, or another process is fetching it. RemoteError: it is gone.
+        """
+        part = local.with_name(f".{local.name}.part")
+        with _held(part) as stream:
+            for last in (False, True):
+                self._patiently(lambda: self._fetch(remote, stream, size_bytes), lambda: _size(stream))
+                whole = files.sha256(part) == sha256
+                if whole or last:
+                    with _writing(local, stream):
+                        os.fsync(stream.fileno())
+                        os.replace(part, local)
+                        files.sync_folder(local.parent)
+                if whole:
+                    return
+                if not last:
+                    stream.truncate(0)
+        raise SignatureError(f"{self.target}: {remote}: damaged: it is not what its hash says")
+
+    def put(self, local: Path, remote: str) -> None:
+        """Send a file; its folder is made. What arrived lies beside it on the drone until the rest is there.
+
+        Raises:
+            LinkError: the link failed for good; the same call goes on from there. RemoteError: no room, no right.
+            SignatureError: what is on the drone's disk is not what was sent, the second time, too.
+        """
+        digest = files.sha256(local)
+        for _ in range(2):
+            at = [0]
+            if self._patiently(lambda at=at: self._send(local, remote, digest, at), lambda at=at: at[0]):
+                return
+        raise SignatureError(f"{self.target}: {remote}: is not what was sent, twice; does its disk fail?")
+
+    # --- one try of each --------------------------------------------------------------------------------------------
+
+    def _answer(self, script: str, arguments, input: bytes, limit_bytes: int, timeout_s: float) -> bytes:
+        with self._session(script, arguments) as session, session.ending_within(timeout_s, self.target):
+            session.feed(input)
+            answer = session.stdout.read(limit_bytes + 1)
+            if len(answer) > limit_bytes:
+                raise InputError(f"{self.target}: answers more than the {limit_bytes} bytes that were expected at most")
+            session.end()
+        return answer
+
+    def _fetch(self, remote: str, stream: IO[bytes], size_bytes: int) -> None:
+        """Append to `stream` what it lacks of `size_bytes`."""
+        at = _size(stream)
+        if at > size_bytes:  # a part of something else
+            stream.truncate(0)
+            at = 0
+        with self._session('exec tail -c "+$2" -- "$1"', (remote, str(at + 1))) as session, Line() as line:
+            session.feed(b"")
+            while at <= size_bytes:
+                data = session.stdout.read1(_CHUNK_BYTES)
+                if not data:
+                    session.end()
+                    break
+                with _writing(Path(stream.name), stream):
+                    stream.write(data[: size_bytes - at])
+                    stream.flush()
+                at += len(data)
+                line(f"{self.name}: {at / max(size_bytes, 1):.0%} of {size_bytes / 1e6:.1f} MB")
+
+    def _send(self, local: Path, remote: str, digest: str, at: list[int]) -> bool:
+        """Send what the drone lacks; `at`: from where. False: what was there was something else, and is gone."""
+        size = local.stat().st_size
+        held = self._answer(_HELD, (remote, digest), b"", 100, 120).strip()
+        if held == b"whole":
+            return True
+        block = min(int(held) if re.fullmatch(rb"[0-9]{1,15}", held) else 0, size) // _CHUNK_BYTES
+        at[0] = sent = block * _CHUNK_BYTES
+        # Each dd writes at a place of its own: a former one, alive behind a broken link, writes the same bytes there.
+        with open(local, "rb") as source, self._session(_WRITE, (remote, str(block), str(_CHUNK_BYTES))) as session:
+            source.seek(sent)
+            with Line() as line:
+                while (data := source.read(_CHUNK_BYTES)) and session.write(data):
+                    sent += len(data)
+                    line(f"{self.name}: {local.name[:50]} {sent / size:.0%} of {size / 1e6:.1f} MB")
+            session.feed(b"")
+            session.end()
+        return self._answer(_FINISH, (remote, digest), b"", 100, 600).strip() == b"whole"
+
+    # --- the connection ---------------------------------------------------------------------------------------------
+
+    def _patiently(self, act: Callable[[], _T], moved: Callable[[], int] = lambda: 0) -> _T:
+        """`act()`, again while the link fails, after pauses that grow. `moved`: bytes so far; where they grew, the
+        count of failures starts anew."""
+        failures, before = 0, moved()
+        while True:
+            try:
+                return act()
+            except LinkError as error:
+                self._drop()  # it may not know yet that it is dead
+                # No route, no name, no server: of a drone that was there a minute ago the radio's doing, or a reboot's.
+                if error.lasting or (error.lasting is None and not self._reached):
+                    raise
+                failures = failures + 1 if moved() - before < _CHUNK_BYTES else 1
+                before = moved()
+                if failures > self._retries:
+                    raise LinkError(
+                        f"{error}; gave up after {self._retries + 1} tries: the same command goes on where it stopped"
+                    ) from error
+                pause = min(2 ** (failures - 1), _LONGEST_PAUSE_S)
+                self._say(f"{error}; trying again in {pause} s ({failures} of {self._retries})")
+                time.sleep(pause)
+
+    def _session(self, script: str, arguments=()) -> _Process:
+        """A script that runs on the drone over the one connection."""
+        self._connected()
+        # The last option: were the connection gone, ssh would quietly make one of its own, and ask for the password.
+        return self._start(["-o", "ControlMaster=no", "-o", "ProxyCommand=false"], script, arguments)
+
+    def _connected(self) -> None:
+        if self._master is not None and self._master.alive:
+            return
+        self._drop()
+        if self._folder is None:
+            self._folder = _private_folder()
+        self._masters += 1
+        # It reads until this process ends, however it ends, and holds the connection as long.
+        master = self._start(["-o", "ControlMaster=yes"], "exec cat >/dev/null", (), login=True)
+        self._master, self._reached = master, True
+
+    def _drop(self) -> None:
+        if self._master is not None:
+            self._master.kill()
+            self._master = None
+
+    def _start(self, options: list[str], script: str, arguments, login: bool = False) -> _Process:
+        settings = {**_OPTIONS, "ControlPath": str(self._folder / f"s{self._masters}")}
+        argv = [*program(), *options, *(word for pair in settings.items() for word in ("-o", "=".join(pair)))]
+        # A login shell may print something of its own first: what counts begins after the mark.
+        words = ("sh", "-c", f"echo '{self._mark.decode('ascii')}'\n{script}", "edgeprune", *arguments)
+        process = _Process([*argv, *self._address, " ".join(map(shlex.quote, words))], self.target)
+        try:
+            limit = _LOGIN_BY_HAND_S if sys.stdin is not None and sys.stdin.isatty() else _LOGIN_S
+            with process.ending_within(limit, None):
+                process.skip_to(self._mark)
+        except BaseException:
+            process.kill()
+            raise
+        return process
+
+
+class _Process:
+    """One ssh, and a command at its other end. `with` kills it unless it has ended."""
+
+    def __init__(self, argv: list[str], target: str) -> None:
+        self._target = target
+        try:
+            self._popen = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        except OSError as error:
+            raise InputError(
+                f"{argv[0]}: cannot be started ({str(error.strerror).lower()}); apt install openssh-client, or set "
+                "EDGEPRUNE_SSH"
+            ) from error
+        self.stdout = self._popen.stdout
+        self._said = b""
+        # A thread, as a pipe that nobody reads would stop the other end.
+        self._listener = threading.Thread(target=self._listen, daemon=True)
+        self._listener.start()
+
+    def __enter__(self) -> _Process:
+        return self
+
+    def __exit__(self, *exc) -> None:
+        self.kill()
+
+    @property
+    def alive(self) -> bool:
+        return self._popen.poll() is None
+
+    def write(self, data: bytes) -> bool:
+        """False: the other end reads no more; `end` tells why."""
+        try:
+            self._popen.stdin.write(data)
+        except BrokenPipeError:
+            return False
+        return True
+
+    def feed(self, data: bytes) -> None:
+        """All of the standard input."""
+        self.write(data)
+        with contextlib.suppress(BrokenPipeError):
+            self._popen.stdin.close()
+
+    def skip_to(self, mark: bytes) -> None:
+        """Read the output as far as the line `mark`."""
+        skipped = 0
+        while line := self.stdout.readline(_CHUNK_BYTES):
+            if line.strip() == mark:
+                return
+            skipped += len(line)
+            if skipped > _GREETING_BYTES:
+                raise InputError(f"{self._target}: its shell prints without end before it runs a command")
+        self.end()
+        raise InputError(f"{self._target}: its shell runs no commands (ssh {self._target} true); use another user")
+
+    def end(self) -> None:
+        """Wait until it has ended. LinkError, RemoteError: not well."""
+        code = self._popen.wait()
+        self._listener.join(_LAST_WORDS_S)
+        said = self._said.decode("utf-8", "replace")
+        if code == _RC_LINK or code < 0:
+            raise explain("Connection timed out" if code < 0 else said, self._target)
+        if code:
+            lines = [line for line in said.splitlines() if line.strip()]
+            reason = shown(lines[-1]) if lines else f"exit status {code}"
+            raise RemoteError(f"{self._target}: {_why(reason)}", code, reason)
+
+    @contextlib.contextmanager
+    def ending_within(self, seconds: float, what: str | None) -> Iterator[None]:
+        """Kill it if the block takes longer; `what` begins the InputError that says so, None leaves it a LinkError."""
+        late = threading.Event()
+
+        def stop():
+            late.set()
+            self._popen.kill()
+
+        timer = threading.Timer(seconds, stop)
+        timer.start()
+        try:
+            yield
+        except LinkError as error:
+            if late.is_set() and what:
+                raise InputError(f"{what}: a command there did not end within {seconds:g} s") from error
+            raise
+        finally:
+            timer.cancel()
+
+    def close(self) -> None:
+        """Let it end: it reads no more."""
+        with contextlib.suppress(OSError):
+            self._popen.stdin.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._popen.wait(3)
+        self.kill()
+
+    def kill(self) -> None:
+        self._popen.kill()
+        self._popen.wait()
+        for stream in (self._popen.stdin, self._popen.stdout):
+            with contextlib.suppress(OSError):
+                stream.close()
+        self._listener.join(_LAST_WORDS_S)
+
+    def _listen(self) -> None:
+        with self._popen.stderr as stream:
+            while data := stream.read1(1 << 12):
+                self._said = (self._said + data)[-(1 << 14) :]
+
+
+def _why(reason: str) -> str:
+    if "No space left" in reason or "Disk quota" in reason:
+        return f"its disk is full ({reason}): free some space there, and run the same command again"
+    return reason
+
+
+def _private_folder() -> Path:
+    """For the connection's socket, whose path the kernel wants short."""
+    for base in (os.environ.get("XDG_RUNTIME_DIR"), tempfile.gettempdir(), "/tmp"):
+        if base and len(base) <= _LONGEST_FOLDER and os.access(base, os.W_OK | os.X_OK):
+            return Path(tempfile.mkdtemp(prefix="edgeprune-", dir=base))
+    raise InputError("there is no folder for the connection's socket: set TMPDIR to one with a short path")
+
+
+def _size(stream: IO[bytes]) -> int:
+    return os.fstat(stream.fileno()).st_size
+
+
+@contextlib.contextmanager
+def _held(part: Path) -> Iterator[IO[bytes]]:
+    """`part`, open for appending, and nobody else's."""
+    while True:
+        try:
+            stream = open(part, "ab")  # noqa: SIM115  closed below
+        except OSError as error:
+            raise InputError(f"{part}: cannot be written ({str(error.strerror).lower()})") from error
+        with stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise InputError(f"{part}: another edgeprune is fetching this at the moment; wait for it") from error
+            if _is(part, stream):  # else another one has just finished it and given it its name
+                yield stream
+                return
+
+
+def _is(path: Path, stream: IO[bytes]) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(stream.fileno()))
+    except FileNotFoundError:
+        return False
+
+
+@contextlib.contextmanager
+def _writing(path: Path, stream: IO[bytes]) -> Iterator[None]:
+    """A disk that is full leaves nothing half-written: not even the part, which would keep it full."""
+    try:
+        yield
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            os.ftruncate(stream.fileno(), 0)
+            os.unlink(stream.name)
+        raise InputError(
+            f"{path}: cannot be written ({str(error.strerror).lower()}); the drone keeps what it has"
+        ) from error
