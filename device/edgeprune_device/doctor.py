@@ -1,0 +1,248 @@
+"""What is missing on this machine, and how to get it.
+
+A check is a function that gives a `Check`. The host's own come from the entry-point group `edgeprune.doctor`, whose
+entries are modules with such a list `CHECKS`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import platform
+import shutil
+import sys
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Callable, Dict, List, Optional
+
+__all__ = ["CHECKS", "Check", "examine", "library"]
+
+_PLENTY_BYTES = 500 * 10**6
+_VENV = "edgeprune setup makes one that does, or python3 -m venv --system-site-packages"
+
+
+@dataclass(frozen=True)
+class Check:
+    """E.g. Check("Pillow", "ok", "12.0.0") or Check("TensorRT", "missing", "not found", "sudo apt install …").
+
+    - `state`: "ok"; "note": works without it, or worth knowing; "missing": edgeprune does not work here as it should
+    - `found`: what is there; `advice`: what to do, where there is something
+    """
+
+    name: str
+    state: str
+    found: str
+    advice: str = ""
+
+    def to_json(self) -> Dict[str, Any]:
+        """A JSON object."""
+        return asdict(self)
+
+
+def examine() -> List[Check]:
+    """Every check of this machine, the host's after the device's. A check that breaks says so and stops no other."""
+    found = []
+    for check in [*CHECKS, *_from_host()]:
+        try:
+            found.append(check())
+        except Exception as error:  # a broken installation is what this is for
+            words = " ".join(str(error).split())[:200]
+            found.append(Check(check.__name__.replace("_", " "), "missing", f"{type(error).__name__}: {words}"))
+    return found
+
+
+def library(name: str, module: str, advice: str, state: str = "missing") -> Check:
+    """Whether a Python module can be imported, and its version; `state` where it cannot."""
+    try:
+        found = importlib.import_module(module)
+    except ImportError as error:
+        absent = getattr(error, "name", None) in (module, module.split(".")[0])
+        return Check(name, state, "not installed" if absent else f"does not load: {error}", advice)
+    except Exception as error:  # numpy 2 under a module built for numpy 1 raises anything
+        words = f"{type(error).__name__}: {' '.join(str(error).split())[:150]}"
+        return Check(name, "missing", f"does not load: {words}", advice)
+    return Check(name, "ok", str(getattr(found, "__version__", "installed")))
+
+
+def python() -> Check:
+    """The interpreter."""
+    kind = "virtual environment" if sys.prefix != sys.base_prefix else "no virtual environment"
+    return Check("Python", "ok", f"{platform.python_version()}, {platform.machine()}, {kind} {sys.prefix}")
+
+
+def board_() -> Check:
+    """The board, by its device tree."""
+    from edgeprune_device import board
+
+    found = board.read()
+    if found.model is None and found.l4t is None:
+        return Check("board", "note", "not a Jetson, or its device tree is hidden")
+    releases = [f"L4T {found.l4t}"] if found.l4t else []
+    releases += [f"JetPack {found.jetpack}"] if found.jetpack else []
+    return Check("board", "ok", ", ".join([found.model or "unknown", *releases]))
+
+
+def numpy() -> Check:
+    """numpy, whatever the board brings."""
+    return library("numpy", "numpy", "pip install numpy")
+
+
+def pillow() -> Check:
+    """Pillow decodes pictures."""
+    return library("Pillow", "PIL", "pip install Pillow")
+
+
+def pynacl() -> Check:
+    """PyNaCl verifies bundles and signs reports."""
+    return library("PyNaCl", "nacl", "pip install PyNaCl")
+
+
+def opencv() -> Check:
+    """OpenCV, where it is, resizes faster and reads videos."""
+    return library("OpenCV", "cv2", "optional: faster resizing, videos; apt install python3-opencv", "note")
+
+
+def onnx_runtime() -> Check:
+    """ONNX Runtime runs models on the CPU, and is what bench --check compares with."""
+    advice = "optional beside TensorRT: edgeprune setup --with ort, or pip install onnxruntime"
+    return library("ONNX Runtime", "onnxruntime", advice, "note")
+
+
+def tensorrt() -> Check:
+    """TensorRT's Python bindings: JetPack's, from apt."""
+    if not _jetson():
+        return library("TensorRT", "tensorrt", "needed on a Jetson only", "note")
+    advice = "sudo apt install python3-libnvinfer"
+    if _isolated():
+        advice = f"this environment does not see apt's packages: {_VENV}"
+    return library("TensorRT", "tensorrt", advice)
+
+
+def cuda() -> Check:
+    """What handles the GPU's memory."""
+    from edgeprune_device import cuda as backends
+
+    reasons = backends.available()
+    working = [name for name, why in reasons.items() if why is None]
+    if working:
+        return Check("CUDA", "ok", ", ".join(working))
+    why = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
+    advice = "sudo apt install nvidia-jetpack brings libcudart" if _jetson() else ""
+    return Check("CUDA", "missing" if _jetson() else "note", why, advice)
+
+
+def runtime() -> Check:
+    """Something that runs a model."""
+    from edgeprune_device import runtimes
+
+    working = [name for name, why in runtimes.available().items() if why is None and name != "null"]
+    if working:
+        return Check("inference", "ok", ", ".join(working))
+    return Check("inference", "missing", "no runtime can run a model here", "edgeprune setup --with ort, or TensorRT")
+
+
+def sensors() -> Check:
+    """Power, heat, clocks."""
+    from edgeprune_device import probes
+
+    kinds: Dict[str, int] = {}
+    for channel in probes.discover():
+        if channel.read() is not None:
+            kinds[channel.kind] = kinds.get(channel.kind, 0) + 1
+    found = ", ".join(f"{count} {kind}" for kind, count in kinds.items()) or "none"
+    if "power" in kinds or not _jetson():
+        return Check("sensors", "ok" if "power" in kinds else "note", found)
+    advice = "in a container mount the host's /sys and set EDGEPRUNE_SYSROOT"
+    return Check("sensors", "note", f"{found}; no power", advice)
+
+
+def power_mode() -> Check:
+    """nvpmodel, which tells the power mode."""
+    from edgeprune_device import preflight
+
+    if not _jetson():
+        return Check("power mode", "note", "nvpmodel is a Jetson's")
+    mode = preflight.read().power_mode
+    if mode:
+        return Check("power mode", "ok", mode["name"])
+    return Check("power mode", "note", "nvpmodel does not tell", "reports then lack it; NVIDIA's containers lack it")
+
+
+def conditions() -> Check:
+    """What would spoil a benchmark right now."""
+    from edgeprune_device import preflight
+
+    warnings = preflight.read().warnings()
+    return Check("bench", "note" if warnings else "ok", "; ".join(warnings) or "nothing found that spoils one")
+
+
+def wall_clock() -> Check:
+    """Whether anybody has set the clock."""
+    from edgeprune_device import clock
+
+    synchronized = clock.now()["synchronized"]
+    words = {True: "synchronized", False: "not synchronized", None: "not known"}[synchronized]
+    why = "" if synchronized else "reports carry the boot's id and time too; collect them before the next reboot"
+    return Check("clock", "ok" if synchronized else "note", words, why)
+
+
+def spool() -> Check:
+    """Where reports wait."""
+    from edgeprune_device.spool import Spool
+
+    found = Spool()
+    waiting = sum(not entry.delivered for entry in found.entries())
+    with found.reserved(1 << 20):  # raises, in words, where it cannot be written
+        return Check("spool", "ok", f"{waiting} reports wait in {found.folder}")
+
+
+def disk() -> Check:
+    """Room for engines and reports."""
+    from edgeprune_device.spool import Spool
+
+    place = next(path for path in [Spool().folder, *Spool().folder.parents] if path.exists())
+    free = shutil.disk_usage(str(place)).free
+    if free > _PLENTY_BYTES:
+        return Check("disk", "ok", f"{free / 1e9:.1f} GB free")
+    advice = "engines and reports need some: clear ~/.cache/edgeprune, edgeprune spool --prune"
+    return Check("disk", "note", f"{free / 1e9:.1f} GB free", advice)
+
+
+def trust() -> Check:
+    """Whose bundles run here."""
+    from edgeprune_device import keys
+
+    others = sorted(set(keys.trusted()) - set(keys.own()))
+    if others or keys.own():
+        return Check("trusted keys", "ok", ", ".join([*keys.own(), *others]))
+    return Check("trusted keys", "note", "none: no bundle runs here", "edgeprune setup, on the host, brings its key")
+
+
+CHECKS: List[Callable[[], Check]] = [
+    python, board_, numpy, pillow, pynacl, opencv, tensorrt, cuda, onnx_runtime, runtime,
+    sensors, power_mode, conditions, wall_clock, spool, disk, trust,
+]  # fmt: skip
+
+
+def _from_host() -> List[Callable[[], Check]]:
+    points = metadata.entry_points()
+    group = points.select(group="edgeprune.doctor") if hasattr(points, "select") else points.get("edgeprune.doctor", ())
+    found: List[Callable[[], Check]] = []
+    for point in sorted({point.value: point for point in group}.values(), key=lambda point: point.value):
+        found += point.load().CHECKS
+    return found
+
+
+def _jetson() -> bool:
+    from edgeprune_device import board
+
+    return board.read().l4t is not None
+
+
+def _isolated(prefix: Optional[str] = None) -> bool:
+    """Whether this is a virtual environment that does not see the system's packages."""
+    try:
+        text = (Path(prefix or sys.prefix) / "pyvenv.cfg").read_text(encoding="utf-8")
+    except OSError:
+        return False
+    return "include-system-site-packages = true" not in text.lower()

@@ -1,0 +1,71 @@
+"""What the host needs beside the device's own checks: `edgeprune doctor` on a machine that builds bundles."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+
+from edgeprune_device.doctor import Check, library
+
+__all__ = ["CHECKS"]
+
+_SLOW_S = 180.0
+
+
+def torch() -> Check:
+    """torch, and torchvision beside it: with torch's CPU build from elsewhere it fails to import."""
+    script = "import torch, torchvision; print(torch.__version__, torchvision.__version__, torch.cuda.is_available())"
+    try:
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=_SLOW_S)
+    except subprocess.TimeoutExpired:
+        return Check("torch", "missing", f"its import takes more than {_SLOW_S:.0f} s")
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        advice = "torch and torchvision must be builds for each other: pip install --force-reinstall torch torchvision"
+        return Check("torch", "missing", last[:200], advice)
+    version, vision, gpu = done.stdout.split()
+    return Check("torch", "ok", f"{version}, torchvision {vision}, {'with' if gpu == 'True' else 'no'} GPU")
+
+
+def ultralytics() -> Check:
+    """Training and checkpoints."""
+    return library("Ultralytics", "ultralytics", "pip install ultralytics")
+
+
+def onnx() -> Check:
+    """The files."""
+    return library("onnx", "onnx", "pip install onnx")
+
+
+def onnxsim() -> Check:
+    """Simplifying them."""
+    return library("onnxsim", "onnxsim", "pip install onnxsim")
+
+
+def tensorrt_rtx() -> Check:
+    """NVIDIA's parser and builder, without a GPU."""
+    advice = "pip install tensorrt-rtx-cu13 (x86-64 Linux); without it files are not tried with NVIDIA's parser"
+    return library("TensorRT for RTX", "tensorrt_rtx", advice, "note")
+
+
+def ssh() -> Check:
+    """The way to a drone."""
+    found = shutil.which("ssh")
+    if found is None:
+        return Check("ssh", "note", "not found", "setup and collect over SSH need it: apt install openssh-client")
+    said = subprocess.run([found, "-V"], capture_output=True, text=True).stderr.strip()
+    return Check("ssh", "ok", said or found)
+
+
+def drones() -> Check:
+    """Whose reports this host takes."""
+    from edgeprune_device import keys
+
+    names = sorted(name for name, _ in keys.enrolled().values())
+    advice = "" if names else "edgeprune setup user@drone enrols one"
+    return Check("enrolled drones", "ok" if names else "note", ", ".join(names) or "none", advice)
+
+
+CHECKS: list[Callable[[], Check]] = [torch, ultralytics, onnx, onnxsim, tensorrt_rtx, ssh, drones]
