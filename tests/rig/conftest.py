@@ -69,6 +69,7 @@ def ground(base, _link, tmp_path_factory):
 @pytest.fixture(scope="session")
 def _drone(base, _link, ground, tmp_path_factory):
     drone = Drone(tmp_path_factory.mktemp("drone"), base, _link, ground.public_key)
+    drone.start()
     yield drone
     drone.kill()
     (drone.folder / "disk.img").unlink()
@@ -91,3 +92,44 @@ def bundle(ground, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EDGEPRUNE_HOME", str(ground.home / ".config/edgeprune"))
         return bundles.make(tmp_path_factory.mktemp("bundle"))
+
+
+class Agent:
+    """edgeprune as `edgeprune setup` left it on the drone: agent("info --json")."""
+
+    def __init__(self, drone):
+        self.drone = drone
+        command = drone.exec("readlink -f .local/bin/edgeprune").stdout.strip()
+        self._folder = command.rpartition("/bin/")[0]
+
+    @property
+    def folder(self):
+        """Its virtual environment, seen from here."""
+        return self.drone.root / self._folder.lstrip("/")
+
+    def __call__(self, arguments, check=True):
+        return self.drone.exec(f".local/bin/edgeprune {arguments}", check=check)
+
+    def python(self, arguments):
+        """Run its own Python: agent.python("script.py 1 2")."""
+        return self.drone.exec(f"{self._folder}/bin/python {arguments}")
+
+
+@pytest.fixture(scope="session")
+def wheelhouse(_drone):
+    """What pip on the ground finds wheels by, as it has no internet there: fetched before take-off, and kept."""
+    from edgeprune import wheels
+
+    version = _drone.exec("python3 -c 'import platform; print(platform.python_version())'").stdout.strip()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(rootfs.cache()))
+        pip, _ = wheels.fetch(wheels.Python(version, "aarch64", (2, 36)), ["ort"])
+    return {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(pip.parent)}
+
+
+@pytest.fixture(scope="session")
+def agent(_drone, ground, wheelhouse):
+    """The drone after `edgeprune setup root@drone --with ort` on the ground."""
+    done = ground.edgeprune("setup", "root@drone", "--with", "ort", timeout=300, **wheelhouse)
+    assert done.returncode == 0, done.stderr
+    return Agent(_drone)

@@ -163,6 +163,17 @@ class Drone:
     def empty_disk(self) -> None:
         (self.root / "var/filler").unlink(missing_ok=True)
 
+    def opened(self, name: str) -> bool:
+        """Whether a process there holds a file open that is, or was, named so."""
+        space = os.readlink(f"/proc/{self._sshd}/ns/pid")
+        for process in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):
+                if os.readlink(process / "ns/pid") != space:
+                    continue
+                if any(name in os.readlink(link) for link in (process / "fd").iterdir()):
+                    return True
+        return False
+
     def cut_after(self, received_bytes: int, timeout: float = 60) -> None:
         """Cut the link once the ground has received so much more: in the middle of a transfer."""
         start, deadline = self.link.received_bytes(), time.monotonic() + timeout
@@ -233,8 +244,12 @@ class Ground:
             raise AssertionError(f"{shlex.join(argv)}: not done in {timeout:g} s\n{out}{err}") from None
         return subprocess.CompletedProcess(argv, process.returncode, out, err)
 
+    @staticmethod
+    def edgeprune_argv(*arguments: str) -> list[str]:
+        return [sys.executable, "-m", "edgeprune", *arguments]
+
     def edgeprune(self, *arguments: str, timeout: float = 180, **env: str) -> subprocess.CompletedProcess:
-        return self.run(sys.executable, "-m", "edgeprune", *arguments, timeout=timeout, **env)
+        return self.run(*self.edgeprune_argv(*arguments), timeout=timeout, **env)
 
     def ssh(self, command: str, timeout: float = 120) -> subprocess.CompletedProcess:
         """Run a shell command on the drone, over the link."""
