@@ -241,7 +241,8 @@ def test_what_moves_is_followed_and_eagain_is_no_figure(fuse):
     assert {value for _, value in series.points("power", "VDD_IN")} == {5000, 15000}
     # On a machine that is busy with something else the samples fall unevenly upon the two.
     assert found["load_mw"] == pytest.approx(10000, rel=0.3) and found["source"] == "VDD_IN, the whole module"
-    assert found["mj_per_frame_gross"] == pytest.approx(found["load_mw"] * (window[1] - window[0]) / 1e9 / 100, rel=1e-3)
+    seconds = (window[1] - window[0]) / 1e9
+    assert found["mj_per_frame_gross"] == pytest.approx(found["load_mw"] * seconds / 100, rel=1e-3)
     heat = summary.thermal(series, window)
     assert heat["gpu"] == {"start_c": 51, "end_c": 51, "max_c": 51} and "cv0" not in heat
     assert heat["tj"]["end_c"] - heat["tj"]["start_c"] == pytest.approx(5.2, rel=0.15)
