@@ -330,8 +330,9 @@ def detections(
     """
     out = np.asarray(outputs[0])
     if out.ndim == 3 and out.shape[0] == 1 and out.shape[1] == 4 + classes:
-        found = _candidates(out[0], conf, multi_label and classes > 1)
-        kept = _nms(found[:4] + found[5] * np.float32(0 if agnostic else _CLASS_OFFSET), iou, max_det)
+        with np.errstate(all="ignore"):  # a broken model's NaN is above nothing and overlaps nothing
+            found = _candidates(out[0], conf, multi_label and classes > 1)
+            kept = _nms(found[:4] + found[5] * np.float32(0 if agnostic else _CLASS_OFFSET), iou, max_det)
         return np.ascontiguousarray(found[:, kept].T)
     if out.ndim == 3 and out.shape[0] == 1 and out.shape[2] == 6:
         rows = out[0].astype(np.float32)
@@ -344,8 +345,7 @@ def detections(
 
 def _candidates(raw: np.ndarray, conf: float, multi_label: bool) -> np.ndarray:
     """(4+nc, N) -> (6, n), corner boxes above conf. Filters before anything else: most of N is background."""
-    with np.errstate(invalid="ignore"):  # a broken model's NaN is above nothing
-        keep = np.flatnonzero(raw[4:].max(axis=0) > conf)
+    keep = np.flatnonzero(raw[4:].max(axis=0) > conf)
     if not len(keep):
         return np.empty((6, 0), dtype=np.float32)
     picked = raw.take(keep, axis=1).astype(np.float32, copy=False)
@@ -357,9 +357,8 @@ def _candidates(raw: np.ndarray, conf: float, multi_label: bool) -> np.ndarray:
         label, score = scores.argmax(axis=0), scores.max(axis=0)
     order = np.argsort(-score, kind="stable")[:_MAX_CANDIDATES]
     found = np.empty((6, len(order)), dtype=np.float32)
-    with np.errstate(invalid="ignore", over="ignore"):
-        half = picked[2:4] / 2
-        found[:2], found[2:4] = (picked[:2] - half)[:, order], (picked[:2] + half)[:, order]
+    half = picked[2:4] / 2
+    found[:2], found[2:4] = (picked[:2] - half)[:, order], (picked[:2] + half)[:, order]
     found[4], found[5] = score[order], label[order]
     return found
 
@@ -384,27 +383,26 @@ def _overlaps(boxes: np.ndarray, iou: float) -> Tuple[np.ndarray, np.ndarray]:
     """
     order = np.argsort(boxes[0])
     x1, y1, x2, y2 = boxes[:, order]
-    hits = [np.empty((2, 0), dtype=np.int64)]
-    with np.errstate(all="ignore"):  # NaN and infinities overlap nothing
-        width = x2 - x1
-        area = width * (y2 - y1)
-        # Overlap > iou * area of the left box, so at least that share of its width: the right box begins in the rest,
-        # in any rounding. Areas near float32's smallest number prove nothing; there any overlap counts.
-        reach = x1 + width * np.where(area > 1e-30, 1.00001 - iou, 1.00001)
-        rank = np.arange(len(order))
-        partners = np.maximum(np.searchsorted(x1, reach, side="right") - rank - 1, 0)
-        step = max(_PAIRS // max(int(partners.max()), 1), 1)
-        for start in range(0, len(order), step):
-            ranks, counts = rank[start : start + step], partners[start : start + step]
-            i = np.repeat(ranks, counts)
-            j = np.arange(len(i)) + np.repeat(ranks + 1 + counts - np.cumsum(counts), counts)
-            w = np.minimum(x2[i], x2[j]) - x1[j]
-            h = np.minimum(y2[i], y2[j]) - np.maximum(y1[i], y1[j])
-            both = np.maximum(w, 0) * np.maximum(h, 0)
-            # Quotient in float32, comparison in float64, as torchvision: 0.6 in float32 is above 0.6.
-            hit = (both / (area[i] + area[j] - both)).astype(np.float64) > iou
-            hits.append(np.stack([order[i[hit]], order[j[hit]]]))
-    one, other = np.concatenate(hits, axis=1)
+    width = x2 - x1
+    area = width * (y2 - y1)
+    # Overlap > iou * area of the left box, so at least that share of its width: the right box begins in the rest, in
+    # any rounding. Areas near float32's smallest number prove nothing; there any overlap counts.
+    reach = x1 + width * np.where(area > 1e-30, 1.00001 - iou, 1.00001)
+    rank = np.arange(len(order))
+    partners = np.maximum(np.searchsorted(x1, reach, side="right") - rank - 1, 0)
+    step = max(_PAIRS // max(int(partners.max()), 1), 1)
+    hits = []
+    for start in range(0, len(order), step):
+        ranks, counts = rank[start : start + step], partners[start : start + step]
+        i = np.repeat(ranks, counts)
+        j = np.arange(len(i)) + np.repeat(ranks + 1 + counts - np.cumsum(counts), counts)
+        w = np.minimum(x2[i], x2[j]) - x1[j]
+        h = np.minimum(y2[i], y2[j]) - np.maximum(y1[i], y1[j])
+        both = np.maximum(w, 0) * np.maximum(h, 0)
+        # Quotient in float32, comparison in float64, as torchvision: 0.6 in float32 is above 0.6.
+        hit = (both / (area[i] + area[j] - both)).astype(np.float64) > iou
+        hits.append((order[i[hit]], order[j[hit]]))
+    one, other = (np.concatenate(side) for side in zip(*hits))
     return np.minimum(one, other), np.maximum(one, other)
 
 

@@ -1,0 +1,1 @@
+"""Pre- and post-processing beside Ultralytics' own; see __main__.py."""

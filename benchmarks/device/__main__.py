@@ -1,0 +1,143 @@
+"""Pre- and post-processing beside Ultralytics' own, on the same frames, outputs, thresholds and thread:
+
+    pip install -r benchmarks/device/requirements.txt
+    OMP_NUM_THREADS=1 taskset -c 1 python -m benchmarks.device --out benchmarks/results/device
+
+Before: a decoded frame -> letterbox -> (1, 3, h, w) float32. After: raw output -> decode, NMS -> boxes in frame px. No
+decoding of pictures, no inference. Outputs are those of YOLOv8n in ONNX Runtime on HIT-UAV (4 classes) and COCO (80),
+chosen or put together so that exactly 0, 10 and 300 boxes survive (outputs.py); frames are those pictures at the
+frame's size, four in turn. Each round runs all ways one after another, who begins changes, and a round's times are
+compared with each other: the factor is the median over rounds, its spread the 5 % and 95 % quantiles. Before anything
+is timed the answers are compared; different numbers end the benchmark.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+import torchvision
+import ultralytics
+from edgeprune_device import vision
+from edgeprune_device.environment import Environment
+from edgeprune_device.files import check_writable, write_atomic
+
+from benchmarks.device import outputs, table
+from benchmarks.device.ways import CONF, IOU, MAX_DET, Ours, Ultralytics
+
+FRAMES = [(512, 640), (720, 1280), (1080, 1920)]  # height, width; px
+COUNTS = [0, 10, 300]
+WARMUP = 20
+
+
+def main() -> None:
+    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    p.add_argument("--shared", type=Path, default=Path("../shared/data"), help="weights and pictures")
+    p.add_argument("--rounds", type=int, default=300)
+    p.add_argument("--out", type=Path, required=True, help="without suffix")
+    args = p.parse_args()
+    check_writable(args.out.with_suffix(".json"))
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)
+    load = [os.getloadavg()[0]]
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for network in outputs.NETWORKS:
+            real = outputs.answers(network, args.shared, Path(folder))
+            made = [outputs.exactly(count, real) for count in COUNTS]
+            for shape in FRAMES:
+                frames = pictures(args.shared / network.pictures, shape)
+                for output in made:
+                    timed = measure(network.size, frames, output.output, args.rounds)
+                    row = {
+                        "network": network.name, "size": network.size, "classes": output.output.shape[1] - 4,
+                        "frame": list(shape), "detections": output.detections, "candidates": output.candidates,
+                        "output": output.how, **timed,
+                    }  # fmt: skip
+                    rows.append(row)
+                    print(table.line(row), flush=True)
+    load.append(os.getloadavg()[0])
+    machine = Environment.read()
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
+    result = {
+        "machine": f"{machine.cpu}, {', '.join(machine.cpu_features)}",
+        "cpus": sorted(os.sched_getaffinity(0)), "load_average": load, "rounds": args.rounds,
+        "thresholds": {"conf": CONF, "iou": IOU, "max_det": MAX_DET},
+        "versions": {"python": platform.python_version(), "numpy": np.__version__, "opencv": cv2.__version__,
+                     "ultralytics": ultralytics.__version__, "torch": torch.__version__,
+                     "torchvision": torchvision.__version__},
+        "commit": commit.stdout.strip(), "rows": rows,
+    }  # fmt: skip
+    write_atomic(args.out.with_suffix(".json"), json.dumps(result, indent=1) + "\n")
+    write_atomic(args.out.with_suffix(".md"), table.of(result))
+    print(table.of(result))
+
+
+def pictures(folder: Path, shape: tuple[int, int]) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Four frames, each as RGB and as BGR."""
+    paths = sorted(p for p in folder.rglob("*") if p.suffix in (".jpg", ".png"))[:4]
+    frames = []
+    for path in paths:
+        rgb = vision.decode(path)
+        if rgb.shape[:2] != shape:
+            rgb = cv2.resize(rgb, shape[::-1])
+        frames.append((rgb, np.ascontiguousarray(rgb[:, :, ::-1])))
+    return frames
+
+
+def measure(size: int, frames: list, output: np.ndarray, rounds: int) -> dict:
+    """Microseconds of each way, and how many times as fast as Ultralytics ours are."""
+    ways = [Ultralytics(size), Ours(size, opencv=True), Ours(size, opencv=False)]
+    agree(ways, frames, output)
+    took = np.zeros((len(ways), 2, rounds))  # ns; before and after inference
+    for i in range(-WARMUP, rounds):
+        rgb, bgr = frames[i % len(frames)]
+        for k in range(len(ways)):
+            k = (k + i) % len(ways)
+            way = ways[k]
+            way.use()
+            begin = time.perf_counter_ns()
+            way.pre(rgb, bgr)
+            middle = time.perf_counter_ns()
+            way.post(output)
+            end = time.perf_counter_ns()
+            if i >= 0:
+                took[k, :, i] = middle - begin, end - middle
+    both = took.sum(axis=1)
+    result = {"pre_us": {}, "post_us": {}, "pre_factor": {}, "post_factor": {}, "factor": {}, "factor_5_95": {}}
+    for way, ns, total in zip(ways, took, both):
+        result["pre_us"][way.name], result["post_us"][way.name] = (round(t / 1e3, 1) for t in np.median(ns, axis=1))
+        if way is not ways[0]:
+            pre, post = (round(t, 2) for t in np.median(took[0] / ns, axis=1))
+            result["pre_factor"][way.name], result["post_factor"][way.name] = pre, post
+            result["factor"][way.name] = round(float(np.median(both[0] / total)), 2)
+            result["factor_5_95"][way.name] = np.percentile(both[0] / total, [5, 95]).round(2).tolist()
+    return result
+
+
+def agree(ways: list, frames: list, output: np.ndarray) -> None:
+    """The same network input to the last bit (without OpenCV: to one level of 255), the same boxes."""
+    for rgb, bgr in frames:
+        answers = []
+        for way in ways:
+            way.use()
+            answers.append((way.pre(rgb, bgr).copy(), way.post(output)))
+        (x, boxes), *others = answers
+        for way, (other_x, other_boxes) in zip(ways[1:], others):
+            levels = np.abs(x - other_x).max() * 255
+            assert levels <= (0 if way.name == "ours" else 1.001), f"{way.name}: the input differs by {levels} levels"
+            assert boxes.shape == other_boxes.shape, f"{way.name}: other boxes"
+            assert np.abs(boxes - other_boxes).max(initial=0) < 1e-3, f"{way.name}: other boxes"
+
+
+if __name__ == "__main__":
+    main()
