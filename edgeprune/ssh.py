@@ -149,9 +149,9 @@ def explain(said: str, target: str) -> LinkError:
     return LinkError(f"{target}: {shown(last)}")
 
 
-def shown(text: str) -> str:
-    """A stranger's text, of at most 200 characters, none of which moves the terminal's cursor."""
-    return "".join(c if c.isprintable() else "?" for c in text.strip())[:200]
+def shown(text: str, most: int = 200) -> str:
+    """A stranger's text, cut to `most` characters, none of which moves the terminal's cursor."""
+    return "".join(c if c.isprintable() else "?" for c in text.rstrip()[:most])
 
 
 class Link:

@@ -26,7 +26,18 @@ from nacl.signing import SigningKey, VerifyKey
 from edgeprune_device.errors import InputError, SignatureError
 from edgeprune_device.files import sync_folder, write_atomic
 
-__all__ = ["enrol", "enrolled", "fingerprint", "home", "load_or_create", "own", "public", "read_public", "trusted"]
+__all__ = [
+    "check_enrolment",
+    "enrol",
+    "enrolled",
+    "fingerprint",
+    "home",
+    "load_or_create",
+    "own",
+    "public",
+    "read_public",
+    "trusted",
+]
 
 _DEVICE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -91,28 +102,37 @@ def enrolled() -> Dict[str, Tuple[str, VerifyKey]]:
 
 
 def enrol(name: str, key: VerifyKey, *, replace: bool = False) -> bool:
-    """Take reports of `key` from now on, as device `name`. False: it was enrolled so before.
-
-    SignatureError: the name has another key, which only `replace` changes. InputError: not a name.
-    """
-    if not _DEVICE_NAME.fullmatch(name):
-        raise InputError(f"{name!r}: not a device's name (letters, digits, '.', '_' and '-', at most 100)")
+    """Take reports of `key` from now on, as device `name`. False: it was enrolled so before. Raises as
+    `check_enrolment` does."""
+    if check_enrolment(name, key, replace=replace):
+        return False
     path = home() / "devices" / f"{name}.pub"
-    if path.exists():
-        known = read_public(path)
-        if known == key:
-            return False
-        if not replace:
-            raise SignatureError(
-                f"{name}: its report key is {fingerprint(key)}, but the device of this name that is enrolled here has "
-                f"{fingerprint(known)}: if it was flashed anew, give --re-enrol; if it is another one, --name"
-            )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{path.parent}: cannot be made ({str(error.strerror).lower()})") from error
     write_atomic(path, bytes(key).hex() + "\n", mode=0o644)
     return True
+
+
+def check_enrolment(name: str, key: VerifyKey, *, replace: bool = False) -> bool:
+    """Whether `key` is enrolled as `name`.
+
+    SignatureError: the name has another key, which only `replace` permits. InputError: not a name.
+    """
+    if not _DEVICE_NAME.fullmatch(name):
+        raise InputError(f"{name!r}: not a device's name (letters, digits, '.', '_' and '-', at most 100)")
+    path = home() / "devices" / f"{name}.pub"
+    if not path.exists():
+        return False
+    known = read_public(path)
+    if known != key and not replace:
+        raise SignatureError(
+            f"{name}: its report key is {fingerprint(key)}, but the device of this name that is enrolled here has "
+            f"{fingerprint(known)}: if it was flashed anew, edgeprune setup --re-enrol takes its key; if it is another "
+            "one, give --name"
+        )
+    return known == key
 
 
 def fingerprint(key: VerifyKey) -> str:

@@ -139,6 +139,16 @@ def out(parser: argparse.ArgumentParser, text: str) -> None:
     parser.add_argument("--out", type=Path, metavar="PATH", help=text)
 
 
+def drone(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("target", metavar="user@drone", help="as ssh takes it: [user@]host[:port] or an alias")
+
+
+def retries(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--retries", type=int, default=8, metavar="N", help="failures of the link in a row to survive (default 8)"
+    )
+
+
 def quiet(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quiet", action="store_true", help="no progress; warnings and results only")
 

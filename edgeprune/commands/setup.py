@@ -1,0 +1,45 @@
+"""edgeprune setup"""
+
+from __future__ import annotations
+
+from edgeprune.commands import options
+
+HELP = "install the agent on a drone over SSH, without internet there, and exchange keys"
+
+
+def configure(parser) -> None:
+    options.drone(parser)
+    parser.add_argument(
+        "--with", action="append", default=[], dest="extras", metavar="EXTRA",
+        help="add an optional runtime or library: ort, opencv, cuda or pycuda; may be repeated",
+    )  # fmt: skip
+    parser.add_argument("--name", help="what the drone is called here (default: its host name or ssh alias)")
+    parser.add_argument(
+        "--re-enrol", action="store_true", help="the drone has a new report key (flashed anew): take it"
+    )
+    options.retries(parser)
+
+
+def run(args) -> None:
+    import sys
+
+    from edgeprune import setup
+    from edgeprune.ssh import Link
+    from edgeprune.store import Store
+
+    def say(text):
+        print(text, file=sys.stderr, flush=True)
+
+    with Link(args.target, retries=args.retries, say=say) as link:
+        name = args.name or link.name
+        extras = [extra for text in args.extras for extra in options.splitted(text)]
+        agent = setup.install(link, name, extras=extras, re_enrol=args.re_enrol, say=say)
+    for identity in Store().promote():
+        say(f"report {identity[:12]}: waited here for this key, and counts now")
+    print(f"agent       {agent.path}")
+    print(f"command     {agent.command or 'not linked: ~/.local/bin/edgeprune there is something else'}")
+    print(f"report key  {agent.fingerprint}, {'enrolled' if agent.enrolled else 'known'} here as {name}")
+    print(f"bundles     of this host are trusted there: {agent.trusted_as}")
+    print(f"\n{agent.doctor}")
+    if not agent.healthy:
+        say("warning: the agent is installed, but something that it needs is missing there: see above")

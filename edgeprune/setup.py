@@ -1,0 +1,252 @@
+"""Install the agent on a drone that has no internet: wheels, a virtual environment, keys both ways.
+
+Everything may be run again, and goes on where it stopped. The new agent is made beside the former one and takes its
+place in one step, when it works.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import socket
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgeprune_device import board, files, keys, strict_json, version
+from edgeprune_device.errors import InputError
+from nacl.signing import VerifyKey
+
+from edgeprune import remote, wheels
+from edgeprune.ssh import Link, RemoteError, shown
+
+__all__ = ["Agent", "Board", "install", "learn"]
+
+_FOLDER = ".local/share/edgeprune"
+#: Every Python 3 there, each once: its answer to the probe, one line each.
+_PYTHONS = """
+seen=
+for name in python3 python3.14 python3.13 python3.12 python3.11 python3.10 python3.9 python3.8; do
+  path=$(command -v $name) && real=$(readlink -f "$path") || continue
+  case "$seen" in *" $real "*) continue;; esac
+  seen="$seen $real "
+  "$path" -c "$1" 2>/dev/null
+done
+exit 0
+"""
+#: Let the drone trust the key $3 as host $1; where that name is taken by another key, as $1-$2. Prints the file.
+_TRUST = """
+set -e
+folder=${EDGEPRUNE_HOME:-${XDG_CONFIG_HOME:-$HOME/.config}/edgeprune}/trusted
+mkdir -p "$folder"
+for file in "$folder"/*.pub; do
+  if grep -qsx "$3" "$file"; then echo "$file"; exit 0; fi
+done
+file=$folder/$1.pub
+[ ! -e "$file" ] || file=$folder/$1-$2.pub
+echo "$3" >"$folder/.new"
+mv "$folder/.new" "$file"
+sync
+echo "$file"
+"""
+_VERSION = re.compile(r"[0-9][0-9A-Za-z.+!_-]{0,40}")
+_SPARE_BYTES = 50 << 20
+_INSTALL_S = 3600  # of a slow card, or an emulated processor
+
+
+@dataclass(frozen=True)
+class Board:
+    """A drone before the agent is there: its Python that the agent will have, and where that is.
+
+    `report_key`: the public half of the one that was made there by a former agent.
+    """
+
+    python: wheels.Python
+    executable: str
+    home: str
+    free_bytes: int
+    l4t: str | None
+    report_key: VerifyKey | None
+
+    def described(self) -> str:
+        """E.g. "aarch64, Python 3.10.12, glibc 2.35, JetPack 6.2 (L4T 36.4.3); there already: numpy 1.21.5"."""
+        p = self.python
+        parts = [p.machine, f"Python {p.version} ({self.executable})", f"glibc {'.'.join(map(str, p.glibc))}"]
+        if self.l4t:
+            parts.append(f"JetPack {board.jetpack(self.l4t) or 'unknown'} (L4T {self.l4t})")
+        has = ", ".join(f"{name} {number}" for name, number in sorted(p.packages.items()))
+        return f"{', '.join(parts)}, {self.free_bytes / 1e9:.1f} GB free; there already: {has or 'nothing of use'}"
+
+
+@dataclass(frozen=True)
+class Agent:
+    """What `install` did. `command`: None where something else is called edgeprune in ~/.local/bin.
+
+    `enrolled`: the key is new here. `doctor`: the drone's own check, `healthy`: nothing needed is missing.
+    """
+
+    path: str
+    command: str | None
+    fingerprint: str
+    enrolled: bool
+    trusted_as: str
+    doctor: str
+    healthy: bool
+
+
+def learn(link: Link) -> Board:
+    """Ask the drone what it is.
+
+    Raises:
+        InputError: it has no Python that the agent could use, or answers nonsense. LinkError.
+    """
+    answer = link.run(_PYTHONS, remote.source("probe"), limit_bytes=1 << 16, timeout_s=600)
+    found = []
+    for line in answer.splitlines():
+        if line.startswith(b"{"):
+            found.append(parse_probe(line, link.target))
+    usable = [b for b, why in found if why is None]
+    if not usable:
+        why = "; ".join(reason for _, reason in found if reason) or "there is no python3"
+        raise InputError(f"{link.target}: no Python that the agent could use ({why}); it needs 3.8 or newer")
+    # The one that sees TensorRT, whose bindings belong to one Python; else what "python3" is, which comes first.
+    return next((b for b in usable if "tensorrt" in b.python.packages), usable[0])
+
+
+def parse_probe(line: bytes, what: str) -> tuple[Board, str | None]:
+    """A line of `remote/probe.py` -> (the board, why the agent cannot use this Python or None).
+
+    Raises:
+        InputError: it is no such line.
+    """
+    data = strict_json.loads(line, what)
+
+    def take(key, kind, pattern):
+        value = data.get(key) if isinstance(data, dict) else None
+        text = str(value) if isinstance(value, kind) and not isinstance(value, bool) else ""
+        if not re.fullmatch(pattern, text):
+            raise InputError(f"{what}: does not say what it is as it should: {key} {shown(repr(value))}")
+        return value
+
+    packages = take("packages", dict, r"(?s).{0,2000}")
+    known = {
+        str(name)[:40]: number
+        for name, number in packages.items()
+        if isinstance(number, str) and _VERSION.fullmatch(number)
+    }
+    number = take("python", str, r"3\.\d{1,2}\.\d{1,3}[0-9a-z+]{0,10}")
+    libc = re.fullmatch(r"glibc (\d{1,2})\.(\d{1,3})", data.get("libc") if isinstance(data.get("libc"), str) else "")
+    l4t = board.parse_l4t(data["l4t"]) if isinstance(data.get("l4t"), str) else None
+    public = data.get("report_key")
+    found = Board(
+        python=wheels.Python(
+            re.match(r"3\.\d+\.\d+", number)[0],
+            take("machine", str, r"\w{1,20}"),
+            (int(libc[1]), int(libc[2])) if libc else (0, 0),
+            known,
+        ),
+        executable=take("executable", str, r"/[^\0-\x1f]{1,300}"),
+        home=take("home", str, r"/[^\0-\x1f]{0,300}"),
+        free_bytes=take("free_bytes", int, r"\d{1,18}"),
+        l4t=l4t,
+        report_key=keys.public(public, what) if isinstance(public, str) and public else None,
+    )
+    why = None
+    if int(number.split(".")[1]) < 8:
+        why = f"Python {number} is too old"
+    elif data.get("implementation") != "CPython" or data.get("bits") != 64 or not libc:
+        why = f"Python {number} is not a 64-bit CPython on glibc, for which there are wheels"
+    elif data.get("venv") is not True:
+        why = f"Python {number} has no module venv"
+    return found, why
+
+
+def install(
+    link: Link,
+    name: str,
+    *,
+    extras: Sequence[str] = (),
+    re_enrol: bool = False,
+    say: Callable[[str], None] = lambda text: None,
+) -> Agent:
+    """Install, or renew, the agent, and enrol the drone here as `name`.
+
+    Raises:
+        InputError: the drone cannot have it; no room; no wheels. SignatureError: `name` has another key here.
+        LinkError: the link failed for good: the same call goes on where it stopped.
+    """
+    there = learn(link)
+    say(f"{link.target}: {there.described()}")
+    if there.report_key is not None:
+        keys.check_enrolment(name, there.report_key, replace=re_enrol)
+    base = f"{there.home.rstrip('/')}/{_FOLDER}"
+    with tempfile.TemporaryDirectory() as folder:
+        pip, needed = wheels.fetch(there.python, extras)
+        needed = [wheels.device_wheel(Path(folder)), *needed]
+        agent = _agent_name(there, [pip, *needed])
+        if not _holds(link, f"{base}/{agent}/complete"):
+            size = sum(path.stat().st_size for path in (pip, *needed))
+            # Packed, unpacked to some four times that, and compiled.
+            if there.free_bytes < 6 * size + _SPARE_BYTES:
+                raise InputError(
+                    f"{link.target}: {there.free_bytes / 1e6:.0f} MB are free, and the agent needs some "
+                    f"{(6 * size + _SPARE_BYTES) / 1e6:.0f} MB: free some there"
+                )
+            say(f"sending {len(needed) + 1} wheels, {size / 1e6:.1f} MB")
+            for path in (pip, *needed):
+                link.put(path, f"{base}/wheels/{path.name}")
+            say("installing")
+        answer = link.run(
+            'exec "$@"', there.executable, "-", base, agent, pip.name, *(path.name for path in needed),
+            input=remote.source("install").encode("utf-8"), limit_bytes=1 << 16, timeout_s=_INSTALL_S,
+        )  # fmt: skip
+    command = strict_json.loads(answer.strip().splitlines()[-1] if answer.strip() else b"", link.target)["command"]
+    edgeprune = f"{base}/agent/bin/edgeprune"
+    key = _report_key(link, edgeprune)
+    enrolled = keys.enrol(name, key, replace=re_enrol)
+    trusted_as = _trust(link)
+    report, healthy = _doctor(link, edgeprune)
+    return Agent(
+        path=f"{base}/{agent}",
+        command=None if command is None else shown(str(command)),
+        fingerprint=keys.fingerprint(key),
+        enrolled=enrolled,
+        trusted_as=trusted_as,
+        doctor=report,
+        healthy=healthy,
+    )
+
+
+def _agent_name(there: Board, paths: Sequence[Path]) -> str:
+    """The same content for the same Python has the same name."""
+    what = [there.executable, there.python.version, *sorted((path.name, files.sha256(path)) for path in paths)]
+    return f"agent-{version()}-{hashlib.sha256(strict_json.canonical(what)).hexdigest()[:12]}"
+
+
+def _holds(link: Link, path: str) -> bool:
+    return link.run('[ ! -e "$1" ] || echo yes', path).strip() == b"yes"
+
+
+def _report_key(link: Link, edgeprune: str) -> VerifyKey:
+    """The drone's report key, made by its own agent on first use."""
+    data = strict_json.loads(link.run('exec "$1" key --json', edgeprune, limit_bytes=1 << 14), f"{link.target}: key")
+    public = data.get("public") if isinstance(data, dict) else None
+    return keys.public(public if isinstance(public, str) else "", f"{link.target}: edgeprune key")
+
+
+def _trust(link: Link) -> str:
+    """Let the drone run this host's bundles. The file there."""
+    key = keys.load_or_create().verify_key
+    host = re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname()).strip(".-")[:60] or "host"
+    public = bytes(key).hex()
+    return shown(link.run(_TRUST, host, public[:8], public, limit_bytes=1 << 14).decode("utf-8", "replace"))
+
+
+def _doctor(link: Link, edgeprune: str) -> tuple[str, bool]:
+    """What the drone's agent says of itself, as text, and whether nothing that is needed is missing."""
+    try:
+        said, healthy = link.run('exec "$1" doctor', edgeprune, limit_bytes=1 << 17, timeout_s=600), True
+    except RemoteError:
+        said, healthy = link.run('"$1" doctor || :', edgeprune, limit_bytes=1 << 17, timeout_s=600), False
+    return "\n".join(shown(line, 1000) for line in said.decode("utf-8", "replace").splitlines()), healthy

@@ -1,0 +1,293 @@
+"""Wheels for a drone: its own package, made from the one that is installed here, and from the registry what that needs.
+
+What fits is decided by the drone's Python, processor and C library, not by this machine's. Only wheels are taken: a
+drone compiles nothing.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+
+from edgeprune_device import files, strict_json
+from edgeprune_device.errors import InputError
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name, parse_wheel_filename
+from packaging.version import InvalidVersion, Version
+
+__all__ = ["Python", "device_wheel", "extras", "fetch", "platforms"]
+
+DISTRIBUTION = "edgeprune-device"
+#: What a package is called when it is imported, where a board may have it from elsewhere than the registry.
+_MODULES = {
+    "numpy": "numpy",
+    "pillow": "PIL",
+    "pynacl": "nacl",
+    "onnxruntime": "onnxruntime",
+    "opencv-python-headless": "cv2",
+    "cuda-python": "cuda",
+    "pycuda": "pycuda",
+}
+_MACHINES = ("aarch64", "x86_64")
+_OLDEST_GLIBC = 17  # manylinux2014 is glibc 2.17
+#: TensorRT's bindings before this break with numpy 1.24 and later.
+_ANY_NUMPY = Version("8.6")
+
+
+@dataclass(frozen=True)
+class Python:
+    """A Python on a drone, e.g. Python("3.10.12", "aarch64", (2, 35), {"numpy": "1.21.5"}).
+
+    `packages`: what it can import without our help, {module: version}.
+    """
+
+    version: str
+    machine: str
+    glibc: tuple[int, int]
+    packages: Mapping[str, str] = field(default_factory=dict)
+
+    def has(self, requirement: Requirement) -> bool:
+        """Whether it can import what is required, in a version that will do."""
+        found = self.packages.get(_MODULES.get(canonicalize_name(requirement.name), ""))
+        try:
+            return found is not None and requirement.specifier.contains(Version(found), prereleases=True)
+        except InvalidVersion:
+            return False
+
+    def applies(self, requirement: Requirement, extra: str = "") -> bool:
+        """Whether the marker of a requirement holds on the drone; `extra`: an extra that was asked for."""
+        if requirement.marker is None:
+            return True
+        environment = {
+            "implementation_name": "cpython",
+            "implementation_version": self.version,
+            "os_name": "posix",
+            "platform_machine": self.machine,
+            "platform_python_implementation": "CPython",
+            "platform_release": "",
+            "platform_system": "Linux",
+            "platform_version": "",
+            "python_full_version": self.version,
+            "python_version": ".".join(self.version.split(".")[:2]),
+            "sys_platform": "linux",
+        }
+        return requirement.marker.evaluate({**environment, "extra": extra})
+
+
+def platforms(python: Python) -> list[str]:
+    """The platform tags that the drone takes, best first, e.g. "manylinux_2_31_aarch64".
+
+    Raises:
+        InputError: there are no wheels for such a machine.
+    """
+    major, minor = python.glibc
+    if python.machine not in _MACHINES or major != 2 or minor < _OLDEST_GLIBC:
+        raise InputError(
+            f"no wheels exist for {python.machine} with glibc {major}.{minor}; there are some for "
+            f"{' and '.join(_MACHINES)} from glibc 2.{_OLDEST_GLIBC} on"
+        )
+    tags = [f"manylinux_2_{n}_{python.machine}" for n in range(minor, _OLDEST_GLIBC - 1, -1)]
+    older = [f"manylinux{n}_{python.machine}" for n in ("2014", "2010", "1")]
+    return [*tags, *(older if python.machine == "x86_64" else older[:1])]
+
+
+def extras() -> list[str]:
+    """What --with takes, e.g. "ort"."""
+    return _distribution().metadata.get_all("Provides-Extra") or []
+
+
+def requirements(python: Python, wanted: Sequence[str]) -> list[Requirement]:
+    """What the device package and the extras `wanted` need on this drone, present there or not.
+
+    Raises:
+        InputError: no such extra.
+    """
+    unknown = set(wanted) - set(extras())
+    if unknown:
+        raise InputError(f"--with {', '.join(sorted(unknown))}: unknown; known: {', '.join(extras())}")
+    listed = [Requirement(text) for text in _distribution().requires or ()]
+    return [r for r in listed if python.applies(r) or any(python.applies(r, extra) for extra in wanted)]
+
+
+def device_wheel(folder: Path) -> Path:
+    """The device package as it is installed here, editable or not, as a wheel in `folder`; same content, same bytes."""
+    import edgeprune_device
+
+    found = _distribution()
+    root = Path(edgeprune_device.__file__).parent
+    name = f"edgeprune_device-{found.version}"
+    content = {
+        f"edgeprune_device/{path.relative_to(root).as_posix()}": path.read_bytes()
+        for path in root.rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts and not path.name.startswith(".")
+    }
+    content[f"{name}.dist-info/METADATA"] = found.read_text("METADATA").encode("utf-8")
+    content[f"{name}.dist-info/WHEEL"] = (
+        b"Wheel-Version: 1.0\nGenerator: edgeprune\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+    )
+    content[f"{name}.dist-info/entry_points.txt"] = found.read_text("entry_points.txt").encode("utf-8")
+    record = "".join(f"{entry},{_digest(data)},{len(data)}\n" for entry, data in sorted(content.items()))
+    content[f"{name}.dist-info/RECORD"] = f"{record}{name}.dist-info/RECORD,,\n".encode()
+    with files.replacing(folder / f"{name}-py3-none-any.whl") as path, zipfile.ZipFile(path, "w") as wheel:
+        for entry, data in sorted(content.items(), key=lambda item: (".dist-info/" in item[0], item[0])):
+            info = zipfile.ZipInfo(entry, (1980, 1, 1, 0, 0, 0))
+            info.external_attr, info.compress_type = 0o644 << 16, zipfile.ZIP_DEFLATED
+            wheel.writestr(info, data)
+    return folder / f"{name}-py3-none-any.whl"
+
+
+def fetch(python: Python, wanted: Sequence[str] = ()) -> tuple[Path, list[Path]]:
+    """(pip's wheel, the wheels that this drone lacks) for the device package with the extras `wanted`.
+
+    They come from the registry that pip uses here, once; then from the cache.
+
+    Raises:
+        InputError: the registry does not answer, or has no wheel that fits; no such extra.
+    """
+    roots = [r for r in requirements(python, wanted) if not python.has(r)]
+    asked = [*map(_bare, roots), "pip"]
+    limits = ["numpy<1.24"] if _has_old_tensorrt(python) else []
+    key = hashlib.sha256(
+        strict_json.canonical([asked, limits, python.version, platforms(python), dict(python.packages)])
+    ).hexdigest()[:16]
+    folder = _cache() / f"{python.machine}-py{'.'.join(python.version.split('.')[:2])}-{key}"
+    if not _complete(folder):
+        _download(python, roots, asked, limits, folder)
+    names = sorted(strict_json.loads((folder / "index.json").read_bytes(), str(folder))["files"])
+    pip = next(folder / name for name in names if _wheel_name(name) == "pip")
+    return pip, [folder / name for name in names if folder / name != pip]
+
+
+def _download(python: Python, roots, asked: Sequence[str], limits: Sequence[str], folder: Path) -> None:
+    """Fill the cache's `folder`, in one step."""
+    _cache().mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".", dir=_cache()) as name:
+        beside = Path(name)
+        missing: Iterable[str] = asked
+        # pip reads conditions such as "python_version < '3.9'" by this machine's Python, so what the drone's own needs
+        # beyond that is asked for again.
+        for _ in range(5):
+            _pip_download(python, missing, limits, beside)
+            used, lacking = closure(python, roots, beside)
+            missing = sorted(map(_bare, lacking))
+            if not missing:
+                break
+        else:
+            raise InputError(f"the registry's wheels do not fit together for Python {python.version}: {missing}")
+        for path in list(beside.glob("*.whl")):
+            if path not in used and _wheel_name(path.name) != "pip":
+                path.unlink()
+        index = {"files": {path.name: files.sha256(path) for path in sorted(beside.glob("*.whl"))}}
+        files.write_atomic(beside / "index.json", strict_json.pretty(index))
+        shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OSError):  # not empty: another setup was first
+            os.rename(beside, folder)
+
+
+def closure(python: Python, roots: Iterable[Requirement], folder: Path) -> tuple[set[Path], list[Requirement]]:
+    """(the wheels in `folder` that the drone needs for `roots`, what it needs and neither has)."""
+    there = {_wheel_name(path.name): path for path in folder.glob("*.whl")}
+    used: set[Path] = set()
+    lacking: list[Requirement] = []
+    queue, seen = list(roots), set()
+    while queue:
+        requirement = queue.pop()
+        if python.has(requirement) or str(requirement) in seen:
+            continue
+        seen.add(str(requirement))
+        path = there.get(canonicalize_name(requirement.name))
+        if path is None:
+            lacking.append(requirement)
+            continue
+        used.add(path)
+        needs = [Requirement(text) for text in _requires(path)]
+        queue += [
+            need
+            for need in needs
+            if python.applies(need) or any(python.applies(need, extra) for extra in requirement.extras)
+        ]
+    return used, lacking
+
+
+def _pip_download(python: Python, asked: Iterable[str], limits: Sequence[str], to: Path) -> None:
+    constraints = to / "constraints.txt"
+    constraints.write_text("".join(f"{line}\n" for line in limits))
+    command = [
+        sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-input",
+        "--only-binary=:all:", "--implementation", "cp", "--python-version", python.version,
+        *(word for tag in platforms(python) for word in ("--platform", tag)),
+        "--constraint", str(constraints), "--dest", str(to), *asked,
+    ]  # fmt: skip
+    done = subprocess.run(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    constraints.unlink()
+    if done.returncode:
+        lines = [line.strip() for line in done.stdout.splitlines() if line.strip()]
+        if any("No module named pip" in line for line in lines):
+            raise InputError("pip is missing in this environment: python -m ensurepip")
+        said = next((line for line in lines if line.startswith("ERROR")), lines[-1] if lines else "no reason given")
+        raise InputError(
+            f"no wheels for Python {python.version} on {python.machine}, glibc {'.'.join(map(str, python.glibc))}: "
+            f"{said.removeprefix('ERROR: ')[:300]}"
+        )
+
+
+def _complete(folder: Path) -> bool:
+    try:
+        index = strict_json.loads((folder / "index.json").read_bytes(), str(folder))
+        return all(files.sha256(folder / name) == digest for name, digest in index["files"].items())
+    except (OSError, InputError):
+        return False
+
+
+def _requires(wheel: Path) -> list[str]:
+    with zipfile.ZipFile(wheel) as opened:
+        name = next(n for n in opened.namelist() if n.endswith(".dist-info/METADATA") and n.count("/") == 1)
+        text = opened.read(name).decode("utf-8", "replace")
+    head = text.split("\n\n", 1)[0]
+    return [line.split(":", 1)[1].strip() for line in head.splitlines() if line.startswith("Requires-Dist:")]
+
+
+def _has_old_tensorrt(python: Python) -> bool:
+    try:
+        return "tensorrt" in python.packages and Version(python.packages["tensorrt"]) < _ANY_NUMPY
+    except InvalidVersion:
+        return False
+
+
+def _bare(requirement: Requirement) -> str:
+    """Without its marker, which was judged for the drone already."""
+    extra = f"[{','.join(sorted(requirement.extras))}]" if requirement.extras else ""
+    return f"{requirement.name}{extra}{requirement.specifier}"
+
+
+def _wheel_name(name: str) -> str:
+    return parse_wheel_filename(name)[0]
+
+
+def _digest(data: bytes) -> str:
+    return "sha256=" + base64.urlsafe_b64encode(hashlib.sha256(data).digest()).decode("ascii").rstrip("=")
+
+
+def _distribution() -> metadata.Distribution:
+    try:
+        return metadata.distribution(DISTRIBUTION)
+    except metadata.PackageNotFoundError as error:
+        raise InputError(f"{DISTRIBUTION} is not installed here; install edgeprune anew") from error
+
+
+def _cache() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "edgeprune" / "wheels"
