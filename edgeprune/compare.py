@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
-from edgeprune_device import runtimes, strict_json, vision
+from edgeprune_device import keys, runtimes, strict_json, vision
 from edgeprune_device.bundle import Bundle
 from edgeprune_device.errors import InputError
 from edgeprune_device.report import BenchReport
@@ -16,6 +17,7 @@ from edgeprune import checkpoint, measure
 from edgeprune import export as exporter
 from edgeprune.count import Cost, count
 from edgeprune.dataset import Dataset, check_names
+from edgeprune.store import Store
 
 SCHEMA_VERSION = 1
 #: Confidence from which a detection counts as an object found, as `yolo predict` has it.
@@ -63,19 +65,43 @@ def open_item(text: str, imgsz: int | None) -> list[Item]:
     raise InputError(f"{path}: compare takes .pt, .onnx and .epb files, and .json reports")
 
 
-def recorded(path: Path) -> dict:
-    """The row of a bench report: figures of another run, perhaps of another machine, and marked so.
+def recorded(text: str) -> list[dict]:
+    """The rows of a bench report's file, of the one in the store whose id begins so, or ("reports") of all there:
+    figures of another run, perhaps of another machine, and marked so.
 
     Raises:
-        InputError: not a bench report.
+        InputError: not a bench report, or none of that id. SignatureError: it was changed.
     """
+    if text == "reports":
+        found = Store().entries()
+        if not found:
+            raise InputError(f"{Store().folder}: has no reports; edgeprune collect fetches some")
+        return [_recorded(stored.read(), stored.path, stored.id[:12]) for stored in found]
+    path = Path(text)
+    if not path.exists() and re.fullmatch("[0-9a-f]{6,64}", text):
+        stored = Store().find(text)
+        return [_recorded(stored.read(), stored.path, stored.id[:12])]
     try:
         report = BenchReport.from_json(strict_json.loads(path.read_bytes(), str(path)), str(path))
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({(error.strerror or str(error)).lower()})") from error
+    if report.signature is not None:
+        report.verify(str(path))
+    return [_recorded(report, path, path.name)]
+
+
+def is_recorded(text: str) -> bool:
+    """Whether an item is a report (see `recorded`) and not a model."""
+    found = text.endswith(".json") or text == "reports" or re.fullmatch("[0-9a-f]{6,64}", text)
+    return bool(found) and (text.endswith(".json") or not Path(text).exists())
+
+
+def _recorded(report: BenchReport, path: Path, name: str) -> dict:
     accuracy, infer = report.accuracy, report.stages.get("infer", {})
+    board = (report.board or {}).get("model") or report.environment.cpu or "an unknown machine"
+    state = report.verdict["state"]
     return {
-        "name": f"{path.name}:{report.precision} *",
+        "name": f"{name}:{report.precision} *",
         "path": str(path),
         "imgsz": None,
         "size_bytes": report.model["size_bytes"],
@@ -93,8 +119,19 @@ def recorded(path: Path) -> dict:
         "per_class": _per_class(accuracy),
         "objects_found": None,
         "pictures": accuracy.pictures if accuracy else None,
-        "measured_with": f"recorded by bench on {report.environment.cpu or 'an unknown CPU'}, {report.created}",
+        "measured_with": f"recorded by bench on {board}, {report.created}, {state}, {_signer(report)}",
+        "fps_end_to_end": report.fps_end_to_end,
+        "mj_per_frame": report.power["mj_per_frame_gross"] if report.power else None,
+        "verdict": state,
     }  # fmt: skip
+
+
+def _signer(report: BenchReport) -> str:
+    if report.signature is None:
+        return "NOT SIGNED"
+    fingerprint = keys.fingerprint(report.verify())
+    name = keys.enrolled().get(fingerprint, (None,))[0]
+    return f"signed by {name or f'{fingerprint}, which is not enrolled here'}"
 
 
 def _per_class(accuracy) -> list[dict] | None:

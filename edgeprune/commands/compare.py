@@ -10,7 +10,10 @@ HELP = "several models in one table, measured in one run in turns"
 
 
 def configure(parser) -> None:
-    parser.add_argument("items", nargs="+", metavar="ITEM", help="a .pt, .onnx, bundle (.epb) or bench report (.json)")
+    parser.add_argument(
+        "items", nargs="+", metavar="ITEM",
+        help="a .pt, .onnx, bundle (.epb) or bench report (.json), the id of a collected report, or reports: all of them",
+    )  # fmt: skip
     options.data(parser, required=False, text="a data.yaml: mAP and objects found on its val pictures")
     options.imgsz(parser)
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="CPU threads for the timing (default 1)")
@@ -34,8 +37,8 @@ def run(args) -> None:
         check_writable(args.json)
     reporter = Reporter(quiet=args.quiet)
     data = dataset.load(args.data) if args.data else None
-    reports = [compare.recorded(Path(text)) for text in args.items if text.endswith(".json")]
-    items = [i for text in args.items if not text.endswith(".json") for i in compare.open_item(text, args.imgsz)]
+    reports = [row for text in args.items if compare.is_recorded(text) for row in compare.recorded(text)]
+    items = [i for text in args.items if not compare.is_recorded(text) for i in compare.open_item(text, args.imgsz)]
     with reporter.stage("compare") as step:
         result = compare.compare(items, data, reports, threads=args.threads, rounds=args.rounds, step=step)
     if args.json:

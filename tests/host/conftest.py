@@ -18,6 +18,8 @@ SHARED = Path(__file__).parents[2].parent / "shared" / "data"
 def own_home(tmp_path_factory):
     home = tmp_path_factory.mktemp("home")
     os.environ["EDGEPRUNE_HOME"] = str(home / "edgeprune")
+    os.environ["EDGEPRUNE_SPOOL"] = str(home / "spool")
+    os.environ["EDGEPRUNE_REPORTS"] = str(home / "reports")
     os.environ["XDG_CACHE_HOME"] = str(home / "cache")
 
 

@@ -1,0 +1,269 @@
+"""Reports from a drone, or from a folder that somebody carried, into the host's store: each once, whole, or not yet.
+
+A drone needs no agent for it: its spool is files named by the SHA-256 of their content. What came in part goes on where
+it stopped; what is on this disk, and synced, is moved to delivered/ there; in which order whatever fails, nothing is
+lost, and the name keeps anything from being doubled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from edgeprune_device import clock, keys, strict_json
+from edgeprune_device.errors import GateError, InputError, SignatureError
+from edgeprune_device.report import BenchReport
+from nacl.signing import VerifyKey
+
+from edgeprune.ssh import Link, shown
+from edgeprune.store import Receipt, Store
+
+__all__ = ["Drone", "Folder", "Outcome", "collect"]
+
+_MOST_BYTES = 1 << 30  # of one report; ten hours at 100 frames a second
+_MOST_REPORTS = 10_000
+
+#: Where the spool is, as `edgeprune_device.spool` has it; what waits there; the boot and the seconds since.
+_LIST = """
+spool="${EDGEPRUNE_SPOOL:-${XDG_STATE_HOME:-$HOME/.local/state}/edgeprune/spool}"
+cat /proc/sys/kernel/random/boot_id 2>/dev/null || echo -
+cut -d' ' -f1 /proc/uptime 2>/dev/null || echo -
+printf '%s\\n' "$spool"
+cd "$spool/pending" 2>/dev/null || exit 0
+for file in *.json; do if [ -f "$file" ]; then echo "$(wc -c <"$file") $file"; fi; done
+"""
+_DELIVERED = """
+cd "$1" || exit 1
+mkdir -p delivered || exit 1
+shift
+for name; do if [ -f "pending/$name" ]; then mv -f "pending/$name" "delivered/$name" || exit 1; fi; done
+"""
+
+
+class Waiting(NamedTuple):
+    """A report that waits: what it is called there, and its id and size where the name tells."""
+
+    name: str
+    id: str | None
+    size_bytes: int
+
+
+class Moment(NamedTuple):
+    """A device's boot and the seconds since, and this host's clock at that moment, give or take `within_s`."""
+
+    boot_id: str | None
+    boottime_s: float | None
+    host: datetime
+    within_s: float
+
+
+class Source(Protocol):
+    """Where reports come from."""
+
+    title: str
+
+    def look(self) -> tuple[list[Waiting], Moment]:
+        """What waits, and what time it is there."""
+
+    def fetch(self, waiting: Waiting, into: Path) -> bytes:
+        """The content. SignatureError: it is damaged where it lies; `into` is a folder for what comes in part."""
+
+    def delivered(self, names: list[str]) -> None:
+        """They are on this host's disk."""
+
+
+class Drone:
+    """A spool behind a `Link`."""
+
+    def __init__(self, link: Link) -> None:
+        self._link, self.title, self._spool = link, link.target, ""
+
+    def look(self) -> tuple[list[Waiting], Moment]:
+        self._link.connect()  # so that the round trip below is one
+        began = time.monotonic()
+        answer = self._link.run(_LIST)
+        took = time.monotonic() - began
+        host = datetime.now(timezone.utc) - timedelta(seconds=took / 2)
+        lines = answer.decode("utf-8", "replace").split("\n")
+        if len(lines) < 3 or not lines[2].startswith("/") or not lines[2].isprintable():
+            raise InputError(f"{self.title}: does not say where its spool is ({shown(' '.join(lines))})")
+        boot = lines[0] if re.fullmatch(r"[0-9a-f-]{36}", lines[0]) else None
+        uptime = float(lines[1]) if re.fullmatch(r"[0-9]{1,12}(\.[0-9]{1,9})?", lines[1]) else None
+        self._spool = lines[2]
+        return list(_listed(lines[3:], self.title)), Moment(boot, uptime, host, took / 2)
+
+    def fetch(self, waiting: Waiting, into: Path) -> bytes:
+        local = into / waiting.name
+        if not (local.exists() and hashlib.sha256(local.read_bytes()).hexdigest() == waiting.id):
+            self._link.get(f"{self._spool}/pending/{waiting.name}", local, waiting.size_bytes, waiting.id)
+        return local.read_bytes()
+
+    def delivered(self, names: list[str]) -> None:
+        self._link.run(_DELIVERED, self._spool, *names)
+
+
+class Folder:
+    """A stick, a copied spool, or this machine's own: nothing in it is changed."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.title = folder, str(folder)
+
+    def look(self) -> tuple[list[Waiting], Moment]:
+        places = [self.folder / name for name in ("pending", "delivered") if (self.folder / name).is_dir()]
+        found = [
+            path for place in places or [self.folder] for path in sorted(place.glob("*.json")) if path.name[0] != "."
+        ]
+        now = clock.now()
+        moment = Moment(now["boot_id"], now["boottime_s"], datetime.now(timezone.utc), 0.0)
+        named = ((path, re.fullmatch(r"([0-9a-f]{64})\.json", path.name)) for path in found)
+        return [
+            Waiting(str(path.relative_to(self.folder)), match[1] if match else None, path.stat().st_size)
+            for path, match in named
+        ], moment
+
+    def fetch(self, waiting: Waiting, into: Path) -> bytes:
+        path = self.folder / waiting.name
+        if waiting.size_bytes > _MOST_BYTES:
+            raise SignatureError(f"{path}: {waiting.size_bytes} bytes are no report")
+        data = path.read_bytes()
+        if waiting.id is not None and hashlib.sha256(data).hexdigest() != waiting.id:
+            raise SignatureError(f"{path}: damaged: its content is not what its name says")
+        return data
+
+    def delivered(self, names: list[str]) -> None:
+        """Nothing to do: a stick may be read by several hosts."""
+
+
+@dataclass
+class Outcome:
+    """What became of what waited: {id: the device's name}, ids, and {name: why}; `left`: other files of a folder."""
+
+    collected: dict[str, str] = field(default_factory=dict)
+    known: list[str] = field(default_factory=list)
+    unknown: dict[str, str] = field(default_factory=dict)  # {id: the fingerprint of its key}
+    damaged: dict[str, str] = field(default_factory=dict)
+    left: list[str] = field(default_factory=list)
+
+    def check(self) -> None:
+        """GateError where there is something that a person must look at."""
+        problems = [f"{name}: {why}" for name, why in self.damaged.items()]
+        if self.unknown:
+            prints = ", ".join(sorted(set(self.unknown.values())))
+            problems.append(
+                f"{len(self.unknown)} of a device that is not enrolled here ({prints}), kept apart: edgeprune setup "
+                "enrols it; or compare with edgeprune key on the device, then --trust-new"
+            )
+        if problems:
+            raise GateError("; ".join(problems))
+
+
+def collect(
+    source: Source, store: Store, *, trust_new: bool = False, say: Callable[[str], None] = lambda text: None
+) -> Outcome:
+    """Fetch, verify and keep everything that waits.
+
+    Raises:
+        LinkError, InputError: the link failed for good, this disk is full, …; what is there stays, the same call goes
+            on.
+    """
+    store.prepare()
+    waiting, moment = source.look()
+    outcome = Outcome()
+    for number, item in enumerate(waiting, 1):
+        say(f"report {number} of {len(waiting)}, {item.size_bytes / 1e6:.1f} MB")
+        if item.id is not None and item.id in store:
+            outcome.known.append(item.id)
+            source.delivered([item.name])
+            continue
+        try:
+            data = source.fetch(item, store.incoming)
+            _keep(data, item, source, store, moment, trust_new, outcome)
+        except (SignatureError, _NoReport) as error:
+            if item.id is None and isinstance(error, _NoReport):
+                outcome.left.append(item.name)
+            else:
+                outcome.damaged[item.name] = str(error)
+                _keep_damaged(item, source, store)
+        (store.incoming / Path(item.name).name).unlink(missing_ok=True)
+    return outcome
+
+
+class _NoReport(InputError):
+    """The content is something else."""
+
+
+def _keep(data: bytes, item: Waiting, source: Source, store: Store, moment: Moment, trust_new: bool, outcome: Outcome):
+    what = f"{source.title}: {item.name}"
+    try:
+        report = BenchReport.from_json(strict_json.loads(data, what), what)
+    except InputError as error:
+        raise _NoReport(str(error)) from error
+    key = report.verify(what)
+    data = report.to_bytes()  # as the spool has it, also of a file that bench --report has formatted
+    fingerprint = keys.fingerprint(key)
+    name = keys.enrolled().get(fingerprint, (None,))[0]
+    if name is None and trust_new:
+        name = _enrol(report.device["hostname"], key)
+    measured_at, measured_by = _measured(report, moment)
+    now = datetime.now(timezone.utc)
+    receipt = Receipt(source.title, name, _iso(now), measured_at, measured_by)
+    identity = hashlib.sha256(data).hexdigest()
+    if name and identity in store:
+        outcome.known.append(identity)
+    else:
+        store.put(data, receipt)
+    if name is None:
+        outcome.unknown[identity] = fingerprint
+        return
+    if identity not in outcome.known:
+        outcome.collected[identity] = name
+    source.delivered([item.name])
+
+
+def _keep_damaged(item: Waiting, source: Source, store: Store) -> None:
+    came = store.incoming / Path(item.name).name
+    if isinstance(source, Folder):
+        came = source.folder / item.name
+    if came.exists() and item.size_bytes <= _MOST_BYTES:
+        store.put_damaged(came.read_bytes(), came.name)
+
+
+def _measured(report: BenchReport, moment: Moment) -> tuple[str | None, str | None]:
+    """When the run ended by this host's clock, and how that is known."""
+    then = report.clock
+    same = then["boot_id"] is not None and then["boot_id"] == moment.boot_id
+    if same and None not in (then["boottime_s"], moment.boottime_s) and then["boottime_s"] <= moment.boottime_s:
+        when = moment.host - timedelta(seconds=moment.boottime_s - then["boottime_s"])
+        return _iso(when), f"seconds since the device's boot, within {max(moment.within_s, 0.01):.2f} s"
+    if then["synchronized"] and re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", report.created):
+        return report.created, "the device's clock, which was synchronized"
+    return None, None
+
+
+def _listed(lines: list[str], title: str) -> Iterator[Waiting]:
+    for line in lines[:_MOST_REPORTS]:
+        match = re.fullmatch(r"\s*([0-9]{1,12}) (([0-9a-f]{64})\.json)", line)
+        if match and int(match[1]) <= _MOST_BYTES:
+            yield Waiting(match[2], match[3], int(match[1]))
+
+
+def _enrol(hostname: str, key: VerifyKey) -> str:
+    """Under its own name for itself, or where another device has that, with a part of the key's fingerprint."""
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", hostname).strip("-._")[:80] or "device"
+    with suppress(SignatureError):
+        keys.enrol(name, key)
+        return name
+    name = f"{name}-{bytes(key).hex()[:8]}"
+    keys.enrol(name, key)
+    return name
+
+
+def _iso(when: datetime) -> str:
+    return when.strftime("%Y-%m-%dT%H:%M:%SZ")

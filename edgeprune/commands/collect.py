@@ -1,0 +1,52 @@
+"""edgeprune collect"""
+
+from __future__ import annotations
+
+from edgeprune.commands import options
+
+HELP = "fetch a drone's reports, over SSH or from a folder such as a stick"
+
+
+def configure(parser) -> None:
+    parser.add_argument("source", metavar="SOURCE", help="user@drone, or a folder: a stick, or a copied spool")
+    parser.add_argument(
+        "--trust-new", action="store_true", help="enrol devices not known yet, by the names they give themselves"
+    )
+    options.retries(parser)
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run(args) -> None:
+    import sys
+    from dataclasses import asdict
+    from pathlib import Path
+
+    from edgeprune_device import strict_json
+    from edgeprune_device.errors import InputError
+    from edgeprune_device.progress import Line
+
+    from edgeprune.collect import Drone, Folder, collect
+    from edgeprune.ssh import Link
+    from edgeprune.store import Store
+
+    store = Store()
+    with Line() as line:
+        if Path(args.source).is_dir():
+            outcome = collect(Folder(Path(args.source)), store, trust_new=args.trust_new, say=line)
+        elif "/" in args.source:
+            raise InputError(f"{args.source}: no such folder")
+        else:
+            with Link(
+                args.source, retries=args.retries, say=lambda text: print(text, file=sys.stderr, flush=True)
+            ) as link:
+                outcome = collect(Drone(link), store, trust_new=args.trust_new, say=line)
+    if args.json:
+        print(strict_json.pretty({"folder": str(store.folder), **asdict(outcome)}), end="")
+    else:
+        for identity, device in outcome.collected.items():
+            print(f"{identity[:12]}  {device}")
+        counts = f"{len(outcome.collected)} collected from {args.source}, {len(outcome.known)} already here"
+        print(f"{counts}; in {store.folder} (edgeprune reports shows them)")
+    for name in outcome.left:
+        print(f"{name}: not a report, left alone", file=sys.stderr)
+    outcome.check()

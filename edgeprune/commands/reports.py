@@ -1,0 +1,92 @@
+"""edgeprune reports"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+HELP = "the reports collected from drones, the latest first"
+
+_COLUMNS = (
+    "id", "device", "measured", "bundle", "precision", "runtime", "mode", "power mode", "infer p50 ms", "e2e p50 ms",
+    "e2e p99 ms", "fps", "mJ/frame", "mAP50-95", "delta", "verdict",
+)  # fmt: skip
+
+
+def configure(parser) -> None:
+    parser.add_argument("--csv", metavar="FILE", type=Path, help="write the table as CSV")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run(args) -> None:
+    import csv
+    import io
+    import sys
+
+    from edgeprune_device import strict_json
+    from edgeprune_device.errors import EdgepruneError, GateError
+    from edgeprune_device.files import check_writable, write_atomic
+
+    from edgeprune.compare import aligned
+    from edgeprune.store import Store
+
+    if args.csv:
+        check_writable(args.csv)
+    store, rows, broken = Store(), [], []
+    for stored in store.entries():
+        try:
+            rows.append(row(stored))
+        except (EdgepruneError, OSError) as error:
+            broken.append(str(error))
+    if args.csv:
+        text = io.StringIO()
+        writer = csv.DictWriter(text, _COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        write_atomic(args.csv, text.getvalue())
+    if args.json:
+        print(strict_json.pretty({"folder": str(store.folder), "reports": rows}), end="")
+    elif rows:
+        shown = [["id", *_COLUMNS[1:]], *([_cell(key, line[key]) for key in _COLUMNS] for line in rows)]
+        widths = [max(len(cells[i]) for cells in shown) for i in range(len(_COLUMNS))]
+        print("\n".join(aligned(cells, widths) for cells in shown))
+    else:
+        print(f"no reports in {store.folder}: edgeprune collect user@drone fetches some")
+    for problem in broken:
+        print(f"edgeprune: {problem}", file=sys.stderr)
+    if broken:
+        raise GateError(f"{len(broken)} of {len(rows) + len(broken)} reports cannot be read")
+
+
+def row(stored) -> dict:
+    """One line of the table: what was measured, None where it was not. Raises what `Stored.read` does."""
+    report, receipt = stored.read(), stored.receipt
+    accuracy, infer = report.accuracy, report.stages.get("infer", {})
+    whole, mode = report.stages["end_to_end"], (report.preflight or {}).get("power_mode")
+    return {
+        "id": stored.id,
+        "device": (receipt.device if receipt else None) or report.device["hostname"],
+        "measured": (receipt.measured_at if receipt else None) or f"{report.created}?",
+        "bundle": report.bundle["name"],
+        "precision": report.precision,
+        "runtime": report.runtime["name"],
+        "mode": report.mode,
+        "power mode": mode["name"] if mode else None,
+        "infer p50 ms": infer.get("p50_ms"),
+        "e2e p50 ms": whole["p50_ms"],
+        "e2e p99 ms": whole["p99_ms"],
+        "fps": report.fps_end_to_end,
+        "mJ/frame": report.power["mj_per_frame_gross"] if report.power else None,
+        "mAP50-95": accuracy.map50_95 if accuracy else None,
+        "delta": report.map50_95_delta,
+        "verdict": report.verdict["state"],
+    }
+
+
+def _cell(key: str, value) -> str:
+    if value is None:
+        return "-"
+    if key == "id":
+        return value[:12]
+    if isinstance(value, float):
+        return f"{value:.4f}" if key in ("mAP50-95", "delta") else f"{value:.2f}"
+    return str(value)

@@ -1,0 +1,172 @@
+"""Where the host keeps the reports of its drones: each once, whole, and for good.
+
+    ~/.local/share/edgeprune/reports/      $EDGEPRUNE_REPORTS, or edgeprune/reports below $XDG_DATA_HOME
+        <SHA-256 of the file>.json             a report, signed by a device that is enrolled here
+        <the same>.receipt.json                from where, when, and when it was measured by this host's clock
+        unknown/  damaged/                     reports of devices that are not enrolled; what is none
+        incoming/                              what is being fetched
+
+A name is the hash of the content, so the same report twice is one file. The receipt is written first: a report that is
+there has one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from edgeprune_device import keys, strict_json
+from edgeprune_device.errors import EdgepruneError, InputError, SignatureError
+from edgeprune_device.files import write_atomic
+from edgeprune_device.report import BenchReport
+
+__all__ = ["Receipt", "Store", "Stored"]
+
+_NAME = re.compile(r"([0-9a-f]{64})\.json")
+_SHORTEST_PREFIX = 6
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """How a report came here, e.g. Receipt("pilot@drone", "drone7", "2026-11-24T12:00:00Z", None, None).
+
+    - `source`: a drone or a folder; `device`: its name here, None where its key is not enrolled
+    - `measured_at`: when the run ended, by this host's clock; `measured_by`: how that is known; None: not known
+    """
+
+    source: str
+    device: str | None
+    collected_at: str
+    measured_at: str | None
+    measured_by: str | None
+    schema_version: int = 1
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A report of the store: its id, file and receipt (None where that is lost). `read` opens it."""
+
+    id: str
+    path: Path
+    receipt: Receipt | None
+
+    def read(self) -> BenchReport:
+        """The report. InputError, SignatureError: the disk gives something else than was put there."""
+        data = self.path.read_bytes()
+        if hashlib.sha256(data).hexdigest() != self.id:
+            raise SignatureError(f"{self.path}: damaged: its content is not what its name says; collect it again")
+        report = BenchReport.from_json(strict_json.loads(data, str(self.path)), str(self.path))
+        report.verify(str(self.path))
+        return report
+
+
+class Store:
+    """The folder of this user, or another one."""
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self.folder = folder if folder is not None else _default()
+        self.incoming = self.folder / "incoming"
+
+    def prepare(self) -> None:
+        """Make the folders. InputError: that is not possible."""
+        try:
+            for name in ("incoming", "unknown", "damaged"):
+                (self.folder / name).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(
+                f"{self.folder}: cannot be made ({str(error.strerror).lower()}); set EDGEPRUNE_REPORTS elsewhere"
+            ) from error
+
+    def __contains__(self, identity: str) -> bool:
+        return (self.folder / f"{identity}.json").exists()
+
+    def put(self, data: bytes, receipt: Receipt) -> str:
+        """Keep a verified report; its id. On return it is on the disk; a second time nothing happens.
+
+        A report without `receipt.device` goes to unknown/. InputError: no space, no right; then nothing is there.
+        """
+        self.prepare()
+        identity = hashlib.sha256(data).hexdigest()
+        folder = self.folder if receipt.device else self.folder / "unknown"
+        if not (folder / f"{identity}.json").exists():
+            write_atomic(folder / f"{identity}.receipt.json", strict_json.pretty(asdict(receipt)), mode=0o644)
+            write_atomic(folder / f"{identity}.json", data, mode=0o644)
+        if receipt.device:
+            for name in (f"{identity}.json", f"{identity}.receipt.json"):
+                with suppress(FileNotFoundError):
+                    (self.folder / "unknown" / name).unlink()
+        return identity
+
+    def put_damaged(self, data: bytes, name: str) -> Path:
+        """Keep what should have been a report, for whoever wants to look at it."""
+        self.prepare()
+        return write_atomic(self.folder / "damaged" / name, data, mode=0o644)
+
+    def entries(self) -> list[Stored]:
+        """Every report, the latest first, by when it was measured or else collected."""
+        found = []
+        with suppress(FileNotFoundError):
+            for path in self.folder.iterdir():
+                match = _NAME.fullmatch(path.name)
+                if match:
+                    found.append(Stored(match[1], path, _receipt(path)))
+        return sorted(found, key=lambda stored: (_when(stored), stored.id), reverse=True)
+
+    def find(self, prefix: str) -> Stored:
+        """The report whose id begins so. InputError: none, or several."""
+        if not re.fullmatch(f"[0-9a-f]{{{_SHORTEST_PREFIX},64}}", prefix):
+            raise InputError(f"{prefix}: not the id of a report (at least {_SHORTEST_PREFIX} hexadecimal digits)")
+        found = [stored for stored in self.entries() if stored.id.startswith(prefix)]
+        if len(found) != 1:
+            few = "no report has such an id" if not found else f"{len(found)} reports have such an id: give more of it"
+            raise InputError(f"{prefix}: {few} (edgeprune reports lists them)")
+        return found[0]
+
+    def promote(self) -> list[str]:
+        """Take over the reports of unknown/ whose device is enrolled by now; their ids."""
+        promoted = []
+        names = keys.enrolled()
+        for path in sorted((self.folder / "unknown").glob("*.json")):
+            match = _NAME.fullmatch(path.name)
+            if match is None:
+                continue
+            with suppress(EdgepruneError):  # what cannot be read stays where it is
+                report = Stored(match[1], path, None).read()
+                name = names.get(keys.fingerprint(report.verify()), (None,))[0]
+                old = _receipt(path)
+                if name is not None and old is not None:
+                    promoted.append(self.put(path.read_bytes(), Receipt(**{**asdict(old), "device": name})))
+        return promoted
+
+
+def _receipt(path: Path) -> Receipt | None:
+    """The receipt beside a report; None where it is lost or is none."""
+    beside = path.with_name(f"{path.stem}.receipt.json")
+    text: Callable[[object], bool] = lambda value: value is None or isinstance(value, str)  # noqa: E731
+    try:
+        data = strict_json.loads(beside.read_bytes(), str(beside))
+        receipt = Receipt(**data)
+    except (OSError, InputError, TypeError):
+        return None
+    values = (receipt.source, receipt.device, receipt.collected_at, receipt.measured_at, receipt.measured_by)
+    return receipt if all(map(text, values)) and receipt.schema_version == 1 else None
+
+
+def _when(stored: Stored) -> str:
+    receipt = stored.receipt
+    return (receipt.measured_at or receipt.collected_at or "") if receipt else ""
+
+
+def _default() -> Path:
+    if os.environ.get("EDGEPRUNE_REPORTS"):
+        return Path(os.environ["EDGEPRUNE_REPORTS"])
+    base = os.environ.get("XDG_DATA_HOME")
+    try:
+        return (Path(base) if base else Path.home() / ".local" / "share") / "edgeprune" / "reports"
+    except RuntimeError as error:
+        raise InputError("this user has no home folder: set EDGEPRUNE_REPORTS to a folder of your own") from error
