@@ -92,20 +92,28 @@ class Preflight:
         found["GPU open in"] = f"{others or 'no other process'}{hidden}"
         return found
 
-    def warnings(self) -> List[str]:
-        """What makes a figure from this board doubtful or hard to repeat, one line each."""
+    def notes(self) -> List[str]:
+        """What was chosen so, and belongs to every figure from this board, one line each."""
         found = []
         if self.power_mode is not None and not self.power_mode["name"].upper().startswith("MAXN"):
             found.append(
                 f"the power mode is {self.power_mode['name']}, not MAXN: clocks and cores are capped "
                 "(nvpmodel -p --verbose lists the modes, nvpmodel -m N sets one)"
             )
+        if self.cpus_online is not None and self.cpus_present not in (None, self.cpus_online):
+            found.append(f"only the cores {self.cpus_online} of {self.cpus_present} are switched on")
+        return found
+
+    def warnings(self) -> List[str]:
+        """What makes a figure from this board doubtful or hard to repeat, one line each.
+
+        The power mode and cores that are off are choices: see `notes`.
+        """
+        found = []
         moving = [name for name, clock in self.clocks.items() if clock["locked"] is False]
         if moving and "gpu" in self.clocks:  # elsewhere the governor of the CPU's clock says it
             ranges = ", ".join(f"{name} {_range(self.clocks[name])}" for name in moving)
             found.append(f"clocks may move ({ranges}): jetson_clocks, as root, holds them for figures that repeat")
-        if self.cpus_online is not None and self.cpus_present not in (None, self.cpus_online):
-            found.append(f"only the cores {self.cpus_online} of {self.cpus_present} are switched on")
         for name, state in self.throttled.items():
             found.append(f"{name} is throttled right now (state {state}): let the board cool down first")
         available = self.memory.get("available_bytes")

@@ -21,9 +21,10 @@ ANCHORS = 84  # 8*8 + 4*4 + 2*2 positions of a 64 px input
 
 @pytest.fixture(autouse=True)
 def home(tmp_path, monkeypatch):
-    """Keys and trust of this test alone."""
+    """Keys, trust and spool of this test alone."""
     folder = tmp_path / "edgeprune-home"
     monkeypatch.setenv("EDGEPRUNE_HOME", str(folder))
+    monkeypatch.setenv("EDGEPRUNE_SPOOL", str(tmp_path / "spool"))
     return folder
 
 

@@ -82,7 +82,7 @@ def test_agrees_with_jsonschema(path, value):
             schema.check("truth", data, "x")
 
 
-@pytest.mark.parametrize("version", [0, 2, "1", None, True, 1.5])
+@pytest.mark.parametrize("version", [0, 3, "1", None, True, 1.5])
 @pytest.mark.parametrize("name", NAMES)
 def test_an_unknown_version_is_said_first(name, version):
     with pytest.raises(InputError, match=r"schema_version .* is not known here"):

@@ -37,7 +37,7 @@ def describe_machine() -> dict:
         "board": board.read().to_json(),
         "sensors": {channel.key: {"value": channel.read(), "unit": channel.unit} for channel in probes.discover()},
         "preflight": state.to_json(),
-        "warnings": state.warnings(),
+        "warnings": [*state.notes(), *state.warnings()],
         "runtimes": {name: reason or "available" for name, reason in runtimes.available().items()},
         "home": str(keys.home()),
         "own_key": next(iter(keys.own()), None),
