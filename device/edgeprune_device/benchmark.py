@@ -364,16 +364,13 @@ def _stages(session, manifest: Manifest, source: sources.Source) -> Dict[str, An
     """decode, pre, infer, post; what a later stage needs of an earlier one travels beside the picture."""
     classes, nms = len(manifest.classes), dict(manifest.nms)
 
-    def pre(image):
-        return vision.letterbox(image, manifest.imgsz)
-
     def infer(prepared):
         return session.infer(prepared[0]), prepared[1]
 
     def post(inferred):
         return inferred[1].undo(vision.detections(inferred[0], classes=classes, **nms))
 
-    return {"decode": source.decode, "pre": pre, "infer": infer, "post": post}
+    return {"decode": source.decode, "pre": vision.Preprocessor(manifest.imgsz), "infer": infer, "post": post}
 
 
 def _parity(session, model: bytes, pictures: EvaluationSet, manifest: Manifest):

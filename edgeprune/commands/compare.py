@@ -12,7 +12,7 @@ HELP = "several models in one table, measured in one run in turns"
 def configure(parser) -> None:
     parser.add_argument(
         "items", nargs="+", metavar="ITEM",
-        help="a .pt, .onnx, bundle (.epb) or bench report (.json), the id of a collected report, or reports: all of them",
+        help="a .pt, .onnx, bundle (.epb) or bench report (.json), the id of a collected report, or reports: all",
     )  # fmt: skip
     options.data(parser, required=False, text="a data.yaml: mAP and objects found on its val pictures")
     options.imgsz(parser)
