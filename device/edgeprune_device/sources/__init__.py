@@ -1,0 +1,49 @@
+"""Frames to measure on: `open(text) -> Source`.
+
+Adding a source is adding one file here, and its name to `KINDS`. It has
+
+    takes(text) -> bool                     whether it is meant where no kind is named; the first of KINDS that says yes
+    open(text, bundle_pictures) -> Source
+
+Frames from any of them become a camera's by `Paced`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Optional
+
+from edgeprune_device.errors import InputError
+from edgeprune_device.evaluation import EvaluationSet
+from edgeprune_device.sources.paced import Paced
+from edgeprune_device.sources.source import Frame, Source
+
+__all__ = ["KINDS", "Frame", "Paced", "Source", "open"]
+
+KINDS = ("bundle", "camera", "pictures", "video")  # in the order they are asked
+
+
+def open(text: str = "bundle", bundle_pictures: Optional[EvaluationSet] = None) -> Source:
+    """The source that `text` means.
+
+    "bundle"                    the bundle's evaluation set, `bundle_pictures`
+    a folder, a glob, a file    pictures, or a video
+    "/dev/video0"               a camera by Video4Linux; "csi" or "csi:1" a Jetson's own; or a GStreamer pipeline
+    "video:PATH"                a kind named, where it cannot be seen from the text
+
+    InputError: there is no such thing, or it cannot be read. RuntimeUnavailable: a program is missing.
+    """
+    kind, colon, rest = text.partition(":")
+    if colon and rest and kind in KINDS:
+        return _module(kind).open(rest, bundle_pictures)
+    for kind in KINDS:
+        if text and _module(kind).takes(text):
+            return _module(kind).open(text, bundle_pictures)
+    raise InputError(
+        f"{text}: no such source of frames; give bundle, a folder or glob of pictures, a video file, /dev/video0, csi, "
+        "or a GStreamer pipeline (with ' ! ')"
+    )
+
+
+def _module(kind: str):
+    return importlib.import_module(f"{__name__}.{kind}")

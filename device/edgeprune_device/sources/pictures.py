@@ -1,0 +1,100 @@
+"""Pictures: a folder, a glob or one file, over and over in the order of their names.
+
+Their bytes are read into memory beforehand where they fit, so that decoding is measured and not the disk.
+"""
+
+from __future__ import annotations
+
+import glob
+import io
+import itertools
+from collections import Counter
+from pathlib import Path
+from typing import Iterator, List, Optional, Sequence, Tuple, Union
+
+import numpy as np
+from PIL import Image
+
+from edgeprune_device import vision
+from edgeprune_device.errors import InputError
+from edgeprune_device.evaluation import EvaluationSet
+from edgeprune_device.sources.source import Frame, Source
+
+__all__ = ["Pictures", "open", "takes"]
+
+MAX_MEMORY_BYTES = 10**9
+_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+
+Data = Union[bytes, Path]
+
+
+class Pictures(Source):
+    """Pictures by their names and bytes, or paths: Pictures("pictures", "pictures in /a", [("/a/1.jpg", b"…")])."""
+
+    def __init__(self, name: str, what: str, pictures: Sequence[Tuple[str, Data]]):
+        formats = Counter(_format(*picture) for picture in pictures)
+        listed = " and ".join(name for name, _ in formats.most_common())
+        on_disk = isinstance(pictures[0][1], Path)
+        where = "read frame by frame" if on_disk else "in memory"
+        count = f"{len(pictures)} file{'s' if len(pictures) > 1 else ''}"
+        self.name = name
+        self.description = f"{what} ({count}, {listed}, {where})"
+        if on_disk:
+            self.warnings = (
+                f"the pictures are more than {MAX_MEMORY_BYTES / 1e9:g} GB and were read frame by frame: the stage "
+                "decode has the disk's time in it",
+            )
+        self._pictures = tuple(pictures)
+
+    def frames(self) -> Iterator[Frame]:
+        """All of them, then all of them again."""
+        return (Frame(name, data, 0) for name, data in itertools.cycle(self._pictures))
+
+    def decode(self, frame: Frame) -> np.ndarray:
+        """Upright RGB, as Ultralytics reads a labelled picture."""
+        return vision.decode(frame.data, frame.name)
+
+
+def takes(text: str) -> bool:
+    """A folder, a picture file by its suffix, or a glob."""
+    path = Path(text)
+    return path.is_dir() or (path.suffix.lower() in _SUFFIXES if path.exists() else glob.has_magic(text))
+
+
+def open(text: str, bundle_pictures: Optional[EvaluationSet] = None) -> Pictures:
+    """InputError: no pictures there, or one of them is none."""
+    path = Path(text)
+    if path.is_dir():
+        what, files = f"pictures in {path}", _in_folder(path)
+    elif path.exists():
+        what, files = f"picture {path}", [path]
+    else:
+        what, files = f"pictures {text}", sorted(Path(name) for name in glob.glob(text, recursive=True))
+        files = [file for file in files if file.is_file()]
+        if not files:
+            raise InputError(f"{text}: no such file or folder of pictures, and no file's name matches it")
+    try:
+        keep = sum(file.stat().st_size for file in files) <= MAX_MEMORY_BYTES
+        return Pictures("pictures", what, [(str(file), file.read_bytes() if keep else file) for file in files])
+    except OSError as error:
+        raise InputError(f"{error.filename}: cannot be read ({str(error.strerror).lower()})") from error
+
+
+def _in_folder(folder: Path) -> List[Path]:
+    try:
+        # Hidden files are no pictures whatever their suffix: macOS puts a "._a.jpg" beside an a.jpg.
+        files = [file for file in folder.iterdir() if file.suffix.lower() in _SUFFIXES and file.name[0] != "."]
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be read ({str(error.strerror).lower()})") from error
+    if not files:
+        raise InputError(f"{folder}: no picture in this folder; for those below it give '{folder}/**/*.jpg'")
+    return sorted(files)
+
+
+def _format(name: str, data: Data) -> str:
+    """What the file's head says, e.g. "JPEG"; a damaged body shows when it is decoded."""
+    try:
+        with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data) as image:
+            return str(image.format)
+    except Exception as error:  # a damaged file makes Pillow's plug-ins raise almost anything
+        raise InputError(f"{name}: not a picture that can be decoded; take it away, or give other pictures") from error
