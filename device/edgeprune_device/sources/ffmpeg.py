@@ -1,0 +1,89 @@
+"""Video by the programs ffmpeg and ffprobe: RGB as PPM pictures in a row, each of which says its own size."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import BinaryIO, Iterator, List, Optional
+
+import numpy as np
+
+from edgeprune_device import strict_json
+from edgeprune_device.errors import EdgepruneError, InputError
+from edgeprune_device.sources.program import OUTPUT_FD, Program
+from edgeprune_device.sources.y4m import read_into
+
+__all__ = ["Clip", "available", "pictures"]
+
+_PROBE_S = 60
+_FPS = ("-select_streams", "v:0", "-show_entries", "stream=avg_frame_rate", "-of", "json")
+
+
+def available() -> Optional[str]:
+    """None where both programs are on PATH."""
+    missing = [name for name in ("ffmpeg", "ffprobe") if not shutil.which(name)]
+    return f"{missing[0]} is not installed" if missing else None
+
+
+class Clip:
+    """One file; `images()` begins it anew."""
+
+    def __init__(self, path: Path):
+        self._url = f"file:{path}"  # else "a:b.mp4" were a protocol, and "-a.mp4" an option
+        first = _output(["ffmpeg", "-version"]).split("\n")[0]
+        found = re.match(r"ffmpeg version n?(\d+)(\.\d+)?", first)
+        self.description = f"ffmpeg {found[1]}{found[2] or ''}" if found else "ffmpeg"
+        # Every frame of the file once, as OpenCV gives them, and not some twice to keep a pace. Renamed in 5.1; a build
+        # without a version is newer.
+        self._all = ["-vsync", "0"] if found and int(found[1]) < 6 else ["-fps_mode", "passthrough"]
+        self.fps = _fps(_output(["ffprobe", "-v", "error", *_FPS, self._url]))
+        self._program = Program()
+
+    def images(self) -> Iterator[np.ndarray]:
+        """RGB, once through. InputError: no video, or none that it can decode, or it breaks off."""
+        with self._program.run(self._command()) as stream:
+            yield from pictures(stream)
+            if self._program.code() != 0:
+                raise InputError(self._program.words().replace(f"{self._url}: ", ""))
+
+    def close(self) -> None:
+        """Kills ffmpeg."""
+        self._program.close()
+
+    def _command(self) -> List[str]:
+        quiet = ["ffmpeg", "-nostdin", "-v", "error"]
+        ppm = ["-map", "0:v:0", *self._all, "-f", "image2pipe", "-c:v", "ppm", "-pix_fmt", "rgb24"]
+        return [*quiet, "-i", self._url, *ppm, f"pipe:{OUTPUT_FD}"]
+
+
+def pictures(stream: BinaryIO) -> Iterator[np.ndarray]:
+    """The PPM pictures of a stream, (h, w, 3) uint8; ends with the stream, or where it is none."""
+    while stream.readline(100) == b"P6\n":
+        width, height = (int(number) for number in stream.readline(100).split())
+        stream.readline(100)  # 255
+        image = np.empty((height, width, 3), np.uint8)
+        if not read_into(stream, image):
+            return
+        yield image
+
+
+def _output(command: List[str]) -> str:
+    try:
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=_PROBE_S
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.decode("utf-8", "replace")
+
+
+def _fps(text: str) -> Optional[float]:
+    """ffprobe's answer -> frames a second: '{"streams": [{"avg_frame_rate": "30000/1001"}]}' -> 29.97."""
+    try:
+        over, under = strict_json.loads(text.encode("utf-8"), "ffprobe")["streams"][0]["avg_frame_rate"].split("/")
+        fps = int(over) / int(under)
+    except (EdgepruneError, LookupError, TypeError, ValueError, AttributeError, ZeroDivisionError):
+        return None
+    return fps if fps > 0 else None

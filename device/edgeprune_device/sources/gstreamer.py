@@ -1,0 +1,74 @@
+"""Frames by the program gst-launch-1.0: a video, or a camera's pipeline.
+
+A program, also where OpenCV has GStreamer inside it, as JetPack's has: a camera that hangs can be killed, it is the
+same on every machine, and this way could be tried here.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+from typing import Iterator, List, Optional, Sequence
+
+import numpy as np
+
+from edgeprune_device.errors import InputError
+from edgeprune_device.sources import y4m
+from edgeprune_device.sources.program import OUTPUT_FD, Program
+
+__all__ = ["FATAL", "Clip", "available", "command"]
+
+# What gst-launch-1.0 says before it ends; 1.22 then hangs now and then (14 of 120 times on files that are no video).
+FATAL = "ERROR: from"
+
+_PROGRAM = "gst-launch-1.0"
+# Any raw video to what `y4m` reads. capssetter calls planes of G, B and R by the name of the same layout that y4menc
+# knows. YUV would not do: videoconvert 1.22 takes full range for limited range where nothing else is to be converted.
+_TO_Y4M = (["videoconvert"], ["video/x-raw,format=GBR"], ["capssetter", "caps=video/x-raw,format=Y444"], ["y4menc"])
+
+
+def available() -> Optional[str]:
+    """None where the program is on PATH."""
+    return None if shutil.which(_PROGRAM) else f"{_PROGRAM} is not installed"
+
+
+def command(elements: Sequence[Sequence[str]]) -> List[str]:
+    """[["v4l2src", "device=/dev/video0"], …], which give raw video -> the whole command, which writes Y4M."""
+    everything = [*elements, *_TO_Y4M, ["fdsink", f"fd={OUTPUT_FD}"]]
+    joined = [word for element in everything for word in ("!", *element)][1:]
+    return [_PROGRAM, "-q", "--", *joined]
+
+
+class Clip:
+    """One file; `images()` begins it anew."""
+
+    def __init__(self, path: Path):
+        self.description = "GStreamer"
+        self.fps: Optional[float] = None
+        self._path = path
+        self._program = Program(FATAL)
+
+    def images(self) -> Iterator[np.ndarray]:
+        """RGB, once through. InputError: no video, or none that it can decode, or it breaks off."""
+        # Its standard input by name: a path would have to be quoted by GStreamer's own rules.
+        source = [["filesrc", "location=/dev/stdin"], ["decodebin"], ["videoflip", "video-direction=auto"]]
+        with self._program.run(command(source), stdin=self._path) as stream:
+            try:
+                frames = y4m.Stream(stream, str(self._path))
+                self.fps = frames.fps
+                for frame in frames:
+                    yield y4m.rgb(frame)
+            except EOFError:
+                pass
+            if self._program.code() != 0:
+                raise InputError(_short(self._program.words()))
+
+    def close(self) -> None:
+        """Kills the program."""
+        self._program.close()
+
+
+def _short(words: str) -> str:
+    """Without the path of the element that says it, which is long."""
+    return re.sub(r"^ERROR: from element /\S+: ", "", words)

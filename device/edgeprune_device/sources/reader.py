@@ -1,0 +1,91 @@
+"""A thread that runs an iterator ahead of whoever takes its items.
+
+Knows nothing of frames.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from typing import Any, Deque, Iterator, Optional
+
+__all__ = ["Reader"]
+
+_JOIN_S = 2.0
+
+
+class Reader:
+    """Items of an iterator that never ends by itself but may raise: Reader(images, capacity=4).
+
+    - `newest`: when `capacity` items wait, the oldest is dropped for a new one; else the iterator waits
+    - `arrived`: items that came; `dropped`: those that nobody took
+    """
+
+    def __init__(self, items: Iterator[Any], capacity: int, newest: bool = False):
+        self.arrived = 0
+        self.dropped = 0
+        self._items, self._capacity, self._newest = items, capacity, newest
+        self._ready: Deque[Any] = deque()
+        self._failure: Optional[BaseException] = None
+        self._closed = False
+        self._changed = threading.Condition()
+        # A daemon: a decoder that hangs must not keep the process from ending.
+        self._thread = threading.Thread(target=self._run, name="edgeprune-reader", daemon=True)
+        self._thread.start()
+
+    def take(self, timeout_s: float) -> Any:
+        """The oldest item that waits, or the next one. TimeoutError; after the last item, what the iterator raised."""
+        with self._changed:
+            self._wait(timeout_s)
+            self._changed.notify_all()
+            return self._ready.popleft()
+
+    def peek(self, timeout_s: float) -> Any:
+        """As `take`, and the item stays."""
+        with self._changed:
+            self._wait(timeout_s)
+            return self._ready[0]
+
+    def close(self) -> None:
+        """The iterator is closed by its thread, at the latest when it gives its next item."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        self._thread.join(_JOIN_S)
+
+    def _wait(self, timeout_s: float) -> None:
+        deadline = time.monotonic() + timeout_s
+        while not self._ready:
+            if self._failure is not None:
+                raise self._failure
+            if self._closed:
+                raise RuntimeError("closed")
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise TimeoutError
+            self._changed.wait(left)
+
+    def _run(self) -> None:
+        try:
+            for item in self._items:
+                if not self._put(item):
+                    break
+        except BaseException as error:  # whatever it is, whoever waits for the next item must hear of it
+            with self._changed:
+                self._failure = error
+                self._changed.notify_all()
+        finally:
+            self._items.close()
+
+    def _put(self, item: Any) -> bool:
+        with self._changed:
+            while not self._newest and len(self._ready) >= self._capacity and not self._closed:
+                self._changed.wait()
+            if len(self._ready) >= self._capacity:
+                self._ready.popleft()
+                self.dropped += 1
+            self._ready.append(item)
+            self.arrived += 1
+            self._changed.notify_all()
+            return not self._closed
