@@ -1,0 +1,151 @@
+"""A camera, live: only the newest frame is kept, and how many were dropped is counted.
+
+GStreamer gives frames as planes of red, green and blue; `decode` makes them a picture. Seen at work with GStreamer's
+own live test source. No camera was at hand: neither Video4Linux (/dev/video0) nor a Jetson's own (csi) is verified.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import time
+from pathlib import Path
+from typing import Iterator, List, Optional
+
+import numpy as np
+
+from edgeprune_device.errors import DeviceError, InputError, RuntimeUnavailable
+from edgeprune_device.evaluation import EvaluationSet
+from edgeprune_device.sources import gstreamer, y4m
+from edgeprune_device.sources.program import Program
+from edgeprune_device.sources.reader import Reader
+from edgeprune_device.sources.source import Frame, Source
+
+__all__ = ["Camera", "elements", "open", "takes"]
+
+_START_S = 30.0  # to the first frame; the image processor of a Jetson takes seconds to settle
+_CSI = re.compile(r"csi(?::(\d+))?")
+_DEVICE = re.compile(r"/dev/(video\d+|v4l/\S+)")
+
+
+class Camera(Source):
+    """Waits for the first frame. DeviceError: none came, with GStreamer's own words. InputError: a wrong pipeline."""
+
+    name = "camera"
+    live = True
+
+    def __init__(self, text: str):
+        self._text = text
+        self._program = Program(gstreamer.FATAL)
+        self._reader = Reader(self._frames(gstreamer.command(elements(text))), capacity=1, newest=True)
+        try:
+            _, height, width = self._wait(self._reader.peek, _START_S).data.shape
+        except BaseException:
+            self.close()
+            raise
+        pace = f"{self.fps:.4g} fps" if self.fps else "its fps unknown"
+        self.description = f"camera {text}, {width}x{height}, {pace}, by GStreamer"
+
+    @property
+    def arrived(self) -> int:
+        """Frames that came."""
+        return self._reader.arrived
+
+    @property
+    def dropped(self) -> int:
+        """Those that a newer one replaced before they were taken."""
+        return self._reader.dropped
+
+    def next(self, timeout_s: float) -> Frame:
+        """The newest frame; DeviceError when the camera has gone, or gives none for so long."""
+        return self._wait(self._reader.take, timeout_s)
+
+    def decode(self, frame: Frame) -> np.ndarray:
+        """Planes to pixels."""
+        return y4m.rgb(frame.data)
+
+    def close(self) -> None:
+        """End GStreamer."""
+        self._program.close()
+        self._reader.close()
+
+    def _wait(self, how, timeout_s: float) -> Frame:
+        try:
+            return how(timeout_s)
+        except TimeoutError:
+            raise DeviceError(
+                f"{self._text}: no frame from the camera for {timeout_s:g} s (GStreamer: {self._program.words()}); "
+                "check that it is plugged in and that nobody else uses it"
+            ) from None
+
+    def _frames(self, command: List[str]) -> Iterator[Frame]:
+        number = 0
+        with self._program.run(command) as stream:
+            try:
+                frames = y4m.Stream(stream, self._text)
+                self.fps = frames.fps
+                for data in frames:
+                    yield Frame(f"camera frame {number}", data, time.monotonic_ns())
+                    number += 1
+            except EOFError:
+                pass
+            self._program.code()
+            raise _ended(self._text, number, self._program.words())
+
+
+def elements(text: str) -> List[List[str]]:
+    """What `text` means as a GStreamer pipeline: [["v4l2src", "device=/dev/video0"], ["decodebin"]]."""
+    csi = _CSI.fullmatch(text)
+    if csi:
+        # NVIDIA's elements; nvvidconv brings frames from the image processor's memory into ours, in RGB.
+        return [
+            ["nvarguscamerasrc", f"sensor-id={csi[1] or 0}"],
+            ["video/x-raw(memory:NVMM),format=NV12"],
+            ["nvvidconv"],
+            ["video/x-raw,format=RGBA"],
+        ]
+    if _DEVICE.fullmatch(text):
+        if not Path(text).exists():
+            found = ", ".join(sorted(str(path) for path in Path("/dev").glob("video*")))
+            raise InputError(f"{text}: no such camera; there is {found or 'none at /dev/video*'}")
+        return [["v4l2src", f"device={text}"], ["decodebin"]]  # decodebin: many cameras give JPEG, others raw video
+    try:
+        words = shlex.split(text)  # quotes as in a shell, and never a shell
+    except ValueError as error:
+        raise InputError(f"{text}: not a GStreamer pipeline ({str(error).lower()})") from error
+    found = [[]]
+    for word in words:
+        if word == "!":
+            found.append([])
+        else:
+            found[-1].append(word)
+    if found[-1][:1] == ["appsink"]:  # a pipeline as OpenCV takes it
+        found.pop()
+    if not found or not all(found):
+        raise InputError(f"{text}: not a GStreamer pipeline: an element is missing beside a '!'")
+    return found
+
+
+def takes(text: str) -> bool:
+    """csi, csi:N, /dev/video*, /dev/v4l/…, or with " ! " in it."""
+    return bool(" ! " in text or _CSI.fullmatch(text) or _DEVICE.fullmatch(text))
+
+
+def open(text: str, bundle_pictures: Optional[EvaluationSet] = None) -> Camera:
+    """RuntimeUnavailable: GStreamer is missing; else see `Camera`."""
+    missing = gstreamer.available()
+    if missing:
+        raise RuntimeUnavailable(
+            f"{text}: {missing}; apt-get install gstreamer1.0-tools gstreamer1.0-plugins-base gstreamer1.0-plugins-good"
+        )
+    return Camera(text)
+
+
+def _ended(text: str, frames: int, words: str) -> Exception:
+    """What to raise for a pipeline that has ended."""
+    if 'no element "y4menc"' in words:
+        return RuntimeUnavailable(f"{text}: GStreamer has no y4menc; apt-get install gstreamer1.0-plugins-good")
+    if "erroneous pipeline" in words:
+        return InputError(f"{text}: not a pipeline that GStreamer takes ({words})")
+    after = f"ended after {frames} frames" if frames else "gave no frame"
+    return DeviceError(f"{text}: the camera {after} (GStreamer: {words})")

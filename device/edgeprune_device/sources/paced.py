@@ -1,0 +1,115 @@
+"""Frames that wait become frames that do not: any source as a camera of a given pace.
+
+Frame k is due at start + k / fps, whether anybody has time for it or not.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Callable, Iterator, Optional, Tuple
+
+import numpy as np
+
+from edgeprune_device.errors import DeviceError
+from edgeprune_device.sources.reader import Reader
+from edgeprune_device.sources.source import Frame, Source
+
+__all__ = ["Paced"]
+
+
+class Paced(Source):
+    """A source that is not live, at a pace: Paced(source, fps=30). The first frame is due when it is asked for.
+
+    Pictures need no thread, which would disturb what is measured: how many were due tells the clock. Of a video, whose
+    frames have to be decoded in order, a thread takes each when it is due; `decode` then finds it ready.
+
+    A frame that its source has ready later than it was due counts as `late`, and is due when it is ready: its age is
+    the age in this process, as with a camera's.
+
+    `clock` (ns) and `sleep` (s) are the process's own but in tests.
+    """
+
+    live = True
+
+    def __init__(
+        self,
+        source: Source,
+        fps: float,
+        clock: Callable[[], int] = time.monotonic_ns,
+        sleep: Callable[[float], None] = time.sleep,  # not Event.wait: before Python 3.11 it hangs on a clock set back
+    ):
+        self.name, self.fps = source.name, fps
+        self.description = f"{source.description}, paced at {fps:g} fps"
+        self.late = 0
+        self._source, self._clock, self._sleep = source, clock, sleep
+        self._start_ns: Optional[int] = None
+        self._frames: Optional[Iterator[Frame]] = None
+        self._reader: Optional[Reader] = None
+        self._arrived = self._dropped = 0
+
+    @property
+    def warnings(self) -> Tuple[str, ...]:
+        """The source's own."""
+        return self._source.warnings
+
+    @property
+    def arrived(self) -> int:
+        """Frames that were due; of pictures, at the latest `next`."""
+        return self._reader.arrived if self._reader else self._arrived
+
+    @property
+    def dropped(self) -> int:
+        """Those that a newer one replaced before they were taken."""
+        return self._reader.dropped if self._reader else self._dropped
+
+    def next(self, timeout_s: float) -> Frame:
+        """The newest frame that is due, or the next one when it is. DeviceError: the source gives none for so long."""
+        if not self._source.streamed:
+            return self._newest()
+        if self._reader is None:
+            self._reader = Reader(self._on_time(), capacity=1, newest=True)
+        try:
+            return self._reader.take(timeout_s + 1 / self.fps)
+        except TimeoutError:
+            raise DeviceError(f"{self.description}: no frame for {timeout_s:g} s") from None
+
+    def decode(self, frame: Frame) -> np.ndarray:
+        """The source's; of a video it is done."""
+        return frame.data if self._source.streamed else self._source.decode(frame)
+
+    def close(self) -> None:
+        """Close the source too."""
+        self._source.close()
+        if self._reader is not None:
+            self._reader.close()
+
+    def _due_ns(self, number: int) -> int:
+        return self._start_ns + int(number * 1e9 / self.fps)
+
+    def _newest(self) -> Frame:
+        """By the clock."""
+        if self._frames is None:
+            self._frames, self._start_ns = self._source.frames(), self._clock()
+        while True:
+            now = self._clock()
+            if self._due_ns(self._arrived) <= now:
+                break
+            self._sleep((self._due_ns(self._arrived) - now) / 1e9)
+        while self._due_ns(self._arrived + 1) <= now:
+            next(self._frames)
+            self._arrived += 1
+            self._dropped += 1
+        self._arrived += 1
+        return next(self._frames)._replace(due_ns=self._due_ns(self._arrived - 1))
+
+    def _on_time(self) -> Iterator[Frame]:
+        """By a reader's thread."""
+        for number, frame in enumerate(self._source.frames()):
+            image, ready = self._source.decode(frame), self._clock()
+            self._start_ns = self._start_ns or ready  # that a decoder takes a while to start makes no frame late
+            due = self._due_ns(number)
+            if ready > due:
+                self.late += 1
+            else:
+                self._sleep((due - ready) / 1e9)
+            yield Frame(frame.name, image, max(due, ready))
