@@ -74,6 +74,7 @@ def run(
     - `check`: its outputs, too, see `parity`; `spool`: where room for the report is kept while it is measured
     """
     environment = Environment.read()  # first: afterwards this run itself is the load
+    key = keys.load_or_create("report")  # what could fail does so before the minutes of measuring
     root = probes.sysroot()
     state, machine = preflight.read(root), board.read(root)
     manifest, runtime = bundle.manifest, runtimes.choose(runtime)
@@ -103,7 +104,7 @@ def run(
             began = time.perf_counter()
             session = stack.enter_context(runtimes.open(model, runtime, settings))
             load_ms = (time.perf_counter() - began) * 1e3
-            samples, on_device = _measure(session, manifest, feed, plan, spool, stack, say)
+            samples, on_device = _measure(session, manifest, feed, plan, spool, say)
             camera, done = feed.camera(), cpu_load.read()
         series = monitor.series()
         accuracy, checked, unchecked = None, None, ()
@@ -134,7 +135,6 @@ def run(
         throttling=throttling,
         camera=camera,
     )
-    key = keys.load_or_create("report")
     return BenchReport(
         created=clock.wall(),
         edgeprune_version=version(),
@@ -207,7 +207,7 @@ def run(
     ).sign(key)
 
 
-def _measure(session, manifest: Manifest, feed: _Feed, plan: bench.Plan, spool: Optional[Spool], stack: ExitStack, say):
+def _measure(session, manifest: Manifest, feed: _Feed, plan: bench.Plan, spool: Optional[Spool], say):
     """(Samples, {stage of the device: ns of each frame})."""
     on_device: Dict[str, List[int]] = {}
 
@@ -220,7 +220,7 @@ def _measure(session, manifest: Manifest, feed: _Feed, plan: bench.Plan, spool: 
         on_device.clear()
         if spool is not None:
             frames = plan.seconds * 1e9 / max(median_ns, 1)
-            stack.enter_context(spool.reserved(int(frames * _FRAME_BYTES) + (1 << 20)))
+            spool.reserve(int(frames * _FRAME_BYTES) + (1 << 20))
 
     def after(frame: sources.Frame, end_ns: int) -> None:
         feed.done(frame, end_ns)

@@ -192,8 +192,9 @@ def spool() -> Check:
 
     found = Spool()
     waiting = sum(not entry.delivered for entry in found.entries())
-    with found.reserved(1 << 20):  # raises, in words, where it cannot be written
-        return Check("spool", "ok", f"{waiting} reports wait in {found.folder}")
+    found.reserve(1 << 20)  # raises, in words, where it cannot be written
+    found.release()
+    return Check("spool", "ok", f"{waiting} reports wait in {found.folder}")
 
 
 def disk() -> Check:

@@ -41,11 +41,13 @@ class Spool:
 
     def __init__(self, folder: Optional[Union[str, Path]] = None):
         self.folder = Path(folder) if folder is not None else _default()
+        self._reserved: Optional[int] = None
 
     def put(self, report: bytes) -> str:
         """Keep a report; its id. On return it is on the disk. InputError: no space, no right; then nothing is there."""
         identity = hashlib.sha256(report).hexdigest()
         with self._locked():
+            self.release()
             if not any(entry.id == identity for entry in self.entries()):
                 write_atomic(self.folder / "pending" / f"{identity}.json", report, mode=0o644)
         return identity
@@ -90,30 +92,31 @@ class Spool:
                 entry.path.unlink()
         return [entry.id for entry in gone]
 
-    @contextmanager
-    def reserved(self, size_bytes: int) -> Iterator[None]:
-        """Holds disk space until the block ends, so that a report that is not yet known has room when it is.
+    def reserve(self, size_bytes: int) -> None:
+        """Hold disk space until the next `put`, so that a report that is not yet known has room when it is.
 
-        InputError when there is not so much. The space has no name: after kill -9 the kernel frees it.
+        InputError when there is not so much. The space has no name: when this process ends, also by kill -9, the kernel
+        frees it.
         """
+        self.release()
         self._make()
+        path = str(self.folder / f".reserved.{os.getpid()}")
         try:
-            descriptor = os.open(str(self.folder / f".reserved.{os.getpid()}"), os.O_RDWR | os.O_CREAT, 0o600)
-            try:
-                os.unlink(str(self.folder / f".reserved.{os.getpid()}"))
-                os.posix_fallocate(descriptor, 0, max(size_bytes, 1))
-            except OSError:
-                os.close(descriptor)
-                raise
+            self._reserved = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+            os.unlink(path)
+            os.posix_fallocate(self._reserved, 0, max(size_bytes, 1))
         except OSError as error:
+            self.release()
             raise InputError(
                 f"{self.folder}: no room for this run's report, about {size_bytes / 1e6:.1f} MB "
                 f"({str(error.strerror or error).lower()}): free some, measure for less time, or use --no-spool"
             ) from error
-        try:
-            yield
-        finally:
-            os.close(descriptor)
+
+    def release(self) -> None:
+        """Give back what `reserve` holds; nothing held is no error."""
+        if self._reserved is not None:
+            os.close(self._reserved)
+            self._reserved = None
 
     def _make(self) -> None:
         try:
