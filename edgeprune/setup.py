@@ -124,8 +124,8 @@ def parse_probe(line: bytes, what: str) -> tuple[Board, str | None]:
 
     def take(key, kind, pattern):
         value = data.get(key) if isinstance(data, dict) else None
-        text = str(value) if isinstance(value, kind) and not isinstance(value, bool) else ""
-        if not re.fullmatch(pattern, text):
+        right = isinstance(value, kind) and not isinstance(value, bool)
+        if not right or not re.fullmatch(pattern, str(value)):
             raise InputError(f"{what}: does not say what it is as it should: {key} {shown(repr(value))}")
         return value
 
@@ -201,7 +201,8 @@ def install(
             'exec "$@"', there.executable, "-", base, agent, pip.name, *(path.name for path in needed),
             input=remote.source("install").encode("utf-8"), limit_bytes=1 << 16, timeout_s=_INSTALL_S,
         )  # fmt: skip
-    command = strict_json.loads(answer.strip().splitlines()[-1] if answer.strip() else b"", link.target)["command"]
+    installed = strict_json.loads(answer, f"{link.target}: installing")
+    command = installed.get("command") if isinstance(installed, dict) else None
     edgeprune = f"{base}/agent/bin/edgeprune"
     key = _report_key(link, edgeprune)
     enrolled = keys.enrol(name, key, replace=re_enrol)
@@ -209,7 +210,7 @@ def install(
     report, healthy = _doctor(link, edgeprune)
     return Agent(
         path=f"{base}/{agent}",
-        command=None if command is None else shown(str(command)),
+        command=shown(command) if isinstance(command, str) else None,
         fingerprint=keys.fingerprint(key),
         enrolled=enrolled,
         trusted_as=trusted_as,

@@ -58,18 +58,20 @@ _LAST_WORDS_S = 0.5  # not for ever: the pipe may be held by a proxy command, or
 _RC_LINK = 255  # ssh's own failure; no script here ends with it
 _LONGEST_FOLDER = 70  # characters; a socket's path has at most 107, and ssh adds to it
 
+_WHOLE = 'whole() { [ -f "$1" ] && [ "$(sha256sum <"$1" | cut -c1-64)" = "$2" ]; }\n'
 #: Of the file $1, whose hash is $2: "whole", or how much of it is there.
-_HELD = """
-mkdir -p -- "${1%/*}" || exit 1
-if [ -f "$1" ] && [ "$(sha256sum <"$1" | cut -c1-64)" = "$2" ]; then echo whole
+_HELD = f"""{_WHOLE}mkdir -p -- "${{1%/*}}" || exit 1
+if whole "$1" "$2"; then echo whole
 elif [ -f "$1.part" ]; then wc -c <"$1.part"
 else echo 0; fi
 """
 _WRITE = 'exec dd of="$1.part" bs="$3" seek="$2" conv=notrunc status=none'
-_FINISH = """
-if [ "$(sha256sum <"$1.part" | cut -c1-64)" = "$2" ]; then
-  { sync "$1.part" 2>/dev/null || sync; } && mv -f -- "$1.part" "$1" && echo whole
-else rm -f -- "$1.part"; fi
+#: It may have its name already: given by another one who sent the same, or by this one before the link broke.
+_FINISH = f"""{_WHOLE}if whole "$1.part" "$2"; then
+  sync "$1.part" 2>/dev/null || sync
+  mv -f -- "$1.part" "$1" || :
+fi
+if whole "$1" "$2"; then echo whole; else rm -f -- "$1.part"; fi
 """
 
 _T = TypeVar("_T")

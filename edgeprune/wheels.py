@@ -184,7 +184,9 @@ def _download(python: Python, roots, asked: Sequence[str], limits: Sequence[str]
             if not missing:
                 break
         else:
-            raise InputError(f"the registry's wheels do not fit together for Python {python.version}: {missing}")
+            raise InputError(
+                f"the registry's wheels do not fit together for Python {python.version}: no {', '.join(missing)}"
+            )
         for path in list(beside.glob("*.whl")):
             if path not in used and _wheel_name(path.name) != "pip":
                 path.unlink()
@@ -207,7 +209,7 @@ def closure(python: Python, roots: Iterable[Requirement], folder: Path) -> tuple
             continue
         seen.add(str(requirement))
         path = there.get(canonicalize_name(requirement.name))
-        if path is None:
+        if path is None or not requirement.specifier.contains(parse_wheel_filename(path.name)[1], prereleases=True):
             lacking.append(requirement)
             continue
         used.add(path)

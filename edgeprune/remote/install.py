@@ -37,10 +37,11 @@ def make(agent, pip, wheels):
     python = os.path.join(agent, "bin", "python")
     # Without pip, which needs Debian's python3-venv: pip runs from its own wheel. The system's packages stay visible:
     # TensorRT's bindings, and the numpy that they were built for, are Debian packages.
-    options = ("-q", "--isolated", "--disable-pip-version-check", "--no-cache-dir", "--no-index")
+    # Exactly these wheels, whatever else this user has: what they need was worked out on the host.
+    options = ("-q", "--isolated", "--disable-pip-version-check", "--no-cache-dir", "--no-index", "--no-deps")
     steps = (
         [sys.executable, "-m", "venv", "--without-pip", "--system-site-packages", agent],
-        [python, os.path.join(pip, "pip"), "install", *options, "--no-warn-script-location", *wheels],
+        [python, os.path.join(pip, "pip"), "install", *options, "--ignore-installed", *wheels],
         [python, "-c", "import numpy, PIL.Image, nacl.signing, edgeprune_device.report"],
         [os.path.join(agent, "bin", "edgeprune"), "--version"],
     )
@@ -50,8 +51,8 @@ def make(agent, pip, wheels):
         if done.returncode:
             shutil.rmtree(agent, ignore_errors=True)
             lines = done.stdout.decode("utf-8", "replace").strip().splitlines() or ["no reason was given"]
-            said = [line for line in lines if line.startswith("ERROR") or "No space left" in line] or lines
-            sys.exit("the agent could not be installed, the former one stays: " + said[-1])
+            told = [line for line in lines if line.startswith("ERROR: ") and line != "ERROR: Exception:"]
+            sys.exit("the agent could not be installed, the former one stays: " + (told or lines)[-1])
 
 
 def take_its_place(base, name):

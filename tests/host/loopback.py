@@ -123,6 +123,11 @@ class Drone:
         entry = "" if public is None else f"[127.0.0.1]:{self.proxy.port} {public.read_text()}"
         (self.folder / "ssh/known").write_text(entry)
 
+    def ssh(self, command: str) -> subprocess.CompletedProcess:
+        """Run a command there, in its home, as a person would."""
+        command = f"cd {self.home} && {command}"
+        return subprocess.run([SSH, "-F", str(self.config), "drone", command], capture_output=True, text=True)
+
     def close(self) -> None:
         self.proxy.close()
         self._sshd.terminate()

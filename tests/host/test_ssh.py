@@ -105,6 +105,26 @@ def test_one_connection_serves_everything(link, drone):
     assert link.run('echo "$HOME"').decode() == f"{drone.home}\n"
 
 
+def test_a_password_is_asked_for_once(drone, said, tmp_path, monkeypatch):
+    """Of a key, here: what matters is how often ssh asks."""
+    key = tmp_path / "locked"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "secret", "-f", str(key)], check=True)
+    with open(drone.folder / "ssh/authorized", "a") as file:
+        file.write(key.with_suffix(".pub").read_text())
+    ask = tmp_path / "ask"
+    ask.write_text(f"#!/bin/sh\necho asked >>{tmp_path}/log\necho secret\n")
+    ask.chmod(0o700)
+    monkeypatch.setenv("SSH_ASKPASS", str(ask))
+    monkeypatch.setenv("SSH_ASKPASS_REQUIRE", "force")
+    drone.configure(IdentityFile=str(key), BatchMode="no")
+    (drone.home / "file").write_bytes(b"abc")
+    with ssh.Link("drone", say=said.append) as link:
+        for _ in range(3):
+            assert link.run("echo x") == b"x\n"
+        link.get(f"{drone.home}/file", tmp_path / "local", 3, sha256(b"abc"))
+    assert (tmp_path / "log").read_text() == "asked\n" and said == []
+
+
 def test_a_failed_command_is_told_in_its_own_words(link):
     with pytest.raises(ssh.RemoteError, match=r"^drone: cat: /none: No such file") as caught:
         link.run("cat /none")
