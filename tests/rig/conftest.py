@@ -115,21 +115,21 @@ class Agent:
         return self.drone.exec(f"{self._folder}/bin/python {arguments}")
 
 
-@pytest.fixture(scope="session")
-def wheelhouse(_drone):
-    """What pip on the ground finds wheels by, as it has no internet there: fetched before take-off, and kept."""
+def wheels_for(drone, glibc):
+    """What lets pip on the ground find wheels, as it has no internet there: fetched before take-off, and kept."""
     from edgeprune import wheels
 
-    version = _drone.exec("python3 -c 'import platform; print(platform.python_version())'").stdout.strip()
+    version = drone.exec("python3 -c 'import platform; print(platform.python_version())'").stdout.strip()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(rootfs.cache()))
-        pip, _ = wheels.fetch(wheels.Python(version, "aarch64", (2, 36)), ["ort"])
+        pip, _ = wheels.fetch(wheels.Python(version, "aarch64", glibc), ["ort"])
     return {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(pip.parent)}
 
 
 @pytest.fixture(scope="session")
-def agent(_drone, ground, wheelhouse):
+def agent(_drone, ground):
     """The drone after `edgeprune setup root@drone --with ort` on the ground."""
-    done = ground.edgeprune("setup", "root@drone", "--with", "ort", timeout=300, **wheelhouse)
+    found = wheels_for(_drone, (2, 36))
+    done = ground.edgeprune("setup", "root@drone", "--with", "ort", timeout=300, **found)
     assert done.returncode == 0, done.stderr
     return Agent(_drone)
