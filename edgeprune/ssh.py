@@ -43,7 +43,10 @@ _OPTIONS = {
     "ServerAliveInterval": "5",
     "ServerAliveCountMax": "3",
     "ConnectTimeout": "15",
-    # Lines of the user's configuration that are meant for a terminal would get in the way.
+    # Lines of the user's configuration that are meant for a terminal would get in the way, one that keeps connections
+    # open would outlive this process, and one that makes ssh quiet would hide why it failed.
+    "ControlPersist": "no",
+    "LogLevel": "INFO",
     "RequestTTY": "no",
     "RemoteCommand": "none",
     "ClearAllForwardings": "yes",

@@ -144,9 +144,16 @@ def drone(parser: argparse.ArgumentParser) -> None:
 
 
 def retries(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--retries", type=int, default=8, metavar="N", help="failures of the link in a row to survive (default 8)"
-    )
+    from edgeprune.ssh import RETRIES
+
+    text = f"how often to try again in a row while the link moves nothing (default {RETRIES})"
+    parser.add_argument("--retries", type=_count, default=RETRIES, metavar="N", help=text)
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or len(text) > 6:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 0 on, not {text!r}")
+    return int(text)
 
 
 def quiet(parser: argparse.ArgumentParser) -> None:

@@ -174,6 +174,7 @@ def test_nothing_is_left_when_it_ends_nor_when_it_is_killed(drone, tmp_path):
         "print(link._master._popen.pid, link._folder, flush=True)\n"
         "link.close() if sys.argv[1] == 'close' else os.kill(os.getpid(), signal.SIGKILL)\n"
     )
+    drone.configure(ControlMaster="auto", ControlPersist="600")
     for how in ("close", "kill"):
         done = subprocess.run([sys.executable, "-c", code, how], capture_output=True, text=True, timeout=60)
         pid, folder = done.stdout.split()
@@ -182,6 +183,7 @@ def test_nothing_is_left_when_it_ends_nor_when_it_is_killed(drone, tmp_path):
         while os.path.exists(f"/proc/{pid}") and time.monotonic() < deadline:
             time.sleep(0.02)
         assert not os.path.exists(f"/proc/{pid}")
+        assert not subprocess.run(["pgrep", "-f", folder], capture_output=True).stdout
         assert how == "kill" or not os.path.exists(folder)
 
 
@@ -190,6 +192,7 @@ def test_nothing_is_left_when_it_ends_nor_when_it_is_killed(drone, tmp_path):
     [
         ({"IdentityFile": "{folder}/ssh/stranger"}, "refuses the login.*ssh-copy-id drone"),
         ({"User": "nobodyatall"}, "no such user there"),
+        ({"User": "nobodyatall", "LogLevel": "QUIET"}, "no such user there"),
         ({"HostName": "no.such.host.invalid"}, "no such host is known here"),
         ({"Port": "1"}, "no SSH server answers there"),
         ({"NoSuchOption": "yes"}, "ssh says: .*[Bb]ad configuration"),
