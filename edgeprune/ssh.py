@@ -450,7 +450,7 @@ class _Process:
         with contextlib.suppress(OSError):
             self._popen.stdin.close()
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self._popen.wait(3)
+            self._popen.wait(1)
         self.kill()
 
     def kill(self) -> None:
