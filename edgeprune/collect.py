@@ -22,13 +22,14 @@ from edgeprune_device.errors import GateError, InputError, SignatureError
 from edgeprune_device.report import BenchReport
 from nacl.signing import VerifyKey
 
-from edgeprune.ssh import Link, shown
+from edgeprune.ssh import Link, RemoteError, shown
 from edgeprune.store import Receipt, Store
 
 __all__ = ["Drone", "Folder", "Outcome", "collect"]
 
 _MOST_BYTES = 1 << 30  # of one report; ten hours at 100 frames a second
 _MOST_REPORTS = 10_000
+_BATCH = 20  # reports acknowledged at once; a round trip each is long over a radio
 
 #: Where the spool is, as `edgeprune_device.spool` has it; what waits there; the boot and the seconds since.
 _LIST = """
@@ -118,7 +119,10 @@ class Folder:
     def look(self) -> tuple[list[Waiting], Moment]:
         places = [self.folder / name for name in ("pending", "delivered") if (self.folder / name).is_dir()]
         found = [
-            path for place in places or [self.folder] for path in sorted(place.glob("*.json")) if path.name[0] != "."
+            path
+            for place in places or [self.folder]
+            for path in sorted(place.glob("*.json"))
+            if path.name[0] != "." and path.is_file()
         ]
         now = clock.now()
         moment = Moment(now["boot_id"], now["boottime_s"], datetime.now(timezone.utc), 0.0)
@@ -149,6 +153,7 @@ class Outcome:
     known: list[str] = field(default_factory=list)
     unknown: dict[str, str] = field(default_factory=dict)  # {id: the fingerprint of its key}
     damaged: dict[str, str] = field(default_factory=dict)
+    newer: list[str] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
 
     def check(self) -> None:
@@ -160,6 +165,8 @@ class Outcome:
                 f"{len(self.unknown)} of a device that is not enrolled here ({prints}), kept apart: edgeprune setup "
                 "enrols it; or compare with edgeprune key on the device, then --trust-new"
             )
+        if self.newer:
+            problems.append(f"{len(self.newer)} made by a newer edgeprune, left where they are: update this host")
         if problems:
             raise GateError("; ".join(problems))
 
@@ -175,23 +182,29 @@ def collect(
     """
     store.prepare()
     waiting, moment = source.look()
-    outcome = Outcome()
+    outcome, held = Outcome(), []  # held: on this disk, not yet told to the source
     for number, item in enumerate(waiting, 1):
         say(f"report {number} of {len(waiting)}, {item.size_bytes / 1e6:.1f} MB")
         if item.id is not None and item.id in store:
             outcome.known.append(item.id)
-            source.delivered([item.name])
-            continue
-        try:
-            data = source.fetch(item, store.incoming)
-            _keep(data, item, source, store, moment, trust_new, outcome)
-        except (SignatureError, _NoReport) as error:
-            if item.id is None and isinstance(error, _NoReport):
-                outcome.left.append(item.name)
-            else:
-                outcome.damaged[item.name] = str(error)
-                _keep_damaged(item, source, store)
-        (store.incoming / Path(item.name).name).unlink(missing_ok=True)
+            held.append(item.name)
+        else:
+            try:
+                data = source.fetch(item, store.incoming)
+                if _keep(data, item, source, store, moment, trust_new, outcome):
+                    held.append(item.name)
+            except RemoteError:
+                outcome.left.append(item.name)  # another host has just fetched it
+            except (SignatureError, _NoReport) as error:
+                if item.id is None and isinstance(error, _NoReport):
+                    outcome.left.append(item.name)
+                else:
+                    outcome.damaged[item.name] = str(error)
+                    _keep_damaged(item, source, store)
+            (store.incoming / Path(item.name).name).unlink(missing_ok=True)
+        if held and (len(held) == _BATCH or number == len(waiting)):
+            source.delivered(held)
+            held = []
     return outcome
 
 
@@ -199,10 +212,18 @@ class _NoReport(InputError):
     """The content is something else."""
 
 
-def _keep(data: bytes, item: Waiting, source: Source, store: Store, moment: Moment, trust_new: bool, outcome: Outcome):
+def _keep(
+    data: bytes, item: Waiting, source: Source, store: Store, moment: Moment, trust_new: bool, outcome: Outcome
+) -> bool:
+    """Whether it is in the store now."""
     what = f"{source.title}: {item.name}"
     try:
-        report = BenchReport.from_json(strict_json.loads(data, what), what)
+        parsed = strict_json.loads(data, what)
+        version = parsed.get("schema_version") if isinstance(parsed, dict) else None
+        if isinstance(version, int) and version > BenchReport.schema_version:
+            outcome.newer.append(item.name)
+            return False
+        report = BenchReport.from_json(parsed, what)
     except InputError as error:
         raise _NoReport(str(error)) from error
     key = report.verify(what)
@@ -217,14 +238,14 @@ def _keep(data: bytes, item: Waiting, source: Source, store: Store, moment: Mome
     identity = hashlib.sha256(data).hexdigest()
     if name and identity in store:
         outcome.known.append(identity)
-    else:
-        store.put(data, receipt)
+        return True
+    (store.incoming / Path(item.name).name).unlink(missing_ok=True)  # room for it, on a disk nearly full
+    store.put(data, receipt)
     if name is None:
         outcome.unknown[identity] = fingerprint
-        return
-    if identity not in outcome.known:
-        outcome.collected[identity] = name
-    source.delivered([item.name])
+        return False
+    outcome.collected[identity] = name
+    return True
 
 
 def _keep_damaged(item: Waiting, source: Source, store: Store) -> None:

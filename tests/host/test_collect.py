@@ -172,6 +172,32 @@ def test_damaged_and_forged_reports_are_kept_apart_after_the_rest(drone, store):
 
 
 @needs_ssh
+def test_a_report_of_a_newer_edgeprune_is_left_on_the_drone(drone, store):
+    newer = {**signed().to_json(), "schema_version": 99, "what_nobody_knows_yet": 1}
+    drone.spool.put(strict_json.canonical(newer))
+    outcome = fetch(store)
+    with pytest.raises(GateError, match="1 made by a newer edgeprune, left where they are: update this host"):
+        outcome.check()
+    assert not outcome.damaged and not drone.spool.entries()[0].delivered
+
+
+@needs_ssh
+def test_one_that_another_host_fetches_at_this_moment_stops_no_other(drone, store, monkeypatch):
+    ids = sorted(drone.spool.put(signed(i).to_bytes()) for i in range(3))
+    look = Drone.look
+
+    def slowly(self):
+        found = look(self)
+        (drone.spool.folder / "pending" / f"{ids[1]}.json").unlink()
+        return found
+
+    monkeypatch.setattr(Drone, "look", slowly)
+    outcome = fetch(store)
+    assert sorted(outcome.collected) == [ids[0], ids[2]] and outcome.left == [f"{ids[1]}.json"]
+    outcome.check()
+
+
+@needs_ssh
 def test_a_full_disk_of_the_host_leaves_everything_on_the_drone(drone, tmp_path):
     where = tmp_path / "disk"
     where.mkdir()
@@ -221,6 +247,8 @@ def test_a_stick_is_read_and_left_alone(store, tmp_path):
     (stick / "again.json").write_text(strict_json.pretty(report.to_json()))
     (stick / "music.json").write_text("{}")
     (stick / "._hidden.json").write_text("?")
+    os.mkfifo(stick / "pipe.json")
+    (stick / "dangling.json").symlink_to(stick / "nowhere")
     before = sorted(path.name for path in stick.iterdir())
     outcome = collect(Folder(stick), store)
     assert len(outcome.collected) == 2 and identity in outcome.collected and outcome.left == ["music.json"]
