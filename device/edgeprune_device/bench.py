@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import statistics
 import time
+from array import array
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Callable, List, Mapping, Optional, Sequence, Tuple
@@ -33,9 +34,9 @@ class Samples:
     - `interrupted`: Ctrl-C ended it; what was measured until then is here
     """
 
-    begins_ns: Tuple[int, ...]
-    frames_ns: Tuple[int, ...]
-    stages_ns: Mapping[str, Tuple[int, ...]]
+    begins_ns: Sequence[int]
+    frames_ns: Sequence[int]
+    stages_ns: Mapping[str, Sequence[int]]
     wall_ns: int
     first_ns: Mapping[str, int]
     warmup_frames: int
@@ -48,7 +49,8 @@ class Samples:
 class Plan:
     """How long.
 
-    - the measured loop lasts `seconds`, and longer, up to four times that, until it has `min_samples`
+    - the measured loop lasts `seconds`, and longer, up to four times that, until it has `min_samples`; one frame at
+      least
     - warm-up lasts until it has settled, at most `warmup_seconds` (then `Samples.settled` is False); 0: one frame
     """
 
@@ -130,7 +132,11 @@ def pipelined(
 
 
 class _Run:
-    """Warms up when it is made; then keeps the rows, (begin, ns of each stage …, ns of the frame), and the time."""
+    """Warms up when it is made; then keeps the rows, (begin, ns of each stage …, ns of the frame), and the time.
+
+    Column by column in plain memory, 8 bytes a figure: in hours as objects they would be a gigabyte, which the machine
+    then seems to need.
+    """
 
     def __init__(self, stages: Stages, supply: Supply, plan: Plan, progress, warmed):
         steps = list(stages.values())
@@ -142,7 +148,7 @@ class _Run:
         self._warmup_frames, self._warmup_ns = more + 1, time.monotonic_ns() - begin
         if warmed:
             warmed(median or row[-1])
-        self._rows: List[Tuple[int, ...]] = []
+        self._columns = [array("q") for _ in range(len(stages) + 2)]
         self._interrupted = False
         self._start = self._now = time.monotonic_ns()
 
@@ -151,21 +157,23 @@ class _Run:
         elapsed, plan = (self._now - self._start) / 1e9, self._plan
         if self._progress:
             self._progress(f"measuring {elapsed:.0f} of {plan.seconds:.0f} s")
-        return elapsed < plan.seconds or (len(self._rows) < plan.min_samples and elapsed < 4 * plan.seconds)
+        count = len(self._columns[-1])
+        return elapsed < plan.seconds or not count or (count < plan.min_samples and elapsed < 4 * plan.seconds)
 
     def add(self, row: Tuple[int, ...]) -> None:
-        self._rows.append(row)
+        for column, value in zip(self._columns, row):
+            column.append(value)
         self._now = time.monotonic_ns()
 
     def interrupt(self) -> None:
         """What was measured until now is the result; nothing, and the interrupt goes on its way."""
-        if not self._rows:
+        if not self._columns[-1]:
             raise KeyboardInterrupt
         self._interrupted = True
 
     def samples(self) -> Samples:
-        rows = sorted(self._rows)
-        begins, *columns, frames = zip(*rows)
+        # Ctrl-C may have come in the middle of a row.
+        begins, *columns, frames = (column[: len(self._columns[-1])] for column in self._columns)
         return Samples(
             begins_ns=begins,
             frames_ns=frames,

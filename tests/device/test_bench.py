@@ -61,6 +61,15 @@ def test_a_warm_up_that_never_settles_is_flagged(monkeypatch):
     assert not samples.settled and 3e9 <= samples.warmup_ns < 4e9
 
 
+@pytest.mark.parametrize("mode", ["one", "pipelined"])
+def test_there_is_always_a_frame(mode):
+    stages = {"a": lambda value: value, "b": lambda value: value, "c": lambda value: value}
+    plan = bench.Plan(seconds=1e-9, warmup_seconds=0.01)
+    frames = itertools.count().__next__
+    run = bench.measure if mode == "one" else lambda *given: bench.pipelined(*given, middle="b")
+    assert len(run(stages, frames, plan).frames_ns) >= 1
+
+
 def test_slow_frames_do_not_take_for_ever(monkeypatch):
     clock = Clock(monkeypatch)
     samples = measure({"a": clock.stage(1000)}, [0], seconds=5, warmup_seconds=2)
@@ -112,6 +121,21 @@ def test_an_interrupt_keeps_what_was_measured(monkeypatch):
     samples = measure({"a": stage}, [0], seconds=60)
     assert samples.interrupted and set(samples.frames_ns) == {10_000_000}
     assert len(samples.frames_ns) + samples.warmup_frames == next(seen)
+
+
+def test_an_interrupt_in_the_middle_of_a_row_leaves_whole_ones(monkeypatch):
+    appended = itertools.count()
+
+    class Column(bench.array):
+        def append(self, value):
+            if next(appended) == 31:  # three figures a row
+                raise KeyboardInterrupt
+            super().append(value)
+
+    monkeypatch.setattr(bench, "array", Column)
+    samples = measure({"a": Clock(monkeypatch).stage(10)}, [0])
+    assert samples.interrupted
+    assert [len(column) for column in (samples.begins_ns, samples.stages_ns["a"], samples.frames_ns)] == [10, 10, 10]
 
 
 def test_an_interrupt_before_the_first_sample_is_one(monkeypatch):
