@@ -5,9 +5,10 @@ from __future__ import annotations
 import platform
 import sys
 import time
+from array import array
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from edgeprune_device import (
     bench,
@@ -43,7 +44,11 @@ __all__ = ["MODES", "choose_precision", "int8_is_for_cpu", "run"]
 MODES = {"single": 10.0, "sustained": 300.0, "camera": 30.0, "offline": 10.0}
 _PARITY_PICTURES = 4
 _FRAME_BYTES = 140  # in the report's JSON: a time stamp, and a dozen digits for each stage
+_ROUND_BYTES = 500  # of the sensors' readings: some forty on a Jetson
+_ROUND_S, _MOST_ROUNDS = 0.2, 12000  # the monitor's own limit
 _FRAME_TIMEOUT_S = 10.0
+_PACES_FPS = (0.1, 1000)
+_LONGEST_LINE, _LONGEST_TEXT, _MOST_TEXTS = 500, 1000, 100  # in the report's schema
 _GLANCE_S = 0.5
 
 
@@ -98,7 +103,7 @@ def run(
             progress=lambda share, what: say(f"building the engine, {share:.0%} ({what})"),
         )
         resting = cpu_load.read()
-        with probes.Monitor(root) as monitor:
+        with probes.Monitor(root, _ROUND_S) as monitor:
             idle = _rest(root, idle_seconds, say)
             loaded = cpu_load.read()
             began = time.perf_counter()
@@ -107,12 +112,18 @@ def run(
             samples, on_device = _measure(session, manifest, feed, plan, spool, say)
             camera, done = feed.camera(), cpu_load.read()
         series = monitor.series()
-        accuracy, checked, unchecked = None, None, ()
-        if with_accuracy and runtime != "null" and not samples.interrupted:  # zeros from null have no accuracy
-            accuracy = _accuracy(session, pictures, manifest, say)
-        peak_rss_bytes = _peak_rss_bytes()  # before the check, which opens the model a second time
-        if check and not samples.interrupted:
-            checked, unchecked = _parity(session, model, pictures, manifest)
+        unwatched = [f"power, heat and clocks were not measured: {monitor.problem}"] if monitor.problem else []
+        accuracy, checked, unchecked, interrupted = None, None, (), samples.interrupted
+        peak_rss_bytes = None
+        try:
+            if with_accuracy and runtime != "null" and not interrupted:  # zeros from null have no accuracy
+                accuracy = _accuracy(session, pictures, manifest, say)
+            peak_rss_bytes = _peak_rss_bytes()  # before the check, which opens the model a second time
+            if check and not interrupted:
+                checked, unchecked = _parity(session, model, pictures, manifest)
+        except KeyboardInterrupt:  # the timings are whole, and stay
+            interrupted = True
+            unchecked = (f"{'parity' if accuracy or not with_accuracy else 'accuracy'} was not measured: interrupted",)
         description, told = session.description, session.warnings
     host, comparable = _host_accuracy(manifest, precision)
     delta = None
@@ -140,7 +151,7 @@ def run(
         edgeprune_version=version(),
         clock=clock.now(),
         device={
-            "hostname": platform.node() or "unknown",
+            "hostname": _plain(platform.node(), _LONGEST_LINE) or "unknown",
             "serial": machine.serial,
             "key_fingerprint": keys.fingerprint(key.verify_key),
         },
@@ -153,12 +164,12 @@ def run(
         },
         precision=precision,
         model={"payload": payload.name, "sha256": payload.sha256, "size_bytes": payload.size_bytes},
-        runtime={"name": runtime, "description": description, "threads": threads},
+        runtime={"name": runtime, "description": _plain(description, _LONGEST_LINE), "threads": threads},
         environment=environment,
         board=machine.to_json(),
         preflight=state.to_json(),
         mode=feed.mode,
-        source={"name": feed.source.name, "description": feed.source.description},
+        source={"name": feed.source.name, "description": _plain(feed.source.description, _LONGEST_LINE)},
         settings={
             "seconds": plan.seconds,
             "warmup_seconds_max": warmup_seconds,
@@ -174,10 +185,10 @@ def run(
             "seconds": samples.warmup_ns / 1e9,
             "settled": samples.settled,
         },
-        interrupted=samples.interrupted,
+        interrupted=interrupted,
         load_ms=load_ms,
         first_inference_ms=samples.first_ns["infer"] / 1e6,
-        begins_ns=samples.begins_ns,
+        begins_ns=tuple(samples.begins_ns),
         stages=stages,
         camera=camera,
         drift=drift,
@@ -195,32 +206,41 @@ def run(
         peak_rss_bytes=peak_rss_bytes,
         memory_drop_bytes=_memory_drop(series, load),
         parity=None if checked is None else checked.to_json(),
-        verdict=judged.to_json(),
-        warnings=(
-            *told,
-            *unchecked,
-            *feed.source.warnings,
-            *state.notes(),
-            *_warnings(bundle, environment, runtime, precision, accuracy is not None, comparable),
-            *_spikes(throttling),
+        verdict={"state": judged.state, "reasons": _texts(judged.reasons)},
+        warnings=tuple(
+            _texts(
+                [
+                    *unchecked,
+                    *unwatched,
+                    *feed.source.warnings,
+                    *state.notes(),
+                    *_warnings(bundle, environment, runtime, precision, accuracy is not None, comparable),
+                    *_spikes(throttling),
+                    *told,
+                ]
+            )
         ),
     ).sign(key)
 
 
 def _measure(session, manifest: Manifest, feed: _Feed, plan: bench.Plan, spool: Optional[Spool], say):
     """(Samples, {stage of the device: ns of each frame})."""
-    on_device: Dict[str, List[int]] = {}
+    on_device: Dict[str, array] = {}
 
     def device_times() -> None:
-        for name in DEVICE_STAGES if session.device_ms else ():
-            on_device.setdefault(name, []).append(round(session.device_ms[name] * 1e6))
+        times = session.device_ms  # once: each time it asks the driver
+        for name in DEVICE_STAGES if times else ():
+            on_device.setdefault(name, array("q")).append(round(times[name] * 1e6))
 
     def warmed(median_ns: int) -> None:
-        feed.begin()
-        on_device.clear()
         if spool is not None:
-            frames = plan.seconds * 1e9 / max(median_ns, 1)
-            spool.reserve(int(frames * _FRAME_BYTES) + (1 << 20))
+            # Of the three parts of offline, the slowest alone sets the pace: at best three frames in the time of one.
+            fps = 1e9 / max(median_ns, 1) * (3 if feed.mode == "offline" else 1)
+            frames = plan.seconds * min(fps, feed.fps or fps)
+            rounds = min(plan.seconds / _ROUND_S, _MOST_ROUNDS)
+            spool.reserve(int(frames * _FRAME_BYTES + rounds * _ROUND_BYTES) + (1 << 20))
+        on_device.clear()
+        feed.begin()  # last: a camera's frames do not wait for a disk
 
     def after(frame: sources.Frame, end_ns: int) -> None:
         feed.done(frame, end_ns)
@@ -246,9 +266,13 @@ class _Feed:
         if self.mode == "camera" and not source.live:
             if not (fps or source.fps):
                 raise InputError("mode camera needs --fps, the pace of the camera that these pictures stand for")
-            source = sources.Paced(source, fps or source.fps)
-        self.source, self._fps = source, source.fps if self.mode == "camera" else None
-        self._ages_ns: List[int] = []
+            pace = fps or source.fps
+            if not _PACES_FPS[0] <= pace <= _PACES_FPS[1]:
+                limits = f"between {_PACES_FPS[0]} and {_PACES_FPS[1]}"
+                raise InputError(f"{pace:g} frames a second: a camera's pace must lie {limits}; set it by --fps")
+            source = sources.Paced(source, pace)
+        self.source, self.fps = source, (source.fps or fps) if self.mode == "camera" else None
+        self._ages_ns = array("q")
         self._before = (0, 0, 0)
         if self.mode == "camera":
             self.next = lambda: source.next(_FRAME_TIMEOUT_S)
@@ -257,7 +281,9 @@ class _Feed:
             self.next = lambda: next(frames)
 
     def begin(self) -> None:
-        """From now on frames count."""
+        """From now on frames count: those after the one that is due by now."""
+        if self.mode == "camera":
+            self.next()
         self._before = self._counts()
 
     def done(self, frame: sources.Frame, end_ns: int) -> None:
@@ -270,9 +296,9 @@ class _Feed:
         if self.mode != "camera" or not self._ages_ns:
             return None
         arrived, dropped, late = (now - then for now, then in zip(self._counts(), self._before))
-        deadline_ns = 1e9 / self._fps if self._fps else None
+        deadline_ns = 1e9 / self.fps if self.fps else None
         return {
-            "fps": self._fps,
+            "fps": self.fps,
             "deadline_ms": None if deadline_ns is None else deadline_ns / 1e6,
             "arrived": arrived,
             "dropped": dropped,
@@ -298,6 +324,16 @@ def _followed(step, then):
 
 def _timing(ns) -> Dict[str, Any]:
     return {**percentiles.summary(ns), "samples_ns": list(ns)}
+
+
+def _plain(text: str, longest: int) -> str:
+    """A line as a report may hold it: paths and the words of libraries can be anything, and a report is never lost."""
+    shown = "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))
+    return shown if len(shown) <= longest else f"{shown[: longest - 1]}…"
+
+
+def _texts(found: Sequence[str]) -> List[str]:
+    return [_plain(text, _LONGEST_TEXT) for text in found[:_MOST_TEXTS]]
 
 
 def _rest(root: Path, seconds: float, say) -> Optional[Tuple[int, int]]:

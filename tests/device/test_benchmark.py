@@ -3,7 +3,7 @@ import time
 
 import numpy as np
 import pytest
-from edgeprune_device import benchmark, keys, schema
+from edgeprune_device import benchmark, keys, schema, strict_json
 from edgeprune_device.bundle import Bundle
 from edgeprune_device.environment import Environment
 from edgeprune_device.errors import InputError, RuntimeUnavailable
@@ -108,6 +108,16 @@ def test_camera_counts_what_becomes_of_each_frame(bundle, monkeypatch):
     assert camera["age"]["min_ms"] >= 25 and camera["age"]["p50_ms"] < 60
 
 
+def test_making_room_for_the_report_is_no_time_of_the_camera(bundle):
+    class Slow:
+        def reserve(self, size_bytes):
+            assert size_bytes < 2 << 20  # a camera's frames are few, however fast the machine is
+            time.sleep(0.5)  # ten frames
+
+    camera = benchmark.run(bundle, runtime="null", fps=20, seconds=0.6, warmup_seconds=0.1, spool=Slow()).camera
+    assert camera["dropped"] == 0 and camera["arrived"] == camera["processed"] and camera["age"]["max_ms"] < 50
+
+
 def test_a_machine_that_keeps_up_drops_nothing(bundle):
     camera = benchmark.run(bundle, runtime="null", mode="camera", fps=20, seconds=0.6, warmup_seconds=0.1).camera
     assert camera["dropped"] == 0 and camera["missed"] == 0 and camera["arrived"] == camera["processed"]
@@ -135,6 +145,8 @@ def test_offline_does_more_than_one_frame_at_a_time(bundle, monkeypatch):
         ({"mode": "camera"}, "mode camera needs --fps"),
         ({"mode": "single", "fps": 30}, "--fps is the pace of mode camera"),
         ({"source": "/nowhere/at/all"}, "/nowhere/at/all"),
+        ({"fps": 1e-300}, "between 0.1 and 1000"),
+        ({"fps": 1e8}, "between 0.1 and 1000"),
     ],
 )
 def test_modes_and_sources_that_do_not_fit(bundle, change, words):
@@ -174,6 +186,45 @@ def test_an_interrupt_gives_a_report_of_what_was_measured(bundle, monkeypatch):
     report = benchmark.run(bundle, runtime="null", seconds=600, warmup_seconds=0.2)
     assert report.interrupted and report.stages["infer"]["samples"] > 10
     assert "interrupted: shorter than what was asked for" in report.verdict["reasons"]
+
+
+def test_an_interrupt_while_the_accuracy_is_measured_keeps_the_timings(bundle, monkeypatch):
+    pytest.importorskip("onnxruntime")
+
+    def evaluate(*given, **more):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(benchmark, "evaluate", evaluate)
+    report = benchmark.run(bundle, runtime="ort", check=True, **QUICK)
+    assert report.interrupted and report.accuracy is None and report.parity is None
+    assert report.stages["infer"]["samples"] >= 1 and "accuracy was not measured: interrupted" in report.warnings
+    assert not any("shorter" in reason for reason in report.verdict["reasons"])
+
+
+def test_whatever_a_machine_says_the_host_can_read_the_report(bundle, tmp_path, monkeypatch, labelled_pictures):
+    from edgeprune_device.runtimes import null
+
+    folder = tmp_path / "a\nb\udcff" / ("x" * 250) / ("y" * 250)
+    folder.mkdir(parents=True)
+    (folder / "1.png").write_bytes(labelled_pictures[0][1])
+    monkeypatch.setattr(null.NullSession, "description", "\x1b[2J" + "long " * 1000)
+    monkeypatch.setattr(null.NullSession, "warnings", ("\n" + "long " * 1000,) * 300)
+    monkeypatch.setattr(benchmark.preflight.Preflight, "warnings", lambda self: ["clock " * 1000] * 300)
+    report = benchmark.run(bundle, runtime="null", source=str(folder), **QUICK)
+    again = type(report).from_json(strict_json.loads(report.to_bytes(), "r"))
+    assert again == report and again.verify() == report.verify()
+    assert len(report.warnings) == len(report.verdict["reasons"]) == 100
+    assert report.source["description"].startswith("pictures in ") and report.verdict["state"] == "invalid"
+
+
+def test_a_monitor_that_fails_says_why(bundle, monkeypatch):
+    def enter(self):
+        self.problem = "the monitor failed (it ended)"
+        return self
+
+    monkeypatch.setattr(benchmark.probes.Monitor, "__enter__", enter)
+    report = benchmark.run(bundle, runtime="null", **QUICK)
+    assert report.series is None and "the monitor failed (it ended)" in " ".join(report.warnings)
 
 
 def test_a_worse_model_shows_in_the_delta(rebuilt, tmp_path, labelled_pictures):
