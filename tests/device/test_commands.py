@@ -1,6 +1,8 @@
 import json
 import os
 import re
+import subprocess
+import sys
 import time
 
 import pytest
@@ -133,6 +135,31 @@ def test_an_interrupted_run_is_kept_and_says_so(capsys, bundle, monkeypatch):
     code, out, err = edgeprune(capsys, "bench", str(bundle.path), "--runtime", "null", "--warmup", "0.1")
     assert code == 130 and "holds what was measured until then" in err and "interrupted: shorter" in out
     assert len(Spool().entries()) == 1
+
+
+def test_a_report_is_kept_whatever_becomes_of_the_output(bundle, tmp_path):
+    """`edgeprune bench | true`, and a link that breaks."""
+    command = [sys.executable, "-m", "edgeprune_device", "bench", str(bundle.path), "--runtime", "null", *QUICK]
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "wb") as gone:
+        assert subprocess.run(command, stdout=gone, stderr=subprocess.PIPE).returncode == cli.EXIT_PIPE
+    assert len(Spool().entries()) == 1
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run([*command, "--report", str(tmp_path / "r.json")], stdout=full, stderr=subprocess.PIPE)
+    assert done.returncode == 2 and b"no space left" in done.stderr
+    assert len(Spool().entries()) == 2 and (tmp_path / "r.json").exists()
+
+
+def test_a_spool_that_fails_at_the_end_takes_nothing_with_it(capsys, bundle, tmp_path, monkeypatch):
+    def put(self, report):
+        raise InputError("the spool: no space left on device")
+
+    monkeypatch.setattr(Spool, "put", put)
+    path = tmp_path / "report.json"
+    code, out, err = edgeprune(capsys, "bench", str(bundle.path), "--runtime", "null", "--report", str(path), *QUICK)
+    report = BenchReport.from_json(json.loads(path.read_text()), str(path))
+    assert code == 2 and out == report.table() and "no space left" in err
 
 
 def test_a_spool_without_room_is_said_before_the_run(capsys, bundle, tmp_path, monkeypatch):

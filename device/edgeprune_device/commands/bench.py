@@ -64,6 +64,8 @@ def configure(parser) -> None:
 
 def run(args) -> None:
     """Verify, measure, keep the report, show it; then the gate."""
+    from contextlib import ExitStack
+
     from edgeprune_device import benchmark, files, strict_json
     from edgeprune_device.bundle import Bundle
     from edgeprune_device.errors import InputError, Interrupted
@@ -94,19 +96,27 @@ def run(args) -> None:
         check=args.check,
         spool=spool,
     )
-    # Shown first: whatever happens to the disk, the figures have been seen.
-    print(strict_json.pretty(report.to_json()) if args.json else report.table(), end="", flush=True)
-    identity = spool.put(report.to_bytes()) if spool else None
-    if args.report:
-        files.write_atomic(args.report, strict_json.pretty(report.to_json()))
-    if args.csv:
-        files.write_atomic(args.csv, report.csv())
+    # The spool first: what reads the output may have gone away. Then the rest, last to first, each whatever becomes of
+    # the others: with a full disk the figures are shown all the same.
+    with ExitStack() as rest:
+        rest.callback(_show, report, args.json)
+        if args.csv:
+            rest.callback(lambda: files.write_atomic(args.csv, report.csv()))
+        if args.report:
+            rest.callback(lambda: files.write_atomic(args.report, strict_json.pretty(report.to_json())))
+        identity = spool.put(report.to_bytes()) if spool else None
     if identity and not args.json:
         print(f"report      {identity[:12]}, waits for edgeprune collect in {spool.folder}")
     if report.interrupted:
         raise Interrupted("interrupted: the report holds what was measured until then")
     if args.max_drop is not None:
         _gate(report, args.max_drop)
+
+
+def _show(report, as_json: bool) -> None:
+    from edgeprune_device import strict_json
+
+    print(strict_json.pretty(report.to_json()) if as_json else report.table(), end="", flush=True)
 
 
 def _gate(report, max_drop: float) -> None:
