@@ -203,15 +203,31 @@ def test_nothing_in_the_current_folder_is_run(tmp_path, monkeypatch):
 
 
 def test_a_long_run_thins_itself_out(monkeypatch):
-    monkeypatch.setattr(monitor_module, "_MOST_ROUNDS", 8)
+    monkeypatch.setattr(monitor_module, "_MOST_ROUNDS", 12)
+    monkeypatch.setattr(monitor_module, "_KEPT_ROUNDS", 4)
     counter = iter(range(100))
     recorder = monitor_module._Recorder([probes.Channel("event", "oc1", "count", lambda: next(counter))], 0.2)
-    for _ in range(17):
+    for _ in range(25):
         recorder.round()
     data = recorder.to_json()
-    assert len(data["t_ns"]) < 8 and data["interval_s"] > 0.2
+    assert len(data["t_ns"]) < 12 and data["interval_s"] > 0.2
     values = data["channels"]["event.oc1"]["values"]
-    assert values == sorted(values) and values[0] == 0 and values[-1] == 16
+    assert values == sorted(values) and values[-1] == 24
+    assert values[:4] == [0, 1, 2, 3]  # at rest, before the load
+
+
+def test_hours_later_the_power_at_rest_is_still_known(monkeypatch):
+    """Eight hours, five samples a second: 10 s at rest, then load."""
+    now = 0
+    monkeypatch.setattr(monitor_module.time, "monotonic_ns", lambda: now)
+    watched = [probes.Channel("power", "VDD_IN", "mW", lambda: 4000 if now < 10e9 else 9000)]
+    recorder = monitor_module._Recorder(watched, 0.2)
+    while now < 8 * 3600e9:
+        recorder.round()
+        now += int(recorder.interval_s * 1e9)
+    series = probes.Series.from_json(recorder.to_json())
+    found = summary.power(series, (0, int(9.9e9)), (int(11e9), now), 2_880_000)
+    assert found["idle_mw"] == 4000 and found["load_mw"] == 9000 and len(series.t_ns) < 12000
 
 
 def test_what_moves_is_followed_and_eagain_is_no_figure(fuse):

@@ -27,7 +27,8 @@ from edgeprune_device.probes.sysfs import sysroot
 __all__ = ["Monitor"]
 
 _ANSWER_S = 20.0  # for a line from the worker; a machine under full load is slow, a sensor that hangs never answers
-_MOST_ROUNDS = 12000  # 40 minutes at 0.2 s; then every second one goes, and the interval doubles
+_MOST_ROUNDS = 12000  # 40 minutes at 0.2 s; then every second one goes, and the interval doubles …
+_KEPT_ROUNDS = 1500  # … but of the first: the power at rest stands there, in a few seconds before the load
 # Not `-m`, and without site: nothing of the current folder, and none of the packages, is looked at.
 _WORKER = (
     "import sys; sys.path[:] = [*filter(None, sys.path), sys.argv[1]]; "
@@ -163,8 +164,8 @@ class _Recorder:
             max(self.longest_ns, taken),
         )
         if len(self.t_ns) >= _MOST_ROUNDS:
-            self.t_ns = self.t_ns[::2]
-            self.values = [values[::2] for values in self.values]
+            self.t_ns = self.t_ns[:_KEPT_ROUNDS] + self.t_ns[_KEPT_ROUNDS::2]
+            self.values = [values[:_KEPT_ROUNDS] + values[_KEPT_ROUNDS::2] for values in self.values]
             self.interval_s *= 2
 
     def to_json(self) -> Dict[str, Any]:
