@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Iterator, List, NamedTuple, Optional, Union
 
 from edgeprune_device.errors import InputError, SignatureError
-from edgeprune_device.files import sync_folder, write_atomic
+from edgeprune_device.files import sha256, sync_folder, write_atomic
 
 __all__ = ["Entry", "Spool"]
 
@@ -75,13 +75,23 @@ class Spool:
         return found
 
     def copy_pending(self, to: Path) -> List[str]:
-        """Copy what waits to a folder, such as a stick's; it goes on waiting here. The ids that were not there yet."""
-        copied = []
+        """Copy what waits to a folder, such as a stick's; it goes on waiting here. The ids that were not there yet.
+
+        What is there and damaged, as after a stick was pulled out, is copied again. SignatureError: a report is damaged
+        here; the others have been copied.
+        """
+        copied, damaged = [], []
         for entry in self.entries():
             target = to / f"{entry.id}.json"
-            if not entry.delivered and not target.exists():
+            if entry.delivered or (target.exists() and sha256(target) == entry.id):
+                continue
+            try:
                 write_atomic(target, self.read(entry.id), mode=0o644)
                 copied.append(entry.id)
+            except SignatureError as error:
+                damaged.append(error)
+        if damaged:
+            raise damaged[0]
         return copied
 
     def prune(self) -> List[str]:

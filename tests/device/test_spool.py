@@ -57,6 +57,23 @@ def test_a_copy_for_a_stick_leaves_them_waiting(spool, tmp_path):
     assert [entry.delivered for entry in spool.entries()] == [False, True]
 
 
+def test_what_a_stick_lost_is_copied_again(spool, tmp_path):
+    identity = spool.put(b"one")
+    spool.copy_pending(tmp_path)
+    (tmp_path / f"{identity}.json").write_bytes(b"")  # pulled out too early
+    assert spool.copy_pending(tmp_path) == [identity]
+    assert (tmp_path / f"{identity}.json").read_bytes() == b"one"
+
+
+def test_a_damaged_report_does_not_keep_the_others_from_the_stick(spool, tmp_path):
+    names = [spool.put(data) for data in (b"one", b"two", b"three")]
+    bad = spool.entries()[0]
+    bad.path.write_bytes(b"?")
+    with pytest.raises(SignatureError, match=rf"{bad.id}\.json: damaged"):
+        spool.copy_pending(tmp_path)
+    assert {path.stem for path in tmp_path.glob("*.json")} == set(names) - {bad.id}
+
+
 def test_what_is_not_a_report_is_left_alone(spool):
     spool.put(b"one")
     for name in (".x.tmp", "notes.txt", "A" * 64 + ".json", "0" * 63 + ".json"):
