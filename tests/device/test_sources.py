@@ -575,6 +575,15 @@ def test_a_camera_of_any_size_has_its_colours_in_their_places(size, with_opencv,
 
 
 @needs_gstreamer
+def test_a_cameras_password_does_not_go_into_the_report(monkeypatch):
+    text = "rtspsrc location=rtsp://pilot:hush@10.0.0.2/a user-id=pilot user-pw=hush token='very hush' ! decodebin"
+    monkeypatch.setattr(camera, "elements", lambda _: [["videotestsrc", "num-buffers=9"]])
+    with camera.open(text) as source:
+        assert "hush" not in source.description and "pilot" not in source.description
+        assert source.description.startswith("camera rtspsrc location=rtsp://...@10.0.0.2/a user-id=... user-pw=...")
+
+
+@needs_gstreamer
 def test_a_camera_that_ends_says_so_after_its_last_frame():
     with sources.open(f"{LIVE} ! identity eos-after=3") as source:
         with pytest.raises(DeviceError, match=r"the camera ended after [23] frames"):

@@ -44,7 +44,7 @@ class Camera(Source):
             self.close()
             raise
         pace = f"{self.fps:.4g} fps" if self.fps else "its fps unknown"
-        self.description = f"camera {text}, {width}x{height}, {pace}, by GStreamer"
+        self.description = f"camera {_without_secrets(text)}, {width}x{height}, {pace}, by GStreamer"
 
     @property
     def arrived(self) -> int:
@@ -124,6 +124,13 @@ def elements(text: str) -> List[List[str]]:
     if not found or not all(found):
         raise InputError(f"{text}: not a GStreamer pipeline: an element is missing beside a '!'")
     return found
+
+
+def _without_secrets(text: str) -> str:
+    """A network camera's pipeline may have its password in it, and a report goes to others."""
+    text = re.sub(r"://[^/@\s]*@", "://...@", text)
+    words = "user-id|pw|password|passwd|passphrase|token|secret"
+    return re.sub(rf"(?i)\b((?:{words})=)(?:'[^']*'|\"[^\"]*\"|\S+)", r"\1...", text)
 
 
 def takes(text: str) -> bool:
