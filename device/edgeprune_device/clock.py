@@ -7,6 +7,7 @@ switched off, can tell when its reports were made.
 from __future__ import annotations
 
 import ctypes
+import re
 import time
 from datetime import datetime, timezone
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any, Dict, Optional
 
 __all__ = ["now", "wall"]
 
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _TIME_ERROR = 5  # adjtimex(2): nothing has set this clock
 
 
@@ -24,10 +26,11 @@ def now() -> Dict[str, Any]:
     counts the wall clock as set by NTP, PTP or the like.
     """
     try:
-        boot_id = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        boot_id = _BOOT_ID.read_text(encoding="ascii").strip()
     except (OSError, ValueError):
-        boot_id = None
+        boot_id = ""
     boottime = time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else None
+    boot_id = boot_id if re.fullmatch("[0-9a-f-]{36}", boot_id) else None  # an emulated kernel may say anything
     return {"boot_id": boot_id, "boottime_s": boottime, "synchronized": _synchronized()}
 
 

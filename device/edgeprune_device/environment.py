@@ -42,16 +42,16 @@ class Environment:
         release = parse_key_values(_text("/etc/os-release"))
         device_tree = _text("/proc/device-tree/model").strip("\0 \n")
         return cls(
-            cpu=cpu or device_tree or platform.processor() or None,
+            cpu=_shown(cpu or device_tree or platform.processor()) or None,
             cpu_features=features,
             cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
             memory_bytes=parse_meminfo(_text("/proc/meminfo")),
             machine=platform.machine(),
-            os=release.get("PRETTY_NAME") or platform.system(),
+            os=_shown(release.get("PRETTY_NAME") or platform.system()),
             kernel=platform.release(),
             python=platform.python_version(),
             packages={name: _version(module) for name, module in _PACKAGES.items()},
-            governor=_text("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor").strip() or None,
+            governor=_shown(_text("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor").strip()) or None,
             load_average_1min=round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
         )
 
@@ -106,6 +106,11 @@ def parse_key_values(text: str) -> Dict[str, str]:
     return {key.strip(): value.strip().strip("\"'") for key, _, value in pairs}
 
 
+def _shown(text: str) -> str:
+    """As a report may hold it, and a terminal show it."""
+    return "".join(c if c.isprintable() else "?" for c in text)[:100]
+
+
 def _text(path: str) -> str:
     try:
         return Path(path).read_text(encoding="utf-8", errors="replace")
@@ -115,6 +120,6 @@ def _text(path: str) -> str:
 
 def _version(module: str) -> Optional[str]:
     try:
-        return str(importlib.import_module(module).__version__)
+        return _shown(str(importlib.import_module(module).__version__))
     except Exception:  # a broken installation must not stop a description
         return None

@@ -20,5 +20,11 @@ def test_where_the_kernel_says_nothing(monkeypatch):
     assert clock.now() == {"boot_id": None, "boottime_s": None, "synchronized": None}
 
 
+def test_a_boot_id_that_is_none(monkeypatch, tmp_path):
+    (tmp_path / "boot_id").write_text("../../etc\n")
+    monkeypatch.setattr(clock, "_BOOT_ID", tmp_path / "boot_id")
+    assert clock.now()["boot_id"] is None  # the report's schema knows no other
+
+
 def test_the_wall_clock():
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", clock.wall())

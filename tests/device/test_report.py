@@ -3,6 +3,7 @@ import json
 import pytest
 from edgeprune_device import schema, strict_json
 from edgeprune_device.errors import InputError, SignatureError
+from edgeprune_device.preflight import Preflight
 from edgeprune_device.report import BenchReport
 from fakes.reports import make_report, timing
 from hypothesis import given, settings
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from nacl.signing import SigningKey
 
 KEY = SigningKey(b"r" * 32)
+MEMORY = {f"{name}_bytes": None for name in ("total", "available", "swap_total", "swap_used")}
 RAIL = {"idle_mw": 4000.0, "load_mw": 9000.0, "mj_per_frame_gross": 112.5, "mj_per_frame_net": 62.5, "samples": 50}
 FLOWN = {
     "board": {
@@ -143,6 +145,48 @@ def changed(value, path, new):
 
 WHOLE = json.loads(json.dumps(make_report(**FLOWN).sign(KEY).to_json()))
 PLACES = sorted(places(WHOLE), key=str)
+
+
+def leaf(path):
+    value = WHOLE
+    for key in path:
+        value = value[key]
+    return value
+
+
+ESCAPE = "\x1b[2J"
+DRESSED = [(path, ESCAPE) for path in PLACES if leaf(path) is None or isinstance(leaf(path), str)]
+# A name that nobody knows, with the value of a neighbour, so that only the name is wrong.
+DRESSED += [
+    (path, {**leaf(path), ESCAPE: next(iter(leaf(path).values()))})
+    for path in PLACES
+    if leaf(path) and isinstance(leaf(path), dict)
+]
+
+
+@pytest.mark.parametrize("path, new", DRESSED)
+def test_no_string_of_a_stranger_moves_the_cursor(path, new):
+    try:
+        report = BenchReport.from_json(changed(WHOLE, path, new), "r.json")
+    except InputError:
+        return
+    assert "\x1b" not in report.table() + report.csv()
+
+
+def test_a_machine_of_a_thousand_cores_has_a_report():
+    names = [f"cpu{i}" for i in range(1000)]
+    clock = {"cur_hz": 10**9, "min_hz": 10**9, "max_hz": 10**9, "governor": "performance", "locked": True}
+    series = {
+        "interval_s": 0.2, "t_ns": [1], "read_errors": {f"clock.{name}": 1 for name in names},
+        "channels": {f"clock.{name}": {"kind": "clock", "unit": "Hz", "values": [None]} for name in names},
+        "round_ms": {"mean": 1.0, "max": 1.0}, "cpu_share": None,
+    }  # fmt: skip
+    report = make_report(
+        preflight={**Preflight(memory=MEMORY, clocks={name: clock for name in names}).to_json()},
+        clocks={name: {"min_hz": 1, "mean_hz": 1, "max_hz": 1} for name in names},
+        series=series,
+    )
+    assert BenchReport.from_json(json.loads(json.dumps(report.to_json()))) == report
 
 
 @settings(max_examples=400, deadline=None)
