@@ -198,7 +198,8 @@ class BenchReport:
     def _camera(self) -> str:
         c = self.camera
         rate = "its own pace" if c["fps"] is None else f"{c['fps']:g} fps"
-        missed = "no deadline" if c["missed"] is None else f"{c['missed']} results later than {c['deadline_ms']:.1f} ms"
+        deadline = _number(c["deadline_ms"], ".1f")
+        missed = "no deadline" if c["missed"] is None else f"{c['missed']} results later than {deadline} ms"
         late = f", {c['late']} late from the source" if c["late"] else ""
         return f"{rate}: {c['arrived']} frames came{late}, {c['processed']} processed, {c['dropped']} dropped; {missed}"
 
@@ -245,7 +246,7 @@ class BenchReport:
         p = self.parity
         alone = f", {p['unmatched']} boxes in one of the two alone" if p["unmatched"] else ""
         on = f"({p['anchors']} anchors of {p['pictures']} pictures{alone})"
-        if p["box_px"] is None:
+        if p["box_px"] is None or p["score"] is None:
             return f"nothing to compare with {p['reference']} {on}"
         return f"boxes within {p['box_px']:.3g} px, scores within {p['score']:.2g} of {p['reference']} {on}"
 

@@ -27,6 +27,7 @@ FLOWN = {
     "power": {"source": "VDD_IN, the whole module", "whole_module": True, **RAIL, "rails": {"VDD_IN": RAIL}},
     "thermal": {"gpu": {"start_c": 41.5, "end_c": 60.0, "max_c": 61.0}},
     "clocks": {"gpu": {"min_hz": 306_000_000, "mean_hz": 900_000_000, "max_hz": 918_000_000}},
+    "parity": {"reference": "ort", "pictures": 4, "anchors": 9, "unmatched": 0, "box_px": 0.1, "score": 0.01},
     "throttling": {"events": {"oc1": 2, "oc2": None}, "states": {"cpu-throttle-alert": 0}},
 }  # fmt: skip
 
@@ -164,8 +165,8 @@ DRESSED += [
 ]
 
 
-@pytest.mark.parametrize("path, new", DRESSED)
-def test_no_string_of_a_stranger_moves_the_cursor(path, new):
+@pytest.mark.parametrize("path, new", [*DRESSED, *((path, None) for path in PLACES)])
+def test_no_string_of_a_stranger_moves_the_cursor_and_nothing_that_lacks_is_a_bug(path, new):
     try:
         report = BenchReport.from_json(changed(WHOLE, path, new), "r.json")
     except InputError:
