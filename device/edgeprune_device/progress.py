@@ -17,11 +17,17 @@ class Line:
     def __call__(self, text: str) -> None:
         if self._shown and time.monotonic() >= self._next:
             self._next = time.monotonic() + 0.2
-            print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
+            self._print(f"\r\x1b[K{text}")
 
     def __enter__(self):
         return self
 
     def __exit__(self, *exc) -> None:
         if self._shown:
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+            self._print("\r\x1b[K")
+
+    def _print(self, text: str) -> None:
+        try:
+            print(text, end="", file=sys.stderr, flush=True)
+        except OSError:  # the terminal has gone; the work goes on
+            self._shown = False

@@ -1,6 +1,8 @@
 import json
 import os
+import pty
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -149,6 +151,24 @@ def test_a_report_is_kept_whatever_becomes_of_the_output(bundle, tmp_path):
         done = subprocess.run([*command, "--report", str(tmp_path / "r.json")], stdout=full, stderr=subprocess.PIPE)
     assert done.returncode == 2 and b"no space left" in done.stderr
     assert len(Spool().entries()) == 2 and (tmp_path / "r.json").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM])
+def test_a_terminal_that_goes_away_leaves_what_was_measured(bundle, number):
+    controller, terminal = pty.openpty()
+    command = [sys.executable, "-m", "edgeprune_device", "bench", str(bundle.path), "--runtime", "null"]
+    run = subprocess.Popen([*command, "--warmup", "0.1", "--seconds", "600"], stdout=terminal, stderr=terminal)
+    os.close(terminal)
+    said = b""
+    while b"measuring" not in said:
+        said += os.read(controller, 4096)
+    os.close(controller)
+    for _ in range(2):  # the kernel and the shell
+        run.send_signal(number)
+    run.wait(30)
+    (entry,) = Spool().entries()
+    report = BenchReport.from_json(strict_json.loads(Spool().read(entry.id), "r"))
+    assert report.interrupted and report.stages["infer"]["samples"] > 1
 
 
 def test_a_spool_that_fails_at_the_end_takes_nothing_with_it(capsys, bundle, tmp_path, monkeypatch):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import signal
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Iterator
 
 from edgeprune_device.commands import add_bundle, add_cuda, find_bundle, positive_float, positive_int
 
@@ -64,8 +67,6 @@ def configure(parser) -> None:
 
 def run(args) -> None:
     """Verify, measure, keep the report, show it; then the gate."""
-    from contextlib import ExitStack
-
     from edgeprune_device import benchmark, files, strict_json
     from edgeprune_device.bundle import Bundle
     from edgeprune_device.errors import InputError, Interrupted
@@ -78,27 +79,27 @@ def run(args) -> None:
             files.check_writable(path)
     bundle = Bundle.open(find_bundle(args.bundle), allow_untrusted=args.allow_untrusted)
     spool = None if args.no_spool else Spool()
-    report = benchmark.run(
-        bundle,
-        mode=args.mode,
-        source=args.source,
-        fps=args.fps,
-        runtime=args.runtime,
-        precision=args.precision,
-        threads=args.threads,
-        cuda=args.cuda,
-        cuda_graph=args.cuda_graph,
-        workspace_bytes=args.workspace * 10**6 if args.workspace else None,
-        seconds=args.seconds,
-        warmup_seconds=args.warmup,
-        idle_seconds=args.idle,
-        with_accuracy=not args.no_accuracy,
-        check=args.check,
-        spool=spool,
-    )
     # The spool first: what reads the output may have gone away. Then the rest, last to first, each whatever becomes of
     # the others: with a full disk the figures are shown all the same.
-    with ExitStack() as rest:
+    with _hung_up_is_interrupted(), ExitStack() as rest:
+        report = benchmark.run(
+            bundle,
+            mode=args.mode,
+            source=args.source,
+            fps=args.fps,
+            runtime=args.runtime,
+            precision=args.precision,
+            threads=args.threads,
+            cuda=args.cuda,
+            cuda_graph=args.cuda_graph,
+            workspace_bytes=args.workspace * 10**6 if args.workspace else None,
+            seconds=args.seconds,
+            warmup_seconds=args.warmup,
+            idle_seconds=args.idle,
+            with_accuracy=not args.no_accuracy,
+            check=args.check,
+            spool=spool,
+        )
         rest.callback(_show, report, args.json)
         if args.csv:
             rest.callback(lambda: files.write_atomic(args.csv, report.csv()))
@@ -111,6 +112,26 @@ def run(args) -> None:
         raise Interrupted("interrupted: the report holds what was measured until then")
     if args.max_drop is not None:
         _gate(report, args.max_drop)
+
+
+@contextmanager
+def _hung_up_is_interrupted() -> Iterator[None]:
+    """A terminal or an SSH link that goes away ends a run as Ctrl-C does, and what was measured is kept; so does
+    SIGTERM. Once: a shell tells it twice. Not where somebody has these signals ignored, as nohup does."""
+    taken = [number for number in (signal.SIGHUP, signal.SIGTERM) if signal.getsignal(number) == signal.SIG_DFL]
+
+    def interrupt(*_) -> None:
+        for number in taken:
+            signal.signal(number, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    for number in taken:
+        signal.signal(number, interrupt)
+    try:
+        yield
+    finally:
+        for number in taken:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def _show(report, as_json: bool) -> None:
