@@ -129,7 +129,9 @@ def run(
     delta = None
     if comparable and accuracy and host and None not in (accuracy.map50_95, host["map50_95"]):
         delta = accuracy.map50_95 - host["map50_95"]
-    timings = {**samples.stages_ns, END_TO_END: samples.frames_ns, **on_device}
+    # Ctrl-C can leave the GPU a frame or two ahead of the rest.
+    on_gpu = {name: ns[: len(samples.frames_ns)] for name, ns in on_device.items()}
+    timings = {**samples.stages_ns, END_TO_END: samples.frames_ns, **on_gpu}
     stages = {name: _timing(ns) for name, ns in timings.items()}
     load = (samples.begins_ns[0], samples.begins_ns[-1] + samples.frames_ns[-1])
     drift = percentiles.drift(samples.begins_ns, samples.frames_ns)

@@ -232,14 +232,17 @@ class BenchReport:
 
     def _power(self) -> str:
         p = self.power
-        if p is None or p["load_mw"] is None:
+        if p is None:
             return NOT_MEASURED
+        rails = [f"{name} {rail['load_mw'] / 1e3:.2f} W" for name, rail in p["rails"].items() if rail["load_mw"]]
+        named = "; ".join([p["source"], *([", ".join(rails)] if rails else [])])
+        if p["load_mw"] is None:
+            return f"{NOT_MEASURED} as a whole ({named})"
         idle = f"idle {NOT_MEASURED}" if p["idle_mw"] is None else f"idle {p['idle_mw'] / 1e3:.2f} W"
         net = "" if p["mj_per_frame_net"] is None else f", {p['mj_per_frame_net']:.1f} net"
-        rails = (f"{name} {rail['load_mw'] / 1e3:.2f} W" for name, rail in p["rails"].items() if rail["load_mw"])
         return (
             f"{p['load_mw'] / 1e3:.2f} W under load, {idle}; {_number(p['mj_per_frame_gross'], '.1f')} mJ a frame{net} "
-            f"({p['source']}; {', '.join(rails)})"
+            f"({named})"
         )
 
     def _parity(self) -> str:

@@ -188,6 +188,22 @@ def test_an_interrupt_gives_a_report_of_what_was_measured(bundle, monkeypatch):
     assert "interrupted: shorter than what was asked for" in report.verdict["reasons"]
 
 
+def test_an_interrupted_pipeline_has_as_many_samples_of_each_stage(bundle, monkeypatch):
+    from edgeprune_device.runtimes import null
+
+    found, began = benchmark.vision.detections, time.monotonic()
+
+    def detections(*given, **more):
+        if time.monotonic() > began + 1.2:
+            raise KeyboardInterrupt  # reaches the pipeline when the next frame is through the network
+        return found(*given, **more)
+
+    monkeypatch.setattr(null.NullSession, "device_ms", {"h2d": 0.1, "gpu": 2.0, "d2h": 0.1})
+    monkeypatch.setattr(benchmark.vision, "detections", detections)
+    report = benchmark.run(bundle, runtime="null", mode="offline", seconds=60, warmup_seconds=0.1)
+    assert report.interrupted and {stage["samples"] for stage in report.stages.values()} == {len(report.begins_ns)}
+
+
 def test_an_interrupt_while_the_accuracy_is_measured_keeps_the_timings(bundle, monkeypatch):
     pytest.importorskip("onnxruntime")
 

@@ -84,6 +84,12 @@ def test_table_of_a_flight():
     assert "age of a result" in text and max(map(len, text.splitlines())) <= 120
 
 
+def test_rails_are_shown_also_where_no_sensor_sees_the_whole():
+    whole = {key: None for key in RAIL}
+    power = {"source": "rails alone", "whole_module": False, **whole, "samples": 0, "rails": {"VDD_GPU": RAIL}}
+    assert "power       not measured as a whole (rails alone; VDD_GPU 9.00 W)" in make_report(power=power).table()
+
+
 def test_csv_has_a_line_a_frame():
     lines = make_report(**FLOWN).csv().splitlines()
     assert lines == [
