@@ -212,6 +212,11 @@ def test_the_gate(capsys, bundle, tmp_path, manifest, labelled_pictures, tiny_on
     assert code == 1 and "cannot be judged" in err
 
 
+def test_the_gate_of_a_run_without_accuracy_says_so(capsys, bundle):
+    code, _, err = edgeprune(capsys, "bench", str(bundle.path), "--runtime", "null", "--max-drop", "0.1", *QUICK)
+    assert code == 1 and "no accuracy was measured (runtime null)" in err
+
+
 def test_a_report_that_cannot_be_written_is_said_at_once(capsys, bundle, tmp_path):
     began = time.monotonic()
     code, _, err = edgeprune(

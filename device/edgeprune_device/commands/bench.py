@@ -143,6 +143,8 @@ def _show(report, as_json: bool) -> None:
 def _gate(report, max_drop: float) -> None:
     from edgeprune_device.errors import GateError
 
+    if report.accuracy is None:
+        raise GateError(f"--max-drop cannot be judged: no accuracy was measured (runtime {report.runtime['name']})")
     if report.map50_95_delta is None:
         raise GateError("--max-drop cannot be judged: the bundle has no host figure on its evaluation pictures")
     drop = -report.map50_95_delta
