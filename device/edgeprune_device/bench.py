@@ -13,6 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Callable, List, Mapping, Optional, Sequence, Tuple
 
+from edgeprune_device.errors import DeviceError
+
 __all__ = ["Plan", "Samples", "measure", "pipelined"]
 
 _WINDOW_SECONDS, _WINDOW_FRAMES = 0.2, 5  # a warm-up window lasts at least both
@@ -31,7 +33,7 @@ class Samples:
     - `wall_ns`: the whole measured loop, so with everything between the frames
     - `first_ns`: {stage: the very first frame}, before any warm-up
     - `warmup_frames`, `warmup_ns`; `settled`: three consecutive windows' medians agreed within 5 %
-    - `interrupted`: Ctrl-C ended it; what was measured until then is here
+    - `interrupted`: Ctrl-C ended it, or what failed is in `failure`; what was measured until then is here
     """
 
     begins_ns: Sequence[int]
@@ -43,6 +45,7 @@ class Samples:
     warmup_ns: int
     settled: bool
     interrupted: bool = False
+    failure: Optional[str] = None
 
 
 @dataclass(frozen=True)
@@ -82,8 +85,8 @@ def measure(
             run.add(row)
             if after:
                 after(frame, row[0] + row[-1])
-    except KeyboardInterrupt:
-        run.interrupt()
+    except (KeyboardInterrupt, DeviceError) as error:
+        run.interrupt(error)
     return run.samples()
 
 
@@ -126,8 +129,8 @@ def pipelined(
                     leaving.result()
                 leaving = behind.submit(last, value, times)
             leaving.result()
-        except KeyboardInterrupt:
-            run.interrupt()
+        except (KeyboardInterrupt, DeviceError) as error:
+            run.interrupt(error)
     return run.samples()
 
 
@@ -149,7 +152,7 @@ class _Run:
         if warmed:
             warmed(median or row[-1])
         self._columns = [array("q") for _ in range(len(stages) + 2)]
-        self._interrupted = False
+        self._interrupted, self._failure = False, None
         self._start = self._now = time.monotonic_ns()
 
     def goes_on(self) -> bool:
@@ -165,11 +168,12 @@ class _Run:
             column.append(value)
         self._now = time.monotonic_ns()
 
-    def interrupt(self) -> None:
-        """What was measured until now is the result; nothing, and the interrupt goes on its way."""
+    def interrupt(self, error: BaseException) -> None:
+        """What was measured until now is the result; nothing, and the error goes on its way."""
         if not self._columns[-1]:
-            raise KeyboardInterrupt
+            raise error
         self._interrupted = True
+        self._failure = str(error) if isinstance(error, DeviceError) else None
 
     def samples(self) -> Samples:
         # Ctrl-C may have come in the middle of a row.
@@ -184,6 +188,7 @@ class _Run:
             warmup_ns=self._warmup_ns,
             settled=self._settled,
             interrupted=self._interrupted,
+            failure=self._failure,
         )
 
 

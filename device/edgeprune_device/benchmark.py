@@ -6,9 +6,9 @@ import platform
 import sys
 import time
 from array import array
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 from edgeprune_device import (
     bench,
@@ -29,7 +29,7 @@ from edgeprune_device import (
 from edgeprune_device.accuracy import Accuracy
 from edgeprune_device.bundle import Bundle
 from edgeprune_device.environment import Environment
-from edgeprune_device.errors import InputError
+from edgeprune_device.errors import DeviceError, InputError
 from edgeprune_device.evaluation import EvaluationSet, evaluate
 from edgeprune_device.manifest import Manifest
 from edgeprune_device.probes import summary
@@ -70,6 +70,7 @@ def run(
     with_accuracy: bool = True,
     check: bool = False,
     spool: Optional[Spool] = None,
+    measured: Optional[Callable[[], None]] = None,
 ) -> BenchReport:
     """Measure one precision of a verified bundle on this machine; a signed report.
 
@@ -77,6 +78,7 @@ def run(
     - `source`: see `sources.open`; `fps`: the pace of mode "camera"
     - `idle_seconds`: how long the board is watched at rest, before anything is loaded; only where it has power sensors
     - `check`: its outputs, too, see `parity`; `spool`: where room for the report is kept while it is measured
+    - `measured`: called when all is measured, and only the report is left to do
     """
     environment = Environment.read()  # first: afterwards this run itself is the load
     key = keys.load_or_create("report")  # what could fail does so before the minutes of measuring
@@ -107,7 +109,8 @@ def run(
             idle = _rest(root, idle_seconds, say)
             loaded = cpu_load.read()
             began = time.perf_counter()
-            session = stack.enter_context(runtimes.open(model, runtime, settings))
+            session = runtimes.open(model, runtime, settings)
+            stack.callback(_close, session)
             load_ms = (time.perf_counter() - began) * 1e3
             samples, on_device = _measure(session, manifest, feed, plan, spool, say)
             camera, done = feed.camera(), cpu_load.read()
@@ -125,6 +128,8 @@ def run(
             interrupted = True
             unchecked = (f"{'parity' if accuracy or not with_accuracy else 'accuracy'} was not measured: interrupted",)
         description, told = session.description, session.warnings
+        if measured:
+            measured()
     host, comparable = _host_accuracy(manifest, precision)
     delta = None
     if comparable and accuracy and host and None not in (accuracy.map50_95, host["map50_95"]):
@@ -142,6 +147,7 @@ def run(
         samples=len(samples.frames_ns),
         settled=samples.settled,
         interrupted=samples.interrupted,
+        failure=samples.failure,
         other_load=other_load,
         beforehand=[*([] if state.clocks_locked else environment.warnings()), *state.warnings()],
         drift=drift,
@@ -188,6 +194,7 @@ def run(
             "settled": samples.settled,
         },
         interrupted=interrupted,
+        failure=None if samples.failure is None else _plain(samples.failure, _LONGEST_TEXT),
         load_ms=load_ms,
         first_inference_ms=samples.first_ns["infer"] / 1e6,
         begins_ns=tuple(samples.begins_ns),
@@ -322,6 +329,12 @@ def _followed(step, then):
         return result
 
     return both
+
+
+def _close(session) -> None:
+    """A GPU that failed may fail at that, too: no reason to lose what was measured."""
+    with suppress(DeviceError):
+        session.close()
 
 
 def _timing(ns) -> Dict[str, Any]:

@@ -32,6 +32,7 @@ class BenchReport:
     - `bundle`: {name, sha256, target, key_fingerprint, trusted}; `model`: {payload, sha256, size_bytes}
     - `runtime`: {name, description, threads}; `source`: {name, description} of the frames
     - `board`, `preflight`: as `Board` and `Preflight` say them; `settings`: what was asked for (seconds, imgsz, …)
+    - `interrupted`: it is shorter than asked for, by Ctrl-C or for `failure`, a camera or a GPU that failed
     - `warmup`: {frames, seconds, settled}; `load_ms`: bytes to ready session; `first_inference_ms`: the very first
     - `stages`: {stage: a `percentiles.summary` and samples_ns: [every sample]}, with "end_to_end" (first stage's start
       to last stage's end) among them, and `DEVICE_STAGES` where there is a GPU; `begins_ns`: when each frame began
@@ -64,6 +65,7 @@ class BenchReport:
     settings: Mapping[str, Any]
     warmup: Mapping[str, Any]
     interrupted: bool
+    failure: Optional[str]
     load_ms: float
     first_inference_ms: float
     begins_ns: Tuple[int, ...]

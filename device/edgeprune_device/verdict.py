@@ -45,6 +45,7 @@ def judge(
     samples: int,
     settled: bool,
     interrupted: bool,
+    failure: Optional[str],
     other_load: Mapping[str, Optional[float]],
     beforehand: List[str],
     drift: Optional[Mapping[str, float]],
@@ -67,7 +68,9 @@ def judge(
         state = "invalid" if max(busy.values()) > _OVERLOADED else "degraded"
         shares = ", ".join(f"{share:.0%} {when} the run" for when, share in busy.items())
         verdict.add(state, f"others used the machine's cores ({shares}): stop them, or the timings are theirs, too")
-    if interrupted:
+    if failure:
+        verdict.add("degraded", f"it broke off: {failure}")
+    elif interrupted:
         verdict.add("degraded", "interrupted: shorter than what was asked for")
     if not settled:
         verdict.add(

@@ -4,7 +4,7 @@ import time
 
 import pytest
 from edgeprune_device import bench
-from edgeprune_device.errors import InputError
+from edgeprune_device.errors import DeviceError, InputError
 
 
 class Clock:
@@ -144,6 +144,21 @@ def test_an_interrupt_before_the_first_sample_is_one(monkeypatch):
 
     with pytest.raises(KeyboardInterrupt):
         measure({"a": stage}, [0])
+
+
+def test_a_device_that_fails_keeps_what_was_measured(monkeypatch):
+    clock = Clock(monkeypatch)
+    work = clock.stage(10)
+
+    def stage(value):
+        if clock.now > 3e9:
+            raise DeviceError("the camera is gone")
+        return work(value)
+
+    samples = measure({"a": stage}, [0], seconds=60)
+    assert samples.interrupted and samples.failure == "the camera is gone" and set(samples.frames_ns) == {10_000_000}
+    with pytest.raises(DeviceError):
+        measure({"a": stage}, [0])  # nothing was measured: nothing is kept
 
 
 def pipelined(stages, **more):

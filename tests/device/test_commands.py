@@ -139,6 +139,30 @@ def test_an_interrupted_run_is_kept_and_says_so(capsys, bundle, monkeypatch):
     assert len(Spool().entries()) == 1
 
 
+def test_a_device_that_fails_in_the_middle_costs_only_the_rest(capsys, bundle, monkeypatch):
+    from edgeprune_device.errors import DeviceError
+    from edgeprune_device.runtimes import null
+
+    zeros, began = null.NullSession.infer, time.monotonic()
+
+    def infer(self, x):
+        if time.monotonic() > began + 1.5:
+            raise DeviceError("cudaMemcpyAsync: an illegal memory access was encountered")
+        return zeros(self, x)
+
+    def close(self):
+        raise DeviceError("cudaFree: an illegal memory access was encountered")
+
+    monkeypatch.setattr(null.NullSession, "infer", infer)
+    monkeypatch.setattr(null.NullSession, "close", close)
+    code, out, err = edgeprune(capsys, "bench", str(bundle.path), "--runtime", "null", "--warmup", "0.1")
+    assert code == 2 and "illegal memory access" in err and "holds what was measured until then" in err
+    assert "it broke off: cudaMemcpyAsync" in out
+    (entry,) = Spool().entries()
+    report = BenchReport.from_json(strict_json.loads(Spool().read(entry.id), "r"))
+    assert report.failure.startswith("cudaMemcpyAsync") and report.stages["infer"]["samples"] > 10
+
+
 def test_a_report_is_kept_whatever_becomes_of_the_output(bundle, tmp_path):
     """`edgeprune bench | true`, and a link that breaks."""
     command = [sys.executable, "-m", "edgeprune_device", "bench", str(bundle.path), "--runtime", "null", *QUICK]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Iterator
+from typing import Callable, Iterator
 
 from edgeprune_device.commands import add_bundle, add_cuda, find_bundle, positive_float, positive_int
 
@@ -69,7 +69,7 @@ def run(args) -> None:
     """Verify, measure, keep the report, show it; then the gate."""
     from edgeprune_device import benchmark, files, strict_json
     from edgeprune_device.bundle import Bundle
-    from edgeprune_device.errors import InputError, Interrupted
+    from edgeprune_device.errors import DeviceError, InputError, Interrupted
     from edgeprune_device.spool import Spool
 
     if args.max_drop is not None and args.no_accuracy:
@@ -81,7 +81,7 @@ def run(args) -> None:
     spool = None if args.no_spool else Spool()
     # The spool first: what reads the output may have gone away. Then the rest, last to first, each whatever becomes of
     # the others: with a full disk the figures are shown all the same.
-    with _hung_up_is_interrupted(), ExitStack() as rest:
+    with _hung_up_is_interrupted() as deaf, ExitStack() as rest:
         report = benchmark.run(
             bundle,
             mode=args.mode,
@@ -99,6 +99,7 @@ def run(args) -> None:
             with_accuracy=not args.no_accuracy,
             check=args.check,
             spool=spool,
+            measured=deaf,  # making a long run's report takes a while, in which it must not be lost
         )
         rest.callback(_show, report, args.json)
         if args.csv:
@@ -108,6 +109,8 @@ def run(args) -> None:
         identity = spool.put(report.to_bytes()) if spool else None
     if identity and not args.json:
         print(f"report      {identity[:12]}, waits for edgeprune collect in {spool.folder}")
+    if report.failure:
+        raise DeviceError(f"{report.failure}; the report holds what was measured until then")
     if report.interrupted:
         raise Interrupted("interrupted: the report holds what was measured until then")
     if args.max_drop is not None:
@@ -115,9 +118,12 @@ def run(args) -> None:
 
 
 @contextmanager
-def _hung_up_is_interrupted() -> Iterator[None]:
+def _hung_up_is_interrupted() -> Iterator[Callable[[], None]]:
     """A terminal or an SSH link that goes away ends a run as Ctrl-C does, and what was measured is kept; so does
-    SIGTERM. Once: a shell tells it twice. Not where somebody has these signals ignored, as nohup does."""
+    SIGTERM. Once: a shell tells it twice. Not where somebody has these signals ignored, as nohup does.
+
+    Gives a function after which none of them, nor Ctrl-C, does anything until the block ends.
+    """
     taken = [number for number in (signal.SIGHUP, signal.SIGTERM) if signal.getsignal(number) == signal.SIG_DFL]
 
     def interrupt(*_) -> None:
@@ -127,9 +133,16 @@ def _hung_up_is_interrupted() -> Iterator[None]:
 
     for number in taken:
         signal.signal(number, interrupt)
+    by_hand = signal.getsignal(signal.SIGINT)
+
+    def deaf() -> None:
+        for number in (*taken, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)
+
     try:
-        yield
+        yield deaf
     finally:
+        signal.signal(signal.SIGINT, by_hand)
         for number in taken:
             signal.signal(number, signal.SIG_DFL)
 

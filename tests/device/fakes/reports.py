@@ -34,6 +34,7 @@ def make_report(**change):
         "settings": {"seconds": 1.0},
         "warmup": {"frames": 9, "seconds": 0.5, "settled": True},
         "interrupted": False,
+        "failure": None,
         "load_ms": 12.0,
         "first_inference_ms": 20.0,
         "begins_ns": (1_000_000_000, 1_012_500_000),
