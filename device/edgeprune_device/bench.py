@@ -18,6 +18,7 @@ from edgeprune_device.errors import DeviceError
 __all__ = ["Plan", "Samples", "measure", "pipelined"]
 
 _WINDOW_SECONDS, _WINDOW_FRAMES = 0.2, 5  # a warm-up window lasts at least both
+_TELL_SECONDS = 0.2
 _AGREE = 0.05  # of the smallest of three consecutive window medians
 
 Stages = Mapping[str, Callable[[Any], Any]]
@@ -152,13 +153,14 @@ class _Run:
         if warmed:
             warmed(median or row[-1])
         self._columns = [array("q") for _ in range(len(stages) + 2)]
-        self._interrupted, self._failure = False, None
+        self._interrupted, self._failure, self._told = False, None, 0.0
         self._start = self._now = time.monotonic_ns()
 
     def goes_on(self) -> bool:
         self._now = time.monotonic_ns()
         elapsed, plan = (self._now - self._start) / 1e9, self._plan
-        if self._progress:
+        if self._progress and elapsed >= self._told + _TELL_SECONDS:  # a line for each frame would cost some of them
+            self._told = elapsed
             self._progress(f"measuring {elapsed:.0f} of {plan.seconds:.0f} s")
         count = len(self._columns[-1])
         return elapsed < plan.seconds or not count or (count < plan.min_samples and elapsed < 4 * plan.seconds)
