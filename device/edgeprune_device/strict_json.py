@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from typing import Any, List, Tuple
+from typing import Any, List, Set, Tuple
 
 from edgeprune_device.errors import InputError
 
@@ -58,8 +58,11 @@ def _check_depth(value: Any, levels: int) -> None:
 def _object(pairs: List[Tuple[str, Any]]) -> dict:
     result = dict(pairs)
     if len(result) != len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r:.60} stands twice")
+        seen: Set[str] = set()  # a list would be searched for every key: minutes for one megabyte, which is an attack
+        for key, _ in pairs:
+            if key in seen:
+                raise ValueError(f"the key {key!r:.60} stands twice")
+            seen.add(key)
     return result
 
 

@@ -1,4 +1,5 @@
 import json
+import time
 
 import pytest
 from edgeprune_device import strict_json
@@ -61,3 +62,12 @@ def test_any_bytes_give_a_value_or_one_input_error(data):
         strict_json.loads(data, "x")
     except InputError as error:
         assert "\n" not in str(error)
+
+
+def test_the_last_of_many_keys_twice_is_found_in_no_time():
+    count = 200_000  # compared each with each this would take minutes
+    text = ",".join(f'"{i}":0' for i in range(count)).encode()
+    began = time.monotonic()
+    with pytest.raises(InputError, match=f"'{count - 1}' stands twice"):
+        strict_json.loads(b'{%b,"%d":0}' % (text, count - 1), "test")
+    assert time.monotonic() - began < 20
