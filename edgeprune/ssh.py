@@ -53,6 +53,7 @@ _OPTIONS = {
 }
 _LOGIN_S = 45  # ssh itself waits for ever if the link dies between the key exchange and the login …
 _LOGIN_BY_HAND_S = 150  # … and so does a person who looks for a password; a server gives up after 120 s
+_STILL_S = 120  # a card that hangs stops tail and dd for ever, while sshd goes on answering; a slow radio moves
 _LONGEST_PAUSE_S = 30
 _CHUNK_BYTES = 1 << 16
 _ANSWER_BYTES = 4 << 20
@@ -265,10 +266,15 @@ class Link:
         if at > size_bytes:  # a part of something else
             stream.truncate(0)
             at = 0
-        with self._session('exec tail -c "+$2" -- "$1"', (remote, str(at + 1))) as session, Line() as line:
+        with (
+            self._session('exec tail -c "+$2" -- "$1"', (remote, str(at + 1))) as session,
+            session.moving() as moved,
+            Line() as line,
+        ):
             session.feed(b"")
             while at <= size_bytes:
                 data = session.stdout.read1(_CHUNK_BYTES)
+                moved()
                 if not data:
                     session.end()
                     break
@@ -287,10 +293,15 @@ class Link:
         block = min(int(held) if re.fullmatch(rb"[0-9]{1,15}", held) else 0, size) // _CHUNK_BYTES
         at[0] = sent = block * _CHUNK_BYTES
         # Each dd writes at a place of its own: a former one, alive behind a broken link, writes the same bytes there.
-        with open(local, "rb") as source, self._session(_WRITE, (remote, str(block), str(_CHUNK_BYTES))) as session:
+        with (
+            open(local, "rb") as source,
+            self._session(_WRITE, (remote, str(block), str(_CHUNK_BYTES))) as session,
+            session.moving() as moved,
+        ):
             source.seek(sent)
             with Line() as line:
                 while (data := source.read(_CHUNK_BYTES)) and session.write(data):
+                    moved()
                     sent += len(data)
                     line(f"{self.name}: {local.name[:50]} {sent / size:.0%} of {size / 1e6:.1f} MB")
             session.feed(b"")
@@ -444,6 +455,25 @@ class _Process:
             raise
         finally:
             timer.cancel()
+
+    @contextlib.contextmanager
+    def moving(self) -> Iterator[Callable[[], None]]:
+        """Kill it, which is a LinkError, unless the block calls what it is given every `_STILL_S` at least."""
+        moved, over = threading.Event(), threading.Event()
+
+        def watch():
+            while moved.wait(_STILL_S):
+                moved.clear()
+                if over.is_set():
+                    return
+            self._popen.kill()
+
+        threading.Thread(target=watch, daemon=True).start()
+        try:
+            yield moved.set
+        finally:
+            over.set()
+            moved.set()
 
     def close(self) -> None:
         """Let it end: it reads no more."""

@@ -290,6 +290,19 @@ def test_a_link_that_goes_silent_is_noticed(drone, said, tmp_path, monkeypatch):
     assert time.monotonic() - started < 10 and len(said) == 1
 
 
+def test_a_card_that_hangs_is_noticed_both_ways(drone, said, tmp_path, monkeypatch):
+    """sshd goes on answering, so that ssh itself would wait for ever."""
+    monkeypatch.setattr(ssh, "_STILL_S", 0.5)
+    os.mkfifo(drone.home / "hangs")
+    with ssh.Link("drone", retries=1, say=said.append) as link, pytest.raises(ssh.LinkError, match="gave up after 2"):
+        link.get(f"{drone.home}/hangs", tmp_path / "x", 10, sha256(b"x"))
+    (tmp_path / "y").write_bytes(noise(300_000))
+    monkeypatch.setattr(ssh, "_WRITE", "exec sleep 60")
+    with ssh.Link("drone", retries=1, say=said.append) as link, pytest.raises(ssh.LinkError, match="gave up after 2"):
+        link.put(tmp_path / "y", f"{drone.home}/y")
+    assert len(said) == 2 and "no answer" in said[0]
+
+
 def test_a_file_that_is_not_what_its_hash_says_is_fetched_twice_and_kept(link, drone, tmp_path):
     (drone.home / "file").write_bytes(b"other")
     with pytest.raises(SignatureError, match="damaged"):
