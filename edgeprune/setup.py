@@ -76,7 +76,8 @@ class Board:
         if self.l4t:
             parts.append(f"JetPack {board.jetpack(self.l4t) or 'unknown'} (L4T {self.l4t})")
         has = ", ".join(f"{name} {number}" for name, number in sorted(p.packages.items()))
-        return f"{', '.join(parts)}, {self.free_bytes / 1e9:.1f} GB free; there already: {has or 'nothing of use'}"
+        text = f"{', '.join(parts)}, {self.free_bytes / 1e9:.1f} GB free; there already: {has or 'nothing of use'}"
+        return shown(text, 1000)
 
 
 @dataclass(frozen=True)

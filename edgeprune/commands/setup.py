@@ -37,7 +37,8 @@ def run(args) -> None:
     for identity in Store().promote():
         say(f"report {identity[:12]}: waited here for this key, and counts now")
     print(f"agent       {agent.path}")
-    print(f"command     {agent.command or 'not linked: ~/.local/bin/edgeprune there is something else'}")
+    elsewhere = "not linked: ~/.local/bin/edgeprune there is not ours; use ~/.local/share/edgeprune/agent/bin/edgeprune"
+    print(f"command     {agent.command or elsewhere}")
     print(f"report key  {agent.fingerprint}, {'enrolled' if agent.enrolled else 'known'} here as {name}")
     print(f"bundles     of this host are trusted there: {agent.trusted_as}")
     print(f"\n{agent.doctor}")

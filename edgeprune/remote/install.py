@@ -80,18 +80,17 @@ def tidy(base, agents, wheels):
 
 
 def link_command(agent_link):
-    """~/.local/bin/edgeprune, unless something else has that name: its path, or None."""
+    """~/.local/bin/edgeprune, unless something else has that name, such as pipx's link: its path, or None."""
     folder = os.path.join(os.path.expanduser("~"), ".local", "bin")
-    os.makedirs(folder, exist_ok=True)
-    command, beside = os.path.join(folder, "edgeprune"), os.path.join(folder, ".edgeprune.new")
+    command = os.path.join(folder, "edgeprune")
     target = os.path.join(agent_link, "bin", "edgeprune")
-    if os.path.lexists(command) and not os.path.islink(command):
+    try:
+        os.makedirs(folder, exist_ok=True)
+        if not os.path.lexists(command):
+            os.symlink(target, command)
+        return command if os.readlink(command) == target else None
+    except OSError:  # no link, or somebody else's folder: the agent works without
         return None
-    if os.path.lexists(beside):
-        os.unlink(beside)
-    os.symlink(target, beside)
-    os.replace(beside, command)
-    return command
 
 
 main(*sys.argv[1:])

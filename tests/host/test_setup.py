@@ -207,6 +207,15 @@ def test_another_command_of_that_name_is_left_alone(drone, tiny, key, capfd):
     code, out, _ = edgeprune(capfd, "setup", "drone")
     assert code == 0 and "command     not linked" in out
     assert (drone.home / ".local/bin/edgeprune").read_text() == "mine"
+    (drone.home / ".local/bin/edgeprune").unlink()
+    (drone.home / ".local/bin/edgeprune").symlink_to("../share/pipx/venvs/edgeprune/bin/edgeprune")
+    code, out, _ = edgeprune(capfd, "setup", "drone")
+    assert code == 0 and "command     not linked" in out
+    assert "pipx" in os.readlink(drone.home / ".local/bin/edgeprune")
+    shutil.rmtree(drone.home / ".local/bin")
+    (drone.home / ".local/bin").write_text("a folder that cannot be made")
+    code, out, _ = edgeprune(capfd, "setup", "drone")
+    assert code == 0 and "command     not linked" in out and ".local/share/edgeprune/agent/bin/edgeprune" in out
 
 
 def test_a_changed_report_key_is_refused_until_it_is_wanted(drone, tiny, key, capfd):
@@ -292,6 +301,11 @@ def test_a_board_describes_itself():
     )
     assert bytes(found.report_key) == bytes(32) and found.l4t == "35.4.1"
     assert "JetPack 5.1.2 (L4T 35.4.1)" in found.described() and "numpy 1.17.4" in found.described()
+
+
+def test_what_a_board_says_does_not_move_the_terminals_cursor():
+    found, _ = probe(executable="/usr/bin/\x9b2Jpython3", packages={"\x1b]0;x\x07": "1.0"})
+    assert found.described().isprintable()
 
 
 @pytest.mark.parametrize(
