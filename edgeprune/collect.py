@@ -96,14 +96,24 @@ class Drone:
         if len(lines) < 3 or not lines[2].startswith("/") or not lines[2].isprintable():
             raise InputError(f"{self.title}: does not say where its spool is ({shown(' '.join(lines))})")
         boot = lines[0] if re.fullmatch(r"[0-9a-f-]{36}", lines[0]) else None
-        uptime = float(lines[1]) if re.fullmatch(r"[0-9]{1,12}(\.[0-9]{1,9})?", lines[1]) else None
+        uptime = float(lines[1]) if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", lines[1]) else None
         self._spool = lines[2]
         return list(_listed(lines[3:], self.title)), Moment(boot, uptime, host, took / 2)
 
     def fetch(self, waiting: Waiting, into: Path) -> bytes:
         local = into / waiting.name
-        if not (local.exists() and hashlib.sha256(local.read_bytes()).hexdigest() == waiting.id):
-            self._link.get(f"{self._spool}/pending/{waiting.name}", local, waiting.size_bytes, waiting.id)
+        remote = f"{self._spool}/pending/{waiting.name}"
+        for _ in range(2):
+            with suppress(FileNotFoundError):  # another collect here has just taken it into the store
+                data = local.read_bytes()
+                if hashlib.sha256(data).hexdigest() == waiting.id:
+                    return data
+            try:
+                self._link.get(remote, local, waiting.size_bytes, waiting.id)
+            except RemoteError as error:
+                if self._link.run('[ ! -e "$1" ] || echo there', remote).strip() == b"there":
+                    raise SignatureError(str(error)) from error  # its card cannot read it; others may still be whole
+                raise _Gone(str(error)) from error
         return local.read_bytes()
 
     def delivered(self, names: list[str]) -> None:
@@ -136,7 +146,10 @@ class Folder:
         path = self.folder / waiting.name
         if waiting.size_bytes > _MOST_BYTES:
             raise SignatureError(f"{path}: {waiting.size_bytes} bytes are no report")
-        data = path.read_bytes()
+        try:
+            data = path.read_bytes()
+        except OSError as error:  # a stick with a bad sector; others may still be whole
+            raise SignatureError(f"{path}: cannot be read ({str(error.strerror).lower()})") from error
         if waiting.id is not None and hashlib.sha256(data).hexdigest() != waiting.id:
             raise SignatureError(f"{path}: damaged: its content is not what its name says")
         return data
@@ -155,10 +168,11 @@ class Outcome:
     damaged: dict[str, str] = field(default_factory=dict)
     newer: list[str] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
+    unmarked: str | None = None  # why the drone could not be told of what is here now
 
     def check(self) -> None:
         """GateError where there is something that a person must look at."""
-        problems = [f"{name}: {why}" for name, why in self.damaged.items()]
+        problems = [shown(f"{name}: {why}", 1000) for name, why in self.damaged.items()]
         if self.unknown:
             prints = ", ".join(sorted(set(self.unknown.values())))
             problems.append(
@@ -167,6 +181,8 @@ class Outcome:
             )
         if self.newer:
             problems.append(f"{len(self.newer)} made by a newer edgeprune, left where they are: update this host")
+        if self.unmarked:
+            problems.append(f"what is here now goes on waiting there, which loses nothing: {self.unmarked}")
         if problems:
             raise GateError("; ".join(problems))
 
@@ -193,8 +209,8 @@ def collect(
                 data = source.fetch(item, store.incoming)
                 if _keep(data, item, source, store, moment, trust_new, outcome):
                     held.append(item.name)
-            except RemoteError:
-                outcome.left.append(item.name)  # another host has just fetched it
+            except _Gone:
+                outcome.left.append(item.name)
             except (SignatureError, _NoReport) as error:
                 if item.id is None and isinstance(error, _NoReport):
                     outcome.left.append(item.name)
@@ -203,13 +219,20 @@ def collect(
                     _keep_damaged(item, source, store)
             (store.incoming / Path(item.name).name).unlink(missing_ok=True)
         if held and (len(held) == _BATCH or number == len(waiting)):
-            source.delivered(held)
+            try:
+                source.delivered(held)
+            except RemoteError as error:  # its card is full, or turned read-only: all the more fetch the rest
+                outcome.unmarked = str(error)
             held = []
     return outcome
 
 
 class _NoReport(InputError):
     """The content is something else."""
+
+
+class _Gone(InputError):
+    """Another host has just fetched it."""
 
 
 def _keep(
@@ -252,7 +275,9 @@ def _keep_damaged(item: Waiting, source: Source, store: Store) -> None:
     came = store.incoming / Path(item.name).name
     if isinstance(source, Folder):
         came = source.folder / item.name
-    if came.exists() and item.size_bytes <= _MOST_BYTES:
+    if came.is_symlink() or item.size_bytes > _MOST_BYTES:  # a link on a stick may name any file of this host
+        return
+    with suppress(OSError):
         store.put_damaged(came.read_bytes(), came.name)
 
 
@@ -264,7 +289,9 @@ def _measured(report: BenchReport, moment: Moment) -> tuple[str | None, str | No
         when = moment.host - timedelta(seconds=moment.boottime_s - then["boottime_s"])
         return _iso(when), f"seconds since the device's boot, within {max(moment.within_s, 0.01):.2f} s"
     if then["synchronized"] and re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", report.created):
-        return report.created, "the device's clock, which was synchronized"
+        with suppress(ValueError):  # a thirteenth month
+            if datetime.fromisoformat(report.created.replace("Z", "+00:00")) <= moment.host:
+                return report.created, "the device's clock, which was synchronized"
     return None, None
 
 

@@ -78,7 +78,7 @@ def recorded(text: str) -> list[dict]:
             raise InputError(f"{Store().folder}: has no reports; edgeprune collect fetches some")
         return [_recorded(stored.read(), stored.path, stored.id[:12]) for stored in found]
     path = Path(text)
-    if not path.exists() and re.fullmatch("[0-9a-f]{6,64}", text):
+    if not path.is_file() and re.fullmatch("[0-9a-f]{6,64}", text):
         stored = Store().find(text)
         return [_recorded(stored.read(), stored.path, stored.id[:12])]
     try:
@@ -93,7 +93,7 @@ def recorded(text: str) -> list[dict]:
 def is_recorded(text: str) -> bool:
     """Whether an item is a report (see `recorded`) and not a model."""
     found = text.endswith(".json") or text == "reports" or re.fullmatch("[0-9a-f]{6,64}", text)
-    return bool(found) and (text.endswith(".json") or not Path(text).exists())
+    return bool(found) and (text.endswith(".json") or not Path(text).is_file())  # a folder may have such a name
 
 
 def _recorded(report: BenchReport, path: Path, name: str) -> dict:

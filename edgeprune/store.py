@@ -22,7 +22,7 @@ from pathlib import Path
 
 from edgeprune_device import keys, strict_json
 from edgeprune_device.errors import EdgepruneError, InputError, SignatureError
-from edgeprune_device.files import write_atomic
+from edgeprune_device.files import sync_folder, write_atomic
 from edgeprune_device.report import BenchReport
 
 __all__ = ["Receipt", "Store", "Stored"]
@@ -77,13 +77,15 @@ class Store:
         try:
             for name in ("incoming", "unknown", "damaged"):
                 (self.folder / name).mkdir(parents=True, exist_ok=True)
+            sync_folder(self.folder)
+            sync_folder(self.folder.parent)
         except OSError as error:
             raise InputError(
                 f"{self.folder}: cannot be made ({str(error.strerror).lower()}); set EDGEPRUNE_REPORTS elsewhere"
             ) from error
 
     def __contains__(self, identity: str) -> bool:
-        return (self.folder / f"{identity}.json").exists()
+        return _whole(self.folder / f"{identity}.json", identity)
 
     def put(self, data: bytes, receipt: Receipt) -> str:
         """Keep a verified report; its id. On return it is on the disk; a second time nothing happens.
@@ -93,7 +95,7 @@ class Store:
         self.prepare()
         identity = hashlib.sha256(data).hexdigest()
         folder = self.folder if receipt.device else self.folder / "unknown"
-        if not (folder / f"{identity}.json").exists():
+        if not _whole(folder / f"{identity}.json", identity):
             write_atomic(folder / f"{identity}.receipt.json", strict_json.pretty(asdict(receipt)), mode=0o644)
             write_atomic(folder / f"{identity}.json", data, mode=0o644)
         if receipt.device:
@@ -142,6 +144,14 @@ class Store:
                 if name is not None and old is not None:
                     promoted.append(self.put(path.read_bytes(), Receipt(**{**asdict(old), "device": name})))
         return promoted
+
+
+def _whole(path: Path, identity: str) -> bool:
+    """Whether it is there and still what its name says; else the next one takes its place."""
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest() == identity
+    except OSError:
+        return False
 
 
 def _receipt(path: Path) -> Receipt | None:

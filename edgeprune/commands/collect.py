@@ -26,7 +26,7 @@ def run(args) -> None:
     from edgeprune_device.progress import Line
 
     from edgeprune.collect import Drone, Folder, collect
-    from edgeprune.ssh import Link
+    from edgeprune.ssh import Link, shown
     from edgeprune.store import Store
 
     store = Store()
@@ -48,5 +48,5 @@ def run(args) -> None:
         counts = f"{len(outcome.collected)} collected from {args.source}, {len(outcome.known)} already here"
         print(f"{counts}; in {store.folder} (edgeprune reports shows them)")
     for name in outcome.left:
-        print(f"{name}: not a report, left alone", file=sys.stderr)
+        print(f"{shown(name)}: left alone: not a report, or another host has just fetched it", file=sys.stderr)
     outcome.check()

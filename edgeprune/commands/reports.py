@@ -41,7 +41,7 @@ def run(args) -> None:
         text = io.StringIO()
         writer = csv.DictWriter(text, _COLUMNS, lineterminator="\n")
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows({key: _inert(value) for key, value in line.items()} for line in rows)
         write_atomic(args.csv, text.getvalue())
     if args.json:
         print(strict_json.pretty({"folder": str(store.folder), "reports": rows}), end="")
@@ -80,6 +80,11 @@ def row(stored) -> dict:
         "delta": report.map50_95_delta,
         "verdict": report.verdict["state"],
     }
+
+
+def _inert(value):
+    """A device's own words, such as a bundle's name, which a spreadsheet must not take for a formula."""
+    return f"'{value}" if isinstance(value, str) and value[:1] in "=+-@" else value
 
 
 def _cell(key: str, value) -> str:

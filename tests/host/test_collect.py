@@ -1,6 +1,7 @@
 """Reports from a drone's spool over real SSH, and from a folder."""
 
 import csv
+import hashlib
 import json
 import os
 import random
@@ -198,6 +199,73 @@ def test_one_that_another_host_fetches_at_this_moment_stops_no_other(drone, stor
 
 
 @needs_ssh
+def test_a_drone_that_can_write_no_more_gives_all_its_reports_and_says_why(drone, store):
+    ids = {drone.spool.put(signed(i).to_bytes()) for i in range(25)}  # more than are acknowledged at once
+    (drone.spool.folder / "delivered").rmdir()
+    (drone.spool.folder / "delivered").write_text("")
+    try:
+        for _ in range(2):
+            outcome = fetch(store)
+            with pytest.raises(GateError, match=r"goes on waiting there, which loses nothing: drone: mkdir"):
+                outcome.check()
+            assert {stored.id for stored in store.entries()} == ids
+    finally:
+        (drone.spool.folder / "delivered").unlink()
+    assert set(fetch(store).known) == ids and all(entry.delivered for entry in drone.spool.entries())
+
+
+class FakeLink:
+    """A drone that lists `reports` and cannot read those in `bad`; those in `gone` another host takes meanwhile."""
+
+    target = "drone"
+
+    def __init__(self, reports, uptime="100.00", bad=(), gone=()):
+        self.reports, self.uptime, self.bad, self.gone = reports, uptime, bad, gone
+
+    def connect(self):
+        pass
+
+    def run(self, script, *arguments):
+        if "boot_id" in script:
+            lines = [f"{len(data)} {identity}.json" for identity, data in self.reports.items()]
+            return "\n".join(["0" * 36, self.uptime, "/spool", *lines, ""]).encode()
+        return b"" if any(identity in arguments[0] for identity in self.gone) else b"there"
+
+    def get(self, remote, local, size_bytes, sha256):
+        if sha256 in (*self.bad, *self.gone):
+            raise ssh.RemoteError("drone: tail: error reading: Input/output error", 1, "")
+        local.write_bytes(self.reports[sha256])
+
+
+def listed(*reports):
+    return {hashlib.sha256(report.to_bytes()).hexdigest(): report.to_bytes() for report in reports}
+
+
+def test_a_report_that_the_drones_card_cannot_read_stops_no_other_and_is_told(store):
+    reports = listed(*(signed(i) for i in range(4)))
+    bad, first, gone, last = reports
+    outcome = collect(Drone(FakeLink(reports, bad=[bad], gone=[gone])), store)
+    assert set(outcome.collected) == {first, last} and outcome.left == [f"{gone}.json"]
+    assert list(outcome.damaged) == [f"{bad}.json"]
+    with pytest.raises(GateError, match="Input/output error"):
+        outcome.check()
+
+
+@pytest.mark.parametrize("uptime", ["999999999999", "nonsense", "-1", ""])
+def test_a_drone_that_lies_about_its_boot_gets_no_time(store, uptime):
+    told = signed(clock={"boot_id": "0" * 36, "boottime_s": 1.0, "synchronized": False})
+    collect(Drone(FakeLink(listed(told), uptime=uptime)), store)
+    assert store.entries()[0].receipt.measured_at is None
+
+
+@pytest.mark.parametrize("created", ["9998-01-01T00:00:00Z", "2026-13-01T00:00:00Z", "2026-01-01T25:00:00Z"])
+def test_a_date_that_cannot_be_is_no_time(store, created):
+    told = signed(clock={"boot_id": "1" * 36, "boottime_s": 1.0, "synchronized": True}, created=created)
+    collect(Drone(FakeLink(listed(told))), store)
+    assert store.entries()[0].receipt.measured_at is None
+
+
+@needs_ssh
 def test_a_full_disk_of_the_host_leaves_everything_on_the_drone(drone, tmp_path):
     where = tmp_path / "disk"
     where.mkdir()
@@ -256,6 +324,51 @@ def test_a_stick_is_read_and_left_alone(store, tmp_path):
     assert sorted(path.name for path in stick.iterdir()) == before and len(store.entries()) == 2
     assert collect(Folder(stick), store).collected == {}
     assert set(collect(Folder(spool.folder), Store(tmp_path / "other")).collected) == {identity}  # a whole spool
+
+
+def test_a_link_on_a_stick_copies_no_file_of_this_host(store, tmp_path):
+    stick, secret = tmp_path / "stick", tmp_path / "secret"
+    stick.mkdir()
+    secret.write_text("secret")
+    (stick / f"{'a' * 64}.json").symlink_to(secret)
+    outcome = collect(Folder(stick), store)
+    assert list(outcome.damaged) == [f"{'a' * 64}.json"] and not list((store.folder / "damaged").iterdir())
+
+
+def test_a_file_of_a_stick_that_cannot_be_read_stops_no_other(store, tmp_path):
+    stick = tmp_path / "stick"
+    stick.mkdir()
+    (stick / "a.json").write_bytes(signed(1).to_bytes())
+    bad = stick / f"{'0' * 64}.json"
+    bad.symlink_to("/proc/self/mem")  # a regular file whose first byte is an input/output error
+    outcome = collect(Folder(stick), store)
+    assert len(outcome.collected) == 1 and "cannot be read (input/output error)" in outcome.damaged[bad.name]
+
+
+def test_names_on_a_stick_do_not_move_the_terminals_cursor(capsys, tmp_path):
+    for name in ("a\x1b[2J.json", "b\x1b]0;x\x07.json"):
+        (tmp_path / name).write_text("[]")
+    (tmp_path / "c\x1b[2J.json").write_bytes(strict_json.canonical({**signed().to_json(), "load_ms": 7.0}))
+    code, out, err = edgeprune(capsys, "collect", str(tmp_path))
+    assert code == 1 and "left alone" in err and "signature does not hold" in err and "\x1b" not in out + err
+
+
+def test_a_spreadsheet_takes_no_word_of_a_device_for_a_formula(capsys, tmp_path, store):
+    bundle = {**make_report().to_json()["bundle"], "name": "=cmd|' /C calc'!A0"}
+    (tmp_path / "r.json").write_bytes(signed(bundle=bundle).to_bytes())
+    collect(Folder(tmp_path), store)
+    assert edgeprune(capsys, "reports", "--csv", str(tmp_path / "r.csv"))[0] == 0
+    (row,) = csv.DictReader((tmp_path / "r.csv").open())
+    assert row["bundle"] == "'=cmd|' /C calc'!A0" and row["delta"] == "-0.02"
+
+
+def test_compare_takes_the_store_where_a_folder_is_called_reports(capsys, tmp_path, store, monkeypatch):
+    (tmp_path / "r.json").write_bytes(signed().to_bytes())
+    collect(Folder(tmp_path), store)
+    monkeypatch.chdir(tmp_path)
+    assert (tmp_path / "reports").is_dir()
+    code, out, _ = edgeprune(capsys, "compare", "reports")
+    assert code == 0 and "signed by drone7" in out
 
 
 def edgeprune(capsys, *args):

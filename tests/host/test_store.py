@@ -88,3 +88,12 @@ def test_an_empty_store_is_none(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="EDGEPRUNE_REPORTS"):
         Store(tmp_path / "file" / "x").put(signed().to_bytes(), receipt())
+
+
+def test_a_damaged_report_that_comes_again_takes_its_place(store):
+    identity = store.put(signed().to_bytes(), receipt())
+    for content in (b"", signed(1).to_bytes()):
+        (store.folder / f"{identity}.json").write_bytes(content)
+        assert identity not in store
+        assert store.put(signed().to_bytes(), receipt()) == identity
+        assert store.find(identity).read() == signed()
