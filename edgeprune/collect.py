@@ -102,6 +102,8 @@ class Drone:
 
     def fetch(self, waiting: Waiting, into: Path) -> bytes:
         local = into / waiting.name
+        if waiting.size_bytes > _MOST_BYTES:
+            raise SignatureError(f"{self.title}: {waiting.size_bytes} bytes are no report")
         remote = f"{self._spool}/pending/{waiting.name}"
         for _ in range(2):
             with suppress(FileNotFoundError):  # another collect here has just taken it into the store
@@ -298,7 +300,7 @@ def _measured(report: BenchReport, moment: Moment) -> tuple[str | None, str | No
 def _listed(lines: list[str], title: str) -> Iterator[Waiting]:
     for line in lines[:_MOST_REPORTS]:
         match = re.fullmatch(r"\s*([0-9]{1,12}) (([0-9a-f]{64})\.json)", line)
-        if match and int(match[1]) <= _MOST_BYTES:
+        if match:
             yield Waiting(match[2], match[3], int(match[1]))
 
 

@@ -29,9 +29,10 @@ def run(args) -> None:
     from edgeprune.ssh import Link, shown
     from edgeprune.store import Store
 
-    store = Store()
+    store, source = Store(), args.source
     with Line() as line:
         if Path(args.source).is_dir():
+            source = f"the folder {args.source}"  # told, as a host may have the same name
             outcome = collect(Folder(Path(args.source)), store, trust_new=args.trust_new, say=line)
         elif "/" in args.source:
             raise InputError(f"{args.source}: no such folder")
@@ -45,7 +46,7 @@ def run(args) -> None:
     else:
         for identity, device in outcome.collected.items():
             print(f"{identity[:12]}  {device}")
-        counts = f"{len(outcome.collected)} collected from {args.source}, {len(outcome.known)} already here"
+        counts = f"{len(outcome.collected)} collected from {source}, {len(outcome.known)} already here"
         print(f"{counts}; in {store.folder} (edgeprune reports shows them)")
     for name in outcome.left:
         print(f"{shown(name)}: left alone: not a report, or another host has just fetched it", file=sys.stderr)

@@ -251,6 +251,13 @@ def test_a_report_that_the_drones_card_cannot_read_stops_no_other_and_is_told(st
         outcome.check()
 
 
+def test_what_is_too_large_for_a_report_is_told_and_not_fetched(store, monkeypatch):
+    small, large = signed(1), signed(2, samples=400)
+    monkeypatch.setattr(sys.modules["edgeprune.collect"], "_MOST_BYTES", len(small.to_bytes()) + 100)
+    outcome = collect(Drone(FakeLink(listed(small, large))), store)
+    assert len(outcome.collected) == 1 and re.search("bytes are no report", *outcome.damaged.values())
+
+
 @pytest.mark.parametrize("uptime", ["999999999999", "nonsense", "-1", ""])
 def test_a_drone_that_lies_about_its_boot_gets_no_time(store, uptime):
     told = signed(clock={"boot_id": "0" * 36, "boottime_s": 1.0, "synchronized": False})
@@ -389,7 +396,7 @@ def test_the_commands(capsys, tmp_path, store):
     identity = spool.put(signed(1, power=whole).to_bytes())
     spool.copy_pending(stick)
     code, out, _ = edgeprune(capsys, "collect", str(stick))
-    assert code == 0 and f"{identity[:12]}  drone7" in out and "1 collected from" in out
+    assert code == 0 and f"{identity[:12]}  drone7" in out and "1 collected from the folder" in out
     code, out, _ = edgeprune(capsys, "collect", str(stick), "--json")
     assert code == 0 and json.loads(out)["known"] == [identity]
     table = tmp_path / "reports.csv"
