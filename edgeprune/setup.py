@@ -38,6 +38,7 @@ exit 0
 #: Let the drone trust the key $3 as host $1; where that name is taken by another key, as $1-$2. Prints the file.
 _TRUST = """
 set -e
+umask 022
 folder=${EDGEPRUNE_HOME:-${XDG_CONFIG_HOME:-$HOME/.config}/edgeprune}/trusted
 mkdir -p "$folder"
 for file in "$folder"/*.pub; do

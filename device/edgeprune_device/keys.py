@@ -108,7 +108,7 @@ def enrol(name: str, key: VerifyKey, *, replace: bool = False) -> bool:
         return False
     path = home() / "devices" / f"{name}.pub"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o755)  # whatever the umask: nobody else enrols
     except OSError as error:
         raise InputError(f"{path.parent}: cannot be made ({str(error.strerror).lower()})") from error
     write_atomic(path, bytes(key).hex() + "\n", mode=0o644)

@@ -256,6 +256,19 @@ def test_a_host_never_takes_another_hosts_place(drone, tiny, key):
     assert (folder / name).read_text() == theirs and len(list(folder.iterdir())) == 2
 
 
+def test_nobody_else_can_add_keys_whatever_the_umask(drone, tiny, key, capfd, monkeypatch):
+    tiny("")
+    monkeypatch.setattr(setup, "_TRUST", f"umask 0\n{setup._TRUST}")
+    before = os.umask(0)
+    try:
+        assert edgeprune(capfd, "setup", "drone")[0] == 0
+    finally:
+        os.umask(before)
+    for folder in (keys.home() / "devices", drone.home / ".config/edgeprune/trusted"):
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o755
+        assert all(stat.S_IMODE(path.stat().st_mode) == 0o644 for path in folder.iterdir())
+
+
 def test_a_board_without_room_is_told_before_anything_is_sent(drone, tiny, key, monkeypatch):
     tiny("")
     monkeypatch.setattr(setup, "_SPARE_BYTES", 1 << 60)
