@@ -105,14 +105,19 @@ class Program:
             for line in iter(lambda: stream.readline(1000), b""):
                 self._said.append(line.decode("utf-8", "replace"))
                 if self._fatal and self._said[-1].startswith(self._fatal):
-                    timer = threading.Timer(_END_S, process.kill)
+                    timer = threading.Timer(_END_S, _kill, [process])
                     timer.daemon = True
                     timer.start()
 
     def _kill(self) -> None:
         if self._process is not None:
-            self._process.kill()
+            _kill(self._process)
             self._process.wait()
+
+
+def _kill(process: subprocess.Popen) -> None:
+    with suppress(ProcessLookupError):  # before Python 3.10, where another thread has just seen it end
+        process.kill()
 
 
 def last_words(lines: Iterable[str]) -> str:
