@@ -27,7 +27,7 @@ from edgeprune.store import Receipt, Store
 
 __all__ = ["Drone", "Folder", "Outcome", "collect"]
 
-_MOST_BYTES = 1 << 30  # of one report; ten hours at 100 frames a second
+_MOST_BYTES = 1 << 29  # of one report; ten hours at 100 frames a second take 0.3 GB
 _MOST_REPORTS = 10_000
 _BATCH = 20  # reports acknowledged at once; a round trip each is long over a radio
 

