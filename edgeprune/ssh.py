@@ -33,6 +33,7 @@ from typing import IO, TypeVar
 
 from edgeprune_device import files
 from edgeprune_device.errors import EdgepruneError, InputError, SignatureError
+from edgeprune_device.printable import printable
 from edgeprune_device.progress import Line
 
 __all__ = ["Link", "LinkError", "RemoteError", "explain", "parse", "program", "shown"]
@@ -157,7 +158,7 @@ def explain(said: str, target: str) -> LinkError:
 
 def shown(text: str, most: int = 200) -> str:
     """A stranger's text, cut to `most` characters, none of which moves the terminal's cursor."""
-    return "".join(c if c.isprintable() else "?" for c in text.rstrip()[:most])
+    return printable(text.rstrip()[:most])
 
 
 class Link:

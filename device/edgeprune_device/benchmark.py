@@ -32,6 +32,7 @@ from edgeprune_device.environment import Environment
 from edgeprune_device.errors import DeviceError, InputError
 from edgeprune_device.evaluation import EvaluationSet, evaluate
 from edgeprune_device.manifest import Manifest
+from edgeprune_device.printable import printable
 from edgeprune_device.probes import summary
 from edgeprune_device.progress import Line
 from edgeprune_device.report import DEVICE_STAGES, END_TO_END, BenchReport
@@ -343,7 +344,7 @@ def _timing(ns) -> Dict[str, Any]:
 
 def _plain(text: str, longest: int) -> str:
     """A line as a report may hold it: paths and the words of libraries can be anything, and a report is never lost."""
-    shown = "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))
+    shown = printable(" ".join(text.split()))
     return shown if len(shown) <= longest else f"{shown[: longest - 1]}…"
 
 

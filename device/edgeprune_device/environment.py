@@ -9,6 +9,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Dict, List, Optional, Tuple
 
+from edgeprune_device.printable import printable
+from edgeprune_device.probes import memory
+
 __all__ = ["Environment", "parse_cpuinfo", "parse_key_values", "parse_meminfo"]
 
 # What decides the speed and the correctness of INT8 on a CPU.
@@ -94,10 +97,7 @@ def parse_cpuinfo(text: str) -> Tuple[Optional[str], Tuple[str, ...]]:
 
 def parse_meminfo(text: str) -> Optional[int]:
     """/proc/meminfo -> MemTotal in bytes."""
-    for line in text.splitlines():
-        if line.startswith("MemTotal:"):
-            return int(line.split()[1]) * 1024
-    return None
+    return memory.parse_meminfo(text)["total"]
 
 
 def parse_key_values(text: str) -> Dict[str, str]:
@@ -107,8 +107,7 @@ def parse_key_values(text: str) -> Dict[str, str]:
 
 
 def _shown(text: str) -> str:
-    """As a report may hold it, and a terminal show it."""
-    return "".join(c if c.isprintable() else "?" for c in text)[:100]
+    return printable(text)[:100]  # the report's limit
 
 
 def _text(path: str) -> str:

@@ -14,6 +14,7 @@ def run(args) -> None:
     """Examine, show; GateError where something that is needed is missing."""
     from edgeprune_device import doctor, strict_json, version
     from edgeprune_device.errors import GateError
+    from edgeprune_device.printable import printable
 
     found = doctor.examine()
     if args.json:
@@ -21,13 +22,9 @@ def run(args) -> None:
     else:
         width = max(len(check.name) for check in found) + 2
         for check in found:
-            print(f"{check.state:<9}{check.name:<{width}}{_plain(check.found)}")
+            print(f"{check.state:<9}{check.name:<{width}}{printable(check.found)}")
             if check.advice:
-                print(f"{'':<9}{'':<{width}}-> {_plain(check.advice)}")
+                print(f"{'':<9}{'':<{width}}-> {printable(check.advice)}")
     missing = [check.name for check in found if check.state == "missing"]
     if missing:
         raise GateError(f"missing here: {', '.join(missing)}")
-
-
-def _plain(text: str) -> str:
-    return "".join(c if c.isprintable() else "?" for c in text)

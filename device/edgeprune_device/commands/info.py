@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from edgeprune_device.commands import add_bundle
+from edgeprune_device.printable import printable
 
 HELP = "what this machine can run; with a bundle, its verified contents"
 
@@ -103,5 +104,4 @@ def _text(value) -> str:
 
 
 def _plain(value) -> str:
-    # A bundle's strings are a stranger's: none of them may move the terminal's cursor.
-    return "".join(c if c.isprintable() else "?" for c in str(value))
+    return printable(str(value))  # a bundle's strings are a stranger's

@@ -11,6 +11,7 @@ import importlib
 from typing import Any, List, Optional, Tuple
 
 from edgeprune_device.errors import InputError, RuntimeUnavailable
+from edgeprune_device.printable import printable
 
 __all__ = ["flags_of", "has_flags", "has_typing", "load", "log_of", "order", "reason", "title"]
 
@@ -115,4 +116,4 @@ def log_of(trt: Any) -> Any:
 
 def _line(text: Any) -> str:
     line = " ".join(str(text).split())[:600]
-    return "".join(c if c.isprintable() else "?" for c in line)
+    return printable(line)

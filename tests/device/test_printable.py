@@ -1,0 +1,14 @@
+from edgeprune_device.printable import printable
+from hypothesis import given
+from hypothesis import strategies as st
+
+
+@given(st.text())
+def test_what_is_shown_is_a_line_of_the_same_length_and_moves_no_cursor(text):
+    shown = printable(text)
+    assert shown.isprintable() and len(shown) == len(text)
+    assert all(a == b for a, b in zip(text, shown) if a.isprintable())
+
+
+def test_escapes():
+    assert printable("a\x1b[2Jb\n\u202ec é") == "a?[2Jb??c é"
