@@ -1,0 +1,282 @@
+"""Releases: the bundles that were installed on this device, and which of them is in use.
+
+    /opt/edgeprune/                  the root; another one by --root
+        releases/ID/bundle.epb       ID: the first 16 hex digits of the bundle's SHA-256
+        releases/ID/release.json     what became of it (`Release`, `schema/release.json`)
+        releases/ID/…                its model as files, for other programs; never read back
+        current -> releases/ID       switched by one rename: it names a complete release at every moment
+        state.json                   the counter below which no bundle is installed
+        lock, .state.lock            one installation at a time; a short one around every change of the above
+
+A release is on trial until it was seen healthy, then good; bad when it failed. What a device falls back to is the
+newest good release. Names that begin with a dot are work in progress and mean nothing.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import secrets
+import shutil
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Union
+
+from edgeprune_device import schema, strict_json
+from edgeprune_device.bundle import Bundle
+from edgeprune_device.errors import InputError, SignatureError
+from edgeprune_device.files import sync_folder, write_atomic
+from edgeprune_device.printable import printable
+
+__all__ = ["DEFAULT_ROOT", "Release", "Releases", "identity"]
+
+DEFAULT_ROOT = Path("/opt/edgeprune")
+BUNDLE, RECORD = "bundle.epb", "release.json"
+_IDENTITY = re.compile("[0-9a-f]{16}")
+_MAX_RECORD_BYTES = 1 << 16
+
+
+def identity(bundle_sha256: str) -> str:
+    """A release's ID."""
+    return bundle_sha256[:16]
+
+
+@dataclass(frozen=True)
+class Release:
+    """One of them, as its record says. E.g.
+
+        Release("9f86d081884c7d65…", name="demo", counter=1764000000, key_fingerprint="SHA256:4Hc…", trusted=True,
+                installed="2026-11-24T12:00:00Z", sequence=3, state="good", precision="int8-fp16", runtime="trt", …)
+
+    - `state`: "trial" (switched to, not yet seen healthy), "good", "bad"; `reason`: why it is bad
+    - `starts`: how often the service was started with it while on trial
+    - `older`: it was let in with a counter below the device's; `trusted`: its key was trusted then
+    - `report`, `accuracy`: the benchmark that let it in: its id, {"map50_95", "host_map50_95", "delta"}
+    """
+
+    bundle_sha256: str
+    name: str
+    counter: int
+    key_fingerprint: str
+    trusted: bool
+    installed: str
+    sequence: int
+    state: str = "trial"
+    reason: Optional[str] = None
+    starts: int = 0
+    older: bool = False
+    precision: Optional[str] = None
+    runtime: Optional[str] = None
+    report: Optional[str] = None
+    accuracy: Optional[Mapping[str, Optional[float]]] = None
+    schema_version: int = 1
+
+    @property
+    def identity(self) -> str:
+        """The name of its folder."""
+        return identity(self.bundle_sha256)
+
+    @classmethod
+    def from_json(cls, data: Any, what: str = "release") -> Release:
+        """From a parsed JSON object; `what` begins the InputError."""
+        return cls(**schema.check("release", data, what))
+
+    def to_json(self) -> Dict[str, Any]:
+        """A JSON object that fits `schema/release.json`."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        return f"{self.identity} ({self.name})"
+
+
+class Releases:
+    """Those below one root. Reading makes nothing; the root is made by whoever installs."""
+
+    def __init__(self, root: Union[str, Path] = DEFAULT_ROOT):
+        self.root = Path(os.path.abspath(str(root)))
+
+    def folder(self, release: Union[Release, str]) -> Path:
+        """Where a release, or the one of this ID, lies."""
+        return self.root / "releases" / (release if isinstance(release, str) else release.identity)
+
+    def all(self) -> List[Release]:
+        """Every release whose record can be read, the newest first."""
+        found = []
+        with suppress(OSError):
+            for folder in (self.root / "releases").iterdir():
+                if _IDENTITY.fullmatch(folder.name):
+                    with suppress(InputError):
+                        found.append(self._read(folder.name))
+        return sorted(found, key=lambda release: -release.sequence)
+
+    def get(self, text: str) -> Release:
+        """The release whose ID begins with `text`. InputError: none, or several."""
+        found = [release for release in self.all() if text and release.identity.startswith(text)]
+        if len(found) != 1:
+            which = "several releases" if found else "no release"
+            known = ", ".join(release.identity for release in self.all()) or "none"
+            raise InputError(f"{self.root}: {which} {printable(text[:80])!r} (there: {known})")
+        return found[0]
+
+    def current(self) -> Optional[Release]:
+        """The one in use, None where there is none. InputError: `current` or its record is not what was written."""
+        link = self.root / "current"
+        try:
+            target = os.readlink(str(link))
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise InputError(f"{link}: is not a link to a release ({str(error.strerror).lower()})") from error
+        parent, _, name = target.rpartition("/")
+        if parent != "releases" or not _IDENTITY.fullmatch(name):
+            raise InputError(f"{link}: does not name a release ({printable(target[:200])})")
+        return self._read(name)
+
+    def fallback(self) -> Optional[Release]:
+        """The newest good release that is not current; None where there is none."""
+        now = self._current_identity()
+        return next((r for r in self.all() if r.state == "good" and r.identity != now), None)
+
+    def open(self, release: Release) -> Bundle:
+        """Its bundle, verified whole. One of an untrusted key only if it was let in so.
+
+        SignatureError: damaged, not the one that was installed, or its key is not trusted any more. InputError.
+        """
+        path = self.folder(release) / BUNDLE
+        bundle = Bundle.open(path, allow_untrusted=not release.trusted)
+        if bundle.sha256 != release.bundle_sha256:
+            raise SignatureError(f"{path}: is not the bundle that was installed as {release.identity}")
+        return bundle
+
+    # --- changes: each is on the disk before it returns, whole or not at all -----------------------------------------
+
+    def switch(self, release: Optional[Release]) -> None:
+        """Let `current` name it; None: nothing. Call it within `state_locked` and with a release that verifies."""
+        link = self.root / "current"
+        with self._explained():
+            if release is None:
+                with suppress(FileNotFoundError):
+                    link.unlink()
+            else:
+                beside = self.root / f".current.{secrets.token_hex(4)}"
+                os.symlink(f"releases/{release.identity}", str(beside))
+                os.replace(str(beside), str(link))
+            sync_folder(self.root)
+
+    def mark(self, release: Release, state: str, reason: Optional[str] = None) -> Release:
+        """Its record with another state; reason: why, in one line."""
+        said = None if reason is None else printable(" ".join(reason.split()))[:1000]
+        return self.write(replace(release, state=state, reason=said))
+
+    def started(self, release: Release) -> Release:
+        """Its record with one start more."""
+        return self.write(replace(release, starts=release.starts + 1))
+
+    def confirm(self, release: Release) -> Release:
+        """It was healthy: good, and from now on nothing older is installed."""
+        if release.counter > self.counter:
+            state = strict_json.pretty({"schema_version": 1, "counter": release.counter})
+            write_atomic(self.root / "state.json", state, mode=0o644)
+        return self.mark(release, "good")
+
+    def write(self, release: Release) -> Release:
+        """Its record, as it is, in its folder."""
+        data = Release.from_json(release.to_json()).to_json()
+        write_atomic(self.folder(release) / RECORD, strict_json.pretty(data), mode=0o644)
+        return release
+
+    def tidy(self, keep: int) -> List[str]:
+        """Keep `keep` releases: the one in use, then the newest good ones, then the newest others. The IDs that went,
+        and with them whatever an interrupted installation left."""
+        now = self._current_identity()
+        folder = self.root / "releases"
+        others = [release for release in self.all() if release.identity != now]
+        others.sort(key=lambda release: (release.state != "good", -release.sequence))
+        kept = {now, *(release.identity for release in others[: max(keep - 1, 0)])}
+        gone = []
+        with self._explained():
+            for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+                if path.name in kept:
+                    continue
+                if _IDENTITY.fullmatch(path.name):
+                    gone.append(path.name)
+                    # Out of sight first: half of a release is never seen under its name.
+                    aside = path.with_name(f".old-{path.name}-{secrets.token_hex(4)}")
+                    os.replace(str(path), str(aside))
+                    path = aside
+                if path.name[0] == ".":
+                    shutil.rmtree(str(path), ignore_errors=True)
+            for path in self.root.glob(".current.*"):
+                path.unlink()
+        return gone
+
+    @property
+    def counter(self) -> int:
+        """No bundle whose counter is lower is installed. InputError where the file is damaged."""
+        path = self.root / "state.json"
+        try:
+            with open(path, "rb") as stream:
+                data = strict_json.loads(stream.read(_MAX_RECORD_BYTES), str(path))
+        except FileNotFoundError:
+            return 0
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read ({str(error.strerror).lower()})") from error
+        value = data.get("counter") if isinstance(data, dict) and data.get("schema_version") == 1 else None
+        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+            raise InputError(f"{path}: holds no counter; remove it to start from 0")
+        return value
+
+    # --- locks -------------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """This process installs, nobody else. BlockingIOError: somebody else does."""
+        with self._flock("lock", fcntl.LOCK_EX | fcntl.LOCK_NB):
+            yield
+
+    @contextmanager
+    def state_locked(self) -> Iterator[None]:
+        """Around each decision that changes `current` or a record: installer and service do not cross each other."""
+        with self._flock(".state.lock", fcntl.LOCK_EX):
+            yield
+
+    @contextmanager
+    def _flock(self, name: str, how: int) -> Iterator[None]:
+        with self._explained():
+            descriptor = os.open(str(self.root / name), os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(descriptor, how)
+            yield
+        finally:
+            os.close(descriptor)
+
+    # --- reading -----------------------------------------------------------------------------------------------------
+
+    def _current_identity(self) -> Optional[str]:
+        try:
+            return os.path.basename(os.readlink(str(self.root / "current")))
+        except OSError:
+            return None
+
+    def _read(self, name: str) -> Release:
+        path = self.folder(name) / RECORD
+        try:
+            with open(path, "rb") as stream:
+                data = strict_json.loads(stream.read(_MAX_RECORD_BYTES), str(path))
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read ({str(error.strerror).lower()})") from error
+        release = Release.from_json(data, str(path))
+        if release.identity != name:
+            raise InputError(f"{path}: belongs to another release")
+        return release
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except BlockingIOError:
+            raise
+        except OSError as error:
+            raise InputError(f"{error.filename or self.root}: {str(error.strerror or error).lower()}") from error
