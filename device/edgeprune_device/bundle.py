@@ -10,6 +10,7 @@
     112+M   …       payloads, back to back in the manifest's order; nothing after them
 
 The manifest holds offset, size and SHA-256 of each payload, so every byte of the file is covered by the signature.
+What stands before the payloads is the *envelope*: it can be verified alone, and then every payload by its hash.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from edgeprune_device.errors import InputError, SignatureError
 from edgeprune_device.files import replacing
 from edgeprune_device.manifest import Manifest, Payload
 
-__all__ = ["Bundle"]
+__all__ = ["Bundle", "read_manifest"]
 
 MAGIC = b"\x89EPB\r\n\x1a\n"
 FORMAT_VERSION = 1
@@ -44,18 +45,19 @@ class Bundle:
     """A verified bundle. Only `open` and `write` make one; nothing of an unverified file gets out.
 
     - `path`, `manifest` (`Manifest`), `sha256` of the whole file
+    - `envelope_bytes`: size of what stands before the payloads; their offsets count from there
     - `key_fingerprint`: of the key that signed it; `trusted`: whether that key is among the trusted ones
     - `payloads`: {name: Payload(name, offset_bytes, size_bytes, sha256)}
     """
 
-    def __init__(self, path: Path, manifest: Manifest, begin: int, key: VerifyKey, trusted: bool, sha256: str):
+    def __init__(self, path: Path, manifest: Manifest, envelope_bytes: int, key: VerifyKey, trusted: bool, sha256: str):
         self.path = path
         self.manifest = manifest
         self.sha256 = sha256
         self.key_fingerprint = keys.fingerprint(key)
         self.trusted = trusted
         self.payloads: Mapping[str, Payload] = MappingProxyType({entry.name: entry for entry in manifest.payloads})
-        self._begin = begin
+        self.envelope_bytes = envelope_bytes
 
     @classmethod
     def write(
@@ -110,45 +112,27 @@ class Bundle:
         SignatureError: signature, hash or size does not hold, or the key is not trusted.
         """
         path = Path(path)
-        accepted = list(keys.trusted().values() if trusted is None else trusted)
         try:
             with open(path, "rb") as stream:
-                return cls._read(path, stream, accepted, allow_untrusted)
+                return cls._read(path, stream, trusted, allow_untrusted)
         except OSError as error:
             raise InputError(f"{path}: the bundle cannot be read ({str(error.strerror or error).lower()})") from error
 
     @classmethod
-    def _read(cls, path: Path, stream: BinaryIO, accepted: List[VerifyKey], allow_untrusted: bool) -> Bundle:
+    def _read(
+        cls, path: Path, stream: BinaryIO, trusted: Optional[Iterable[VerifyKey]], allow_untrusted: bool
+    ) -> Bundle:
         whole = hashlib.sha256()
-        key, head, signature, text = _read_envelope(path, stream)
-        trusted = any(bytes(key) == bytes(other) for other in accepted)
-        if not trusted and not allow_untrusted:
-            raise SignatureError(
-                f"{path}: signed by {keys.fingerprint(key)}, a key that is not trusted here; if you know whose it is, "
-                f"copy its host.pub into {keys.home() / 'trusted'} (trusted now: {_listed(accepted)})"
-            )
-        try:
-            key.verify(head + text, signature)
-        except (CryptoError, ValueError) as error:
-            raise SignatureError(
-                f"{path}: the signature of {keys.fingerprint(key)} does not hold: the bundle was changed or damaged; "
-                "copy it again from where it was built"
-            ) from error
-        what = f"{path}: manifest"
-        manifest = Manifest.from_json(strict_json.loads(text, what), what)
-        if manifest.size_bytes > MAX_PAYLOAD_BYTES:
-            raise InputError(
-                f"{path}: its payloads have {manifest.size_bytes} bytes; at most {MAX_PAYLOAD_BYTES} may be"
-            )
-        begin = len(head) + _SIGNATURE_BYTES + len(text)
-        size, expected = os.fstat(stream.fileno()).st_size, begin + manifest.size_bytes
+        envelope = _take_envelope(stream, str(path))
+        manifest, key, is_trusted = read_manifest(envelope, str(path), trusted, allow_untrusted)
+        size, expected = os.fstat(stream.fileno()).st_size, len(envelope) + manifest.size_bytes
         if size != expected:
             problem = "cut off" if size < expected else "followed by something that is not part of it"
             raise SignatureError(f"{path}: the bundle is {problem} ({size} bytes instead of {expected}); copy it again")
-        whole.update(head + signature + text)
+        whole.update(envelope)
         for entry in manifest.payloads:
             _verify(path, entry, _take(stream, entry.size_bytes), whole)
-        return cls(path, manifest, begin, key, trusted, whole.hexdigest())
+        return cls(path, manifest, len(envelope), key, is_trusted, whole.hexdigest())
 
     def read(self, name: str) -> bytes:
         """One payload. Hashed again: the file may have changed since it was opened (SignatureError)."""
@@ -157,7 +141,7 @@ class Bundle:
         entry = self.payloads[name]
         try:
             with open(self.path, "rb") as stream:
-                stream.seek(self._begin + entry.offset_bytes)
+                stream.seek(self.envelope_bytes + entry.offset_bytes)
                 data = stream.read(entry.size_bytes)
         except OSError as error:
             raise InputError(f"{self.path}: cannot be read ({str(error.strerror or error).lower()})") from error
@@ -165,25 +149,67 @@ class Bundle:
         return data
 
 
-def _read_envelope(path: Path, stream: BinaryIO) -> Tuple[VerifyKey, bytes, bytes, bytes]:
-    """(key, header bytes, signature, manifest bytes), none of it verified yet."""
-    head = stream.read(_HEADER.size)
-    if head[: len(MAGIC)] != MAGIC:
-        raise InputError(f"{path}: not an edgeprune bundle (an .epb file that `edgeprune build` wrote)")
-    rest = stream.read(_SIGNATURE_BYTES)
-    if len(head) < _HEADER.size or len(rest) < _SIGNATURE_BYTES:
-        raise SignatureError(f"{path}: the bundle is cut off; copy it again")
-    _, version, length, public = _HEADER.unpack(head)
+def read_manifest(
+    envelope: bytes, what: str, trusted: Optional[Iterable[VerifyKey]] = None, allow_untrusted: bool = False
+) -> Tuple[Manifest, VerifyKey, bool]:
+    """(manifest, the key that signed it, whether that key is trusted) of exactly the first bytes of a bundle.
+
+    The one place where a signature is checked: before it holds, nothing of the manifest is parsed. Options and errors
+    are those of `Bundle.open`; `what` begins the messages. The payloads are not known here.
+    """
+    accepted = list(keys.trusted().values() if trusted is None else trusted)
+    key, head, signature, text = _split(envelope, what)
+    is_trusted = any(bytes(key) == bytes(other) for other in accepted)
+    if not is_trusted and not allow_untrusted:
+        raise SignatureError(
+            f"{what}: signed by {keys.fingerprint(key)}, a key that is not trusted here; if you know whose it is, "
+            f"copy its host.pub into {keys.home() / 'trusted'} (trusted now: {_listed(accepted)})"
+        )
+    try:
+        key.verify(head + text, signature)
+    except (CryptoError, ValueError) as error:
+        raise SignatureError(
+            f"{what}: the signature of {keys.fingerprint(key)} does not hold: the bundle was changed or damaged; "
+            "copy it again from where it was built"
+        ) from error
+    manifest = Manifest.from_json(strict_json.loads(text, f"{what}: manifest"), f"{what}: manifest")
+    if manifest.size_bytes > MAX_PAYLOAD_BYTES:
+        raise InputError(f"{what}: its payloads have {manifest.size_bytes} bytes; at most {MAX_PAYLOAD_BYTES} may be")
+    return manifest, key, is_trusted
+
+
+def _take_envelope(stream: BinaryIO, what: str) -> bytes:
+    """Header, signature and manifest, none of it verified yet."""
+    begin = stream.read(_HEADER.size + _SIGNATURE_BYTES)
+    return begin + stream.read(_manifest_bytes(begin, what))
+
+
+def _split(envelope: bytes, what: str) -> Tuple[VerifyKey, bytes, bytes, bytes]:
+    """(key, header, signature, manifest text) of an envelope, none of it verified yet."""
+    length, begin = _manifest_bytes(envelope, what), _HEADER.size + _SIGNATURE_BYTES
+    if len(envelope) < begin + length:
+        raise SignatureError(f"{what}: the bundle is cut off; copy it again")
+    if len(envelope) > begin + length:
+        raise SignatureError(f"{what}: the manifest is followed by something that is not part of it; copy it again")
+    head = envelope[: _HEADER.size]
+    _, _, _, public = _HEADER.unpack(head)
+    return VerifyKey(public), head, envelope[_HEADER.size : begin], envelope[begin:]
+
+
+def _manifest_bytes(begin: bytes, what: str) -> int:
+    """The length of the manifest, as the first bytes of a bundle claim it."""
+    if begin[: len(MAGIC)] != MAGIC:
+        raise InputError(f"{what}: not an edgeprune bundle (an .epb file that `edgeprune build` wrote)")
+    if len(begin) < _HEADER.size + _SIGNATURE_BYTES:
+        raise SignatureError(f"{what}: the bundle is cut off; copy it again")
+    _, version, length, _ = _HEADER.unpack(begin[: _HEADER.size])
     if version != FORMAT_VERSION:
         raise InputError(
-            f"{path}: bundle format {version} is not known here (known: {FORMAT_VERSION}); update edgeprune-device"
+            f"{what}: bundle format {version} is not known here (known: {FORMAT_VERSION}); update edgeprune-device"
         )
     if length > MAX_MANIFEST_BYTES:
-        raise SignatureError(f"{path}: the manifest claims {length} bytes: the bundle is damaged; copy it again")
-    text = stream.read(length)
-    if len(text) != length:
-        raise SignatureError(f"{path}: the bundle is cut off; copy it again")
-    return VerifyKey(public), head, rest, text
+        raise SignatureError(f"{what}: the manifest claims {length} bytes: the bundle is damaged; copy it again")
+    return length
 
 
 def _verify(path: Path, entry: Payload, chunks: Iterable[bytes], also=None) -> None:

@@ -36,6 +36,7 @@ class Manifest:
     - `models[precision]`: figures measured on the host, in [0, 1], null where not measured; payload null with a reason
     - `engines[name]`: a built engine, with its builder and what it is for; payload null (or null itself) if none
     - `lineage`: where the model comes from, free JSON
+    - `counter`: grows with each bundle that a host signs; a drone does not go back to a lower one by itself
     """
 
     name: str
@@ -54,6 +55,7 @@ class Manifest:
     payloads: Tuple[Payload, ...] = field(default=())
     task: str = "detect"
     schema_version: int = 1
+    counter: int = 0
 
     @classmethod
     def from_json(cls, data: dict, what: str = "manifest") -> Manifest:

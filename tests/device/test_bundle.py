@@ -5,7 +5,7 @@ import struct
 
 import pytest
 from edgeprune_device import keys, strict_json
-from edgeprune_device.bundle import FORMAT_VERSION, MAGIC, Bundle
+from edgeprune_device.bundle import FORMAT_VERSION, MAGIC, Bundle, read_manifest
 from edgeprune_device.errors import EdgepruneError, InputError, SignatureError
 from edgeprune_device.manifest import Manifest
 from hypothesis import HealthCheck, given, settings
@@ -153,6 +153,23 @@ def test_a_newer_format_is_not_guessed(tmp_path):
 def test_missing_and_folder(tmp_path):
     assert "no such file" in str(refused(tmp_path / "none.epb"))
     assert "is a directory" in str(refused(tmp_path))
+
+
+def test_the_envelope_alone_is_verified_as_the_bundle_is(tmp_path):
+    bundle = small(tmp_path / "a.epb")
+    data = bundle.path.read_bytes()
+    envelope = data[: bundle.envelope_bytes]
+    assert data[bundle.envelope_bytes :] == b"hello"
+    assert read_manifest(envelope, "x", TRUSTED) == (bundle.manifest, KEY.verify_key, True)
+    with pytest.raises(SignatureError, match="^x: signed by .* not trusted here"):
+        read_manifest(envelope, "x")
+    assert read_manifest(envelope, "x", allow_untrusted=True)[2] is False
+    for i in range(len(envelope)):
+        for broken in (envelope[:i], envelope[:i] + bytes([envelope[i] ^ 1]) + envelope[i + 1 :]):
+            with pytest.raises(EdgepruneError, match="^x: "):
+                read_manifest(broken, "x", TRUSTED, allow_untrusted=True)
+    with pytest.raises(SignatureError, match="followed by something"):
+        read_manifest(data, "x", TRUSTED)
 
 
 def test_a_change_after_opening_is_noticed(bundle):

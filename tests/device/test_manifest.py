@@ -19,7 +19,7 @@ def test_round_trip_and_schema(data):
     parsed = Manifest.from_json(data)
     again = json.loads(json.dumps(parsed.to_json()))
     jsonschema.validate(again, schema.load("manifest"))
-    assert again == data and Manifest.from_json(again) == parsed
+    assert again == {**data, "counter": 0} and Manifest.from_json(again) == parsed
     assert parsed.imgsz == (64, 64) and parsed.size_bytes == 15
 
 
@@ -60,6 +60,10 @@ def test_shapes(data):
         ({"evaluation": {"payload": None}}, "evaluation"),
         ({"nms": {"conf": 2, "iou": 0.7, "max_det": 300}}, "conf"),
         ({"surplus": 1}, "surplus"),
+        ({"counter": -1}, "at least 0"),
+        ({"counter": 1.0}, "integer"),
+        ({"counter": True}, "boolean"),
+        ({"counter": 2**53}, "at most"),
     ],
 )
 def test_malformed(data, change, word):
