@@ -1,0 +1,192 @@
+"""Put a bundle together on the device from what a host sent and what is here already.
+
+    incoming/BUNDLE_SHA256/envelope                the bundle's first bytes, as far as its manifest
+    incoming/BUNDLE_SHA256/PAYLOAD_SHA256.00000    a payload that no release here has, in pieces of `piece_bytes`
+
+Pieces are small where a payload is: several connections share one, and what a cut costs is a piece of each. Every
+payload is hashed on its way into the bundle, whether it comes from pieces or from a release. Knows nothing of links.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from contextlib import suppress
+from pathlib import Path
+from typing import BinaryIO, Dict, Iterable, List, Mapping, NamedTuple, Union
+
+from edgeprune_device import bundle as bundles
+from edgeprune_device.bundle import Bundle
+from edgeprune_device.errors import EdgepruneError, InputError, SignatureError
+from edgeprune_device.files import replacing
+from edgeprune_device.manifest import Manifest, Payload
+from edgeprune_device.releases import Releases
+
+__all__ = ["ENVELOPE", "Piece", "assemble", "held", "missing", "piece_bytes", "pieces"]
+
+ENVELOPE = "envelope"
+_SMALLEST_BYTES, _LARGEST_BYTES = 1 << 16, 1 << 22
+_PIECES = 256  # of a payload between 16 MiB and 1 GiB, at most
+_MAX_ENVELOPE_BYTES = 112 + bundles.MAX_MANIFEST_BYTES
+_BLOCK_BYTES = 1 << 20
+_SPARE_BYTES = 1 << 20
+
+
+class Piece(NamedTuple):
+    """A part of a payload: its file's name in `incoming`, and where in the payload it begins."""
+
+    name: str
+    offset_bytes: int
+    size_bytes: int
+
+
+class _Place(NamedTuple):
+    """Where a payload lies: in a release's bundle."""
+
+    path: Path
+    offset_bytes: int
+
+
+def piece_bytes(size_bytes: int) -> int:
+    """How long the pieces of a payload of this size are: 64 KiB to 4 MiB, a power of two."""
+    size = _SMALLEST_BYTES
+    while size < _LARGEST_BYTES and size * _PIECES < size_bytes:
+        size *= 2
+    return size
+
+
+def pieces(payload: Payload) -> List[Piece]:
+    """All of them, in order. The same content has the same pieces in every bundle."""
+    step = piece_bytes(payload.size_bytes)
+    return [
+        Piece(f"{payload.sha256}.{number:05}", at, min(step, payload.size_bytes - at))
+        for number, at in enumerate(range(0, payload.size_bytes, step))
+    ]
+
+
+def held(releases: Releases) -> List[str]:
+    """SHA-256 of every payload of every release here that is intact: each bundle is verified for it."""
+    return sorted(_places(releases))
+
+
+def missing(manifest: Manifest, held: Iterable[str]) -> List[Payload]:
+    """The payloads that must be sent, each content once."""
+    known, found = set(held), []
+    for payload in manifest.payloads:
+        if payload.size_bytes and payload.sha256 not in known:
+            known.add(payload.sha256)
+            found.append(payload)
+    return found
+
+
+def assemble(
+    incoming: Union[str, Path], releases: Releases, target: Union[str, Path], *, allow_untrusted: bool = False
+) -> Path:
+    """Write the bundle whose parts lie in `incoming` to `target`, whole or not at all. The envelope's signature is
+    verified before anything of it is parsed.
+
+    SignatureError: signature, key or a hash does not hold; pieces that do not are removed, so that they are sent anew.
+    InputError: something has not arrived yet, or there is no room.
+    """
+    incoming, target = Path(incoming), Path(target)
+    envelope = _read_envelope(incoming / ENVELOPE)
+    manifest, _, _ = bundles.read_manifest(envelope, str(incoming / ENVELOPE), allow_untrusted=allow_untrusted)
+    places = _places(releases)
+    for payload in missing(manifest, places):
+        _check_arrived(incoming, payload)
+    _check_room(target.parent, len(envelope) + manifest.size_bytes)
+    whole = hashlib.sha256(envelope)
+    with replacing(target) as temporary:
+        try:
+            with open(temporary, "wb") as out:
+                out.write(envelope)
+                for payload in manifest.payloads:
+                    _append(out, payload, places, incoming, whole)
+        except OSError as error:
+            raise InputError(f"{target}: cannot be written ({str(error.strerror or error).lower()})") from error
+        if whole.hexdigest() != incoming.name:
+            raise SignatureError(
+                f"{incoming}: the bundle that arrived is another one ({whole.hexdigest()}); deploy it again"
+            )
+    return target
+
+
+def _places(releases: Releases) -> Dict[str, _Place]:
+    """{payload's SHA-256: where it lies}, of intact releases."""
+    found: Dict[str, _Place] = {}
+    for release in releases.all():
+        with suppress(EdgepruneError):  # a damaged one holds nothing that could be relied on
+            _add(found, releases.open(release))
+    return found
+
+
+def _add(found: Dict[str, _Place], bundle: Bundle) -> None:
+    for payload in bundle.manifest.payloads:
+        found.setdefault(payload.sha256, _Place(bundle.path, bundle.envelope_bytes + payload.offset_bytes))
+
+
+def _read_envelope(path: Path) -> bytes:
+    try:
+        with open(path, "rb") as stream:
+            data = stream.read(_MAX_ENVELOPE_BYTES + 1)
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: has not arrived; deploy the bundle again, it goes on where it stopped") from error
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({str(error.strerror).lower()})") from error
+    if len(data) > _MAX_ENVELOPE_BYTES:
+        raise SignatureError(f"{path}: is longer than any envelope may be")
+    return data
+
+
+def _check_arrived(incoming: Path, payload: Payload) -> None:
+    expected = pieces(payload)
+    there = 0
+    for piece in expected:
+        with suppress(OSError):
+            there += os.stat(str(incoming / piece.name)).st_size == piece.size_bytes
+    if there < len(expected):
+        raise InputError(
+            f"{incoming}: {there} of {len(expected)} pieces of {payload.name} have arrived; deploy the bundle again, "
+            "it goes on where it stopped"
+        )
+
+
+def _check_room(folder: Path, size_bytes: int) -> None:
+    try:
+        free = shutil.disk_usage(str(folder)).free
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be written ({str(error.strerror).lower()})") from error
+    if free < size_bytes + _SPARE_BYTES:
+        raise InputError(
+            f"{folder}: {free / 1e6:.1f} MB are free, and the bundle needs {(size_bytes + _SPARE_BYTES) / 1e6:.1f} MB: "
+            "free some"
+        )
+
+
+def _append(out: BinaryIO, payload: Payload, places: Mapping[str, _Place], incoming: Path, whole) -> None:
+    """Copy one payload to `out`, and prove that it is the one."""
+    place = places.get(payload.sha256)
+    sources = [place] if place else [_Place(incoming / piece.name, 0) for piece in pieces(payload)]
+    digest, left = hashlib.sha256(), payload.size_bytes
+    for path, offset in sources:
+        most = left if place else piece_bytes(payload.size_bytes)
+        with open(path, "rb") as stream:
+            stream.seek(offset)
+            while most and left:
+                data = stream.read(min(_BLOCK_BYTES, most, left))
+                if not data:
+                    break
+                most -= len(data)
+                left -= len(data)
+                for reader in (digest.update, whole.update, out.write):
+                    reader(data)
+    if left or digest.hexdigest() != payload.sha256:
+        if not place:
+            for path, _ in sources:
+                with suppress(OSError):
+                    path.unlink()
+        where = place.path if place else incoming
+        raise SignatureError(
+            f"{where}: {payload.name} is not what its signed SHA-256 says: deploy the bundle again, it is sent anew"
+        )
