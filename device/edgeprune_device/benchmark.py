@@ -28,6 +28,7 @@ from edgeprune_device import (
 )
 from edgeprune_device.accuracy import Accuracy
 from edgeprune_device.bundle import Bundle
+from edgeprune_device.engine import offer
 from edgeprune_device.environment import Environment
 from edgeprune_device.errors import DeviceError, InputError
 from edgeprune_device.evaluation import EvaluationSet, evaluate
@@ -103,6 +104,7 @@ def run(
             cuda=cuda,
             graph=cuda_graph,
             workspace_bytes=workspace_bytes,
+            offers=offer.of(bundle, precision),
             progress=lambda share, what: say(f"building the engine, {share:.0%} ({what})"),
         )
         resting = cpu_load.read()

@@ -3,6 +3,7 @@
     Request   what to build           library    NVIDIA's Python module, and what this release of it can
     Engine    what was built          build      parse and build, in this process
     cache     engines on the disk     process    the same in a process of its own: what everybody calls
+    offer     engines of a bundle
     memory    how much building may take         refusal, onnx_file   why the parser refused, and which node
 
 Nothing here imports NVIDIA's module before something is built.
@@ -70,7 +71,8 @@ class Engine:
                flags=("STRONGLY_TYPED", "NO_TF32"), size_bytes=7340032, parse_seconds=0.4, build_seconds=212.0, …)
 
     - `plan`: raw, without any prefix, so that `trtexec --loadEngine` reads it
-    - `path`: where the cache keeps it, else None; `cached`: it was not built now
+    - `path`: where the cache keeps it, else None; `cached`: it was not built now; `key`: of the cache
+    - `adopted_from`: fingerprint of the key that signed the bundle which brought it; None: it was built here
     - `sm`, `device`: None where it was built ahead of time; then `compute` says for what
     - `fp32_layers`: how many of TensorRT's layers were told to stay FP32
     """
@@ -89,10 +91,12 @@ class Engine:
     compute: Optional[str] = None
     fp32_layers: int = 0
     warnings: Tuple[str, ...] = ()
+    adopted_from: Optional[str] = None
     schema_version: int = 1
     plan: bytes = field(default=b"", repr=False, compare=False)
     path: Optional[Path] = field(default=None, compare=False)
     cached: bool = field(default=False, compare=False)
+    key: Optional[str] = field(default=None, compare=False)
 
     @classmethod
     def from_json(cls, data: Any, what: str = "engine") -> Engine:
@@ -102,8 +106,8 @@ class Engine:
         return cls(**fields)
 
     def to_json(self) -> Dict[str, Any]:
-        """A JSON object that fits `schema/engine.json`: all but the plan and where it lies."""
+        """A JSON object that fits `schema/engine.json`: all but the plan and where it lies in the cache."""
         data = asdict(replace(self, plan=b""))
-        for name in ("plan", "path", "cached"):
+        for name in ("plan", "path", "cached", "key"):
             del data[name]
         return {**data, "flags": list(self.flags), "warnings": list(self.warnings)}

@@ -7,8 +7,9 @@
         build.lock                   held while one builds: two at once would spoil each other's measurements
 
 KEY is the SHA-256 of what the engine depends on. To deserialize a plan is to run native code from it, so TensorRT is
-given only plans that this machine has built: the metadata holds the plan's SHA-256 and is signed with the machine's own
-key. What was copied from elsewhere, changed, or left half-written is built anew, and that is said.
+given only plans that this machine has built, or has taken from a bundle whose signer it trusts (`offer`): the metadata
+holds the plan's SHA-256 and is signed with the machine's own key. What was copied from elsewhere, changed, left
+half-written, or brought by a key that is not trusted any more is built anew, and that is said.
 """
 
 from __future__ import annotations
@@ -19,13 +20,14 @@ import re
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Dict, Iterator, Optional, Tuple, Union
+from typing import Any, Dict, Iterator, Optional, Sequence, Tuple, Union
 
 from nacl.exceptions import CryptoError
 
 from edgeprune_device import keys, strict_json
 from edgeprune_device.engine import Engine, Request, library, process
 from edgeprune_device.engine.build import Progress
+from edgeprune_device.engine.offer import Offer
 from edgeprune_device.errors import InputError
 from edgeprune_device.files import write_atomic
 
@@ -64,11 +66,13 @@ class Cache:
         request: Request,
         device: Any,
         *,
+        offers: Sequence[Offer] = (),
         rebuild: bool = False,
         progress: Optional[Progress] = None,
         timeout_s: float = process.TIMEOUT_S,
     ) -> Engine:
-        """The engine for this request and this GPU (`cuda.Device`): from the cache, or built now (see `process.build`).
+        """The engine for this request and this GPU (`cuda.Device`): from the cache, of `offers` the one that is for
+        exactly this, or built now (see `process.build`).
 
         An engine that cannot be kept, on a full disk say, is returned all the same, with a warning.
         """
@@ -83,16 +87,20 @@ class Cache:
             found, why = (None, None) if rebuild else self._read(key, request)  # another may just have built it
             if found:
                 return found
-            timing = self.folder / _timing_name(depends)
-            built = process.build(request, timing_cache=timing, progress=progress, timeout_s=timeout_s)
-            if built.onnx_sha256 != depends["onnx_sha256"]:
-                raise InputError(f"{request.name}: was changed while its engine was built; start again")
-            engine = replace(built, sm=device.sm, device=device.name)
+            engine, unfit = (None, None) if rebuild else _adopted(offers, key, depends, request)
+            if engine is None:
+                timing = self.folder / _timing_name(depends)
+                built = process.build(request, timing_cache=timing, progress=progress, timeout_s=timeout_s)
+                if built.onnx_sha256 != depends["onnx_sha256"]:
+                    raise InputError(f"{request.name}: was changed while its engine was built; start again")
+                engine = replace(built, sm=device.sm, device=device.name)
+            told = [text for text in (why, unfit) if text]
             try:
                 path: Optional[Path] = self._write(key, engine)
             except InputError as error:
-                path, why = None, f"the engine is not kept for the next time ({error})"
-        return replace(engine, path=path, warnings=(*([why] if why else []), *engine.warnings))
+                path = None
+                told = [f"the engine is not kept for the next time ({error})"]
+        return replace(engine, path=path, key=key, warnings=(*told, *engine.warnings))
 
     def _read(self, key: str, request: Request) -> Tuple[Optional[Engine], Optional[str]]:
         """(the engine, None), or (None, why what lies there is not used; None where nothing does)."""
@@ -107,6 +115,8 @@ class Cache:
             # serves whoever asks for nothing else.
             if request.workspace_bytes not in (None, engine.workspace_bytes):
                 return None, f"{plan}: was built with another --workspace, and is built anew"
+            if engine.adopted_from is not None and engine.adopted_from not in keys.trusted():
+                raise InputError(f"{plan}: came with a bundle of {engine.adopted_from}, which is not trusted any more")
             content = plan.read_bytes()
             if hashlib.sha256(content).hexdigest() != engine.plan_sha256:
                 raise InputError(f"{plan}: is not the plan that was built here")
@@ -114,7 +124,7 @@ class Cache:
             return None, f"{error.filename}: {str(error.strerror).lower()}; the engine is built anew"
         except InputError as error:
             return None, f"{error}; the engine is built anew"
-        return replace(engine, plan=content, path=plan, cached=True), None
+        return replace(engine, plan=content, path=plan, cached=True, key=key), None
 
     def _write(self, key: str, engine: Engine) -> Path:
         signed = {"key": key, "engine": engine.to_json()}
@@ -158,6 +168,29 @@ def _depends(trt: Any, request: Request, device: Any) -> Dict[str, Any]:
         # On a typed network they stand in the file.
         "fp32_nodes": [] if "STRONGLY_TYPED" in flags else sorted(request.fp32_nodes),
     }
+
+
+def _adopted(
+    offers: Sequence[Offer], key: str, depends: Dict[str, Any], request: Request
+) -> Tuple[Optional[Engine], Optional[str]]:
+    """(the engine that is offered for exactly this, None), or (None, why none is taken; None: none is there)."""
+    for offer in offers:
+        if offer.key != key:
+            continue
+        engine = offer.engine
+        if request.workspace_bytes not in (None, engine.workspace_bytes):
+            return None, f"the bundle's engine {offer.name} was built with another --workspace, and is not used"
+        same = all(getattr(engine, name) == depends[name] for name in ("builder", "sm", "device", "onnx_sha256"))
+        plan = offer.read()
+        if not same or hashlib.sha256(plan).hexdigest() != engine.plan_sha256:
+            return None, f"the bundle's engine {offer.name} is not what the bundle says of it, and is not used"
+        return replace(engine, plan=plan, cached=True, adopted_from=offer.signer), None
+    if not offers:
+        return None, None
+    brought = dict.fromkeys(f"{o.engine.builder} on {o.engine.device} (SM {o.engine.sm})" for o in offers)
+    size = f"SM {depends['sm']}, {depends['multiprocessors']} multiprocessors"
+    here = f"{depends['builder']} on {depends['device']} ({size})"
+    return None, f"the bundle's engine, built by {', '.join(brought)}, is not for {here}: another was built here"
 
 
 def _timing_name(depends: Dict[str, Any]) -> str:

@@ -16,7 +16,7 @@ import importlib
 import pkgutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, Dict, List, Optional, Tuple, Union
+from typing import Any, Callable, Dict, List, Optional, Tuple, Union
 
 import numpy as np
 
@@ -38,6 +38,7 @@ class Settings:
     - `fp32_nodes`: ONNX nodes that stay FP32 where TensorRT is told precisions by flags (the manifest has them)
     - `cuda`: the backend for GPU memory, see `edgeprune_device.cuda.names`; `graph`: run by a CUDA graph
     - `workspace_bytes`: scratch memory for building an engine; None: by what is free
+    - `offers`: engines that the bundle brings, see `edgeprune_device.engine.offer`
     - `progress`: told (share, what) while an engine is built
     """
 
@@ -48,6 +49,7 @@ class Settings:
     cuda: str = "auto"
     graph: bool = False
     workspace_bytes: Optional[int] = None
+    offers: Tuple[Any, ...] = ()
     progress: Optional[Callable[[float, str], None]] = None
 
     def __post_init__(self) -> None:

@@ -72,15 +72,39 @@ def open_with(library_name: str, runtime: str, model, settings) -> Session:
         library=library_name,
         cuda=settings.cuda,
     )
+    try:
+        return _session(trt, request, runtime, settings)
+    except _NotLoaded as error:
+        # Built elsewhere, by the same TensorRT on the same GPU: what else it may depend on, only loading it tells.
+        if not error.adopted:
+            raise
+        return _session(trt, request, runtime, settings, why=f"the bundle's engine is not used: {error}")
+
+
+class _NotLoaded(DeviceError):
+    """TensorRT does not take the plan; `adopted`: it came with the bundle."""
+
+    adopted = False
+
+
+def _session(trt: Any, request: Request, runtime: str, settings, why: Optional[str] = None) -> TrtSession:
+    """`why`: a former try failed, and the engine is built here, whatever there is."""
     gpu = cuda.open(settings.cuda)
     try:
-        device = gpu.device()
-        engine = cache.Cache().engine(request, device, progress=settings.progress)
-        warnings = engine.warnings
-        if not engine.cached:
+        engine = cache.Cache().engine(
+            request, gpu.device(), offers=settings.offers, rebuild=why is not None, progress=settings.progress
+        )
+        warnings = engine.warnings if why is None else (why, *engine.warnings)
+        if engine.adopted_from:
+            warnings = (f"the engine came with the bundle, built by {engine.builder} on {engine.device}", *warnings)
+        elif not engine.cached:
             seconds = engine.parse_seconds + engine.build_seconds
             warnings = (f"the time to load includes building the engine, {seconds:.0f} s", *warnings)
-        return TrtSession(trt, gpu, engine.plan, runtime=runtime, graph=settings.graph, warnings=warnings)
+        try:
+            return TrtSession(trt, gpu, engine.plan, runtime=runtime, graph=settings.graph, warnings=warnings)
+        except _NotLoaded as error:
+            error.adopted = engine.adopted_from is not None
+            raise
     except BaseException:
         gpu.close()
         raise
@@ -157,7 +181,7 @@ class TrtSession(Session):
         self._engine = self._runtime.deserialize_cuda_engine(plan)
         if self._engine is None:
             again = "edgeprune engine --rebuild builds it anew"
-            raise DeviceError(f"{library.title(trt)} does not load the engine: {self._words()}; {again}")
+            raise _NotLoaded(f"{library.title(trt)} does not load the engine: {self._words()}; {again}")
         self._context = self._engine.create_execution_context()
         if self._context is None:
             raise DeviceError(f"{library.title(trt)} cannot prepare the engine: {self._words()}")

@@ -1,0 +1,248 @@
+"""Engines that a bundle brings from a reference device, with the fakes of TensorRT and of libcudart."""
+
+import hashlib
+import json
+
+import pytest
+from edgeprune_device import benchmark, cli, keys
+from edgeprune_device.bundle import Bundle
+from edgeprune_device.cuda import Device
+from edgeprune_device.engine import Engine, Request, offer
+from edgeprune_device.engine.cache import Cache
+from edgeprune_device.errors import SignatureError
+from edgeprune_device.evaluation import EvaluationSet
+from fakes import fake_tensorrt as fake
+from fakes import models
+from nacl.signing import SigningKey
+
+ORIN = Device("Fake Orin", "8.7", True, 16)
+
+
+@pytest.fixture
+def brought(fake_tensorrt, tmp_path, manifest, labelled_pictures, monkeypatch):
+    """make(…): a bundle with the engine that a reference device of this release built for its FP16 model."""
+
+    def make(release="10.3.0", device=ORIN, key=None, **change):
+        fake_tensorrt(release)
+        there = Cache(tmp_path / "reference")
+        onnx = models.detector("fp16")
+        built = there.engine(Request(onnx, "fp16", cuda="ctypes", fp32_nodes=(models.TAIL,)), device)
+        # A mark behind the ONNX that the fake's plan holds: an unknown field, which shows where a plan came from.
+        plan = built.plan + models.field(999, b"reference")
+        engine = {**built.to_json(), "plan_sha256": hashlib.sha256(plan).hexdigest(), "size_bytes": len(plan)}
+        engine.update(change)
+        parts = {
+            **manifest,
+            "target": "jetson-orin",
+            "models": {"fp16": {"payload": "model.fp16.onnx", "fp32_nodes": [models.TAIL]}},
+            "engines": {
+                "fp16.sm86": {"payload": None, "reason": "a check only"},
+                "fp16.orin": {
+                    "payload": "model.fp16.orin.plan",
+                    "builder": built.builder,
+                    "for": "Fake Orin (SM 8.7)",
+                    "key": built.key,
+                    "engine": engine,
+                },
+            },
+        }
+        payloads = {"model.fp16.onnx": onnx, "model.fp16.orin.plan": plan}
+        payloads["evaluation.zip"] = EvaluationSet.pack(labelled_pictures)
+        (tmp_path / "builds.jsonl").unlink()
+        return Bundle.write(tmp_path / "brought.epb", parts, payloads, key or keys.load_or_create())
+
+    return make
+
+
+@pytest.fixture
+def loaded(monkeypatch, fake_tensorrt):
+    """The plans that TensorRT has deserialized."""
+    found = []
+    deserialize = fake._Runtime.deserialize_cuda_engine
+
+    def noted(self, plan):
+        found.append(bytes(plan))
+        return deserialize(self, plan)
+
+    monkeypatch.setattr(fake._Runtime, "deserialize_cuda_engine", noted)
+    return found
+
+
+def bench(bundle):
+    options = {"runtime": "trt", "cuda": "ctypes", "seconds": 0.05, "warmup_seconds": 0.05, "idle_seconds": 0.1}
+    return benchmark.run(bundle, **options)
+
+
+def edgeprune(capsys, *args):
+    code = cli.main([str(arg) for arg in args])
+    out, err = capsys.readouterr()
+    assert "Traceback" not in err
+    return code, out, err
+
+
+def test_a_bundles_engine_for_exactly_this_is_taken_and_nothing_is_built(brought, builds, loaded):
+    pytest.importorskip("onnxruntime")
+    bundle = brought()
+    report = bench(bundle)
+    plan = bundle.read("model.fp16.orin.plan")
+    assert builds() == [] and loaded == [plan]
+    assert "the engine came with the bundle, built by TensorRT 10.3.0 on Fake Orin" in report.warnings
+    # It lies in this machine's cache now, signed by this machine: trtexec reads it, and the next start needs no bundle.
+    (path,) = Cache().folder.glob("*.plan")
+    assert path.read_bytes() == plan and path.stem == bundle.manifest.engines["fp16.orin"]["key"]
+    engine = Cache().engine(Request(models.detector("fp16"), "fp16", cuda="ctypes"), ORIN)
+    assert engine.cached and engine.adopted_from == bundle.key_fingerprint and builds() == []
+
+
+def test_the_engine_command_says_that_it_is_the_bundles(brought, builds, capsys, tmp_path):
+    path = brought().path
+    code, out, err = edgeprune(capsys, "engine", path, "--cuda", "ctypes")
+    assert (code, err) == (0, "") and " adopted " in out and builds() == []
+    (tmp_path / "out").mkdir()
+    code, out, _ = edgeprune(capsys, "engine", path, "--cuda", "ctypes", "--json", "--out", tmp_path / "out")
+    (entry,) = json.loads(out)
+    assert code == 0 and entry["cached"] and entry["adopted_from"] == keys.fingerprint(keys.load_or_create().verify_key)
+    assert (tmp_path / "out/tiny.fp16.plan").read_bytes() == Bundle.open(path).read("model.fp16.orin.plan")
+    code, out, _ = edgeprune(capsys, "engine", path, "--cuda", "ctypes", "--rebuild")
+    assert code == 0 and " built " in out and len(builds()) == 1
+
+
+@pytest.mark.parametrize("release", ["8.6.1", "10.12.0.36"])
+def test_an_engine_of_another_tensorrt_is_ignored_and_built_anew(brought, builds, fake_tensorrt, loaded, release):
+    pytest.importorskip("onnxruntime")
+    bundle = brought("10.3.0")
+    fake_tensorrt(release)
+    report = bench(bundle)
+    (plan,) = loaded
+    assert len(builds()) == 1 and builds()[0]["release"] == release and b"reference" not in plan
+    said = [text for text in report.warnings if "is not for" in text]
+    assert said == [
+        "the bundle's engine, built by TensorRT 10.3.0 on Fake Orin (SM 8.7), is not for "
+        f"TensorRT {release} on Fake Orin (SM 8.7, 16 multiprocessors): another was built here"
+    ]
+
+
+@pytest.mark.parametrize("device", [Device("Fake Orin", "8.7", True, 8), Device("Xavier", "7.2", True, 8)])
+def test_an_engine_of_another_gpu_is_ignored_and_built_anew(brought, builds, loaded, device):
+    pytest.importorskip("onnxruntime")
+    report = bench(brought(device=device))
+    assert len(builds()) == 1 and b"reference" not in loaded[0]
+    assert any("is not for TensorRT 10.3.0 on Fake Orin" in text for text in report.warnings)
+
+
+def test_an_untrusted_bundles_engine_is_never_deserialized(brought, builds, loaded, capsys):
+    pytest.importorskip("onnxruntime")
+    path = brought(key=SigningKey.generate()).path
+    with pytest.raises(SignatureError, match="not trusted"):
+        Bundle.open(path)
+    bundle = Bundle.open(path, allow_untrusted=True)
+    assert offer.of(bundle, "fp16") == ()
+    bench(bundle)
+    assert len(builds()) == 1 and len(loaded) == 1 and b"reference" not in loaded[0]
+    code, out, _ = edgeprune(capsys, "engine", path, "--cuda", "ctypes", "--allow-untrusted")
+    assert code == 0 and "adopted" not in out
+
+
+def test_a_plan_that_is_not_what_the_bundle_says_of_it_is_refused(brought, builds, loaded):
+    pytest.importorskip("onnxruntime")
+    report = bench(brought(plan_sha256="0" * 64))
+    assert len(builds()) == 1 and b"reference" not in loaded[0]
+    assert "the bundle's engine fp16.orin is not what the bundle says of it, and is not used" in report.warnings
+
+
+@pytest.mark.parametrize("change", [{"sm": "7.2"}, {"builder": "TensorRT 10.2.0"}, {"onnx_sha256": "0" * 64}])
+def test_an_engine_whose_key_is_another_ones_is_refused(brought, builds, change):
+    bundle = brought(**change)
+    engine = Cache().engine(
+        Request(models.detector("fp16"), "fp16", cuda="ctypes"), ORIN, offers=offer.of(bundle, "fp16")
+    )
+    assert not engine.cached and "is not what the bundle says of it" in engine.warnings[0] and len(builds()) == 1
+
+
+def test_a_bundle_that_changes_after_it_was_verified_is_refused(brought, builds, loaded):
+    bundle = brought()
+    entry = bundle.payloads["model.fp16.orin.plan"]
+    data = bytearray(bundle.path.read_bytes())
+    data[len(data) - bundle.manifest.size_bytes + entry.offset_bytes + entry.size_bytes - 1] ^= 1
+    bundle.path.write_bytes(bytes(data))
+    with pytest.raises(SignatureError, match=r"model\.fp16\.orin\.plan does not match its signed SHA-256"):
+        bench(bundle)
+    assert builds() == [] and loaded == [] and not list(Cache().folder.glob("*.plan"))
+
+
+def test_what_a_newer_edgeprune_says_of_an_engine_is_left_alone(brought, builds):
+    assert offer.of(brought(schema_version=2), "fp16") == ()
+
+
+def test_an_engine_for_another_precision_is_not_offered(brought):
+    bundle = brought()
+    assert [o.name for o in offer.of(bundle, "fp16")] == ["fp16.orin"] and offer.of(bundle, "fp32") == ()
+
+
+def test_another_workspace_is_built_here(brought, builds):
+    request = Request(models.detector("fp16"), "fp16", cuda="ctypes", workspace_bytes=64 << 20)
+    engine = Cache().engine(request, ORIN, offers=offer.of(brought(), "fp16"))
+    assert not engine.cached and "another --workspace" in engine.warnings[0] and len(builds()) == 1
+
+
+def test_when_the_signer_is_not_trusted_any_more_its_engines_are_not_either(brought, builds, home):
+    other = SigningKey.generate()
+    (home / "trusted").mkdir(parents=True)
+    public = home / "trusted" / "other.pub"
+    public.write_text(bytes(other.verify_key).hex() + "\n")
+    request = Request(models.detector("fp16"), "fp16", cuda="ctypes")
+    Cache().engine(request, ORIN, offers=offer.of(brought(key=other), "fp16"))
+    assert Cache().engine(request, ORIN).cached and builds() == []
+    public.unlink()
+    again = Cache().engine(request, ORIN)
+    assert not again.cached and "not trusted any more" in again.warnings[0] and len(builds()) == 1
+    assert again.adopted_from is None and b"reference" not in again.plan
+
+
+def test_a_bundles_engine_that_does_not_load_is_built_here(brought, builds, monkeypatch, loaded):
+    """The same TensorRT on the same GPU, and yet: only loading it tells."""
+    pytest.importorskip("onnxruntime")
+    deserialize = fake._Runtime.deserialize_cuda_engine
+
+    def choosy(self, plan):
+        if b"reference" in bytes(plan):
+            self._log.log(self._log.ERROR, "of another driver")
+            return None
+        return deserialize(self, plan)
+
+    monkeypatch.setattr(fake._Runtime, "deserialize_cuda_engine", choosy)
+    bundle = brought()
+    report = bench(bundle)
+    assert len(builds()) == 1 and any("is not used: TensorRT 10.3.0 does not load" in text for text in report.warnings)
+    again = bench(bundle)  # and the next time it is there
+    assert len(builds()) == 1 and not any("is not used" in text for text in again.warnings)
+
+
+def test_metadata_of_before_adoption_is_still_read():
+    data = Engine("TensorRT 10.3.0", "0" * 64, "fp16", (), 0, 1.0, 2.0, 3, "1" * 64).to_json()
+    assert data.pop("adopted_from") is None
+    assert Engine.from_json(data).adopted_from is None
+
+
+def test_of_several_precisions_one_that_is_refused_costs_only_itself(
+    capsys, fake_tensorrt, tmp_path, manifest, labelled_pictures
+):
+    fake_tensorrt("10.3.0")
+    files = {"fp32": models.detector("fp32"), "fp16": b"no ONNX"}
+    entries = {p: {"payload": f"model.{p}.onnx"} for p in files}
+    payloads = {f"model.{p}.onnx": data for p, data in files.items()}
+    payloads["evaluation.zip"] = EvaluationSet.pack(labelled_pictures)
+    parts = {**manifest, "target": "jetson-orin", "models": entries}
+    path = Bundle.write(tmp_path / "two.epb", parts, payloads, keys.load_or_create()).path
+    code, out, err = edgeprune(capsys, "engine", path, "--precision", "all", "--cuda", "ctypes")
+    assert code == 1 and out.splitlines()[1].startswith("fp32") and "model.fp16.onnx: TensorRT 10.3.0 refuses" in err
+    code, out, err = edgeprune(capsys, "engine", path, "--precision", "all", "--cuda", "ctypes", "--json")
+    good, bad = json.loads(out)
+    assert code == 1 and good["precision"] == "fp32" and good["cached"] and good["runtime"] == "trt"
+    assert bad["precision"] == "fp16" and "refuses it" in bad["reason"] and set(bad) == {"precision", "reason"}
+
+
+def test_on_without_the_hosts_package_is_one_line(capsys, bundle, monkeypatch):
+    monkeypatch.setattr("edgeprune_device.commands.HOST", "edgeprune.host of nobody")
+    code, out, err = edgeprune(capsys, "engine", bundle.path, "--on", "user@jetson")
+    assert (code, out) == (2, "") and err.count("\n") == 1 and "pip install edgeprune" in err
