@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import argparse
+from importlib import metadata
 from pathlib import Path
-from typing import Optional
+from typing import Any, Optional
 
 from edgeprune_device.errors import InputError
 
-__all__ = ["add_bundle", "add_cuda", "find_bundle", "positive_float", "positive_int"]
+__all__ = ["add_bundle", "add_cuda", "find_bundle", "host", "positive_float", "positive_int"]
+
+#: Entry points of the host's package: what a command of the device does on a host.
+HOST = "edgeprune.host"
 
 
 def add_bundle(parser: argparse.ArgumentParser, text: str) -> None:
@@ -50,6 +54,20 @@ def find_bundle(given: Optional[Path], folder: Path = Path(".")) -> Path:
     if not here and not built:
         raise InputError("no bundle given and none found (*.epb, runs/*/*.epb): give one, or make one: edgeprune build")
     return here[0] if here else built[-1]
+
+
+def host(name: str) -> Any:
+    """The module that the host's package brings under this name, for what a command of the device does on a host.
+
+    InputError: that package is not installed here.
+    """
+    points = metadata.entry_points()
+    # Python 3.8 and 3.9 return a plain dict of groups.
+    group = points.select(group=HOST) if hasattr(points, "select") else points.get(HOST, ())
+    for point in group:
+        if point.name == name:
+            return point.load()
+    raise InputError("this works on the host only: pip install edgeprune there")
 
 
 def positive_float(text: str) -> float:

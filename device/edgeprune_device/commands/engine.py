@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from edgeprune_device.commands import add_bundle, add_cuda, find_bundle
+from edgeprune_device.commands import add_bundle, add_cuda, find_bundle, host
 
 HELP = "build a bundle's TensorRT engines on this machine, for bench and for trtexec --loadEngine"
 
@@ -14,58 +14,91 @@ def configure(parser) -> None:
     add_bundle(parser, "default: the only *.epb here, else the newest runs/*/*.epb")
     parser.add_argument(
         "--precision",
-        default="auto",
-        help="auto (the fastest that this TensorRT takes), all, or a list such as fp16,int8; default auto",
+        help="auto (the fastest that its TensorRT takes), all, or a list such as fp16,int8; default auto; --on: all",
     )
     add_cuda(parser)
     parser.add_argument("--rebuild", action="store_true", help="build anew what is in the cache")
-    parser.add_argument("--out", metavar="FOLDER", type=Path, help="copy the raw plans and their metadata there")
+    parser.add_argument(
+        "--out",
+        metavar="PATH",
+        type=Path,
+        help="a folder for copies of the raw plans and their metadata; with --on the new bundle, by default beside it",
+    )
+    parser.add_argument(
+        "--on",
+        metavar="user@jetson",
+        help="on the host: let this device build and measure, and write a bundle that brings its engines and figures",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
 
 def run(args) -> None:
-    """Verify, build or take from the cache, show."""
+    """Verify, build or take from the cache, show; or let another machine do it."""
+    if args.on is not None:
+        return host("on").run(args)
+    return _here(args)
+
+
+def _here(args) -> None:
     from edgeprune_device import cuda, files, strict_json
     from edgeprune_device.bundle import Bundle
-    from edgeprune_device.engine import Request, cache
-    from edgeprune_device.errors import InputError
-    from edgeprune_device.progress import Line
+    from edgeprune_device.engine import cache
+    from edgeprune_device.errors import DeviceError, GateError, InputError, SignatureError
 
     bundle = Bundle.open(find_bundle(args.bundle), allow_untrusted=args.allow_untrusted)
     if args.out is not None and not args.out.is_dir():
         raise InputError(f"{args.out}: no such folder; make it first")
     runtime, library = _library()
-    precisions = _precisions(bundle.manifest, runtime, args.precision)
+    precisions = _precisions(bundle.manifest, runtime, args.precision or "auto")
     with cuda.open(args.cuda) as gpu:
         device = gpu.device()
-    kept, rows = cache.Cache(), []
+    kept, rows, refused = cache.Cache(), [], {}
     for precision in precisions:
-        entry = bundle.manifest.models[precision]
-        request = Request(
-            bundle.read(entry["payload"]),
-            precision,
-            fp32_nodes=tuple(entry.get("fp32_nodes", ())),
-            workspace_bytes=args.workspace * 10**6 if args.workspace else None,
-            library=library,
-            cuda=args.cuda,
-            name=f"{bundle.path}: {entry['payload']}",
-        )
-        with Line() as say:
-
-            def show(share, what, precision=precision, say=say):
-                say(f"{precision}: {share:.0%} ({what})")
-
-            engine = kept.engine(request, device, rebuild=args.rebuild, progress=show)
+        try:
+            engine = _engine(bundle, precision, library, kept, device, args)
+        except (DeviceError, GateError) as error:
+            if len(precisions) == 1 or isinstance(error, SignatureError):
+                raise
+            refused[precision] = error  # of this file: the others may be all that is needed
+            continue
         if args.out is not None:
             name = f"{bundle.manifest.name}.{precision}"
             files.write_atomic(args.out / f"{name}.plan", engine.plan)
             files.write_atomic(args.out / f"{name}.json", strict_json.pretty(engine.to_json()))
         rows.append(engine)
     if args.json:
-        described = [{**e.to_json(), "path": str(e.path) if e.path else None, "cached": e.cached} for e in rows]
+        more = [{"path": str(e.path) if e.path else None, "cached": e.cached, "key": e.key} for e in rows]
+        described = [{**e.to_json(), **m, "runtime": runtime} for e, m in zip(rows, more)]
+        described += [{"precision": precision, "reason": str(error)} for precision, error in refused.items()]
         print(strict_json.pretty(described), end="")
-    else:
+    elif rows:
         print(_table(rows, device), end="")
+    if refused:
+        first = next(iter(refused.values()))
+        raise type(first)("; ".join(map(str, refused.values())))
+
+
+def _engine(bundle, precision: str, library: str, kept, device, args):
+    from edgeprune_device.engine import Request, offer
+    from edgeprune_device.progress import Line
+
+    entry = bundle.manifest.models[precision]
+    request = Request(
+        bundle.read(entry["payload"]),
+        precision,
+        fp32_nodes=tuple(entry.get("fp32_nodes", ())),
+        workspace_bytes=args.workspace * 10**6 if args.workspace else None,
+        library=library,
+        cuda=args.cuda,
+        name=f"{bundle.path}: {entry['payload']}",
+    )
+    with Line() as say:
+
+        def show(share, what):
+            say(f"{precision}: {share:.0%} ({what})")
+
+        offers = offer.of(bundle, precision)
+        return kept.engine(request, device, offers=offers, rebuild=args.rebuild, progress=show)
 
 
 def _library():
@@ -96,7 +129,8 @@ def _table(engines, device) -> str:
         times = f"{e.parse_seconds:.1f}", f"{e.build_seconds:.1f}"
         where = str(e.path) if e.path else "-"
         size = f"{e.size_bytes / 1e6:.1f}"
-        rows.append((e.precision, size, *times, "cached" if e.cached else "built", str(e.fp32_layers), where))
+        how = "adopted" if e.adopted_from else "cached" if e.cached else "built"
+        rows.append((e.precision, size, *times, how, str(e.fp32_layers), where))
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
     lines.append(f"by {engines[0].builder} for {device.name} (SM {device.sm})")
