@@ -19,6 +19,7 @@ import os
 import re
 import secrets
 import shutil
+import time
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -188,29 +189,28 @@ class Releases:
         return release
 
     def tidy(self, keep: int) -> List[str]:
-        """Keep `keep` releases: the one in use, then the newest good ones, then the newest others. The IDs that went,
-        and with them whatever an interrupted installation left."""
+        """Keep `keep` releases: the one in use, then the newest good ones, then the newest others. Who went."""
         now = self._current_identity()
-        folder = self.root / "releases"
         others = [release for release in self.all() if release.identity != now]
         others.sort(key=lambda release: (release.state != "good", -release.sequence))
         kept = {now, *(release.identity for release in others[: max(keep - 1, 0)])}
         gone = []
         with self._explained():
-            for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-                if path.name in kept:
-                    continue
-                if _IDENTITY.fullmatch(path.name):
-                    gone.append(path.name)
+            for path in sorted((self.root / "releases").iterdir()):
+                if _IDENTITY.fullmatch(path.name) and path.name not in kept:
                     # Out of sight first: half of a release is never seen under its name.
-                    aside = path.with_name(f".old-{path.name}-{secrets.token_hex(4)}")
-                    os.replace(str(path), str(aside))
-                    path = aside
-                if path.name[0] == ".":
-                    shutil.rmtree(str(path), ignore_errors=True)
+                    os.replace(str(path), str(path.with_name(f".old-{path.name}-{secrets.token_hex(4)}")))
+                    gone.append(path.name)
+        self.sweep()
+        return gone
+
+    def sweep(self) -> None:
+        """Remove what an interrupted installation left. Call it within `locked`."""
+        with self._explained():
+            for path in (self.root / "releases").glob(".*"):
+                shutil.rmtree(str(path), ignore_errors=True)
             for path in self.root.glob(".current.*"):
                 path.unlink()
-        return gone
 
     @property
     def counter(self) -> int:
@@ -231,24 +231,41 @@ class Releases:
     # --- locks -------------------------------------------------------------------------------------------------------
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
-        """This process installs, nobody else. BlockingIOError: somebody else does."""
-        with self._flock("lock", fcntl.LOCK_EX | fcntl.LOCK_NB):
+    def locked(self, patience_s: float = 0.0) -> Iterator[None]:
+        """This process installs, nobody else. BlockingIOError: somebody else does, and has not ended meanwhile."""
+        with self._opened("lock") as descriptor:
+            deadline = time.monotonic() + patience_s
+            while True:
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() >= deadline:
+                        raise
+                time.sleep(0.05)
             yield
+
+    def at_work(self) -> bool:
+        """Whether somebody installs at this moment."""
+        try:
+            with self.locked():
+                return False
+        except BlockingIOError:
+            return True
 
     @contextmanager
     def state_locked(self) -> Iterator[None]:
         """Around each decision that changes `current` or a record: installer and service do not cross each other."""
-        with self._flock(".state.lock", fcntl.LOCK_EX):
+        with self._opened(".state.lock") as descriptor:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield
 
     @contextmanager
-    def _flock(self, name: str, how: int) -> Iterator[None]:
+    def _opened(self, name: str) -> Iterator[int]:
         with self._explained():
             descriptor = os.open(str(self.root / name), os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            fcntl.flock(descriptor, how)
-            yield
+            yield descriptor
         finally:
             os.close(descriptor)
 
@@ -276,7 +293,5 @@ class Releases:
     def _explained(self) -> Iterator[None]:
         try:
             yield
-        except BlockingIOError:
-            raise
         except OSError as error:
             raise InputError(f"{error.filename or self.root}: {str(error.strerror or error).lower()}") from error

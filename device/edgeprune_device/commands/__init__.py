@@ -9,7 +9,16 @@ from typing import Any, Optional
 
 from edgeprune_device.errors import InputError
 
-__all__ = ["add_bundle", "add_cuda", "find_bundle", "host", "positive_float", "positive_int"]
+__all__ = [
+    "add_bundle",
+    "add_cuda",
+    "add_root",
+    "add_where",
+    "find_bundle",
+    "host",
+    "positive_float",
+    "positive_int",
+]
 
 #: Entry points of the host's package: what a command of the device does on a host.
 HOST = "edgeprune.host"
@@ -23,6 +32,23 @@ def add_bundle(parser: argparse.ArgumentParser, text: str) -> None:
         action="store_true",
         help="accept a bundle that is intact but signed by a key that is not trusted here",
     )
+
+
+def add_root(parser: argparse.ArgumentParser) -> None:
+    """The option --root, the same for every command that works on this device's releases."""
+    from edgeprune_device.releases import DEFAULT_ROOT
+
+    parser.add_argument(
+        "--root", type=Path, default=DEFAULT_ROOT, metavar="FOLDER", help=f"of the releases (default {DEFAULT_ROOT})"
+    )
+
+
+def add_where(parser: argparse.ArgumentParser) -> None:
+    """The argument WHERE: this device's releases, or on a host those of another."""
+    from edgeprune_device.releases import DEFAULT_ROOT
+
+    text = f"a folder of this device (default {DEFAULT_ROOT}); on a host: user@drone[:/folder]"
+    parser.add_argument("where", metavar="WHERE", nargs="?", help=text)
 
 
 def add_cuda(parser: argparse.ArgumentParser) -> None:

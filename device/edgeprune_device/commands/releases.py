@@ -1,0 +1,32 @@
+"""edgeprune releases"""
+
+from __future__ import annotations
+
+from edgeprune_device.commands import add_where, host
+
+HELP = "what is installed on a device, and which of it is in use"
+
+
+def configure(parser) -> None:
+    """Options."""
+    add_where(parser)
+    parser.add_argument("--json", action="store_true", help="print JSON, with what else an installation needs to know")
+
+
+def run(args) -> None:
+    """Those of this device; on a host, of another one."""
+    from pathlib import Path
+
+    from edgeprune_device import describe, strict_json
+    from edgeprune_device.releases import DEFAULT_ROOT, Releases
+
+    if elsewhere(args.where):
+        host("deploy").releases(args.where, args.json)
+        return
+    described = describe.describe(Releases(Path(args.where or DEFAULT_ROOT)))
+    print(strict_json.pretty(described) if args.json else describe.table(described), end="")
+
+
+def elsewhere(where) -> bool:
+    """Whether it is no folder but a drone that SSH reaches."""
+    return where is not None and not where.startswith((".", "/", "~"))

@@ -1,0 +1,185 @@
+"""An installation in a process of its own, which goes on when the terminal or the SSH link that started it is gone.
+
+    ROOT/.installations/TICKET.jsonl     what it says, one JSON object a line: its request, then the steps, its result
+
+Whoever starts it follows that file and ends as it ends. The same ticket once more follows the same installation, or
+finds its result; another request is turned away while one is at work. Ctrl-C ends it where it began; a link that breaks
+does not.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+import signal
+import sys
+import time
+import traceback
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Callable, Dict, List, Optional
+
+from edgeprune_device.errors import EdgepruneError, InputError
+from edgeprune_device.releases import Release, Releases
+
+__all__ = ["run"]
+
+_KEPT = 10
+_POLL_S = 0.1
+_BUG = 70
+
+
+def run(
+    releases: Releases,
+    act: Callable[[Callable[[str, str], None]], Release],
+    *,
+    request: List[str],
+    ticket: Optional[str],
+    as_json: bool,
+) -> int:
+    """Do `act(say)` there, show what it says, and return its exit code.
+
+    InputError: another installation is at work; or it was killed.
+    """
+    folder = releases.root / ".installations"
+    folder.mkdir(exist_ok=True, mode=0o755)
+    log = folder / f"{ticket or secrets.token_hex(8)}.jsonl"
+    worker = 0
+    if not _ended(log) and not releases.at_work():
+        worker = _start(releases, act, request, log)
+    elif not log.exists():
+        log = _other(folder, request)
+    return _follow(releases, log, worker, as_json)
+
+
+def _start(releases: Releases, act, request: List[str], log: Path) -> int:
+    """The pid of the worker, which writes `log`."""
+    for old in sorted(log.parent.glob("*.jsonl"), key=lambda path: path.stat().st_mtime)[:-_KEPT]:
+        old.unlink()
+    with open(log, "w", encoding="ascii", buffering=1) as stream:
+        print(json.dumps({"request": request}), file=stream)
+        sys.stdout.flush()
+        pid = os.fork()
+        if pid:
+            return pid
+        code = _BUG
+        try:
+            os.setsid()
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
+            null = os.open(os.devnull, os.O_RDWR)
+            for number in (0, 1, 2):
+                os.dup2(null, number)
+            code = _work(releases, act, stream)
+        finally:
+            os._exit(code)  # not through what the parent has set up for its own end
+
+
+def _work(releases: Releases, act, stream) -> int:
+    def write(data: Dict[str, Any]) -> None:
+        with suppress(OSError):  # a full disk: the installation says so in its result, if that fits
+            print(json.dumps(data), file=stream)
+
+    release: Optional[Release] = None
+    code, error = 0, None
+    try:
+        release = act(lambda step, text: write({"step": step, "text": text}))
+    except BlockingIOError:
+        code, error = InputError.exit_code, "another installation is at work here; try again when it has ended"
+    except EdgepruneError as failure:
+        code, error = failure.exit_code, " ".join(str(failure).split())
+    except KeyboardInterrupt:
+        code, error = 130, "interrupted"
+    except OSError as failure:
+        words = str(failure.strerror or failure).lower()
+        code, error = InputError.exit_code, f"{failure.filename or releases.root}: {words}"
+    except BaseException as failure:
+        code = _BUG
+        at = traceback.extract_tb(failure.__traceback__)[-1]
+        error = f"this is a bug, please report it: {type(failure).__name__}: {failure} ({at.filename}:{at.lineno})"
+    current = None
+    with suppress(InputError):
+        current = releases.current()
+    write(
+        {
+            "result": {
+                "exit": code,
+                "error": error,
+                "release": None if release is None else {**release.to_json(), "identity": release.identity},
+                "current": None if current is None else current.identity,
+            }
+        }
+    )
+    return code
+
+
+def _follow(releases: Releases, log: Path, worker: int, as_json: bool) -> int:
+    with open(log, encoding="ascii") as stream:
+        part, told = "", False
+        while True:
+            alive = _alive(releases, worker)  # asked before reading: what it said last is then read
+            while True:
+                part += stream.readline()
+                if not part.endswith("\n"):
+                    break
+                said, part = json.loads(part), ""
+                if "result" in said:
+                    return _show_result(said["result"], as_json)
+                if "step" in said:
+                    _show_step(said, as_json)
+            if not alive:
+                raise InputError(
+                    f"{releases.root}: the installation was killed before it ended; what was in use is in use: run the "
+                    "same command again, and it goes on"
+                )
+            try:
+                time.sleep(_POLL_S)
+            except KeyboardInterrupt:
+                if not worker or told:
+                    raise
+                os.kill(worker, signal.SIGINT)
+                told = True
+
+
+def _show_step(said: Dict[str, Any], as_json: bool) -> None:
+    print(json.dumps(said) if as_json else f"{said['step']:<11} {said['text']}", flush=True)
+
+
+def _show_result(result: Dict[str, Any], as_json: bool) -> int:
+    if as_json:
+        print(json.dumps({"result": result}), flush=True)
+    if result["error"]:
+        print(f"edgeprune: error: {result['error']}", file=sys.stderr)
+    elif not as_json:
+        release = result["release"]
+        state = "in use, and good" if release["state"] == "good" else f"in use, and on {release['state']}"
+        print(f"{release['identity']} ({release['name']}) is {state}", flush=True)
+    return int(result["exit"])
+
+
+def _other(folder: Path, request: List[str]) -> Path:
+    """The log of the installation that is at work. InputError: it is another one's."""
+    logs = sorted(folder.glob("*.jsonl"), key=lambda path: path.stat().st_mtime)
+    if logs and _request(logs[-1]) == request:
+        return logs[-1]
+    raise InputError("another installation is at work here; try again when it has ended")
+
+
+def _request(log: Path) -> Optional[List[str]]:
+    with suppress(OSError, ValueError), open(log, encoding="ascii") as stream:
+        return json.loads(stream.readline()).get("request")
+    return None
+
+
+def _ended(log: Path) -> bool:
+    """Whether it holds a result."""
+    with suppress(OSError):
+        return re.search(r'^\{"result": .*\}\n\Z', log.read_text(encoding="ascii"), re.MULTILINE) is not None
+    return False
+
+
+def _alive(releases: Releases, worker: int) -> bool:
+    if worker:
+        return os.waitpid(worker, os.WNOHANG) == (0, 0)
+    return releases.at_work()
