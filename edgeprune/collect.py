@@ -179,7 +179,7 @@ class Outcome:
             prints = ", ".join(sorted(set(self.unknown.values())))
             problems.append(
                 f"{len(self.unknown)} of a device that is not enrolled here ({prints}), kept apart: edgeprune setup "
-                "enrols it; or compare with edgeprune key on the device, then --trust-new"
+                "enrols it; or compare with edgeprune keys on the device, then --trust-new"
             )
         if self.newer:
             problems.append(f"{len(self.newer)} made by a newer edgeprune, left where they are: update this host")

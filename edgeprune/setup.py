@@ -46,8 +46,8 @@ for file in "$folder"/*.pub; do
 done
 file=$folder/$1.pub
 [ ! -e "$file" ] || file=$folder/$1-$2.pub
-echo "$3" >"$folder/.new"
-mv "$folder/.new" "$file"
+echo "$3" >"$folder/.new.$$"
+mv "$folder/.new.$$" "$file"
 sync
 echo "$file"
 """
@@ -233,9 +233,8 @@ def _holds(link: Link, path: str) -> bool:
 
 def _report_key(link: Link, edgeprune: str) -> VerifyKey:
     """The drone's report key, made by its own agent on first use."""
-    data = strict_json.loads(link.run('exec "$1" key --json', edgeprune, limit_bytes=1 << 14), f"{link.target}: key")
-    public = data.get("public") if isinstance(data, dict) else None
-    return keys.public(public if isinstance(public, str) else "", f"{link.target}: edgeprune key")
+    public = link.run('exec "$1" keys export --report', edgeprune, limit_bytes=1 << 14)
+    return keys.public(public.decode("ascii", "replace").strip(), f"{link.target}: edgeprune keys")
 
 
 def _trust(link: Link) -> str:

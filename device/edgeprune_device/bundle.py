@@ -66,9 +66,11 @@ class Bundle:
         """Sign and write, whole or not at all; payloads given as paths are streamed. Returns the opened bundle.
 
         `manifest`: a JSON object without "payloads" and, if you like, without "schema_version" and "task".
-        InputError: the manifest does not fit its schema, or a file cannot be read or written.
+        InputError: the manifest does not fit its schema, or a file cannot be read or written. SignatureError: `key`
+        was revoked.
         """
         path = Path(path)
+        _refuse_revoked(key.verify_key, str(path))
         entries, offset = [], 0
         for name, source in payloads.items():
             size, digest = _digest(_chunks(source))
@@ -107,7 +109,7 @@ class Bundle:
         """Verify everything, then return the bundle.
 
         `trusted`: the keys to accept, by default `keys.trusted()`. `allow_untrusted` accepts an unknown key (the
-        signature itself must still hold) and leaves `.trusted` False.
+        signature itself must still hold) and leaves `.trusted` False. A revoked key is refused in any case.
         InputError: unreadable, not a bundle, a format or manifest this version does not know.
         SignatureError: signature, hash or size does not hold, or the key is not trusted.
         """
@@ -148,6 +150,29 @@ class Bundle:
         _verify(self.path, entry, [data])
         return data
 
+    def extract(self, name: str, path: Union[str, Path]) -> None:
+        """One payload as a new file, streamed and hashed on the way: SignatureError, and no file, where it was changed.
+
+        InputError: there is something of that name already (a link is one, wherever it leads), or it cannot be written.
+        """
+        path, entry = Path(path), self.payloads[name]
+        try:
+            # O_EXCL follows no link and overwrites nothing.
+            descriptor = os.open(str(path), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+        except OSError as error:
+            raise InputError(f"{path}: cannot be made ({str(error.strerror).lower()})") from error
+        try:
+            with os.fdopen(descriptor, "wb") as out, open(self.path, "rb") as stream:
+                stream.seek(self.envelope_bytes + entry.offset_bytes)
+                _verify(self.path, entry, _copied(_take(stream, entry.size_bytes), out))
+                out.flush()
+                os.fsync(out.fileno())
+        except BaseException as error:
+            path.unlink()
+            if isinstance(error, OSError):
+                raise InputError(f"{path}: cannot be written ({str(error.strerror or error).lower()})") from error
+            raise
+
 
 def read_manifest(
     envelope: bytes, what: str, trusted: Optional[Iterable[VerifyKey]] = None, allow_untrusted: bool = False
@@ -159,11 +184,12 @@ def read_manifest(
     """
     accepted = list(keys.trusted().values() if trusted is None else trusted)
     key, head, signature, text = _split(envelope, what)
+    _refuse_revoked(key, what)
     is_trusted = any(bytes(key) == bytes(other) for other in accepted)
     if not is_trusted and not allow_untrusted:
         raise SignatureError(
             f"{what}: signed by {keys.fingerprint(key)}, a key that is not trusted here; if you know whose it is, "
-            f"copy its host.pub into {keys.home() / 'trusted'} (trusted now: {_listed(accepted)})"
+            f"fetch its host.pub and say edgeprune keys trust host.pub (trusted now: {_listed(accepted)})"
         )
     try:
         key.verify(head + text, signature)
@@ -176,6 +202,15 @@ def read_manifest(
     if manifest.size_bytes > MAX_PAYLOAD_BYTES:
         raise InputError(f"{what}: its payloads have {manifest.size_bytes} bytes; at most {MAX_PAYLOAD_BYTES} may be")
     return manifest, key, is_trusted
+
+
+def _refuse_revoked(key: VerifyKey, what: str) -> None:
+    path = keys.revoked().get(keys.fingerprint(key))
+    if path is not None:
+        raise SignatureError(
+            f"{what}: signed by {keys.fingerprint(key)}, a key that was revoked here ({path}); build it again with "
+            "another key (edgeprune keys make, on the host)"
+        )
 
 
 def _take_envelope(stream: BinaryIO, what: str) -> bytes:
@@ -247,6 +282,12 @@ def _take(stream: BinaryIO, size: int) -> Iterable[bytes]:
         if not chunk:
             return
         size -= len(chunk)
+        yield chunk
+
+
+def _copied(chunks: Iterable[bytes], out: BinaryIO) -> Iterable[bytes]:
+    for chunk in chunks:
+        out.write(chunk)
         yield chunk
 
 

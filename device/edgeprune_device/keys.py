@@ -1,25 +1,30 @@
 """The keys that sign bundles and reports, all Ed25519, and the public keys that this machine accepts.
 
     ~/.config/edgeprune/keys/host.key      signs this machine's bundles (made on first use, mode 0600)
-    ~/.config/edgeprune/keys/host.pub      its public half: copy this to a drone's trusted/ folder
+    ~/.config/edgeprune/keys/host.pub      its public half: `edgeprune keys trust` takes it on a drone
+    ~/.config/edgeprune/keys/host.counter  the counter of the last bundle that was signed here
     ~/.config/edgeprune/keys/report.key    signs this device's reports; report.pub: the host has it as devices/NAME.pub
     ~/.config/edgeprune/trusted/NAME.pub   public keys of other hosts whose bundles may run here
+    ~/.config/edgeprune/revoked/NAME       keys that sign nothing any more, whatever else is said of them
     ~/.config/edgeprune/devices/NAME.pub   on a host: public keys of the devices whose reports it takes
+    /etc/edgeprune/trusted, …/revoked      the same two for every user of this machine; not read with EDGEPRUNE_HOME
 
 A report's key is never in trusted/: a drone that is lost must not be able to sign bundles for the others. A key file is
-one line of 64 hexadecimal digits.
+one line of 64 hexadecimal digits; a file in revoked/ may hold a fingerprint instead.
 """
 
 from __future__ import annotations
 
 import base64
+import fcntl
 import hashlib
 import os
 import re
 import secrets
-from contextlib import suppress
+import time
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Dict, Tuple
+from typing import Dict, Iterator, List, Optional, Tuple
 
 from nacl.signing import SigningKey, VerifyKey
 
@@ -33,13 +38,24 @@ __all__ = [
     "fingerprint",
     "home",
     "load_or_create",
+    "next_counter",
     "own",
     "public",
     "read_public",
+    "renew",
+    "revoke",
+    "revoked",
+    "trust",
     "trusted",
+    "trusted_files",
 ]
 
-_DEVICE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+#: What the administrator, or whoever made the image, says for every user.
+SYSTEM = Path("/etc/edgeprune")
+MAX_COUNTER = (1 << 53) - 1  # any JSON reader takes it
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_FINGERPRINT = re.compile(r"SHA256:[A-Za-z0-9+/]{22}")
 
 
 def home() -> Path:
@@ -59,24 +75,48 @@ def load_or_create(name: str = "host") -> SigningKey:
     once end with the same key."""
     path = home() / "keys" / f"{name}.key"
     if not path.exists():
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            path.parent.chmod(0o700)
-        except OSError as error:
-            raise InputError(
-                f"{path.parent}: cannot be made ({str(error.strerror).lower()}); set EDGEPRUNE_HOME elsewhere"
-            ) from error
+        _make_folder()
         _publish(path, SigningKey.generate())
     key = _read_private(path)
-    half = path.with_suffix(".pub")
-    if not half.exists():
-        write_atomic(half, bytes(key.verify_key).hex() + "\n", mode=0o644)
+    half, text = path.with_suffix(".pub"), bytes(key.verify_key).hex() + "\n"
+    if not half.exists() or half.read_bytes() != text.encode("ascii"):  # `renew` may have been killed in between
+        write_atomic(half, text, mode=0o644)
     return key
 
 
-def own() -> Dict[str, VerifyKey]:
-    """{fingerprint: public key} of this machine's own key; empty where none was made yet."""
-    path = home() / "keys" / "host.key"
+def renew() -> Tuple[SigningKey, Optional[VerifyKey]]:
+    """(a new key "host" in place of the former one, the former one's public half if there was one).
+
+    The former one stays trusted here, as trusted/former-….pub, and lies beside as keys/former-….key: drones that do not
+    know the new one yet are not lost. Killed at any moment, there is one whole key, and both are trusted.
+    """
+    folder = _make_folder()
+    with _locked(folder):
+        path = folder / "host.key"
+        if not path.exists():
+            return load_or_create(), None
+        former = _read_private(path)
+        name = f"former-{bytes(former.verify_key).hex()[:8]}"
+        _write(home() / "trusted" / f"{name}.pub", bytes(former.verify_key).hex())
+        write_atomic(folder / f"{name}.key", bytes(former).hex() + "\n", mode=0o600)
+        write_atomic(path, bytes(SigningKey.generate()).hex() + "\n", mode=0o600)
+        return load_or_create(), former.verify_key
+
+
+def next_counter() -> int:
+    """The counter of the next bundle that is signed here: more than any before, also of two builds at once, and after
+    the clock went back. It is on the disk before it is used. The time, so that another host's is likely comparable."""
+    folder = _make_folder()
+    path = folder / "host.counter"
+    with _locked(folder):
+        value = max(0, int(time.time()), _last_counter(path) + 1)
+        write_atomic(path, f"{value}\n", mode=0o600)
+    return value
+
+
+def own(name: str = "host") -> Dict[str, VerifyKey]:
+    """{fingerprint: public key} of this machine's own key "host" or "report"; empty where none was made yet."""
+    path = home() / "keys" / f"{name}.key"
     if not path.exists():
         return {}
     key = _read_private(path).verify_key
@@ -84,12 +124,71 @@ def own() -> Dict[str, VerifyKey]:
 
 
 def trusted() -> Dict[str, VerifyKey]:
-    """{fingerprint: public key} of every key whose bundles may run here: this machine's own and `trusted/*.pub`."""
+    """{fingerprint: public key} of every key whose bundles may run here: this machine's own and all `trusted/*.pub`,
+    less the revoked ones."""
     keys = own()
-    for path in sorted((home() / "trusted").glob("*.pub")):
-        key = read_public(path)
-        keys[fingerprint(key)] = key
+    keys.update((mark, key) for mark, (_, key) in trusted_files().items())
+    for mark in revoked():
+        keys.pop(mark, None)
     return keys
+
+
+def trusted_files() -> Dict[str, Tuple[Path, VerifyKey]]:
+    """{fingerprint: (file, public key)} of trusted/, also of what is revoked meanwhile."""
+    found = {}
+    for path in _files("trusted"):
+        if path.suffix == ".pub":
+            key = read_public(path)
+            found[fingerprint(key)] = path, key
+    return found
+
+
+def revoked() -> Dict[str, Path]:
+    """{fingerprint: the file that says so} of every key that signs nothing here any more."""
+    found = {}
+    for path in _files("revoked"):  # whatever its suffix: what is not understood must not pass
+        text = _read_text(path, "revoked key")
+        found[text if _FINGERPRINT.fullmatch(text) else fingerprint(read_public(path))] = path
+    return found
+
+
+def trust(name: str, key: VerifyKey) -> bool:
+    """Run bundles of `key` from now on; `name` is for people. False: it was trusted before.
+
+    SignatureError: it was revoked. InputError: not a name, a name that is taken, or a key that signs reports.
+    """
+    mark = fingerprint(key)
+    if mark in revoked():
+        raise SignatureError(
+            f"{mark}: this key was revoked here; if that was a mistake, remove {revoked()[mark]} first"
+        )
+    devices = {**enrolled(), **{mark: ("this machine", key) for mark, key in own("report").items()}}
+    if mark in devices:
+        raise InputError(f"{mark}: the key by which {devices[mark][0]} signs its reports; it must not sign bundles")
+    if mark in trusted():
+        return False
+    _check_name(name, "a name")
+    path = home() / "trusted" / f"{name}.pub"
+    if path.exists():
+        raise InputError(f"{name}: already the name of {fingerprint(read_public(path))}; give another one by --name")
+    _write(path, bytes(key).hex())
+    return True
+
+
+def revoke(mark: str) -> bool:
+    """Take nothing of the key with this fingerprint any more: no bundle, trusted or not, and no report. False: it was
+    revoked before. InputError: no fingerprint, or that of this machine's own key in use."""
+    if not _FINGERPRINT.fullmatch(mark):
+        raise InputError(f"{mark:.80}: not a key's fingerprint (SHA256: and 22 characters)")
+    if mark in own():
+        raise InputError(
+            f"{mark}: this machine's own key, by which it signs; make another one first: edgeprune keys make"
+        )
+    if mark in revoked():
+        return False
+    digest = base64.b64decode(mark[len("SHA256:") :] + "==")
+    _write(home() / "revoked" / digest.hex(), mark)
+    return True
 
 
 def enrolled() -> Dict[str, Tuple[str, VerifyKey]]:
@@ -98,6 +197,8 @@ def enrolled() -> Dict[str, Tuple[str, VerifyKey]]:
     for path in sorted((home() / "devices").glob("*.pub")):
         key = read_public(path)
         found[fingerprint(key)] = path.stem, key
+    for mark in revoked():
+        found.pop(mark, None)
     return found
 
 
@@ -106,23 +207,20 @@ def enrol(name: str, key: VerifyKey, *, replace: bool = False) -> bool:
     `check_enrolment` does."""
     if check_enrolment(name, key, replace=replace):
         return False
-    path = home() / "devices" / f"{name}.pub"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o755)  # whatever the umask: nobody else enrols
-    except OSError as error:
-        raise InputError(f"{path.parent}: cannot be made ({str(error.strerror).lower()})") from error
-    write_atomic(path, bytes(key).hex() + "\n", mode=0o644)
+    _write(home() / "devices" / f"{name}.pub", bytes(key).hex())
     return True
 
 
 def check_enrolment(name: str, key: VerifyKey, *, replace: bool = False) -> bool:
     """Whether `key` is enrolled as `name`.
 
-    SignatureError: the name has another key, which only `replace` permits. InputError: not a name.
+    SignatureError: the name has another key, which only `replace` permits; or this one was revoked. InputError: not a
+    name.
     """
-    if not _DEVICE_NAME.fullmatch(name):
-        raise InputError(f"{name!r}: not a device's name (letters, digits, '.', '_' and '-', at most 100)")
+    _check_name(name, "a device's name")
     path = home() / "devices" / f"{name}.pub"
+    if fingerprint(key) in revoked():
+        raise SignatureError(f"{name}: its report key {fingerprint(key)} was revoked here; see edgeprune keys")
     if not path.exists():
         return False
     known = read_public(path)
@@ -158,16 +256,82 @@ def _read_private(path: Path) -> SigningKey:
 
 
 def _read_hex(path: Path, what: str) -> bytes:
-    try:
-        with open(path, "rb") as stream:
-            text = stream.read(4096)
-    except OSError as error:
-        raise InputError(f"{path}: the {what} cannot be read ({str(error.strerror).lower()})") from error
     with suppress(ValueError):
-        raw = bytes.fromhex(text.decode("ascii").strip())
+        raw = bytes.fromhex(_read_text(path, what))
         if len(raw) == 32:
             return raw
     raise InputError(f"{path}: not a {what} (one line of 64 hexadecimal digits); restore it, or remove it")
+
+
+def _read_text(path: Path, what: str) -> str:
+    try:
+        with open(path, "rb") as stream:
+            return stream.read(4096).decode("ascii", "replace").strip()
+    except OSError as error:
+        raise InputError(f"{path}: the {what} cannot be read ({str(error.strerror).lower()})") from error
+
+
+def _files(kind: str) -> List[Path]:
+    """Every file of /etc/edgeprune/KIND and of this user's. A folder that cannot be read is an InputError: what is
+    revoked in it must not pass."""
+    folders = [home() / kind] if os.environ.get("EDGEPRUNE_HOME") else [SYSTEM / kind, home() / kind]
+    found = []
+    for folder in folders:
+        try:
+            found += [folder / name for name in sorted(os.listdir(str(folder))) if not name.startswith(".")]
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise InputError(f"{folder}: cannot be read ({str(error.strerror).lower()})") from error
+    return found
+
+
+def _last_counter(path: Path) -> int:
+    try:
+        text = _read_text(path, "counter") if path.exists() else "-1"
+        value = int(text) if re.fullmatch(r"-1|[0-9]{1,16}", text) else MAX_COUNTER
+        # Where it is damaged, the time of writing it is the best guess at what it was.
+        return value if value < MAX_COUNTER else int(path.stat().st_mtime)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({str(error.strerror).lower()})") from error
+
+
+def _check_name(name: str, what: str) -> None:
+    if not _NAME.fullmatch(name):
+        raise InputError(f"{name!r}: not {what} (letters, digits, '.', '_' and '-', at most 100)")
+
+
+def _make_folder() -> Path:
+    """keys/, which nobody else reads."""
+    folder = home() / "keys"
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        folder.chmod(0o700)
+    except OSError as error:
+        raise InputError(
+            f"{folder}: cannot be made ({str(error.strerror).lower()}); set EDGEPRUNE_HOME elsewhere"
+        ) from error
+    return folder
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """One process at a time changes the own key or its counter."""
+    try:
+        stream = open(folder / ".lock", "wb")  # noqa: SIM115
+        fcntl.flock(stream, fcntl.LOCK_EX)
+    except OSError as error:
+        raise InputError(f"{folder / '.lock'}: cannot be locked ({str(error.strerror).lower()})") from error
+    with stream:
+        yield
+
+
+def _write(path: Path, line: str) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o755)  # whatever the umask: nobody else adds to it
+    except OSError as error:
+        raise InputError(f"{path.parent}: cannot be made ({str(error.strerror).lower()})") from error
+    write_atomic(path, line + "\n", mode=0o644)
 
 
 def _publish(path: Path, key: SigningKey) -> None:

@@ -90,13 +90,14 @@ class Manifest:
         return sum(entry.size_bytes for entry in self.payloads)
 
     def _check_payloads(self, what: str) -> None:
-        names, offset = set(), 0
+        names, folded, offset = set(), set(), 0
         for entry in self.payloads:
-            if entry.name in names:
+            if entry.name.lower() in folded:  # "A" and "a" are one file on a stick, and on other systems
                 raise InputError(f"{what}: payloads: {entry.name} stands twice")
             if entry.offset_bytes != offset:  # back to back: no gap that nothing covers, no overlap
                 raise InputError(f"{what}: payloads: {entry.name} must begin at {offset}, not {entry.offset_bytes}")
             names.add(entry.name)
+            folded.add(entry.name.lower())
             offset += entry.size_bytes
         entries = [("models." + k, v) for k, v in self.models.items()]
         entries += [("engines." + k, v) for k, v in self.engines.items()]

@@ -121,7 +121,7 @@ def test_unknown_key_is_named_and_can_be_allowed(tmp_path, home):
     path = small(tmp_path / "a.epb").path
     error = refused(path, trusted=None)
     assert isinstance(error, SignatureError)
-    assert keys.fingerprint(KEY.verify_key) in str(error) and str(home / "trusted") in str(error)
+    assert keys.fingerprint(KEY.verify_key) in str(error) and "edgeprune keys trust host.pub" in str(error)
     opened = Bundle.open(path, allow_untrusted=True)
     assert not opened.trusted and opened.read("a") == b"hello"
     (home / "trusted").mkdir(parents=True)
@@ -161,12 +161,12 @@ def test_the_envelope_alone_is_verified_as_the_bundle_is(tmp_path):
     envelope = data[: bundle.envelope_bytes]
     assert data[bundle.envelope_bytes :] == b"hello"
     assert read_manifest(envelope, "x", TRUSTED) == (bundle.manifest, KEY.verify_key, True)
-    with pytest.raises(SignatureError, match="^x: signed by .* not trusted here"):
+    with pytest.raises(SignatureError, match=r"^x: signed by .* not trusted here"):
         read_manifest(envelope, "x")
     assert read_manifest(envelope, "x", allow_untrusted=True)[2] is False
     for i in range(len(envelope)):
         for broken in (envelope[:i], envelope[:i] + bytes([envelope[i] ^ 1]) + envelope[i + 1 :]):
-            with pytest.raises(EdgepruneError, match="^x: "):
+            with pytest.raises(EdgepruneError, match=r"^x: "):
                 read_manifest(broken, "x", TRUSTED, allow_untrusted=True)
     with pytest.raises(SignatureError, match="followed by something"):
         read_manifest(data, "x", TRUSTED)

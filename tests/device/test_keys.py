@@ -1,9 +1,12 @@
+import json
+import re
 import stat
 import subprocess
 import sys
+import time
 
 import pytest
-from edgeprune_device import keys
+from edgeprune_device import cli, keys
 from edgeprune_device.errors import InputError, SignatureError
 from nacl.signing import SigningKey
 
@@ -115,3 +118,273 @@ def test_a_public_key_from_a_stranger_is_64_digits():
     for text in ("", "0" * 63, "0" * 65, "g" * 64, "A" * 64, " " + "0" * 63):
         with pytest.raises(InputError, match="drone: not a public key"):
             keys.public(text, "drone")
+
+
+@pytest.fixture
+def system(tmp_path, monkeypatch):
+    """A /etc/edgeprune of this test's own, and a user without EDGEPRUNE_HOME; the user's folder."""
+    monkeypatch.delenv("EDGEPRUNE_HOME")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.setattr(keys, "SYSTEM", tmp_path / "etc")
+    return tmp_path / "etc"
+
+
+def put(path, text):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text + "\n")
+
+
+def a_key():
+    key = SigningKey.generate().verify_key
+    return key, bytes(key).hex(), keys.fingerprint(key)
+
+
+def test_the_machines_own_store_counts_for_every_user_but_not_with_a_home_of_ones_own(system, monkeypatch, home):
+    (key, text, mark), (_, other_text, other_mark) = a_key(), a_key()
+    put(system / "trusted" / "image.pub", text)
+    put(keys.home() / "trusted" / "host.pub", other_text)
+    assert set(keys.trusted()) == {mark, other_mark} and keys.trusted()[mark] == key
+    put(system / "revoked" / "stolen.pub", other_text)
+    assert set(keys.trusted()) == {mark} and set(keys.revoked()) == {other_mark}
+    monkeypatch.setenv("EDGEPRUNE_HOME", str(home))
+    assert keys.trusted() == {} and keys.revoked() == {}
+
+
+def test_a_revoked_key_is_trusted_nowhere_whoever_trusts_it(system):
+    key, text, mark = a_key()
+    put(system / "trusted" / "image.pub", text)
+    keys.trust("host", SigningKey.generate().verify_key)
+    assert mark in keys.trusted() and keys.revoke(mark) is True and keys.revoke(mark) is False
+    assert mark not in keys.trusted() and len(keys.trusted()) == 1
+    with pytest.raises(SignatureError, match="was revoked here; if that was a mistake, remove "):
+        keys.trust("again", key)
+    keys.revoked()[mark].unlink()
+    assert mark in keys.trusted()
+
+
+@pytest.mark.parametrize("name", ["stolen", "stolen.pub", "stolen.key", "x.txt"])
+def test_whatever_a_file_among_the_revoked_is_called_it_counts(home, name):
+    key, text, mark = a_key()
+    keys.trust("host", key)
+    put(home / "revoked" / name, text)
+    assert keys.trusted() == {}
+    put(home / "revoked" / name, mark)
+    assert keys.trusted() == {}
+
+
+@pytest.mark.parametrize("content", ["", "SHA256:", "SHA256:" + "A" * 23, "00" * 31, "\x00"])
+def test_what_cannot_be_read_among_the_revoked_passes_nothing(home, content):
+    key, _, _ = a_key()
+    keys.trust("host", key)
+    put(home / "revoked" / "torn", content)
+    with pytest.raises(InputError, match="torn: not a public key"):
+        keys.trusted()
+
+
+def test_a_store_that_is_no_folder_passes_nothing(home):
+    put(home / "revoked", "")
+    with pytest.raises(InputError, match="revoked: cannot be read"):
+        keys.trusted()
+
+
+def test_a_revoked_device_signs_no_reports_and_does_not_come_back(home):
+    key, _, mark = a_key()
+    keys.enrol("drone", key)
+    keys.revoke(mark)
+    assert keys.enrolled() == {}
+    for replace in (False, True):
+        with pytest.raises(SignatureError, match=r"^drone: its report key .* was revoked here"):
+            keys.enrol("drone", key, replace=replace)
+
+
+def test_a_key_that_signs_reports_is_never_trusted_for_bundles(home):
+    key, _, _ = a_key()
+    keys.enrol("drone", key)
+    with pytest.raises(InputError, match="the key by which drone signs its reports"):
+        keys.trust("host", key)
+    with pytest.raises(InputError, match="the key by which this machine signs its reports"):
+        keys.trust("host", keys.load_or_create("report").verify_key)
+    assert keys.trusted() == {}
+
+
+def test_the_own_key_in_use_is_not_revoked_by_mistake(home):
+    mark = keys.fingerprint(keys.load_or_create().verify_key)
+    with pytest.raises(InputError, match="make another one first: edgeprune keys make"):
+        keys.revoke(mark)
+    assert mark in keys.trusted()
+
+
+def test_a_new_key_leaves_the_former_one_trusted_until_it_is_revoked(home):
+    first, former = keys.renew()
+    assert former is None and bytes(keys.load_or_create()) == bytes(first)
+    second, former = keys.renew()
+    assert bytes(second) != bytes(first) and former == first.verify_key
+    assert bytes(keys.load_or_create()) == bytes(second)
+    assert keys.read_public(home / "keys" / "host.pub") == second.verify_key
+    mark = keys.fingerprint(first.verify_key)
+    assert set(keys.trusted()) == {mark, keys.fingerprint(second.verify_key)}
+    (kept,) = (home / "keys").glob("former-*.key")
+    assert kept.read_text().strip() == bytes(first).hex() and stat.S_IMODE(kept.stat().st_mode) == 0o600
+    keys.revoke(mark)
+    assert list(keys.trusted()) == [keys.fingerprint(second.verify_key)]
+
+
+def killed_at(step, real):
+    """`real`, but its call number `step` (from 1) is where the process ends."""
+    taken = []
+
+    def write(*args, **options):
+        taken.append(args)
+        if len(taken) == step:
+            raise KeyboardInterrupt
+        return real(*args, **options)
+
+    return write
+
+
+def test_killed_between_any_two_writes_there_is_one_whole_key_and_none_that_was_in_use_is_lost(home, monkeypatch):
+    first, real = keys.load_or_create(), keys.write_atomic
+    for step in (1, 2, 3, 4):  # trusted/former-….pub, former-….key, host.key, host.pub
+        monkeypatch.setattr(keys, "write_atomic", killed_at(step, real))
+        with pytest.raises(KeyboardInterrupt):
+            keys.renew()
+        monkeypatch.setattr(keys, "write_atomic", real)
+        now = keys.load_or_create().verify_key
+        assert {keys.fingerprint(now), keys.fingerprint(first.verify_key)} <= set(keys.trusted())
+        assert keys.read_public(home / "keys" / "host.pub") == now
+    monkeypatch.setattr(keys, "write_atomic", killed_at(5, real))
+    assert keys.renew()[1] == now  # there is no fifth
+
+
+def test_the_counter_grows_whatever_the_clock_says(home, monkeypatch):
+    before = int(time.time())
+    first = keys.next_counter()
+    assert before <= first <= time.time() and keys.next_counter() > first
+    monkeypatch.setattr(time, "time", lambda: 1000.0)  # back to the seventies
+    last = keys.next_counter()
+    assert last > first and keys.next_counter() == last + 1
+    monkeypatch.setattr(time, "time", lambda: -5.0)
+    assert keys.next_counter() == last + 2
+    assert stat.S_IMODE((home / "keys" / "host.counter").stat().st_mode) == 0o600
+
+
+def test_a_new_key_goes_on_counting(home, monkeypatch):
+    first = keys.next_counter()
+    keys.renew()
+    monkeypatch.setattr(time, "time", lambda: 1000.0)
+    assert keys.next_counter() > first
+
+
+@pytest.mark.parametrize("content", [b"", b"x", b"-7", b"1.5", b"9" * 16, b"9" * 400, b"\xff\x00", b"9007199254740991"])
+def test_a_damaged_counter_goes_on_from_when_it_was_written(home, monkeypatch, content):
+    first = keys.next_counter()
+    (home / "keys" / "host.counter").write_bytes(content)
+    monkeypatch.setattr(time, "time", lambda: 1000.0)
+    assert first <= keys.next_counter() <= first + 100
+
+
+def test_many_builds_at_once_each_have_a_counter_of_their_own(home):
+    code = "from edgeprune_device import keys\nfor _ in range(25): print(keys.next_counter())"
+    runs = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) for _ in range(4)]
+    seen = [int(line) for run in runs for line in run.communicate(timeout=120)[0].split()]
+    assert len(seen) == len(set(seen)) == 100 and all(run.returncode == 0 for run in runs)
+    assert keys.next_counter() > max(seen)
+
+
+def edgeprune(capsys, *args):
+    code = cli.main(["keys", *map(str, args)])
+    out, err = capsys.readouterr()
+    assert "Traceback" not in err and err.count("\n") == (code != 0)
+    return code, out, err
+
+
+def test_the_command_lists_and_makes_nothing(capsys, home):
+    code, out, _ = edgeprune(capsys)
+    assert code == 0 and out.count("none yet") == 2 and not home.exists()
+    code, out, _ = edgeprune(capsys, "list", "--json")
+    assert code == 0 and not home.exists()
+    empty = {"own": None, "report": None, "trusted": [], "revoked": [], "devices": []}
+    assert json.loads(out) == {"home": str(home), **empty}
+
+
+def test_two_machines_that_come_to_trust_each_other(capsys, home, tmp_path, monkeypatch):
+    code, out, _ = edgeprune(capsys, "export")
+    assert code == 0 and re.fullmatch("[0-9a-f]{64}\n", out)
+    public, mark = out.strip(), next(iter(keys.own()))
+    code, out, _ = edgeprune(capsys, "export", tmp_path / "laptop.pub")
+    assert code == 0 and mark in out and (tmp_path / "laptop.pub").read_text() == public + "\n"
+    code, _, err = edgeprune(capsys, "export", tmp_path / "laptop.pub")
+    assert code == 2 and "exists already" in err
+    code, out, _ = edgeprune(capsys, "export", "--report")
+    assert code == 0 and out.strip() == bytes(keys.load_or_create("report").verify_key).hex() != public
+
+    monkeypatch.setenv("EDGEPRUNE_HOME", str(tmp_path / "drone"))
+    code, out, _ = edgeprune(capsys, "trust", tmp_path / "laptop.pub")
+    assert code == 0 and out == f"trusted  {mark}\n" and list(keys.trusted()) == [mark]
+    code, out, _ = edgeprune(capsys, "trust", public.upper(), "--name", "other")
+    assert code == 0 and "as before" in out
+    code, out, _ = edgeprune(capsys)
+    assert code == 0 and f"trusted  {mark}  laptop\n" in out
+    code, out, _ = edgeprune(capsys, "list", "--json")
+    (entry,) = json.loads(out)["trusted"]
+    path = str(tmp_path / "drone" / "trusted" / "laptop.pub")
+    assert entry == {"fingerprint": mark, "name": "laptop", "public": public, "path": path}
+    for what in (mark, public, path):
+        code, out, _ = edgeprune(capsys, "revoke", what)
+        assert code == 0 and out.startswith(f"revoked  {mark}")
+    assert keys.trusted() == {}
+    code, out, _ = edgeprune(capsys)
+    assert f"revoked  {mark}  laptop\n" in out and "trusted" not in out
+    code, _, err = edgeprune(capsys, "trust", public)
+    assert code == 1 and "was revoked here" in err
+
+
+def test_a_stolen_host_key_is_replaced_by_make_and_revoke(capsys, home):
+    edgeprune(capsys, "make")
+    (old,) = keys.own()
+    code, out, _ = edgeprune(capsys, "make")
+    (new,) = keys.own()
+    assert code == 0 and new in out and f"edgeprune keys revoke {old}" in out and old != new
+    code, _, err = edgeprune(capsys, "revoke", new)
+    assert code == 2 and "keys make" in err
+    code, _, _ = edgeprune(capsys, "revoke", old)
+    assert code == 0 and list(keys.trusted()) == [new]
+
+
+def test_a_name_belongs_to_one_key(capsys, home):
+    (_, one, mark), (_, two, _) = a_key(), a_key()
+    assert edgeprune(capsys, "trust", one, "--name", "laptop")[0] == 0
+    code, _, err = edgeprune(capsys, "trust", two, "--name", "laptop")
+    assert code == 2 and mark in err and "--name" in err
+    assert edgeprune(capsys, "trust", two)[0] == 0
+    assert sorted(p.name for p in (home / "trusted").iterdir()) == sorted(["laptop.pub", f"{two[:8]}.pub"])
+
+
+@pytest.mark.parametrize(
+    "args, word",
+    [
+        (["make", "x"], "takes no key"),
+        (["list", "x"], "takes no key"),
+        (["trust"], "which one"),
+        (["revoke"], "which one"),
+        (["trust", "SHA256:" + "A" * 22], "a fingerprint is not a key"),
+        (["trust", "nowhere.pub"], "cannot be read"),
+        (["trust", "0" * 64, "--name", "../x"], "not a name"),
+        (["trust", "host.key"], "a private key; give its public half, host.pub"),
+        (["revoke", "nonsense"], "cannot be read"),
+        (["burn"], "invalid choice"),
+        (["list", "--report"], "--report belongs to keys export"),
+        (["export", "--name", "x"], "--name belongs to keys trust"),
+        (["make", "--json"], "--json belongs to keys list"),
+    ],
+)
+def test_misuse_is_one_line_and_changes_nothing(capsys, home, args, word):
+    code, out, err = edgeprune(capsys, *args)
+    assert code == 2 and out == "" and word in err and not home.exists()
+
+
+@pytest.mark.parametrize("args", [["trust", "0" * 64], ["revoke", "0" * 64], ["make"], ["export"]])
+def test_a_home_that_is_none_is_one_line(capsys, home, args):
+    home.write_text("a file")
+    code, out, err = edgeprune(capsys, *args)
+    assert code == 2 and out == "" and str(home) in err

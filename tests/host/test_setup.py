@@ -139,10 +139,10 @@ def tiny(monkeypatch, tmp_path):
 
 
 FAKE_CLI = """
-import json, os, sys
+import os, sys
 def main():
-    if sys.argv[1] == "key":
-        print(json.dumps({"public": open(os.path.expanduser("~/fake.pub")).read().strip()}))
+    if sys.argv[1:] == ["keys", "export", "--report"]:
+        print(open(os.path.expanduser("~/fake.pub")).read().strip())
     elif sys.argv[1] == "doctor":
         print("ok  all\\x1b[2J")
 """
