@@ -1,0 +1,72 @@
+"""edgeprune unpack"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from edgeprune_device.commands import add_bundle, find_bundle
+from edgeprune_device.errors import InputError
+
+HELP = "write the files inside a bundle into a new folder, after it was verified"
+
+
+def configure(parser) -> None:
+    """Options."""
+    add_bundle(parser, "the bundle; default: the only one in this folder, or the newest in runs/")
+    parser.add_argument("--out", metavar="DIR", type=Path, help="default: a folder named as the bundle's content is")
+
+
+def run(args) -> None:
+    """Verify, then unpack."""
+    from edgeprune_device.bundle import Bundle
+    from edgeprune_device.printable import printable
+
+    bundle = Bundle.open(find_bundle(args.bundle), allow_untrusted=args.allow_untrusted)
+    folder = args.out or Path(bundle.manifest.name)
+    unpack(bundle, folder)
+    print(f"{printable(str(folder))}: {len(bundle.payloads)} files and manifest.json, {_signer(bundle)}")
+
+
+def unpack(bundle, folder: Path) -> None:
+    """All payloads, byte for byte, and manifest.json, in `folder`, which appears whole or not at all.
+
+    InputError: there is something of that name that is not an empty folder; a payload is called manifest.json; it
+    cannot be written.
+    """
+    from edgeprune_device import strict_json
+    from edgeprune_device.files import sync_folder, write_atomic
+
+    folder = Path(folder)
+    _check_free(folder)
+    if any(name.lower() == "manifest.json" for name in bundle.payloads):
+        raise InputError(f"{bundle.path}: a payload is called manifest.json, which unpacking itself writes")
+    try:
+        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name[:80]}.", suffix=".tmp", dir=str(folder.parent)))
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be made ({str(error.strerror).lower()})") from error
+    try:
+        for name in bundle.payloads:
+            bundle.extract(name, temporary / name)
+        write_atomic(temporary / "manifest.json", strict_json.pretty(bundle.manifest.to_json()))
+        temporary.chmod(0o755)
+        _check_free(folder)  # what else may have come meanwhile: rename itself replaces only an empty folder
+        os.rename(str(temporary), str(folder))
+        sync_folder(folder.parent)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be made ({str(error.strerror).lower()})") from error
+    finally:
+        shutil.rmtree(str(temporary), ignore_errors=True)
+
+
+def _check_free(folder: Path) -> None:
+    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+        raise InputError(f"{folder}: exists already, and is not a folder; give another one by --out")
+    if folder.is_dir() and os.listdir(str(folder)):
+        raise InputError(f"{folder}: is not empty; give a new folder by --out")
+
+
+def _signer(bundle) -> str:
+    return f"signed by {bundle.key_fingerprint}" + ("" if bundle.trusted else ", which is NOT TRUSTED here")
