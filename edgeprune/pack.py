@@ -87,6 +87,7 @@ def pack(
     payloads["evaluation.zip"] = evaluation
     manifest = {
         "name": name,
+        "counter": keys.next_counter(),
         "created": datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "edgeprune_version": edgeprune.__version__,
         "target": target,
