@@ -31,7 +31,6 @@ from edgeprune_device.bundle import Bundle
 from edgeprune_device.errors import DeviceError, GateError, InputError, SignatureError
 from edgeprune_device.printable import printable
 from edgeprune_device.releases import BUNDLE, Release, Releases
-from edgeprune_device.report import BenchReport
 
 __all__ = ["KEEP", "MAX_DROP", "Options", "Say", "install", "make_root", "problem", "roll_back"]
 
@@ -87,16 +86,16 @@ def install(releases: Releases, source: Path, options: Options, say: Say) -> Rel
             restart.check_unit()
         restart.find(releases, options.unit)  # what cannot be restarted shows now, not at the end
         former = _current(releases)
-        say("receive", "the bundle")
         releases.sweep()
+        if former is not None and source.name == former.bundle_sha256 and _in_use(releases, former, options):
+            return _done(releases, former, source, options, say)  # killed as it tidied up: its parts may be gone
+        say("receive", "the bundle")
         folder = releases.root / "releases" / f".new-{secrets.token_hex(4)}"
         try:
             _make(folder)
             bundle = _received(releases, source, folder / BUNDLE, options)
-            release = _known(releases, bundle)
-            if release is not None and options.source is None and _in_use(releases, release, former):
-                say("verify", f"{release} is in use already, and intact")
-                return release
+            if former is not None and bundle.sha256 == former.bundle_sha256 and _in_use(releases, former, options):
+                return _done(releases, former, source, options, say)
             older = _check_counter(releases, bundle, options)
             say("verify", f"{bundle.manifest.name}, signed by {bundle.key_fingerprint}{_doubts(bundle, older)}")
             say("measure", "engine, a short benchmark, accuracy")
@@ -113,10 +112,7 @@ def install(releases: Releases, source: Path, options: Options, say: Say) -> Rel
             say("switch", f"{former or 'nothing'} -> {release}")
             releases.switch(release)
         release = _judged(releases, service, release, former, options, say)
-        gone = releases.tidy(options.keep)
-        say("tidy", f"removed {', '.join(gone) or 'nothing'}")
-        _tidy_incoming(releases, source)
-        _tidy_engines(releases)
+        _tidy(releases, source, options, say)
     return release
 
 
@@ -227,14 +223,17 @@ def _doubts(bundle: Bundle, older: bool) -> str:
     return ("" if bundle.trusted else ", NOT trusted here") + (", older than what was installed here" if older else "")
 
 
-def _known(releases: Releases, bundle: Bundle) -> Optional[Release]:
-    return next((r for r in releases.all() if r.bundle_sha256 == bundle.sha256), None)
-
-
-def _in_use(releases: Releases, release: Release, former: Optional[Release]) -> bool:
+def _in_use(releases: Releases, former: Release, options: Options) -> bool:
+    """Whether nothing is to be done but to say so."""
     with suppress(InputError, SignatureError):
-        return release == former and release.state == "good" and releases.open(release).trusted == release.trusted
+        return former.state == "good" and options.source is None and releases.open(former).trusted == former.trusted
     return False
+
+
+def _done(releases: Releases, release: Release, source: Path, options: Options, say: Say) -> Release:
+    say("verify", f"{release} is in use already, and intact")
+    _tidy(releases, source, options, say)
+    return release
 
 
 def _current(releases: Releases) -> Optional[Release]:
@@ -249,6 +248,8 @@ def _current(releases: Releases) -> Optional[Release]:
 def _measure(releases: Releases, bundle: Bundle, folder: Path, options: Options) -> _Measured:
     """By `edgeprune bench` in a process of its own, which builds the engine, too: native code that crashes there ends
     the installation, not this process. Its report waits for `edgeprune collect`."""
+    from edgeprune_device.report import BenchReport  # brings numpy, which whoever only follows does without
+
     path = folder / "report.json"
     _run_tool(
         releases,
@@ -389,7 +390,6 @@ def _judged(
     say("restart", service.description)
     try:
         service.restart()
-        say("watch", f"for {options.health_s:g} s")
         healthy, why = service.watch(release, options.health_s, lambda text: say("watch", text))
     except InputError as error:
         healthy, why = False, str(error)
@@ -448,6 +448,14 @@ def _write_unit(releases: Releases, options: Options) -> None:
 
 
 # --- tidy ------------------------------------------------------------------------------------------------------------
+
+
+def _tidy(releases: Releases, source: Path, options: Options, say: Say) -> None:
+    gone = releases.tidy(options.keep)
+    if gone:
+        say("tidy", f"removed {', '.join(gone)}")
+    _tidy_incoming(releases, source)
+    _tidy_engines(releases)
 
 
 def _tidy_incoming(releases: Releases, source: Path) -> None:
