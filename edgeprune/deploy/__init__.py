@@ -24,6 +24,7 @@ class Settings:
     - `allow_untrusted`: also a bundle whose key is not trusted; `allow_older`: also one with a lower counter
     - `dry_run`: say what would be done, and change nothing
     - `agent`: put the agent into an image that has none of this version
+    - `partition`: of a disk image, a name or a number; None: APP, else the only ext4
     """
 
     root: PurePosixPath = DEFAULT_ROOT
@@ -38,3 +39,4 @@ class Settings:
     allow_older: bool = False
     dry_run: bool = False
     agent: bool = True
+    partition: str | None = None
