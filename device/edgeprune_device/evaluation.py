@@ -8,7 +8,9 @@ pixels of the upright picture.
 from __future__ import annotations
 
 import io
+import stat
 import zipfile
+from collections import Counter
 from dataclasses import dataclass
 from typing import Callable, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
 
@@ -20,8 +22,6 @@ from edgeprune_device.errors import InputError
 from edgeprune_device.vision import decode, detections, letterbox
 
 __all__ = ["EvaluationSet", "Picture", "evaluate"]
-
-_MAX_BYTES = 4 << 30
 
 
 class Picture(NamedTuple):
@@ -69,11 +69,22 @@ class EvaluationSet:
         """From zip bytes. Damaged, compressed, foreign or inconsistent: one InputError that begins with `what`."""
         try:
             with zipfile.ZipFile(io.BytesIO(data)) as archive:
-                for info in archive.infolist():
-                    # Stored only: nothing can unfold to more than the bundle's own size.
-                    if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1 or info.file_size > _MAX_BYTES:
-                        raise InputError(f"{what}: {info.filename:.80}: must be stored, neither packed nor encrypted")
+                entries = archive.infolist()
+                for info in entries:
+                    if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1 or _is_link(info):
+                        raise InputError(
+                            f"{what}: {info.filename:.80}: must be stored: not packed, not encrypted, no link"
+                        )
+                # Stored, and together no more than there is: entries that overlap could unfold to any size.
+                if sum(info.file_size for info in entries) > len(data):
+                    raise InputError(f"{what}: its entries claim more than it holds")
                 listing = _checked(strict_json.loads(archive.read("truth.json"), f"{what}: truth.json"), what)
+                known = ["truth.json", *(f"pictures/{entry['name']}" for entry in listing["pictures"])]
+                surplus = Counter(info.filename for info in entries) - Counter(known)
+                if surplus:
+                    raise InputError(
+                        f"{what}: {min(surplus)!r:.80} stands in it, which truth.json does not know, or twice"
+                    )
                 pictures = tuple(
                     Picture(
                         entry["name"],
@@ -127,6 +138,10 @@ def _checked(listing: dict, what: str) -> dict:
     if len(set(names)) != len(names):
         raise InputError(f"{what}: truth.json: a picture's name stands twice")
     return listing
+
+
+def _is_link(info: zipfile.ZipInfo) -> bool:
+    return stat.S_ISLNK(info.external_attr >> 16)
 
 
 def _store(archive: zipfile.ZipFile, name: str, data: bytes) -> None:

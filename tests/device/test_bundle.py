@@ -5,41 +5,25 @@ import struct
 
 import pytest
 from edgeprune_device import keys, strict_json
-from edgeprune_device.bundle import FORMAT_VERSION, MAGIC, Bundle, read_manifest
+from edgeprune_device.bundle import MAGIC, Bundle, read_manifest
 from edgeprune_device.errors import EdgepruneError, InputError, SignatureError
 from edgeprune_device.manifest import Manifest
+from fakes import hostile
+from fakes.hostile import MINIMAL
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from nacl.signing import SigningKey
 
 KEY = SigningKey(b"k" * 32)
 TRUSTED = [KEY.verify_key]
-MINIMAL = {
-    "name": "m",
-    "created": "2026-11-22T23:40:00Z",
-    "edgeprune_version": "0.1.0",
-    "target": "cpu",
-    "classes": ["x"],
-    "imgsz": [64, 64],
-    "letterbox": {"pad": 114, "stride": 32},
-    "nms": {"conf": 0.25, "iou": 0.7, "max_det": 300},
-    "output": "raw",
-    "models": {},
-    "engines": {},
-    "evaluation": None,
-    "lineage": {},
-}
 
 
 def small(path):
     return Bundle.write(path, MINIMAL, {"a": b"hello", "b": b""}, KEY)
 
 
-def seal(path, text, payload=b"", key=KEY):
-    """A correctly signed file around any manifest bytes: what a hostile but trusted signer could make."""
-    head = struct.pack("<8sII32s", MAGIC, FORMAT_VERSION, len(text), bytes(key.verify_key))
-    path.write_bytes(head + key.sign(head + text).signature + text + payload)
-    return path
+def seal(path, text, payload=b""):
+    return hostile.seal(path, text, payload, key=KEY)
 
 
 def refused(path, **options):
@@ -137,6 +121,22 @@ def test_another_keys_signature_under_a_trusted_name(tmp_path):
     assert "does not hold" in str(refused(tmp_path / "b.epb"))
 
 
+def test_a_revoked_key_is_refused_whatever_is_allowed(tmp_path, home):
+    path, mark = small(tmp_path / "a.epb").path, keys.fingerprint(KEY.verify_key)
+    keys.trust("host", KEY.verify_key)
+    assert Bundle.open(path).trusted
+    keys.revoke(mark)
+    envelope = path.read_bytes()[: -len(b"hello")]
+    for options in ({}, {"allow_untrusted": True}, {"trusted": TRUSTED}, {"trusted": TRUSTED, "allow_untrusted": True}):
+        error = refused(path, **{"trusted": None, **options})
+        assert isinstance(error, SignatureError) and mark in str(error) and "was revoked here" in str(error)
+        with pytest.raises(SignatureError, match=r"^x: .* was revoked here"):
+            read_manifest(envelope, "x", **options)
+    with pytest.raises(SignatureError, match="was revoked here"):
+        small(tmp_path / "b.epb")
+    assert not (tmp_path / "b.epb").exists()
+
+
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"\x89PNG\r\n\x1a\n" + b"\0" * 200])
 def test_not_a_bundle(tmp_path, content):
     (tmp_path / "a.epb").write_bytes(content)
@@ -204,8 +204,10 @@ def test_a_bad_manifest_or_payload_writes_nothing(tmp_path):
     assert not [p for p in tmp_path.iterdir() if p.is_file()]
 
 
-def payload_entry(**change):
-    return {"name": "a", "offset_bytes": 0, "size_bytes": 1, "sha256": hashlib.sha256(b"x").hexdigest(), **change}
+@pytest.mark.parametrize("what", hostile.MANIFESTS)
+def test_sealed_but_hostile_manifests_are_refused(tmp_path, what):
+    error = refused(seal(tmp_path / "a.epb", *hostile.MANIFESTS[what]))
+    assert len(str(error)) < 500
 
 
 @pytest.mark.parametrize(
@@ -225,19 +227,26 @@ def test_sealed_but_hostile_manifests(tmp_path, text, word):
 
 
 @pytest.mark.parametrize(
-    "entries, payload, word",
+    "what, word",
     [
-        ([payload_entry(size_bytes=2**33)], b"x", "cut off"),
-        ([payload_entry(size_bytes=2**33), payload_entry(name="b", offset_bytes=2**33)], b"x", "at most"),
-        ([payload_entry(), payload_entry(name="b")], b"x", "must begin at 1"),
-        ([payload_entry(name="/etc/passwd")], b"x", "name"),
-        ([payload_entry(sha256="0" * 64)], b"x", "does not match"),
-        ([payload_entry()] * 65, b"x", "at most 64"),
+        ("larger than the file", "cut off"),
+        ("smaller than the file", "followed by something"),
+        ("larger than the limit together", "at most"),
+        ("overlapping", "must begin at 2"),
+        ("a gap", "must begin at 1"),
+        ("a name twice but for case", "stands twice"),
+        ("another hash", "does not match"),
+        ("too many", "at most 64"),
+        ("a payload's name is '/evil'", "payloads[0].name: must match"),
     ],
 )
-def test_sealed_but_wrong_payload_tables(tmp_path, entries, payload, word):
-    text = strict_json.canonical({"schema_version": 1, "task": "detect", **MINIMAL, "payloads": entries})
-    assert word in str(refused(seal(tmp_path / "a.epb", text, payload)))
+def test_what_is_wrong_with_a_payload_table_is_said(tmp_path, what, word):
+    assert word in str(refused(seal(tmp_path / "a.epb", *hostile.MANIFESTS[what])))
+
+
+def test_the_hostile_manifests_are_refused_for_what_is_hostile_in_them(tmp_path):
+    opened = Bundle.open(seal(tmp_path / "a.epb", hostile.manifest([hostile.entry()]), b"x"), trusted=TRUSTED)
+    assert opened.read("a") == b"x"
 
 
 JUNK = st.recursive(

@@ -7,6 +7,7 @@ import pytest
 from edgeprune_device import runtimes
 from edgeprune_device.errors import InputError
 from edgeprune_device.evaluation import EvaluationSet, evaluate
+from fakes import hostile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -72,6 +73,18 @@ def test_damaged_sets_are_one_line(labelled_pictures, change):
     with pytest.raises(InputError, match=r"^a\.epb: ") as caught:
         EvaluationSet.read(data, "a.epb")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("what", hostile.ZIPS)
+def test_hostile_sets_are_refused_in_one_line(what):
+    with pytest.raises(InputError) as caught:
+        EvaluationSet.read(hostile.ZIPS[what], "x")
+    assert str(caught.value).startswith("x: ") and "\n" not in str(caught.value) and len(str(caught.value)) < 300
+
+
+def test_entries_that_overlap_are_not_read():
+    with pytest.raises(InputError, match="claim more than it holds"):
+        EvaluationSet.read(hostile.ZIPS["overlapping pictures"], "x")
 
 
 def test_a_zip_bomb_is_not_unfolded():
