@@ -17,9 +17,9 @@ import signal
 import sys
 import time
 import traceback
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional
+from typing import Any, Callable, Dict, Iterator, List, Optional
 
 from edgeprune_device.errors import EdgepruneError, InputError
 from edgeprune_device.releases import Release, Releases
@@ -115,8 +115,8 @@ def _work(releases: Releases, act, stream) -> int:
 
 
 def _follow(releases: Releases, log: Path, worker: int, as_json: bool) -> int:
-    with open(log, encoding="ascii") as stream:
-        part, told = "", False
+    with open(log, encoding="ascii") as stream, _ctrl_c_ends(worker):
+        part = ""
         while True:
             alive = _alive(releases, worker)  # asked before reading: what it said last is then read
             while True:
@@ -133,13 +133,25 @@ def _follow(releases: Releases, log: Path, worker: int, as_json: bool) -> int:
                     f"{releases.root}: the installation was killed before it ended; what was in use is in use: run the "
                     "same command again, and it goes on"
                 )
-            try:
-                time.sleep(_POLL_S)
-            except KeyboardInterrupt:
-                if not worker or told:
-                    raise
-                os.kill(worker, signal.SIGINT)
-                told = True
+            time.sleep(_POLL_S)
+
+
+@contextmanager
+def _ctrl_c_ends(worker: int) -> Iterator[None]:
+    """Ctrl-C, the first time, ends the worker that this process has started, which then tells how it ended."""
+
+    def interrupt(*_) -> None:
+        signal.signal(signal.SIGINT, before)
+        with suppress(ProcessLookupError):
+            os.kill(worker, signal.SIGINT)
+
+    before = signal.getsignal(signal.SIGINT)
+    if worker:
+        signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _show_step(said: Dict[str, Any], as_json: bool) -> None:
