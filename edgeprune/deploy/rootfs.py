@@ -1,0 +1,215 @@
+"""A root file system that lies in a folder here, such as L4T's rootfs/ before it becomes an image.
+
+Everything is written beside and renamed; `current` is switched last, when all the rest is on the disk, so a deployment
+that was killed has changed nothing that counts, and the next one completes it. As root (or under fakeroot) every file
+gets the owner that it should have; without, all are the caller's own, and that is said.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from edgeprune_device.bundle import Bundle
+from edgeprune_device.errors import GateError, InputError
+
+from edgeprune.deploy import Settings, agent, tree
+from edgeprune.deploy.tree import Entry, Node, Plan, Root, Say
+
+__all__ = ["Folder", "deploy", "write"]
+
+_CHUNK_BYTES = 1 << 20
+_SPARE_BYTES = 16 << 20
+_KINDS = {stat.S_IFREG: tree.FILE, stat.S_IFDIR: tree.FOLDER, stat.S_IFLNK: tree.LINK}
+
+
+def deploy(bundle: Bundle, folder: Path, settings: Settings, say: Say) -> None:
+    """Put `bundle` into the root file system in `folder`; with settings.dry_run only say what that means.
+
+    Raises:
+        InputError, GateError: nothing that counts was changed there.
+    """
+    root = Folder(folder)
+    if not {"etc", "usr"} <= set(root.names("/")):
+        raise InputError(f"{folder}: is not a root file system: it has no etc and usr")
+    with _alone(folder):
+        plan = tree.plan(root, bundle, settings, agent=agent.files(root, settings, say))
+        owners = os.geteuid() == 0
+        if owners:
+            say(f"{folder}: what is below {settings.root} belongs to {plan.owner}, the rest to root")
+        else:
+            say(
+                f"{folder}: without root every file written here belongs to you ({os.getuid()}:{os.getgid()}), not to "
+                f"{plan.owner}; give it to them before the image is made, or run this as root or under fakeroot"
+            )
+        for line in plan.told:
+            say(f"{folder}: {line}")
+        if settings.dry_run:
+            say(f"{folder}: would get {plan.described()}")
+            return
+        _check_room(folder, plan)
+        write(folder, plan, owners=owners)
+        wrong = tree.differences(root, plan, owners=owners)
+        if wrong:
+            raise GateError(f"{folder}: read back, {len(wrong)} things are not as they were written: {wrong[0]}")
+    say(f"{folder}: {plan.described()}; read back, every file has its SHA-256")
+
+
+def write(folder: Path, plan: Plan, *, owners: bool) -> None:
+    """Do what the plan says. owners: give the files their owners, which only root can.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    try:
+        top = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            switches = [entry for entry in plan.entries if entry.kind == tree.LINK]
+            others = [entry for entry in plan.entries if entry.kind != tree.LINK]
+            for entry in others:
+                _put(top, entry, owners)
+            _sync(top)
+            for entry in switches:
+                _put(top, entry, owners)
+            _sync(top)
+            for path, kind in plan.removed:
+                _remove(top, path, kind)
+            for entry in reversed(plan.entries):
+                if entry.kind == tree.FOLDER:  # what came into it has changed its time
+                    with _parent(top, entry.path) as (parent, name):
+                        os.utime(name, (entry.mtime, entry.mtime), dir_fd=parent, follow_symlinks=False)
+            _sync(top)
+        finally:
+            os.close(top)
+    except OSError as error:
+        raise InputError(f"{folder}: {error.filename or ''}: {str(error.strerror or error).lower()}") from error
+
+
+class Folder(Root):
+    """A folder as a root file system."""
+
+    def __init__(self, folder: Path):
+        self.what = str(folder)
+        self._folder = folder
+
+    def lstat(self, path: str) -> Node | None:
+        """See `Root`."""
+        here = self._here(path)
+        try:
+            found = os.lstat(here)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise self._explained(error) from error
+        kind = _KINDS.get(stat.S_IFMT(found.st_mode), "other")
+        target = os.readlink(here) if kind == tree.LINK else None
+        mode = stat.S_IMODE(found.st_mode)
+        return Node(kind, mode, found.st_uid, found.st_gid, found.st_size, int(found.st_mtime), target)
+
+    def names(self, path: str) -> list[str]:
+        """See `Root`."""
+        try:
+            return os.listdir(self._here(path))
+        except OSError as error:
+            raise self._explained(error) from error
+
+    def chunks(self, path: str) -> Iterator[bytes]:
+        """See `Root`."""
+        try:
+            with open(self._here(path), "rb", opener=lambda p, flags: os.open(p, flags | os.O_NOFOLLOW)) as stream:
+                yield from iter(lambda: stream.read(_CHUNK_BYTES), b"")
+        except OSError as error:
+            raise self._explained(error) from error
+
+    def _here(self, path: str) -> str:
+        return f"{self._folder}/{path.lstrip('/')}"
+
+    def _explained(self, error: OSError) -> InputError:
+        return InputError(f"{error.filename}: cannot be read ({str(error.strerror).lower()})")
+
+
+def _put(top: int, entry: Entry, owners: bool) -> None:
+    """One entry, beside what has its name, then in its place."""
+    with _parent(top, entry.path) as (parent, name):
+        if entry.kind == tree.FOLDER:
+            with suppress(FileExistsError):
+                os.mkdir(name, 0o700, dir_fd=parent)
+            if owners:
+                os.chown(name, entry.uid, entry.gid, dir_fd=parent, follow_symlinks=False)
+            descriptor = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
+            os.fchmod(descriptor, entry.mode)  # whatever the umask
+            os.close(descriptor)
+            return
+        beside = f".{name}.edgeprune-new"  # one name, so that nothing gathers where deployments are killed
+        with suppress(FileNotFoundError):
+            os.unlink(beside, dir_fd=parent)
+        if entry.kind == tree.LINK:
+            os.symlink(entry.target, beside, dir_fd=parent)
+            if owners:
+                os.chown(beside, entry.uid, entry.gid, dir_fd=parent, follow_symlinks=False)
+        else:
+            descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600, dir_fd=parent)
+            with open(descriptor, "wb") as stream:
+                for chunk in entry.chunks():
+                    stream.write(chunk)
+                stream.flush()
+                if owners:
+                    os.fchown(descriptor, entry.uid, entry.gid)
+                os.fchmod(descriptor, entry.mode)
+        os.utime(beside, (entry.mtime, entry.mtime), dir_fd=parent, follow_symlinks=False)
+        os.rename(beside, name, src_dir_fd=parent, dst_dir_fd=parent)
+
+
+def _remove(top: int, path: str, kind: str) -> None:
+    with _parent(top, path) as (parent, name), suppress(FileNotFoundError):
+        if kind == tree.FOLDER:
+            os.rmdir(name, dir_fd=parent)
+        else:
+            os.unlink(name, dir_fd=parent)
+
+
+@contextmanager
+def _parent(top: int, path: str) -> Iterator[tuple[int, str]]:
+    """(the folder of a path, open; the name in it). No link is followed on the way, whoever made it meanwhile."""
+    *folders, name = path.strip("/").split("/")
+    here = os.dup(top)
+    try:
+        for folder in folders:
+            below = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=here)
+            os.close(here)
+            here = below
+        yield here, name
+    finally:
+        os.close(here)
+
+
+def _sync(descriptor: int) -> None:
+    """The whole file system at once: a thousand small files one by one take minutes."""
+    if ctypes.CDLL(None, use_errno=True).syncfs(descriptor):
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+
+def _check_room(folder: Path, plan: Plan) -> None:
+    found = os.statvfs(folder)
+    free = found.f_bavail * found.f_frsize
+    needed = plan.size_bytes + len(plan.entries) * found.f_frsize + _SPARE_BYTES
+    if free < needed:
+        raise InputError(f"{folder}: {free / 1e6:.0f} MB are free, and {needed / 1e6:.0f} MB are needed")
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """One deployment into this folder at a time."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError as error:
+        raise InputError(f"{folder}: another deployment is at work there") from error
+    finally:
+        os.close(descriptor)

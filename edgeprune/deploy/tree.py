@@ -1,0 +1,582 @@
+"""What a deployment puts into a root file system that is not running: a list of entries, and nothing is written here.
+
+`Root` is a root file system that can be looked at: a folder, an ext4 partition, the layers of a container. Its symbolic
+links never lead outside of it: an absolute one begins at its own top. `plan` compares what should be there with what
+is, so that a second deployment of the same bundle has nothing to do, and one that was interrupted is completed.
+
+Who owns what: everything below the deployment's root (/opt/edgeprune) belongs to whom that folder belongs to where it
+is there already, else to the ordinary user 1000, else to root. All the rest belongs to root. Folders are 0755, files
+0644, programs 0755; the time of everything is that of the bundle.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import socket
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from pathlib import Path
+
+from edgeprune_device import keys, releases, strict_json
+from edgeprune_device.bundle import Bundle
+from edgeprune_device.errors import GateError, InputError, SignatureError
+from edgeprune_device.printable import printable
+from edgeprune_device.releases import Release
+
+from edgeprune.deploy import Settings
+
+__all__ = ["ROOT_USER", "Entry", "Node", "Plan", "Root", "User", "differences", "owner", "plan"]
+
+FILE, FOLDER, LINK = "file", "folder", "link"
+_MOST_LINKS = 40  # as Linux
+_MAX_RECORD_BYTES = 1 << 16
+_MAX_TEXT_BYTES = 1 << 20
+_CHUNK_BYTES = 1 << 20
+_IDENTITY = re.compile("[0-9a-f]{16}")
+_UNIT = "edgeprune.service"
+
+
+@dataclass(frozen=True)
+class Node:
+    """What is at a path. `kind`: "file", "folder", "link", or "other"; `mode`: permissions; `mtime`: seconds."""
+
+    kind: str
+    mode: int
+    uid: int
+    gid: int
+    size_bytes: int
+    mtime: int
+    target: str | None = None
+
+
+@dataclass(frozen=True)
+class User:
+    """An account of the root file system, e.g. User("pilot", 1000, 1000, "/home/pilot")."""
+
+    name: str
+    uid: int
+    gid: int
+    home: str
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.uid}:{self.gid})"
+
+
+ROOT_USER = User("root", 0, 0, "/root")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One thing to be, e.g. Entry("/opt/edgeprune/current", "link", 0o777, 1000, 1000, 1764000000, target="…").
+
+    `path`: without links in its folders. `content`: of a file: bytes, or the host's file that holds them.
+    """
+
+    path: str
+    kind: str
+    mode: int
+    uid: int
+    gid: int
+    mtime: int
+    content: bytes | Path | None = None
+    target: str | None = None
+
+    @property
+    def size_bytes(self) -> int:
+        """Of a file's content; 0 of anything else."""
+        if isinstance(self.content, Path):
+            return self.content.stat().st_size
+        return len(self.content or b"")
+
+    def chunks(self) -> Iterator[bytes]:
+        """A file's content."""
+        if isinstance(self.content, Path):
+            with open(self.content, "rb") as stream:
+                yield from iter(lambda: stream.read(_CHUNK_BYTES), b"")
+        else:
+            yield self.content or b""
+
+    def sha256(self) -> str:
+        """Of a file's content."""
+        return _digest(self.chunks())
+
+
+class Root(ABC):
+    """A root file system that can be looked at. `what`: its name in messages."""
+
+    what: str
+
+    @abstractmethod
+    def lstat(self, path: str) -> Node | None:
+        """What is at an absolute path whose folders are no links; None: nothing."""
+
+    @abstractmethod
+    def names(self, path: str) -> list[str]:
+        """What a folder holds; the path is as `resolve` gives it."""
+
+    @abstractmethod
+    def chunks(self, path: str) -> Iterator[bytes]:
+        """A file's content; the path is as `resolve` gives it."""
+
+    def preload(self, paths: Sequence[str]) -> None:  # noqa: B027
+        """These will be asked for, with their contents; the paths are as `resolve` gives them."""
+
+    def resolve(self, path: str, *, last: bool = True) -> str:
+        """The path with every link followed inside of this root; what is not there stays as it was said.
+
+        last=False: a link at the very end is not followed.
+
+        Raises:
+            InputError: links that go in a circle, or through something that is no folder.
+        """
+        done: list[str] = []
+        todo, links = _parts(path)[::-1], 0
+        while todo:
+            name = todo.pop()
+            if name == "..":
+                done = done[:-1]
+                continue
+            here = "/" + "/".join([*done, name])
+            node = self.lstat(here)
+            if node is not None and node.kind == LINK and (todo or last):
+                links += 1
+                if links > _MOST_LINKS:
+                    raise InputError(f"{self.what}: {printable(path)}: its links go in a circle")
+                if node.target.startswith("/"):
+                    done = []
+                todo += _parts(node.target)[::-1]
+                continue
+            if node is not None and node.kind != FOLDER and todo:
+                raise InputError(f"{self.what}: {printable(here)} is not a folder")
+            done.append(name)
+        return "/" + "/".join(done)
+
+    def find(self, path: str) -> tuple[str, Node | None]:
+        """(the resolved path, what is there)."""
+        real = self.resolve(path)
+        return real, self.lstat(real)
+
+    def listing(self, path: str) -> list[str]:
+        """What a folder holds, sorted; nothing where there is no such folder."""
+        real, node = self.find(path)
+        return sorted(self.names(real)) if node is not None and node.kind == FOLDER else []
+
+    def read(self, path: str, limit_bytes: int) -> bytes | None:
+        """A small file; None where there is none.
+
+        Raises:
+            InputError: it is larger.
+        """
+        real, node = self.find(path)
+        if node is None or node.kind != FILE:
+            return None
+        found = bytearray()
+        for chunk in self.chunks(real):
+            found += chunk
+            if len(found) > limit_bytes:
+                raise InputError(f"{self.what}: {printable(path)} has more than {limit_bytes} bytes")
+        return bytes(found)
+
+    def sha256(self, path: str) -> str:
+        """Of a file."""
+        return _digest(self.chunks(path))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be done, in this order: the entries (folders before what is in them, `current` last), the removals.
+
+    `release`: the deployed one; `owner`: of the deployment; `removed`: (path, kind) of former releases, in an order in
+    which they can go; `told`: what a person should know.
+    """
+
+    release: Release
+    owner: User
+    entries: tuple[Entry, ...]
+    removed: tuple[tuple[str, str], ...]
+    told: tuple[str, ...]
+
+    @property
+    def size_bytes(self) -> int:
+        """All files together."""
+        return sum(entry.size_bytes for entry in self.entries)
+
+    def described(self) -> str:
+        """E.g. "release 9f86d081884c7d65 (demo): 1403 files, 102 folders, 3 links, 61.3 MB"."""
+        files, folders, links = (sum(entry.kind == kind for entry in self.entries) for kind in (FILE, FOLDER, LINK))
+        size = f"{self.size_bytes / 1e6:.1f} MB"
+        return f"release {self.release}: {files} files, {folders} folders, {links} links, {size}"
+
+
+def plan(
+    root: Root,
+    bundle: Bundle,
+    settings: Settings,
+    *,
+    agent: Mapping[str, bytes] | None = None,
+    account: User | None = None,
+    unit: bool = True,
+    installed: str | None = None,
+) -> Plan:
+    """What `bundle` with these settings means for this root file system.
+
+    agent: its files below the agent's folder, e.g. {"bin/edgeprune": …}; None: it stays as it is. account: who owns the
+    deployment (default: see above). unit: write a systemd unit where a source is given. installed: the record's time.
+
+    Raises:
+        InputError: what is there contradicts it. SignatureError: the image revoked the bundle's key. GateError: its
+            counter.
+    """
+    created = datetime.strptime(bundle.manifest.created, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=timezone.utc)
+    base = root.resolve(str(settings.root))
+    user = account or owner(root, base)
+    made = _Tree(root, user, int(created.timestamp()))
+    there = _releases(root, base)
+    _check_revoked(root, bundle, user)
+    older = _check_counter(root, base, bundle, settings)
+    release = _release(bundle, settings, there, older, installed)
+    former = next((known for known in there if known.identity == release.identity), None)
+    if former is not None and _current(root, base) == former.identity and former.state != "bad":
+        release = former  # it is in use there: what became of it is not forgotten
+    folder = f"{base}/releases/{release.identity}"
+    told: list[str] = []
+    made.owned_folder(base)
+    made.owned_folder(f"{base}/releases")
+    made.owned_folder(folder)
+    made.owned_file(f"{folder}/{releases.BUNDLE}", bundle.path)
+    made.owned_file(f"{folder}/manifest.json", strict_json.pretty(bundle.manifest.to_json()).encode())
+    made.owned_file(f"{folder}/labels.txt", "".join(f"{name}\n" for name in bundle.manifest.classes).encode())
+    if settings.precision != "auto":
+        made.owned_file(f"{folder}/model.onnx", _model(bundle, settings.precision))
+    made.owned_file(f"{folder}/{releases.RECORD}", strict_json.pretty(release.to_json()).encode())
+    removed = _removals(root, base, there, release, settings.keep)
+    if agent is not None:
+        name = _agent(made, base, str(settings.root), agent)
+        for other in root.listing(base):
+            if re.fullmatch("agent-[0-9a-f]{12}", other) and other != name:
+                removed += _below(root, f"{base}/{other}")
+    if bundle.trusted:
+        _trust(made, bundle, told)
+    else:
+        told.append(f"the bundle's key {bundle.key_fingerprint} is not trusted here; the release is let in untrusted")
+    if unit and settings.source is not None:
+        _unit(made, settings, user, has_agent=agent is not None)
+    made.owned_link(f"{base}/current", f"releases/{release.identity}")
+    gone = [path.rpartition("/")[2] for path, kind in removed if _IDENTITY.fullmatch(path.rpartition("/")[2])]
+    if gone:
+        told.append(f"former releases that go: {', '.join(gone)}")
+    return Plan(release, user, tuple(made.entries), tuple(removed), tuple(told))
+
+
+def differences(root: Root, plan: Plan, *, owners: bool = True) -> list[str]:
+    """What of the plan is not there as it should be, one line each; every file is read and hashed.
+
+    owners: also who owns it.
+    """
+    wrong = []
+    root.preload([entry.path for entry in plan.entries])
+    for entry in plan.entries:
+        node = root.lstat(entry.path)
+        if node is None:
+            wrong.append(f"{entry.path}: is missing")
+        elif difference := _difference(root, entry, node, owners=owners, times=True):
+            wrong.append(f"{entry.path}: {difference}")
+    wrong += [f"{path}: is still there" for path, _ in plan.removed if root.lstat(path) is not None]
+    return wrong
+
+
+def owner(root: Root, base: str, otherwise: User = ROOT_USER) -> User:
+    """To whom a deployment below `base` belongs: see this module."""
+    node = root.lstat(base)
+    users = _users(root)
+    if node is not None:
+        known = next((user for user in users if user.uid == node.uid), None)
+        if known is None and node.uid != 0:
+            raise InputError(
+                f"{root.what}: {base} belongs to user {node.uid}, who is not in its /etc/passwd; give it an owner"
+            )
+        return replace(known or ROOT_USER, gid=node.gid)
+    return next((user for user in users if user.uid == 1000), otherwise)
+
+
+class _Tree:
+    """Collects entries that are not there yet as they should be; folders on the way are made."""
+
+    def __init__(self, root: Root, user: User, mtime: int):
+        self.root, self.user, self.mtime = root, user, mtime
+        self.entries: list[Entry] = []
+        self._folders: set[str] = set()
+
+    def owned_folder(self, path: str) -> None:
+        self._folder(path, self.user)
+
+    def owned_file(self, path: str, content: bytes | Path, mode: int = 0o644) -> None:
+        self._file(path, content, mode, self.user)
+
+    def owned_link(self, path: str, target: str) -> None:
+        self._link(path, target, self.user)
+
+    def system_file(self, path: str, content: bytes) -> None:
+        self._file(path, content, 0o644, ROOT_USER)
+
+    def system_link(self, path: str, target: str) -> None:
+        self._link(path, target, ROOT_USER)
+
+    def _folder(self, path: str, user: User) -> str:
+        """The folder without links on the way to it, made if need be; those above it are root's."""
+        real = self.root.resolve(path)
+        if real in self._folders:
+            return real
+        node = self.root.lstat(real)
+        if node is not None:
+            if node.kind != FOLDER:
+                raise InputError(f"{self.root.what}: {printable(real)} is in the way: it should be a folder")
+        else:
+            above = real.rpartition("/")[0] or "/"
+            if above != "/":
+                self._folder(above, ROOT_USER)
+            self.entries.append(Entry(_named(real), FOLDER, 0o755, user.uid, user.gid, self.mtime))
+        self._folders.add(real)
+        return real
+
+    def _file(self, path: str, content: bytes | Path, mode: int, user: User) -> None:
+        self._put(Entry(path, FILE, mode, user.uid, user.gid, self.mtime, content))
+
+    def _link(self, path: str, target: str, user: User) -> None:
+        self._put(Entry(path, LINK, 0o777, user.uid, user.gid, self.mtime, target=_named(target)))
+
+    def _put(self, entry: Entry) -> None:
+        above, _, name = entry.path.rpartition("/")
+        folder = self._folder(above, ROOT_USER)
+        entry = replace(entry, path=_named(f"{folder}/{name}"))
+        node = self.root.lstat(entry.path)
+        if node is not None and node.kind not in (FILE, LINK):
+            raise InputError(f"{self.root.what}: {entry.path} is in the way: it should be a {entry.kind}")
+        if node is None or _difference(self.root, entry, node):
+            self.entries.append(entry)
+
+
+def _difference(root: Root, entry: Entry, node: Node, *, owners: bool = True, times: bool = False) -> str | None:
+    """What of `node` is not as `entry` says; None: nothing."""
+    if node.kind != entry.kind:
+        return f"is a {node.kind}, not a {entry.kind}"
+    if node.kind != LINK and node.mode != entry.mode:
+        return f"has mode {node.mode:04o}, not {entry.mode:04o}"
+    if owners and (node.uid, node.gid) != (entry.uid, entry.gid):
+        return f"belongs to {node.uid}:{node.gid}, not {entry.uid}:{entry.gid}"
+    if times and node.mtime != entry.mtime:
+        return f"is of {node.mtime}, not {entry.mtime}"
+    if node.kind == LINK and node.target != entry.target:
+        return f"names {printable(node.target)}, not {entry.target}"
+    if node.kind == FILE and (node.size_bytes != entry.size_bytes or root.sha256(entry.path) != entry.sha256()):
+        return "has other content"
+    return None
+
+
+# --- what is there already -------------------------------------------------------------------------------------------
+
+
+def _releases(root: Root, base: str) -> list[Release]:
+    """Those whose records can be read, the newest first."""
+    found = []
+    for name in root.listing(f"{base}/releases"):
+        if _IDENTITY.fullmatch(name):
+            path = f"{base}/releases/{name}/{releases.RECORD}"
+            try:
+                data = root.read(path, _MAX_RECORD_BYTES)
+                release = None if data is None else Release.from_json(strict_json.loads(data, path), path)
+            except InputError:
+                continue  # as on the drone: what is no record is no release
+            if release is not None and release.identity == name:
+                found.append(release)
+    return sorted(found, key=lambda release: -release.sequence)
+
+
+def _current(root: Root, base: str) -> str | None:
+    node = root.lstat(f"{base}/current")
+    return node.target.rpartition("/")[2] if node is not None and node.kind == LINK else None
+
+
+def _check_counter(root: Root, base: str, bundle: Bundle, settings: Settings) -> bool:
+    """Whether the bundle is older than what was confirmed there; an error unless that was asked for."""
+    what = f"{root.what}: {base}/state.json"
+    data = root.read(f"{base}/state.json", _MAX_RECORD_BYTES)
+    state = {"schema_version": 1, "counter": 0} if data is None else strict_json.loads(data, what)
+    counter = state.get("counter") if isinstance(state, dict) and state.get("schema_version") == 1 else None
+    if not isinstance(counter, int) or isinstance(counter, bool) or counter < 0:
+        raise InputError(f"{what}: holds no counter; remove it to start from 0")
+    if bundle.manifest.counter >= counter:
+        return False
+    if not settings.allow_older:
+        raise GateError(
+            f"{root.what}: {bundle.path} has the counter {bundle.manifest.counter}, and {counter} was confirmed there: "
+            "it is older; deploy a newer build, or say --allow-older"
+        )
+    return True
+
+
+def _check_revoked(root: Root, bundle: Bundle, user: User) -> None:
+    for folder in ("/etc/edgeprune/revoked", f"{user.home}/.config/edgeprune/revoked"):
+        for name in root.listing(folder):
+            path = f"{folder}/{name}"
+            text = (root.read(path, _MAX_RECORD_BYTES) or b"").decode("ascii", "replace").strip()
+            mark = keys.fingerprint(keys.public(text, path)) if re.fullmatch("[0-9a-f]{64}", text) else text
+            if mark == bundle.key_fingerprint:
+                raise SignatureError(f"{root.what}: {bundle.path} is signed by {mark}, which is revoked there ({path})")
+
+
+def _users(root: Root) -> list[User]:
+    """Of /etc/passwd, in its order; a line that is none is left out."""
+    found = []
+    for line in (root.read("/etc/passwd", _MAX_TEXT_BYTES) or b"").decode("utf-8", "replace").splitlines():
+        fields = line.split(":")
+        if len(fields) == 7 and re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}\$?", fields[0]):
+            uid, gid, home = fields[2], fields[3], fields[5]
+            if re.fullmatch(r"\d{1,10}", uid) and re.fullmatch(r"\d{1,10}", gid) and home.startswith("/"):
+                found.append(User(fields[0], int(uid), int(gid), home))
+    return found
+
+
+# --- what should be there --------------------------------------------------------------------------------------------
+
+
+def _release(
+    bundle: Bundle, settings: Settings, there: Sequence[Release], older: bool, installed: str | None
+) -> Release:
+    """On trial: the drone's first start confirms it, or falls back."""
+    return Release(
+        bundle_sha256=bundle.sha256,
+        name=bundle.manifest.name,
+        counter=bundle.manifest.counter,
+        key_fingerprint=bundle.key_fingerprint,
+        trusted=bundle.trusted,
+        installed=installed or datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        sequence=max((release.sequence for release in there), default=0) + 1,
+        older=older,
+        precision=None if settings.precision == "auto" else settings.precision,
+    )
+
+
+def _model(bundle: Bundle, precision: str) -> bytes:
+    entry = bundle.manifest.models.get(precision)
+    if entry is None or entry["payload"] is None:
+        why = f" ({entry['reason']})" if entry else ""
+        raise InputError(f"{bundle.path}: has no {precision} model{why}")
+    return bundle.read(entry["payload"])
+
+
+def _agent(made: _Tree, base: str, said: str, agent: Mapping[str, bytes]) -> str:
+    """The agent beside a former one, then the link that names it. The name of its folder: what is in it says it."""
+    content = hashlib.sha256(
+        strict_json.canonical({path: hashlib.sha256(data).hexdigest() for path, data in agent.items()})
+    )
+    name = f"agent-{content.hexdigest()[:12]}"
+    folders = {name}
+    for path in agent:
+        parts = path.split("/")[:-1]
+        folders |= {"/".join([name, *parts[:depth]]) for depth in range(1, len(parts) + 1)}
+    for folder in sorted(folders):
+        made.owned_folder(f"{base}/{folder}")
+    made.root.preload([f"{base}/{name}/{path}" for path in agent])
+    for path, data in sorted(agent.items()):
+        made.owned_file(f"{base}/{name}/{path}", data, 0o755 if path.startswith("bin/") else 0o644)
+    made.owned_link(f"{base}/agent", name)
+    command = "/usr/local/bin/edgeprune"
+    node = made.root.lstat(made.root.resolve(command, last=False))
+    if node is None:  # somebody else's stays
+        made.system_link(command, f"{said}/agent/bin/edgeprune")
+    return name
+
+
+def _trust(made: _Tree, bundle: Bundle, told: list[str]) -> None:
+    """The drone trusts this host's key, and the one that signed the bundle where that is another."""
+    own = keys.load_or_create().verify_key
+    host = re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname()).strip(".-")[:60] or "host"
+    folder = "/etc/edgeprune/trusted"
+    known = {
+        (made.root.read(f"{folder}/{name}", _MAX_RECORD_BYTES) or b"").decode("ascii", "replace").strip()
+        for name in made.root.listing(folder)
+        if name.endswith(".pub")
+    }
+    accepted = keys.trusted()
+    for name, key in ((host, own), ("signer", accepted.get(bundle.key_fingerprint, own))):
+        text = bytes(key).hex()
+        if text in known:
+            continue
+        known.add(text)
+        path = f"{folder}/{name}.pub"
+        if made.root.find(path)[1] is not None:
+            path = f"{folder}/{name}-{text[:8]}.pub"
+        made.system_file(path, f"{text}\n".encode())
+        told.append(f"bundles of {keys.fingerprint(key)} are trusted there from now on ({path})")
+
+
+def _unit(made: _Tree, settings: Settings, user: User, *, has_agent: bool) -> None:
+    from edgeprune_device.service import unit
+
+    said = str(settings.root)
+    ways = [f"{said}/agent/bin/edgeprune", f"{user.home}/.local/share/edgeprune/agent/bin/edgeprune"]
+    executable = next((p for p in ways if made.root.find(p)[1] is not None), None)
+    if has_agent:
+        executable = ways[0]
+    if executable is None:
+        raise InputError(f"{made.root.what}: has no agent that a service could run; leave out --no-agent")
+    text = unit.text(user.name, executable, said, settings.source, settings.output, user.home)
+    name = settings.unit or _UNIT
+    name = name if name.endswith(".service") else f"{name}.service"
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.@-]{0,100}", name):
+        raise InputError(f"--unit {printable(name)}: not the name of a systemd unit")
+    made.system_file(f"/etc/systemd/system/{name}", text.encode())
+    made.system_link(f"/etc/systemd/system/multi-user.target.wants/{name}", f"/etc/systemd/system/{name}")
+
+
+def _removals(root: Root, base: str, there: Sequence[Release], release: Release, keep: int) -> list[tuple[str, str]]:
+    """As the drone tidies; but the newest good one stays in any case: the new one is on trial."""
+    others = [known for known in there if known.identity != release.identity]
+    others.sort(key=lambda known: (known.state != "good", -known.sequence))
+    kept = {release.identity, *(known.identity for known in others[: max(keep - 1, 1)])}
+    folder = root.resolve(f"{base}/releases")
+    removed: list[tuple[str, str]] = []
+    for name in root.listing(folder):
+        if _IDENTITY.fullmatch(name) and name not in kept:
+            removed += _below(root, f"{folder}/{name}")
+    return removed
+
+
+def _below(root: Root, path: str, depth: int = 0) -> list[tuple[str, str]]:
+    """(path, kind) of all that goes with a path, what is in a folder before the folder; links are not followed."""
+    node = root.lstat(path)
+    if node is None:
+        return []
+    found = []
+    if node.kind == FOLDER:
+        if depth > 40:
+            raise InputError(f"{root.what}: {printable(path[:200])}: folders too deep; remove them by hand")
+        for name in sorted(root.names(path)):
+            found += _below(root, _named(f"{path}/{name}"), depth + 1)
+    return [*found, (path, node.kind)]
+
+
+def _parts(path: str) -> list[str]:
+    return [part for part in path.split("/") if part not in ("", ".")]
+
+
+def _named(path: str) -> str:
+    """The path, if every program here can be told it."""
+    if not path.isprintable() or len(path.encode("utf-8", "surrogateescape")) > 4000:
+        raise InputError(f"{printable(path[:200])}: such a name cannot be written")
+    return path
+
+
+def _digest(chunks: Iterator[bytes]) -> str:
+    digest = hashlib.sha256()
+    for chunk in chunks:
+        digest.update(chunk)
+    return digest.hexdigest()
+
+
+#: What tells a person what happens.
+Say = Callable[[str], None]
