@@ -1,0 +1,250 @@
+"""An ext4 file system in a file, read and written by e2fsprogs' debugfs: no root, no mount.
+
+debugfs ends with 0 whatever happens, so everything that it says is looked at: what is not known to mean success is a
+failure. It never overwrites, so what is in the way is removed first. Names are quoted, and one that cannot be told in
+one line is refused. What it wrote is read back by `tree.differences`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgeprune_device import files
+from edgeprune_device.errors import InputError
+from edgeprune_device.printable import printable
+
+from edgeprune.deploy import tree
+from edgeprune.deploy.tree import Node, Plan, Root
+
+__all__ = ["FileSystem", "Place", "check", "tool", "write"]
+
+_KINDS = {"regular": tree.FILE, "directory": tree.FOLDER, "symlink": tree.LINK}
+_TYPE_BITS = {tree.FILE: 0o100000, tree.FOLDER: 0o040000, tree.LINK: 0o120000}
+_BANNER = re.compile(rb"debugfs [0-9.]+ \([^)\n]*\)")
+_ECHO = b"debugfs: "
+_SAID_WHEN_WELL = re.compile(rb"(Allocated inode: \d+)?")
+_LISTED = re.compile(rb"/(\d+)/(\d*)/(\d*)/(\d*)/(.*)/(\d*)/")
+_CHUNK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Place:
+    """A file system: an open file and where in it. Programs are told the open file, not its name: whatever that is, and
+    whatever takes its name meanwhile."""
+
+    descriptor: int
+    offset_bytes: int
+    what: str
+
+    @property
+    def name(self) -> str:
+        """What e2fsprogs' programs take."""
+        return f"/proc/self/fd/{self.descriptor}?offset={self.offset_bytes}"
+
+
+def tool(name: str) -> str:
+    """A program of e2fsprogs; in many a user's PATH there is no /usr/sbin.
+
+    Raises:
+        InputError: it is not installed.
+    """
+    found = shutil.which(name, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
+    if found is None:
+        raise InputError(f"{name} is needed to write into an image: apt install e2fsprogs")
+    return found
+
+
+def run(name: str, *words: str, place: Place, cwd: Path | None = None) -> subprocess.CompletedProcess:
+    """A program of e2fsprogs on an open file; its exit code is the caller's to judge."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("E2FS", "DEBUGFS", "LC_"))}
+    return subprocess.run(
+        [tool(name), *words], stdin=subprocess.DEVNULL, capture_output=True, cwd=cwd,
+        env={**environment, "LC_ALL": "C"}, pass_fds=[place.descriptor],
+    )  # fmt: skip
+
+
+def check(place: Place) -> str | None:
+    """What e2fsck, which changes nothing here, says that is wrong; None: the file system is clean."""
+    done = run("e2fsck", "-f", "-n", place.name, place=place)
+    if done.returncode == 0:
+        return None
+    lines = [line.strip() for line in (done.stdout + done.stderr).decode("utf-8", "replace").splitlines()]
+    told = [line for line in lines if line and not line.startswith(("e2fsck ", "Pass "))]
+    return printable((told or [f"e2fsck ended with {done.returncode}"])[0][:200])
+
+
+class FileSystem(Root):
+    """The root file system at a `Place`, for reading. It must not change meanwhile: answers are kept."""
+
+    def __init__(self, place: Place):
+        self.what = place.what
+        self._place = place
+        self._names: dict[str, set[str]] = {}
+        self._nodes: dict[str, Node] = {}
+        self._digests: dict[str, str] = {}
+
+    def lstat(self, path: str) -> Node | None:
+        """See `Root`."""
+        if path == "/":
+            return self._stat(path)
+        above, _, name = path.rpartition("/")
+        if above not in ("", "/"):
+            node = self.lstat(above)
+            if node is None or node.kind != tree.FOLDER:
+                return None
+        return self._stat(path) if name in self._listed(above or "/") else None
+
+    def names(self, path: str) -> list[str]:
+        """See `Root`."""
+        return sorted(self._listed(path))
+
+    def chunks(self, path: str) -> Iterator[bytes]:
+        """See `Root`."""
+        with tempfile.TemporaryDirectory() as folder:
+            self._script([f"dump {_quoted(path)} content"], Path(folder))
+            with open(Path(folder) / "content", "rb") as stream:
+                yield from iter(lambda: stream.read(_CHUNK_BYTES), b"")
+
+    def sha256(self, path: str) -> str:
+        """See `Root`."""
+        if path not in self._digests:
+            self._digests[path] = super().sha256(path)
+        return self._digests[path]
+
+    def preload(self, paths: Sequence[str]) -> None:
+        """See `Root`: one call of debugfs for all, and not two a file."""
+        there = [path for path in paths if path not in self._nodes and self._is_there(path)]
+        for path, said in zip(there, self._script([f"stat {_quoted(path)}" for path in there])):
+            self._nodes[path] = self._parse(path, said)
+        read = [path for path in there if self._nodes[path].kind == tree.FILE]
+        with tempfile.TemporaryDirectory() as folder:
+            self._script([f"dump {_quoted(path)} {number}" for number, path in enumerate(read)], Path(folder))
+            for number, path in enumerate(read):
+                self._digests[path] = files.sha256(Path(folder) / str(number))
+
+    def _is_there(self, path: str) -> bool:
+        above, _, name = path.rpartition("/")
+        return self.lstat(above or "/") is not None and name in self._listed(above or "/")
+
+    def _stat(self, path: str) -> Node:
+        if path not in self._nodes:
+            (said,) = self._script([f"stat {_quoted(path)}"])
+            self._nodes[path] = self._parse(path, said)
+        return self._nodes[path]
+
+    def _listed(self, path: str) -> set[str]:
+        if path not in self._names:
+            (said,) = self._script([f"ls -p {_quoted(path)}"])
+            lines = [_LISTED.fullmatch(line) for line in said.split(b"\n")]
+            names = {line[5].decode("utf-8", "surrogateescape") for line in lines if line and line[1] != b"0"}
+            self._names[path] = names - {".", ".."}
+        return self._names[path]
+
+    def _parse(self, path: str, said: bytes) -> Node:
+        text = said.decode("utf-8", "surrogateescape")
+        head = re.search(r"^Inode: \d+\s+Type: ([a-z ]+?)\s+Mode:\s+(\d+)", text)
+        people = re.search(r"^User:\s+(\d+)\s+Group:\s+(\d+)\s+(?:Project:\s+\d+\s+)?Size: (\d+)", text, re.M)
+        time = re.search(r"^\s*mtime: 0x([0-9a-f]+)(?::([0-9a-f]{8}))? --", text, re.M)
+        if not (head and people and time):
+            raise InputError(f"{self.what}: debugfs does not say what {printable(path)} is")
+        kind, target = _KINDS.get(head[1], "other"), None
+        if kind == tree.LINK:
+            fast = re.search(r'^Fast link dest: "(.*)"\s*\Z', text, re.M | re.S)
+            target = fast[1] if fast else b"".join(self.chunks(path)).decode("utf-8", "surrogateescape")
+        seconds = int(time[1], 16)
+        seconds -= (seconds & 0x80000000) << 1
+        seconds += (int(time[2] or "0", 16) & 3) << 32
+        return Node(kind, int(head[2], 8) & 0o7777, int(people[1]), int(people[2]), int(people[3]), seconds, target)
+
+    def _script(self, commands: Sequence[str], folder: Path | None = None) -> list[bytes]:
+        return _execute(self._place, commands, folder)
+
+
+def write(place: Place, root: Root, plan: Plan) -> None:
+    """Do what the plan says. `root`: the same file system as it is now.
+
+    Raises:
+        InputError: debugfs said something else than that all went well. The file system is to be thrown away then.
+    """
+    commands = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for number, entry in enumerate(plan.entries):
+            path = _quoted(entry.path)
+            if entry.kind != tree.FOLDER and root.lstat(entry.path) is not None:
+                commands.append(f"rm {path}")
+            if entry.kind == tree.FOLDER:
+                commands.append(f"mkdir {path}")
+            elif entry.kind == tree.LINK:
+                commands.append(f"symlink {path} {_quoted(entry.target)}")
+            else:
+                source = folder / str(number)  # a name that needs no quotes
+                if isinstance(entry.content, Path):
+                    source.symlink_to(entry.content.absolute())
+                else:
+                    source.write_bytes(entry.content or b"")
+                commands.append(f"write {number} {path}")
+        # Afterwards, or what comes into a folder would change its time.
+        for entry in plan.entries:
+            for key, value in (
+                ("mode", f"0{_TYPE_BITS[entry.kind] | entry.mode:o}"), ("uid", entry.uid), ("gid", entry.gid),
+                ("atime", f"@{entry.mtime}"), ("mtime", f"@{entry.mtime}"),
+            ):  # fmt: skip
+                commands.append(f"set_inode_field {_quoted(entry.path)} {key} {value}")
+        for path, kind in plan.removed:
+            commands.append(f"{'rmdir' if kind == tree.FOLDER else 'rm'} {_quoted(path)}")
+        for said in _execute(place, commands, folder, writing=True):
+            if not _SAID_WHEN_WELL.fullmatch(said.strip()):
+                text = said.decode("utf-8", "replace").strip()
+                raise InputError(f"{place.what}: debugfs says: {printable(text[:300])}")
+
+
+def _execute(
+    place: Place, commands: Sequence[str], folder: Path | None = None, *, writing: bool = False
+) -> list[bytes]:
+    """What debugfs answers to each command, in one run of it, with its relative paths in `folder`.
+
+    Raises:
+        InputError: it complained of anything.
+    """
+    if not commands:
+        return []
+    with tempfile.NamedTemporaryFile("w", encoding="utf-8", errors="surrogateescape", newline="\n") as script:
+        script.write("".join(f"{command}\n" for command in commands))
+        script.flush()
+        # -c leaves out the bitmaps, which only writing needs.
+        done = run("debugfs", "-w" if writing else "-c", "-f", script.name, place.name, place=place, cwd=folder)
+    complaints = [line for line in done.stderr.splitlines() if line.strip() and not _BANNER.fullmatch(line.strip())]
+    if complaints or done.returncode:
+        said = complaints[0].decode("utf-8", "replace") if complaints else f"it ended with {done.returncode}"
+        raise InputError(f"{place.what}: debugfs says: {printable(said.strip()[:300])}")
+    return _answers(done.stdout, commands, place)
+
+
+def _answers(said: bytes, commands: Sequence[str], place: Place) -> list[bytes]:
+    """Each command is echoed before its answer."""
+    answers: list[list[bytes]] = []
+    echoed = []
+    for line in said.splitlines(keepends=True):
+        if line.startswith(_ECHO):
+            echoed.append(line[len(_ECHO) :].rstrip(b"\n"))
+            answers.append([])
+        elif answers:
+            answers[-1].append(line)
+    if echoed != [command.encode("utf-8", "surrogateescape") for command in commands]:
+        raise InputError(f"{place.what}: debugfs did not answer as it was asked")
+    return [b"".join(lines) for lines in answers]
+
+
+def _quoted(path: str) -> str:
+    """For a line of debugfs: in quotes, and a quote twice."""
+    if not path.isprintable():
+        raise InputError(f"{printable(path[:200])}: debugfs cannot be told such a name")
+    return '"' + path.replace('"', '""') + '"'

@@ -1,0 +1,88 @@
+"""The partition table of a disk image: GPT, read strictly; nothing is ever written to it.
+
+Knows nothing of what is in a partition. UEFI Specification 2.10, section 5.3.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import zlib
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import BinaryIO
+
+from edgeprune_device.errors import InputError
+
+__all__ = ["Partition", "read"]
+
+_SIGNATURE = b"EFI PART"
+_HEADER = struct.Struct("<8sIIIIQQQQ16sQIII")
+_ENTRY = struct.Struct("<16s16sQQQ72s")
+_MOST_ENTRIES = 1024
+_SECTORS_BYTES = (512, 4096)
+
+
+@dataclass(frozen=True)
+class Partition:
+    """One of them, e.g. Partition(1, "APP", 20971520, 30064771072)."""
+
+    number: int
+    name: str
+    offset_bytes: int
+    size_bytes: int
+
+    def __str__(self) -> str:
+        return f"{self.number} {self.name or 'without a name'}"
+
+
+def read(stream: BinaryIO, what: str) -> list[Partition] | None:
+    """The partitions of an open image, in the order of the table; None: it has no GPT.
+
+    Raises:
+        InputError: the table is damaged, or does not fit the file.
+    """
+    total = stream.seek(0, os.SEEK_END)
+    for sector in _SECTORS_BYTES:
+        header = _at(stream, sector, 512)
+        if header[:8] == _SIGNATURE:
+            return _partitions(stream, what, header, sector, total)
+    return None
+
+
+def _partitions(stream: BinaryIO, what: str, header: bytes, sector: int, total: int) -> list[Partition]:
+    (_, revision, size, crc, _, here, _, first, last, _, table, count, length, table_crc) = _HEADER.unpack_from(header)
+    if revision != 0x10000 or not _HEADER.size <= size <= 512:
+        raise InputError(f"{what}: its GPT is of a revision that is not known here ({revision:#x})")
+    if zlib.crc32(header[:16] + bytes(4) + header[20:size]) != crc or here != 1:
+        raise InputError(f"{what}: the header of its GPT is damaged; sgdisk --verify says more")
+    if not 0 < count <= _MOST_ENTRIES or length % 128 or not 128 <= length <= 4096:
+        raise InputError(f"{what}: its GPT has {count} entries of {length} bytes, which is not understood here")
+    entries = _at(stream, table * sector, count * length)
+    if len(entries) != count * length:
+        raise InputError(f"{what}: is cut off within its GPT")
+    if zlib.crc32(entries) != table_crc:
+        raise InputError(f"{what}: the entries of its GPT are damaged; sgdisk --verify says more")
+    found = []
+    for number in range(1, count + 1):
+        kind, _, begin, end, _, name = _ENTRY.unpack_from(entries, (number - 1) * length)
+        if kind == bytes(16):
+            continue
+        text = name.decode("utf-16-le", "replace").split("\0")[0]
+        partition = Partition(number, text, begin * sector, (end + 1 - begin) * sector)
+        if not first <= begin <= end <= last:
+            raise InputError(f"{what}: partition {partition} lies outside of what its GPT describes")
+        if (end + 1) * sector > total:
+            ends = (end + 1) * sector
+            raise InputError(f"{what}: is cut off: partition {partition} ends at {ends}, the file at {total}")
+        found.append(partition)
+    ordered = sorted(found, key=lambda partition: partition.offset_bytes)
+    for one, next_one in pairwise(ordered):
+        if one.offset_bytes + one.size_bytes > next_one.offset_bytes:
+            raise InputError(f"{what}: the partitions {one} and {next_one} overlap")
+    return found
+
+
+def _at(stream: BinaryIO, offset: int, size: int) -> bytes:
+    stream.seek(offset)
+    return stream.read(size)

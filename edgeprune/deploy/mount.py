@@ -1,0 +1,85 @@
+"""An ext4 file system in a file, written by the kernel: needs root and a loop device.
+
+The mount lives in a name space of a process of its own, so that it goes with the process, however that ends.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import tempfile
+from pathlib import Path
+
+from edgeprune_device.errors import InputError
+from edgeprune_device.printable import printable
+
+from edgeprune.deploy import rootfs
+from edgeprune.deploy.debugfs import Place
+from edgeprune.deploy.tree import Plan
+
+__all__ = ["CannotMount", "write"]
+
+_CLONE_NEWNS, _PR_SET_PDEATHSIG = 0x20000, 1
+#: The kernel must not touch more of the overlay than what it is told to write: no zeroing in the background, no holes.
+_OPTIONS = "loop,noatime,nodiscard,noinit_itable,nosuid,nodev,noexec"
+
+
+class CannotMount(Exception):
+    """No root, no loop device, no name space: nothing was written."""
+
+
+def write(place: Place, plan: Plan) -> None:
+    """Do what the plan says in the file system that is the whole file at `place`.
+
+    Raises:
+        CannotMount: why, in one line. InputError: it cannot be written. The file system is to be thrown away then.
+    """
+    if os.geteuid() != 0:
+        raise CannotMount("not root")
+    reader, writer = os.pipe()
+    with tempfile.TemporaryDirectory() as folder:
+        child = os.fork()
+        if child == 0:
+            os.close(reader)
+            _work(place, plan, Path(folder), writer)
+        os.close(writer)
+        with open(reader, "rb") as stream:
+            said = stream.read().decode("utf-8", "replace")
+        _, status = os.waitpid(child, 0)
+    if said.startswith("cannot mount: "):
+        raise CannotMount(said.removeprefix("cannot mount: "))
+    if said or status:
+        raise InputError(said or f"{place.what}: the process that wrote to it ended with {status}")
+
+
+def _work(place: Place, plan: Plan, folder: Path, writer: int) -> None:
+    """In the child, which never returns."""
+    code = 1
+    try:
+        libc = ctypes.CDLL(None, use_errno=True)
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if libc.unshare(_CLONE_NEWNS):
+            raise CannotMount(os.strerror(ctypes.get_errno()).lower())
+        os.set_inheritable(place.descriptor, True)
+        _call("mount", "--make-rprivate", "/")
+        _call("mount", "-t", "ext4", "-o", _OPTIONS, f"/proc/self/fd/{place.descriptor}", str(folder))
+        rootfs.write(folder, plan, owners=True)
+        _call("umount", str(folder))
+        code = 0
+    except CannotMount as error:
+        os.write(writer, f"cannot mount: {error}".encode())
+    except InputError as error:
+        os.write(writer, str(error).replace(str(folder), place.what).encode())
+    except BaseException as error:  # whatever it is: the parent tells it
+        os.write(writer, f"{place.what}: {type(error).__name__}: {error}".encode()[:1000])
+    finally:
+        os._exit(code)
+
+
+def _call(*command: str) -> None:
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, close_fds=False)
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or ["no reason given"]
+        raise CannotMount(printable(lines[0][:200]))
