@@ -1,0 +1,27 @@
+"""The first process of a whole machine: installs one bundle after another, for ever, and says what it had found and
+what it has done. The benchmark is left out (a FAKE measurement): what is under test is the disk."""
+
+import sys
+from pathlib import Path
+
+from edgeprune_device import installation
+from edgeprune_device.errors import EdgepruneError
+from edgeprune_device.releases import Releases
+
+measured = installation._Measured("fp32", "none", "0" * 64, None)
+installation._measure = lambda *_: measured
+
+releases = Releases("/srv/edgeprune")
+bundles = sorted(Path("/opt/bundles").glob("*.epb"))
+try:
+    release = releases.current()
+    if release is not None:
+        releases.open(release)
+    print(f"found {release.counter if release else 0} {releases.counter}", flush=True)
+    while True:
+        following = (release.counter if release else 0) + 1
+        release = installation.install(releases, bundles[following - 1], installation.Options(), lambda *_: None)
+        print(f"installed {release.counter} {release.state}", flush=True)
+except EdgepruneError as error:
+    print(f"BROKEN {error}", flush=True)
+    sys.stdin.read()
