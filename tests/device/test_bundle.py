@@ -9,21 +9,16 @@ from edgeprune_device.bundle import MAGIC, Bundle, read_manifest
 from edgeprune_device.errors import EdgepruneError, InputError, SignatureError
 from edgeprune_device.manifest import Manifest
 from fakes import hostile
-from fakes.hostile import MINIMAL
+from fakes.hostile import KEY, MINIMAL, seal
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from nacl.signing import SigningKey
 
-KEY = SigningKey(b"k" * 32)
 TRUSTED = [KEY.verify_key]
 
 
 def small(path):
     return Bundle.write(path, MINIMAL, {"a": b"hello", "b": b""}, KEY)
-
-
-def seal(path, text, payload=b""):
-    return hostile.seal(path, text, payload, key=KEY)
 
 
 def refused(path, **options):
