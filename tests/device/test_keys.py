@@ -6,7 +6,7 @@ import sys
 import time
 
 import pytest
-from edgeprune_device import cli, keys
+from edgeprune_device import cli, keys, releases
 from edgeprune_device.errors import InputError, SignatureError
 from nacl.signing import SigningKey
 
@@ -118,6 +118,12 @@ def test_a_public_key_from_a_stranger_is_64_digits():
     for text in ("", "0" * 63, "0" * 65, "g" * 64, "A" * 64, " " + "0" * 63):
         with pytest.raises(InputError, match="drone: not a public key"):
             keys.public(text, "drone")
+
+
+@pytest.fixture(autouse=True)
+def nothing_installed(monkeypatch, tmp_path):
+    """Whatever is installed on the machine that runs these tests."""
+    monkeypatch.setattr(releases, "DEFAULT_ROOT", tmp_path / "nothing")
 
 
 @pytest.fixture
@@ -291,10 +297,10 @@ def test_many_builds_at_once_each_have_a_counter_of_their_own(home):
     assert keys.next_counter() > max(seen)
 
 
-def edgeprune(capsys, *args):
+def edgeprune(capsys, *args, warns=False):
     code = cli.main(["keys", *map(str, args)])
     out, err = capsys.readouterr()
-    assert "Traceback" not in err and err.count("\n") == (code != 0)
+    assert "Traceback" not in err and err.count("\n") == (code != 0 or warns)
     return code, out, err
 
 
@@ -349,6 +355,23 @@ def test_a_stolen_host_key_is_replaced_by_make_and_revoke(capsys, home):
     assert code == 2 and "keys make" in err
     code, _, _ = edgeprune(capsys, "revoke", old)
     assert code == 0 and list(keys.trusted()) == [new]
+
+
+def test_a_drone_says_that_what_it_runs_was_signed_by_the_key_that_is_revoked(capsys, bundle, tmp_path, monkeypatch):
+    monkeypatch.setattr(releases, "DEFAULT_ROOT", tmp_path / "opt")
+    there = releases.Releases(tmp_path / "opt")
+    for sequence, mark in ((1, "SHA256:" + "A" * 22), (2, bundle.key_fingerprint), (3, bundle.key_fingerprint)):
+        release = releases.Release(f"{sequence:064x}"[::-1], "tiny", 0, mark, True, "2026-11-24T12:00:00Z", sequence)
+        there.folder(release).mkdir(parents=True)
+        there.write(release)
+        there.switch(release)
+    edgeprune(capsys, "make")
+    code, out, err = edgeprune(capsys, "revoke", bundle.key_fingerprint, warns=True)
+    assert code == 0 and out == f"revoked  {bundle.key_fingerprint}\n"
+    assert f"2 of the releases in {there.root} do not start again, the one in use too: deploy one" in err
+    code, _, err = edgeprune(capsys, "revoke", "SHA256:" + "A" * 22, warns=True)
+    assert code == 0 and "1 of the releases" in err and "in use" not in err
+    assert edgeprune(capsys, "revoke", "SHA256:" + "B" * 22)[2] == ""
 
 
 def test_a_name_belongs_to_one_key(capsys, home):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import re
+import sys
+from contextlib import suppress
 from pathlib import Path
 
 from edgeprune_device.errors import InputError
@@ -126,6 +128,23 @@ def _revoke(args) -> None:
 
     mark, _, _ = _identify(args.key)
     print(f"revoked  {mark}" + ("" if keys.revoke(mark) else ", as before"))
+    _warn_of_releases(mark)
+
+
+def _warn_of_releases(mark: str) -> None:
+    """They are refused at the next start, also where nothing else is left to run: said while it can be helped."""
+    from edgeprune_device import releases
+
+    there = releases.Releases(releases.DEFAULT_ROOT)
+    with suppress(InputError):
+        current, signed = there.current(), [r for r in there.all() if r.key_fingerprint == mark]
+        if signed:
+            use = ", the one in use too" if current in signed else ""
+            print(
+                f"warning: {len(signed)} of the releases in {there.root} do not start again{use}: deploy one that is "
+                "signed by another key",
+                file=sys.stderr,
+            )
 
 
 def _identify(text: str):
