@@ -121,21 +121,13 @@ def unpack(paths: Iterable[Path]) -> dict[str, bytes]:
                         raise InputError(f"{path.name}: too many or too large files for a wheel")
                     if name in content:
                         raise InputError(f"{path.name}: {name} is in another wheel, too")
-                    content[name] = _taken(opened, info, path)
+                    content[name] = opened.read(info)  # never more than it claims
         except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
             raise InputError(f"{path.name}: not a wheel that can be unpacked ({error})") from error
     folders = {"/".join(name.split("/")[:depth]) for name in content for depth in range(1, name.count("/") + 1)}
     if both := sorted(folders & set(content)):
         raise InputError(f"{both[0]}: is a file in one wheel and a folder in another")
     return content
-
-
-def _taken(opened: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) -> bytes:
-    with opened.open(info) as stream:
-        data = stream.read(info.file_size + 1)  # no more than it claims, whatever is packed in it
-    if len(data) != info.file_size:
-        raise InputError(f"{path.name}: {info.filename!r:.200} has not the size that it claims")
-    return data
 
 
 def _place(path: Path, info: zipfile.ZipInfo) -> str | None:

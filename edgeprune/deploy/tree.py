@@ -36,7 +36,12 @@ _MAX_RECORD_BYTES = 1 << 16
 _MAX_TEXT_BYTES = 1 << 20
 _CHUNK_BYTES = 1 << 20
 _IDENTITY = re.compile("[0-9a-f]{16}")
-_UNIT = "edgeprune.service"
+#: Beside the unit: where the service may write in its user's home.
+_KEYS = """\
+# Written by edgeprune: the key that signs this drone's engines is made when the service needs it first.
+[Service]
+ReadWritePaths="{folder}"
+"""
 
 
 @dataclass(frozen=True)
@@ -239,8 +244,9 @@ def plan(
     older = _check_counter(root, base, bundle, settings)
     release = _release(bundle, settings, there, older, installed)
     former = next((known for known in there if known.identity == release.identity), None)
-    if former is not None and _current(root, base) == former.identity and former.state != "bad":
-        release = former  # it is in use there: what became of it is not forgotten
+    in_use = former is not None and _current(root, base) == former.identity and former.state != "bad"
+    if in_use:
+        release = former  # what became of it is not forgotten
     folder = f"{base}/releases/{release.identity}"
     told: list[str] = []
     made.owned_folder(base)
@@ -251,19 +257,23 @@ def plan(
     made.owned_file(f"{folder}/labels.txt", "".join(f"{name}\n" for name in bundle.manifest.classes).encode())
     if settings.precision != "auto":
         made.owned_file(f"{folder}/model.onnx", _model(bundle, settings.precision))
-    made.owned_file(f"{folder}/{releases.RECORD}", strict_json.pretty(release.to_json()).encode())
+    if not in_use:
+        made.owned_file(f"{folder}/{releases.RECORD}", strict_json.pretty(release.to_json()).encode())
     removed = _removals(root, base, there, release, settings.keep)
     if agent is not None:
         name = _agent(made, base, str(settings.root), agent)
         for other in root.listing(base):
             if re.fullmatch("agent-[0-9a-f]{12}", other) and other != name:
                 removed += _below(root, f"{base}/{other}")
+    service = unit and settings.source is not None
+    if service:
+        _unit(made, settings, user, told, has_agent=agent is not None)
     if bundle.trusted:
-        _trust(made, bundle, told)
+        _trust(made, bundle, "/etc/edgeprune/trusted", made.system_file, told)
+        if service:  # which knows its user's home only
+            _trust(made, bundle, f"{user.home.rstrip('/')}/.config/edgeprune/trusted", made.owned_file, told)
     else:
         told.append(f"the bundle's key {bundle.key_fingerprint} is not trusted here; the release is let in untrusted")
-    if unit and settings.source is not None:
-        _unit(made, settings, user, has_agent=agent is not None)
     made.owned_link(f"{base}/current", f"releases/{release.identity}")
     gone = [path.rpartition("/")[2] for path, kind in removed if _IDENTITY.fullmatch(path.rpartition("/")[2])]
     if gone:
@@ -310,8 +320,8 @@ class _Tree:
         self.entries: list[Entry] = []
         self._folders: set[str] = set()
 
-    def owned_folder(self, path: str) -> None:
-        self._folder(path, self.user)
+    def owned_folder(self, path: str, mode: int = 0o755) -> None:
+        self._folder(path, self.user, mode)
 
     def owned_file(self, path: str, content: bytes | Path, mode: int = 0o644) -> None:
         self._file(path, content, mode, self.user)
@@ -325,7 +335,7 @@ class _Tree:
     def system_link(self, path: str, target: str) -> None:
         self._link(path, target, ROOT_USER)
 
-    def _folder(self, path: str, user: User) -> str:
+    def _folder(self, path: str, user: User, mode: int = 0o755) -> str:
         """The folder without links on the way to it, made if need be; those above it are root's."""
         real = self.root.resolve(path)
         if real in self._folders:
@@ -338,7 +348,7 @@ class _Tree:
             above = real.rpartition("/")[0] or "/"
             if above != "/":
                 self._folder(above, ROOT_USER)
-            self.entries.append(Entry(_named(real), FOLDER, 0o755, user.uid, user.gid, self.mtime))
+            self.entries.append(Entry(_named(real), FOLDER, mode, user.uid, user.gid, self.mtime))
         self._folders.add(real)
         return real
 
@@ -419,7 +429,7 @@ def _check_counter(root: Root, base: str, bundle: Bundle, settings: Settings) ->
 
 
 def _check_revoked(root: Root, bundle: Bundle, user: User) -> None:
-    for folder in ("/etc/edgeprune/revoked", f"{user.home}/.config/edgeprune/revoked"):
+    for folder in ("/etc/edgeprune/revoked", f"{user.home.rstrip('/')}/.config/edgeprune/revoked"):
         for name in root.listing(folder):
             path = f"{folder}/{name}"
             text = (root.read(path, _MAX_RECORD_BYTES) or b"").decode("ascii", "replace").strip()
@@ -435,9 +445,21 @@ def _users(root: Root) -> list[User]:
         fields = line.split(":")
         if len(fields) == 7 and re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}\$?", fields[0]):
             uid, gid, home = fields[2], fields[3], fields[5]
-            if re.fullmatch(r"\d{1,10}", uid) and re.fullmatch(r"\d{1,10}", gid) and home.startswith("/"):
+            if (
+                re.fullmatch(r"\d{1,10}", uid)
+                and re.fullmatch(r"\d{1,10}", gid)
+                and re.fullmatch(r"/[A-Za-z0-9._/-]{0,200}", home)
+            ):
                 found.append(User(fields[0], int(uid), int(gid), home))
     return found
+
+
+def _in_group(root: Root, user: User, group: str) -> bool:
+    for line in (root.read("/etc/group", _MAX_TEXT_BYTES) or b"").decode("utf-8", "replace").splitlines():
+        name, *_, number, members = [*line.split(":"), "", "", ""][:4]
+        if name == group:
+            return user.name in members.split(",") or number == str(user.gid)
+    return False
 
 
 # --- what should be there --------------------------------------------------------------------------------------------
@@ -491,11 +513,10 @@ def _agent(made: _Tree, base: str, said: str, agent: Mapping[str, bytes]) -> str
     return name
 
 
-def _trust(made: _Tree, bundle: Bundle, told: list[str]) -> None:
+def _trust(made: _Tree, bundle: Bundle, folder: str, put: Callable[[str, bytes], None], told: list[str]) -> None:
     """The drone trusts this host's key, and the one that signed the bundle where that is another."""
     own = keys.load_or_create().verify_key
     host = re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname()).strip(".-")[:60] or "host"
-    folder = "/etc/edgeprune/trusted"
     known = {
         (made.root.read(f"{folder}/{name}", _MAX_RECORD_BYTES) or b"").decode("ascii", "replace").strip()
         for name in made.root.listing(folder)
@@ -510,27 +531,32 @@ def _trust(made: _Tree, bundle: Bundle, told: list[str]) -> None:
         path = f"{folder}/{name}.pub"
         if made.root.find(path)[1] is not None:
             path = f"{folder}/{name}-{text[:8]}.pub"
-        made.system_file(path, f"{text}\n".encode())
+        put(path, f"{text}\n".encode())
         told.append(f"bundles of {keys.fingerprint(key)} are trusted there from now on ({path})")
 
 
-def _unit(made: _Tree, settings: Settings, user: User, *, has_agent: bool) -> None:
+def _unit(made: _Tree, settings: Settings, user: User, told: list[str], *, has_agent: bool) -> None:
+    """The service, started at boot, and what it needs of its user's home, which it may only read."""
     from edgeprune_device.service import unit
 
     said = str(settings.root)
-    ways = [f"{said}/agent/bin/edgeprune", f"{user.home}/.local/share/edgeprune/agent/bin/edgeprune"]
-    executable = next((p for p in ways if made.root.find(p)[1] is not None), None)
-    if has_agent:
-        executable = ways[0]
-    if executable is None:
+    executable = f"{said}/agent/bin/edgeprune"
+    if not has_agent and made.root.find(executable)[1] is None:
         raise InputError(f"{made.root.what}: has no agent that a service could run; leave out --no-agent")
-    text = unit.text(user.name, executable, said, settings.source, settings.output, user.home)
-    name = settings.unit or _UNIT
-    name = name if name.endswith(".service") else f"{name}.service"
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.@-]{0,100}", name):
-        raise InputError(f"--unit {printable(name)}: not the name of a systemd unit")
-    made.system_file(f"/etc/systemd/system/{name}", text.encode())
-    made.system_link(f"/etc/systemd/system/multi-user.target.wants/{name}", f"/etc/systemd/system/{name}")
+    above = user.home.rstrip("/")
+    home = f"{above}/.config/edgeprune"
+    # The drone's own key is made on the drone: one in the image would be the same in all that are made from it.
+    for folder in (user.home, f"{above}/.config", home, f"{home}/trusted"):
+        made.owned_folder(folder)
+    made.owned_folder(f"{home}/keys", 0o700)
+    content = unit.text(user.name, executable, said, settings.source, settings.output or "-", home)
+    folder = "/etc/systemd/system"
+    made.system_file(f"{folder}/{unit.NAME}", content.encode())
+    made.system_file(f"{folder}/{unit.NAME}.d/keys.conf", _KEYS.format(folder=f"{home}/keys").encode())
+    made.system_link(f"{folder}/multi-user.target.wants/{unit.NAME}", f"{folder}/{unit.NAME}")
+    told.append(f"{unit.NAME} starts at boot as {user.name}")
+    if user != ROOT_USER and not _in_group(made.root, user, "video"):
+        told.append(f"{user.name} is not in the group video there, which a camera and a Jetson's GPU need")
 
 
 def _removals(root: Root, base: str, there: Sequence[Release], release: Release, keep: int) -> list[tuple[str, str]]:
