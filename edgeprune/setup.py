@@ -47,6 +47,7 @@ done
 file=$folder/$1.pub
 [ ! -e "$file" ] || file=$folder/$1-$2.pub
 echo "$3" >"$folder/.new.$$"
+sync
 mv "$folder/.new.$$" "$file"
 sync
 echo "$file"

@@ -187,6 +187,7 @@ def read_manifest(
     _refuse_revoked(key, what)
     is_trusted = any(bytes(key) == bytes(other) for other in accepted)
     if not is_trusted and not allow_untrusted:
+        keys.trusted_files()  # raises where a file is damaged, which may be the one of this key
         raise SignatureError(
             f"{what}: signed by {keys.fingerprint(key)}, a key that is not trusted here; if you know whose it is, "
             f"fetch its host.pub and say edgeprune keys trust host.pub (trusted now: {_listed(accepted)})"

@@ -125,21 +125,23 @@ def own(name: str = "host") -> Dict[str, VerifyKey]:
 
 def trusted() -> Dict[str, VerifyKey]:
     """{fingerprint: public key} of every key whose bundles may run here: this machine's own and all `trusted/*.pub`,
-    less the revoked ones."""
+    less the revoked ones. A damaged file is not trusted, and does not keep a drone from running what others signed."""
     keys = own()
-    keys.update((mark, key) for mark, (_, key) in trusted_files().items())
+    for path in _trusted_paths():
+        with suppress(InputError):
+            key = read_public(path)
+            keys[fingerprint(key)] = key
     for mark in revoked():
         keys.pop(mark, None)
     return keys
 
 
 def trusted_files() -> Dict[str, Tuple[Path, VerifyKey]]:
-    """{fingerprint: (file, public key)} of trusted/, also of what is revoked meanwhile."""
+    """{fingerprint: (file, public key)} of trusted/, also of what is revoked meanwhile. InputError: one is damaged."""
     found = {}
-    for path in _files("trusted"):
-        if path.suffix == ".pub":
-            key = read_public(path)
-            found[fingerprint(key)] = path, key
+    for path in _trusted_paths():
+        key = read_public(path)
+        found[fingerprint(key)] = path, key
     return found
 
 
@@ -284,6 +286,10 @@ def _files(kind: str) -> List[Path]:
         except OSError as error:
             raise InputError(f"{folder}: cannot be read ({str(error.strerror).lower()})") from error
     return found
+
+
+def _trusted_paths() -> List[Path]:
+    return [path for path in _files("trusted") if path.suffix == ".pub"]
 
 
 def _last_counter(path: Path) -> int:

@@ -7,6 +7,7 @@ import time
 
 import pytest
 from edgeprune_device import cli, keys, releases
+from edgeprune_device.bundle import Bundle
 from edgeprune_device.errors import InputError, SignatureError
 from nacl.signing import SigningKey
 
@@ -67,8 +68,17 @@ def test_a_damaged_file_is_one_line_that_names_it(home, which, content):
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(content)
     with pytest.raises(InputError, match="64 hexadecimal digits") as caught:
-        keys.trusted()
+        keys.own()
+        keys.trusted_files()
     assert str(path) in str(caught.value)
+
+
+def test_a_damaged_file_of_one_key_keeps_nobody_from_running_what_another_signed(home, bundle):
+    put(home / "trusted" / "torn.pub", "")
+    assert Bundle.open(bundle.path).trusted and list(keys.trusted()) == [bundle.key_fingerprint]
+    (home / "keys" / "host.key").unlink()
+    with pytest.raises(InputError, match=r"torn\.pub: not a public key"):  # it may have been the one
+        Bundle.open(bundle.path)
 
 
 def test_a_home_that_cannot_be_made(monkeypatch, tmp_path):
