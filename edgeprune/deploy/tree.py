@@ -445,11 +445,8 @@ def _users(root: Root) -> list[User]:
         fields = line.split(":")
         if len(fields) == 7 and re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}\$?", fields[0]):
             uid, gid, home = fields[2], fields[3], fields[5]
-            if (
-                re.fullmatch(r"\d{1,10}", uid)
-                and re.fullmatch(r"\d{1,10}", gid)
-                and re.fullmatch(r"/[A-Za-z0-9._/-]{0,200}", home)
-            ):
+            numbers = re.fullmatch(r"\d{1,10}:\d{1,10}", f"{uid}:{gid}")
+            if numbers and re.fullmatch(r"/[A-Za-z0-9._/-]{0,200}", home):
                 found.append(User(fields[0], int(uid), int(gid), home))
     return found
 
