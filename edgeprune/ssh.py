@@ -10,6 +10,9 @@ is checked by whoever asked.
         link.get(remote, local, size_bytes, sha256)       # goes on where a broken link, or the last try, stopped
         link.put(local, remote)
 
+Where a radio loses packets, one TCP connection uses a small part of it, and several use it all: `another` makes more of
+them, where that needs no person.
+
 EDGEPRUNE_SSH names another ssh, with options, e.g. "ssh -F other_config".
 """
 
@@ -36,7 +39,7 @@ from edgeprune_device.errors import EdgepruneError, InputError, SignatureError
 from edgeprune_device.printable import printable
 from edgeprune_device.progress import Line
 
-__all__ = ["Link", "LinkError", "RemoteError", "explain", "parse", "program", "shown"]
+__all__ = ["Link", "LinkError", "RemoteError", "Session", "explain", "parse", "program", "shown"]
 
 RETRIES = 8
 _OPTIONS = {
@@ -56,6 +59,10 @@ _LOGIN_S = 45  # ssh itself waits for ever if the link dies between the key exch
 _LOGIN_BY_HAND_S = 150  # … and so does a person who looks for a password; a server gives up after 120 s
 _STILL_S = 120  # a card that hangs stops tail and dd for ever, while sshd goes on answering; a slow radio moves
 _LONGEST_PAUSE_S = 30
+_LOOK_S = 3  # during a pause: is it back?
+#: A connection's first packet is sent again after 1, 3, 7 and 15 s. Whoever was there before is waited for so long that
+#: the link may come back at any moment and the next packet is not far.
+_CONNECT_AGAIN_S = 8
 _CHUNK_BYTES = 1 << 16
 _ANSWER_BYTES = 4 << 20
 _GREETING_BYTES = 1 << 18  # what a login shell may print before our own first line
@@ -165,9 +172,17 @@ class Link:
     """One drone. Connects when first used; use it with `with`.
 
     retries: failures in a row, none of which moved anything, before it gives up. say: told of each in one line.
+    shared: one connection serves everything; else each command has one of its own, and nobody is asked for anything.
     """
 
-    def __init__(self, target: str, *, retries: int = RETRIES, say: Callable[[str], None] | None = None) -> None:
+    def __init__(
+        self,
+        target: str,
+        *,
+        retries: int = RETRIES,
+        say: Callable[[str], None] | None = None,
+        shared: bool = True,
+    ) -> None:
         host, port = parse(target)
         self.target = target
         #: Without the user, e.g. "drone".
@@ -177,9 +192,12 @@ class Link:
         self._say = say or (lambda text: print(text, file=sys.stderr, flush=True))
         self._mark = f"edgeprune {secrets.token_hex(8)}".encode("ascii")
         self._folder: Path | None = None
-        self._master: _Process | None = None
+        self._master: Session | None = None
         self._masters = 0
         self._reached = False
+        self._shared = shared
+        self._login: Session | None = None
+        self._closed = False
 
     def __enter__(self) -> Link:
         return self
@@ -188,17 +206,59 @@ class Link:
         self.close()
 
     def close(self) -> None:
-        """End the connection."""
-        if self._master is not None:
-            self._master.close()
-        self._drop()
-        if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
-            self._folder = None
+        """End the connection, for good; also from another thread than the one that uses it."""
+        self._closed = True
+        if (login := self._login) is not None:
+            login.stop()
+        master, self._master = self._master, None
+        if master is not None:
+            master.close()
+        folder, self._folder = self._folder, None
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
 
     def connect(self) -> None:
         """Be connected, so that what follows costs round trips only. LinkError: it cannot be reached."""
-        self._patiently(self._connected)
+        self.patiently(self._connected)
+
+    def another(self) -> Link:
+        """A link to the same drone, with a TCP connection of its own for each command. Nobody is asked for anything:
+        where a login needs a person, it is a LinkError whose `lasting` is True."""
+        return Link(self.target, retries=0, say=lambda text: None, shared=False)
+
+    def talk(self, script: str, *arguments: str) -> Session:
+        """Run a POSIX shell script whose input and output are the caller's business, once. Use it with `with`.
+
+        Raises:
+            LinkError: it cannot be reached now; within `patiently` that is tried again.
+        """
+        return self._session(script, arguments)
+
+    def follow(self, script: str, *arguments: str, line: Callable[[bytes], None], input: bytes = b"") -> None:
+        """Run a POSIX shell script for as long as it takes, and hand on each line that it prints as it comes. Where the
+        link breaks it is run again: what it then says again, word for word from the beginning, is not handed on.
+
+        Raises:
+            LinkError: the link failed for good. RemoteError: its exit status is not 0. InputError: it has no end of
+            words.
+        """
+        said: list[bytes] = []
+
+        def once():
+            with self._session(script, arguments) as session:
+                session.feed(input)
+                number = total = 0
+                while text := session.stdout.readline(_CHUNK_BYTES):
+                    total += len(text)
+                    if total > _ANSWER_BYTES:
+                        raise InputError(f"{self.target}: says more than {_ANSWER_BYTES} bytes")
+                    if said[number : number + 1] != [text]:
+                        said[number:] = [text]
+                        line(text)
+                    number += 1
+                session.end()
+
+        self.patiently(once, lambda: len(said) * _CHUNK_BYTES)
 
     def run(
         self, script: str, *arguments: str, input: bytes = b"", limit_bytes: int = _ANSWER_BYTES, timeout_s: float = 120
@@ -210,7 +270,7 @@ class Link:
             LinkError: the link failed for good. RemoteError: its exit status is not 0.
             InputError: it printed more than `limit_bytes`, or took longer than `timeout_s`.
         """
-        return self._patiently(lambda: self._answer(script, arguments, input, limit_bytes, timeout_s))
+        return self.patiently(lambda: self._answer(script, arguments, input, limit_bytes, timeout_s))
 
     def get(self, remote: str, local: Path, size_bytes: int, sha256: str) -> None:
         """Fetch a file whose size and hash are known. What came so far lies beside `local` until the rest is there.
@@ -223,7 +283,7 @@ class Link:
         part = local.with_name(f".{local.name}.part")
         with _held(part) as stream:
             for last in (False, True):
-                self._patiently(lambda: self._fetch(remote, stream, size_bytes), lambda: _size(stream))
+                self.patiently(lambda: self._fetch(remote, stream, size_bytes), lambda: _size(stream))
                 whole = files.sha256(part) == sha256
                 if whole or last:
                     with _writing(local, stream):
@@ -246,7 +306,7 @@ class Link:
         digest = files.sha256(local)
         for _ in range(2):
             at = [0]
-            if self._patiently(lambda at=at: self._send(local, remote, digest, at), lambda at=at: at[0]):
+            if self.patiently(lambda at=at: self._send(local, remote, digest, at), lambda at=at: at[0]):
                 return
         raise SignatureError(f"{self.target}: {remote}: is not what was sent, twice; does its disk fail?")
 
@@ -311,9 +371,9 @@ class Link:
 
     # --- the connection ---------------------------------------------------------------------------------------------
 
-    def _patiently(self, act: Callable[[], _T], moved: Callable[[], int] = lambda: 0) -> _T:
-        """`act()`, again while the link fails, after pauses that grow. `moved`: bytes so far; where they grew, the
-        count of failures starts anew."""
+    def patiently(self, act: Callable[[], _T], moved: Callable[[], int] = lambda: 0) -> _T:
+        """`act()`, again while the link fails, after pauses that grow, or as soon as the drone is back. `moved`: bytes
+        so far; where they grew, the count of failures starts anew."""
         failures, before = 0, moved()
         while True:
             try:
@@ -331,10 +391,21 @@ class Link:
                     ) from error
                 pause = min(2 ** (failures - 1), _LONGEST_PAUSE_S)
                 self._say(f"{error}; trying again in {pause} s ({failures} of {self._retries})")
-                time.sleep(pause)
+                self._wait(pause)
 
-    def _session(self, script: str, arguments=()) -> _Process:
-        """A script that runs on the drone over the one connection."""
+    def _wait(self, pause_s: float) -> None:
+        """Until the pause is over, or a drone that was there before answers again."""
+        while pause_s > 0:
+            time.sleep(min(pause_s, _LOOK_S))
+            pause_s -= _LOOK_S
+            if pause_s > 0 and self._reached:
+                with contextlib.suppress(LinkError):
+                    return self._connected()
+
+    def _session(self, script: str, arguments=()) -> Session:
+        """A script that runs on the drone, over the one connection where it is shared."""
+        if not self._shared:
+            return self._start(["-o", "ControlMaster=no", "-o", "BatchMode=yes"], script, arguments)
         self._connected()
         # The last option: were the connection gone, ssh would quietly make one of its own, and ask for the password.
         return self._start(["-o", "ControlMaster=no", "-o", "ProxyCommand=false"], script, arguments)
@@ -351,27 +422,34 @@ class Link:
         self._master, self._reached = master, True
 
     def _drop(self) -> None:
-        if self._master is not None:
-            self._master.kill()
-            self._master = None
+        master, self._master = self._master, None
+        if master is not None:
+            master.kill()
 
-    def _start(self, options: list[str], script: str, arguments, login: bool = False) -> _Process:
-        settings = {**_OPTIONS, "ControlPath": str(self._folder / f"s{self._masters}")}
+    def _start(self, options: list[str], script: str, arguments, login: bool = False) -> Session:
+        settings = {**_OPTIONS, "ControlPath": str(self._folder / f"s{self._masters}") if self._shared else "none"}
+        if self._reached or not self._shared:
+            settings["ConnectTimeout"] = str(_CONNECT_AGAIN_S)
         argv = [*program(), *options, *(word for pair in settings.items() for word in ("-o", "=".join(pair)))]
         # A login shell may print something of its own first: what counts begins after the mark.
         words = ("sh", "-c", f"echo '{self._mark.decode('ascii')}'\n{script}", "edgeprune", *arguments)
-        process = _Process([*argv, *self._address, " ".join(map(shlex.quote, words))], self.target)
+        process = Session([*argv, *self._address, " ".join(map(shlex.quote, words))], self.target)
         try:
+            self._login = process
+            if self._closed:
+                raise LinkError(f"{self.target}: closed", lasting=True)
             limit = _LOGIN_BY_HAND_S if sys.stdin is not None and sys.stdin.isatty() else _LOGIN_S
             with process.ending_within(limit, None):
                 process.skip_to(self._mark)
         except BaseException:
             process.kill()
             raise
+        finally:
+            self._login = None
         return process
 
 
-class _Process:
+class Session:
     """One ssh, and a command at its other end. `with` kills it unless it has ended."""
 
     def __init__(self, argv: list[str], target: str) -> None:
@@ -389,7 +467,7 @@ class _Process:
         self._listener = threading.Thread(target=self._listen, daemon=True)
         self._listener.start()
 
-    def __enter__(self) -> _Process:
+    def __enter__(self) -> Session:
         return self
 
     def __exit__(self, *exc) -> None:
@@ -403,6 +481,7 @@ class _Process:
         """False: the other end reads no more; `end` tells why."""
         try:
             self._popen.stdin.write(data)
+            self._popen.stdin.flush()
         except BrokenPipeError:
             return False
         return True
@@ -483,6 +562,10 @@ class _Process:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._popen.wait(1)
         self.kill()
+
+    def stop(self) -> None:
+        """Kill it, from another thread than the one that uses it."""
+        self._popen.kill()
 
     def kill(self) -> None:
         self._popen.kill()

@@ -6,6 +6,7 @@ import random
 import re
 import subprocess
 import sys
+import threading
 import time
 import types
 
@@ -390,3 +391,63 @@ def small_disk(tmp_path):
         pytest.skip("needs the right to mount a tmpfs")
     yield where
     subprocess.run(["umount", "-l", str(where)], check=True)
+
+
+def test_another_link_has_connections_of_its_own_and_asks_nobody(link, drone):
+    link.connect()
+    with link.another() as other:
+        assert other.run("echo a") == b"a\n" and other.run("echo b") == b"b\n"
+    assert drone.proxy.connections == 3
+    drone.configure(IdentityFile=f"{drone.folder}/ssh/stranger", BatchMode="no", NumberOfPasswordPrompts="3")
+    with link.another() as other, pytest.raises(ssh.LinkError, match="refuses the login") as caught:
+        other.run("true")
+    assert caught.value.lasting and link.run("echo c") == b"c\n"
+
+
+def test_a_login_can_be_ended_from_another_thread(link, drone):
+    link.connect()
+    drone.proxy.silent = True
+    other, caught = link.another(), []
+
+    def use():
+        try:
+            other.run("true")
+        except ssh.LinkError as error:
+            caught.append(error)
+
+    thread = threading.Thread(target=use)
+    thread.start()
+    time.sleep(0.5)
+    other.close()
+    thread.join(5)
+    drone.proxy.silent = False
+    assert caught and not thread.is_alive()
+
+
+def test_a_long_command_is_followed_and_what_it_repeats_after_a_break_is_not_told_again(link, drone, said):
+    script = "for n in $(seq 30); do echo \"$n $(cat \"$1\")\"; head -c 20000 /dev/zero >&2; done; exit 3"
+    (drone.home / "word").write_text("x")
+    drone.proxy.budgets = [200_000, None]
+    lines = []
+    with pytest.raises(ssh.RemoteError) as caught:
+        link.follow(script, f"{drone.home}/word", line=lambda text: lines.append(text.decode()))
+    assert caught.value.code == 3 and len(said) == 1
+    assert lines == [f"{n} x\n" for n in range(1, 31)]
+
+
+def test_a_follower_of_words_without_end_leaves(link):
+    with pytest.raises(InputError, match="says more than"):
+        link.follow("yes", line=lambda text: None)
+
+
+def test_a_drone_that_is_back_is_found_before_the_pause_is_over(drone, said, monkeypatch):
+    slept = []
+    monkeypatch.setattr(ssh, "time", types.SimpleNamespace(sleep=slept.append))
+    with ssh.Link("drone", say=said.append) as link:
+        link.connect()
+        drone.proxy.budgets = [500] * 5 + [None]
+        link._drop()
+        assert link.run("echo back") == b"back\n"
+    # Pauses of 1, 2 and 4 s passed; the one of 8 s ended when a look found it.
+    assert [line.split("again ")[1] for line in said] == [f"in {2**n} s ({n + 1} of 8)" for n in range(len(said))]
+    assert max(slept) <= 3 and sum(slept) < sum(2**n for n in range(len(said)))
