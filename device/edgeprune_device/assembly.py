@@ -27,7 +27,7 @@ __all__ = ["ENVELOPE", "Piece", "assemble", "held", "missing", "piece_bytes", "p
 
 ENVELOPE = "envelope"
 _SMALLEST_BYTES, _LARGEST_BYTES = 1 << 16, 1 << 22
-_PIECES = 256  # of a payload between 16 MiB and 1 GiB, at most
+_PIECES = 1024  # of a payload between 64 MiB and 4 GiB, at most
 _MAX_ENVELOPE_BYTES = 112 + bundles.MAX_MANIFEST_BYTES
 _BLOCK_BYTES = 1 << 20
 _SPARE_BYTES = 1 << 20
