@@ -1,0 +1,306 @@
+"""Send the pieces of a bundle that a drone lacks, over several connections at once, each piece until it is there.
+
+One connection begins; each piece that arrives adds two, up to `CONNECTIONS`, while there is something left to send. A
+radio's losses slow every TCP connection down on its own, whatever its congestion control, and so they cost little; on a
+link so slow that a piece takes long there are few, and what a cut costs stays small. Only the first connection is
+patient, and only it may need a password: the others come and go.
+
+Knows nothing of what the drone does with the pieces; `remote/receive.py` is the other end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import re
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from edgeprune_device import assembly
+from edgeprune_device.bundle import Bundle
+from edgeprune_device.errors import EdgepruneError, InputError
+from edgeprune_device.progress import Line
+
+from edgeprune import remote
+from edgeprune.ssh import Link, LinkError, Session, shown
+
+__all__ = ["CONNECTIONS", "Piece", "held", "lacking", "pieces", "send"]
+
+CONNECTIONS = 16
+_SHARE_BYTES = 1 << 18  # for less another connection is not worth its login
+_UNDER_WAY = 2  # pieces over one connection, so that it never waits for an answer
+#: A piece that is under way for so many seconds, and so many times as long as others take, goes over an idle connection
+#: as well.
+_LATE_S, _LATE = 2, 3
+_BLOCK_BYTES = 1 << 16
+_SCRIPT = 'exec "$1" -I -c "$2" "$3" $4'
+
+
+class Piece(NamedTuple):
+    """A range of the bundle's file: its name on the drone, where it begins, how long it is, its hash."""
+
+    name: str
+    offset_bytes: int
+    size_bytes: int
+    sha256: str
+
+
+def pieces(bundle: Bundle, held: Iterable[str]) -> list[Piece]:
+    """The envelope, and every piece of the payloads whose SHA-256 is not among `held`."""
+    ranges = [(assembly.ENVELOPE, 0, bundle.envelope_bytes)]
+    for payload in assembly.missing(bundle.manifest, held):
+        begin = bundle.envelope_bytes + payload.offset_bytes
+        ranges += [(p.name, begin + p.offset_bytes, p.size_bytes) for p in assembly.pieces(payload)]
+    found = []
+    with open(bundle.path, "rb") as source:
+        for name, at, size in ranges:
+            source.seek(at)
+            found.append(Piece(name, at, size, hashlib.sha256(source.read(size)).hexdigest()))
+    return found
+
+
+def held(link: Link, python: str, folder: str) -> dict[str, str]:
+    """{name: SHA-256} of the pieces that lie in `folder` on the drone; `python` runs there."""
+    answer = link.run(_SCRIPT, python, remote.source("receive"), folder, "held", timeout_s=600)
+    return dict(re.findall(r"^(\S+) ([0-9a-f]{64})$", answer.decode("ascii", "replace"), re.M))
+
+
+def lacking(pieces: Sequence[Piece], held: dict[str, str]) -> list[Piece]:
+    """Those that are not there as they should be."""
+    return [piece for piece in pieces if held.get(piece.name) != piece.sha256]
+
+
+def send(
+    link: Link, path: Path, pieces: Sequence[Piece], python: str, folder: str, *, connections: int = CONNECTIONS
+) -> None:
+    """Bring `pieces` of the file `path` into `folder` on the drone. Interrupted, what arrived is there.
+
+    Raises:
+        LinkError: the link failed for good. RemoteError: no room, no right.
+    """
+    if not pieces:
+        return
+    with Line() as line:
+        total = sum(piece.size_bytes for piece in pieces)
+
+        def show(arrived_bytes: int, count: int) -> None:
+            over = f" over {count} connections" if count > 1 else ""
+            line(f"{link.name}: {arrived_bytes / total:.0%} of {total / 1e6:.1f} MB{over}")
+
+        most = min(connections, 1 + total // _SHARE_BYTES)
+        with _Crew(link, path, _Work(pieces), (python, remote.source("receive"), folder), most, show) as crew:
+            crew.run()
+
+
+class _Work:
+    """What must be sent, what is under way, what is there; shared by all connections."""
+
+    def __init__(self, pieces: Sequence[Piece]) -> None:
+        self._waiting = deque(pieces)
+        self._since: dict[Piece, float] = {}  # of those under way: when they were last sent
+        self._usual_s = 0.0
+        self._left = set(pieces)
+        self._changed = threading.Condition()
+        self._over = False
+        self.arrived_bytes = 0
+
+    @property
+    def done(self) -> bool:
+        return not self._left
+
+    @property
+    def waiting(self) -> bool:
+        return bool(self._waiting)
+
+    def take(self, wait: bool) -> Piece | None:
+        """The next piece to send. `wait`: while there is none, until one comes back, or is late elsewhere. None: there
+        is none, or never again."""
+        with self._changed:
+            while True:
+                if self.done or self._over:
+                    return None
+                now = time.monotonic()
+                if self._waiting:
+                    piece = self._waiting.popleft()
+                elif not wait:
+                    return None
+                else:
+                    piece = min(self._since, key=self._since.__getitem__, default=None)
+                    if piece is None or now - self._since[piece] < max(_LATE_S, _LATE * self._usual_s):
+                        self._changed.wait(1)
+                        continue
+                self._since[piece] = now
+                return piece
+
+    def arrived(self, piece: Piece) -> None:
+        with self._changed:
+            since = self._since.pop(piece, None)
+            if since is not None:
+                self._usual_s += 0.2 * (time.monotonic() - since - self._usual_s)
+            if piece in self._left:
+                self._left.remove(piece)
+                self.arrived_bytes += piece.size_bytes
+            if self.done:
+                self._changed.notify_all()
+
+    def give_back(self, pieces: Iterable[Piece]) -> None:
+        """They may not have arrived."""
+        with self._changed:
+            for piece in pieces:
+                if self._since.pop(piece, None) is not None:
+                    self._waiting.append(piece)
+            self._changed.notify_all()
+
+    def end(self) -> None:
+        """Nothing more is sent."""
+        with self._changed:
+            self._over = True
+            self._changed.notify_all()
+
+
+class _Crew:
+    """The connections that share one `_Work`."""
+
+    def __init__(
+        self,
+        link: Link,
+        path: Path,
+        work: _Work,
+        receiver: tuple[str, str, str],
+        connections: int,
+        show: Callable[[int, int], None],
+    ) -> None:
+        self._link, self._path, self._work, self._receiver = link, path, work, receiver
+        self._most, self._show = connections, show
+        self._lock = threading.Lock()
+        self._helpers: dict[threading.Thread, Link] = {}
+        self._sessions: set[Session] = set()
+        self._error: EdgepruneError | None = None
+
+    def __enter__(self) -> _Crew:
+        return self
+
+    def __exit__(self, *exc) -> None:
+        with self._lock:
+            self._most = 0
+            helpers = dict(self._helpers)
+        self._stop()
+        for thread, link in helpers.items():
+            link.close()
+            thread.join()
+
+    def run(self) -> None:
+        """Until everything is there."""
+        self._link.patiently(self._first, lambda: self._work.arrived_bytes)
+
+    def _first(self) -> None:
+        try:
+            if not self._work.done:
+                self._serve(self._link)
+        except EdgepruneError:
+            if not self._work.done and self._error is None:
+                raise
+        if self._error is not None:
+            raise self._error
+
+    def _help(self, link: Link) -> None:
+        try:
+            with link:
+                self._serve(link)
+        except LinkError as error:
+            if error.lasting:  # e.g. it needs a password
+                self._most = 1
+        except EdgepruneError as error:
+            self._error = error
+            self._stop()
+        finally:
+            with self._lock:
+                del self._helpers[threading.current_thread()]
+
+    def _grow(self) -> None:
+        with self._lock:
+            for _ in range(2):
+                if not self._work.waiting or len(self._helpers) + 1 >= self._most:
+                    return
+                link = self._link.another()
+                thread = threading.Thread(target=self._help, args=(link,), daemon=True)
+                self._helpers[thread] = link
+                thread.start()
+
+    def _stop(self) -> None:
+        """End what the connections are waiting for."""
+        self._work.end()
+        with self._lock:
+            for session in self._sessions:
+                session.stop()
+
+    def _serve(self, link: Link) -> None:
+        """Send pieces over one connection while there are any."""
+        sent: deque[Piece] = deque()
+        with (
+            link.talk(_SCRIPT, *self._receiver) as session,
+            session.moving() as moved,
+            self._known(session),
+            open(self._path, "rb") as source,
+        ):
+            try:
+                while True:
+                    while len(sent) < _UNDER_WAY and (piece := self._work.take(wait=not sent)) is not None:
+                        sent.append(piece)
+                        if not self._write(session, source, piece, moved):
+                            break
+                    if not sent:
+                        session.feed(b"")
+                        session.end()
+                        return
+                    self._answered(link, session, sent[0])
+                    moved()
+                    self._arrived(sent.popleft())
+            finally:
+                self._work.give_back(sent)
+
+    @staticmethod
+    def _write(session: Session, source, piece: Piece, moved: Callable[[], None]) -> bool:
+        """False: the other end reads no more."""
+        source.seek(piece.offset_bytes)
+        left, head = piece.size_bytes, f"{piece.name} {piece.size_bytes} {piece.sha256}\n".encode("ascii")
+        while True:
+            data = source.read(min(left, _BLOCK_BYTES))
+            left -= len(data)
+            if not session.write(head + data):
+                return False
+            moved()
+            if not left or not data:
+                return True
+            head = b""
+
+    @staticmethod
+    def _answered(link: Link, session: Session, piece: Piece) -> None:
+        line = session.stdout.readline(200)
+        if not line:
+            session.end()
+            raise LinkError(f"{link.target}: the link broke")
+        if line != f"{piece.name}\n".encode("ascii"):
+            raise InputError(f"{link.target}: answers {shown(line.decode('ascii', 'replace'))!r} to a piece")
+
+    def _arrived(self, piece: Piece) -> None:
+        self._work.arrived(piece)
+        self._show(self._work.arrived_bytes, len(self._helpers) + 1)
+        if self._work.done:
+            self._stop()
+        else:
+            self._grow()
+
+    @contextlib.contextmanager
+    def _known(self, session: Session):
+        with self._lock:
+            self._sessions.add(session)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._sessions.discard(session)
