@@ -3,7 +3,7 @@
 Adding a source is adding one file here, and its name to `KINDS`. It has
 
     takes(text) -> bool                     whether it is meant where no kind is named; the first of KINDS that says yes
-    open(text, bundle_pictures) -> Source
+    open(text, bundle_pictures, once) -> Source
 
 Frames from any of them become a camera's by `Paced`.
 """
@@ -23,8 +23,8 @@ __all__ = ["KINDS", "Frame", "Paced", "Source", "open"]
 KINDS = ("bundle", "camera", "pictures", "video")  # in the order they are asked
 
 
-def open(text: str = "bundle", bundle_pictures: Optional[EvaluationSet] = None) -> Source:
-    """The source that `text` means.
+def open(text: str = "bundle", bundle_pictures: Optional[EvaluationSet] = None, once: bool = False) -> Source:
+    """The source that `text` means. `once`: pictures and videos end, and do not begin anew.
 
     "bundle"                    the bundle's evaluation set, `bundle_pictures`
     a folder, a glob, a file    pictures, or a video
@@ -35,10 +35,10 @@ def open(text: str = "bundle", bundle_pictures: Optional[EvaluationSet] = None) 
     """
     kind, colon, rest = text.partition(":")
     if colon and rest and kind in KINDS:
-        return _module(kind).open(rest, bundle_pictures)
+        return _module(kind).open(rest, bundle_pictures, once)
     for kind in KINDS:
         if text and _module(kind).takes(text):
-            return _module(kind).open(text, bundle_pictures)
+            return _module(kind).open(text, bundle_pictures, once)
     raise InputError(
         f"{text}: no such source of frames; give bundle, a folder or glob of pictures, a video file, /dev/video0, csi, "
         "or a GStreamer pipeline (with ' ! ')"

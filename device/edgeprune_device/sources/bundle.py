@@ -16,9 +16,9 @@ def takes(text: str) -> bool:
     return text == "bundle"
 
 
-def open(text: str, bundle_pictures: Optional[EvaluationSet]) -> Pictures:
+def open(text: str, bundle_pictures: Optional[EvaluationSet], once: bool = False) -> Pictures:
     """InputError: the bundle has no pictures."""
     if not bundle_pictures:
         raise InputError("the bundle has no evaluation pictures: give other frames (--source)")
     pictures = [(picture.name, picture.data) for picture in bundle_pictures]
-    return Pictures("bundle", "the bundle's evaluation set", pictures)
+    return Pictures("bundle", "the bundle's evaluation set", pictures, once)

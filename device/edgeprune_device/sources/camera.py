@@ -138,7 +138,7 @@ def takes(text: str) -> bool:
     return bool(" ! " in text or _CSI.fullmatch(text) or _DEVICE.fullmatch(text))
 
 
-def open(text: str, bundle_pictures: Optional[EvaluationSet] = None) -> Camera:
+def open(text: str, bundle_pictures: Optional[EvaluationSet] = None, once: bool = False) -> Camera:
     """RuntimeUnavailable: GStreamer is missing; else see `Camera`."""
     missing = gstreamer.available()
     if missing:

@@ -1,4 +1,4 @@
-"""Pictures: a folder, a glob or one file, over and over in the order of their names.
+"""Pictures: a folder, a glob or one file, in the order of their names, over and over or once.
 
 Their bytes are read into memory beforehand where they fit, so that decoding is measured and not the disk.
 """
@@ -31,7 +31,7 @@ Data = Union[bytes, Path]
 class Pictures(Source):
     """Pictures by their names and bytes, or paths: Pictures("pictures", "pictures in /a", [("/a/1.jpg", b"…")])."""
 
-    def __init__(self, name: str, what: str, pictures: Sequence[Tuple[str, Data]]):
+    def __init__(self, name: str, what: str, pictures: Sequence[Tuple[str, Data]], once: bool = False):
         formats = Counter(_format(*picture) for picture in pictures)
         listed = " and ".join(name for name, _ in formats.most_common())
         on_disk = isinstance(pictures[0][1], Path)
@@ -44,11 +44,12 @@ class Pictures(Source):
                 f"the pictures are more than {MAX_MEMORY_BYTES / 1e9:g} GB and were read frame by frame: the stage "
                 "decode has the disk's time in it",
             )
-        self._pictures = tuple(pictures)
+        self._pictures, self._once = tuple(pictures), once
 
     def frames(self) -> Iterator[Frame]:
-        """All of them, then all of them again."""
-        return (Frame(name, data, 0) for name, data in itertools.cycle(self._pictures))
+        """All of them; then all of them again, but with `once`."""
+        pictures = self._pictures if self._once else itertools.cycle(self._pictures)
+        return (Frame(name, data, 0) for name, data in pictures)
 
     def decode(self, frame: Frame) -> np.ndarray:
         """Upright RGB, as Ultralytics reads a labelled picture."""
@@ -61,7 +62,7 @@ def takes(text: str) -> bool:
     return path.is_dir() or (path.suffix.lower() in _SUFFIXES if path.exists() else glob.has_magic(text))
 
 
-def open(text: str, bundle_pictures: Optional[EvaluationSet] = None) -> Pictures:
+def open(text: str, bundle_pictures: Optional[EvaluationSet] = None, once: bool = False) -> Pictures:
     """InputError: no pictures there, or one of them is none."""
     path = Path(text)
     if path.is_dir():
@@ -75,7 +76,8 @@ def open(text: str, bundle_pictures: Optional[EvaluationSet] = None) -> Pictures
             raise InputError(f"{text}: no such file or folder of pictures, and no file's name matches it")
     try:
         keep = sum(file.stat().st_size for file in files) <= MAX_MEMORY_BYTES
-        return Pictures("pictures", what, [(str(file), file.read_bytes() if keep else file) for file in files])
+        pictures = [(str(file), file.read_bytes() if keep else file) for file in files]
+        return Pictures("pictures", what, pictures, once)
     except OSError as error:
         raise InputError(f"{error.filename}: cannot be read ({str(error.strerror).lower()})") from error
 

@@ -50,7 +50,8 @@ class Source:
     late: int = 0
 
     def frames(self) -> Iterator[Frame]:
-        """Frames without end; what has an end begins anew. A camera that is gone is a DeviceError."""
+        """Frames without end: what has an end begins anew, but where it was opened to be read once. A camera that is
+        gone is a DeviceError."""
         while True:
             yield self.next(_TIMEOUT_S)
 
@@ -59,7 +60,10 @@ class Source:
         raise NotImplementedError
 
     def decode(self, frame: Frame) -> np.ndarray:
-        """(h, w, 3) uint8 RGB; what the stage "decode" times. InputError names the picture that cannot be decoded."""
+        """(h, w, 3) uint8 RGB; what the stage "decode" times. InputError names the picture that cannot be decoded.
+
+        EOFError: of a streamed source that is read once, there is no such frame any more.
+        """
         raise NotImplementedError
 
     def close(self) -> None:

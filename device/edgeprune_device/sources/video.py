@@ -1,4 +1,4 @@
-"""A video file, over and over: by OpenCV where it is and opens the file, else by ffmpeg, else by GStreamer.
+"""A video file, over and over or once: by OpenCV where it is and opens the file, else by ffmpeg, else by GStreamer.
 
 A thread decodes a few frames ahead. So the stage "decode" is the time to get the next frame in RGB: next to nothing
 where the decoder is faster than what follows, and the decoder's own pace where it is not.
@@ -31,8 +31,8 @@ class Video(Source):
     name = "video"
     streamed = True
 
-    def __init__(self, path: Path, clip):
-        self._path, self._clip = path, clip
+    def __init__(self, path: Path, clip, once: bool = False):
+        self._path, self._clip, self._once = path, clip, once
         self._taken: Tuple[int, Optional[np.ndarray]] = (-1, None)
         self._reader = Reader(self._images(), _AHEAD)
         try:
@@ -50,7 +50,8 @@ class Video(Source):
         return (Frame(f"{self._path} frame {number}", number, 0) for number in itertools.count())
 
     def decode(self, frame: Frame) -> np.ndarray:
-        """Wait for it; those before it are left out. InputError where the video breaks off."""
+        """Wait for it; those before it are left out. InputError where the video breaks off; EOFError where it has
+        ended, with `once`."""
         while self._taken[0] < frame.data:
             self._taken = self._take(self._reader.take)
         return self._taken[1]
@@ -77,6 +78,8 @@ class Video(Source):
                 number += 1
             if number == begin:
                 raise InputError("no frame could be decoded")
+            if self._once:
+                raise EOFError
 
 
 def takes(text: str) -> bool:
@@ -84,7 +87,7 @@ def takes(text: str) -> bool:
     return Path(text).is_file()
 
 
-def open(text: str, bundle_pictures: Optional[EvaluationSet] = None) -> Video:
+def open(text: str, bundle_pictures: Optional[EvaluationSet] = None, once: bool = False) -> Video:
     """InputError: no such file, or no video. RuntimeUnavailable: nothing here can decode one."""
     path = Path(text)
     if not path.is_file():
@@ -94,7 +97,7 @@ def open(text: str, bundle_pictures: Optional[EvaluationSet] = None) -> Video:
     for module in able:
         clip = module.Clip(path)
         try:
-            return Video(path, clip)
+            return Video(path, clip, once)
         except InputError as error:
             reasons.append(f"{clip.description}: {error}")
     if not able:
