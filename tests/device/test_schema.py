@@ -27,7 +27,7 @@ def walk(node):
 
 
 def test_there_is_one_for_each_noun():
-    assert NAMES == ["engine", "manifest", "release", "report", "target", "truth"]
+    assert NAMES == ["detections", "engine", "manifest", "release", "report", "status", "target", "truth"]
 
 
 @pytest.mark.parametrize("name", NAMES)

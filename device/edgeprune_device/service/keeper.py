@@ -1,0 +1,121 @@
+"""Which release runs: the current one while it deserves it, else the newest good one.
+
+- A release on trial has three starts to run well for the window. Else it is bad, and the newest good one takes over.
+  A start counts from when the model is about to be loaded; not where the source then turns out to be missing.
+- A release that does not verify is bad, too; but only where another one does verify: a trust store that is gone must
+  not condemn them all.
+- Where there is nothing to fall back to, a release stays, whatever it does.
+
+What a full or broken disk does not let be written down is remembered until the service ends. Knows nothing of
+processes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Callable, Dict, Optional, Tuple
+
+from edgeprune_device.errors import EdgepruneError
+from edgeprune_device.releases import Release, Releases
+
+__all__ = ["MOST_STARTS", "Keeper"]
+
+MOST_STARTS = 3
+
+
+class Keeper:
+    """Of `releases`; `window_s` is for messages; `say` takes a line and says it once."""
+
+    def __init__(self, releases: Releases, window_s: float, say: Callable[[str], None]):
+        self._releases, self._window_s, self._say = releases, window_s, say
+        self._starts: Dict[str, int] = {}
+        self._instead: Dict[Optional[str], Release] = {}
+
+    def forget(self) -> None:
+        """What was only remembered: somebody has changed something."""
+        self._starts.clear()
+        self._instead.clear()
+
+    def choose(self, last: Optional[str]) -> Tuple[Optional[Release], str]:
+        """(the release to start now, ""), or (None, why there is none). `last`: why the last start failed."""
+        try:
+            release = self._releases.current()
+        except EdgepruneError as error:
+            other = self.fall_back(None, str(error))
+            return other, "" if other else str(error)
+        if release is None:
+            why = f"{self._releases.root}: no release yet; edgeprune deploy brings one"
+            self._say(why)
+            return None, why
+        if release.identity in self._instead:
+            return self._instead[release.identity], ""
+        why = ""
+        if release.state == "bad":
+            why = release.reason or "it is marked bad"
+        elif release.state == "trial" and self._started(release) >= MOST_STARTS:
+            because = f" ({last})" if last else ""
+            why = f"{self._started(release)} starts, and never {self._window_s:g} s of frames{because}"
+        return (self.fall_back(release, why) if why else None) or release, ""
+
+    def fall_back(self, release: Optional[Release], why: str) -> Optional[Release]:
+        """Mark it bad and switch to the newest good release that verifies. None: there is none, and nothing changes.
+
+        `release` None: what `current` means cannot be told.
+        """
+        identity = None if release is None else release.identity
+        for other in self._releases.all():
+            if other.state != "good" or other.identity == identity:
+                continue
+            try:
+                self._releases.open(other)
+            except EdgepruneError as error:
+                self._say(f"release {other} cannot take over: {error}")
+                continue
+            try:
+                with self._releases.state_locked():
+                    if release is not None:
+                        now = self._releases.current()
+                        if now is not None and now.identity != identity:
+                            return now  # somebody has switched meanwhile
+                        self._releases.mark(release, "bad", why)
+                    self._releases.switch(other)
+            except EdgepruneError as error:
+                self._say(f"the fallback cannot be written down: {error}")
+                self._instead[identity] = other
+            self._say(f"falls back to release {other}: {f'{release} is bad, ' if release else ''}{why}")
+            return other
+        self._say(f"release {release or '?'} has no good one to fall back to: {why}")
+        return None
+
+    def count(self, release: Release, starts: int) -> None:
+        """One start more or less of a release on trial, on the disk before this returns."""
+        if release.state != "trial":
+            return
+        self._starts[release.identity] = max(self._started(release) + starts, 0)
+        try:
+            with self._releases.state_locked():
+                now = self._releases.get(release.identity)
+                if now.state == "trial" and starts > 0:
+                    self._releases.started(now)
+                elif now.state == "trial":
+                    self._releases.write(replace(now, starts=max(now.starts + starts, 0)))
+        except EdgepruneError as error:
+            self._say(f"the start of release {release} cannot be written down: {error}")
+
+    def confirm(self, release: Release) -> Release:
+        """It runs well: good from now on. The release as it is then."""
+        try:
+            with self._releases.state_locked():
+                now = self._releases.current()
+                if now is None or now.identity != release.identity:
+                    return release  # somebody has switched meanwhile, and will say so
+                if now.state == "trial":
+                    now = self._releases.confirm(now)
+        except EdgepruneError as error:
+            self._say(f"release {release} runs well, which cannot be written down: {error}")
+            return release
+        self._say(f"release {release} runs well: {now.state}")
+        return now
+
+    def _started(self, release: Release) -> int:
+        return max(release.starts, self._starts.get(release.identity, 0))

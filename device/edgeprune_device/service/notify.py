@@ -1,0 +1,40 @@
+"""systemd's notification protocol (sd_notify): a datagram to the socket that $NOTIFY_SOCKET names.
+
+Knows nothing of what is told. Where nobody listens, nothing happens.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from contextlib import suppress
+from typing import Optional
+
+__all__ = ["Notify"]
+
+
+class Notify:
+    """Takes $NOTIFY_SOCKET and $WATCHDOG_USEC out of the environment: they are for this process, not for its children.
+
+    - `watchdog_s`: how often at least systemd wants to hear WATCHDOG=1; None: it does not
+    """
+
+    def __init__(self) -> None:
+        address = os.environ.pop("NOTIFY_SOCKET", "")
+        microseconds, pid = os.environ.pop("WATCHDOG_USEC", ""), os.environ.pop("WATCHDOG_PID", "")
+        meant = pid in ("", str(os.getpid()))
+        self.watchdog_s: Optional[float] = int(microseconds) / 1e6 if microseconds.isdigit() and meant else None
+        self._socket: Optional[socket.socket] = None
+        # "@": the abstract name space, whose names begin with a zero byte.
+        self._address = "\0" + address[1:] if address[:1] == "@" else address
+        if self._address[:1] in ("/", "\0"):
+            self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+            self._socket.setblocking(False)
+
+    def send(self, **fields: object) -> None:
+        """send(READY=1, STATUS="reads the camera"): one datagram."""
+        if self._socket is None:
+            return
+        text = "\n".join(f"{name}={' '.join(str(value).split())}" for name, value in fields.items())
+        with suppress(OSError):  # systemd is busy, or restarts; it is told again
+            self._socket.sendto(text.encode("utf-8", "replace"), self._address)

@@ -1,0 +1,31 @@
+"""`run/status.json`, the service's own account: what runs, since when, and whether frames come.
+
+    {"schema_version": 1, "pid": 812, "boot_id": "2f…", "boot_s": 93.1, "release": "9f86d081884c7d65", "state":
+     "running", "frames": 1704, "last_frame_boot_s": 93.0, "restarts": 0, "reason": null, "since_boot_s": 31.4, …}
+
+Times are seconds since the boot, as /proc/uptime counts them, and `boot_id` names the boot: so a file that a power cut
+left shows. Written beside and renamed, and not synced: it is no use after a power cut.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any, Dict
+
+__all__ = ["boot_s", "write"]
+
+
+def boot_s() -> float:
+    """Now, in seconds since the boot."""
+    return round(time.clock_gettime(time.CLOCK_BOOTTIME), 3)
+
+
+def write(path: Path, data: Dict[str, Any]) -> None:
+    """OSError: it cannot be written."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with open(temporary, "w", encoding="ascii") as stream:
+        stream.write(json.dumps({"schema_version": 1, **data}) + "\n")
+    os.replace(str(temporary), str(path))

@@ -1,0 +1,136 @@
+"""The service's systemd unit: starts it at boot, again when it fails, and lets it do little else than its work.
+
+Left out on purpose, with what it would break:
+- PrivateDevices, DevicePolicy, DeviceAllow: the names of a Jetson's GPU devices differ from release to release, and a
+  filter that forgets one leaves the drone blind. File permissions decide: the user is in the groups video and render.
+- ProtectClock: it allows the clock's device, and systemd then takes all others away.
+- MemoryDenyWriteExecute: CUDA, ONNX Runtime and libffi make code at run time.
+- PrivateTmp, where something is in /tmp: a Jetson's own camera is reached by /tmp/argus_socket.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import PurePosixPath
+from typing import List
+
+from edgeprune_device.errors import InputError
+from edgeprune_device.service.sinks import SOCKET
+
+__all__ = ["NAME", "text"]
+
+#: What the unit's file is called.
+NAME = "edgeprune.service"
+_RUNTIME = PurePosixPath("/run/edgeprune")  # made by systemd for the user, gone with the service
+_USER = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,30}\$?")
+
+_TEXT = """\
+# Written by edgeprune; it is written again at the next installation.
+[Unit]
+Description=edgeprune: detections from {shown}
+Documentation=https://pypi.org/project/edgeprune-device/
+After=local-fs.target nvargus-daemon.service nvpmodel.service
+StartLimitIntervalSec=600
+StartLimitBurst=20
+
+[Service]
+Type=notify
+NotifyAccess=main
+User={user}
+ExecStart={command}
+ExecReload=/bin/kill -HUP $MAINPID
+Environment={home}
+# An engine may be built first, for minutes. After that the service must say every half minute that it is well.
+TimeoutStartSec=infinity
+WatchdogSec=30
+TimeoutStopSec=15
+KillMode=mixed
+Restart=on-failure
+RestartSec=5
+# Where memory runs out, the worker goes and the supervisor starts another.
+OOMPolicy=continue
+LimitCORE=0
+
+RuntimeDirectory=edgeprune
+ReadWritePaths={writable}
+{temporary}
+PrivateMounts=yes
+ProtectSystem=strict
+ProtectHome=read-only
+UMask=0022
+NoNewPrivileges=yes
+CapabilityBoundingSet=
+AmbientCapabilities=
+RestrictSUIDSGID=yes
+RestrictNamespaces=yes
+RestrictRealtime=yes
+RestrictAddressFamilies={families}
+LockPersonality=yes
+ProtectHostname=yes
+ProtectKernelTunables=yes
+ProtectKernelModules=yes
+ProtectKernelLogs=yes
+ProtectControlGroups=yes
+ProtectProc=invisible
+RemoveIPC=yes
+KeyringMode=private
+SystemCallArchitectures=native
+SystemCallFilter=@system-service
+SystemCallFilter=~@privileged
+SystemCallErrorNumber=EPERM
+{network}
+[Install]
+WantedBy=multi-user.target
+"""
+
+
+def text(user: str, executable: str, root: str, source: str, output: str, home: str) -> str:
+    """The unit's text. `executable`: the edgeprune command; `home`: $EDGEPRUNE_HOME, where the trusted keys are.
+
+    Paths are absolute, as they are on the drone. InputError: something that a unit cannot say.
+    """
+    if not _USER.fullmatch(user):
+        raise InputError(f"{user!r}: not a user's name")
+    for what, path in (("the edgeprune command", executable), ("--root", root), ("the home of the keys", home)):
+        if not path.startswith("/"):
+            raise InputError(f"{path or repr(path)}: {what} must be an absolute path in a unit")
+    for word in (executable, root, source, output, home):
+        if not word or not word.isprintable():
+            raise InputError(f"{word!r}: cannot stand in a unit: it is empty, or has a character that does not print")
+    command = [executable, "run", "--root", root, "--source", source, "--output", output]
+    network = " ! " in source  # a pipeline may read a camera over the network; the others are devices and files
+    argus = source.startswith("csi") or "nvargus" in source
+    paths = (root, source, output[len(SOCKET) :] if output.startswith(SOCKET) else output)
+    shared = argus or any(path.startswith(("/tmp/", "/var/tmp/")) for path in paths)
+    return _TEXT.format(
+        shown=source.replace("%", "%%"),
+        user=user,
+        command=" ".join(_quoted(word, command=i > 0) for i, word in enumerate(command)),
+        home=_quoted(f"EDGEPRUNE_HOME={home}"),
+        writable=" ".join(_quoted(path) for path in _writable(root, output, argus)),
+        temporary="PrivateTmp=no" if shared else "PrivateTmp=yes",
+        families="AF_UNIX AF_NETLINK AF_INET AF_INET6" if network else "AF_UNIX AF_NETLINK",
+        network="" if network else "IPAddressDeny=any\n",
+    )
+
+
+def _writable(root: str, output: str, argus: bool) -> List[str]:
+    """The folders that it may write to."""
+    found = [root]
+    path = output[len(SOCKET) :] if output.startswith(SOCKET) else output
+    if path != "-":
+        if not path.startswith("/"):
+            raise InputError(f"{output}: --output must be an absolute path in a unit, or unix: and one, or -")
+        folder = PurePosixPath(os.path.normpath(path)).parent
+        if _RUNTIME not in (folder, *folder.parents) and PurePosixPath("/dev") not in folder.parents:
+            found.append(str(folder))
+    return [*dict.fromkeys(found), *(["/tmp"] if argus else [])]
+
+
+def _quoted(word: str, command: bool = False) -> str:
+    """As systemd reads it: in a command line $ has a meaning, % everywhere."""
+    escaped = word.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
+    if command:
+        escaped = escaped.replace("$", "$$")
+    return f'"{escaped}"' if re.search(r"[\s\"';\\]", word) else escaped

@@ -1,0 +1,307 @@
+"""The service's worker: verifies the bundle, opens its model, and writes a line for every frame.
+
+The supervisor starts it, says what to do (`protocol`), and kills it when it hangs. It ends with its supervisor, however
+that ended. A camera that goes away is opened again here, so that the model stays loaded.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from contextlib import suppress
+from typing import Any, Callable, Dict, Iterator, Optional, Tuple
+
+from edgeprune_device.errors import EdgepruneError, InputError, RuntimeUnavailable
+from edgeprune_device.service import protocol
+from edgeprune_device.service.protocol import DEADLINE, FRAMES, LAST, LOADING, LOST, Pulse
+
+__all__ = ["COMMAND", "main"]
+
+# Becomes the worker, after asking the kernel to kill it (9) when its parent is gone (1, PR_SET_PDEATHSIG), however that
+# went. Not `-m`: Python would look for numpy and all else in the current folder first. The package's folder comes last.
+COMMAND = (
+    "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 9, 0, 0, 0); os.getppid() == int(sys.argv[1]) or os._exit(1); "
+    "sys.path[:] = [*filter(None, sys.path), sys.argv[2]]; from edgeprune_device.service.worker import main; main()"
+)
+#: What takes longer than this to load, and uses no processor meanwhile, hangs.
+LOAD_S = 120.0
+_PAUSES_S = (1.0, 2.0, 4.0, 8.0, 10.0)  # between tries to open a source; the last one for ever
+_QUIET_NS = 60 * 10**9  # lines that are lost after so long without a loss are said again
+_SOURCE_IS_THERE_S = 10.0  # frames for so long, and the pauses begin anew
+
+
+class _End(Exception):
+    """Ends the worker with this exit code, and says why."""
+
+    def __init__(self, code: int, error: object):
+        super().__init__(str(error))
+        self.code = code
+
+
+class _Told(BaseException):
+    """It was told to end while it waited."""
+
+
+class _Gone(Exception):
+    """The source gives no frame; the message says why."""
+
+
+def main() -> None:
+    """One order, from standard input; the process ends with it."""
+    order = json.loads(sys.stdin.readline())
+    # Native libraries print to descriptor 1 as they like: they get standard error, the lines a descriptor of their own.
+    stdout = os.dup(1)
+    os.dup2(2, 1)
+    worker = _Worker(order, stdout)
+    signal.signal(signal.SIGTERM, worker.told)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    code, why = protocol.FINISHED, None
+    try:
+        worker.run()
+    except _Told:
+        pass
+    except _End as end:
+        code, why = end.code, str(end)
+    except BrokenPipeError:
+        code, why = protocol.BROKEN_PIPE, "nobody reads the output any more"
+    except MemoryError:
+        code, why = 1, "not enough memory"
+    except Exception as error:
+        if os.environ.get("EDGEPRUNE_DEBUG") == "1":
+            raise
+        code, why = 70, f"this is a bug, please report it: {type(error).__name__}: {error}"
+    if why is not None:
+        worker.tell(end=" ".join(why.split())[:1000])
+    sys.stderr.flush()
+    # All is said and written. Native libraries that are taken down by the interpreter's end can still crash.
+    os._exit(code)
+
+
+class _Worker:
+    def __init__(self, order: Dict[str, Any], stdout: int):
+        self._order, self._stdout = order, stdout
+        self._pulse = Pulse(order["pulse"])
+        self._cells = self._pulse.cells
+        self._watchdog_ns = int(order["watchdog_s"] * 1e9)
+        self._ends = False  # it was told to
+        self._waits = False  # and may be interrupted at once
+        self._lost_ns = -(10**12)  # when a line was lost last
+
+    def told(self, *_: Any) -> None:
+        """The signal to end: at once where it waits, else after this frame."""
+        self._ends = True
+        if self._waits:
+            raise _Told
+
+    def tell(self, **what: Any) -> None:
+        """A line to the supervisor."""
+        with suppress(OSError):  # it is gone, and so will this process be
+            os.write(self._order["messages"], json.dumps(what).encode("ascii") + b"\n")
+
+    def run(self) -> None:
+        """Until the source has ended. `_End`, `_Told`, BrokenPipeError."""
+        from edgeprune_device.service import sinks
+
+        order = self._order
+        self._interruptible()
+        self._loads()
+        bundle = self._bundle()
+        try:
+            sink = sinks.open(order["output"], order["listener"], self._beat, self._stdout)
+        except InputError as error:
+            raise _End(protocol.UNREADY if order["patient"] else protocol.BAD_USE, error) from error
+        runtime, precision = self._chosen(bundle)
+        self.tell(step="loading", text=f"loads {bundle.manifest.name}, {precision} on {runtime}")
+        sys.stdin.readline()  # the supervisor has written down that this release is started
+        try:
+            session = self._session(bundle, runtime, precision)
+        except RuntimeUnavailable as error:
+            raise _End(protocol.UNREADY, error) from error
+        except EdgepruneError as error:
+            raise _End(protocol.UNFIT, error) from error
+        try:
+            self._serve(bundle, session, sink)
+        finally:
+            self._waits = False
+            with suppress(EdgepruneError):  # a GPU that failed may fail at that, too
+                session.close()
+            sink.close()
+
+    def _bundle(self) -> Any:
+        """Verified: before that nothing of it reaches any parser."""
+        from edgeprune_device.bundle import Bundle
+        from edgeprune_device.releases import Releases
+
+        order = self._order
+        try:
+            if order["root"] is None:
+                return Bundle.open(order["bundle"], allow_untrusted=order["allow_untrusted"])
+            releases = Releases(order["root"])
+            return releases.open(releases.get(order["release"]))
+        except EdgepruneError as error:
+            raise _End(protocol.REFUSED, error) from error
+
+    def _chosen(self, bundle: Any) -> Tuple[str, str]:
+        """(runtime, precision)."""
+        from edgeprune_device import benchmark, runtimes
+
+        order = self._order
+        if order["runtime"] not in ("auto", *runtimes.names()):
+            known = ", ".join(runtimes.names())
+            raise _End(protocol.BAD_USE, f"unknown runtime {order['runtime']!r}; known: auto, {known}")
+        try:
+            runtime = runtimes.choose(order["runtime"])
+        except RuntimeUnavailable as error:
+            raise _End(protocol.UNREADY, error) from error
+        try:
+            return runtime, benchmark.choose_precision(bundle.manifest, runtime, order["precision"])
+        except EdgepruneError as error:
+            raise _End(protocol.UNFIT, error) from error
+
+    def _session(self, bundle: Any, runtime: str, precision: str) -> Any:
+        from edgeprune_device import runtimes
+
+        manifest = bundle.manifest
+        entry = manifest.models[precision]
+        settings = runtimes.Settings(
+            threads=self._order["threads"],
+            shapes=manifest.shapes,
+            precision=precision,
+            fp32_nodes=tuple(entry.get("fp32_nodes", ())),
+            cuda=self._order["cuda"],
+            progress=self._builds,
+        )
+        return runtimes.open(bundle.read(entry["payload"]), runtime, settings)
+
+    def _serve(self, bundle: Any, session: Any, sink: Any) -> None:
+        """Frames until the source ends; one that goes away is opened again."""
+        from edgeprune_device import sources
+        from edgeprune_device.service.detections import Lines
+
+        lines = Lines(bundle.sha256[:16], bundle.manifest.classes)
+        pictures = self._pictures(bundle)
+        failures, said = 0, ""
+        while True:
+            self._loads()
+            begun = time.monotonic()
+            try:
+                try:
+                    source = sources.open(self._order["source"], pictures, once=True)
+                except EdgepruneError as error:
+                    self._never(error)
+                    raise _Gone(str(error)) from error
+                with source:
+                    self.tell(step="reading", text=source.description)
+                    self._frames(source, bundle.manifest, session, lines, sink)
+                    return
+            except _Gone as gone:
+                if time.monotonic() - begun > _SOURCE_IS_THERE_S and self._cells[LAST] > begun * 1e9:
+                    failures = 0
+                said = str(gone)
+            pause = _PAUSES_S[min(failures, len(_PAUSES_S) - 1)]
+            failures += 1
+            self._cells[DEADLINE] = time.monotonic_ns() + int(pause * 1e9) + self._watchdog_ns
+            self._cells[LOADING] = 0
+            self.tell(step="waiting", text=said)
+            self._interruptible()
+            time.sleep(pause)
+
+    def _never(self, error: EdgepruneError) -> None:
+        """`_End` for what waiting does not help."""
+        order = self._order
+        if isinstance(error, RuntimeUnavailable):
+            raise _End(protocol.UNREADY, error) from error
+        wrong = isinstance(error, InputError) and " ! " in order["source"]
+        if wrong or (isinstance(error, InputError) and not order["patient"] and not self._cells[FRAMES]):
+            raise _End(protocol.BAD_USE, error) from error
+
+    def _pictures(self, bundle: Any) -> Any:
+        """The bundle's own pictures, where they are the source."""
+        from edgeprune_device.evaluation import EvaluationSet
+
+        if self._order["source"] != "bundle" or bundle.manifest.evaluation is None:
+            return None
+        name = bundle.manifest.evaluation["payload"]
+        return EvaluationSet.read(bundle.read(name), f"{bundle.path}: {name}") if name else None
+
+    def _frames(self, source: Any, manifest: Any, session: Any, lines: Callable[..., bytes], sink: Any) -> None:
+        """The loop. Whatever it looks up, it looks up once; the first frame may take its time."""
+        from edgeprune_device.vision import Preprocessor, detections
+
+        cells, watchdog_ns, clock = self._cells, self._watchdog_ns, time.monotonic_ns
+        supply, live = self._supply(source)
+        decode, infer, write = source.decode, session.infer, sink.write
+        prepare, classes, nms = Preprocessor(manifest.imgsz), len(manifest.classes), dict(manifest.nms)
+        nms["conf"] = nms["conf"] if self._order["conf"] is None else self._order["conf"]
+        number = self._order["first"] + cells[FRAMES]
+        while True:
+            self._waits = True
+            if self._ends:
+                return
+            try:
+                frame = supply()
+                self._waits = False
+                a = clock()
+                image = decode(frame)
+            except (StopIteration, EOFError):
+                return
+            except EdgepruneError as error:
+                if not live:
+                    raise _End(protocol.SOURCE_BROKE, error) from error
+                raise _Gone(str(error)) from error
+            try:
+                b = clock()
+                x, box = prepare(image)
+                c = clock()
+                outputs = infer(x)
+                d = clock()
+                found = box.undo(detections(outputs, classes=classes, **nms))
+                e = clock()
+            except EdgepruneError as error:
+                raise _End(protocol.UNFIT, error) from error
+            lost = write(lines(number, frame.name, frame.due_ns or a, image.shape, (a, b, c, d, e), found))
+            number += 1
+            if lost:
+                self._lost(lost, sink.problem, e)
+            cells[FRAMES] += 1
+            cells[LAST] = e
+            cells[DEADLINE] = e + watchdog_ns
+            cells[LOADING] = 0
+
+    def _supply(self, source: Any) -> Tuple[Callable[[], Any], bool]:
+        """(what gives the next frame, whether the frames come by themselves)."""
+        if not source.live:
+            frames: Iterator[Any] = source.frames()
+            return frames.__next__, False
+        patience_s = self._order["watchdog_s"] / 2  # a camera that stops is no worker that hangs
+        return lambda: source.next(patience_s), True
+
+    def _lost(self, lost: int, problem: str, now_ns: int) -> None:
+        """Count, and say so, once as long as it goes on."""
+        self._cells[LOST] += lost
+        if now_ns - self._lost_ns > _QUIET_NS:
+            self.tell(note=f"lines are lost: {problem}")
+        self._lost_ns = now_ns
+
+    def _loads(self) -> None:
+        """From now on it may take its time, as long as it works."""
+        self._cells[DEADLINE] = time.monotonic_ns() + int(LOAD_S * 1e9)
+        self._cells[LOADING] = 1
+
+    def _builds(self, share: float, what: Optional[str]) -> None:
+        self._loads()
+        self.tell(step="loading", text=f"builds the engine, {share:.0%}" + (f" ({what})" if what else ""))
+
+    def _beat(self) -> None:
+        """It waits for somebody, and does not hang."""
+        self._cells[DEADLINE] = time.monotonic_ns() + self._watchdog_ns
+        if self._ends:
+            raise _Told
+
+    def _interruptible(self) -> None:
+        self._waits = True
+        if self._ends:
+            raise _Told
