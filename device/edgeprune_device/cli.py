@@ -24,7 +24,9 @@ __all__ = ["Parser", "commands", "main"]
 
 GROUP = "edgeprune.commands"
 # What the host distribution brings; on a drone the answer is where to find them.
-HOST_COMMANDS = ("build", "analyze", "prune", "finetune", "export", "compare", "setup", "collect", "reports")
+HOST_COMMANDS = (
+    "build", "analyze", "prune", "finetune", "export", "compare", "setup", "deploy", "pack", "collect", "reports",
+)  # fmt: skip
 _ON_DEVICE = ("engine", "bench", "run", "install", "releases", "rollback", "info", "doctor", "unit", "unpack", "spool")
 _ORDER = (*HOST_COMMANDS, "targets", "keys", *_ON_DEVICE)
 EXIT_BUG, EXIT_INTERRUPTED, EXIT_PIPE = 70, 130, 141
