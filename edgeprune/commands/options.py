@@ -150,6 +150,60 @@ def retries(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--retries", type=_count, default=RETRIES, metavar="N", help=text)
 
 
+def deployment(parser: argparse.ArgumentParser) -> None:
+    """What a deployment is told, wherever it goes; `settings` reads it."""
+    add = parser.add_argument
+    add("--root", default="/opt/edgeprune", metavar="FOLDER", help="of the releases there (default /opt/edgeprune)")
+    add("--keep", type=_count, default=3, metavar="N", help="releases to keep, this one included (default 3, least 2)")
+    add("--source", help="write edgeprune.service there, which runs it on this camera, video or folder")
+    add("--output", help="where its detections go: -, a file or unix:PATH (default -, the journal)")
+    add("--no-agent", action="store_true", help="leave the agent of an image as it is, also where there is none")
+    add("--allow-untrusted", action="store_true", help="also an intact bundle whose key is not trusted")
+
+
+def settings(args):
+    """The deploy.Settings that were asked for; what a command does not offer has its default.
+
+    Raises:
+        InputError: a value outside its range.
+    """
+    from pathlib import PurePosixPath
+
+    from edgeprune_device.errors import InputError
+
+    from edgeprune.deploy import Settings
+
+    root = PurePosixPath(args.root)
+    if not root.is_absolute() or ".." in root.parts or len(root.parts) < 2 or not args.root.isprintable():
+        raise InputError(f"--root {args.root!r}: must be an absolute folder below /, without ..")
+    if args.keep < 2:
+        raise InputError(f"--keep {args.keep}: leaves nothing to go back to; keep 2 or more")
+    if args.output is not None and args.source is None:
+        raise InputError("--output belongs to the unit that --source writes: give both, or neither")
+    given = vars(args)
+    if args.source is not None and given.get("unit") is not None:
+        raise InputError("--source writes edgeprune.service, --unit names another: give one of the two")
+    for name, unit in (("health", " s"), ("max_drop", "")):
+        value = given.get(name)
+        if value is not None and not 0 < value < 1e6:
+            raise InputError(f"--{name.replace('_', '-')} {value:g}{unit}: must be above 0")
+    return Settings(
+        root=root,
+        keep=args.keep,
+        unit=given.get("unit"),
+        source=args.source,
+        output=args.output,
+        health_s=given.get("health"),
+        max_drop=given.get("max_drop"),
+        precision=given.get("precision", "auto"),
+        allow_untrusted=args.allow_untrusted,
+        allow_older=given.get("allow_older", False),
+        dry_run=given.get("dry_run", False),
+        agent=not args.no_agent,
+        partition=given.get("partition"),
+    )
+
+
 def _count(text: str) -> int:
     if not text.isdecimal() or len(text) > 6:
         raise argparse.ArgumentTypeError(f"must be a whole number from 0 on, not {text!r}")

@@ -1,0 +1,357 @@
+"""Onto a live drone over SSH: what it lacks is sent, its own agent installs it, and goes on when the link breaks.
+
+    look      what is there: `edgeprune releases --json`; what cannot work is refused before anything is sent
+    send      the envelope, and the pieces of those payloads that no release there has (`transfer`)
+    install   `edgeprune install --incoming`: verify, engine, benchmark, switch, watch, roll back; followed from here
+
+Everything may be run again and goes on where it stopped. What a drone answers is a stranger's, and checked.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+from edgeprune_device import strict_json, version
+from edgeprune_device.bundle import Bundle
+from edgeprune_device.errors import EdgepruneError, GateError, InputError, Interrupted, SignatureError
+
+from edgeprune.deploy import DEFAULT_ROOT, Settings, transfer
+from edgeprune.ssh import RETRIES, Link, RemoteError, parse, shown
+
+__all__ = ["There", "Where", "deploy", "look", "parse_there", "releases", "rollback", "where"]
+
+#: An agent as `edgeprune setup` leaves it, as an image brings it, or as somebody else installed it; and its Python.
+#: Then what it says of the releases below $1.
+_LOOK = """
+for agent in "$HOME/.local/share/edgeprune/agent/bin/edgeprune" "$1/agent/bin/edgeprune" "$(command -v edgeprune)"; do
+  if [ -x "$agent" ]; then
+    python=${agent%/*}/python
+    [ -x "$python" ] || python=python3
+    printf '%s\\n%s\\n' "$agent" "$python"
+    exec "$agent" releases "$1" --json
+  fi
+done
+"""
+#: The root $1, made by root where only root may.
+_MAKE = """
+[ -d "$1" ] || mkdir -p -- "$1" 2>/dev/null || sudo -n install -d -o "$(id -u)" -g "$(id -g)" -- "$1"
+"""
+_ALONE = """
+for agent in "$HOME/.local/share/edgeprune/agent/bin/edgeprune" "$1/agent/bin/edgeprune" "$(command -v edgeprune)"; do
+  if [ -x "$agent" ]; then shift; exec "$agent" "$@"; fi
+done
+echo "edgeprune: no agent" >&2
+exit 127
+"""
+_SPARE_BYTES = 32 << 20  # as the installation wants it
+_SHA256 = "[0-9a-f]{64}"
+
+
+@dataclass(frozen=True)
+class Where:
+    """Releases on a drone: Where("pilot@drone:2222", PurePosixPath("/opt/edgeprune"))."""
+
+    target: str
+    root: PurePosixPath
+
+
+@dataclass(frozen=True)
+class There:
+    """What a drone says before anything is sent; `problem`: why nothing can be installed.
+
+    `agent`, `python`: programs there; `held`: SHA-256 of payloads that it has; `trusted`, `revoked`: fingerprints of
+    keys; `root_user`: root, or sudo without a password; `service`: who runs the current release.
+    """
+
+    agent: str
+    python: str
+    version: str
+    problem: str | None
+    free_bytes: int
+    counter: int | None
+    current: str | None
+    held: tuple[str, ...]
+    trusted: tuple[str, ...]
+    revoked: tuple[str, ...]
+    systemd: bool
+    root_user: bool
+    service: str | None
+
+
+def where(text: str, root: PurePosixPath = DEFAULT_ROOT) -> Where:
+    """ "pilot@drone:2222:/data/edgeprune" -> Where("pilot@drone:2222", PurePosixPath("/data/edgeprune")).
+
+    Raises:
+        InputError: it is neither a drone nor a drone and a folder.
+    """
+    target, colon, path = text.partition(":/")
+    parse(target)
+    found = PurePosixPath(f"/{path}") if colon and path else root
+    if colon and (not path or ".." in found.parts or not path.isprintable()):
+        raise InputError(f"{text!r}: the folder on the drone must be an absolute path below /, without ..")
+    return Where(target, found)
+
+
+def deploy(
+    bundle: Bundle, to: Where, settings: Settings, say: Callable[[str], None], *, retries: int = RETRIES
+) -> dict[str, Any] | None:
+    """Deploy onto one drone. The record of the release as the drone tells it; None after a dry run.
+
+    Raises:
+        InputError: it cannot be installed there. GateError: it lost too much there, or did not run: the former release
+        is in use. SignatureError: its key is not trusted there, or it is older than what was. LinkError: the link
+        failed for good; the same command goes on where it stopped.
+    """
+    with Link(to.target, retries=retries, say=say) as link:
+        there = look(link, to.root)
+        check(there, bundle, to.target, settings)
+        if there.version != version():
+            say(f"{to.target}: note: its agent is {there.version}, this is {version()}: edgeprune setup renews it")
+        folder = str(to.root / "incoming" / bundle.sha256)
+        wanted = transfer.pieces(bundle, there.held)
+        lacks = transfer.lacking(wanted, transfer.held(link, there.python, folder))
+        _check_room(there, bundle, lacks, to.target)
+        _say_what(bundle, there, wanted, lacks, to.target, say)
+        if settings.dry_run:
+            for line in _steps(there, bundle, settings):
+                say(f"{to.target}: would {line}")
+            return None
+        link.run(_MAKE, str(to.root))
+        for last in (False, True):
+            _send(link, bundle, lacks, there, folder, say)
+            try:
+                return _install(link, bundle, there, to, settings, say)
+            except (InputError, SignatureError):
+                # A power cut, or a card that fails, may have spoilt what had arrived: it was removed there.
+                lacks = transfer.lacking(wanted, transfer.held(link, there.python, folder))
+                if last or not lacks or len(lacks) == len(wanted):
+                    raise
+    raise AssertionError
+
+
+def look(link: Link, root: PurePosixPath) -> There:
+    """Ask the drone what is there.
+
+    Raises:
+        InputError: it has no agent, or one that is too old, or answers nonsense. LinkError.
+    """
+    try:
+        answer = link.run(_LOOK, str(root), timeout_s=600)
+    except RemoteError as error:
+        if "unknown command" in error.reason:
+            raise InputError(f"{link.target}: its agent cannot install yet: edgeprune setup {link.target}") from error
+        raise
+    if not answer.strip():
+        raise InputError(f"{link.target}: there is no edgeprune agent: edgeprune setup {link.target}")
+    return parse_there(answer, link.target)
+
+
+def parse_there(answer: bytes, what: str) -> There:
+    """The output of `_LOOK` -> There.
+
+    Raises:
+        InputError: it is no such output.
+    """
+    agent, python, rest = (*answer.split(b"\n", 2), b"", b"")[:3]
+    data = strict_json.loads(rest, f"{what}: edgeprune releases")
+    if not isinstance(data, dict) or data.get("schema_version") != 1:
+        number = data.get("schema_version") if isinstance(data, dict) else None
+        raise InputError(
+            f"{what}: its agent speaks another language (schema {shown(repr(number), 40)}): edgeprune setup {what} "
+            "brings the one that belongs to this edgeprune"
+        )
+
+    def take(key: str, kind: type, optional: bool = False) -> Any:
+        value = data.get(key)
+        if optional and value is None:
+            return None
+        if not isinstance(value, kind) or (kind is int and (isinstance(value, bool) or value < 0)):
+            raise InputError(f"{what}: does not say what is there as it should: {key} {shown(repr(value))}")
+        return shown(value, 1000) if kind is str else value
+
+    def texts(key: str) -> tuple[str, ...]:
+        return tuple(text for text in take(key, list) if isinstance(text, str))
+
+    if not re.fullmatch(rb"/[^\0-\x1f]{1,500}", agent) or not re.fullmatch(rb"python3|/[^\0-\x1f]{1,500}", python):
+        raise InputError(f"{what}: does not say where its agent is ({shown(repr(agent))})")
+    return There(
+        agent=agent.decode("utf-8", "surrogateescape"),
+        python=python.decode("utf-8", "surrogateescape"),
+        version=take("agent", str),
+        problem=take("problem", str, optional=True),
+        free_bytes=take("free_bytes", int),
+        counter=take("counter", int, optional=True),
+        current=take("current", str, optional=True),
+        held=tuple(text for text in texts("held") if re.fullmatch(_SHA256, text)),
+        trusted=texts("trusted"),
+        revoked=texts("revoked"),
+        systemd=take("systemd", bool),
+        root_user=take("root_user", bool),
+        service=take("service", str, optional=True),
+    )
+
+
+def check(there: There, bundle: Bundle, what: str, settings: Settings) -> None:
+    """Raise what would end the installation anyhow, before anything is sent."""
+    if there.problem:
+        raise InputError(f"{what}: nothing can be installed there: {there.problem}")
+    if bundle.key_fingerprint in there.revoked:
+        raise SignatureError(f"{what}: {bundle.key_fingerprint}, which signed {bundle.path}, was revoked there")
+    if bundle.key_fingerprint not in there.trusted and not settings.allow_untrusted:
+        raise SignatureError(
+            f"{what}: {bundle.path} is signed by {bundle.key_fingerprint}, a key that is not trusted there: edgeprune "
+            f"setup {what} lets it trust this host's, edgeprune keys trust there another one, --allow-untrusted none"
+        )
+    counter = bundle.manifest.counter
+    if there.counter is not None and counter < there.counter and not settings.allow_older:
+        raise SignatureError(
+            f"{what}: {bundle.path} is older than what was in use there (its counter is {counter}, there "
+            f"{there.counter} holds): deploy a newer build, or say --allow-older"
+        )
+    if settings.source is not None and not (there.systemd and there.root_user):
+        lacks = "there is no systemd" if not there.systemd else "only root writes it, and sudo asks for a password"
+        raise InputError(f"{what}: --source writes a systemd unit, and {lacks} there: leave it out")
+
+
+def releases(where_: str, as_json: bool) -> None:
+    """`edgeprune releases user@drone[:/path]`: print what its agent says."""
+    found = where(where_)
+    with Link(found.target) as link:
+        said = _agent(link, found, "releases", str(found.root), *(["--json"] if as_json else []))
+    if as_json:
+        print(strict_json.pretty(strict_json.loads(said, f"{found.target}: edgeprune releases")), end="")
+    else:
+        for line in said.decode("utf-8", "replace").splitlines():
+            print(shown(line, 1000))
+
+
+def rollback(where_: str, to: str | None, unit: str | None = None) -> None:
+    """`edgeprune rollback user@drone[:/path]`: let its agent do so, and print what it says."""
+    found = where(where_)
+    words = ["rollback", str(found.root), *_given("--to", to), *_given("--unit", unit)]
+    with Link(found.target) as link:
+        # Once only: run again after a link that broke in the middle it would go back one release further.
+        script, arguments = _ALONE, (str(found.root), *words)
+        link.connect()
+        try:
+            with link.talk(script, *arguments) as session:
+                session.feed(b"")
+                while line := session.stdout.readline(1 << 12):
+                    print(f"{found.target}: {shown(line.decode('utf-8', 'replace'), 1000)}", flush=True)
+                session.end()
+        except RemoteError as error:
+            raise _explained(error, found.target) from error
+
+
+# --- parts of deploy -------------------------------------------------------------------------------------------------
+
+
+def _say_what(bundle: Bundle, there: There, wanted, lacks, what: str, say) -> None:
+    size = sum(piece.size_bytes for piece in lacks)
+    arrived = sum(piece.size_bytes for piece in wanted) - size
+    kept = sum(p.size_bytes for p in bundle.manifest.payloads if p.sha256 in there.held)
+    parts = [f"{size} bytes of {bundle.envelope_bytes + bundle.manifest.size_bytes} to send"]
+    parts += [f"{kept} are in releases there"] if kept else []
+    parts += [f"{arrived} have arrived before"] if arrived else []
+    say(f"{what}: {', '.join(parts)}")
+
+
+def _check_room(there: There, bundle: Bundle, lacks: Sequence[transfer.Piece], what: str) -> None:
+    sizes = [p.size_bytes for p in bundle.manifest.payloads]
+    needs = sum(piece.size_bytes for piece in lacks) + bundle.envelope_bytes + sum(sizes) + max(sizes, default=0)
+    needs += _SPARE_BYTES
+    if there.free_bytes < needs:
+        raise InputError(
+            f"{what}: {there.free_bytes / 1e6:.0f} MB are free there, and {needs / 1e6:.0f} MB are needed: free some, "
+            "or --keep fewer releases"
+        )
+
+
+def _send(link: Link, bundle: Bundle, lacks, there: There, folder: str, say) -> None:
+    try:
+        transfer.send(link, bundle.path, lacks, there.python, folder)
+    except KeyboardInterrupt:
+        say(f"{link.target}: interrupted: nothing changed there; the same command goes on where it stopped")
+        raise
+
+
+def _install(link: Link, bundle: Bundle, there: There, to: Where, settings: Settings, say) -> dict[str, Any]:
+    """Let the agent install what has arrived, and follow it."""
+    result: dict[str, Any] = {}
+
+    def line(text: bytes) -> None:
+        data = strict_json.loads(text, f"{to.target}: edgeprune install")
+        if isinstance(data, dict) and isinstance(data.get("result"), dict):
+            result.update(data["result"])
+        elif isinstance(data, dict):
+            say(f"{to.target}: {shown(str(data.get('step')), 20):<8} {shown(str(data.get('text')), 1000)}")
+
+    # The same ticket follows the same installation after a link that broke, and is told how it ended.
+    ticket = secrets.token_hex(16)
+    command = [there.agent, "install", "--incoming", bundle.sha256, "--ticket", ticket, "--json"]
+    try:
+        link.follow('exec "$@"', *command, *options(to.root, settings), line=line)
+    except RemoteError as error:
+        if not result:
+            raise _explained(error, to.target) from error
+    except KeyboardInterrupt:
+        say(f"{to.target}: interrupted here; the installation goes on there, and the same command follows it")
+        raise
+    words = f"{to.target}: {shown(str(result.get('error')), 2000)}"
+    if result.get("exit") == 0 and isinstance(result.get("release"), dict):
+        return result["release"]
+    raise {1: GateError, 130: Interrupted}.get(result.get("exit"), InputError)(words)
+
+
+def options(root: PurePosixPath, settings: Settings) -> list[str]:
+    """Of `edgeprune install`."""
+    return [
+        "--root", str(root), "--precision", settings.precision, "--keep", str(settings.keep),
+        *_given("--health", settings.health_s), *_given("--max-drop", settings.max_drop),
+        *_given("--unit", settings.unit), *_given("--source", settings.source), *_given("--output", settings.output),
+        *(["--allow-untrusted"] if settings.allow_untrusted else []),
+        *(["--allow-older"] if settings.allow_older else []),
+    ]  # fmt: skip
+
+
+def _given(option: str, value: Any) -> list[str]:
+    return [] if value is None else [f"{option}={value:g}" if isinstance(value, float) else f"{option}={value}"]
+
+
+def _steps(there: There, bundle: Bundle, settings: Settings) -> list[str]:
+    """What an installation does, for a dry run."""
+    unit = settings.unit or there.service or "nothing"
+    drop = "its own default" if settings.max_drop is None else f"{settings.max_drop:g}"
+    health = "its own default" if settings.health_s is None else f"{settings.health_s:g} s"
+    return [
+        "verify signature, hashes, key and counter there",
+        f"build the engine there where one is needed, and measure (precision {settings.precision}, mAP50-95 may drop "
+        f"by {drop})",
+        *([f"write edgeprune.service for {settings.source}"] if settings.source is not None else []),
+        f"switch from {there.current or 'no release'} to {bundle.sha256[:16]}",
+        f"restart {unit}, and watch it ({health}); where it fails, go back to {there.current or 'none'}",
+        f"keep {settings.keep} releases",
+    ]
+
+
+def _agent(link: Link, found: Where, *words: str) -> bytes:
+    """What the agent prints."""
+    try:
+        return link.run(_ALONE, str(found.root), *words, timeout_s=600)
+    except RemoteError as error:
+        raise _explained(error, found.target) from error
+
+
+def _explained(error: RemoteError, what: str) -> EdgepruneError:
+    """The agent's own last words, as the kind of error that its exit status says."""
+    if error.code == 127 and error.reason.endswith("no agent"):
+        return InputError(f"{what}: there is no edgeprune agent: edgeprune setup {what}")
+    if "unknown command" in error.reason:
+        return InputError(f"{what}: its agent cannot do this yet: edgeprune setup {what}")
+    words = f"{what}: {error.reason.removeprefix('edgeprune: error: ')}"
+    return GateError(words) if error.code == 1 else InputError(words)
