@@ -12,6 +12,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ from edgeprune_device.printable import printable
 from edgeprune.deploy import tree
 from edgeprune.deploy.tree import Node, Plan, Root
 
-__all__ = ["FileSystem", "Place", "check", "tool", "write"]
+__all__ = ["FileSystem", "Place", "blocks", "check", "tool", "write"]
 
 _KINDS = {"regular": tree.FILE, "directory": tree.FOLDER, "symlink": tree.LINK}
 _TYPE_BITS = {tree.FILE: 0o100000, tree.FOLDER: 0o040000, tree.LINK: 0o120000}
@@ -151,20 +152,26 @@ class FileSystem(Root):
         text = said.decode("utf-8", "surrogateescape")
         head = re.search(r"^Inode: \d+\s+Type: ([a-z ]+?)\s+Mode:\s+(\d+)", text)
         people = re.search(r"^User:\s+(\d+)\s+Group:\s+(\d+)\s+(?:Project:\s+\d+\s+)?Size: (\d+)", text, re.M)
-        time = re.search(r"^\s*mtime: 0x([0-9a-f]+)(?::([0-9a-f]{8}))? --", text, re.M)
-        if not (head and people and time):
+        changed = re.search(r"^\s*mtime: 0x([0-9a-f]+)(?::([0-9a-f]{8}))? --", text, re.M)
+        if not (head and people and changed):
             raise InputError(f"{self.what}: debugfs does not say what {printable(path)} is")
         kind, target = _KINDS.get(head[1], "other"), None
         if kind == tree.LINK:
             fast = re.search(r'^Fast link dest: "(.*)"\s*\Z', text, re.M | re.S)
             target = fast[1] if fast else b"".join(self.chunks(path)).decode("utf-8", "surrogateescape")
-        seconds = int(time[1], 16)
+        seconds = int(changed[1], 16)
         seconds -= (seconds & 0x80000000) << 1
-        seconds += (int(time[2] or "0", 16) & 3) << 32
+        seconds += (int(changed[2] or "0", 16) & 3) << 32
         return Node(kind, int(head[2], 8) & 0o7777, int(people[1]), int(people[2]), int(people[3]), seconds, target)
 
     def _script(self, commands: Sequence[str], folder: Path | None = None) -> list[bytes]:
         return _execute(self._place, commands, folder)
+
+
+def blocks(place: Place, paths: Sequence[str]) -> list[int]:
+    """The numbers of the blocks that hold these files."""
+    said = _execute(place, [f"blocks {_quoted(path)}" for path in paths])
+    return [int(number) for text in said for number in text.split()]
 
 
 def write(place: Place, root: Root, plan: Plan) -> None:
@@ -198,6 +205,11 @@ def write(place: Place, root: Root, plan: Plan) -> None:
                 ("atime", f"@{entry.mtime}"), ("mtime", f"@{entry.mtime}"),
             ):  # fmt: skip
                 commands.append(f"set_inode_field {_quoted(entry.path)} {key} {value}")
+        # Folders that were there and get or lose an entry: the kernel would set their time.
+        made = {entry.path for entry in plan.entries}
+        changed = {path.rpartition("/")[0] or "/" for path in (*made, *(path for path, _ in plan.removed))}
+        for path in sorted(changed - made - {path for path, _ in plan.removed}):
+            commands.append(f"set_inode_field {_quoted(path)} mtime @{int(time.time())}")
         for path, kind in plan.removed:
             commands.append(f"{'rmdir' if kind == tree.FOLDER else 'rm'} {_quoted(path)}")
         for said in _execute(place, commands, folder, writing=True):

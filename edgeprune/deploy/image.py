@@ -89,7 +89,7 @@ def deploy(bundle: Bundle, file: Path, settings: Settings, say: Say, *, kernel: 
         except OSError as error:
             raise InputError(f"{work}: cannot be made ({str(error.strerror).lower()})") from error
         try:
-            how = _prepare(place, root, plan, work, kernel, say)
+            how = _prepare(place, root, plan, work, found.superblock.block_bytes, kernel, say)
             changed = _bring(descriptor, place, plan, work)
         finally:
             if not (work / _JOURNAL).exists():  # else the image was not given back: the next run does it
@@ -234,9 +234,11 @@ def _check_room(where: str, file: Path, superblock: Superblock, plan: Plan) -> N
 # --- the work --------------------------------------------------------------------------------------------------------
 
 
-def _prepare(place: Place, root: FileSystem, plan: Plan, work: Path, kernel: bool | None, say: Say) -> str:
+def _prepare(
+    place: Place, root: FileSystem, plan: Plan, work: Path, block_bytes: int, kernel: bool | None, say: Say
+) -> str:
     """Everything but the image's own change: work/journal holds it then. How it was written."""
-    copy = overlay.Overlay(work / "overlay", place)
+    copy = overlay.Overlay(work, place, block_bytes)
     try:
         how = "the kernel through a loop mount"
         try:
@@ -251,8 +253,9 @@ def _prepare(place: Place, root: FileSystem, plan: Plan, work: Path, kernel: boo
             debugfs.write(copy.place, root, plan)
             how = "debugfs, without root"
         _verify(copy.place, plan)
+        held = debugfs.blocks(copy.place, [entry.path for entry in plan.entries if entry.kind == tree.FILE])
         try:
-            overlay.write_journal(work / _JOURNAL, copy.changes())
+            overlay.write_journal(work / _JOURNAL, copy.changes(held))
         except OSError as error:
             raise InputError(f"{work}: {str(error.strerror or error).lower()}") from error
         return how

@@ -1,12 +1,13 @@
 """A file system is changed as a whole or not at all: first beside the image, then in it.
 
 `Overlay` is a sparse file with the metadata of the file system (e2image: some megabytes for many gigabytes), which
-debugfs and the kernel change as if it were the file system itself. What then differs from the image is written to a
-journal, both as it was and as it will be, and only then to the image. A run that fails or is killed before that has not
-touched the image; one that is killed within it leaves the journal, from which the next gives the image back, byte for
-byte.
+debugfs and the kernel change as if it were the file system itself. The blocks that they changed are written to a
+journal, both as they were and as they will be, and only then to the image. A run that fails or is killed before that
+has not touched the image; one that is killed within it leaves the journal, from which the next gives the image back,
+byte for byte.
 
-Knows nothing of what is written, only bytes.
+The contents of the files that were there before are not in the overlay. So nothing is concluded from what is a hole in
+it: a block was changed if it differs from a second copy of the overlay, or if the writer's own files hold it.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ from __future__ import annotations
 import hashlib
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 from edgeprune_device.errors import InputError
@@ -27,7 +29,6 @@ from edgeprune.deploy.debugfs import Place, run
 __all__ = ["Change", "Overlay", "apply", "read_journal", "undo", "write_journal"]
 
 _CHANGE = struct.Struct("<QI")
-_PAGE_BYTES = 4096
 _RUN_BYTES = 1 << 20
 _SECTOR_BYTES = 512  # a disk writes at least one of these whole
 
@@ -42,48 +43,55 @@ class Change:
 
 
 class Overlay:
-    """The copy at `path` of the file system at `image`, which must not change meanwhile."""
+    """The copy, in `folder`, of the file system at `image`, which must not change meanwhile."""
 
-    def __init__(self, path: Path, image: Place):
-        """InputError: e2image cannot copy it as it is."""
-        self._image = image
+    def __init__(self, folder: Path, image: Place, block_bytes: int):
+        """InputError: e2image cannot copy it."""
+        self._image, self._block_bytes = image, block_bytes
+        path = folder / "overlay"
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        self._before = os.open(folder / "before", os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        self.place = Place(descriptor, 0, image.what)
         done = run(
             "e2image", "-r", "-o", str(image.offset_bytes), f"/proc/self/fd/{image.descriptor}", str(path), place=image
         )
         if done.returncode:
-            os.close(descriptor)
+            self.close()
             said = (done.stderr.decode("utf-8", "replace").strip().splitlines() or ["no reason given"])[-1]
             raise InputError(f"{image.what}: its metadata cannot be copied: {printable(said[:200])}")
-        self.place = Place(descriptor, 0, image.what)
-        self._copied = list(self._extents())
-        if next(self.changes(), None) is not None:
-            self.close()
-            raise InputError(f"{image.what}: e2image does not give its metadata as they are")
-
-    def changes(self) -> Iterator[Change]:
-        """Where it differs from the image by now, in order."""
-        image, here = self._image.descriptor, self.place.descriptor
-        for begin, end in _united([*self._copied, *self._extents()]):
+        os.ftruncate(self._before, os.fstat(descriptor).st_size)
+        for begin, end in _data(descriptor):
             for at in range(begin, end, _RUN_BYTES):
-                size = min(_RUN_BYTES, end - at)
-                old, new = os.pread(image, size, self._image.offset_bytes + at), os.pread(here, size, at)
-                yield from _different(self._image.offset_bytes + at, old, new)
+                _write(self._before, at, os.pread(descriptor, min(_RUN_BYTES, end - at), at))
+
+    def changes(self, held: Iterable[int]) -> Iterator[Change]:
+        """What is to be written to the image, in order. `held`: the blocks that hold the contents of the new files."""
+        size = self._block_bytes
+        blocks = sorted(set(held) | set(self._changed()))
+        for _, run_ in groupby(enumerate(blocks), key=lambda item: (item[1] - item[0], item[0] * size // _RUN_BYTES)):
+            found = [block for _, block in run_]
+            at, length = found[0] * size, len(found) * size
+            old = os.pread(self._image.descriptor, length, self._image.offset_bytes + at)
+            new = os.pread(self.place.descriptor, length, at)
+            if old != new:
+                yield Change(self._image.offset_bytes + at, old, new)
 
     def close(self) -> None:
         os.close(self.place.descriptor)
+        os.close(self._before)
 
-    def _extents(self) -> Iterator[tuple[int, int]]:
-        """Where it is not a hole: (begin, end), in whole pages."""
-        here, at = self.place.descriptor, 0
-        total = os.fstat(here).st_size
-        while at < total:
-            try:
-                begin = os.lseek(here, at, os.SEEK_DATA)
-            except OSError:  # nothing but a hole to the end
-                return
-            at = os.lseek(here, begin, os.SEEK_HOLE)
-            yield begin // _PAGE_BYTES * _PAGE_BYTES, min(-(-at // _PAGE_BYTES) * _PAGE_BYTES, total)
+    def _changed(self) -> Iterator[int]:
+        """The blocks in which it differs from its copy."""
+        size = self._block_bytes
+        now, before = self.place.descriptor, self._before
+        for begin, end in _united([*_data(now), *_data(before)], size):
+            for at in range(begin, end, _RUN_BYTES):
+                length = min(_RUN_BYTES, end - at)
+                old, new = os.pread(before, length, at), os.pread(now, length, at)
+                if old != new:
+                    for within in range(0, length, size):
+                        if old[within : within + size] != new[within : within + size]:
+                            yield (at + within) // size
 
 
 def write_journal(path: Path, changes: Iterator[Change]) -> None:
@@ -149,25 +157,23 @@ def undo(descriptor: int, path: Path, what: str) -> None:
     os.fsync(descriptor)
 
 
-def _different(offset: int, old: bytes, new: bytes) -> Iterator[Change]:
-    """In pages, those beside each other as one."""
-    begin = None
-    pages = range(0, max(len(old), len(new)), _PAGE_BYTES)
-    for at in [*pages, None]:
-        differs = at is not None and old[at : at + _PAGE_BYTES] != new[at : at + _PAGE_BYTES]
-        if differs and begin is None:
-            begin = at
-        if not differs and begin is not None:
-            end = at if at is not None else len(new)
-            yield Change(offset + begin, old[begin:end], new[begin:end])
-            begin = None
+def _data(descriptor: int) -> Iterator[tuple[int, int]]:
+    """Where a file may hold something else than zeros: (begin, end)."""
+    at, total = 0, os.fstat(descriptor).st_size
+    while at < total:
+        try:
+            begin = os.lseek(descriptor, at, os.SEEK_DATA)
+        except OSError:  # nothing but a hole to the end
+            return
+        at = os.lseek(descriptor, begin, os.SEEK_HOLE)
+        yield begin, at
 
 
-def _united(extents: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:
-    """Each byte once, in order."""
+def _united(extents: list[tuple[int, int]], size: int) -> Iterator[tuple[int, int]]:
+    """Each byte once, in order, and in whole blocks."""
     last = 0
     for begin, end in sorted(extents):
-        begin = max(begin, last)
+        begin, end = max(begin // size * size, last), -(-end // size) * size
         if begin < end:
             yield begin, end
             last = end
