@@ -26,10 +26,27 @@ def card(record: dict, out: Path) -> str:
         f"{epochs} epochs of training can raise an unconverged original too; the fair control "
         "is `edgeprune finetune` of the original.",
         _pictures(pictures),
+        *_reference(stages.get("reference")),
         f"bundle   {bundle}  (signed by {stages['pack']['signed_by']})",
         f"next     edgeprune bench {bundle}",
     ]
     return "\n".join(line for line in lines if line is not None)
+
+
+def _reference(stage: dict | None) -> list[str]:
+    """What the device that built the engines measured."""
+    lines = []
+    for name, entry in stage["engines"].items() if stage else ():
+        if entry["payload"] is None:
+            lines.append(f"engine   {name}: none ({entry['reason']})")
+            continue
+        b = entry["bench"]
+        accuracy = "not measured" if b["map50_95"] is None else f"{b['map50_95']:.3f}"
+        lines.append(
+            f"engine   {name}: {b['infer_p50_ms']:.2f} ms p50 inference, {b['fps_end_to_end']:.1f} FPS end to end, "
+            f"mAP50-95 {accuracy}, by {entry['builder']} on {entry['for']}; {b['verdict']}"
+        )
+    return lines
 
 
 def _pictures(pictures: dict) -> str | None:

@@ -7,9 +7,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import onnx
+from edgeprune_device.bundle import Bundle
+from edgeprune_device.errors import EdgepruneError
 from edgeprune_device.files import sha256, write_atomic
 
-from edgeprune import checkpoint, measure, nms, precisions, pruning
+from edgeprune import checkpoint, measure, nms, on, precisions, pruning, ssh
 from edgeprune import engine as engines
 from edgeprune import export as exporter
 from edgeprune import finetune as training
@@ -280,13 +282,65 @@ def engine(job, step) -> dict:
     return {"files": files, "engines": built, "note": note}
 
 
+def reference(job, step) -> dict:
+    """A device builds the engines and measures them (--on)."""
+    path = job.work / "reference.epb"
+    job.work.mkdir(exist_ok=True)
+    bundle = _packed_before(job, path) or _pack(job, path, _engines(job), step)
+    with ssh.Link(job.options.on, say=job.reporter.say) as link:
+        found = on.build(link, bundle, job.work, say=lambda text: step(0.5, text))
+    for name, plan in found.plans().items():
+        write_atomic(job.out / name, plan.read_bytes())
+    on.keep(found)
+    for text in found.warnings():
+        job.reporter.warn(text)
+    return {
+        "files": list(found.plans()),
+        "device": found.device,
+        "on": job.options.on,
+        "engines": found.entries(),
+        "note": found.note(),
+    }
+
+
 def pack(job, step) -> dict:
     """Everything into one signed file."""
+    bundle = _pack(job, job.bundle_path, _engines(job), step)
+    return {
+        "files": [job.bundle_path.name],
+        "bundle": bundle.path.name,
+        "signed_by": bundle.key_fingerprint,
+        "note": f"{bundle.path} ({bundle.path.stat().st_size / 1e6:.1f} MB), signed by {bundle.key_fingerprint}",
+    }
+
+
+def _engines(job) -> dict[str, dict]:
+    """The manifest's engines: those of the host, then those of the reference device."""
+    found = {}
+    for stage in job.record["stages"]:
+        if stage["name"] == "engine":
+            found.update({name: _engine_entry(entry) for name, entry in stage["engines"].items()})
+        elif stage["name"] == "reference":
+            found.update(stage["engines"])
+    return found
+
+
+def _packed_before(job, path: Path) -> Bundle | None:
+    """The bundle for the reference device, of before an interruption: the device may have it, and be at work on it."""
+    try:
+        bundle = Bundle.open(path)
+    except EdgepruneError:
+        return None
+    wanted = {p: sha256(job.model_path(p)) for p in PRECISIONS if p in job.record["models"]}
+    there = {p: bundle.payloads[entry["payload"]].sha256 for p, entry in bundle.manifest.models.items()}
+    return bundle if there == wanted else None
+
+
+def _pack(job, path: Path, built: dict[str, dict], step) -> Bundle:
     record = job.record
     val = job.data.val
     pictures = [val[i] for i in packing.evaluation_pictures(val)]
     step(0.2, "evaluation set")
-    built = next(s for s in record["stages"] if s["name"] == "engine")["engines"]
     how = next(s for s in record["stages"] if s["name"] == "quantize")
     models = {}
     for precision in PRECISIONS:
@@ -300,8 +354,8 @@ def pack(job, step) -> dict:
                 "runtime": entry["measured_with"],
                 "pictures": len(val),
             }
-    bundle = packing.pack(
-        job.bundle_path,
+    return packing.pack(
+        path,
         name=job.options.name,
         target=job.target.name,
         names=job.original.names,
@@ -309,7 +363,7 @@ def pack(job, step) -> dict:
         end2end=_end2end(job.model_path("fp32")),
         models=models,
         files={p: job.model_path(p) for p in models},
-        engines={k: _engine_entry(e) for k, e in built.items()},
+        engines=built,
         plans={e["payload"]: job.out / e["payload"] for e in built.values() if e["payload"]},
         evaluation=packing.evaluation_set(job.data, pictures),
         described={
@@ -319,12 +373,6 @@ def pack(job, step) -> dict:
         },
         lineage=_lineage(job),
     )
-    return {
-        "files": [job.bundle_path.name],
-        "bundle": bundle.path.name,
-        "signed_by": bundle.key_fingerprint,
-        "note": f"{bundle.path} ({bundle.path.stat().st_size / 1e6:.1f} MB), signed by {bundle.key_fingerprint}",
-    }
 
 
 def _engine_entry(entry: dict) -> dict:

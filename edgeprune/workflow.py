@@ -19,12 +19,13 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from edgeprune_device import keys
 from edgeprune_device.errors import EdgepruneError, GateError, InputError
 from edgeprune_device.files import check_writable, sha256, write_atomic
 from edgeprune_device.target import Target
 
 import edgeprune
-from edgeprune import checkpoint, criteria, dataset, measure, nms, pruning, qat, samples
+from edgeprune import checkpoint, criteria, dataset, measure, nms, on, pruning, qat, samples, ssh
 from edgeprune.budget import Budget
 from edgeprune.finetune import Settings, check_device
 from edgeprune.progress import Reporter
@@ -39,6 +40,8 @@ _FIRST_USED = {
     "export": ("nms",),
     "quantize": ("precision", "max_drop"),
 }
+#: Options that may be another on --resume: what they change begins with these stages, and is done again.
+_BEGINS = {"qat": ("qat", "export"), "on": ("reference", "pack")}
 _MADE_BY = {
     "baseline": ("original",), "prune": ("pruned",), "finetune": ("tuned",), "qat": ("qat",), "export": ("fp32",),
     "quantize": ("fp16", "int8", "int8-fp16"),
@@ -71,6 +74,7 @@ class Options:
     nms: bool
     name: str
     qat: int = 0  # epochs; 0: without
+    on: str | None = None  # a device, as ssh has it, that builds the engines and measures them
 
     def settings(self, epochs: int) -> Settings:
         return Settings(
@@ -211,6 +215,7 @@ def stages(options: Options) -> list[tuple[str, Stage]]:
         ("export", s.export),
         ("quantize", s.quantize),
         ("engine", s.engine),
+        *([("reference", s.reference)] if options.on else []),
         ("pack", s.pack),
     ]
 
@@ -229,6 +234,8 @@ def build(options: Options, out: Path, reporter: Reporter, *, resume: bool = Fal
         job.record = _begin(job, resume)
         finished = {s["name"] for s in job.record["stages"]}
         pipeline = stages(options)
+        if options.on and "reference" not in finished:
+            _check_reference(job)
         reporter.plan(len(pipeline))
         for name, stage in pipeline:
             if name in finished:
@@ -283,6 +290,10 @@ def _check(options: Options) -> None:
             raise InputError(
                 f"--qat trains for the signed INT8 of GPUs; target {target.name} has unsigned: leave --qat out"
             )
+    if options.on:
+        ssh.parse(options.on)
+        if target.int8_activations != "signed":
+            raise InputError(f"--on builds TensorRT engines, which target {target.name} has none of: leave --on out")
     criteria.resolve(options.criterion, pictures=True)
 
 
@@ -312,6 +323,14 @@ def _check_inputs(job: Job) -> None:
         )
 
 
+def _check_reference(job: Job) -> None:
+    """Whether it is there, can build engines, and is known: asked now, as it is needed only after hours."""
+    signer = keys.fingerprint(keys.load_or_create().verify_key)
+    with ssh.Link(job.options.on, say=job.reporter.say) as link:
+        agent = on.meet(link, signer)
+    job.reporter.say(f"engines are built and measured by {agent.name} ({job.options.on})")
+
+
 def _begin(job: Job, resume: bool) -> dict:
     """The record to go on with: a fresh one, or that of an interrupted build of the same inputs."""
     inputs = {
@@ -333,21 +352,22 @@ def _begin(job: Job, resume: bool) -> dict:
     if not resume:
         raise InputError(f"{job.out} already holds a build: go on with --resume, or give another --out")
     record, whole = _read_record(job, path)
-    # Where INT8 fails the gate, the next thing to try is --qat: what comes before it stays.
-    other = record["inputs"]["options"].get("qat", 0) != job.options.qat
-    if other:
-        whole = list(itertools.takewhile(lambda s: s["name"] not in ("qat", "export"), whole))
-    done = [s["name"] for s in whole]
+    # Where INT8 fails the gate, the next thing to try is --qat: what comes before it stays. So with --on.
     before = record["inputs"]
+    others = [o for o in _BEGINS if before["options"].get(o, getattr(Options, o)) != getattr(job.options, o)]
+    begins = [stage for option in others for stage in _BEGINS[option]]
+    whole = list(itertools.takewhile(lambda s: s["name"] not in begins, whole))
+    done = [s["name"] for s in whole]
     free = {o for stage, names in _FIRST_USED.items() if stage not in done for o in names}
     changed = [k for k in inputs["options"] if inputs["options"][k] != before.get("options", {}).get(k)]
-    changed = [k for k in changed if k not in free and k != "qat"]
+    changed = [k for k in changed if k not in free and k not in _BEGINS]
     changed += [k for k in inputs if k != "options" and inputs[k] != before.get(k)]
     if changed:
         raise InputError(f"{job.out}: cannot resume, {', '.join(changed)} changed since; give another --out")
     for stage in record["stages"][len(whole) :]:  # what it made is not delivered any more
-        why = "a file of it, or of a stage before it, is missing or changed"
-        job.reporter.warn(f"doing {stage['name']} again: {'--qat is another' if other else why}")
+        why = " and ".join(f"--{option} is another" for option in others)
+        why = why or "a file of it, or of a stage before it, is missing or changed"
+        job.reporter.warn(f"doing {stage['name']} again: {why}")
         for file in stage["files"]:
             (job.out / file).unlink(missing_ok=True)
         for model in _MADE_BY.get(stage["name"], ()):

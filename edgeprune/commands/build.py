@@ -33,6 +33,9 @@ def configure(parser) -> None:
     )
     options.precision(parser)
     options.nms(parser)
+    parser.add_argument(
+        "--on", metavar="user@jetson", help="let this device build the TensorRT engines and measure them (see README)"
+    )
     options.out(parser, "folder for the results (default runs/<name>)")
     parser.add_argument("--name", help="name of the bundle (default: from the weights and the target)")
     parser.add_argument("--resume", action="store_true", help="go on with an interrupted build of the same inputs")
@@ -79,6 +82,7 @@ def run(args) -> None:
         nms=args.nms,
         name=name,
         qat=options.qat_epochs(args),
+        on=args.on,
     )
     try:
         record = build(chosen, out, reporter, resume=args.resume)

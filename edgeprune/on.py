@@ -1,0 +1,475 @@
+"""`--on user@jetson`: a reference device builds a bundle's engines and measures them, and the bundle brings them along.
+
+An engine is native code of one TensorRT for one GPU, so only such a device can build it. The bundle goes there as it
+is, the device's own agent verifies it, builds (`edgeprune engine`) and measures (`edgeprune bench`), and plans, what
+the agent says of them, and signed reports come back:
+
+    ~/.cache/edgeprune/on/ID     there ($XDG_CACHE_HOME): bundle.epb, what comes back in out/, and of each job
+                                 JOB.pid, .out, .err and at last .rc; removed when all is here, or has failed
+
+A job goes on when the link breaks, and whoever runs the same command again finds it, or its result. What comes back is
+a stranger's until its size, its form, its hashes and the report's signature are checked. That the machine code in a
+plan does no harm cannot be checked: whoever names a reference device trusts it as much as this host.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from edgeprune_device import files, keys, schema, strict_json, version
+from edgeprune_device.bundle import Bundle
+from edgeprune_device.engine import PRECISIONS, Engine
+from edgeprune_device.errors import EdgepruneError, GateError, InputError, SignatureError
+from edgeprune_device.report import BenchReport
+from edgeprune_device.target import Target
+
+import edgeprune
+from edgeprune.ssh import Link, LinkError, shown
+from edgeprune.store import Receipt, Store
+
+__all__ = ["Agent", "Built", "Reference", "build", "meet", "run", "with_engines"]
+
+#: What the measuring is told beside the bundle and the precision.
+BENCH: tuple[str, ...] = ()
+RUNTIMES = ("trt", "rtx")
+_MOST_PLAN_BYTES = 2 << 30
+_MOST_REPORT_BYTES = 1 << 26
+_LOOK_S = 20  # how long one round trip waits for a job
+_JOB_S = 12 * 3600.0  # the device itself gives an engine up after six
+_LABEL = 60  # characters of a device's name that its engines have in theirs
+
+#: The agent, as setup leaves it or as somebody else installed it, and where such things are kept there.
+_FIND = """
+for agent in "$HOME/.local/share/edgeprune/agent/bin/edgeprune" "$(command -v edgeprune)"; do
+  if [ -x "$agent" ]; then printf '%s\\n' "$agent" "${XDG_CACHE_HOME:-$HOME/.cache}/edgeprune/on"; exit 0; fi
+done
+"""
+#: In the folder $1, have the job $2 done by the command from $4 on, whatever becomes of the link, and wait for it at
+#: most $3 s. Prints its exit status and its last words, or nothing. If it died, as with the board, it is begun again.
+_JOB = """
+cd "$1" || exit 1
+folder=$1 job=$2 left=$3
+shift 3
+works() { { tr '\\0' '\\n' <"/proc/$(cat "$job.pid")/cmdline" | grep -qxF "$folder"; } 2>/dev/null; }
+if [ ! -e "$job.rc" ] && ! works; then
+  echo started >>"$job.tries"
+  [ "$(wc -l <"$job.tries")" -le 3 ] || { echo "it was ended there three times, by whom it does not say" >&2; exit 1; }
+  sh -c '
+    trap "" HUP
+    cd "$1" || exit 1
+    job=$2
+    shift 2
+    "$@" >"$job.out" 2>"$job.err"
+    echo "$?" >"$job.new"
+    sync
+    mv "$job.new" "$job.rc"
+  ' edgeprune "$folder" "$job" "$@" </dev/null >/dev/null 2>&1 &
+  echo "$!" >"$job.pid"
+fi
+for pause in 0.1 0.2 0.4; do [ -e "$job.rc" ] || sleep "$pause" 2>/dev/null; done
+while [ ! -e "$job.rc" ] && [ "$left" -gt 0 ] && works; do sleep 1; left=$((left - 1)); done
+if [ -e "$job.rc" ]; then cat "$job.rc"; tail -c 3000 "$job.err"; fi
+"""
+_DESCRIBE = """
+if [ -f "$1" ]; then wc -c <"$1"; sha256sum <"$1"; fi
+"""
+
+
+@dataclass(frozen=True)
+class Agent:
+    """A device that can build: its `edgeprune`, its folder for this, and the name that it is enrolled here by."""
+
+    path: str
+    folder: str
+    name: str
+
+
+@dataclass(frozen=True)
+class Built:
+    """What became of one precision: an engine, for which runtime, its plan's file and the report on it; or why none."""
+
+    precision: str
+    engine: Engine | None = None
+    runtime: str | None = None
+    plan: Path | None = None
+    report: BenchReport | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What a device sent back. `device`: its name here; `address`: as ssh has it; `target`: of the bundle."""
+
+    device: str
+    address: str
+    bundle_sha256: str
+    target: str
+    built: tuple[Built, ...]
+
+    def entries(self) -> dict[str, dict[str, Any]]:
+        """For a manifest's `engines`, by name, e.g. "int8-fp16.orin"."""
+        label = self.device[:_LABEL]
+        return {f"{built.precision}.{label}": self._entry(built, label) for built in self.built}
+
+    def plans(self) -> dict[str, Path]:
+        """{name of the payload: file}."""
+        entries = self.entries().values()
+        return {e["payload"]: built.plan for built, e in zip(self.built, entries) if e["payload"]}
+
+    def note(self) -> str:
+        """One line, e.g. "orin (Orin, TensorRT 10.3.0): int8-fp16 4.2 ms, fp16 none (…)"."""
+        took = {b.precision: b.report.stages["infer"]["p50_ms"] for b in self.built if b.report}
+        figures = [f"{precision} {ms:.1f} ms" for precision, ms in took.items()]
+        figures += [f"no {b.precision} ({b.reason})" for b in self.built if not b.report]
+        return f"{self.device} ({self.engine.device}, {self.engine.builder}): {', '.join(figures)}"
+
+    @property
+    def engine(self) -> Engine:
+        """The first that was built: who built it, and for what, is the same for all of them."""
+        return next(built.engine for built in self.built if built.engine)
+
+    def warnings(self) -> list[str]:
+        """What did not go well, one line each."""
+        found = [f"{self.address}: {built.precision}: {built.reason}" for built in self.built if built.engine is None]
+        wanted = Target.load(self.target).sm if self.target in Target.names() else None
+        if wanted is not None and self.engine.sm != wanted:
+            is_one = f"{self.address} is {self.engine.device} (SM {self.engine.sm})"
+            found.append(f"{is_one}, and target {self.target} has SM {wanted}: no such device will use these engines")
+        return found
+
+    def _entry(self, built: Built, label: str) -> dict[str, Any]:
+        engine, report = built.engine, built.report
+        if engine is None or report is None:
+            return {"payload": None, "builder": None, "for": None, "reason": shown(built.reason or "", 900)}
+        return {
+            "payload": f"model.{built.precision}.{label}.plan",
+            "builder": engine.builder,
+            "for": f"{engine.device} (SM {engine.sm})",
+            "key": engine.key,
+            "engine": engine.to_json(),
+            "bench": {"device": self.device, "bundle_sha256": self.bundle_sha256, **_figures(report)},
+        }
+
+
+def meet(link: Link, signer: str) -> Agent:
+    """The device's agent. `signer`: fingerprint of the key that signed, or will sign, what it has to trust.
+
+    Raises:
+        InputError: there is none, or it cannot build engines, or the two do not know each other's keys. LinkError.
+    """
+    answer = link.run(_FIND, limit_bytes=1 << 14).decode("utf-8", "replace").splitlines()
+    again = f"edgeprune setup {link.target}"
+    if not answer:
+        raise InputError(f"{link.target}: there is no edgeprune: {again} installs it")
+    if len(answer) != 2 or not all(path.startswith("/") and path.isprintable() for path in answer):
+        raise InputError(f"{link.target}: does not say where its edgeprune is ({shown(' '.join(answer))})")
+    path, folder = answer
+    info = strict_json.loads(link.run('exec "$1" info --json', path, timeout_s=600), f"{link.target}: edgeprune info")
+    info = info if isinstance(info, dict) else {}
+    runtimes = info.get("runtimes") if isinstance(info.get("runtimes"), dict) else {}
+    if "available" not in [runtimes.get(name) for name in RUNTIMES]:
+        why = shown(str(runtimes.get("trt", "it does not say why")), 600)
+        raise InputError(f"{link.target}: no engine can be built there: {why}")
+    public = link.run('exec "$1" keys export --report', path, limit_bytes=1 << 14).decode("ascii", "replace").strip()
+    key = keys.public(public, f"{link.target}: edgeprune keys export --report")
+    fingerprint = keys.fingerprint(key)
+    name, known = keys.enrolled().get(fingerprint, (None, None))
+    if name is None or known != key:
+        raise InputError(
+            f"{link.target}: its report key {fingerprint} is not enrolled here, so nothing that it measures can be "
+            f"believed: {again} enrols it"
+        )
+    trusted = info.get("trusted_keys")
+    if not isinstance(trusted, list) or signer not in trusted:
+        raise InputError(f"{link.target}: does not trust {signer}, which signs this bundle: {again} lets it")
+    return Agent(path, folder, name)
+
+
+def build(
+    link: Link,
+    bundle: Bundle,
+    folder: Path,
+    *,
+    precision: str = "all",
+    options: Sequence[str] = (),
+    say: Callable[[str], None] = lambda text: None,
+) -> Reference:
+    """Let the device build and measure the engines of a verified bundle.
+
+    `folder`: of this host, for what comes; the same one, after a link that failed for good, goes on. `precision`,
+    `options`: of `edgeprune engine` there.
+
+    Raises:
+        LinkError: the link failed for good; the same call goes on where it stopped.
+        InputError, GateError: nothing could be built there; it says why. SignatureError: what came is not what it
+            should be.
+    """
+    agent = meet(link, bundle.key_fingerprint)
+    asked = [version(), bundle.sha256, precision, *options, *BENCH]
+    there = f"{agent.folder}/{hashlib.sha256(strict_json.canonical(asked)).hexdigest()[:32]}"
+    with _scratch(link, there):
+        say(f"{link.target}: sending {bundle.path.name}, {bundle.path.stat().st_size / 1e6:.1f} MB")
+        link.put(bundle.path, f"{there}/bundle.epb")
+        link.run('mkdir -p -- "$1/out"', there)
+        engines = _engines(link, agent, there, bundle, precision, options, say)
+        built = [_come(link, agent, there, bundle, each, folder, say) for each in engines]
+    if not any(each.engine for each in built):
+        raise GateError("; ".join(f"{link.target}: {each.precision}: {each.reason}" for each in built))
+    return Reference(agent.name, link.target, bundle.sha256, bundle.manifest.target, tuple(built))
+
+
+def with_engines(bundle: Bundle, reference: Reference, path: Path) -> Bundle:
+    """Write `bundle` anew with what a device sent, signed by this host; its former engines of the same names go.
+
+    Raises:
+        InputError: it cannot be written. SignatureError: `bundle`, or a plan, has changed meanwhile.
+    """
+    manifest = bundle.manifest.to_json()
+    del manifest["payloads"]
+    entries = reference.entries()
+    replaced = {(bundle.manifest.engines.get(name) or {}).get("payload") for name in entries}
+    payloads: dict[str, bytes | Path] = {n: bundle.read(n) for n in bundle.payloads if n not in replaced}
+    payloads.update(reference.plans())
+    manifest.update(
+        counter=keys.next_counter(),
+        created=_now(),
+        edgeprune_version=edgeprune.__version__,
+        engines={**manifest["engines"], **entries},
+    )
+    written = Bundle.write(path, manifest, payloads, keys.load_or_create())
+    for entry in entries.values():
+        if entry["payload"] and written.payloads[entry["payload"]].sha256 != entry["engine"]["plan_sha256"]:
+            path.unlink()
+            raise SignatureError(f"{path}: {entry['payload']} changed on this disk meanwhile; run the command again")
+    return written
+
+
+def run(args) -> None:
+    """`edgeprune engine BUNDLE --on user@jetson`."""
+    import sys
+
+    from edgeprune_device.commands import find_bundle
+    from edgeprune_device.progress import Line
+
+    if args.allow_untrusted:
+        raise InputError("--on signs the bundle anew with this host's key: only for a bundle that is trusted here")
+    bundle = Bundle.open(find_bundle(args.bundle))
+    options = [f"--cuda={args.cuda}", *([f"--workspace={args.workspace}"] if args.workspace else [])]
+    options += ["--rebuild"] if args.rebuild else []
+    files.check_writable(args.out or bundle.path.with_suffix(".on.epb"))
+
+    def say(text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+    with Line() as line, Link(args.on, say=say) as link, _folder(bundle, args.on) as folder:
+        reference = build(link, bundle, folder, precision=args.precision or "all", options=options, say=line)
+        label = reference.device[:_LABEL]
+        out = args.out or bundle.path.with_name(f"{bundle.path.stem.removesuffix(f'.{label}')}.{label}.epb")
+        written = with_engines(bundle, reference, out)
+        keep(reference)
+    if args.json:
+        entries = reference.entries()
+        print(strict_json.pretty({"bundle": str(out), "device": reference.device, "engines": entries}), end="")
+    else:
+        print(_table(reference))
+        print(f"bundle   {out} ({out.stat().st_size / 1e6:.1f} MB), signed by {written.key_fingerprint}")
+    for text in reference.warnings():
+        print(f"warning: {text}", file=sys.stderr)
+
+
+def keep(reference: Reference) -> None:
+    """Put the reports where those are that `collect` brings: reports and compare take them by their ids."""
+    store = Store()
+    for built in reference.built:
+        if built.report:
+            store.put(built.report.to_bytes(), Receipt(reference.address, reference.device, _now(), None, None))
+
+
+# --- on the device ---------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _scratch(link: Link, there: str) -> Iterator[None]:
+    """Remove the device's folder at the end, but not while the same command can go on with what is in it."""
+    try:
+        yield
+    except LinkError:
+        raise
+    except EdgepruneError:
+        with contextlib.suppress(EdgepruneError):
+            link.run('rm -rf -- "$1"', there)
+        raise
+    with contextlib.suppress(EdgepruneError):  # what is here is whole
+        link.run('rm -rf -- "$1"', there)
+
+
+def _engines(link, agent, there, bundle, precision, options, say) -> list[Built]:
+    """What `edgeprune engine` there says of each precision; of the engines no more than that."""
+    command = ["engine", "bundle.epb", "--precision", precision, "--out", "out", "--json", *options]
+    code, words = _work(link, there, "engine", [agent.path, *command], "building", say)
+    answer = link.run('cat -- "$1"', f"{there}/engine.out")
+    if not answer.strip():
+        raise (GateError if code == 1 else InputError)(f"{link.target}: {words}")
+    what = f"{link.target}: edgeprune engine"
+    said = strict_json.loads(answer, what)
+    if not isinstance(said, list) or not said or not all(isinstance(entry, dict) for entry in said):
+        raise InputError(f"{what}: answers something else than a list of engines")
+    built = [_said(entry, bundle, what) for entry in said]
+    if len({each.precision for each in built}) != len(built):
+        raise InputError(f"{what}: says one precision twice")
+    return built
+
+
+def _said(entry: dict, bundle: Bundle, what: str) -> Built:
+    precision = entry.get("precision")
+    model = bundle.manifest.models.get(precision) if precision in PRECISIONS else None
+    if not model or not model["payload"]:
+        raise InputError(f"{what}: {shown(repr(precision))} is none of the bundle's models")
+    if "plan_sha256" not in entry:
+        return Built(precision, reason=shown(str(entry.get("reason")), 900))
+    known = set(schema.load("engine")["properties"])
+    engine = Engine.from_json({key: value for key, value in entry.items() if key in known}, f"{what}: {precision}")
+    key, runtime = entry.get("key"), entry.get("runtime")
+    if not isinstance(key, str) or not re.fullmatch("[0-9a-f]{64}", key) or runtime not in RUNTIMES:
+        raise InputError(f"{what}: does not say what --on needs: renew its agent (edgeprune setup)")
+    if engine.onnx_sha256 != bundle.payloads[model["payload"]].sha256:
+        raise SignatureError(f"{what}: {precision}: was built from another ONNX file than the bundle's")
+    if engine.size_bytes > _MOST_PLAN_BYTES:
+        raise InputError(f"{what}: {precision}: {engine.size_bytes} bytes are no engine of a detector")
+    if engine.sm is None or engine.device is None:
+        raise InputError(f"{what}: {precision}: does not say for which GPU it was built")
+    return Built(precision, replace(engine, key=key, adopted_from=None), runtime)
+
+
+def _come(link, agent, there, bundle, said: Built, folder: Path, say) -> Built:
+    """Measure one engine there, then fetch the plan and the report."""
+    if said.engine is None:
+        return said
+    precision = said.precision
+    command = ["bench", "bundle.epb", "--precision", precision, "--runtime", said.runtime, "--no-spool"]
+    command += ["--report", f"out/{precision}.report.json", *BENCH]
+    job = f"bench.{precision}"
+    code, words = _work(link, there, job, [agent.path, *command], f"measuring {precision}", say)
+    if code:
+        return Built(precision, reason=shown(f"built, but it could not be measured: {words}", 900))
+    report = _report(link, agent, f"{there}/out/{precision}.report.json", bundle, said, folder)
+    say(f"{link.target}: fetching the {precision} engine, {said.engine.size_bytes / 1e6:.1f} MB")
+    plan = folder / f"{precision}.plan"
+    if not plan.is_file() or files.sha256(plan) != said.engine.plan_sha256:
+        remote = f"{there}/out/{bundle.manifest.name}.{precision}.plan"
+        link.get(remote, plan, said.engine.size_bytes, said.engine.plan_sha256)
+    return replace(said, plan=plan, report=report)
+
+
+def _report(link, agent, remote: str, bundle: Bundle, said: Built, folder: Path) -> BenchReport:
+    what = f"{link.target}: report on {said.precision}"
+    told = re.fullmatch(rb"\s*([0-9]{1,12})\n([0-9a-f]{64})  -\n", link.run(_DESCRIBE, remote, limit_bytes=1000))
+    if not told or int(told[1]) > _MOST_REPORT_BYTES:
+        raise InputError(f"{what}: is not there, or too large")
+    path = folder / f"{said.precision}.report.json"
+    link.get(remote, path, int(told[1]), told[2].decode("ascii"))
+    report = BenchReport.from_json(strict_json.loads(path.read_bytes(), what), what)
+    name, _ = keys.enrolled().get(keys.fingerprint(report.verify(what)), (None, None))
+    if name != agent.name:
+        raise SignatureError(f"{what}: is not signed by {agent.name}, whose agent it comes from")
+    model = bundle.payloads[bundle.manifest.models[said.precision]["payload"]]
+    of = (report.bundle["sha256"], report.model["sha256"], report.precision, report.runtime["name"])
+    if of != (bundle.sha256, model.sha256, said.precision, said.runtime):
+        raise SignatureError(f"{what}: is about something else than this bundle's engine")
+    if report.interrupted or report.stages.get("infer", {}).get("p50_ms") is None:
+        raise InputError(f"{what}: has not the figures that it is for")
+    return report
+
+
+def _work(link, there: str, job: str, command: Sequence[str], doing: str, say) -> tuple[int, str]:
+    """(the exit status of a job there, its last words)."""
+    began = time.monotonic()
+    while time.monotonic() - began < _JOB_S:
+        say(f"{link.target}: {doing}, {time.monotonic() - began:.0f} s")
+        answer = link.run(_JOB, there, job, str(_LOOK_S), *command, limit_bytes=1 << 14, timeout_s=_LOOK_S + 60)
+        code, _, words = answer.decode("utf-8", "replace").partition("\n")
+        if re.fullmatch("[0-9]{1,3}", code):
+            lines = [line for line in words.splitlines() if line.strip()]
+            last = lines[-1].removeprefix("edgeprune: error: ") if lines else f"exit status {code}"
+            return int(code), shown(last, 900)
+        if answer.strip():
+            raise InputError(f"{link.target}: does not say how it ended ({shown(code)})")
+    raise InputError(f"{link.target}: {doing}: no end after {_JOB_S / 3600:.0f} hours")
+
+
+# --- on the host -----------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _folder(bundle: Bundle, target: str) -> Iterator[Path]:
+    """Where what comes is kept until all is there."""
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgeprune" / "on"
+    folder = base / hashlib.sha256(strict_json.canonical([bundle.sha256, target])).hexdigest()[:32]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be made ({str(error.strerror).lower()}); set XDG_CACHE_HOME") from error
+    try:
+        yield folder
+    except (LinkError, KeyboardInterrupt):
+        raise
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _figures(report: BenchReport) -> dict[str, Any]:
+    """What was measured, and on what; the whole report is in the host's store under its id."""
+    board, mode = report.board or {}, (report.preflight or {}).get("power_mode") or {}
+    gpu, accuracy = report.stages.get("gpu") or {}, report.accuracy
+    return {
+        "report": hashlib.sha256(report.to_bytes()).hexdigest(),
+        "board": board.get("model"),
+        "l4t": board.get("l4t"),
+        "power_mode": mode.get("name"),
+        "runtime": report.runtime["description"],
+        "mode": report.mode,
+        "infer_p50_ms": report.stages["infer"]["p50_ms"],
+        "infer_p90_ms": report.stages["infer"]["p90_ms"],
+        "gpu_p50_ms": gpu.get("p50_ms"),
+        "end_to_end_p50_ms": report.stages["end_to_end"]["p50_ms"],
+        "fps_end_to_end": report.fps_end_to_end,
+        "map50_95": accuracy.map50_95 if accuracy else None,
+        "map50_95_delta": report.map50_95_delta,
+        "load_mw": (report.power or {}).get("load_mw"),
+        "verdict": report.verdict["state"],
+    }
+
+
+def _table(reference: Reference) -> str:
+    rows = [("precision", "MB", "build s", "infer p50 ms", "FPS", "mAP50-95", "verdict")]
+    for built in reference.built:
+        if built.engine and built.report:
+            f = _figures(built.report)
+            accuracy = "-" if f["map50_95"] is None else f"{f['map50_95']:.3f}"
+            figures = (f"{f['infer_p50_ms']:.2f}", f"{f['fps_end_to_end']:.1f}", accuracy, f["verdict"])
+            engine = (f"{built.engine.size_bytes / 1e6:.1f}", f"{built.engine.build_seconds:.1f}")
+            rows.append((built.precision, *engine, *figures))
+        else:
+            rows.append((built.precision, *["-"] * 6))
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
+    engine = reference.engine
+    where = f"{reference.device} ({reference.address})"
+    lines.append(f"device   {where}: {engine.builder} on {engine.device} (SM {engine.sm})")
+    return "\n".join(lines)
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
