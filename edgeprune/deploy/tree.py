@@ -28,7 +28,7 @@ from edgeprune_device.releases import Release
 
 from edgeprune.deploy import Settings
 
-__all__ = ["ROOT_USER", "Entry", "Node", "Plan", "Root", "User", "differences", "owner", "plan"]
+__all__ = ["ROOT_USER", "Entry", "Node", "Plan", "Root", "User", "differences", "owner", "plan", "users"]
 
 FILE, FOLDER, LINK = "file", "folder", "link"
 _MOST_LINKS = 40  # as Linux
@@ -298,18 +298,18 @@ def differences(root: Root, plan: Plan, *, owners: bool = True) -> list[str]:
     return wrong
 
 
-def owner(root: Root, base: str, otherwise: User = ROOT_USER) -> User:
+def owner(root: Root, base: str) -> User:
     """To whom a deployment below `base` belongs: see this module."""
     node = root.lstat(base)
-    users = _users(root)
+    known_users = users(root)
     if node is not None:
-        known = next((user for user in users if user.uid == node.uid), None)
+        known = next((user for user in known_users if user.uid == node.uid), None)
         if known is None and node.uid != 0:
             raise InputError(
                 f"{root.what}: {base} belongs to user {node.uid}, who is not in its /etc/passwd; give it an owner"
             )
         return replace(known or ROOT_USER, gid=node.gid)
-    return next((user for user in users if user.uid == 1000), otherwise)
+    return next((user for user in known_users if user.uid == 1000), ROOT_USER)
 
 
 class _Tree:
@@ -438,8 +438,8 @@ def _check_revoked(root: Root, bundle: Bundle, user: User) -> None:
                 raise SignatureError(f"{root.what}: {bundle.path} is signed by {mark}, which is revoked there ({path})")
 
 
-def _users(root: Root) -> list[User]:
-    """Of /etc/passwd, in its order; a line that is none is left out."""
+def users(root: Root) -> list[User]:
+    """The accounts of /etc/passwd, in its order; a line that is none is left out."""
     found = []
     for line in (root.read("/etc/passwd", _MAX_TEXT_BYTES) or b"").decode("utf-8", "replace").splitlines():
         fields = line.split(":")
