@@ -33,8 +33,8 @@ __all__ = ["CONNECTIONS", "Piece", "held", "lacking", "pieces", "send"]
 CONNECTIONS = 16
 _SHARE_BYTES = 1 << 18  # for less another connection is not worth its login
 _UNDER_WAY = 2  # pieces over one connection, so that it never waits for an answer
-#: A piece that is under way for so many seconds, and so many times as long as others take, goes over an idle connection
-#: as well.
+#: Where a connection has answered nothing for so many seconds, and so many times as long as others take for a piece,
+#: an idle one sends its piece as well: TCP waits ever longer after each loss of the same packet.
 _LATE_S, _LATE = 2, 3
 _BLOCK_BYTES = 1 << 16
 _SCRIPT = 'exec "$1" -I -c "$2" "$3" $4'
@@ -101,7 +101,7 @@ class _Work:
 
     def __init__(self, pieces: Sequence[Piece]) -> None:
         self._waiting = deque(pieces)
-        self._since: dict[Piece, float] = {}  # of those under way: when they were last sent
+        self._since: dict[Piece, float] = {}  # of those under way: when they were the next to be answered, or sent
         self._usual_s = 0.0
         self._left = set(pieces)
         self._changed = threading.Condition()
@@ -136,11 +136,14 @@ class _Work:
                 self._since[piece] = now
                 return piece
 
-    def arrived(self, piece: Piece) -> None:
+    def arrived(self, piece: Piece, behind: Iterable[Piece] = ()) -> None:
+        """It is there. behind: those that the same connection has sent after it."""
         with self._changed:
+            now = time.monotonic()
             since = self._since.pop(piece, None)
             if since is not None:
-                self._usual_s += 0.2 * (time.monotonic() - since - self._usual_s)
+                self._usual_s += 0.2 * (now - since - self._usual_s)
+            self._since.update((other, now) for other in behind if other in self._since)
             if piece in self._left:
                 self._left.remove(piece)
                 self.arrived_bytes += piece.size_bytes
@@ -259,7 +262,7 @@ class _Crew:
                         return
                     self._answered(link, session, sent[0])
                     moved()
-                    self._arrived(sent.popleft())
+                    self._arrived(sent.popleft(), sent)
             finally:
                 self._work.give_back(sent)
 
@@ -287,8 +290,8 @@ class _Crew:
         if line != f"{piece.name}\n".encode("ascii"):
             raise InputError(f"{link.target}: answers {shown(line.decode('ascii', 'replace'))!r} to a piece")
 
-    def _arrived(self, piece: Piece) -> None:
-        self._work.arrived(piece)
+    def _arrived(self, piece: Piece, behind: Iterable[Piece]) -> None:
+        self._work.arrived(piece, behind)
         self._show(self._work.arrived_bytes, len(self._helpers) + 1)
         if self._work.done:
             self._stop()

@@ -50,7 +50,7 @@ def keep(path, data):
     except OSError as error:
         if os.path.exists(beside):
             os.unlink(beside)
-        sys.exit(f"receive: {path}: {error.strerror}")
+        sys.exit(f"{error.strerror}: {os.path.dirname(path)}")
 
 
 try:
@@ -59,4 +59,4 @@ try:
     else:
         receive(sys.argv[1], sys.stdin.buffer)
 except OSError as error:
-    sys.exit(f"receive: {error.filename or sys.argv[1]}: {error.strerror}")
+    sys.exit(f"{error.strerror}: {error.filename or sys.argv[1]}")

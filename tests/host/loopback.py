@@ -21,20 +21,32 @@ SSH = shutil.which("ssh")
 
 class Proxy:
     """A TCP relay to `port`. Each connection carries as many bytes in a direction as the next of `budgets` says (the
-    last one stays; None: no end), then breaks. `silent`: nothing passes any more, and nobody is told."""
+    last one stays; None: no end), then breaks. `silent`: nothing passes any more, and nobody is told. `slow`: some
+    500 kB a second and connection."""
 
     def __init__(self, port: int) -> None:
         self._to = port
         self.budgets: list[int | None] = [None]
-        self.silent = False
+        self.silent = self.slow = False
         self.connections = 0
+        self._open: set[socket.socket] = set()
         self.carried = 0  # bytes to the ground
+        self.sent = 0  # bytes to the drone
         self._server = socket.create_server(("127.0.0.1", 0))
         self.port = self._server.getsockname()[1]
         threading.Thread(target=self._serve, daemon=True).start()
 
     def close(self) -> None:
         self._server.close()
+
+    def hang_up(self) -> None:
+        """Every connection breaks."""
+        for end in list(self._open):
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def connections_open(self) -> int:
+        return len(self._open)
 
     def _serve(self) -> None:
         while True:
@@ -55,19 +67,25 @@ class Proxy:
 
     def _relay(self, source, target, budget, both) -> None:
         left = budget
+        self._open.add(source)
         with suppress(OSError):
             while data := source.recv(1 << 14):
                 while self.silent:
                     time.sleep(0.05)
+                if self.slow:
+                    time.sleep(len(data) / 500_000)
                 if left is not None:
                     data = data[:left]
                     left -= len(data)
                 target.sendall(data)
                 if target is both[0]:
                     self.carried += len(data)
+                else:
+                    self.sent += len(data)
                 if left == 0:
                     time.sleep(0.5)  # what is under way arrives, so that tests can tell how much it was
                     break
+        self._open.discard(source)
         for end in both:
             with suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)

@@ -425,7 +425,7 @@ def test_a_login_can_be_ended_from_another_thread(link, drone):
 
 
 def test_a_long_command_is_followed_and_what_it_repeats_after_a_break_is_not_told_again(link, drone, said):
-    script = "for n in $(seq 30); do echo \"$n $(cat \"$1\")\"; head -c 20000 /dev/zero >&2; done; exit 3"
+    script = 'for n in $(seq 30); do echo "$n $(cat "$1")"; head -c 20000 /dev/zero >&2; done; exit 3'
     (drone.home / "word").write_text("x")
     drone.proxy.budgets = [200_000, None]
     lines = []
