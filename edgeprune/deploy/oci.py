@@ -165,20 +165,19 @@ def _choose(layout: _Layout) -> dict:
             platform = descriptor.get("platform") if isinstance(descriptor, dict) else None
             if kind == _INDEX:
                 todo.append((layout.json(descriptor), depth + 1))
-            elif kind == _MANIFEST and (
-                not isinstance(platform, dict)
-                or (platform.get("os"), platform.get("architecture")) == ("linux", "arm64")
-            ):
+            elif kind == _MANIFEST and (not isinstance(platform, dict) or _is_arm64(platform)):
                 found.append(layout.json(descriptor))
     if len(found) != 1:
         why = "several images" if found else "no image in OCI's own format"
-        raise InputError(
-            f"{layout.path}: has {why} for linux/arm64; skopeo copy one of them to an oci-archive of its own"
-        )
+        raise InputError(f"{layout.path}: has {why} for linux/arm64; skopeo copy one to an oci-archive of its own")
     (manifest,) = found
     if not isinstance(manifest.get("config"), dict) or not isinstance(manifest.get("layers"), list):
         raise InputError(f"{layout.path}: its manifest cannot be understood")
     return manifest
+
+
+def _is_arm64(platform: dict) -> bool:
+    return (platform.get("os"), platform.get("architecture")) == ("linux", "arm64")
 
 
 @dataclass(frozen=True)
@@ -232,21 +231,20 @@ class Layers(Root):
         kind = descriptor.get("mediaType") if isinstance(descriptor, dict) else None
         if kind not in (_LAYER, _GZIP):
             raise InputError(
-                f"{self.what}: has a layer of the kind {printable(repr(kind)[:80])}; skopeo copy --dest-compress-format "
-                "gzip makes one that is known here"
+                f"{self.what}: has a layer of the kind {printable(repr(kind)[:80])}; skopeo copy "
+                "--dest-compress-format gzip makes one that is known here"
             )
-        plain = self._stack.enter_context(tempfile.TemporaryFile())
+        plain = self._stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115
         hashed = hashlib.sha256()
         try:
-            for chunk in (
-                _inflated(self._layout.chunks(descriptor)) if kind == _GZIP else self._layout.chunks(descriptor)
-            ):
+            packed = self._layout.chunks(descriptor)
+            for chunk in _inflated(packed) if kind == _GZIP else packed:
                 hashed.update(chunk)
                 plain.write(chunk)
             if f"sha256:{hashed.hexdigest()}" != expected:
                 raise SignatureError(f"{self.what}: layer {number + 1} is not the one that its config names")
             plain.seek(0)
-            archive = self._stack.enter_context(tarfile.open(fileobj=plain, mode="r:"))
+            archive = self._stack.enter_context(tarfile.open(fileobj=plain, mode="r:"))  # noqa: SIM115
             self._archives.append(archive)
             members = list(archive)
         except (tarfile.TarError, zlib.error, EOFError) as error:
@@ -436,9 +434,8 @@ def _write(
             "platform": {"architecture": "arm64", "os": "linux"},
             "annotations": {"org.opencontainers.image.ref.name": bundle.manifest.name},
         }
-        _put(
-            archive, "index.json", strict_json.canonical({"schemaVersion": 2, "mediaType": _INDEX, "manifests": [top]})
-        )
+        index = {"schemaVersion": 2, "mediaType": _INDEX, "manifests": [top]}
+        _put(archive, "index.json", strict_json.canonical(index))
 
 
 def _blob(archive: tarfile.TarFile, kind: str, value: dict) -> dict:
