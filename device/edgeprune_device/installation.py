@@ -38,6 +38,7 @@ Say = Callable[[str, str], None]
 KEEP, MAX_DROP, HEALTH_S = 3, 0.01, 30.0
 _MEASURE_S, _WARMUP_S, _IDLE_S = 2.0, 2.0, 0.5
 _SPARE_BYTES = 32 << 20
+_TOLD_S = 5.0  # between two words of how a watched release does
 _PATIENCE_S = 2.0  # whoever only asks whether somebody is at work holds the lock, too, for a moment
 _STALE_S = 7 * 86400  # what a host sent, and never installed
 
@@ -390,7 +391,7 @@ def _judged(
     say("restart", service.description)
     try:
         service.restart()
-        healthy, why = service.watch(release, options.health_s, lambda text: say("watch", text))
+        healthy, why = service.watch(release, options.health_s, _now_and_then(lambda text: say("watch", text)))
     except InputError as error:
         healthy, why = False, str(error)
     say("watch", why)
@@ -409,6 +410,17 @@ def _judged(
     raise GateError(
         f"{release} was rolled back: {now.reason or why}; " + (f"{back} is in use" if back else "nothing is in use")
     )
+
+
+def _now_and_then(say: Callable[[str], None]) -> Callable[[str], None]:
+    following = [0.0]
+
+    def told(text: str) -> None:
+        if time.monotonic() >= following[0]:
+            following[0] = time.monotonic() + _TOLD_S
+            say(text)
+
+    return told
 
 
 def _go_back(releases: Releases, release: Release, former: Optional[Release], why: str) -> Optional[Release]:
