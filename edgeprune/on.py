@@ -96,12 +96,11 @@ class Agent:
 
 @dataclass(frozen=True)
 class Built:
-    """What became of one precision: an engine, for which runtime, its plan's file and the report on it; or why none."""
+    """What became of one precision: an engine with its plan, for which runtime, and the report on it; or why none."""
 
     precision: str
     engine: Engine | None = None
     runtime: str | None = None
-    plan: Path | None = None
     report: BenchReport | None = None
     reason: str | None = None
 
@@ -121,10 +120,10 @@ class Reference:
         label = self.device[:_LABEL]
         return {f"{built.precision}.{label}": self._entry(built, label) for built in self.built}
 
-    def plans(self) -> dict[str, Path]:
-        """{name of the payload: file}."""
+    def plans(self) -> dict[str, bytes]:
+        """{name of the payload: the plan}."""
         entries = self.entries().values()
-        return {e["payload"]: built.plan for built, e in zip(self.built, entries) if e["payload"]}
+        return {entry["payload"]: built.engine.plan for built, entry in zip(self.built, entries) if entry["payload"]}
 
     def note(self) -> str:
         """One line, e.g. "orin (Orin, TensorRT 10.3.0): int8-fp16 4.2 ms, fp16 none (…)"."""
@@ -201,13 +200,14 @@ def build(
     folder: Path,
     *,
     precision: str = "all",
+    cuda: str = "auto",
     options: Sequence[str] = (),
     say: Callable[[str], None] = lambda text: None,
 ) -> Reference:
     """Let the device build and measure the engines of a verified bundle.
 
     `folder`: of this host, for what comes; the same one, after a link that failed for good, goes on. `precision`,
-    `options`: of `edgeprune engine` there.
+    `cuda`, `options`: of `edgeprune engine` there.
 
     Raises:
         LinkError: the link failed for good; the same call goes on where it stopped.
@@ -215,14 +215,15 @@ def build(
             should be.
     """
     agent = meet(link, bundle.key_fingerprint)
-    asked = [version(), bundle.sha256, precision, *options, *BENCH]
+    cuda = f"--cuda={cuda}"
+    asked = [version(), bundle.sha256, precision, cuda, *options, *BENCH]
     there = f"{agent.folder}/{hashlib.sha256(strict_json.canonical(asked)).hexdigest()[:32]}"
     with _scratch(link, there):
         say(f"{link.target}: sending {bundle.path.name}, {bundle.path.stat().st_size / 1e6:.1f} MB")
         link.put(bundle.path, f"{there}/bundle.epb")
         link.run('mkdir -p -- "$1/out"', there)
-        engines = _engines(link, agent, there, bundle, precision, options, say)
-        built = [_come(link, agent, there, bundle, each, folder, say) for each in engines]
+        engines = _engines(link, agent, there, bundle, precision, [cuda, *options], say)
+        built = [_come(link, agent, there, bundle, each, cuda, folder, say) for each in engines]
     if not any(each.engine for each in built):
         raise GateError("; ".join(f"{link.target}: {each.precision}: {each.reason}" for each in built))
     return Reference(agent.name, link.target, bundle.sha256, bundle.manifest.target, tuple(built))
@@ -232,7 +233,7 @@ def with_engines(bundle: Bundle, reference: Reference, path: Path) -> Bundle:
     """Write `bundle` anew with what a device sent, signed by this host; its former engines of the same names go.
 
     Raises:
-        InputError: it cannot be written. SignatureError: `bundle`, or a plan, has changed meanwhile.
+        InputError: it cannot be written. SignatureError: `bundle` has changed meanwhile.
     """
     manifest = bundle.manifest.to_json()
     del manifest["payloads"]
@@ -246,12 +247,7 @@ def with_engines(bundle: Bundle, reference: Reference, path: Path) -> Bundle:
         edgeprune_version=edgeprune.__version__,
         engines={**manifest["engines"], **entries},
     )
-    written = Bundle.write(path, manifest, payloads, keys.load_or_create())
-    for entry in entries.values():
-        if entry["payload"] and written.payloads[entry["payload"]].sha256 != entry["engine"]["plan_sha256"]:
-            path.unlink()
-            raise SignatureError(f"{path}: {entry['payload']} changed on this disk meanwhile; run the command again")
-    return written
+    return Bundle.write(path, manifest, payloads, keys.load_or_create())
 
 
 def run(args) -> None:
@@ -264,15 +260,18 @@ def run(args) -> None:
     if args.allow_untrusted:
         raise InputError("--on signs the bundle anew with this host's key: only for a bundle that is trusted here")
     bundle = Bundle.open(find_bundle(args.bundle))
-    options = [f"--cuda={args.cuda}", *([f"--workspace={args.workspace}"] if args.workspace else [])]
-    options += ["--rebuild"] if args.rebuild else []
+    options = [*([f"--workspace={args.workspace}"] if args.workspace else []), *(["--rebuild"] if args.rebuild else [])]
+    precision = args.precision or "all"
+    unknown = [p for p in precision.split(",") if p not in (*PRECISIONS, "auto", "all")]
+    if unknown:
+        raise InputError(f"unknown precision {unknown[0]!r}; known: auto, all, {', '.join(PRECISIONS)}")
     files.check_writable(args.out or bundle.path.with_suffix(".on.epb"))
 
     def say(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
     with Line() as line, Link(args.on, say=say) as link, _folder(bundle, args.on) as folder:
-        reference = build(link, bundle, folder, precision=args.precision or "all", options=options, say=line)
+        reference = build(link, bundle, folder, precision=precision, cuda=args.cuda, options=options, say=line)
         label = reference.device[:_LABEL]
         out = args.out or bundle.path.with_name(f"{bundle.path.stem.removesuffix(f'.{label}')}.{label}.epb")
         written = with_engines(bundle, reference, out)
@@ -351,24 +350,27 @@ def _said(entry: dict, bundle: Bundle, what: str) -> Built:
     return Built(precision, replace(engine, key=key, adopted_from=None), runtime)
 
 
-def _come(link, agent, there, bundle, said: Built, folder: Path, say) -> Built:
+def _come(link, agent, there, bundle, said: Built, cuda: str, folder: Path, say) -> Built:
     """Measure one engine there, then fetch the plan and the report."""
     if said.engine is None:
         return said
     precision = said.precision
     command = ["bench", "bundle.epb", "--precision", precision, "--runtime", said.runtime, "--no-spool"]
-    command += ["--report", f"out/{precision}.report.json", *BENCH]
+    command += ["--report", f"out/{precision}.report.json", cuda, *BENCH]
     job = f"bench.{precision}"
     code, words = _work(link, there, job, [agent.path, *command], f"measuring {precision}", say)
     if code:
         return Built(precision, reason=shown(f"built, but it could not be measured: {words}", 900))
     report = _report(link, agent, f"{there}/out/{precision}.report.json", bundle, said, folder)
     say(f"{link.target}: fetching the {precision} engine, {said.engine.size_bytes / 1e6:.1f} MB")
-    plan = folder / f"{precision}.plan"
-    if not plan.is_file() or files.sha256(plan) != said.engine.plan_sha256:
+    path = folder / f"{precision}.plan"
+    if not path.is_file() or files.sha256(path) != said.engine.plan_sha256:
         remote = f"{there}/out/{bundle.manifest.name}.{precision}.plan"
-        link.get(remote, plan, said.engine.size_bytes, said.engine.plan_sha256)
-    return replace(said, plan=plan, report=report)
+        link.get(remote, path, said.engine.size_bytes, said.engine.plan_sha256)
+    plan = path.read_bytes()
+    if hashlib.sha256(plan).hexdigest() != said.engine.plan_sha256:
+        raise SignatureError(f"{path}: changed on this disk meanwhile; run the same command again")
+    return replace(said, engine=replace(said.engine, plan=plan), report=report)
 
 
 def _report(link, agent, remote: str, bundle: Bundle, said: Built, folder: Path) -> BenchReport:
@@ -458,6 +460,7 @@ def _table(reference: Reference) -> str:
         if built.engine and built.report:
             f = _figures(built.report)
             accuracy = "-" if f["map50_95"] is None else f"{f['map50_95']:.3f}"
+            accuracy += "" if f["map50_95_delta"] is None else f" ({f['map50_95_delta']:+.3f})"
             figures = (f"{f['infer_p50_ms']:.2f}", f"{f['fps_end_to_end']:.1f}", accuracy, f["verdict"])
             engine = (f"{built.engine.size_bytes / 1e6:.1f}", f"{built.engine.build_seconds:.1f}")
             rows.append((built.precision, *engine, *figures))

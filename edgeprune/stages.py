@@ -290,7 +290,7 @@ def reference(job, step) -> dict:
     with ssh.Link(job.options.on, say=job.reporter.say) as link:
         found = on.build(link, bundle, job.work, say=lambda text: step(0.5, text))
     for name, plan in found.plans().items():
-        write_atomic(job.out / name, plan.read_bytes())
+        write_atomic(job.out / name, plan)
     on.keep(found)
     for text in found.warnings():
         job.reporter.warn(text)

@@ -95,9 +95,13 @@ def _check_cheap(args) -> None:
     """A mistyped option is told before the demo's pictures are drawn or anything is read."""
     from edgeprune_device.target import Target
 
+    from edgeprune import ssh
+
     Target.load(args.target)
     options.asked(args)
     options.qat_epochs(args)
+    if args.on is not None:
+        ssh.parse(args.on)
 
 
 def _inputs(args, reporter) -> tuple[Path, Path, str]:

@@ -485,6 +485,19 @@ def test_a_bundle_that_cannot_be_written_is_told_before_the_work(jetson, make_bu
     assert code == 2 and "does not exist" in err and jetson.builds() == []
 
 
+def test_mistakes_are_told_before_anybody_is_asked(make_bundle, capfd, tmp_path, monkeypatch):
+    monkeypatch.setenv("EDGEPRUNE_SSH", str(tmp_path / "none"))
+    bundle = make_bundle()
+    code, _, err = engine(capfd, bundle, "--precision", "fp61")
+    assert code == 2 and "unknown precision 'fp61'" in err
+    code, _, err = edgeprune(capfd, "engine", bundle.path, "--on", "-oProxyCommand=x")
+    assert code == 2 and "expected one argument" in err
+    code, _, err = edgeprune(capfd, "engine", bundle.path, "--on=-oProxyCommand=x")
+    assert code == 2 and "not a drone" in err
+    code, _, err = edgeprune(capfd, "build", "--ratio", "0.2", "--target", "jetson-orin", "--on", "a b")
+    assert code == 2 and "not a drone" in err
+
+
 # --- build --on ------------------------------------------------------------------------------------------------------
 
 
@@ -513,7 +526,7 @@ def build(inputs, tmp_path, monkeypatch, make_bundle):
     monkeypatch.setattr(stages, "_pack", packed)
 
     def run(**changes):
-        asked = options(inputs, epochs=1, precision=("fp32",), **changes)
+        asked = options(inputs, epochs=1, precision=("fp32",), criterion="bn_scale", **changes)
         return workflow.build(asked, out, Reporter(quiet=True), resume=out.exists())
 
     return run
