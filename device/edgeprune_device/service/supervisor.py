@@ -257,6 +257,8 @@ class _Supervisor:
                 self._pause(self._next_pause_s(), "stopped", why)
         else:
             self._restarts += 1
+            if not self._counted:  # it did not even come to the model
+                self._count(release, 1)
             pause_s = self._next_pause_s()
             self._say(f"{why}; starts again in {pause_s:g} s")
             self._pause(pause_s, "starting", why)

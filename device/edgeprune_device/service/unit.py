@@ -123,7 +123,7 @@ def _writable(root: str, output: str, argus: bool) -> List[str]:
         if not path.startswith("/"):
             raise InputError(f"{output}: --output must be an absolute path in a unit, or unix: and one, or -")
         folder = PurePosixPath(os.path.normpath(path)).parent
-        if _RUNTIME not in (folder, *folder.parents) and PurePosixPath("/dev") not in folder.parents:
+        if _RUNTIME not in (folder, *folder.parents) and PurePosixPath("/dev") not in (folder, *folder.parents):
             found.append(str(folder))
     return [*dict.fromkeys(found), *(["/tmp"] if argus else [])]
 

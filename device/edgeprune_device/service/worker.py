@@ -122,6 +122,8 @@ class _Worker:
             raise _End(protocol.UNREADY, error) from error
         except EdgepruneError as error:
             raise _End(protocol.UNFIT, error) from error
+        for warning in session.warnings:
+            self.tell(note=warning)
         try:
             self._serve(bundle, session, sink)
         finally:
@@ -163,6 +165,7 @@ class _Worker:
 
     def _session(self, bundle: Any, runtime: str, precision: str) -> Any:
         from edgeprune_device import runtimes
+        from edgeprune_device.engine import offer
 
         manifest = bundle.manifest
         entry = manifest.models[precision]
@@ -172,6 +175,7 @@ class _Worker:
             precision=precision,
             fp32_nodes=tuple(entry.get("fp32_nodes", ())),
             cuda=self._order["cuda"],
+            offers=offer.of(bundle, precision),
             progress=self._builds,
         )
         return runtimes.open(bundle.read(entry["payload"]), runtime, settings)

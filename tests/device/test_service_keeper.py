@@ -1,0 +1,131 @@
+"""Which release runs, decided without any process."""
+
+import os
+
+import pytest
+from edgeprune_device.errors import InputError
+from edgeprune_device.releases import Releases
+from edgeprune_device.service.keeper import MOST_STARTS, Keeper
+from fakes.service import Root
+
+
+@pytest.fixture
+def root(tmp_path, manifest):
+    return Root(tmp_path / "root", manifest)
+
+
+@pytest.fixture
+def said():
+    return []
+
+
+@pytest.fixture
+def keeper(root, said):
+    return Keeper(root.releases, 30.0, said.append)
+
+
+def test_a_trial_has_three_starts(root, keeper, said):
+    former, fresh = root.add("former", b"ok", state="good"), root.add("new", b"ok")
+    for _ in range(MOST_STARTS):
+        chosen, _ = keeper.choose("it crashed")
+        assert chosen.identity == fresh.identity
+        keeper.count(chosen, 1)
+    assert keeper.choose("it crashed")[0] == former
+    assert root.releases.get(fresh.identity).reason == "3 starts, and never 30 s of frames (it crashed)"
+    assert root.current() == "former" and len(said) == 1
+
+
+def test_starts_of_a_good_release_do_not_count(root, keeper):
+    good = root.add("good", b"ok", state="good")
+    for _ in range(10):
+        assert keeper.choose(None)[0] == good
+        keeper.count(good, 1)
+    assert root.releases.get(good.identity).starts == 0
+
+
+def test_a_start_can_be_given_back(root, keeper):
+    fresh = root.add("new", b"ok")
+    keeper.count(fresh, 1)
+    keeper.count(root.releases.get(fresh.identity), -1)
+    keeper.count(root.releases.get(fresh.identity), -1)
+    assert root.releases.get(fresh.identity).starts == 0
+
+
+def test_the_newest_good_one_that_verifies_takes_over(root, keeper, said):
+    oldest = root.add("oldest", b"1", state="good")
+    root.add("failed", b"2", state="bad")
+    damaged = root.add("damaged", b"333", state="good")
+    fresh = root.add("new", b"4")
+    root.damage(damaged)
+    assert keeper.fall_back(fresh, "why") == oldest
+    assert root.current() == "oldest" and root.state(fresh) == "bad" and root.state(damaged) == "good"
+    assert "cannot take over" in said[0]
+
+
+def test_nothing_changes_where_nothing_verifies(root, keeper):
+    former, fresh = root.add("former", b"123", state="good"), root.add("new", b"4")
+    root.damage(former)
+    assert keeper.fall_back(fresh, "why") is None
+    assert root.current() == "new" and root.state(fresh) == "trial"
+
+
+def test_whom_an_installer_has_switched_to_meanwhile_stays(root, keeper):
+    root.add("former", b"1", state="good")
+    fresh = root.add("new", b"2")
+    root.add("newer", b"3")
+    assert keeper.fall_back(fresh, "why").name == "newer"
+    assert root.current() == "newer" and root.state(fresh) == "trial"
+    assert keeper.confirm(fresh) == fresh and root.state(fresh) == "trial"
+
+
+def test_a_bad_one_is_not_started_where_there_is_a_good_one(root, keeper):
+    former = root.add("former", b"1", state="good")
+    fresh = root.add("new", b"2", state="bad")
+    assert keeper.choose(None)[0] == former and root.current() == "former"
+    root.releases.mark(former, "bad", "so it is")
+    assert keeper.choose(None)[0].identity == former.identity  # the last one is better than none
+    assert root.state(fresh) == "bad"
+
+
+def test_a_record_that_cannot_be_read_gives_way(root, keeper):
+    former, fresh = root.add("former", b"1", state="good"), root.add("new", b"2")
+    (root.releases.folder(fresh) / "release.json").write_text("{")
+    assert keeper.choose(None)[0] == former and root.current() == "former"
+
+
+def test_confirming_raises_the_counter(root, keeper):
+    fresh = root.add("new", b"ok")
+    assert keeper.confirm(fresh).state == "good"
+    assert root.state(fresh) == "good" and root.releases.counter == fresh.counter
+
+
+class Full(Releases):
+    """A fake of a disk that takes nothing."""
+
+    def write(self, release):
+        raise InputError("release.json: no space left on device")
+
+    def switch(self, release):
+        raise InputError("current: no space left on device")
+
+
+def test_on_a_disk_that_takes_nothing_the_same_is_decided_from_memory(root, said):
+    former, fresh = root.add("former", b"1", state="good"), root.add("new", b"2")
+    keeper = Keeper(Full(root.path), 30.0, said.append)
+    for _ in range(MOST_STARTS):
+        assert keeper.choose(None)[0] == fresh
+        keeper.count(fresh, 1)
+    assert keeper.choose(None)[0] == former
+    assert keeper.choose(None)[0] == former  # and stays with it
+    assert keeper.confirm(fresh) == fresh
+    assert root.current() == "new" and any("no space left" in text for text in said)
+    keeper.forget()
+    assert keeper.choose(None)[0] == fresh
+
+
+def test_without_a_release_it_says_so(root, keeper):
+    release, why = keeper.choose(None)
+    assert release is None and "no release yet" in why
+    os.symlink("releases/0123456789abcdef", str(root.path / "current"))
+    release, why = keeper.choose(None)
+    assert release is None and "0123456789abcdef" in why

@@ -1,0 +1,222 @@
+"""Files, pipes and sockets as they fail in the field; no disk was filled for it but by the kernel's own limit."""
+
+import os
+import resource
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+from edgeprune_device.errors import InputError
+from edgeprune_device.service import sinks
+
+
+def line(number, length=200):
+    return b'{"frame": %06d, "x": "%s"}\n' % (number, b"x" * length)
+
+
+def test_a_file_is_appended_to(tmp_path):
+    path = tmp_path / "lines"
+    path.write_bytes(b"before\n")
+    sink = sinks.open(str(path), -1, lambda: None)
+    assert [sink.write(line(i)) for i in range(3)] == [0, 0, 0]
+    assert path.read_bytes() == b"before\n" + line(0) + line(1) + line(2)  # before it is closed
+    sink.close()
+
+
+def test_what_a_power_cut_left_of_a_line_spoils_no_other(tmp_path):
+    path = tmp_path / "lines"
+    path.write_bytes(line(0) + line(1)[:20])
+    sinks.open(str(path), -1, lambda: None).write(line(2))
+    assert path.read_bytes().split(b"\n") == [line(0)[:-1], line(1)[:20], line(2)[:-1], b""]
+
+
+def test_a_file_that_was_moved_away_is_made_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(sinks, "_LOOK_S", 0.0)
+    path = tmp_path / "lines"
+    sink = sinks.open(str(path), -1, lambda: None)
+    sink.write(line(0))
+    path.rename(tmp_path / "lines.1")
+    sink.write(line(1))
+    assert (tmp_path / "lines.1").read_bytes() == line(0) and path.read_bytes() == line(1)
+    path.unlink()
+    tmp_path.chmod(0o500)
+    if os.geteuid() != 0:
+        assert sink.write(line(2)) == 1 and "permission denied" in sink.problem
+    tmp_path.chmod(0o700)
+    assert sink.write(line(3)) == 0 and path.read_bytes().endswith(line(3))
+
+
+FULL = """
+import os, resource, sys
+from edgeprune_device.service import sinks
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
+sink = sinks.open(sys.argv[1], -1, lambda: None)
+lost = [sink.write(b"x" * 149 + b"\\n") for _ in range(12)]
+print(lost, sink.problem)
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+print(sink.write(b"last\\n"), sink.problem)
+"""
+
+
+@pytest.mark.parametrize("stdout", [False, True])
+def test_a_disk_that_is_full_in_the_middle_of_a_line_keeps_whole_lines(tmp_path, stdout):
+    """The limit on a file's size stands for the disk: the kernel writes a part of the line, then refuses."""
+    path = tmp_path / "lines"
+    code = FULL
+    if stdout:
+        code = (
+            code.replace("sys.argv[1]", '"-"')
+            .replace("print(", "print(file=sys.stderr, *(")
+            .replace("sink.problem)", "sink.problem))")
+        )
+    with open(path, "wb") as stream:
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(path)],
+            stdout=stream if stdout else subprocess.PIPE,
+            stderr=subprocess.PIPE if stdout else None,
+            check=True,
+        )
+    said = (done.stderr if stdout else done.stdout).decode().splitlines()
+    assert said[0].startswith(f"{[0] * 6 + [1] * 6} ") and said[1] == "0 None"
+    assert path.read_bytes() == (b"x" * 149 + b"\n") * 6 + b"last\n"
+
+
+def test_standard_output_waits_for_its_reader_and_says_so():
+    read, write = os.pipe()
+    beats = []
+    sink = sinks.open("-", -1, lambda: beats.append(time.monotonic()), stdout=write)
+    got = []
+
+    def late():
+        time.sleep(1.3)
+        while sum(map(len, got)) < 200_013:
+            got.append(os.read(read, 1 << 16))
+
+    reader = threading.Thread(target=late)
+    reader.start()
+    assert sink.write(b"a" * 200_000 + b"\n") == 0  # more than a pipe holds
+    assert sink.write(b"the next one") == 0
+    reader.join()
+    assert b"".join(got) == b"a" * 200_000 + b"\nthe next one" and len(beats) >= 1
+    os.close(read)
+    with pytest.raises(BrokenPipeError):
+        sink.write(b"nobody")
+    os.close(write)
+
+
+def test_each_client_gets_whole_lines_and_a_slow_one_holds_up_nobody(tmp_path):
+    text = f"unix:{tmp_path / 's'}"
+    with sinks.listening(text) as listener:
+        sink = sinks.open(text, os.dup(listener.fileno()), lambda: None)
+        assert sink.write(line(0)) == 0  # nobody is there
+        quick, slow, dead = (socket.socket(socket.AF_UNIX) for _ in range(3))
+        for client in (quick, slow, dead):
+            client.connect(str(tmp_path / "s"))
+        until = time.monotonic() + 5
+        while len(sink._clients) < 3 and time.monotonic() < until:
+            time.sleep(0.01)
+        dead.close()
+        got, count, lost, longest = [], 3000, 0, 0.0
+        reader = threading.Thread(target=lambda: got.extend(quick.makefile("rb")))
+        reader.start()
+        for i in range(count):
+            begin = time.monotonic()
+            lost += sink.write(line(i, 2000))
+            longest = max(longest, time.monotonic() - begin)
+            time.sleep(0.0002)
+        assert longest < 0.5 and len(sink._clients) == 2 and "too slowly" in (sink.problem or "too slowly")
+        sink.close()
+        reader.join(10)
+        late = list(slow.makefile("rb"))
+        assert got == [line(i, 2000) for i in range(count)]
+        # It has lost lines, whole ones, and the last that it has may be cut off where it was hung up on.
+        assert 0 < len(late) < count and count - lost <= len(late) <= count - lost + 1
+        assert all(part == line(int(part[10:16]), 2000) for part in late[:-1])
+        quick.close()
+        slow.close()
+
+
+def test_a_slow_client_that_reads_again_gets_the_next_lines_whole(tmp_path):
+    text = f"unix:{tmp_path / 's'}"
+    with sinks.listening(text) as listener, socket.socket(socket.AF_UNIX) as client:
+        sink = sinks.open(text, os.dup(listener.fileno()), lambda: None)
+        client.connect(str(tmp_path / "s"))
+        until = time.monotonic() + 5
+        while not sink._clients and time.monotonic() < until:
+            time.sleep(0.01)
+        lost, got = [], b""
+        for number in range(2000):
+            if sink.write(line(number, 3000)):
+                lost.append(number)
+            if len(lost) == 5:
+                break
+        client.setblocking(False)
+        for number in range(5000, 5003):
+            while True:
+                try:
+                    got += client.recv(1 << 20)
+                except BlockingIOError:
+                    break
+            assert sink.write(line(number, 3000)) == 0 or number == 5000  # the rest of a line goes first
+        got += client.recv(1 << 20)
+        received = got.splitlines(keepends=True)
+        numbers = [int(part[10:16]) for part in received]
+        assert received == [line(number, 3000) for number in numbers] and numbers[-2:] == [5001, 5002]
+        assert len(lost) == 5 and not set(lost) & set(numbers)
+        sink.close()
+
+
+def test_only_so_many_clients(tmp_path):
+    text = f"unix:{tmp_path / 's'}"
+    with sinks.listening(text) as listener:
+        sink = sinks.open(text, os.dup(listener.fileno()), lambda: None)
+        clients = [socket.socket(socket.AF_UNIX) for _ in range(17)]
+        for client in clients:
+            client.connect(str(tmp_path / "s"))
+            client.settimeout(5)
+        assert clients[-1].recv(1) == b""  # hung up on
+        assert sink.write(line(7)) == 0
+        assert [client.recv(1000) for client in clients[:-1]] == [line(7)] * 16
+        for client in clients:
+            client.close()
+        sink.close()
+
+
+def test_a_stale_socket_is_replaced_and_nothing_else_is(tmp_path):
+    text = f"unix:{tmp_path / 's'}"
+    with socket.socket(socket.AF_UNIX) as killed:
+        killed.bind(str(tmp_path / "s"))
+    with sinks.listening(text):
+        assert (tmp_path / "s").stat().st_mode & 0o777 == 0o660
+        with pytest.raises(InputError, match="another program listens there"), sinks.listening(text):
+            pass
+        assert (tmp_path / "s").exists()
+    assert not (tmp_path / "s").exists()
+    (tmp_path / "s").write_text("mine")
+    with pytest.raises(InputError, match="is no socket"), sinks.listening(text):
+        pass
+    assert (tmp_path / "s").read_text() == "mine"
+    (tmp_path / "s").unlink()
+    (tmp_path / "s").symlink_to(tmp_path / "mine")
+    (tmp_path / "mine").write_text("mine")
+    with pytest.raises(InputError, match="is no socket"), sinks.listening(text):
+        pass
+    assert (tmp_path / "mine").read_text() == "mine"
+
+
+def test_a_socket_that_somebody_else_has_taken_over_stays(tmp_path):
+    text = f"unix:{tmp_path / 's'}"
+    with sinks.listening(text):
+        (tmp_path / "s").unlink()
+        (tmp_path / "s").write_text("another's")
+    assert (tmp_path / "s").read_text() == "another's"
+
+
+def test_a_pipe_by_name_is_refused(tmp_path):
+    os.mkfifo(str(tmp_path / "pipe"))
+    with pytest.raises(InputError, match="is a pipe or a socket"):
+        sinks.check(str(tmp_path / "pipe"))
+    assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY  # the other test's limit stayed there
