@@ -25,28 +25,28 @@ from edgeprune.ssh import RETRIES, Link, RemoteError, parse, shown
 
 __all__ = ["There", "Where", "deploy", "look", "parse_there", "releases", "rollback", "where"]
 
-#: An agent as `edgeprune setup` leaves it, as an image brings it, or as somebody else installed it; and its Python.
-#: Then what it says of the releases below $1.
-_LOOK = """
+#: The agent, as `edgeprune setup` leaves it, as an image brings it to the root $1, or as somebody else installed it.
+_FIND = """
 for agent in "$HOME/.local/share/edgeprune/agent/bin/edgeprune" "$1/agent/bin/edgeprune" "$(command -v edgeprune)"; do
-  if [ -x "$agent" ]; then
-    python=${agent%/*}/python
-    [ -x "$python" ] || python=python3
-    printf '%s\\n%s\\n' "$agent" "$python"
-    exec "$agent" releases "$1" --json
-  fi
+  [ -x "$agent" ] && break
+  agent=
 done
+[ "$agent" ] || { echo "edgeprune: no agent" >&2; exit 127; }
+"""
+#: Its path, its Python's, and what it says of the releases below $1.
+_LOOK = f"""{_FIND}
+python=${{agent%/*}}/python
+[ -x "$python" ] || python=python3
+printf '%s\\n%s\\n' "$agent" "$python"
+exec "$agent" releases "$1" --json
+"""
+_TELL = f"""{_FIND}
+shift
+exec "$agent" "$@"
 """
 #: The root $1, made by root where only root may.
 _MAKE = """
 [ -d "$1" ] || mkdir -p -- "$1" 2>/dev/null || sudo -n install -d -o "$(id -u)" -g "$(id -g)" -- "$1"
-"""
-_ALONE = """
-for agent in "$HOME/.local/share/edgeprune/agent/bin/edgeprune" "$1/agent/bin/edgeprune" "$(command -v edgeprune)"; do
-  if [ -x "$agent" ]; then shift; exec "$agent" "$@"; fi
-done
-echo "edgeprune: no agent" >&2
-exit 127
 """
 _SPARE_BYTES = 32 << 20  # as the installation wants it
 _SHA256 = "[0-9a-f]{64}"
@@ -126,11 +126,12 @@ def deploy(
             _send(link, bundle, lacks, there, folder, say)
             try:
                 return _install(link, bundle, there, to, settings, say)
-            except (InputError, SignatureError):
+            except (InputError, GateError):
                 # A power cut, or a card that fails, may have spoilt what had arrived: it was removed there.
                 lacks = transfer.lacking(wanted, transfer.held(link, there.python, folder))
-                if last or not lacks or len(lacks) == len(wanted):
+                if last or not lacks:
                     raise
+                say(f"{to.target}: {len(lacks)} pieces were damaged there, and are sent anew")
     raise AssertionError
 
 
@@ -143,11 +144,7 @@ def look(link: Link, root: PurePosixPath) -> There:
     try:
         answer = link.run(_LOOK, str(root), timeout_s=600)
     except RemoteError as error:
-        if "unknown command" in error.reason:
-            raise InputError(f"{link.target}: its agent cannot install yet: edgeprune setup {link.target}") from error
-        raise
-    if not answer.strip():
-        raise InputError(f"{link.target}: there is no edgeprune agent: edgeprune setup {link.target}")
+        raise _explained(error, link.target) from error
     return parse_there(answer, link.target)
 
 
@@ -236,7 +233,7 @@ def rollback(where_: str, to: str | None, unit: str | None = None) -> None:
     words = ["rollback", str(found.root), *_given("--to", to), *_given("--unit", unit)]
     with Link(found.target) as link:
         # Once only: run again after a link that broke in the middle it would go back one release further.
-        script, arguments = _ALONE, (str(found.root), *words)
+        script, arguments = _TELL, (str(found.root), *words)
         link.connect()
         try:
             with link.talk(script, *arguments) as session:
@@ -295,7 +292,7 @@ def _install(link: Link, bundle: Bundle, there: There, to: Where, settings: Sett
     ticket = secrets.token_hex(16)
     command = [there.agent, "install", "--incoming", bundle.sha256, "--ticket", ticket, "--json"]
     try:
-        link.follow('exec "$@"', *command, *options(to.root, settings), line=line)
+        link.follow('exec "$@"', *command, *_options(to.root, settings), line=line)
     except RemoteError as error:
         if not result:
             raise _explained(error, to.target) from error
@@ -308,7 +305,7 @@ def _install(link: Link, bundle: Bundle, there: There, to: Where, settings: Sett
     raise {1: GateError, 130: Interrupted}.get(result.get("exit"), InputError)(words)
 
 
-def options(root: PurePosixPath, settings: Settings) -> list[str]:
+def _options(root: PurePosixPath, settings: Settings) -> list[str]:
     """Of `edgeprune install`."""
     return [
         "--root", str(root), "--precision", settings.precision, "--keep", str(settings.keep),
@@ -342,7 +339,7 @@ def _steps(there: There, bundle: Bundle, settings: Settings) -> list[str]:
 def _agent(link: Link, found: Where, *words: str) -> bytes:
     """What the agent prints."""
     try:
-        return link.run(_ALONE, str(found.root), *words, timeout_s=600)
+        return link.run(_TELL, str(found.root), *words, timeout_s=600)
     except RemoteError as error:
         raise _explained(error, found.target) from error
 

@@ -248,7 +248,7 @@ def test_an_agent_that_knows_no_releases_is_renewed_by_setup(drone, make, edgepr
     old.write_text("#!/bin/sh\necho \"edgeprune: error: unknown command '$1' (see edgeprune --help)\" >&2\nexit 2\n")
     old.chmod(0o755)
     code, _, err = deploy(edgeprune, make(), drone)
-    assert code == 2 and "its agent cannot install yet: edgeprune setup drone" in err
+    assert code == 2 and "its agent cannot do this yet: edgeprune setup drone" in err
 
 
 def test_a_strangers_bundle_an_old_one_and_a_full_drone_get_nothing(drone, make, edgeprune, monkeypatch):
@@ -485,6 +485,22 @@ def test_what_a_power_cut_spoilt_is_sent_again(drone, make, edgeprune):
     names[1].write_bytes(b"\0" * names[1].stat().st_size)
     code, _, err = deploy(edgeprune, bundle, drone)
     assert code == 0, err
+    assert in_use(drone).bundle_sha256 == bundle.sha256
+
+
+def test_a_card_that_spoils_what_arrived_is_given_it_again(drone, make, edgeprune, monkeypatch):
+    bundle, real, spoilt = make(), transfer.send, []
+
+    def send(*arguments):
+        real(*arguments)
+        if not spoilt:
+            spoilt.append(sorted((drone.root / "incoming" / bundle.sha256).glob(f"{'?' * 64}.00002"))[0])
+            spoilt[0].write_bytes(b"\0" * spoilt[0].stat().st_size)
+
+    monkeypatch.setattr(transfer, "send", send)
+    code, _, err = deploy(edgeprune, bundle, drone)
+    assert code == 0, err
+    assert "pieces were damaged there, and are sent anew" in err and spoilt
     assert in_use(drone).bundle_sha256 == bundle.sha256
 
 
