@@ -58,7 +58,9 @@ def made(tmp_path_factory):
 def drone(made, tmp_path):
     path = tmp_path / "drone.img"
     subprocess.run(["cp", "--sparse=always", str(made), str(path)], check=True)
-    return path
+    yield path
+    for image_ in tmp_path.glob("*.img"):  # pytest keeps what is left
+        image_.unlink()
 
 
 @pytest.fixture
@@ -113,9 +115,10 @@ print(json.dumps(found))
 
 @pytest.fixture
 def fake_registry(tmp_path, monkeypatch):
-    """The registry's answer is a wheel made here; the device package's own wheel is real."""
+    """The registry's answer is a wheel made here; the device package's own wheel is real, and made once."""
     (tmp_path / "wheels").mkdir()
-    found = [drone_root.wheel(tmp_path / "wheels")]
+    found, own = [drone_root.wheel(tmp_path / "wheels")], wheels.device_wheel(tmp_path / "wheels")
+    monkeypatch.setattr(wheels, "device_wheel", lambda folder: own)
     monkeypatch.setattr(wheels, "fetch", lambda python, extras: (Path("pip.whl"), found))
 
 
