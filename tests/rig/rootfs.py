@@ -22,6 +22,7 @@ PACKAGES = (
     "base-files,base-passwd,bash,ca-certificates,coreutils,dash,findutils,grep,gzip,hostname,libc-bin,libstdc++6,mawk,"
     "mount,netbase,openssh-server,openssh-sftp-server,procps,python3,python3-venv,rsync,sed,tar,util-linux"
 )
+SYSTEMD = ",systemd,systemd-sysv,udev,kmod"
 #: Part of the name of the folder: change it when `build` changes.
 VERSION = 1
 
@@ -35,14 +36,17 @@ def cache() -> Path:
     return Path(os.environ.get("EDGEPRUNE_RIG_CACHE") or Path.home() / ".cache" / "edgeprune-rig").absolute()
 
 
-def get(suite: str = "bookworm") -> Path:
-    """The folder, made if need be. It is only read from then on: a drone writes to a layer of its own."""
-    folder = cache() / f"{suite}-arm64-v{VERSION}"
+def get(suite: str = "bookworm", systemd: bool = False) -> Path:
+    """The folder, made if need be. It is only read from then on: a drone writes to a layer of its own.
+
+    systemd: one that boots with it, for a whole machine.
+    """
+    folder = cache() / f"{suite}{'-systemd' if systemd else ''}-arm64-v{VERSION}"
     with locked(folder.name):
         if not folder.is_dir():
             work = folder.with_name(f".{folder.name}.work")
             shutil.rmtree(work, ignore_errors=True)
-            build(work, suite)
+            build(work, suite, systemd)
             work.rename(folder)
     return folder
 
@@ -78,9 +82,11 @@ def unpack(folder: Path, suite: str, packages: str) -> None:
         raise RuntimeError(f"mmdebstrap {suite}: {done.stderr.strip()[-2000:]}")
 
 
-def build(folder: Path, suite: str) -> None:
+def build(folder: Path, suite: str, systemd: bool) -> None:
     """Unpack, and set up."""
-    unpack(folder, suite, PACKAGES)
+    unpack(folder, suite, PACKAGES + (SYSTEMD if systemd else ""))
+    if systemd:
+        _systemd(folder)
     for name in ("dev", "proc", "sys", "run", "tmp", "root", "home"):
         (folder / name).mkdir(exist_ok=True)
     (folder / "tmp").chmod(0o1777)
@@ -123,6 +129,13 @@ def _ssh(folder: Path) -> None:
         # A session does not inherit its server's environment, and its programs are emulated, too.
         "SetEnv QEMU_CPU=cortex-a76\n"
     )
+
+
+def _systemd(folder: Path) -> None:
+    """No questions at the first start, and nobody else on the serial line."""
+    (folder / "etc/machine-id").write_text("0123456789abcdef0123456789abcdef\n")
+    for unit in ("systemd-firstboot.service", "serial-getty@ttyAMA0.service"):
+        (folder / "etc/systemd/system" / unit).symlink_to("/dev/null")
 
 
 def _byte_compile(folder: Path, version: str) -> None:
