@@ -177,6 +177,7 @@ def test_garbage_that_is_signed_gives_way_to_the_former_one(root, folder, serve,
 
 
 def test_a_release_that_hangs_is_killed_and_gives_way(root, folder, serve):
+    """Also where the window is no longer than the watchdog: silence is not health."""
     root.add("former", b"ok", state="good")
     fresh = root.add("new", b"hang at frame 1")
     with serve("--source", folder, "--watchdog", "1") as service:

@@ -18,15 +18,15 @@ def configure(parser) -> None:
 def run(args) -> None:
     """Print it."""
     import getpass
-    import shutil
-    import sys
 
-    from edgeprune_device import keys
+    from edgeprune_device import keys, restart
+    from edgeprune_device.errors import InputError
     from edgeprune_device.releases import DEFAULT_ROOT
     from edgeprune_device.service import unit
 
-    user = args.user or getpass.getuser()
-    executable = shutil.which(sys.argv[0]) or shutil.which("edgeprune") or sys.argv[0]
+    command = restart.command()
+    if not command.is_file():
+        raise InputError(f"{command}: no such file; the unit starts edgeprune as pip or edgeprune setup installs it")
     root = str((args.root or DEFAULT_ROOT).absolute())
     home = str(keys.home().absolute())
-    print(unit.text(user, str(Path(executable).absolute()), root, args.source, args.output, home), end="")
+    print(unit.text(args.user or getpass.getuser(), str(command), root, args.source, args.output, home), end="")
