@@ -12,7 +12,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from edgeprune_device.errors import InputError
+from edgeprune_device.errors import EdgepruneError, InputError
 from edgeprune_device.printable import printable
 
 from edgeprune.deploy import rootfs
@@ -70,7 +70,7 @@ def _work(place: Place, plan: Plan, folder: Path, writer: int) -> None:
         code = 0
     except CannotMount as error:
         os.write(writer, f"cannot mount: {error}".encode())
-    except InputError as error:
+    except EdgepruneError as error:
         os.write(writer, str(error).replace(str(folder), place.what).encode())
     except BaseException as error:  # whatever it is: the parent tells it
         os.write(writer, f"{place.what}: {type(error).__name__}: {error}".encode()[:1000])

@@ -77,7 +77,8 @@ ROOT_USER = User("root", 0, 0, "/root")
 class Entry:
     """One thing to be, e.g. Entry("/opt/edgeprune/current", "link", 0o777, 1000, 1000, 1764000000, target="…").
 
-    `path`: without links in its folders. `content`: of a file: bytes, or the host's file that holds them.
+    `path`: without links in its folders. `content`: of a file: bytes, or the host's file that holds them, and then
+    `known_sha256`: what that file was when it was verified.
     """
 
     path: str
@@ -88,6 +89,7 @@ class Entry:
     mtime: int
     content: bytes | Path | None = None
     target: str | None = None
+    known_sha256: str | None = None
 
     @property
     def size_bytes(self) -> int:
@@ -97,16 +99,21 @@ class Entry:
         return len(self.content or b"")
 
     def chunks(self) -> Iterator[bytes]:
-        """A file's content."""
-        if isinstance(self.content, Path):
-            with open(self.content, "rb") as stream:
-                yield from iter(lambda: stream.read(_CHUNK_BYTES), b"")
-        else:
+        """A file's content. SignatureError: the host's file is not what was verified any more."""
+        if not isinstance(self.content, Path):
             yield self.content or b""
+            return
+        digest = hashlib.sha256()
+        with open(self.content, "rb") as stream:
+            for chunk in iter(lambda: stream.read(_CHUNK_BYTES), b""):
+                digest.update(chunk)
+                yield chunk
+        if digest.hexdigest() != self.known_sha256:
+            raise SignatureError(f"{self.content}: changed while it was deployed")
 
     def sha256(self) -> str:
         """Of a file's content."""
-        return _digest(self.chunks())
+        return self.known_sha256 or _digest(self.chunks())
 
 
 class Root(ABC):
@@ -252,7 +259,7 @@ def plan(
     made.owned_folder(base)
     made.owned_folder(f"{base}/releases")
     made.owned_folder(folder)
-    made.owned_file(f"{folder}/{releases.BUNDLE}", bundle.path)
+    made.owned_copy(f"{folder}/{releases.BUNDLE}", bundle.path, bundle.sha256)
     made.owned_file(f"{folder}/manifest.json", strict_json.pretty(bundle.manifest.to_json()).encode())
     made.owned_file(f"{folder}/labels.txt", "".join(f"{name}\n" for name in bundle.manifest.classes).encode())
     if settings.precision != "auto":
@@ -323,8 +330,11 @@ class _Tree:
     def owned_folder(self, path: str, mode: int = 0o755) -> None:
         self._folder(path, self.user, mode)
 
-    def owned_file(self, path: str, content: bytes | Path, mode: int = 0o644) -> None:
+    def owned_file(self, path: str, content: bytes, mode: int = 0o644) -> None:
         self._file(path, content, mode, self.user)
+
+    def owned_copy(self, path: str, source: Path, sha256: str) -> None:
+        self._file(path, source, 0o644, self.user, sha256)
 
     def owned_link(self, path: str, target: str) -> None:
         self._link(path, target, self.user)
@@ -352,8 +362,8 @@ class _Tree:
         self._folders.add(real)
         return real
 
-    def _file(self, path: str, content: bytes | Path, mode: int, user: User) -> None:
-        self._put(Entry(path, FILE, mode, user.uid, user.gid, self.mtime, content))
+    def _file(self, path: str, content: bytes | Path, mode: int, user: User, sha256: str | None = None) -> None:
+        self._put(Entry(path, FILE, mode, user.uid, user.gid, self.mtime, content, known_sha256=sha256))
 
     def _link(self, path: str, target: str, user: User) -> None:
         self._put(Entry(path, LINK, 0o777, user.uid, user.gid, self.mtime, target=_named(target)))

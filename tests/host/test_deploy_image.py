@@ -509,6 +509,16 @@ def test_what_the_writer_did_wrong_never_reaches_the_image(drone, bundle, monkey
     assert sha256(drone) == before
 
 
+@pytest.mark.parametrize("kernel", [False, pytest.param(True, marks=ROOT)])
+def test_a_bundle_that_changes_after_it_was_verified_never_reaches_the_image(drone, bundle, kernel):
+    before, data = sha256(drone), bytearray(bundle.path.read_bytes())
+    data[-1] ^= 1
+    bundle.path.write_bytes(data)
+    with pytest.raises((GateError, InputError), match=r"bundle.epb: has other content|changed while it was deployed"):
+        deploy(bundle, drone, kernel=kernel)
+    assert sha256(drone) == before
+
+
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
 def test_what_fails_within_the_last_step_is_undone(drone, bundle, tmp_path, monkeypatch, error):
     before, real, calls, image_itself = sha256(drone), os.pwrite, [], open(drone, "rb")  # noqa: SIM115

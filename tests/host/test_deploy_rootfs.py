@@ -157,6 +157,16 @@ def test_links_in_a_circle_are_refused(root, tmp_path):
         deploy(drone_root.bundle(tmp_path / "tiny.epb"), root)
 
 
+def test_a_bundle_that_changes_after_it_was_verified_is_not_deployed(root, tmp_path):
+    bundle = drone_root.bundle(tmp_path / "tiny.epb")
+    data = bytearray(bundle.path.read_bytes())
+    data[-1] ^= 1
+    bundle.path.write_bytes(data)
+    with pytest.raises(SignatureError, match=r"tiny.epb: changed while it was deployed"):
+        deploy(bundle, root)
+    assert not (root / "opt/edgeprune/current").exists()
+
+
 def test_a_folder_that_is_no_root_file_system_is_refused(tmp_path):
     (tmp_path / "pictures").mkdir()
     with pytest.raises(InputError, match="no etc and usr"):

@@ -1,5 +1,5 @@
-"""A bundle goes into a disk image of a real arm64 system, by debugfs; a whole machine starts from that image, its kernel
-reads the partition table, and what was put there works as the user whom it belongs to."""
+"""A bundle goes into a disk image of a real arm64 system, by debugfs; a whole machine starts from that image, whose
+kernel reads the partition table, and what was put there works as the user whom it belongs to."""
 
 import json
 import os
