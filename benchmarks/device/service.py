@@ -6,9 +6,9 @@ In turns, in one run, one thread, the FP32 model, the same picture files:
 - line: the same, with the detections as one line by json.dumps, appended to a file
 - service: `edgeprune run`, supervisor and worker, its lines appended to a file
 
-The time of a frame is that of some frames in a row, divided; the median of all such runs is a turn's figure, so that
-what another process takes meanwhile counts little. The loops begin after a warm-up. Runtime null runs no network: what
-is then left is all overhead's.
+Two figures of each turn. By the clock: the time of some frames in a row, divided, the fastest tenth of these, after a
+warm-up. By the processor: what all processes of a long run took, less those of a short one, by frame; other programs
+disturb it less, and the supervisor is in it. Runtime null runs no network: what is then left is all overhead's.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import argparse
 import itertools
 import json
 import os
+import resource
 import signal
 import statistics
 import subprocess
@@ -32,7 +33,7 @@ from edgeprune_device.files import write_atomic
 
 RESULTS = Path(__file__).parents[1] / "results"
 WARM_UP = 30  # frames
-CHUNKS = {"ort": 20, "null": 200}  # frames in a row
+CHUNKS = {"ort": 30, "null": 200}  # frames in a row
 WAYS = ("bare", "line", "service")
 
 
@@ -52,12 +53,16 @@ def main() -> None:
         "machine": Environment.read().to_json(),
         "bundle": {"name": bundle.manifest.name, "imgsz": list(bundle.manifest.imgsz)},
     }
+    before = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as folder:
+        short = Path(folder) / "short"
+        spread(bundle, short, WARM_UP)
         for runtime, frames in (("ort", 620), ("null", 4040)):
             pictures = Path(folder) / runtime
             spread(bundle, pictures, frames)
-            found[runtime] = turns(args.bundle, runtime, pictures, args.rounds)
+            found[runtime] = turns(args.bundle, runtime, pictures, short, args.rounds)
         found["supervisor"] = supervisor(args.bundle, Path(folder) / "null")
+    found["load"] = [before, os.getloadavg()[0]]
     text = page(found)
     write_atomic(RESULTS / "service.json", json.dumps(found, indent=1) + "\n")
     write_atomic(RESULTS / "service.md", text)
@@ -73,21 +78,41 @@ def spread(bundle: Bundle, folder: Path, frames: int) -> None:
         (folder / f"{i:06d}{Path(picture.name).suffix}").write_bytes(picture.data)
 
 
-def turns(bundle: Path, runtime: str, pictures: Path, rounds: int) -> dict:
-    """{"rounds": [{way: ms a frame}], "line_over_bare", "service_over_bare", "service_over_line"}: medians of pairs."""
+def turns(bundle: Path, runtime: str, pictures: Path, short: Path, rounds: int) -> dict:
+    """{"rounds": [{way: {"ms", "cpu_ms"}}], "line_over_bare": {"ms", "cpu_ms"}, …}: a frame's, and medians of pairs."""
     rows = []
     for i in range(rounds):
         ways = WAYS if i % 2 == 0 else WAYS[::-1]
-        row = {way: turn(way, bundle, runtime, pictures) for way in ways}
+        row = {way: turn(way, bundle, runtime, pictures, short) for way in ways}
         rows.append({way: row[way] for way in WAYS})
-        print(f"{runtime}: " + ", ".join(f"{way} {ms:.3f} ms" for way, ms in rows[-1].items()), file=sys.stderr)
-    pairs = (("line", "bare"), ("service", "bare"), ("service", "line"))
-    ratios = {f"{a}_over_{b}": statistics.median(row[a] / row[b] for row in rows) for a, b in pairs}
-    return {"rounds": rows, **ratios}
+        print(f"{runtime}: {json.dumps(rows[-1])}", file=sys.stderr)
+    found = {"rounds": rows}
+    for a, b in (("line", "bare"), ("service", "bare"), ("service", "line")):
+        found[f"{a}_over_{b}"] = {
+            kind: statistics.median(row[a][kind] / row[b][kind] for row in rows) for kind in ("ms", "cpu_ms")
+        }
+    return found
 
 
-def turn(way: str, bundle: Path, runtime: str, pictures: Path) -> float:
-    """Milliseconds a frame."""
+def turn(way: str, bundle: Path, runtime: str, pictures: Path, short: Path) -> dict:
+    """{"ms", "cpu_ms"} of a frame."""
+    spent_s, counts = [], []
+    for folder in (short, pictures):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        moments = run(way, bundle, runtime, folder)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        spent_s.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+        counts.append(len(moments))
+    step = CHUNKS[runtime]
+    parts = [b - a for a, b in itertools.pairwise(moments[WARM_UP::step])]
+    return {
+        "ms": statistics.quantiles(parts, n=10)[0] / step * 1e3,
+        "cpu_ms": (spent_s[1] - spent_s[0]) / (counts[1] - counts[0]) * 1e3,
+    }
+
+
+def run(way: str, bundle: Path, runtime: str, pictures: Path) -> list:
+    """When each frame began, s."""
     with tempfile.TemporaryDirectory() as folder:
         lines = Path(folder) / "lines.jsonl"
         with open(lines, "ab") as output:
@@ -99,12 +124,8 @@ def turn(way: str, bundle: Path, runtime: str, pictures: Path) -> float:
             subprocess.run([sys.executable, *command], check=True, stdout=output, stderr=subprocess.DEVNULL)
         text = lines.read_text()
     if way == "service":
-        moments = [json.loads(line)["boot_s"] for line in text.splitlines()]
-    else:
-        moments = json.loads(text.splitlines()[-1])
-    step = CHUNKS[runtime]
-    kept = moments[WARM_UP::step]
-    return statistics.median(b - a for a, b in itertools.pairwise(kept)) / step * 1e3
+        return [json.loads(line)["boot_s"] for line in text.splitlines()]
+    return json.loads(text.splitlines()[-1])
 
 
 def loop(path: Path, way: str, runtime: str, folder: str) -> None:
@@ -156,7 +177,7 @@ def supervisor(bundle: Path, pictures: Path) -> dict:
             time.sleep(5)
             stat = Path(f"/proc/{process.pid}/stat")
             before = cpu_load.parse_process(stat.read_text())[1]
-            seconds = 60.0
+            seconds = 30.0
             time.sleep(seconds)
             ticks = cpu_load.parse_process(stat.read_text())[1] - before
             status = Path(f"/proc/{process.pid}/status").read_text()
@@ -165,43 +186,44 @@ def supervisor(bundle: Path, pictures: Path) -> dict:
     return {"resident_bytes": int(status.split("VmRSS:")[1].split()[0]) * 1024, "cpu_share": share}
 
 
-def median_of(turned: dict, way: str) -> float:
-    """Milliseconds a frame, over the turns."""
-    return statistics.median(row[way] for row in turned["rounds"])
-
-
 def page(found: dict) -> str:
     """The results as Markdown."""
-    machine, ort, null, watcher = found["machine"], found["ort"], found["null"], found["supervisor"]
-    less_us = [(median_of(found[name], "service") - median_of(found[name], "bare")) * 1e3 for name in CHUNKS]
-    over = [ort["service_over_bare"], null["service_over_bare"]]
-    median = {runtime: {way: median_of(found[runtime], way) for way in WAYS} for runtime in CHUNKS}
+    machine, watcher = found["machine"], found["supervisor"]
 
-    def spread_of(rows, a, b):
-        ratios = sorted(row[a] / row[b] for row in rows)
-        return f"{ratios[0]:.3f} to {ratios[-1]:.3f}"
+    def cells(make):
+        return " | ".join(make(found[runtime], kind) for runtime in CHUNKS for kind in ("ms", "cpu_ms"))
+
+    def time_of(way):
+        return lambda turned, kind: f"{statistics.median(row[way][kind] for row in turned['rounds']):.3f}"
+
+    def ratio(a, b):
+        return lambda turned, kind: f"{turned[f'{a}_over_{b}'][kind]:.3f}"
+
+    def spread_of(a, b):
+        def text(turned, kind):
+            ratios = sorted(row[a][kind] / row[b][kind] for row in turned["rounds"])
+            return f"{ratios[0]:.3f} to {ratios[-1]:.3f}"
+
+        return text
 
     lines = [
         "# What `edgeprune run` costs over a bare loop",
         "",
         f"`python -m benchmarks.device.service`, {found['bundle']['name']} at {found['bundle']['imgsz'][1]} px, FP32, "
-        f"1 thread, {len(ort['rounds'])} turns; {machine['cpu']}, {machine['cores']} cores, Python "
-        f"{machine['python']}.",
+        f"1 thread, {len(found['ort']['rounds'])} turns; {machine['cpu']}, {machine['cores']} cores, Python "
+        f"{machine['python']}. Other programs ran on these cores meanwhile (load average "
+        f"{found['load'][0]:.1f} before, {found['load'][1]:.1f} after): the processor's time is the better figure.",
         "",
-        "| ms a frame, median of turns | ONNX Runtime | runtime null |",
-        "| --- | --- | --- |",
-        f"| bare: decode, letterbox, inference, NMS | {median['ort']['bare']:.2f} | {median['null']['bare']:.3f} |",
-        f"| line: the same, and a line by json.dumps | {median['ort']['line']:.2f} | {median['null']['line']:.3f} |",
-        f"| service: `edgeprune run` | {median['ort']['service']:.2f} | {median['null']['service']:.3f} |",
-        f"| **service / bare**, median of pairs | **{over[0]:.3f}** | {over[1]:.3f} |",
-        f"| its least and most | {spread_of(ort['rounds'], 'service', 'bare')} "
-        f"| {spread_of(null['rounds'], 'service', 'bare')} |",
-        f"| service / line, median of pairs | {ort['service_over_line']:.3f} | {null['service_over_line']:.3f} |",
-        f"| its least and most | {spread_of(ort['rounds'], 'service', 'line')} "
-        f"| {spread_of(null['rounds'], 'service', 'line')} |",
+        "| ms a frame, median of turns | ONNX Runtime, clock | processor | null, clock | processor |",
+        "| --- | --- | --- | --- | --- |",
+        f"| bare: decode, letterbox, inference, NMS | {cells(time_of('bare'))} |",
+        f"| line: the same, and a line by json.dumps | {cells(time_of('line'))} |",
+        f"| service: `edgeprune run`, both processes | {cells(time_of('service'))} |",
+        f"| **service / bare**, median of pairs | {cells(ratio('service', 'bare'))} |",
+        f"| its least and most | {cells(spread_of('service', 'bare'))} |",
+        f"| service / line, median of pairs | {cells(ratio('service', 'line'))} |",
+        f"| its least and most | {cells(spread_of('service', 'line'))} |",
         "",
-        f"Service less bare: {less_us[0]:.0f} us a frame with ONNX Runtime and what it detects, "
-        f"{less_us[1]:.0f} us with null, which detects nothing.",
         f"The supervisor, while nothing happens: {watcher['resident_bytes'] / 1e6:.0f} MB resident, "
         f"{watcher['cpu_share']:.2%} of a core.",
     ]

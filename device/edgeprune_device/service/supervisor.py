@@ -315,10 +315,11 @@ class _Supervisor:
         if self._root is None or now < self._written_s + _TICK_S * 0.9:
             return
         self._written_s = now
+        path = self._root / "run" / "status.json"
         try:
-            status.write(self._root / "run" / "status.json", self._account())
+            status.write(path, self._account())
         except OSError as error:
-            self._say_once(f"{error.filename}: cannot be written ({str(error.strerror).lower()})")
+            self._say_once(f"{path}: cannot be written ({str(error.strerror).lower()})")
 
     def _account(self) -> Dict[str, Any]:
         child, now_s = self._child, status.boot_s()
