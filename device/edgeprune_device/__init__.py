@@ -6,6 +6,12 @@ Imports nothing by itself; take what you need from the module of that noun, e.g.
 
 from __future__ import annotations
 
+import os
+
+# ONNX Runtime's wheels send telemetry since 1.29, unless this stands here before it is imported (microsoft/onnxruntime
+# pull request 27379). A drone tells nobody that it flies. What the user set stays.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
 
 def version() -> str:
     """The installed version of this distribution, e.g. "0.1.0" ("unknown" when run from a folder, uninstalled)."""

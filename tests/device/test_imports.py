@@ -1,6 +1,7 @@
 """The device package stands alone: what it may not import, it does not, and old Pythons can read it."""
 
 import ast
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -53,3 +54,11 @@ def test_everything_exported_is_documented(path):
     for node in tree.body:
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_"):
             assert ast.get_docstring(node), node.name
+
+
+def test_onnx_runtime_sends_no_telemetry():
+    code = "import edgeprune_device, os; print(os.environ['ORT_DISABLE_TELEMETRY'])"
+    environment = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
+    for given, expected in (({}, "1"), ({"ORT_DISABLE_TELEMETRY": "0"}, "0")):
+        done = subprocess.run([sys.executable, "-c", code], env={**environment, **given}, stdout=subprocess.PIPE)
+        assert done.stdout.decode().strip() == expected
