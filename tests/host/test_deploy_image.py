@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 import pytest
-from edgeprune_device import keys
+from edgeprune_device import cli, keys
 from edgeprune_device.bundle import Bundle
 from edgeprune_device.errors import GateError, InputError
 from edgeprune_device.releases import Releases
@@ -641,3 +641,11 @@ def test_the_drones_own_code_reads_what_was_written(drone, bundle, tmp_path):
     run("debugfs", "-R", f"rdump /opt {tmp_path}", f"{drone}?offset={OFFSET}")
     found = Releases(tmp_path / "opt/edgeprune")
     assert found.open(found.current()).sha256 == bundle.sha256 and found.current().state == "trial"
+
+
+def test_the_command_says_what_went_in_and_how_it_was_verified(drone, bundle, capsys):
+    assert cli.main(["deploy", str(bundle.path), str(drone), "--no-agent"]) == 0
+    said = capsys.readouterr().err
+    assert f"release {bundle.sha256[:16]} (tiny): 5 files, 4 folders, 1 links" in said and "e2fsck is content" in said
+    assert cli.main(["deploy", str(bundle.path), str(drone), "--no-agent", "--partition", "kernel"]) == 2
+    assert "no such partition: give --partition" in capsys.readouterr().err
