@@ -1,6 +1,6 @@
 """The whole chain onto an arm64 drone in a box: setup, deploy over a link that is cut, a second one of which only the
-INT8 file goes, while which the drone dies, a full disk, and back again. Slow: the figures, over a radio of delay, loss
-and rate.
+INT8 file goes, while which the drone dies, a full disk, and back again. Slow: 60 MB over a bad radio with three cuts
+(how long a transfer takes: test_transfer.py).
 
 The processor is emulated and there is no systemd; who runs the releases is `edgeprune run`'s own business and tests.
 """
@@ -170,23 +170,6 @@ def radio(drone):
     found = relay.Relay(drone.link.ground, drone.link.drone)
     yield found, {"EDGEPRUNE_SSH": f"ssh -o HostName={relay.DRONE} -o HostKeyAlias={veth.DRONE}"}
     found.close()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("delay_ms", [20, 40])
-def test_two_percent_of_loss_cost_at_most_the_ideal_time_again(board, ground, drone, changed, radio, delay_ms):
-    """40 ms there and back, and 40 ms each way. 20 MB at 20 Mbit/s: 8 s are ideal."""
-    far, env = radio
-    path = changed(10 + delay_ms, int8=False, **{"more.bin": os.urandom(20_000_000)})
-    far.set(rate_kbit=20_000, delay_ms=delay_ms, jitter_ms=5, loss_percent=2)
-    deploying = ground.start(*ground.edgeprune_argv("deploy", str(path), TO), **env)
-    wait(lambda: arrived(drone, path) > 0, process=deploying)
-    began = time.monotonic()
-    wait(lambda: arrived(drone, path) >= 20_000_000 / 65536 or in_use(drone) == sha256(path), process=deploying)
-    took = time.monotonic() - began
-    print(f"RTT {2 * delay_ms} ms: {took:.1f} s for 20 MB, {took / 8:.2f} times the ideal")
-    deploying.communicate(timeout=300)
-    assert deploying.returncode == 0 and took <= 2 * 8
 
 
 @pytest.mark.slow
