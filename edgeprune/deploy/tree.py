@@ -36,12 +36,6 @@ _MAX_RECORD_BYTES = 1 << 16
 _MAX_TEXT_BYTES = 1 << 20
 _CHUNK_BYTES = 1 << 20
 _IDENTITY = re.compile("[0-9a-f]{16}")
-#: Beside the unit: where the service may write in its user's home.
-_KEYS = """\
-# Written by edgeprune: the key that signs this drone's engines is made when the service needs it first.
-[Service]
-ReadWritePaths="{folder}"
-"""
 
 
 @dataclass(frozen=True)
@@ -559,7 +553,6 @@ def _unit(made: _Tree, settings: Settings, user: User, told: list[str], *, has_a
     content = unit.text(user.name, executable, said, settings.source, settings.output or "-", home)
     folder = "/etc/systemd/system"
     made.system_file(f"{folder}/{unit.NAME}", content.encode())
-    made.system_file(f"{folder}/{unit.NAME}.d/keys.conf", _KEYS.format(folder=f"{home}/keys").encode())
     made.system_link(f"{folder}/multi-user.target.wants/{unit.NAME}", f"{folder}/{unit.NAME}")
     told.append(f"{unit.NAME} starts at boot as {user.name}")
     if user != ROOT_USER and not _in_group(made.root, user, "video"):

@@ -12,6 +12,7 @@ from edgeprune_device.errors import InputError
 from edgeprune_device.service import unit
 
 needs_systemd = pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="needs systemd-analyze")
+KEYS = "-/etc/edgeprune/keys"
 SOURCES = ["/dev/video0", "csi", "/data/flights", 'rtspsrc location="rtsp://10.0.0.2/a%20b" ! decodebin']
 
 
@@ -70,13 +71,12 @@ def test_any_word_reaches_the_command_as_it_is(word):
     ],
 )
 def test_it_writes_to_its_own_folders_only(output, folders):
-    assert value(made(output=output), "ReadWritePaths") == [" ".join(folders)]
+    assert value(made(output=output), "ReadWritePaths") == [" ".join([*folders, KEYS])]
 
 
 def test_a_jetsons_own_camera_is_reached_through_tmp():
-    assert value(made("csi"), "PrivateTmp") == ["no"] and value(made("csi"), "ReadWritePaths") == [
-        "/opt/edgeprune /tmp"
-    ]
+    assert value(made("csi"), "PrivateTmp") == ["no"]
+    assert value(made("csi"), "ReadWritePaths") == [f"/opt/edgeprune /tmp {KEYS}"]
     assert value(made(), "PrivateTmp") == ["yes"]
     assert value(made(output="unix:/tmp/d.sock"), "PrivateTmp") == ["no"]
 

@@ -254,8 +254,7 @@ def test_with_a_source_the_service_starts_at_boot_as_the_owner_and_makes_its_key
     wanted = system / "multi-user.target.wants/edgeprune.service"
     assert os.readlink(wanted) == "/etc/systemd/system/edgeprune.service"
     home = root / "home/pilot/.config/edgeprune"
-    beside = (system / "edgeprune.service.d/keys.conf").read_text()
-    assert beside.endswith('[Service]\nReadWritePaths="/home/pilot/.config/edgeprune/keys"\n')
+    assert "ReadWritePaths=/opt/edgeprune -/home/pilot/.config/edgeprune/keys\n" in text
     assert list((home / "keys").iterdir()) == [] and stat.S_IMODE((home / "keys").stat().st_mode) == 0o700
     (trusted,) = (home / "trusted").iterdir()
     assert trusted.read_text().strip() == bytes(keys.load_or_create().verify_key).hex()

@@ -108,7 +108,8 @@ def text(user: str, executable: str, root: str, source: str, output: str, home: 
         user=user,
         command=" ".join(_quoted(word, command=i > 0) for i, word in enumerate(command)),
         home=_quoted(f"EDGEPRUNE_HOME={home}"),
-        writable=" ".join(_quoted(path) for path in _writable(root, output, argus)),
+        # With "-": where it is there. The key that signs this drone's engines is made when it is needed first.
+        writable=" ".join(_quoted(path) for path in [*_writable(root, output, argus), f"-{home}/keys"]),
         temporary="PrivateTmp=no" if shared else "PrivateTmp=yes",
         families="AF_UNIX AF_NETLINK AF_INET AF_INET6" if network else "AF_UNIX AF_NETLINK",
         network="" if network else "IPAddressDeny=any\n",
