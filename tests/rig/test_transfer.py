@@ -59,12 +59,8 @@ def radio(_link, ground, tmp_path):
     while b"listening" not in (tmp_path / "log").read_bytes():
         assert time.monotonic() < deadline and sshd.poll() is None, (tmp_path / "log").read_text()
         time.sleep(0.05)
-    yield (
-        far,
-        {
-            "EDGEPRUNE_SSH": f"ssh -o HostName={relay.DRONE} -o HostKeyAlias=radio -o UserKnownHostsFile={tmp_path}/known"
-        },
-    )
+    options = f"-o HostName={relay.DRONE} -o HostKeyAlias=radio -o UserKnownHostsFile={tmp_path}/known"
+    yield far, {"EDGEPRUNE_SSH": f"ssh {options}"}
     sshd.kill()
     sshd.wait()
     far.close()
