@@ -32,7 +32,7 @@ from edgeprune_device.errors import DeviceError, GateError, InputError, Signatur
 from edgeprune_device.printable import printable
 from edgeprune_device.releases import BUNDLE, Release, Releases
 
-__all__ = ["KEEP", "MAX_DROP", "Options", "Say", "install", "make_root", "problem", "roll_back"]
+__all__ = ["HEALTH_S", "KEEP", "MAX_DROP", "Options", "Say", "install", "make_root", "problem", "roll_back"]
 
 Say = Callable[[str, str], None]
 KEEP, MAX_DROP, HEALTH_S = 3, 0.01, 30.0

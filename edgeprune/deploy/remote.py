@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-from edgeprune_device import strict_json, version
+from edgeprune_device import installation, restart, strict_json, version
 from edgeprune_device.bundle import Bundle
 from edgeprune_device.errors import EdgepruneError, GateError, InputError, Interrupted, SignatureError
 
@@ -322,16 +322,19 @@ def _given(option: str, value: Any) -> list[str]:
 
 def _steps(there: There, bundle: Bundle, settings: Settings) -> list[str]:
     """What an installation does, for a dry run."""
-    unit = settings.unit or there.service or "nothing"
-    drop = "its own default" if settings.max_drop is None else f"{settings.max_drop:g}"
-    health = "its own default" if settings.health_s is None else f"{settings.health_s:g} s"
+    drop = installation.MAX_DROP if settings.max_drop is None else settings.max_drop
+    health_s = installation.HEALTH_S if settings.health_s is None else settings.health_s
+    unit = settings.unit or (restart.UNIT if settings.source is not None else there.service)
+    back = there.current or "nothing"
     return [
         "verify signature, hashes, key and counter there",
-        f"build the engine there where one is needed, and measure (precision {settings.precision}, mAP50-95 may drop "
-        f"by {drop})",
-        *([f"write edgeprune.service for {settings.source}"] if settings.source is not None else []),
+        f"build the engine there where one is needed, and measure (precision {settings.precision}; mAP50-95 may drop "
+        f"by {drop:g})",
+        *([f"write {restart.UNIT} for {settings.source}"] if settings.source is not None else []),
         f"switch from {there.current or 'no release'} to {bundle.sha256[:16]}",
-        f"restart {unit}, and watch it ({health}); where it fails, go back to {there.current or 'none'}",
+        "restart nothing, as no service runs it there"
+        if unit in (None, restart.Service.description)
+        else f"restart {unit}, watch it for {health_s:g} s and, where it fails, go back to {back}",
         f"keep {settings.keep} releases",
     ]
 
