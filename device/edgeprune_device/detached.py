@@ -4,11 +4,12 @@
 
 Whoever starts it follows that file and ends as it ends. The same ticket once more follows the same installation, or
 finds its result; another request is turned away while one is at work. Ctrl-C ends it where it began; a link that breaks
-does not.
+does not. Whoever writes such a file holds a lock on it until its process ends: so others know that it still does.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
@@ -28,6 +29,7 @@ __all__ = ["run"]
 
 _KEPT = 10
 _POLL_S = 0.1
+_PATIENCE_S = 0.5  # whoever only asks whether a log is written holds its lock, too, for a moment
 _BUG = 70
 
 
@@ -44,21 +46,28 @@ def run(
     InputError: another installation is at work; or it was killed.
     """
     folder = releases.root / ".installations"
-    folder.mkdir(exist_ok=True, mode=0o755)
+    try:
+        folder.mkdir(exist_ok=True, mode=0o755)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be made ({str(error.strerror).lower()})") from error
     log = folder / f"{ticket or secrets.token_hex(8)}.jsonl"
     worker = 0
-    if not _ended(log) and not releases.at_work():
-        worker = _start(releases, act, request, log)
-    elif not log.exists():
-        log = _other(folder, request)
+    if not _ended(log) and not _written(log):
+        if releases.at_work():
+            log = _other(folder, request)
+        else:
+            worker = _start(releases, act, request, log)
     return _follow(releases, log, worker, as_json)
 
 
 def _start(releases: Releases, act, request: List[str], log: Path) -> int:
-    """The pid of the worker, which writes `log`."""
+    """The pid of the worker, which writes `log`; 0: another one that has begun at the same moment does."""
     for old in sorted(log.parent.glob("*.jsonl"), key=lambda path: path.stat().st_mtime)[:-_KEPT]:
         old.unlink()
-    with open(log, "w", encoding="ascii", buffering=1) as stream:
+    with open(log, "a", encoding="ascii", buffering=1) as stream:
+        if not _locked(stream):
+            return 0
+        stream.truncate(0)
         print(json.dumps({"request": request}), file=stream)
         sys.stdout.flush()
         pid = os.fork()
@@ -118,7 +127,7 @@ def _follow(releases: Releases, log: Path, worker: int, as_json: bool) -> int:
     with open(log, encoding="ascii") as stream, _ctrl_c_ends(worker):
         part = ""
         while True:
-            alive = _alive(releases, worker)  # asked before reading: what it said last is then read
+            alive = _alive(log, worker)  # asked before reading: what it said last is then read
             while True:
                 part += stream.readline()
                 if not part.endswith("\n"):
@@ -172,9 +181,9 @@ def _show_result(result: Dict[str, Any], as_json: bool) -> int:
 
 def _other(folder: Path, request: List[str]) -> Path:
     """The log of the installation that is at work. InputError: it is another one's."""
-    logs = sorted(folder.glob("*.jsonl"), key=lambda path: path.stat().st_mtime)
-    if logs and _request(logs[-1]) == request:
-        return logs[-1]
+    for log in folder.glob("*.jsonl"):
+        if _request(log) == request and _written(log):
+            return log
     raise InputError("another installation is at work here; try again when it has ended")
 
 
@@ -191,7 +200,32 @@ def _ended(log: Path) -> bool:
     return False
 
 
-def _alive(releases: Releases, worker: int) -> bool:
+def _alive(log: Path, worker: int) -> bool:
     if worker:
         return os.waitpid(worker, os.WNOHANG) == (0, 0)
-    return releases.at_work()
+    return _written(log)
+
+
+def _written(log: Path) -> bool:
+    """Whether a worker writes it at this moment."""
+    try:
+        with open(log, "rb") as stream:
+            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
+def _locked(stream) -> bool:
+    """Take the lock, which the worker inherits. False: another one has it."""
+    until = time.monotonic() + _PATIENCE_S
+    while True:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() > until:
+                return False
+        time.sleep(0.02)
