@@ -7,9 +7,10 @@ import subprocess
 import sys
 
 import pytest
-from edgeprune_device import cli
+from edgeprune_device import cli, keys
 from edgeprune_device.errors import InputError
 from edgeprune_device.service import unit
+from nacl.signing import SigningKey
 
 needs_systemd = pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="needs systemd-analyze")
 KEYS = "-/etc/edgeprune/keys"
@@ -120,3 +121,16 @@ def test_the_command_prints_it(capsys, home):
     assert value(text, "ExecStart")[0].startswith("/")
     assert cli.main(["unit", "--source", "/dev/video0", "--output", "here"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_the_service_trusts_and_refuses_whom_the_whole_machine_does(monkeypatch, tmp_path):
+    text = made(home=str(tmp_path / ".config/edgeprune"))
+    name, _, path = value(text, "Environment")[0].partition("=")
+    monkeypatch.delenv("EDGEPRUNE_HOME", raising=False)
+    monkeypatch.setenv(name, path)
+    monkeypatch.setattr(keys, "SYSTEM", tmp_path / "etc")
+    (tmp_path / "etc/trusted").mkdir(parents=True)
+    key = SigningKey.generate().verify_key
+    (tmp_path / "etc/trusted/admin.pub").write_text(bytes(key).hex())
+    assert keys.fingerprint(key) in keys.trusted() and keys.home() == tmp_path / ".config/edgeprune"
+    assert value(made(home="/data/keys"), "Environment") == ["EDGEPRUNE_HOME=/data/keys"]

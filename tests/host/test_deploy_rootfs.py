@@ -250,7 +250,7 @@ def test_with_a_source_the_service_starts_at_boot_as_the_owner_and_makes_its_key
     system = root / "etc/systemd/system"
     text = (system / "edgeprune.service").read_text()
     assert "ExecStart=/opt/edgeprune/agent/bin/edgeprune run --root /opt/edgeprune --source camera:0 --output -" in text
-    assert "User=pilot" in text and "EDGEPRUNE_HOME=/home/pilot/.config/edgeprune" in text
+    assert "User=pilot" in text and "XDG_CONFIG_HOME=/home/pilot/.config\n" in text
     wanted = system / "multi-user.target.wants/edgeprune.service"
     assert os.readlink(wanted) == "/etc/systemd/system/edgeprune.service"
     home = root / "home/pilot/.config/edgeprune"

@@ -86,7 +86,7 @@ WantedBy=multi-user.target
 
 
 def text(user: str, executable: str, root: str, source: str, output: str, home: str) -> str:
-    """The unit's text. `executable`: the edgeprune command; `home`: $EDGEPRUNE_HOME, where the trusted keys are.
+    """The unit's text. `executable`: the edgeprune command; `home`: where the trusted keys are (`keys.home`).
 
     Paths are absolute, as they are on the drone. InputError: something that a unit cannot say.
     """
@@ -107,13 +107,20 @@ def text(user: str, executable: str, root: str, source: str, output: str, home: 
         shown=source.replace("%", "%%"),
         user=user,
         command=" ".join(_quoted(word, command=i > 0) for i, word in enumerate(command)),
-        home=_quoted(f"EDGEPRUNE_HOME={home}"),
+        home=_quoted(_environment(home)),
         # With "-": where it is there. The key that signs this drone's engines is made when it is needed first.
         writable=" ".join(_quoted(path) for path in [*_writable(root, output, argus), f"-{home}/keys"]),
         temporary="PrivateTmp=no" if shared else "PrivateTmp=yes",
         families="AF_UNIX AF_NETLINK AF_INET AF_INET6" if network else "AF_UNIX AF_NETLINK",
         network="" if network else "IPAddressDeny=any\n",
     )
+
+
+def _environment(home: str) -> str:
+    """What lets the service find `home`. With EDGEPRUNE_HOME it would not look into /etc/edgeprune, and refuse what the
+    installer takes."""
+    folder = PurePosixPath(home)
+    return f"XDG_CONFIG_HOME={folder.parent}" if folder.name == "edgeprune" else f"EDGEPRUNE_HOME={home}"
 
 
 def _writable(root: str, output: str, argus: bool) -> List[str]:
