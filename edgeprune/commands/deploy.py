@@ -6,6 +6,12 @@ from pathlib import Path
 
 from edgeprune.commands import options
 
+#: Options that only some kinds of destination know.
+_ONLY = {
+    "unit": ("drone",), "health": ("drone",), "max_drop": ("drone",), "partition": ("image",),
+    "no_agent": ("image", "folder"),
+}  # fmt: skip
+
 HELP = "deploy a bundle: onto live drones, into a root file system, into a disk image"
 
 
@@ -48,20 +54,27 @@ def run(args) -> None:
         print(text, file=sys.stderr, flush=True)
 
     def kind(text):
-        """What deploys to it: all are looked at before the first is touched."""
+        """(what it is, what deploys to it): all are looked at before the first is touched."""
         path = Path(text)
         if path.is_dir():
-            return lambda: rootfs.deploy(bundle, path, settings, say)
-        if path.is_file():
-            return lambda: image.deploy(bundle, path, settings, say)
+            return "folder", lambda: rootfs.deploy(bundle, path, settings, say)
+        if path.exists():  # a card's device, too, which is refused with what to do instead
+            return "image", lambda: image.deploy(bundle, path, settings, say)
         if text.startswith((".", "/", "~")):
             raise InputError(f"{text}: no such folder or image")
         where = remote.where(text, settings.root)
-        return lambda: remote.deploy(bundle, where, settings, say, retries=args.retries)
+        return "drone", lambda: remote.deploy(bundle, where, settings, say, retries=args.retries)
 
     settings = options.settings(args)
-    jobs = [(text, kind(text)) for text in args.destinations]
+    kinds = {text: kind(text) for text in args.destinations}
+    if len(kinds) < len(args.destinations):
+        raise InputError("one destination stands there twice: give each once")
+    _check_options(args, {name for name, _ in kinds.values()})
+    jobs = [(text, job) for text, (_, job) in kinds.items()]
     bundle = Bundle.open(args.bundle, allow_untrusted=args.allow_untrusted)
+    model = bundle.manifest.models.get(settings.precision)
+    if settings.precision != "auto" and (model is None or model["payload"] is None):
+        raise InputError(f"{bundle.path}: has no {settings.precision} model")
     if not bundle.trusted:
         say(f"warning: {bundle.path}: signed by {bundle.key_fingerprint}, which is NOT trusted here")
     done = {}
@@ -78,3 +91,13 @@ def run(args) -> None:
             found = {"bundle_sha256": bundle.sha256, "dry_run": args.dry_run, "done": done, "failed": left[:1],
                      "not_tried": left[1:]}  # fmt: skip
             print(strict_json.pretty(found), end="")
+
+
+def _check_options(args, kinds: set[str]) -> None:
+    """An option that means nothing for any of the destinations was meant for another one."""
+    from edgeprune_device.errors import InputError
+
+    for name, known in _ONLY.items():
+        if getattr(args, name) not in (None, False) and not kinds & set(known):
+            option, only = f"--{name.replace('_', '-')}", " or ".join(known)
+            raise InputError(f"{option} is for a {only}, and {', '.join(args.destinations)} is none: leave it out")

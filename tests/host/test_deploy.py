@@ -175,6 +175,35 @@ def test_bad_use_is_one_line(make, edgeprune, options, words):
     assert code == 2 and words in err and err.count("\n") == 1
 
 
+@pytest.mark.parametrize("option", [["--partition", "APP"], ["--no-agent"]])
+def test_what_only_an_image_knows_is_refused_for_a_drone(drone, make, edgeprune, option):
+    code, _, err = edgeprune("deploy", make().path, f"drone:{drone.root}", *option)
+    assert code == 2 and f"{option[0]} is for a" in err and err.count("\n") == 1 and drone.proxy.connections == 0
+
+
+@pytest.mark.parametrize("option", [["--unit", "x"], ["--health", "5"], ["--max-drop", "0.1"], ["--partition", "APP"]])
+def test_what_only_a_drone_or_an_image_knows_is_refused_for_a_folder(tmp_path, make, edgeprune, option):
+    for name in ("etc", "usr"):
+        (tmp_path / "rootfs" / name).mkdir(parents=True)
+    code, _, err = edgeprune("deploy", make().path, tmp_path / "rootfs", "--no-agent", *option)
+    assert code == 2 and f"{option[0]} is for a" in err and not (tmp_path / "rootfs/opt").exists()
+
+
+def test_a_destination_given_twice_is_refused(drone, make, edgeprune):
+    code, _, err = edgeprune("deploy", make().path, *[f"drone:{drone.root}"] * 2)
+    assert code == 2 and "twice" in err and drone.proxy.connections == 0
+
+
+def test_a_precision_that_the_bundle_lacks_is_said_before_anything_is_sent(drone, make, edgeprune):
+    code, _, err = edgeprune("deploy", make().path, f"drone:{drone.root}", "--precision", "fp16")
+    assert code == 2 and "has no fp16 model" in err and drone.proxy.connections == 0
+
+
+def test_a_device_is_no_image_and_that_is_said(make, edgeprune):
+    code, _, err = edgeprune("deploy", make().path, "/dev/null")
+    assert code == 2 and "is not a file; write the image to the card after" in err
+
+
 # --- what is refused before anything is sent --------------------------------------------------------------------------
 
 SAID = {
