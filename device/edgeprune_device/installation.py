@@ -22,7 +22,7 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Callable, Dict, List, Optional
 
@@ -112,7 +112,13 @@ def install(releases: Releases, source: Path, options: Options, say: Say) -> Rel
         with releases.state_locked():
             say("switch", f"{former or 'nothing'} -> {release}")
             releases.switch(release)
-        release = _judged(releases, service, release, former, options, say)
+        try:
+            release = _judged(releases, service, release, former, options, say)
+        except GateError:
+            with suppress(InputError):  # one more: the one that failed, whose record says why
+                releases.tidy(options.keep + 1)
+                _tidy_engines(releases)
+            raise
         _tidy(releases, source, options, say)
     return release
 
@@ -136,10 +142,10 @@ def roll_back(releases: Releases, to: Optional[str], unit: Optional[str], say: S
         releases.open(target)
         with releases.state_locked():
             if target.state == "bad":
-                target = releases.mark(target, "trial")
+                target = releases.mark(replace(target, starts=0), "trial")
             say("switch", f"{former or 'nothing'} -> {target}")
             releases.switch(target)
-            if former is not None:
+            if former is not None and target.state == "good":  # else it is what a trial falls back to
                 releases.mark(former, "bad", "rolled back by hand")
         say("restart", service.description)
         service.restart()
@@ -150,6 +156,8 @@ def roll_back(releases: Releases, to: Optional[str], unit: Optional[str], say: S
         if target.state == "trial" and healthy:
             with releases.state_locked():
                 target = releases.confirm(target)
+                if former is not None:
+                    releases.mark(former, "bad", "rolled back by hand")
     return target
 
 
@@ -226,6 +234,8 @@ def _doubts(bundle: Bundle, older: bool) -> str:
 
 def _in_use(releases: Releases, former: Release, options: Options) -> bool:
     """Whether nothing is to be done but to say so."""
+    if options.precision not in ("auto", former.precision) or options.runtime not in ("auto", former.runtime):
+        return False
     with suppress(InputError, SignatureError):
         return former.state == "good" and options.source is None and releases.open(former).trusted == former.trusted
     return False
@@ -340,9 +350,7 @@ def _unpack(releases: Releases, bundle: Bundle, folder: Path, measured: _Measure
             files.write_atomic(folder / "model.plan", plan, mode=0o644)
 
 
-def _committed(
-    releases: Releases, bundle: Bundle, folder: Path, measured: _Measured, older: bool, say: Say
-) -> Release:
+def _committed(releases: Releases, bundle: Bundle, folder: Path, measured: _Measured, older: bool, say: Say) -> Release:
     known = releases.all()
     release = Release(
         bundle_sha256=bundle.sha256,

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -199,6 +200,34 @@ def test_what_is_not_healthy_is_rolled_back(releases, make, unmeasured, service)
     assert [r.state for r in releases.all()] == ["bad", "good"] and releases.all()[0].reason == "seen with 2"
     service.sick = ()
     assert installation.install(releases, make(2), QUICK, quiet).state == "good"  # a person may try it again
+
+
+def test_the_same_bundle_with_another_precision_or_runtime_is_installed_anew(releases, make, unmeasured, service):
+    path = make(1)
+    for number, asked in enumerate(({}, {"precision": "fp16"}, {"runtime": "trt"}, {"precision": "fp32"}), 1):
+        installation.install(releases, path, replace(QUICK, **asked), quiet)
+        assert service.restarts == min(number, 3)
+
+
+def test_failures_do_not_fill_the_disk_and_the_last_one_says_why(releases, make, unmeasured, service):
+    good = [installation.install(releases, make(n), QUICK, quiet).identity for n in (1, 2)]
+    service.sick = {3, 4, 5}
+    for number in sorted(service.sick):
+        with pytest.raises(GateError):
+            installation.install(releases, make(number), QUICK, quiet)
+        assert [r.counter for r in releases.all()] == [number, 2, 1] and not leftovers(releases)
+    assert [r.identity for r in releases.all()[1:]] == good[::-1] and releases.all()[0].reason == "seen with 5"
+
+
+def test_a_bad_release_that_is_tried_again_has_all_its_starts_and_what_it_falls_back_to(
+    releases, make, unmeasured, service
+):
+    bad, good = (installation.install(releases, make(n), QUICK, quiet) for n in (1, 2))
+    releases.mark(replace(bad, starts=3), "bad", "3 starts")
+    service.watch = lambda *_: (None, "its source gives no frames")
+    again = installation.roll_back(releases, bad.identity, None, quiet)
+    assert releases.current() == again and (again.state, again.starts) == ("trial", 0)
+    assert releases.fallback() == good
 
 
 def test_a_first_release_that_is_not_healthy_leaves_nothing_in_use(releases, make, unmeasured, service):
