@@ -18,6 +18,7 @@ import os
 import pwd
 import secrets
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -173,8 +174,9 @@ def make_root(root: Path) -> None:
             raise InputError(_not_ours(root)) from error
     except OSError as error:
         raise InputError(f"{root}: cannot be made ({str(error.strerror).lower()})") from error
-    if not os.access(str(root), os.W_OK | os.X_OK):
-        raise InputError(_not_ours(root))
+    why = problem(root)
+    if why is not None:
+        raise InputError(why)
     for name in ("releases", "incoming", "run"):
         _make(root / name)
 
@@ -186,6 +188,9 @@ def problem(root: Path) -> Optional[str]:
         there = there.parent
     if not there.is_dir():
         return f"{there}: is not a folder"
+    if os.geteuid() == 0 and there == root and there.stat().st_uid != 0:
+        # What root writes there, the service of its owner could not change.
+        return f"{root}: belongs to user {there.stat().st_uid}: install as that user, not as root"
     if os.access(str(there), os.W_OK | os.X_OK) or (there != root and restart.privileged() is not None):
         return None
     return _not_ours(root)
@@ -306,6 +311,11 @@ def _run_tool(releases: Releases, arguments: List[str]) -> bytes:
         raise
     if process.returncode == 0:
         return out
+    if process.returncode == -signal.SIGKILL:
+        raise DeviceError(
+            f"{arguments[0]}: was killed, most likely because memory ran out: the release in use runs beside it; stop "
+            "the service meanwhile, or add swap"
+        )
     lines = [line.strip() for line in err.decode("utf-8", "replace").splitlines() if line.strip()]
     words = lines[-1] if lines else f"it ended with {process.returncode}"
     words = words[len("edgeprune: error: ") :] if words.startswith("edgeprune: error: ") else words

@@ -190,12 +190,12 @@ class Releases:
 
     def tidy(self, keep: int) -> List[str]:
         """Keep `keep` releases: the one in use, then the newest good ones, then the newest others. Who went."""
-        now = self._current_identity()
-        others = [release for release in self.all() if release.identity != now]
-        others.sort(key=lambda release: (release.state != "good", -release.sequence))
-        kept = {now, *(release.identity for release in others[: max(keep - 1, 0)])}
         gone = []
-        with self._explained():
+        with self._explained(), self.state_locked():  # the service may be about to fall back to one of them
+            now = self._current_identity()
+            others = [release for release in self.all() if release.identity != now]
+            others.sort(key=lambda release: (release.state != "good", -release.sequence))
+            kept = {now, *(release.identity for release in others[: max(keep - 1, 0)])}
             for path in sorted((self.root / "releases").iterdir()):
                 if _IDENTITY.fullmatch(path.name) and path.name not in kept:
                     # Out of sight first: half of a release is never seen under its name.

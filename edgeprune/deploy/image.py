@@ -193,6 +193,8 @@ def _repair(descriptor: int, file: Path, work: Path, settings: Settings, say: Sa
         return
     if settings.dry_run:
         raise InputError(f"{file}: a deployment into it was killed; the next one without --dry-run repairs that")
+    if work.lstat().st_uid != os.geteuid() or not work.is_dir() or work.is_symlink():
+        raise InputError(f"{work}: is not this user's: whose deployment was killed there runs it again, or removes it")
     if (work / _JOURNAL).exists():
         overlay.undo(descriptor, work / _JOURNAL, str(file))
         say(f"{file}: a deployment into it was killed within its last step; the image is again what it was before")

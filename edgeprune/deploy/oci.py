@@ -36,6 +36,7 @@ __all__ = ["Layers", "pack"]
 
 _INDEX = "application/vnd.oci.image.index.v1+json"
 _MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+_CONFIG = "application/vnd.oci.image.config.v1+json"
 _LAYER = "application/vnd.oci.image.layer.v1.tar"
 _GZIP = f"{_LAYER}+gzip"
 _DIGEST = re.compile("sha256:[0-9a-f]{64}")
@@ -427,7 +428,7 @@ def _write(
                 with _Chunks(layout.chunks(descriptor)) as stream:
                     archive.addfile(info, stream)
         ours = {"mediaType": _LAYER, "digest": name, "size": layer.stat().st_size}
-        described = _blob(archive, manifest["config"]["mediaType"], config)
+        described = _blob(archive, manifest["config"].get("mediaType", _CONFIG), config)
         renewed = {**manifest, "config": described, "layers": [*manifest["layers"], ours]}
         top = {
             **_blob(archive, _MANIFEST, renewed),

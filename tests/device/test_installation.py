@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 from edgeprune_device import assembly, cli, installation, keys, restart
 from edgeprune_device.bundle import Bundle
-from edgeprune_device.errors import GateError, InputError, SignatureError
+from edgeprune_device.commands.releases import elsewhere
+from edgeprune_device.errors import DeviceError, GateError, InputError, SignatureError
 from edgeprune_device.evaluation import EvaluationSet
 from edgeprune_device.installation import Options
 from edgeprune_device.releases import Releases
@@ -562,6 +563,35 @@ def test_bad_use_is_one_line_and_leaves_nothing(releases, make, options, words, 
     error = capfd.readouterr().err
     assert words in error and error.count("\n") == 1
     assert releases.all() == [] and releases.current() is None
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_root_does_not_install_into_what_belongs_to_a_user(releases, make, capfd):
+    releases.root.mkdir()
+    os.chown(str(releases.root), 1000, 1000)
+    assert cli.main(["install", str(make(1)), "--root", str(releases.root)]) == 2
+    assert "belongs to user 1000: install as that user, not as root" in capfd.readouterr().err
+    assert list(releases.root.iterdir()) == []
+
+
+def test_a_benchmark_that_is_killed_says_what_to_do(releases, make, monkeypatch, tmp_path):
+    monkeypatch.setattr(installation, "_TOOL", "import os; os.kill(os.getpid(), 9)")
+    with pytest.raises(DeviceError, match=r"bench: was killed, most likely because memory ran out.*stop the service"):
+        installation.install(releases, make(1), QUICK, quiet)
+    assert releases.all() == [] and not leftovers(releases)
+
+
+def test_a_folder_is_a_folder_and_anything_else_a_drone(releases, tmp_path, capfd, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    releases.root.mkdir()
+    for where in ("root", "./root", "root/", "no/such", str(releases.root)):
+        assert cli.main(["releases", where]) == 0, where
+        assert "no releases" in capfd.readouterr().out
+    (tmp_path / "file").touch()
+    assert cli.main(["releases", "./file"]) == 2 and cli.main(["rollback", "./file"]) == 2
+    assert capfd.readouterr().err.count("\n") == 2
+    for where in ("pilot@drone", "drone:/opt/edgeprune"):
+        assert elsewhere(where)
 
 
 def test_something_else_than_a_bundle_is_refused(releases, tmp_path, capfd):

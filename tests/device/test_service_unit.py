@@ -106,6 +106,7 @@ def test_what_would_take_the_gpu_away_is_not_there():
         ({"output": "unix:d.sock"}, "absolute"),
         ({"source": "a\nExecStartPre=/bin/sh"}, "does not print"),
         ({"source": ""}, "empty"),
+        ({"source": "flights/7"}, "absolute"),
     ],
 )
 def test_what_a_unit_cannot_say_is_refused(changes, words):

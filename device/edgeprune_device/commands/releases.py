@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from edgeprune_device.commands import add_where, host
 
 HELP = "what is installed on a device, and which of it is in use"
@@ -18,15 +20,19 @@ def run(args) -> None:
     from pathlib import Path
 
     from edgeprune_device import describe, strict_json
+    from edgeprune_device.errors import InputError
     from edgeprune_device.releases import DEFAULT_ROOT, Releases
 
     if elsewhere(args.where):
         host("deploy").releases(args.where, args.json)
         return
-    described = describe.describe(Releases(Path(args.where or DEFAULT_ROOT)))
+    root = Path(args.where or DEFAULT_ROOT)
+    if root.exists() and not root.is_dir():
+        raise InputError(f"{root}: is not a folder")
+    described = describe.describe(Releases(root))
     print(strict_json.pretty(described) if args.json else describe.table(described), end="")
 
 
 def elsewhere(where) -> bool:
     """Whether it is no folder but a drone that SSH reaches."""
-    return where is not None and not where.startswith((".", "/", "~"))
+    return where is not None and "/" not in where.partition(":")[0] and not os.path.isdir(where)

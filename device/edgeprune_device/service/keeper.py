@@ -73,12 +73,15 @@ class Keeper:
                 continue
             try:
                 with self._releases.state_locked():
-                    if release is not None:
-                        now = self._releases.current()
-                        if now is not None and now.identity != identity:
-                            return now  # somebody has switched meanwhile
-                        self._releases.mark(release, "bad", why)
+                    now = None if release is None else self._releases.current()
+                    if now is not None and (now.identity, now.state) != (identity, release.state):
+                        return now  # somebody has switched meanwhile, or judged it
+                    if not self._releases.folder(other).is_dir():
+                        continue  # tidied away at this moment
+                    # In this order: what is marked bad is never in use, wherever this is killed.
                     self._releases.switch(other)
+                    if now is not None:
+                        self._releases.mark(now, "bad", why)
             except EdgepruneError as error:
                 self._say(f"the fallback cannot be written down: {error}")
                 self._instead[identity] = other

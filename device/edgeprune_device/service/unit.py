@@ -98,6 +98,8 @@ def text(user: str, executable: str, root: str, source: str, output: str, home: 
     for word in (executable, root, source, output, home):
         if not word or not word.isprintable():
             raise InputError(f"{word!r}: cannot stand in a unit: it is empty, or has a character that does not print")
+    if "/" in source and " ! " not in source and not source.partition(":")[2] and not source.startswith("/"):
+        raise InputError(f"{source}: --source must be an absolute path in a unit")
     command = [executable, "run", "--root", root, "--source", source, "--output", output]
     network = " ! " in source  # a pipeline may read a camera over the network; the others are devices and files
     argus = source.startswith("csi") or "nvargus" in source
