@@ -129,3 +129,34 @@ def test_without_a_release_it_says_so(root, keeper):
     os.symlink("releases/0123456789abcdef", str(root.path / "current"))
     release, why = keeper.choose(None)
     assert release is None and "0123456789abcdef" in why
+
+
+def test_what_somebody_judged_good_meanwhile_is_not_given_up(root, keeper):
+    former, fresh = root.add("former", b"ok", state="good"), root.add("new", b"ok")
+    root.releases.confirm(fresh)
+    assert keeper.fall_back(fresh, "three starts").identity == fresh.identity
+    assert root.current() == "new" and root.releases.get(former.identity) == former
+    assert root.releases.get(fresh.identity).state == "good"
+
+
+def test_it_switches_before_it_marks_so_that_what_is_bad_is_never_in_use(root, keeper, monkeypatch):
+    root.add("former", b"ok", state="good")
+    fresh, seen = root.add("new", b"ok"), []
+    mark = root.releases.mark
+    monkeypatch.setattr(root.releases, "mark", lambda *words: (seen.append(root.current()), mark(*words))[1])
+    keeper.fall_back(fresh, "why")
+    assert seen == ["former"] and root.releases.get(fresh.identity).state == "bad"
+
+
+def test_one_that_is_tidied_away_at_this_moment_does_not_take_over(root, keeper, monkeypatch):
+    oldest, former = root.add("oldest", b"1", state="good"), root.add("former", b"2", state="good")
+    fresh, opened = root.add("new", b"3"), root.releases.open
+
+    def opened_and_gone(release):
+        bundle = opened(release)
+        if release == former:
+            root.releases.folder(former).rename(root.releases.root / "releases" / ".old")
+        return bundle
+
+    monkeypatch.setattr(root.releases, "open", opened_and_gone)
+    assert keeper.fall_back(fresh, "why") == oldest and root.current() == "oldest"
