@@ -146,10 +146,10 @@ def test_a_release_on_trial_that_runs_well_is_confirmed(root, serve):
 @pytest.mark.parametrize(
     "model, why",
     [
-        (b"crash while loading", "SIGSEGV"),
+        pytest.param(b"crash while loading", "SIGSEGV", marks=pytest.mark.slow),
         (b"crash at frame 2", "SIGSEGV"),
         (b"fail while loading", "cannot load it"),
-        (b"fail at frame 0", "illegal memory access"),
+        pytest.param(b"fail at frame 0", "illegal memory access", marks=pytest.mark.slow),
     ],
 )
 def test_a_release_that_crashes_gives_way_to_the_former_one(root, folder, serve, model, why):

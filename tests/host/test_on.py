@@ -213,6 +213,7 @@ def test_engines_and_figures_come_back_into_a_signed_bundle(jetson, make_bundle,
     assert "built by TensorRT 10.3.0 on Fake Orin (SM 8.7), is not for TensorRT 8.6.1" in found["warnings"][0]
 
 
+@pytest.mark.slow
 def test_a_second_time_it_replaces_what_it_brought(jetson, make_bundle, capfd, tmp_path):
     first = make_bundle()
     assert engine(capfd, first)[0] == 0
@@ -238,6 +239,7 @@ def test_a_link_that_breaks_again_and_again_costs_no_second_build(jetson, make_b
     assert jetson.left() == []
 
 
+@pytest.mark.slow
 def test_after_a_link_that_failed_for_good_the_same_command_goes_on(jetson, make_bundle, capfd, monkeypatch, tmp_path):
     bundle, work = make_bundle(), on._work
 
