@@ -27,7 +27,7 @@ def run(args) -> None:
         host("deploy").releases(args.where, args.json)
         return
     root = Path(args.where or DEFAULT_ROOT)
-    if root.exists() and not root.is_dir():
+    if not args.json and root.exists() and not root.is_dir():  # as JSON that is told as its problem
         raise InputError(f"{root}: is not a folder")
     described = describe.describe(Releases(root))
     print(strict_json.pretty(described) if args.json else describe.table(described), end="")
