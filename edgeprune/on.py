@@ -22,11 +22,10 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from edgeprune_device import files, keys, schema, strict_json, version
+from edgeprune_device import clock, files, keys, schema, strict_json, version
 from edgeprune_device.bundle import Bundle
 from edgeprune_device.engine import PRECISIONS, Engine
 from edgeprune_device.errors import EdgepruneError, GateError, InputError, SignatureError
@@ -243,7 +242,7 @@ def with_engines(bundle: Bundle, reference: Reference, path: Path) -> Bundle:
     payloads.update(reference.plans())
     manifest.update(
         counter=keys.next_counter(),
-        created=_now(),
+        created=clock.wall(),
         edgeprune_version=edgeprune.__version__,
         engines={**manifest["engines"], **entries},
     )
@@ -291,7 +290,7 @@ def keep(reference: Reference) -> None:
     store = Store()
     for built in reference.built:
         if built.report:
-            store.put(built.report.to_bytes(), Receipt(reference.address, reference.device, _now(), None, None))
+            store.put(built.report.to_bytes(), Receipt(reference.address, reference.device, clock.wall(), None, None))
 
 
 # --- on the device ---------------------------------------------------------------------------------------------------
@@ -472,7 +471,3 @@ def _table(reference: Reference) -> str:
     where = f"{reference.device} ({reference.address})"
     lines.append(f"device   {where}: {engine.builder} on {engine.device} (SM {engine.sm})")
     return "\n".join(lines)
-
-
-def _now() -> str:
-    return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")

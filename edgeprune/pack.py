@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timezone
 from pathlib import Path
 
 import numpy as np
 import onnx
-from edgeprune_device import keys
+from edgeprune_device import clock, keys
 from edgeprune_device.accuracy import Matches
 from edgeprune_device.bundle import Bundle
 from edgeprune_device.evaluation import EvaluationSet
@@ -88,7 +87,7 @@ def pack(
     manifest = {
         "name": name,
         "counter": keys.next_counter(),
-        "created": datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "created": clock.wall(),
         "edgeprune_version": edgeprune.__version__,
         "target": target,
         "classes": list(names),

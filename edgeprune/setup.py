@@ -238,12 +238,16 @@ def _report_key(link: Link, edgeprune: str) -> VerifyKey:
     return keys.public(public.decode("ascii", "replace").strip(), f"{link.target}: edgeprune keys")
 
 
+def host_name() -> str:
+    """What this host's key is called on a drone, e.g. "laptop"."""
+    return re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname()).strip(".-")[:60] or "host"
+
+
 def _trust(link: Link) -> str:
     """Let the drone run this host's bundles. The file there."""
     key = keys.load_or_create().verify_key
-    host = re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname()).strip(".-")[:60] or "host"
     public = bytes(key).hex()
-    return shown(link.run(_TRUST, host, public[:8], public, limit_bytes=1 << 14).decode("utf-8", "replace"))
+    return shown(link.run(_TRUST, host_name(), public[:8], public, limit_bytes=1 << 14).decode("utf-8", "replace"))
 
 
 def _doctor(link: Link, edgeprune: str) -> tuple[str, bool]:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, Dict, Iterable, List, Mapping, NamedTuple, Union
@@ -19,7 +18,7 @@ from typing import BinaryIO, Dict, Iterable, List, Mapping, NamedTuple, Union
 from edgeprune_device import bundle as bundles
 from edgeprune_device.bundle import Bundle
 from edgeprune_device.errors import EdgepruneError, InputError, SignatureError
-from edgeprune_device.files import replacing
+from edgeprune_device.files import check_room, replacing
 from edgeprune_device.manifest import Manifest, Payload
 from edgeprune_device.releases import Releases
 
@@ -95,7 +94,7 @@ def assemble(
     places = _places(releases)
     for payload in missing(manifest, places):
         _check_arrived(incoming, payload)
-    _check_room(target.parent, len(envelope) + manifest.size_bytes)
+    check_room(target.parent, len(envelope) + manifest.size_bytes + _SPARE_BYTES)
     whole = hashlib.sha256(envelope)
     with replacing(target) as temporary:
         try:
@@ -149,18 +148,6 @@ def _check_arrived(incoming: Path, payload: Payload) -> None:
         raise InputError(
             f"{incoming}: {there} of {len(expected)} pieces of {payload.name} have arrived; deploy the bundle again, "
             "it goes on where it stopped"
-        )
-
-
-def _check_room(folder: Path, size_bytes: int) -> None:
-    try:
-        free = shutil.disk_usage(str(folder)).free
-    except OSError as error:
-        raise InputError(f"{folder}: cannot be written ({str(error.strerror).lower()})") from error
-    if free < size_bytes + _SPARE_BYTES:
-        raise InputError(
-            f"{folder}: {free / 1e6:.1f} MB are free, and the bundle needs {(size_bytes + _SPARE_BYTES) / 1e6:.1f} MB: "
-            "free some"
         )
 
 

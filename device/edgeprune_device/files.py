@@ -8,13 +8,14 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
+import shutil
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Iterator, Union
 
 from edgeprune_device.errors import InputError
 
-__all__ = ["check_writable", "replacing", "sha256", "sync_folder", "write_atomic"]
+__all__ = ["check_room", "check_writable", "replacing", "sha256", "sync_folder", "write_atomic"]
 
 _CHUNK_BYTES = 1 << 20
 
@@ -63,6 +64,16 @@ def check_writable(path: Union[str, Path]) -> None:
     with _explained(path):
         temporary.touch()
         temporary.unlink()
+
+
+def check_room(folder: Union[str, Path], size_bytes: int) -> None:
+    """InputError when the folder's disk has less room than that."""
+    try:
+        free = shutil.disk_usage(str(folder)).free
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be written ({_reason(error)})") from error
+    if free < size_bytes:
+        raise InputError(f"{folder}: {free / 1e6:.1f} MB are free, and {size_bytes / 1e6:.1f} MB are needed: free some")
 
 
 def sha256(path: Union[str, Path]) -> str:

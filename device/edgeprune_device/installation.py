@@ -211,7 +211,7 @@ def _received(releases: Releases, source: Path, target: Path, options: Options) 
     else:
         # Verified before it is copied, so that nothing wrong fills the disk; and after, as it may change meanwhile.
         Bundle.open(source, allow_untrusted=options.allow_untrusted)
-        _need(releases.root, source.stat().st_size)
+        files.check_room(releases.root, source.stat().st_size + _SPARE_BYTES)
         with files.replacing(target) as temporary:
             try:
                 shutil.copyfile(str(source), str(temporary))
@@ -346,7 +346,7 @@ def _unpack(releases: Releases, bundle: Bundle, folder: Path, measured: _Measure
     """The model in use as files, for other programs: the names are ours, none is the bundle's."""
     manifest = bundle.manifest
     entry = bundle.payloads[manifest.models[measured.precision]["payload"]]
-    _need(releases.root, entry.size_bytes)
+    files.check_room(releases.root, entry.size_bytes + _SPARE_BYTES)
     files.write_atomic(folder / "model.onnx", bundle.read(entry.name), mode=0o644)
     files.write_atomic(folder / "labels.txt", "".join(f"{name}\n" for name in manifest.classes), mode=0o644)
     files.write_atomic(folder / "manifest.json", strict_json.pretty(manifest.to_json()), mode=0o644)
@@ -513,16 +513,6 @@ def _tidy_engines(releases: Releases) -> None:
             if json.loads(path.read_bytes())["engine"]["onnx_sha256"] not in kept:
                 path.unlink()
                 path.with_suffix(".plan").unlink()
-
-
-def _need(root: Path, size_bytes: int) -> None:
-    found = os.statvfs(str(root))
-    free = found.f_bavail * found.f_frsize
-    if free < size_bytes + _SPARE_BYTES:
-        raise InputError(
-            f"{root}: {free / 1e6:.0f} MB are free, and {(size_bytes + _SPARE_BYTES) / 1e6:.0f} MB are needed: free "
-            "some, or keep fewer releases"
-        )
 
 
 def _make(folder: Path) -> None:

@@ -23,7 +23,7 @@ import time
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Mapping, Optional, Union
+from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Union
 
 from edgeprune_device import schema, strict_json
 from edgeprune_device.bundle import Bundle
@@ -31,17 +31,32 @@ from edgeprune_device.errors import InputError, SignatureError
 from edgeprune_device.files import sync_folder, write_atomic
 from edgeprune_device.printable import printable
 
-__all__ = ["DEFAULT_ROOT", "Release", "Releases", "identity"]
+__all__ = ["DEFAULT_ROOT", "Release", "Releases", "identity", "parse_counter", "worthiest"]
 
 DEFAULT_ROOT = Path("/opt/edgeprune")
 BUNDLE, RECORD = "bundle.epb", "release.json"
-_IDENTITY = re.compile("[0-9a-f]{16}")
-_MAX_RECORD_BYTES = 1 << 16
+IDENTITY = re.compile("[0-9a-f]{16}")
+MAX_RECORD_BYTES = 1 << 16
 
 
 def identity(bundle_sha256: str) -> str:
     """A release's ID."""
     return bundle_sha256[:16]
+
+
+def worthiest(known: Iterable[Release], current: Optional[str]) -> List[Release]:
+    """All but the one in use, those first that are kept longest: the newest good ones, then the newest others."""
+    others = [release for release in known if release.identity != current]
+    return sorted(others, key=lambda release: (release.state != "good", -release.sequence))
+
+
+def parse_counter(data: bytes, what: str) -> int:
+    """The content of `state.json`. InputError, beginning with `what`: it is damaged."""
+    state = strict_json.loads(data, what)
+    value = state.get("counter") if isinstance(state, dict) and state.get("schema_version") == 1 else None
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise InputError(f"{what}: holds no counter; remove it to start from 0")
+    return value
 
 
 @dataclass(frozen=True)
@@ -107,7 +122,7 @@ class Releases:
         found = []
         with suppress(OSError):
             for folder in (self.root / "releases").iterdir():
-                if _IDENTITY.fullmatch(folder.name):
+                if IDENTITY.fullmatch(folder.name):
                     with suppress(InputError):
                         found.append(self._read(folder.name))
         return sorted(found, key=lambda release: -release.sequence)
@@ -131,7 +146,7 @@ class Releases:
         except OSError as error:
             raise InputError(f"{link}: is not a link to a release ({str(error.strerror).lower()})") from error
         parent, _, name = target.rpartition("/")
-        if parent != "releases" or not _IDENTITY.fullmatch(name):
+        if parent != "releases" or not IDENTITY.fullmatch(name):
             raise InputError(f"{link}: does not name a release ({printable(target[:200])})")
         return self._read(name)
 
@@ -193,11 +208,9 @@ class Releases:
         gone = []
         with self._explained(), self.state_locked():  # the service may be about to fall back to one of them
             now = self._current_identity()
-            others = [release for release in self.all() if release.identity != now]
-            others.sort(key=lambda release: (release.state != "good", -release.sequence))
-            kept = {now, *(release.identity for release in others[: max(keep - 1, 0)])}
+            kept = {now, *(release.identity for release in worthiest(self.all(), now)[: max(keep - 1, 0)])}
             for path in sorted((self.root / "releases").iterdir()):
-                if _IDENTITY.fullmatch(path.name) and path.name not in kept:
+                if IDENTITY.fullmatch(path.name) and path.name not in kept:
                     # Out of sight first: half of a release is never seen under its name.
                     os.replace(str(path), str(path.with_name(f".old-{path.name}-{secrets.token_hex(4)}")))
                     gone.append(path.name)
@@ -218,15 +231,11 @@ class Releases:
         path = self.root / "state.json"
         try:
             with open(path, "rb") as stream:
-                data = strict_json.loads(stream.read(_MAX_RECORD_BYTES), str(path))
+                return parse_counter(stream.read(MAX_RECORD_BYTES), str(path))
         except FileNotFoundError:
             return 0
         except OSError as error:
             raise InputError(f"{path}: cannot be read ({str(error.strerror).lower()})") from error
-        value = data.get("counter") if isinstance(data, dict) and data.get("schema_version") == 1 else None
-        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-            raise InputError(f"{path}: holds no counter; remove it to start from 0")
-        return value
 
     # --- locks -------------------------------------------------------------------------------------------------------
 
@@ -281,7 +290,7 @@ class Releases:
         path = self.folder(name) / RECORD
         try:
             with open(path, "rb") as stream:
-                data = strict_json.loads(stream.read(_MAX_RECORD_BYTES), str(path))
+                data = strict_json.loads(stream.read(MAX_RECORD_BYTES), str(path))
         except OSError as error:
             raise InputError(f"{path}: cannot be read ({str(error.strerror).lower()})") from error
         release = Release.from_json(data, str(path))

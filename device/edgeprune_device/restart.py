@@ -16,14 +16,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
-from edgeprune_device import clock, files, strict_json
+from edgeprune_device import files
 from edgeprune_device.errors import InputError
 from edgeprune_device.printable import printable
 from edgeprune_device.releases import Release, Releases
+from edgeprune_device.service import status as account
+from edgeprune_device.service.unit import NAME as UNIT
 
 __all__ = ["UNIT", "Service", "check_unit", "command", "find", "privileged", "status", "systemd_runs", "write_unit"]
 
-UNIT = "edgeprune.service"
 UNIT_FILE = Path("/etc/systemd/system") / UNIT
 _SYSTEMD = Path("/run/systemd/system")
 _UNIT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9:_.@\\-]{0,200}")
@@ -31,7 +32,6 @@ _FRESH_S = 15.0  # `edgeprune run` writes about every second
 _START_S = 120.0  # until it says anything; what it then says decides
 _LONGEST_S = 1800.0  # until it is healthy: it may be building an engine
 _POLL_S = 0.25
-_MAX_STATUS_BYTES = 1 << 16
 
 
 def systemd_runs() -> bool:
@@ -89,18 +89,8 @@ def write_unit(text: str) -> None:
 
 
 def status(releases: Releases) -> Optional[Dict[str, Any]]:
-    """What `edgeprune run` last said of itself (`run/status.json`); None: nothing, or it is not alive."""
-    path, now = releases.root / "run" / "status.json", clock.now()
-    try:
-        with open(path, "rb") as stream:
-            said = strict_json.loads(stream.read(_MAX_STATUS_BYTES), str(path))
-        fresh = said["boot_id"] == now["boot_id"] and -1 < now["boottime_s"] - said["boot_s"] < _FRESH_S
-        os.kill(int(said["pid"]), 0)
-    except PermissionError:  # alive, and another user's
-        return said if fresh else None
-    except (OSError, InputError, KeyError, TypeError, ValueError, OverflowError):
-        return None
-    return said if fresh else None
+    """What `edgeprune run` last said of itself; None: nothing, or it is not alive."""
+    return account.read(releases.root / "run" / "status.json", _FRESH_S)
 
 
 class Service:

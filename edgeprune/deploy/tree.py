@@ -13,29 +13,27 @@ from __future__ import annotations
 
 import hashlib
 import re
-import socket
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 
-from edgeprune_device import keys, releases, strict_json
+from edgeprune_device import clock, keys, releases, strict_json
 from edgeprune_device.bundle import Bundle
 from edgeprune_device.errors import GateError, InputError, SignatureError
 from edgeprune_device.printable import printable
 from edgeprune_device.releases import Release
 
 from edgeprune.deploy import Settings
+from edgeprune.setup import host_name
 
 __all__ = ["ROOT_USER", "Entry", "Node", "Plan", "Root", "User", "differences", "owner", "plan", "users"]
 
 FILE, FOLDER, LINK = "file", "folder", "link"
 _MOST_LINKS = 40  # as Linux
-_MAX_RECORD_BYTES = 1 << 16
 _MAX_TEXT_BYTES = 1 << 20
 _CHUNK_BYTES = 1 << 20
-_IDENTITY = re.compile("[0-9a-f]{16}")
 
 
 @dataclass(frozen=True)
@@ -271,12 +269,12 @@ def plan(
         _unit(made, settings, user, told, has_agent=agent is not None)
     if bundle.trusted:
         _trust(made, bundle, "/etc/edgeprune/trusted", made.system_file, told)
-        if service:  # which knows its user's home only
+        if service:  # and among its user's own, where `edgeprune setup` puts it on a live drone
             _trust(made, bundle, f"{user.home.rstrip('/')}/.config/edgeprune/trusted", made.owned_file, told)
     else:
         told.append(f"the bundle's key {bundle.key_fingerprint} is not trusted here; the release is let in untrusted")
     made.owned_link(f"{base}/current", f"releases/{release.identity}")
-    gone = [path.rpartition("/")[2] for path, kind in removed if _IDENTITY.fullmatch(path.rpartition("/")[2])]
+    gone = [path.rpartition("/")[2] for path, kind in removed if releases.IDENTITY.fullmatch(path.rpartition("/")[2])]
     if gone:
         told.append(f"former releases that go: {', '.join(gone)}")
     return Plan(release, user, tuple(made.entries), tuple(removed), tuple(told))
@@ -397,10 +395,10 @@ def _releases(root: Root, base: str) -> list[Release]:
     """Those whose records can be read, the newest first."""
     found = []
     for name in root.listing(f"{base}/releases"):
-        if _IDENTITY.fullmatch(name):
+        if releases.IDENTITY.fullmatch(name):
             path = f"{base}/releases/{name}/{releases.RECORD}"
             try:
-                data = root.read(path, _MAX_RECORD_BYTES)
+                data = root.read(path, releases.MAX_RECORD_BYTES)
                 release = None if data is None else Release.from_json(strict_json.loads(data, path), path)
             except InputError:
                 continue  # as on the drone: what is no record is no release
@@ -416,12 +414,8 @@ def _current(root: Root, base: str) -> str | None:
 
 def _check_counter(root: Root, base: str, bundle: Bundle, settings: Settings) -> bool:
     """Whether the bundle is older than what was confirmed there; an error unless that was asked for."""
-    what = f"{root.what}: {base}/state.json"
-    data = root.read(f"{base}/state.json", _MAX_RECORD_BYTES)
-    state = {"schema_version": 1, "counter": 0} if data is None else strict_json.loads(data, what)
-    counter = state.get("counter") if isinstance(state, dict) and state.get("schema_version") == 1 else None
-    if not isinstance(counter, int) or isinstance(counter, bool) or counter < 0:
-        raise InputError(f"{what}: holds no counter; remove it to start from 0")
+    data = root.read(f"{base}/state.json", releases.MAX_RECORD_BYTES)
+    counter = 0 if data is None else releases.parse_counter(data, f"{root.what}: {base}/state.json")
     if bundle.manifest.counter >= counter:
         return False
     if not settings.allow_older:
@@ -436,7 +430,7 @@ def _check_revoked(root: Root, bundle: Bundle, user: User) -> None:
     for folder in ("/etc/edgeprune/revoked", f"{user.home.rstrip('/')}/.config/edgeprune/revoked"):
         for name in root.listing(folder):
             path = f"{folder}/{name}"
-            text = (root.read(path, _MAX_RECORD_BYTES) or b"").decode("ascii", "replace").strip()
+            text = (root.read(path, releases.MAX_RECORD_BYTES) or b"").decode("ascii", "replace").strip()
             mark = keys.fingerprint(keys.public(text, path)) if re.fullmatch("[0-9a-f]{64}", text) else text
             if mark == bundle.key_fingerprint:
                 raise SignatureError(f"{root.what}: {bundle.path} is signed by {mark}, which is revoked there ({path})")
@@ -476,7 +470,7 @@ def _release(
         counter=bundle.manifest.counter,
         key_fingerprint=bundle.key_fingerprint,
         trusted=bundle.trusted,
-        installed=installed or datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        installed=installed or clock.wall(),
         sequence=max((release.sequence for release in there), default=0) + 1,
         older=older,
         precision=None if settings.precision == "auto" else settings.precision,
@@ -517,14 +511,13 @@ def _agent(made: _Tree, base: str, said: str, agent: Mapping[str, bytes]) -> str
 def _trust(made: _Tree, bundle: Bundle, folder: str, put: Callable[[str, bytes], None], told: list[str]) -> None:
     """The drone trusts this host's key, and the one that signed the bundle where that is another."""
     own = keys.load_or_create().verify_key
-    host = re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname()).strip(".-")[:60] or "host"
     known = {
-        (made.root.read(f"{folder}/{name}", _MAX_RECORD_BYTES) or b"").decode("ascii", "replace").strip()
+        (made.root.read(f"{folder}/{name}", releases.MAX_RECORD_BYTES) or b"").decode("ascii", "replace").strip()
         for name in made.root.listing(folder)
         if name.endswith(".pub")
     }
     accepted = keys.trusted()
-    for name, key in ((host, own), ("signer", accepted.get(bundle.key_fingerprint, own))):
+    for name, key in ((host_name(), own), ("signer", accepted.get(bundle.key_fingerprint, own))):
         text = bytes(key).hex()
         if text in known:
             continue
@@ -561,13 +554,12 @@ def _unit(made: _Tree, settings: Settings, user: User, told: list[str], *, has_a
 
 def _removals(root: Root, base: str, there: Sequence[Release], release: Release, keep: int) -> list[tuple[str, str]]:
     """As the drone tidies; but the newest good one stays in any case: the new one is on trial."""
-    others = [known for known in there if known.identity != release.identity]
-    others.sort(key=lambda known: (known.state != "good", -known.sequence))
+    others = releases.worthiest(there, release.identity)
     kept = {release.identity, *(known.identity for known in others[: max(keep - 1, 1)])}
     folder = root.resolve(f"{base}/releases")
     removed: list[tuple[str, str]] = []
     for name in root.listing(folder):
-        if _IDENTITY.fullmatch(name) and name not in kept:
+        if releases.IDENTITY.fullmatch(name) and name not in kept:
             removed += _below(root, f"{folder}/{name}")
     return removed
 

@@ -95,3 +95,11 @@ def test_sha256(tmp_path):
     assert files.sha256(tmp_path / "a") == hashlib.sha256(data).hexdigest()
     with pytest.raises(InputError, match="no such file"):
         files.sha256(tmp_path / "b")
+
+
+def test_too_little_room_is_said_beforehand(tmp_path):
+    files.check_room(tmp_path, 1)
+    with pytest.raises(InputError, match=r"MB are free, and 1000000000000\.0 MB are needed: free some"):
+        files.check_room(tmp_path, 10**18)
+    with pytest.raises(InputError, match="cannot be written"):
+        files.check_room(tmp_path / "none", 1)

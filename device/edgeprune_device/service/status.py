@@ -12,15 +12,35 @@ from __future__ import annotations
 import json
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, Dict
+from typing import Any, Dict, Optional
 
-__all__ = ["boot_s", "write"]
+from edgeprune_device import clock, strict_json
+from edgeprune_device.errors import InputError
+
+__all__ = ["boot_s", "read", "write"]
+
+_MAX_BYTES = 1 << 16
 
 
 def boot_s() -> float:
     """Now, in seconds since the boot."""
     return round(time.clock_gettime(time.CLOCK_BOOTTIME), 3)
+
+
+def read(path: Path, fresh_s: float) -> Optional[Dict[str, Any]]:
+    """What a service that is alive wrote there in the last `fresh_s` seconds; None: there is no such."""
+    now = clock.now()
+    try:
+        with open(path, "rb") as stream:
+            said = strict_json.loads(stream.read(_MAX_BYTES), str(path))
+        fresh = said["boot_id"] == now["boot_id"] and -1 < now["boottime_s"] - said["boot_s"] < fresh_s
+        with suppress(PermissionError):  # alive, and another user's
+            os.kill(int(said["pid"]), 0)
+    except (OSError, InputError, KeyError, TypeError, ValueError, OverflowError):
+        return None
+    return said if fresh else None
 
 
 def write(path: Path, data: Dict[str, Any]) -> None:
