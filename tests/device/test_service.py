@@ -138,7 +138,8 @@ def test_a_release_on_trial_that_runs_well_is_confirmed(root, serve):
         begin = time.monotonic()
         assert service.end() == 0
         assert time.monotonic() - begin < 5
-    assert service.status()["state"] == "stopped"
+    last = service.status()  # of the worker that has ended, what it did
+    assert last["state"] == "stopped" and last["frames"] == len(service.lines()) and last["last_frame_boot_s"]
     assert root.releases.get(release.identity).starts == 1
     assert "confirm" not in service.status() and service.lines()
 

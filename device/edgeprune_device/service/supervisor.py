@@ -81,6 +81,7 @@ class _Supervisor:
         self._ends = self._again = False
         self._result: Optional[int] = None
         self._child: Optional[Child] = None
+        self._did = (0, 0, 0)  # frames, when the last one was, lost lines: of the worker that has ended
         self._identity: Optional[str] = options.identity or None
         self._state, self._reason, self._since_s = "starting", None, status.boot_s()
         self._frames = self._restarts = self._failures = 0
@@ -117,6 +118,7 @@ class _Supervisor:
     def _live(self, release: Optional[Release]) -> None:
         """One worker's life, and what follows from it."""
         self._counted, self._before, self._flows_s = False, 0, 0.0
+        self._did = (0, 0, 0)
         self._identity = release.identity if release else self._options.identity
         self._enter("starting", self._reason)
         child = self._child = Child(self._order(release), [d for d in (self._listener, self._lock) if d is not None])
@@ -141,7 +143,7 @@ class _Supervisor:
             self._poll.unregister(child.messages)
             child.close()
             self._frames += child.frames
-            self._child = None
+            self._did, self._child = (child.frames, child.last_ns, child.lost), None
         if not told:
             self._judge(child, release, hung, ending)
 
@@ -323,19 +325,18 @@ class _Supervisor:
 
     def _account(self) -> Dict[str, Any]:
         child, now_s = self._child, status.boot_s()
-        last_s = None
-        if child is not None and child.last_ns:
-            last_s = round(now_s - (time.monotonic_ns() - child.last_ns) / 1e9, 3)
+        frames, last_ns, lost = (child.frames, child.last_ns, child.lost) if child else self._did
+        last_s = round(now_s - (time.monotonic_ns() - last_ns) / 1e9, 3) if last_ns else None
         return {
             "pid": os.getpid(),
             "boot_id": self._boot_id,
             "boot_s": now_s,
             "release": self._identity,
             "state": self._state,
-            "frames": child.frames if child else 0,
+            "frames": frames,
             "last_frame_boot_s": last_s,
             "restarts": self._restarts,
-            "lost_lines": child.lost if child else 0,
+            "lost_lines": lost,
             "reason": None if self._reason is None else printable(self._reason)[:1000],
             "since_boot_s": self._since_s,
         }
