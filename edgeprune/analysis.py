@@ -28,7 +28,7 @@ from edgeprune import budget, criteria, distill, pruning, surgery
 from edgeprune import cost as costs
 from edgeprune.budget import Budget, Unit
 from edgeprune.channels import Channels, trace
-from edgeprune.compare import aligned
+from edgeprune.comparison import aligned
 from edgeprune.compensate import RIDGES
 from edgeprune.count import Cost, count
 from edgeprune.features import Moments, Samples, moments

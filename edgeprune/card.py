@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from edgeprune.compare import aligned
+from edgeprune.comparison import aligned
 
 
 def card(record: dict, out: Path) -> str:

@@ -10,7 +10,7 @@ from edgeprune_device.errors import InputError
 from edgeprune_device.files import write_atomic
 from edgeprune_device.target import Target
 
-from edgeprune import export, measure, nms, precisions, qat, samples
+from edgeprune import exporting, measure, nms, precisions, qat, samples
 from edgeprune.checkpoint import Checkpoint
 from edgeprune.dataset import Dataset
 
@@ -33,14 +33,14 @@ def run(
         GateError: the ONNX does not equal the model, or a precision loses more than `max_drop`.
     """
     given = qat.thresholds(source)
-    fp32 = export.to_onnx(source.model, (imgsz, imgsz))
+    fp32 = exporting.to_onnx(source.model, (imgsz, imgsz))
     finish = nms.add if suppress else lambda model: model
     finished = finish(fp32)  # a head that takes no NMS is told before anything long starts
     if data is None:
         return {"fp32": finished}, {"fp32": "parity and accuracy not measured (no --data)"}
     solve, select = samples.split(data.train, imgsz)
     pictures = [x[None].numpy() for x in samples.read(data, solve, imgsz).pictures]
-    parity = export.parity(source.model, fp32, pictures[:8])
+    parity = exporting.parity(source.model, fp32, pictures[:8])
     parity.check()
 
     def judge(name: str, session):

@@ -20,7 +20,7 @@ from torch import nn
 
 from edgeprune import budget as budgets
 from edgeprune import cost as costs
-from edgeprune import export, surgery
+from edgeprune import exporting, surgery
 from edgeprune.budget import Budget
 from edgeprune.channels import Channels
 from edgeprune.cost import Cost
@@ -162,7 +162,7 @@ def onnx(model: nn.Module, channels: Channels, counts: np.ndarray, imgsz: int) -
     for group, count in zip(channels.groups, counts):
         keep[group.atoms[: int(count)]] = True
     cut = surgery.apply(PrunePlan.of(channels, keep, budget="any", criterion="any"), model, channels)
-    return export.trace(export.prepare(cut, (imgsz, imgsz)), imgsz, imgsz, export.OPSET).SerializeToString()
+    return exporting.trace(exporting.prepare(cut, (imgsz, imgsz)), imgsz, imgsz, exporting.OPSET).SerializeToString()
 
 
 # -- features ----------------------------------------------------------------------------------------------------------
@@ -188,7 +188,7 @@ def _table(channels: Channels, unused: tuple[str, ...], counts: np.ndarray) -> n
 
 def _unused(model: nn.Module, channels: Channels, imgsz: int) -> tuple[str, ...]:
     """Layers of the branch that the export drops from a head with two. (Elsewhere layers are fused, not dropped.)"""
-    kept = dict(export.prepare(model, (imgsz, imgsz)).named_modules())
+    kept = dict(exporting.prepare(model, (imgsz, imgsz)).named_modules())
     head = f"model.{len(model.model) - 1}."
     return tuple(name for name in channels.positions if name.startswith(head) and name not in kept)
 

@@ -29,7 +29,7 @@ class TorchSession:
     description = f"PyTorch {torch.__version__.split('+')[0]}, CPU, float32"
 
     def __init__(self, model: nn.Module) -> None:
-        from edgeprune.export import prepare
+        from edgeprune.exporting import prepare
 
         size = int(max(model.stride)) * 2
         self._model = prepare(model, (size, size))

@@ -39,7 +39,7 @@ from torch import nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
 
-from edgeprune import export, samples
+from edgeprune import exporting, samples
 from edgeprune import quantize as q
 from edgeprune.checkpoint import Checkpoint
 from edgeprune.dataset import Dataset
@@ -90,7 +90,7 @@ def plan(model: nn.Module, imgsz: int, pictures: Iterable[np.ndarray], *, method
 
 def check(model: nn.Module, imgsz: int) -> onnx.ModelProto:
     """The exported network. Raises InputError where one of its convolutions is not one of the model's."""
-    exported = export.to_onnx(model, (imgsz, imgsz))
+    exported = exporting.to_onnx(model, (imgsz, imgsz))
     modules = dict(model.named_modules())
     for layer in map(layer_of, Graph(exported).body_convolutions()):
         if not isinstance(modules.get(layer), nn.Conv2d):
@@ -254,7 +254,7 @@ def thresholds(source: Checkpoint) -> dict[str, float] | None:
 
 def int8(source: Checkpoint, dataset: Dataset, imgsz: int) -> onnx.ModelProto:
     """A checkpoint as signed INT8: with its own thresholds, or else calibrated by mse and its biases corrected."""
-    exported = export.to_onnx(source.model, (imgsz, imgsz))
+    exported = exporting.to_onnx(source.model, (imgsz, imgsz))
     pictures = calibration(dataset, imgsz)
     ranges, given = q.calibrate(exported, pictures), thresholds(source)
     if given is not None:

@@ -13,8 +13,8 @@ from edgeprune_device.files import sha256, write_atomic
 
 from edgeprune import checkpoint, measure, nms, on, precisions, pruning, ssh
 from edgeprune import engine as engines
-from edgeprune import export as exporter
-from edgeprune import finetune as training
+from edgeprune import exporting
+from edgeprune import finetuning
 from edgeprune import pack as packing
 from edgeprune import qat as rounding
 from edgeprune.count import count
@@ -142,13 +142,13 @@ def tune(job, step) -> dict:
     }
 
 
-def _finetune(job, weights: Path, out: Path, settings: training.Settings, step, *, work: Path) -> dict:
-    def show(p: training.Progress) -> None:
+def _finetune(job, weights: Path, out: Path, settings: finetuning.Settings, step, *, work: Path) -> dict:
+    def show(p: finetuning.Progress) -> None:
         done = (p.epoch - 1 + p.step / p.steps) / p.epochs
         step(min(done, 1.0), f"epoch {p.epoch}/{p.epochs}  loss {p.loss:.3f}")
 
     teacher = job.options.weights if job.options.distill else None
-    return training.finetune(weights, job.data, out, settings, work, teacher=teacher, on_step=show)
+    return finetuning.finetune(weights, job.data, out, settings, work, teacher=teacher, on_step=show)
 
 
 def qat(job, step) -> dict:
@@ -179,10 +179,10 @@ def export(job, step) -> dict:
     """One static ONNX, equal to the model on real pictures."""
     tuned = checkpoint.load(job.trained).model
     step(0.1, "exporting")
-    fp32 = exporter.to_onnx(tuned, (job.imgsz, job.imgsz))
+    fp32 = exporting.to_onnx(tuned, (job.imgsz, job.imgsz))
     pictures = [job.features.pictures[i : i + 1].numpy() for i in range(min(8, len(job.features.pictures)))]
     step(0.4, "comparing with PyTorch")
-    parity = exporter.parity(tuned, fp32, pictures)
+    parity = exporting.parity(tuned, fp32, pictures)
     parity.check()
     path = job.model_path("fp32")
     write_atomic(path, job.finish(fp32).SerializeToString())
@@ -217,7 +217,7 @@ def quantize(job, step) -> dict:
     for precision, model in made.files.items():  # only now: a failed gate leaves no file that looks delivered
         write_atomic(job.model_path(precision), model.SerializeToString())
     step(0.97, "timing")
-    original = job.finish(exporter.to_onnx(job.original.model, (job.imgsz, job.imgsz))).SerializeToString()
+    original = job.finish(exporting.to_onnx(job.original.model, (job.imgsz, job.imgsz))).SerializeToString()
     # ONNX Runtime has no kernels for INT8 among FP16 on a CPU: what it would take says nothing.
     runnable = {p: job.model_path(p) for p in ("fp32", *made.files) if p != "int8-fp16"}
     took = measure.latency({"original": original, **runnable}, job.imgsz)

@@ -27,7 +27,7 @@ from edgeprune_device.target import Target
 import edgeprune
 from edgeprune import checkpoint, criteria, dataset, measure, nms, on, pruning, qat, samples, ssh
 from edgeprune.budget import Budget
-from edgeprune.finetune import Settings, check_device
+from edgeprune.finetuning import Settings, check_device
 from edgeprune.progress import Reporter
 
 SCHEMA_VERSION = 1

@@ -9,7 +9,7 @@ import numpy as np
 from edgeprune_device import runtimes, vision
 
 from benchmarks.device.ways import CONF, IOU
-from edgeprune import checkpoint, export
+from edgeprune import checkpoint, exporting
 
 
 class Network(NamedTuple):
@@ -41,7 +41,7 @@ def answers(network: Network, shared: Path, folder: Path, count: int = 128) -> n
     """(pictures, 4+nc, N): the raw outputs of the FP32 ONNX file in ONNX Runtime on real pictures."""
     source = checkpoint.load(shared / "weights" / network.weights)
     path = folder / f"{network.name}-{network.size}.onnx"
-    path.write_bytes(export.to_onnx(source.model, (network.size, network.size)).SerializeToString())
+    path.write_bytes(exporting.to_onnx(source.model, (network.size, network.size)).SerializeToString())
     session = runtimes.open(path, "ort", runtimes.Settings(1))
     paths = sorted(p for p in (shared / network.pictures).rglob("*") if p.suffix in (".jpg", ".png"))[:count]
     return np.concatenate([session.infer(vision.letterbox(vision.decode(p), network.size)[0])[0] for p in paths])

@@ -25,7 +25,7 @@ from edgeprune_device.files import check_writable, write_atomic
 
 from benchmarks.pruning import cells, plot, results
 from benchmarks.pruning.methods import METHODS
-from edgeprune import checkpoint, dataset, finetune
+from edgeprune import checkpoint, dataset, finetuning
 from edgeprune.threads import use_all_cores
 
 
@@ -64,7 +64,7 @@ def main(args: argparse.Namespace) -> None:
         check_writable(path)
     source, data = checkpoint.load(args.weights), dataset.load(args.data)
     dataset.check_names(data, source.names)
-    settings = finetune.Settings(
+    settings = finetuning.Settings(
         epochs=args.epochs, batch=args.batch, lr=args.lr, imgsz=source.input_size(args.imgsz), device=args.device
     )
     work = args.work or Path("runs") / args.out.name

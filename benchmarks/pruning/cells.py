@@ -25,7 +25,7 @@ from torch import nn
 
 from benchmarks.pruning import opens
 from benchmarks.pruning.methods import METHODS
-from edgeprune import checkpoint, finetune, measure, samples
+from edgeprune import checkpoint, finetuning, measure, samples
 from edgeprune.checkpoint import Checkpoint
 from edgeprune.count import count
 from edgeprune.dataset import Dataset
@@ -44,7 +44,7 @@ class Job:
 
     source: Checkpoint
     data: Dataset
-    settings: finetune.Settings
+    settings: finetuning.Settings
     multiple: int
     work: Path
 
@@ -115,14 +115,14 @@ def tuned(job: Job, method: str, macs: float, seed: int, say: Callable[[str], No
         return
     begin = folder / f"{json.loads((folder / 'cell.json').read_text())['starts_from']}.pt"
     training = folder / f"training-{seed}"
-    settings = finetune.Settings(**{**asdict(job.settings), "seed": seed})
+    settings = finetuning.Settings(**{**asdict(job.settings), "seed": seed})
 
-    def show(p: finetune.Progress) -> None:
+    def show(p: finetuning.Progress) -> None:
         if p.step == p.steps:
             say(f"seed {seed}: epoch {p.epoch}/{p.epochs}, loss {p.loss:.3f}")
 
     start = time.perf_counter()
-    done = finetune.finetune(begin, job.data, folder / f"{state}.pt", settings, training, on_step=show)
+    done = finetuning.finetune(begin, job.data, folder / f"{state}.pt", settings, training, on_step=show)
     say(f"seed {seed}: measuring")
     _measure(job, folder, state, seed=seed, seconds=time.perf_counter() - start, **done, commit=commit())
     shutil.rmtree(training)  # its last.pt holds the optimiser

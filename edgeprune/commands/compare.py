@@ -28,7 +28,7 @@ def run(args) -> None:
     from edgeprune_device.errors import InputError
     from edgeprune_device.files import check_writable, write_atomic
 
-    from edgeprune import compare, dataset
+    from edgeprune import comparison, dataset
     from edgeprune.progress import Reporter
 
     if args.threads < 1 or args.rounds < 1:
@@ -37,10 +37,10 @@ def run(args) -> None:
         check_writable(args.json)
     reporter = Reporter(quiet=args.quiet)
     data = dataset.load(args.data) if args.data else None
-    reports = [row for text in args.items if compare.is_recorded(text) for row in compare.recorded(text)]
-    items = [i for text in args.items if not compare.is_recorded(text) for i in compare.open_item(text, args.imgsz)]
+    reports = [row for text in args.items if comparison.is_recorded(text) for row in comparison.recorded(text)]
+    items = [i for text in args.items if not comparison.is_recorded(text) for i in comparison.open_item(text, args.imgsz)]
     with reporter.stage("compare") as step:
-        result = compare.compare(items, data, reports, threads=args.threads, rounds=args.rounds, step=step)
+        result = comparison.compare(items, data, reports, threads=args.threads, rounds=args.rounds, step=step)
     if args.json:
         write_atomic(args.json, json.dumps(result, indent=1) + "\n")
-    print(compare.table(result))
+    print(comparison.table(result))

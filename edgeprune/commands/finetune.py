@@ -41,7 +41,7 @@ def run(args) -> None:
     from edgeprune_device.errors import InputError
     from edgeprune_device.files import check_writable
 
-    from edgeprune import checkpoint, dataset, finetune, measure, qat, sparsity
+    from edgeprune import checkpoint, dataset, finetuning, measure, qat, sparsity
     from edgeprune.count import count
     from edgeprune.progress import Reporter
 
@@ -51,7 +51,7 @@ def run(args) -> None:
     dataset.check_names(data, source.names)
     imgsz = source.input_size(args.imgsz)
     rounding = options.qat_epochs(args)
-    settings = finetune.Settings(
+    settings = finetuning.Settings(
         args.epochs, args.batch, args.lr, imgsz, args.device, args.workers, args.seed, args.patience, args.sparsity
     )
     if rounding:
@@ -63,7 +63,7 @@ def run(args) -> None:
     check_writable(out)
     work = out.with_name(f".{out.stem}-training")  # an interrupted run of the same settings goes on from here
     with reporter.stage("finetune") as step:
-        result = finetune.finetune(
+        result = finetuning.finetune(
             args.weights, data, out, settings, work, teacher=args.distill,
             on_step=lambda p: step((p.epoch - 1 + p.step / p.steps) / p.epochs, f"epoch {p.epoch}/{p.epochs}"),
         )  # fmt: skip

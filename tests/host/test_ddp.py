@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from ultralytics.utils.dist import ddp_cleanup, generate_ddp_file
 
-from edgeprune import checkpoint, dataset, finetune, surgery
+from edgeprune import checkpoint, dataset, finetuning, surgery
 from edgeprune.channels import trace
-from edgeprune.finetune import Settings
+from edgeprune.finetuning import Settings
 
 from .conftest import dataset as pictures
 from .conftest import network, save
@@ -65,10 +65,10 @@ def sent(tmp_path, monkeypatch):
         files.append((self, generate_ddp_file(self)))
 
     settings = Settings(epochs=2, batch=8, lr=1e-2, imgsz=96, patience=2, sparsity=1e-2)
-    run = finetune._Run(tmp_path / "work", finetune._identity(weights, data, settings, teacher))
+    run = finetuning._Run(tmp_path / "work", finetuning._identity(weights, data, settings, teacher))
     monkeypatch.setattr(KeepArchitecture, "train", send)
     monkeypatch.setattr(KeepArchitecture, "check_architecture", lambda self: None)
-    finetune._train(checkpoint.load(weights), finetune.hold_back(data), settings, run, teacher, None, None)
+    finetuning._train(checkpoint.load(weights), finetuning.hold_back(data), settings, run, teacher, None, None)
     ((trainer, script),) = files
     yield weights, run, script
     ddp_cleanup(trainer, script)

@@ -10,9 +10,9 @@ import pytest
 import torch
 from edgeprune_device.errors import InputError
 
-from edgeprune import checkpoint, dataset, distill, finetune, surgery
+from edgeprune import checkpoint, dataset, distill, finetuning, surgery
 from edgeprune.channels import trace
-from edgeprune.finetune import Settings
+from edgeprune.finetuning import Settings
 
 from .conftest import network, save
 from .test_checkpoint import STOCK
@@ -103,7 +103,7 @@ def pruned(tmp_path):
 
 def train(weights, data, tmp_path, teacher, epochs=1, name="tuned"):
     seen = []
-    finetune.finetune(
+    finetuning.finetune(
         weights, dataset.load(data), tmp_path / f"{name}.pt", Settings(epochs=epochs, batch=4, imgsz=96),
         tmp_path / "work", teacher=teacher,
         observe=lambda t: seen.append((t.epoch, dict(t.loss_items))),

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgeprune import checkpoint, dataset, engine, exporter, nms
 from edgeprune import quantize as q
-from edgeprune.export import to_onnx
+from edgeprune.exporting import to_onnx
 
 from .conftest import network
 

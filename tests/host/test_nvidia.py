@@ -9,7 +9,7 @@ import pytest
 
 from edgeprune import checkpoint, demo, engine
 from edgeprune import quantize as q
-from edgeprune.export import to_onnx
+from edgeprune.exporting import to_onnx
 
 from .conftest import network
 

@@ -21,9 +21,9 @@ from edgeprune_device.target import Target
 from onnx import TensorProto, helper, numpy_helper
 from ultralytics.nn.tasks import DetectionModel
 
-from edgeprune import checkpoint, dataset, export, exporter, finetune, qat, stages, workflow
+from edgeprune import checkpoint, dataset, exporting, exporter, finetuning, qat, stages, workflow
 from edgeprune import quantize as q
-from edgeprune.finetune import Settings
+from edgeprune.finetuning import Settings
 from edgeprune.progress import Reporter
 
 from .conftest import dataset as pictures_of
@@ -81,7 +81,7 @@ def test_the_forward_pass_in_training_is_that_of_the_file(config, monkeypatch):
     """Batch norm apart against folded, additions included. What is left: values within float precision of a half, a few
     in a million, may round to the other side; by one step, never more."""
     model = detector(config)
-    fp32 = export.to_onnx(model, (SIZE, SIZE))
+    fp32 = exporting.to_onnx(model, (SIZE, SIZE))
     ranges = q.calibrate(fp32, pictures())
     scheme = qat.of_graph(fp32, ranges)
     int8 = q.to_int8(fp32, ranges)
@@ -99,7 +99,7 @@ def test_the_forward_pass_in_training_is_that_of_the_file(config, monkeypatch):
 
 def test_an_addition_that_is_not_rounded_would_be_noticed(monkeypatch):
     model = detector("yolov8n.yaml")
-    fp32 = export.to_onnx(model, (SIZE, SIZE))
+    fp32 = exporting.to_onnx(model, (SIZE, SIZE))
     ranges = q.calibrate(fp32, pictures())
     scheme = qat.of_graph(fp32, ranges)
     without = qat.Scheme(scheme.convolutions, {}, scheme.steps, scheme.thresholds)
@@ -109,7 +109,7 @@ def test_an_addition_that_is_not_rounded_would_be_noticed(monkeypatch):
 
 
 def test_the_scales_of_the_scheme_are_those_of_the_file():
-    fp32 = export.to_onnx(network(width=0.125), (SIZE, SIZE))
+    fp32 = exporting.to_onnx(network(width=0.125), (SIZE, SIZE))
     ranges = q.calibrate(fp32, pictures())
     scheme = qat.of_graph(fp32, ranges, method="percentile")
     written = q.to_int8(fp32, ranges.fixed(scheme.thresholds), method="qat")
@@ -120,7 +120,7 @@ def test_the_scales_of_the_scheme_are_those_of_the_file():
 
 
 def test_thresholds_of_another_network_are_refused():
-    fp32 = export.to_onnx(network(width=0.125), (SIZE, SIZE))
+    fp32 = exporting.to_onnx(network(width=0.125), (SIZE, SIZE))
     ranges = q.calibrate(fp32, pictures(1))
     with pytest.raises(InputError, match=r"another network: it has no tensor /model\.99"):
         ranges.fixed({"/model.99/act/Mul_output_0": 1.0})
@@ -188,7 +188,7 @@ def test_blocks_that_export_joins_are_refused_by_name():
 def train(weights, data, folder, observe=None, **more):
     settings = Settings(**{"epochs": 1, "batch": 4, "imgsz": SIZE, "lr": 1e-3, "qat": True, **more})
     out = folder / "qat.pt"
-    return finetune.finetune(weights, dataset.load(data), out, settings, folder / "work", observe=observe), out
+    return finetuning.finetune(weights, dataset.load(data), out, settings, folder / "work", observe=observe), out
 
 
 def test_training_rounds_keeps_statistics_and_carries_its_scales(weights, data, tmp_path):
@@ -270,14 +270,14 @@ RUN = """
 import sys
 from pathlib import Path
 from types import SimpleNamespace
-from edgeprune import dataset, finetune
-from edgeprune.finetune import Settings
+from edgeprune import dataset, finetuning
+from edgeprune.finetuning import Settings
 weights, data, out, work, log = map(Path, sys.argv[1:])
 settings = Settings(epochs=4, batch=4, imgsz=96, lr=1e-4, qat=True)
 def note(trainer):
     with open(log, "a") as file:
         print(trainer.epoch, file=file)
-print(finetune.finetune(weights, dataset.load(data), out, settings, work, observe=note))
+print(finetuning.finetune(weights, dataset.load(data), out, settings, work, observe=note))
 """
 
 
@@ -315,8 +315,8 @@ def test_a_process_of_several_rounds_too(weights, data, tmp_path, monkeypatch):
     monkeypatch.setattr(KeepArchitecture, "check_architecture", lambda self: None)
     start, pairs = checkpoint.load(weights), dataset.load(data)
     settings = Settings(epochs=1, batch=4, imgsz=SIZE, lr=1e-3, qat=True)
-    run = finetune._Run(tmp_path / "work", finetune._identity(weights, pairs, settings, None))
-    finetune._train(start, pairs, settings, run, None, None, None, run.scheme(start.model, pairs, SIZE))
+    run = finetuning._Run(tmp_path / "work", finetuning._identity(weights, pairs, settings, None))
+    finetuning._train(start, pairs, settings, run, None, None, None, run.scheme(start.model, pairs, SIZE))
     ((trainer, script),) = sent
     done = subprocess.run([sys.executable, script], capture_output=True, text=True)
     ddp_cleanup(trainer, script)
@@ -372,7 +372,7 @@ def test_build_killed_while_it_rounds_and_resumed(tmp_path):
     assert done["quantize"]["int8"]["method"] == "qat"
     trained = checkpoint.load(out / "qat.pt")
     assert record["models"]["qat"]["map50_95"] is not None
-    assert export.parity(trained.model, out / "model.fp32.onnx", pictures(1)).max_score < 1e-4
+    assert exporting.parity(trained.model, out / "model.fp32.onnx", pictures(1)).max_score < 1e-4
     graph = onnx.load(out / "model.int8.onnx").graph
     scales = {t.name: numpy_helper.to_array(t) for t in graph.initializer if t.name.endswith("_scale")}
     assert all(scales[f"{n}_scale"] == np.float32(t / 127) for n, t in qat.thresholds(trained).items())

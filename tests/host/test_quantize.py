@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 from ultralytics.nn.tasks import DetectionModel
 
 from edgeprune import engine, quantize
-from edgeprune.export import compare_outputs, to_onnx
+from edgeprune.exporting import compare_outputs, to_onnx
 from edgeprune.quantize import (
     TensorRange,
     calibrate,

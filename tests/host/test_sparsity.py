@@ -4,9 +4,9 @@ import pytest
 import torch
 from edgeprune_device.errors import InputError
 
-from edgeprune import checkpoint, dataset, finetune, sparsity
+from edgeprune import checkpoint, dataset, finetuning, sparsity
 from edgeprune.channels import trace
-from edgeprune.finetune import Settings
+from edgeprune.finetuning import Settings
 
 from .conftest import network, save
 
@@ -49,7 +49,7 @@ def train(data, tmp_path, weights, amount):
 
     out = tmp_path / f"{amount}.pt"
     settings = Settings(epochs=4, batch=4, lr=1e-2, imgsz=96, sparsity=amount)
-    finetune.finetune(weights, dataset.load(data), out, settings, tmp_path / "work", observe=observe)
+    finetuning.finetune(weights, dataset.load(data), out, settings, tmp_path / "work", observe=observe)
     return checkpoint.load(out).model, seen
 
 

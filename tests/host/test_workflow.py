@@ -16,7 +16,7 @@ from edgeprune_device.bundle import Bundle
 from edgeprune_device.errors import GateError, InputError
 from edgeprune_device.evaluation import EvaluationSet
 
-from edgeprune import checkpoint, compare, quantize, samples, workflow
+from edgeprune import checkpoint, comparison, quantize, samples, workflow
 from edgeprune.budget import Budget
 from edgeprune.dataset import load
 from edgeprune.progress import Reporter
@@ -277,7 +277,7 @@ def test_with_nms_inside_every_file_and_the_bundle_answer_in_rows(inputs, tmp_pa
         assert [d.dim_value for d in model.graph.output[0].type.tensor_type.shape.dim] == [1, 300, 6]
         assert record["models"][precision]["map50_95"] == entry["map50_95"] > 0
     pictures = load(fitted / "data" / "data.yaml")
-    rows = compare.compare(compare.open_item(str(out / "small.epb"), None), pictures, rounds=1)["items"]
+    rows = comparison.compare(comparison.open_item(str(out / "small.epb"), None), pictures, rounds=1)["items"]
     found = {row["name"]: row for row in rows}
     assert set(found) == {f"small:{p}" for p in bundle.manifest.models}
     assert found["small:fp32"]["map50_95"] == pytest.approx(record["models"]["fp32"]["map50_95"])

@@ -266,11 +266,13 @@ class _Worker:
                 e = clock()
             except EdgepruneError as error:
                 raise _End(protocol.UNFIT, error) from error
+            # Counted before it is written: whoever comes after one that is killed in between leaves a number out, and
+            # never gives one twice.
+            cells[FRAMES] += 1
             lost = write(lines(number, frame.name, frame.due_ns or a, image.shape, (a, b, c, d, e), found))
             number += 1
             if lost:
                 self._lost(lost, sink.problem, e)
-            cells[FRAMES] += 1
             cells[LAST] = e
             cells[DEADLINE] = e + watchdog_ns
             cells[LOADING] = 0

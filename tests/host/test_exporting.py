@@ -11,8 +11,8 @@ from edgeprune_device.errors import GateError, InputError
 from ultralytics import YOLO
 from ultralytics.nn.tasks import DetectionModel
 
-from edgeprune import export
-from edgeprune.export import Parity, compare_outputs, parity, prepare, to_onnx
+from edgeprune import exporting
+from edgeprune.exporting import Parity, compare_outputs, parity, prepare, to_onnx
 
 from .conftest import settle
 
@@ -119,7 +119,7 @@ def test_sizes_and_heads_that_do_not_exist_are_refused(v8):
 def test_parity_of_an_honest_export_has_margin(v8, v8_onnx, tmp_path):
     found = parity(v8, v8_onnx, pictures(3, 96, 160))
     found.check()
-    assert found.max_box_px < export.MAX_BOX_PX / 10 and found.max_score < export.MAX_SCORE / 10
+    assert found.max_box_px < exporting.MAX_BOX_PX / 10 and found.max_score < exporting.MAX_SCORE / 10
     assert found.compared > 100 and found.pictures == 3
     path = tmp_path / "m.onnx"
     onnx.save(v8_onnx, path)

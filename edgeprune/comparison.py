@@ -14,7 +14,7 @@ from edgeprune_device.errors import InputError
 from edgeprune_device.report import BenchReport
 
 from edgeprune import checkpoint, measure
-from edgeprune import export as exporter
+from edgeprune import exporting
 from edgeprune.count import Cost, count
 from edgeprune.dataset import Dataset, check_names
 from edgeprune.store import Store
@@ -143,7 +143,7 @@ def _per_class(accuracy) -> list[dict] | None:
 def _checkpoint(path: Path, imgsz: int | None) -> Item:
     loaded = checkpoint.load(path)
     size = loaded.input_size(imgsz)
-    exported = exporter.to_onnx(loaded.model, (size, size)).SerializeToString()
+    exported = exporting.to_onnx(loaded.model, (size, size)).SerializeToString()
     return Item(
         path.name, path, path.stat().st_size, tuple(loaded.names), size, count(loaded.model, (size, size)), exported,
         lambda: measure.TorchSession(loaded.model),

@@ -11,9 +11,9 @@ import torch
 from edgeprune_device import cli
 from edgeprune_device.errors import EdgepruneError, InputError
 
-from edgeprune import checkpoint, dataset, finetune, surgery
+from edgeprune import checkpoint, dataset, finetuning, surgery
 from edgeprune.channels import trace
-from edgeprune.finetune import Settings
+from edgeprune.finetuning import Settings
 
 from .conftest import dataset as pictures
 from .conftest import network, save
@@ -45,7 +45,7 @@ def test_architecture_learning_rates_and_steps(pruned, data, tmp_path, monkeypat
         seen.append((type(trainer.optimizer).__name__, trainer.accumulate, groups))
 
     settings = Settings(epochs=4, batch=4, lr=1e-3, imgsz=96)
-    result = finetune.finetune(
+    result = finetuning.finetune(
         pruned, dataset.load(data), tmp_path / "tuned.pt", settings, tmp_path / "work", observe=observe
     )
     # 8 pictures, batch 4: two steps an epoch, each a step of the optimiser (Ultralytics' nbs=64 would make one of 16).
@@ -65,7 +65,7 @@ def test_architecture_learning_rates_and_steps(pruned, data, tmp_path, monkeypat
 def test_the_learning_rate_rises_over_a_hundred_steps(pruned, data, tmp_path):
     """However few steps an epoch has: AdamW's first steps are as long as the rate, whatever the gradient."""
     rates = []
-    finetune.finetune(
+    finetuning.finetune(
         pruned, dataset.load(data), tmp_path / "tuned.pt", Settings(epochs=1, batch=2, lr=1e-3, imgsz=96),
         tmp_path / "work", observe=lambda trainer: rates.append({g["lr"] for g in trainer.optimizer.param_groups}),
     )  # fmt: skip
@@ -78,7 +78,7 @@ def test_a_change_of_architecture_is_noticed_at_the_next_step(pruned, data, tmp_
         trainer.model.model[0].conv.bias = torch.nn.Parameter(torch.zeros(trainer.model.model[0].conv.out_channels))
 
     with pytest.raises(EdgepruneError, match="changed the architecture"):
-        finetune.finetune(
+        finetuning.finetune(
             pruned, dataset.load(data), tmp_path / "tuned.pt", Settings(epochs=2, batch=4, imgsz=96),
             tmp_path / "work", observe=sabotage,
         )  # fmt: skip
@@ -88,13 +88,13 @@ def test_a_change_of_architecture_is_noticed_at_the_next_step(pruned, data, tmp_
 RUN = """
 import sys
 from pathlib import Path
-from edgeprune import dataset, finetune
+from edgeprune import dataset, finetuning
 weights, data, out, work, log, teacher = map(Path, sys.argv[1:])
 with open(log, "a") as file:
     def note(p):
         print(p.epoch, p.step, file=file, flush=True)
-    settings = finetune.Settings(epochs=6, batch=4, imgsz=96)
-    print(finetune.finetune(weights, dataset.load(data), out, settings, work, teacher=teacher, on_step=note))
+    settings = finetuning.Settings(epochs=6, batch=4, imgsz=96)
+    print(finetuning.finetune(weights, dataset.load(data), out, settings, work, teacher=teacher, on_step=note))
 """
 
 
@@ -129,7 +129,7 @@ def test_killed_twice_and_resumed(pruned, data, tmp_path):
 def run(weights, data, tmp_path, epochs=2):
     settings = Settings(epochs=epochs, batch=4, imgsz=96)
     seen = []
-    result = finetune.finetune(
+    result = finetuning.finetune(
         weights, dataset.load(data), tmp_path / "tuned.pt", settings, tmp_path / "work", observe=seen.append
     )
     return result, len(seen)
@@ -178,7 +178,7 @@ def test_what_the_users_training_said_of_pictures_is_kept(pruned, data, tmp_path
     content["train_args"].update(fliplr=0.0, cls=1.5, lr0=0.5)
     t.save(content, pruned)
     seen = []
-    finetune.finetune(
+    finetuning.finetune(
         pruned, dataset.load(data), tmp_path / "tuned.pt", Settings(epochs=1, batch=8, imgsz=96), tmp_path / "work",
         observe=lambda trainer: seen.append((trainer.args.fliplr, trainer.args.cls, trainer.args.lr0)),
     )  # fmt: skip
@@ -203,7 +203,7 @@ def test_batch_is_lowered_when_memory_runs_out(pruned, data, tmp_path, monkeypat
         return preprocess(self, batch)
 
     monkeypatch.setattr(KeepArchitecture, "preprocess_batch", small_memory)
-    result = finetune.finetune(
+    result = finetuning.finetune(
         pruned, dataset.load(data), tmp_path / "tuned.pt", Settings(epochs=1, batch=8, imgsz=96), tmp_path / "work"
     )
     assert result == {"epochs": 1, "batch": 2, "steps": 4}
@@ -217,17 +217,17 @@ def test_memory_that_does_not_even_hold_one_picture(pruned, data, tmp_path, monk
 
     monkeypatch.setattr(KeepArchitecture, "preprocess_batch", none)
     with pytest.raises(InputError, match="batch of 1"):
-        finetune.finetune(
+        finetuning.finetune(
             pruned, dataset.load(data), tmp_path / "tuned.pt", Settings(epochs=1, batch=2, imgsz=96), tmp_path / "work"
         )
 
 
 def test_a_device_that_is_not_there():
     with pytest.raises(InputError, match="--device 0,1: not on this machine"):
-        finetune.check_device("0,1")
+        finetuning.check_device("0,1")
     with pytest.raises(InputError, match="not on this machine"):
-        finetune.check_device("7")
-    finetune.check_device("cpu")
+        finetuning.check_device("7")
+    finetuning.check_device("cpu")
 
 
 def test_several_gpus_share_a_batch():
@@ -244,7 +244,7 @@ def test_the_average_is_what_is_saved_and_it_follows_a_short_run(pruned, data, t
         average = trainer.ema.ema.state_dict()
         seen.update(raw={k: v.clone() for k, v in raw.items()}, average={k: v.clone() for k, v in average.items()})
 
-    finetune.finetune(
+    finetuning.finetune(
         pruned, dataset.load(data), tmp_path / "tuned.pt", Settings(epochs=2, batch=4, lr=1e-2, imgsz=96),
         tmp_path / "work", observe=observe,
     )  # fmt: skip
@@ -282,7 +282,7 @@ def patient(weights, data, tmp_path, monkeypatch, figures, **more):
     monkeypatch.setattr(measure, "evaluate", evaluate)
     settings = Settings(**{"epochs": 6, "batch": 16, "imgsz": 96, "lr": 1e-3, "patience": 2, **more})
     out = tmp_path / "tuned.pt"
-    result = finetune.finetune(weights, dataset.load(data), out, settings, tmp_path / "work", observe=observe)
+    result = finetuning.finetune(weights, dataset.load(data), out, settings, tmp_path / "work", observe=observe)
     return result, asked, averages, {os.path.abspath(p) for p in trained}
 
 
@@ -315,7 +315,7 @@ def test_patience_that_does_not_run_out(pruned, many, tmp_path, monkeypatch):
 
 def test_too_few_pictures_to_hold_some_back(pruned, data, tmp_path):
     with pytest.raises(InputError, match="needs 32 labelled ones, not 8"):
-        finetune.finetune(
+        finetuning.finetune(
             pruned, dataset.load(data), tmp_path / "tuned.pt", Settings(patience=1, imgsz=96), tmp_path / "work"
         )
 
