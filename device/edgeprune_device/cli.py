@@ -10,15 +10,16 @@ Exit codes: 0 done; 1 a gate failed (accuracy, parity, signature); 2 bad use or 
 from __future__ import annotations
 
 import argparse
-import difflib
 import os
 import sys
+import textwrap
 import traceback
 from importlib import metadata
-from typing import Dict, List, Optional, Sequence
+from typing import Dict, List, Optional, Sequence, Tuple
 
-from edgeprune_device import version
+from edgeprune_device import terminal, version
 from edgeprune_device.errors import EdgepruneError, InputError
+from edgeprune_device.hint import did_you_mean
 
 __all__ = ["Parser", "commands", "main"]
 
@@ -27,16 +28,26 @@ GROUP = "edgeprune.commands"
 HOST_COMMANDS = (
     "build", "analyze", "prune", "finetune", "export", "compare", "setup", "deploy", "pack", "collect", "reports",
 )  # fmt: skip
-_ON_DEVICE = ("engine", "bench", "run", "install", "releases", "rollback", "info", "doctor", "unit", "unpack", "spool")
-_ORDER = (*HOST_COMMANDS, "targets", "keys", *_ON_DEVICE)
+#: What the help shows, in the order in which one meets it. A command that stands nowhere comes last.
+_GROUPS = (
+    ("make a model small", ("build", "analyze", "prune", "finetune", "export", "compare", "targets")),
+    ("bring it to drones, and their reports back", (
+        "setup", "deploy", "releases", "rollback", "pack", "keys", "collect", "reports",
+    )),
+    ("on the drone; bench, info, doctor and unpack anywhere", (
+        "bench", "run", "install", "engine", "unit", "spool", "info", "doctor", "unpack",
+    )),
+)  # fmt: skip
+_WIDEST = 100  # columns of help: longer lines are hard to read
 EXIT_BUG, EXIT_INTERRUPTED, EXIT_PIPE = 70, 130, 141
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse that answers a mistake in one line, as an InputError."""
+    """argparse that answers a mistake in one line, as an InputError, with the near name of what was mistyped."""
 
     def __init__(self, *args, **kwargs):
         kwargs.setdefault("allow_abbrev", False)  # an abbreviation in a script breaks with the next option
+        kwargs.setdefault("formatter_class", _Formatter)
         super().__init__(*args, **kwargs)
 
     def error(self, message: str):
@@ -45,13 +56,39 @@ class Parser(argparse.ArgumentParser):
 
     def parse_all(self, argv: Sequence[str]) -> argparse.Namespace:
         """Parse, and offer the near names for an option that does not exist."""
-        args, unknown = self.parse_known_args(argv)
+        try:
+            args, unknown = self.parse_known_args(argv)
+        except InputError:
+            # "--target is required", because it was mistyped: then that is what to say.
+            options = [text for text in argv if text[:2] == "--" and text != "--"]
+            mistyped = [text for text in options if text.split("=")[0] not in self._option_string_actions]
+            if mistyped and self._near(mistyped[0]):
+                self._refuse(mistyped)
+            raise
         if unknown:
-            options = list(self._option_string_actions)
-            near = difflib.get_close_matches(unknown[0].split("=")[0], options, n=2) if unknown[0][:1] == "-" else []
-            hint = f"; did you mean {' or '.join(near)}?" if near else ""
-            self.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
+            self._refuse(unknown)
         return args
+
+    def _near(self, text: str) -> str:
+        return did_you_mean(text.split("=")[0], self._option_string_actions) if text[:1] == "-" else ""
+
+    def _refuse(self, unknown: Sequence[str]) -> None:
+        near = self._near(unknown[0])
+        self.error(f"unrecognized arguments: {' '.join(unknown)}{'; ' if near else ''}{near}")
+
+    def _check_value(self, action, value) -> None:
+        """argparse's own message of a wrong choice, and the near one."""
+        if action.choices is not None and value not in action.choices:
+            names = [str(choice) for choice in action.choices]
+            near = did_you_mean(str(value), names)
+            listed = f"{near} " if near else ""
+            raise argparse.ArgumentError(action, f"invalid choice: {value!r}; {listed}choose from {', '.join(names)}")
+
+
+class _Formatter(argparse.HelpFormatter):
+    def __init__(self, prog: str, **kwargs):
+        kwargs.setdefault("width", min(terminal.columns(sys.stdout), _WIDEST) - 2)
+        super().__init__(prog, **kwargs)
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
@@ -65,7 +102,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         sys.stdout.flush()  # a full disk behind a redirection shows here, while it can still be said
         return code
     except KeyboardInterrupt:
-        _complain("interrupted")
+        _complain("what was finished is kept", kind="interrupted")
         return EXIT_INTERRUPTED
     except BrokenPipeError:
         # Python flushes stdout again at exit; give it somewhere to go.
@@ -120,10 +157,9 @@ def _load(name: str):
     if name not in found:
         if name in HOST_COMMANDS:
             raise InputError(f"{name} runs on the host: pip install edgeprune")
-        near = difflib.get_close_matches(name, {*found, *HOST_COMMANDS}, n=3)
-        hint = f"; did you mean {' or '.join(near)}?" if near else ""
+        near = did_you_mean(name, {*found, *HOST_COMMANDS})
         what = "option" if name.startswith("-") else "command"
-        raise InputError(f"unknown {what} {name!r}{hint} (see edgeprune --help)")
+        raise InputError(f"unknown {what} {name!r}{'; ' if near else ''}{near} (see edgeprune --help)")
     try:
         return found[name].load()
     except ImportError as error:
@@ -132,22 +168,35 @@ def _load(name: str):
 
 
 def _help() -> str:
+    look, width = terminal.look(sys.stdout), min(terminal.columns(sys.stdout), _WIDEST)
     found = commands()
-    names = sorted(found, key=lambda name: (_ORDER.index(name) if name in _ORDER else len(_ORDER), name))
-    width = max(map(len, names), default=0) + 2
-    lines = ["usage: edgeprune COMMAND [options]", ""]
-    lines += [
-        "Prunes YOLO detectors for drones, and proves it on the drone.",
-        "",
-        "commands:",
-        *(f"  {name:<{width}}{_summary(found[name])}" for name in names),
-    ]
+    column = max(map(len, found), default=0) + 2
+    lines = [f"{look.style('usage:', 'bold')} edgeprune COMMAND [options]", ""]
+    lines += _wrapped("Prunes YOLO detectors for drones, and proves it on the drone.", width)
+    for title, names in _grouped(found):
+        lines += ["", look.style(f"{title}:", "bold")]
+        for name in names:
+            first, *more = _wrapped(_summary(found[name]), width - column - 2)
+            lines.append(f"  {look.style(name, 'cyan')}{' ' * (column - len(name))}{first}")
+            lines += [f"{'':{column + 2}}{line}" for line in more]
     missing = [name for name in HOST_COMMANDS if name not in found]
     if missing:
-        lines += ["", f"on the host (pip install edgeprune): {', '.join(missing)}"]
-    lines += ["", "edgeprune COMMAND --help shows a command's options; edgeprune --version the version.", ""]
-    lines += ["exit codes: 0 done, 1 a gate failed (accuracy, parity, signature), 2 bad use or input, 70 a bug,"]
-    return "\n".join([*lines, "            130 interrupted"])
+        lines += ["", *_wrapped(f"on the host (pip install edgeprune): {', '.join(missing)}", width)]
+    more_help = "edgeprune COMMAND --help shows a command's options; edgeprune --version the version."
+    lines += ["", *_wrapped(more_help, width)]
+    codes = "0 done, 1 a gate failed (accuracy, parity, signature), 2 bad use or input, 70 a bug, 130 interrupted"
+    return "\n".join([*lines, *_wrapped(f"exit codes: {codes}", width, indent=12)])
+
+
+def _grouped(found: Dict[str, metadata.EntryPoint]) -> List[Tuple[str, List[str]]]:
+    """(title, names of commands that are installed), those of a plug-in last."""
+    known = [(title, [name for name in names if name in found]) for title, names in _GROUPS]
+    others = sorted(set(found).difference(*(names for _, names in _GROUPS)))
+    return [(title, names) for title, names in [*known, ("others", others)] if names]
+
+
+def _wrapped(text: str, width: int, indent: int = 0) -> List[str]:
+    return textwrap.wrap(text, max(width, 20 + indent), subsequent_indent=" " * indent) or [""]
 
 
 def _summary(point: metadata.EntryPoint) -> str:
@@ -157,5 +206,9 @@ def _summary(point: metadata.EntryPoint) -> str:
         return f"(cannot be loaded: {type(error).__name__}: {' '.join(str(error).split())[:80]})"
 
 
-def _complain(text: str) -> None:
-    print(f"edgeprune: error: {' '.join(text.split())}", file=sys.stderr)
+def _complain(text: str, *, kind: str = "error") -> None:
+    """One line on standard error: what is wrong, where, what to do."""
+    look = terminal.look(sys.stderr)
+    colour = "red" if kind == "error" else "yellow"
+    line = f"edgeprune: {look.style(f'{kind}:', 'bold', colour)} {look.text(' '.join(text.split()))}"
+    print(line, file=sys.stderr)

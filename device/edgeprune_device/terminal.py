@@ -1,0 +1,127 @@
+"""What the reader of a stream can be shown: colour, a line that is overwritten, characters beyond ASCII, how wide.
+
+Host and device decide by these rules, so that a pipe, a CI log, a serial console and a terminal each get what they can
+read, and the same everywhere. Knows nothing of what is shown. Standard library only.
+"""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from dataclasses import dataclass
+from typing import IO, Mapping, Optional
+
+__all__ = ["Look", "cells", "clipped", "columns", "foreground", "look"]
+
+_COLUMNS = 80  # of what does not say: a pipe, and a serial console, which says 0
+_CODES = {"bold": 1, "dim": 2, "red": 31, "green": 32, "yellow": 33, "cyan": 36}
+#: Terminals whose cursor does not move: an editor's shell, a dumb serial line.
+_DUMB = ("", "dumb", "unknown", "emacs")
+#: What this project's own texts have beyond ASCII, for where that cannot be shown.
+_ASCII = str.maketrans({"…": "...", "→": "->", "–": "-", "—": "-", "−": "-", "×": "x", "±": "+-", "≥": ">=", "≤": "<=",
+                        "µ": "u", "“": '"', "”": '"', "’": "'", "·": "-"})  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Look:
+    """E.g. Look(colour=True, live=True, unicode=True) for a terminal of today, Look() for a file.
+
+    - `colour`: the 8 colours of every terminal, by the reader's own theme
+    - `live`: the last line may be drawn again and again
+    - `unicode`: lines, bars and an ellipsis; else ASCII
+    """
+
+    colour: bool = False
+    live: bool = False
+    unicode: bool = False
+
+    def style(self, text: str, *names: str) -> str:
+        """The text in a style ("bold", "dim", "red", "green", "yellow", "cyan"); as it is where there is no colour."""
+        if not self.colour or not text or not names:
+            return text
+        return f"\x1b[{';'.join(str(_CODES[name]) for name in names)}m{text}\x1b[0m"
+
+    def text(self, text: str) -> str:
+        """Our own words, with ASCII for what cannot be shown; a user's file names stay as they are."""
+        return text if self.unicode else text.translate(_ASCII)
+
+
+def look(stream: IO[str], environ: Optional[Mapping[str, str]] = None) -> Look:
+    """How to write to `stream`.
+
+    Colour: NO_COLOR forbids it, CLICOLOR_FORCE or FORCE_COLOR force it, CLICOLOR=0 or a dumb terminal do without, else
+    terminals have it. A live line: on a terminal that is not dumb and not a CI job's. Beyond ASCII: where both the
+    stream and the user's locale are UTF-8, and not on the kernel's console, whose font has no heavy lines.
+    """
+    environ = os.environ if environ is None else environ
+    terminal, kind = _is_terminal(stream), environ.get("TERM", "")
+    moves = terminal and kind not in _DUMB
+    return Look(
+        colour=_colour(moves, environ),
+        live=moves and environ.get("CI", "").lower() in ("", "0", "false"),
+        unicode=terminal and kind not in (*_DUMB, "linux") and _is_utf8(stream, environ),
+    )
+
+
+def columns(stream: IO[str]) -> int:
+    """How wide the terminal behind `stream` is now; it may change at any time."""
+    try:
+        found = os.get_terminal_size(stream.fileno()).columns
+    except (OSError, ValueError, AttributeError):
+        found = 0
+    given = os.environ.get("COLUMNS", "")
+    return found or (int(given) if given.isdecimal() and 0 < len(given) < 5 and int(given) else _COLUMNS)
+
+
+def foreground(stream: IO[str]) -> bool:
+    """Whether the terminal is this job's: one that was sent to the background must not draw over the shell's prompt."""
+    try:
+        return os.tcgetpgrp(stream.fileno()) == os.getpgrp()
+    except (OSError, ValueError, AttributeError):  # not this session's terminal: nobody types there
+        return True
+
+
+def cells(text: str) -> int:
+    """Columns that a text without escapes takes: a wide character two, a combining one none."""
+    if text.isascii():
+        return len(text)
+    return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
+
+
+def clipped(text: str, width: int, mark: str = "...") -> str:
+    """The text in at most `width` columns, ending in `mark` where something was cut."""
+    if cells(text) <= width:
+        return text
+    mark = mark[: max(width, 0)]
+    kept = ""
+    for c in text:
+        if cells(kept + c) > width - len(mark):
+            break
+        kept += c
+    return kept + mark
+
+
+def _colour(moves: bool, environ: Mapping[str, str]) -> bool:
+    if environ.get("NO_COLOR"):
+        return False
+    if any(environ.get(name, "") not in ("", "0") for name in ("CLICOLOR_FORCE", "FORCE_COLOR")):
+        return True
+    return moves and environ.get("CLICOLOR") != "0" and environ.get("FORCE_COLOR") != "0"
+
+
+def _is_terminal(stream: IO[str]) -> bool:
+    try:
+        return stream.isatty()
+    except (OSError, ValueError, AttributeError):  # closed, or none at all (pythonw, a daemon)
+        return False
+
+
+def _is_utf8(stream: IO[str], environ: Mapping[str, str]) -> bool:
+    """Python makes every C locale UTF-8 (PEP 538 sets LC_CTYPE itself, PEP 540): only the user's own words count."""
+    if (getattr(stream, "encoding", None) or "").lower().replace("-", "") != "utf8":
+        return False
+    names = [environ.get(name, "") for name in ("LC_ALL", "LC_CTYPE", "LANG")]
+    if names[1] in ("C.UTF-8", "C.utf8", "UTF-8") and names[2] in ("", "C", "POSIX"):
+        names[1] = ""  # Python's own
+    said = next((name for name in names if name), "")
+    return "utf8" in said.lower().replace("-", "")
