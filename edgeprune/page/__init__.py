@@ -1,0 +1,137 @@
+"""A Comparison as one page: self-contained, light and dark, for screens, phones, keyboards and paper.
+
+    render(comparison)    the whole page, one HTML document
+    pareto(comparison)    its plot of latency × mAP, an SVG for a notebook
+    fragment(comparison)  a small table for a notebook
+
+Each takes the Comparison's JSON (edgeprune.comparison). The page loads nothing: pictures are in it, scripts are for comfort
+only, and its own policy forbids the network. A section is a function of the View that returns HTML.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Callable
+from importlib.resources import files
+
+from edgeprune.page import (
+    classes,
+    distribution,
+    environment,
+    gallery,
+    items,
+    layers,
+    stages,
+    summary,
+    theme,
+    tradeoff,
+)
+from edgeprune.page.html import Markup, join, tag
+from edgeprune.page.view import View
+
+__all__ = ["fragment", "pareto", "render"]
+
+MOST_BYTES = 3_000_000
+_SPARE = 20_000
+
+#: (id, heading, what fills it), in the page's order. The gallery, which takes the room that is left, comes after them.
+_BEFORE: tuple[tuple[str, str, Callable[[View], Markup]], ...] = (
+    ("summary", "Summary", summary.section),
+    ("items", "All items", items.section),
+    ("pareto-section", "Latency against accuracy", tradeoff.section),
+    ("channels", "Channels kept per layer", layers.section),
+    ("stages-section", "Where the milliseconds go", stages.section),
+    ("latency", "Latency distribution", distribution.section),
+    ("per-class", "Accuracy by class", classes.section),
+)
+_AFTER: tuple[tuple[str, str, Callable[[View], Markup]], ...] = (
+    ("reproduce", "Do it again", environment.reproduce),
+    ("environment", "Environment", environment.section),
+)
+
+
+def render(comparison: dict) -> str:
+    """The page, at most 3 MB however many pictures the gallery has; it says how many were left out."""
+    view = View(comparison)
+    before = [_section(*entry, view) for entry in (_BEFORE if view.items else _BEFORE[:1])]
+    after = [_section(*entry, view) for entry in _AFTER]
+    rest = _document(view, join(before, after))
+    pictures = gallery.section(view, MOST_BYTES - _SPARE - len(rest.encode()))
+    return str(_document(view, join(before, _wrap("gallery", "Gallery", pictures), after)))
+
+
+def pareto(comparison: dict) -> str:
+    """The plot of latency × mAP over all items, as an SVG element."""
+    return str(tradeoff.plot(View(comparison), 760))
+
+
+def fragment(comparison: dict) -> str:
+    """A small table, before -> after of every item, for a notebook's `_repr_html_`."""
+    view = View(comparison)
+    return str(items.fragment(view)) if view.items else "<p>Nothing was compared.</p>"
+
+
+def _section(key: str, heading: str, fill: Callable[[View], Markup], view: View) -> Markup:
+    return _wrap(key, heading, fill(view))
+
+
+def _wrap(key: str, heading: str, content: Markup) -> Markup:
+    return tag("section", tag("h2", heading, id=f"{key}-heading"), content, id=key, aria_labelledby=f"{key}-heading")
+
+
+def _document(view: View, body: Markup) -> Markup:
+    style, script = theme.css() + _asset("style.css"), _asset("comfort.js")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    policy = (
+        f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; "
+        "base-uri 'none'; form-action 'none'"
+    )
+    head = tag(
+        "head",
+        tag("meta", charset="utf-8"),
+        tag("meta", http_equiv="Content-Security-Policy", content=Markup(policy)),
+        tag("meta", name_="viewport", content="width=device-width, initial-scale=1"),
+        tag("meta", name_="referrer", content="no-referrer"),
+        tag("link", rel="icon", href="data:,"),
+        tag("title", f"{view.data.get('title') or 'Comparison'} · edgeprune"),
+        tag("style", Markup(style)),
+    )
+    page = tag("body", tag("a", "Skip to the summary", href="#summary", class_="skip"), _header(view),
+               tag("main", body), _footer(), tag("script", Markup(script)))  # fmt: skip
+    return Markup(f'<!doctype html>\n<html lang="en">{head}{page}</html>\n')
+
+
+def _header(view: View) -> Markup:
+    kind = "Build report" if view.is_build else "Comparison"
+    created = str(view.data.get("created") or "").replace("T", " ").replace("Z", " UTC")
+    entries = [*(_BEFORE if view.items else _BEFORE[:1]), ("gallery", "Gallery", None), *_AFTER]
+    links = [tag("li", tag("a", heading, href=f"#{key}")) for key, heading, _ in entries]
+    return tag(
+        "header",
+        tag("div", tag("p", "edgeprune", class_="brand"), _themes(), class_="top"),
+        tag("p", kind, f" · {created}" if created else None, class_="eyebrow"),
+        tag("h1", view.data.get("title") or "Comparison"),
+        summary.verdict(view),
+        summary.warnings(view),
+        tag("nav", tag("ul", links), aria_label="Sections"),
+    )
+
+
+def _themes() -> Markup:
+    """Works without a script; the script remembers it."""
+    choices = [
+        join(tag("input", type="radio", name_="theme", id=f"theme-{key}", checked=key == "auto"),
+             tag("label", words, for_=f"theme-{key}"))
+        for key, words in (("auto", "Auto"), ("light", "Light"), ("dark", "Dark"))
+    ]  # fmt: skip
+    return tag("fieldset", tag("legend", "Colours", class_="hidden"), choices, class_="themes")
+
+
+def _footer() -> Markup:
+    words = "Made by edgeprune. What was not measured is said so; figures of different machines are never compared."
+    return tag("footer", tag("p", words))
+
+
+def _asset(name: str) -> str:
+    return files(__name__).joinpath(name).read_text("utf-8")

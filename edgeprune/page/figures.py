@@ -1,0 +1,102 @@
+"""Figures as people read them, and what changed between two of them. What was not measured says so."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+NOT_MEASURED = "not measured"
+MINUS = "−"
+
+
+def number(value: Any) -> float | None:
+    """A finite number, or None: null, NaN and infinity are no figures."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        return None
+    return value
+
+
+def show(value: Any, unit: str) -> str:
+    """The figure with its unit: "bytes", "count", "ms", "fps", "map", "mj" or "int".
+
+    >>> show(3_011_043, "count"), show(12_054_321, "bytes"), show(0.2493, "map"), show(None, "ms")
+    ('3.01 M', '12.1 MB', '0.249', 'not measured')
+    """
+    value = number(value)
+    return NOT_MEASURED if value is None else _UNITS[unit](value)
+
+
+def _scaled(value: float, suffix: str = "") -> str:
+    for size, name in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{_three(value / size)} {name}{suffix}"
+    return f"{value:.0f} {suffix}".rstrip()
+
+
+def _three(value: float) -> str:
+    """Three significant digits, never fewer than the integer part has."""
+    magnitude = abs(value)
+    digits = 0 if magnitude >= 99.95 else 1 if magnitude >= 9.995 else 2 if magnitude >= 0.9995 else 3
+    return f"{value:.{digits}f}"
+
+
+_UNITS = {
+    "bytes": lambda v: _scaled(v, "B"),
+    "count": _scaled,
+    "ms": lambda v: f"{_three(v)} ms",
+    "fps": lambda v: f"{_three(v)} FPS",
+    "map": lambda v: f"{v:.3f}",
+    "mj": lambda v: f"{_three(v)} mJ",
+    "int": lambda v: f"{v:,.0f}",
+}
+
+
+@dataclass(frozen=True)
+class Change:
+    """What became of a figure: the words, and whether that is "better", "worse" or the "same"."""
+
+    text: str
+    sense: str
+
+
+def signed(value: float, digits: int = 3) -> str:
+    """+0.004, −0.012, ±0.000."""
+    text = f"{abs(value):.{digits}f}"
+    return f"±{text}" if float(text) == 0 else f"{'+' if value > 0 else MINUS}{text}"
+
+
+def share(before: Any, after: Any, less: str, more: str, *, good: str = "less") -> Change | None:
+    """Of a figure of which less (or more) is good, in percent; None where one of them was not measured.
+
+    >>> share(200, 50, "smaller", "larger")
+    Change(text='75 % smaller', sense='better')
+    """
+    before, after = number(before), number(after)
+    if before is None or after is None or before <= 0:
+        return None
+    percent = 100 * (after / before - 1)
+    amount = f"{abs(percent):.0f}" if abs(percent) >= 9.95 else f"{abs(percent):.1f}"
+    if float(amount) == 0:
+        return Change("unchanged", "same")
+    fewer = percent < 0
+    return Change(f"{amount} % {less if fewer else more}", "better" if fewer == (good == "less") else "worse")
+
+
+def accuracy(before: Any, after: Any) -> Change | None:
+    """Of an average precision, in its own unit: a difference of 0.01 is one point."""
+    before, after = number(before), number(after)
+    if before is None or after is None:
+        return None
+    text = signed(after - before)
+    return Change(text, "same" if text[0] == "±" else "better" if after > before else "worse")
+
+
+def times(speedup: Any) -> Change | None:
+    """Of a latency, as a factor: 2.00× faster."""
+    speedup = number(speedup)
+    if speedup is None or speedup <= 0:
+        return None
+    if f"{speedup:.2f}" == "1.00":
+        return Change("the same", "same")
+    return Change(f"{speedup:.2f}× as fast", "better" if speedup > 1 else "worse")

@@ -1,0 +1,150 @@
+"""The full table: every item with every figure, and below it how each was measured."""
+
+from __future__ import annotations
+
+from edgeprune.page import figures
+from edgeprune.page.figures import Change, number, show
+from edgeprune.page.html import Markup, join, tag
+from edgeprune.page.view import View, p50, place, same_pictures, setting, speedup
+
+_HEAD = (
+    "Item", "Size", "Parameters", "MACs", "Channels", "Input px", "p50", "p90", "Speed", "FPS end to end", "FPS inference",
+    "mAP50-95", "mAP50", "Small", "Objects found", "mJ per frame", "Run",
+)  # fmt: skip
+_SENSES = {"better": "good", "worse": "bad", "same": "quiet"}
+
+
+def section(view: View) -> Markup:
+    rows = [_row(view, item) for item in view.items]
+    head = tag("tr", [tag("th", words, scope="col") for words in _HEAD])
+    table = tag("table", tag("thead", head), tag("tbody", rows), class_="items")
+    return join(
+        tag("div", table, class_="scroll", tabindex="0", role="region", aria_label="All items, scrolls sideways"),
+        tag("p", "Small print under a figure is its change against ", tag("b", view.first["name"]),
+            "; – is not measured. Speed is measured in turns where it could be, so that both meet the same machine.",
+            class_="quiet"),
+        _notes(view),
+    )  # fmt: skip
+
+
+def _row(view: View, item: dict) -> Markup:
+    first = view.first
+    other = None if item is first else item
+    pictures = other is not None and same_pictures(first, item)
+
+    def shared(key: str, unit: str) -> Markup:
+        value, on = view.network(item, key)
+        change = figures.share(first.get(key), value, "less", "more") if other else None
+        return _cell(value, unit, _percent(change), mark="°" if on else None)
+
+    def precision(key: str) -> Markup:
+        return _cell(item.get(key), "map", figures.accuracy(first.get(key), item.get(key)) if pictures else None)
+
+    faster = figures.times(speedup(first, item)) if other else None
+    return tag(
+        "tr",
+        tag("th", item["name"], [tag("span", flag, class_="flag") for flag in flags(item)], scope="row"),
+        shared("size_bytes", "bytes"), shared("parameters", "count"), shared("macs", "count"), shared("channels", "int"),
+        _cell(item.get("imgsz"), "int"), _cell(p50(item), "ms"),
+        _cell((item.get("latency_ms") or {}).get("p90"), "ms"),
+        tag("td", tag("span", f"{speedup(first, item):.2f}×", class_=_SENSES[faster.sense]) if faster else "–"),
+        _cell(item.get("fps_end_to_end"), "fps"), _cell(item.get("fps_inference_only"), "fps"),
+        precision("map50_95"), precision("map50"), precision("small_map50_95"),
+        _cell(item.get("objects_found"), "int"), _cell(item.get("mj_per_frame"), "mj"),
+        tag("td", item.get("verdict") or "–"),
+    )  # fmt: skip
+
+
+def flags(item: dict) -> list[str]:
+    """What a reader must know of its figures, in a word each."""
+    return [word for key, word in (("recorded", "recorded"), ("caveat", "see note")) if item.get(key)]
+
+
+def _percent(change: Change | None) -> Change | None:
+    """Short enough for a cell: −20 %."""
+    if change is None or change.text == "unchanged":
+        return change and Change("±0 %", "same")
+    amount, _, direction = change.text.partition(" % ")
+    return Change(f"{figures.MINUS if direction == 'less' else '+'}{amount} %", change.sense)
+
+
+def _cell(value, unit: str, change: Change | None = None, mark: str | None = None) -> Markup:
+    if number(value) is None:
+        return tag("td", tag("span", "–", aria_hidden="true"), tag("span", figures.NOT_MEASURED, class_="hidden"))
+    words = show(value, unit).removesuffix(" FPS").removesuffix(" mJ")
+    small = tag("small", change.text, class_=_SENSES[change.sense]) if change else None
+    return tag("td", words, mark, small)
+
+
+def _notes(view: View) -> Markup:
+    """How each item was measured; what its figures cannot say."""
+    lines = []
+    for item in view.items:
+        parts = []
+        if setting(item) is not None:
+            rounds = number(item["latency_ms"].get("rounds"))
+            parts.append(f"latency: {place(setting(item))}" + (f", {rounds:,.0f} samples" if rounds else ""))
+        if item.get("measured_with"):
+            parts.append(f"accuracy: {item['measured_with']}" if not item.get("recorded") else item["measured_with"])
+        if number(item.get("pictures")) is not None:
+            parts.append(f"{item['pictures']:,} picture{'s' if item['pictures'] != 1 else ''}")
+        counted = sorted({on for key in ("parameters", "macs", "channels") if (on := view.network(item, key)[1])})
+        if counted:
+            parts.append(f"° counted on {counted[0]}, the same network")
+        lines.append(tag("dt", item["name"]))
+        lines.append(tag("dd", "; ".join(parts) or "nothing but its file is known"))
+        if item.get("caveat"):
+            lines.append(tag("dd", tag("b", "Note: "), item["caveat"], class_="warn"))
+    return tag("details", tag("summary", "How each item was measured"), tag("dl", lines, class_="pairs"),
+               open=any(item.get("caveat") for item in view.items))  # fmt: skip
+
+
+# -- for a notebook ----------------------------------------------------------------------------------------------------
+_COLUMNS = (("size", "size_bytes", "bytes"), ("parameters", "parameters", "count"), ("MACs", "macs", "count"))
+
+
+def fragment(view: View) -> Markup:
+    """A small table: before -> after of every item. Its ink is the notebook's own, light or dark."""
+    head = ["", *(name for name, _, _ in _COLUMNS), "ms p50", "mAP50-95", "small"]
+    cell = "padding:.25em .7em;text-align:right;border-bottom:1px solid rgba(128,128,128,.35);white-space:nowrap;"
+    left = cell.replace("right", "left")
+    rows = [tag("tr", [tag("th", words, scope="col", style=cell + "font-weight:600") for words in head])]
+    for item in view.items:
+        cells = [tag("th", item["name"], [f" ({flag})" for flag in flags(item)], scope="row", style=left)]
+        cells += [tag("td", words, style=cell) for words in _arrows(view, item)]
+        rows.append(tag("tr", cells))
+    table = tag("table", tag("thead", rows[:1]), tag("tbody", rows[1:]),
+                style="border-collapse:collapse;font-variant-numeric:tabular-nums;color:inherit;background:transparent")  # fmt: skip
+    title = tag("p", tag("b", view.data.get("title") or "Comparison"), _outcome(view), style="margin:.3em 0")
+    return tag("div", title, tag("div", table, style="overflow-x:auto"), style="color:inherit")
+
+
+def _arrows(view: View, item: dict) -> list[str]:
+    """Each figure as "before → after" (and the change); of the first item its own."""
+    first = view.first
+
+    def arrow(before, after, unit: str, change: Change | None) -> str:
+        if item is first or number(before) is None or number(after) is None:
+            return show(after, unit)
+        return f"{show(before, unit)} → {show(after, unit)}" + (f" ({change.text})" if change else "")
+
+    said = []
+    for _, key, unit in _COLUMNS:
+        after = view.network(item, key)[0]
+        said.append(arrow(first.get(key), after, unit, _percent(figures.share(first.get(key), after, "less", "more"))))
+    faster = speedup(first, item)
+    said.append(arrow(p50(first), p50(item), "ms", Change(f"{faster:.2f}×", "")) if faster else show(p50(item), "ms"))
+    for key in ("map50_95", "small_map50_95"):
+        comparable = same_pictures(first, item)
+        change = figures.accuracy(first.get(key), item.get(key)) if comparable else None
+        said.append(arrow(first.get(key), item.get(key), "map", change) if comparable else show(item.get(key), "map"))
+    return said
+
+
+def _outcome(view: View) -> str | None:
+    gates = view.data.get("gates") or []
+    failed = [gate["name"] for gate in gates if gate.get("passed") is False]
+    if failed:
+        return f" – {len(failed)} of {len(gates)} gates failed: {'; '.join(failed)}"
+    judged = [gate for gate in gates if gate.get("passed")]
+    return f" – {len(judged)} of {len(gates)} gates passed" if gates else None

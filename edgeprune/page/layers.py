@@ -1,0 +1,146 @@
+"""Channels kept per layer: every convolution before and after, in the order of the network."""
+
+from __future__ import annotations
+
+import re
+
+from edgeprune.page import parts, svg
+from edgeprune.page.html import Markup, join, tag
+from edgeprune.page.view import View
+
+Layers = dict[str, int]
+
+
+def section(view: View) -> Markup:
+    before = view.first.get("layers") if view.first else None
+    if not before:
+        return parts.quiet("The layers of ", tag("b", view.first["name"]) if view.first else "it", " are not known.")
+    networks = _networks(view, before)
+    if not networks:
+        return parts.quiet("No item has fewer or more channels than ", tag("b", view.first["name"]), " in any layer.")
+    head, *rest = networks
+    return join(
+        _one(view, before, *head, key="layers-0"),
+        [
+            parts.folded(f"Also: {', '.join(names)}", _one(view, before, names, after, key=f"layers-{i}"))
+            for i, (names, after) in enumerate(rest, 1)
+        ],
+    )
+
+
+def _networks(view: View, before: Layers) -> list[tuple[list[str], Layers]]:
+    """Each network that differs from the original, with the names of the items that are it; what is delivered first."""
+    found: list[tuple[list[str], Layers]] = []
+    for item in view.items[1:]:
+        after = item.get("layers")
+        if not after or after == before:
+            continue
+        for names, other in found:
+            if other == after:
+                names.append(item["name"])
+                break
+        else:
+            found.append(([item["name"]], after))
+    delivered = view.delivered["name"] if view.delivered else None
+    return sorted(found, key=lambda network: delivered not in network[0])
+
+
+def _one(view: View, before: Layers, names: list[str], after: Layers, key: str) -> Markup:
+    shared = [name for name in before if name in after]
+    who = ", ".join(names)
+    if not shared:
+        return parts.quiet(tag("b", who), " shares no layer's name with ", tag("b", view.first["name"]), ".")
+    kept = {name: after[name] / before[name] for name in shared if before[name]}
+    total = sum(before[n] for n in shared), sum(after[n] for n in shared)
+    least = min(kept, key=kept.get)
+    untouched = sum(1 for name in shared if after[name] == before[name])
+    others = len(set(before) | set(after)) - len(shared)
+    words = (
+        f"{total[1]:,} of {total[0]:,} output channels kept ({total[1] / total[0]:.0%}) over {len(shared)} convolutions; "
+        f"{untouched} of them whole. Least kept: {least}, {after[least]} of {before[least]} ({kept[least]:.0%})."
+    )
+    if others:
+        words += f" {others} more stand in only one of the two networks and are not shown."
+    return join(
+        tag("p", tag("b", who), " against ", tag("b", view.first["name"]), ": ", words),
+        svg.both(lambda width, id_: _skyline(shared, before, after, width, id_, words), key),
+        parts.legend([(parts.swatch("var(--bar,#1f6fb2)"), "kept"),
+                      (parts.swatch("currentColor", hollow=True), "what the original has")]),  # fmt: skip
+        parts.folded("Every layer", _list(shared, before, after)),
+    )
+
+
+def _skyline(names: list[str], before: Layers, after: Layers, width: float, key: str, desc: str) -> Markup:
+    """One column a convolution: the outline is the original, the filling what is kept."""
+    narrow = width < 600
+    left, top, height, foot = 40, 22, 170 if narrow else 210, 36
+    most = max(max(before[n], after[n]) for n in names)
+    y = svg.scale(0, most, top + height, top)
+    pitch = (width - left) / len(names)
+    thick = pitch - (1 if pitch < 7 else 3)
+    base = top + height
+    drawn = [svg.text(0, 11, "output channels")]
+    for tick in svg.ticks(0, most, 4):
+        drawn.append(svg.line(left, y(tick), width, y(tick), opacity=0.13 if tick else 0.45))
+        drawn.append(svg.text(left - 6, y(tick) + 4, svg.plain(tick), anchor="end", quiet=True))
+    for i, name in enumerate(names):
+        x = left + i * pitch + (pitch - thick) / 2
+        said = tag("title", f"{name}: {before[name]} → {after[name]} ({_kept(before[name], after[name])})")
+        outline = svg.rect(x, y(before[name]), thick, base - y(before[name]), fill="currentColor", fill_opacity=0.1,
+                           stroke="currentColor", stroke_opacity=0.5, stroke_width=0.75)  # fmt: skip
+        kept = svg.rect(x, y(after[name]), thick, base - y(after[name]), fill="var(--bar,#1f6fb2)")
+        drawn.append(tag("g", said, outline, kept))
+    drawn.append(_blocks(names, left, pitch, base, width))
+    return svg.chart(width, base + foot, key, "Channels kept per layer", desc, *drawn)
+
+
+def _blocks(names: list[str], left: float, pitch: float, base: float, width: float) -> Markup:
+    """Ticks where a block of the network begins, named where there is room."""
+    drawn, free = [], 0.0
+    for i, name in enumerate(names):
+        if i and _block(name) == _block(names[i - 1]):
+            continue
+        x = left + i * pitch
+        words = _block(name).rpartition(".")[2]
+        drawn.append(svg.line(x, base, x, base + 5, opacity=0.5))
+        if x >= free and x + svg.width_of(words, 11) < width:
+            drawn.append(svg.text(x + 1, base + 16, words, font_size=11, quiet=True))
+            free = x + svg.width_of(words, 11) + 6
+    drawn.append(svg.text(width, base + 32, "block of the network, in its order", anchor="end", font_size=11, quiet=True))
+    return join(drawn)
+
+
+def _block(name: str) -> str:
+    """model.2.m.0.cv1.conv -> model.2; a name of another kind is its own block."""
+    found = re.match(r"[A-Za-z_]+\.\d+", name)
+    return found[0] if found else name.partition(".")[0]
+
+
+def _kept(before: int, after: int) -> str:
+    return f"{after / before:.0%}" if before else "–"
+
+
+def _list(names: list[str], before: Layers, after: Layers) -> Markup:
+    """The table behind the columns, with a bar in each row; by block, so that it can run in columns."""
+    most = max(max(before[n], after[n]) for n in names)
+    blocks: dict[str, list[str]] = {}
+    for name in names:
+        blocks.setdefault(_block(name), []).append(name)
+    groups = []
+    for block, members in blocks.items():
+        rows = [
+            parts.row(
+                name.removeprefix(block).removeprefix(".").removesuffix(".conv") or name,
+                f"{before[name]} → {after[name]}", _kept(before[name], after[name]), _bar(before[name], after[name], most),
+                class_="cut" if after[name] < before[name] else None,
+            )
+            for name in members
+        ]  # fmt: skip
+        groups.append(tag("table", tag("caption", block), tag("tbody", rows), class_="layer"))
+    return tag("div", groups, class_="columns")
+
+
+def _bar(before: int, after: int, most: int) -> Markup:
+    was = tag("rect", y=0.5, width=f"{100 * before / most:.1f}%", height=9, class_="was")
+    now = tag("rect", y=0.5, width=f"{100 * after / most:.1f}%", height=9, class_="now")
+    return tag("svg", was, now, width="100%", height=10, aria_hidden="true")

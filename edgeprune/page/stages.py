@@ -1,0 +1,92 @@
+"""Where the milliseconds go: decode, pre, infer and post of one picture, one after another."""
+
+from __future__ import annotations
+
+from itertools import groupby
+
+from edgeprune.page import parts, svg, theme
+from edgeprune.page.figures import number, show
+from edgeprune.page.html import Markup, join, tag
+from edgeprune.page.view import View
+
+_NAMES = ("decode", "pre", "infer", "post")
+_MEANING = {"decode": "picture file to pixels", "pre": "letterbox and scaling", "infer": "the network",
+            "post": "boxes and NMS"}  # fmt: skip
+
+
+def section(view: View) -> Markup:
+    items = [item for item in view.items if _of(item)]
+    if not items:
+        return parts.quiet("No item has its time by stage measured.")
+    items.sort(key=lambda item: bool(item.get("recorded")))
+    lacking = [item["name"] for item in view.items if not _of(item)]
+    return join(
+        svg.both(lambda width, key: _bars(items, width, key), "stages"),
+        parts.legend([(parts.swatch(theme.STAGES[n]), f"{n}: {_MEANING[n]}") for n in _NAMES]),
+        parts.quiet("Not measured by stage: ", ", ".join(lacking), ".") if lacking else None,
+        parts.folded("As a table", _table(items)),
+    )
+
+
+def _of(item: dict) -> dict[str, float]:
+    """The stages that it has, in order."""
+    stages = item.get("stages_ms") or {}
+    return {name: stages[name] for name in _NAMES if number(stages.get(name)) is not None}
+
+
+def _where(item: dict) -> str:
+    if not item.get("recorded"):
+        return "this machine"
+    return f"recorded on {item.get('machine') or 'a machine that is not stated'}"
+
+
+def _bars(items: list[dict], width: float, key: str) -> Markup:
+    """One bar an item, all in one scale; what ran on the same machine stands together."""
+    narrow = width < 600
+    left = 0 if narrow else 210
+    pitch, thick = (48, 22) if narrow else (34, 24)
+    most = max(sum(_of(item).values()) for item in items)
+    x = svg.scale(0, most, left, width - 72)
+    y, drawn = 4.0, []
+    several = len({_where(item) for item in items}) > 1
+    for where, group in groupby(items, key=_where):
+        if several:
+            drawn.append(svg.text(0, y + 14, svg.short(where, 46 if narrow else 90), font_weight=600))
+            y += 26
+        for item in group:
+            name = svg.short(item["name"], 34 if narrow else 28)
+            drawn.append(svg.text(0, y + (12 if narrow else thick / 2 + 4.5), name))
+            drawn.append(_bar(item, x, y + (18 if narrow else 0), thick))
+            y += pitch
+        y += 8
+    desc = "; ".join(f"{i['name']}: " + ", ".join(f"{n} {show(v, 'ms')}" for n, v in _of(i).items()) for i in items)
+    return svg.chart(width, y, key, "Where the milliseconds go, p50 of each stage", f"{desc}.", *drawn)
+
+
+def _bar(item: dict, x, y: float, thick: float) -> Markup:
+    drawn, done = [], 0.0
+    for name, took in _of(item).items():
+        start, end = x(done), x(done + took)
+        drawn.append(
+            svg.rect(start, y, end - start - (1.5 if end - start > 3 else 0), thick,
+                     tag("title", f"{item['name']}, {name}: {show(took, 'ms')}"), fill=theme.STAGES[name])
+        )  # fmt: skip
+        for words in (f"{name} {show(took, 'ms')}", show(took, "ms").removesuffix(" ms"), name):
+            if svg.width_of(words, 11) + 8 < end - start:
+                drawn.append(svg.text(start + 5, y + thick / 2 + 4, words, font_size=11, fill="#fff"))
+                break
+        done += took
+    drawn.append(svg.text(x(done) + 6, y + thick / 2 + 4.5, show(done, "ms"), font_weight=600))
+    return join(drawn)
+
+
+def _table(items: list[dict]) -> Markup:
+    rows = [
+        parts.row(
+            item["name"], *(show(_of(item).get(n), "ms") for n in _NAMES), show(sum(_of(item).values()), "ms"),
+            show(item.get("fps_end_to_end"), "fps"), tag("td", _where(item), class_="words"),
+        )
+        for item in items
+    ]  # fmt: skip
+    head = ("Item", *_NAMES, "sum of the medians", "end to end", "Measured on")
+    return parts.table("Time by stage", head, rows)

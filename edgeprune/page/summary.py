@@ -1,0 +1,243 @@
+"""The summary: what became of each figure, and what every gate said."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from edgeprune.page import figures
+from edgeprune.page.figures import NOT_MEASURED, Change, number, show
+from edgeprune.page.html import Markup, join, tag
+from edgeprune.page.view import View, p50, place, same_pictures, same_run, setting, speedup
+
+_STATES = {True: ("passed", "✓", "good"), False: ("failed", "✕", "bad"), None: ("not judged", "–", "quiet")}
+_SENSES = {"better": "good", "worse": "bad", "same": "quiet"}
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One figure before and after: the words, the numbers behind them for the bars, and what to know of them."""
+
+    name: str
+    unit: str
+    before: Any
+    after: Any
+    change: Change | None
+    note: str | None = None
+
+
+def compared(view: View, first: dict, item: dict) -> list[Figure]:
+    """The summary's figures of `item` beside those of `first`. A change is stated only among figures of one run."""
+    run, pictures = same_run(first, item), same_pictures(first, item)
+    macs, macs_of = view.network(item, "macs")
+    parameters, parameters_of = view.network(item, "parameters")
+    return [
+        _share("Model size", "bytes", first.get("size_bytes"), item.get("size_bytes"), "smaller", "larger"),
+        _share("MACs", "count", first.get("macs"), macs, "fewer", "more", note=_counted(macs_of)),
+        _share("Parameters", "count", first.get("parameters"), parameters, "fewer", "more", note=_counted(parameters_of)),
+        Figure(
+            "Latency, p50", "ms", p50(first), p50(item), figures.times(speedup(first, item)),
+            item.get("caveat") or (None if run else _apart(first, item)),
+        ),
+        _share(*_fps(first, item), "slower", "faster", good="more", note=item.get("caveat"), comparable=run),
+        _accuracy("mAP50-95", "map50_95", first, item, pictures),
+        _accuracy("mAP50-95, small objects", "small_map50_95", first, item, pictures),
+        _share(
+            "Energy per frame", "mj", first.get("mj_per_frame"), item.get("mj_per_frame"), "less", "more",
+            comparable=first.get("recorded") == item.get("recorded") and first.get("machine") == item.get("machine"),
+        ),
+    ]  # fmt: skip
+
+
+def _share(name, unit, before, after, less, more, *, good="less", note=None, comparable=True) -> Figure:
+    change = figures.share(before, after, less, more, good=good) if comparable else None
+    return Figure(name, unit, before, after, change, note)
+
+
+def _fps(first: dict, item: dict) -> tuple:
+    """End to end where either has it; else of the inference alone, and named so."""
+    for key, name in (("fps_end_to_end", "FPS, end to end"), ("fps_inference_only", "FPS, inference alone")):
+        if number(item.get(key)) is not None:
+            return name, "fps", first.get(key), item.get(key)
+    return "FPS, end to end", "fps", first.get("fps_end_to_end"), None
+
+
+def _accuracy(name: str, key: str, first: dict, item: dict, comparable: bool) -> Figure:
+    change = figures.accuracy(first.get(key), item.get(key)) if comparable else None
+    other = not comparable and number(first.get(key)) is not None and number(item.get(key)) is not None
+    return Figure(name, "map", first.get(key), item.get(key), change, "of other pictures" if other else None)
+
+
+def _counted(on: str | None) -> str | None:
+    return None if on is None else f"counted on {on}, the same network"
+
+
+def _apart(first: dict, item: dict) -> str | None:
+    if setting(first) is None or setting(item) is None:
+        return None
+    return "measured elsewhere or otherwise: no change is stated"
+
+
+# -- what stands at the top ------------------------------------------------------------------------------------------
+def verdict(view: View) -> Markup:
+    """One line in large type: whether the gates passed, and what was won."""
+    gates = view.data.get("gates") or []
+    failed = [gate for gate in gates if gate.get("passed") is False]
+    open_ = [gate for gate in gates if gate.get("passed") is None]
+    if failed:
+        state = False
+        words = f"{len(failed)} of {len(gates)} gates failed: {'; '.join(g['name'] for g in failed)}"
+    elif gates and len(open_) < len(gates):
+        state, judged = True, len(gates) - len(open_)
+        words = f"{'All ' if not open_ else ''}{judged} gate{'s' if judged != 1 else ''} passed"
+        words += f", {len(open_)} not judged" if open_ else ""
+    else:
+        state = None
+        words = "Gates were not judged" if gates else "Measured side by side; no gate was set"
+    _, sign, kind = _STATES[state]
+    return tag(
+        "div",
+        tag("p", tag("span", sign, class_="sign", aria_hidden="true"), tag("strong", words)),
+        tag("p", won) if (won := _won(view)) else None,
+        class_=f"verdict {kind}",
+    )
+
+
+def _won(view: View) -> Markup | None:
+    first, item = view.first, view.delivered
+    if first is None or item is None:
+        return None
+    parts = [
+        f"{name} {f.change.text}" if name else f.change.text
+        for f in compared(view, first, item)
+        for name in [{"Model size": "", "MACs": None, "Latency, p50": "", "mAP50-95": "mAP50-95"}.get(f.name, "no")]
+        if f.change is not None and name != "no" and name is not None
+    ]
+    macs = next(f for f in compared(view, first, item) if f.name == "MACs")
+    if macs.change is not None:
+        parts.insert(1 if parts else 0, f"{macs.change.text} MACs")
+    if not parts:
+        return None
+    return join(tag("b", item["name"]), " against ", tag("b", first["name"]), f": {', '.join(parts)}.")
+
+
+def warnings(view: View) -> Markup:
+    """What a reader must know before any figure."""
+    found = []
+    if view.untrusted:
+        count = view.untrusted
+        found.append(
+            f"{count} validation picture{'s are training pictures' if count != 1 else ' is a training picture'} too: "
+            "no mAP on this page can be trusted."
+        )
+    for item in view.items:
+        if item.get("verdict") not in (None, "clean"):
+            found.append(f"{item['name']}: its run was {item['verdict']}; the figure may not be quoted.")
+    return join([tag("p", tag("b", "Warning. "), words, class_="notice warn") for words in found])
+
+
+def section(view: View) -> Markup:
+    first, item = view.first, view.delivered
+    if first is None:
+        return tag("p", "Nothing was compared.", class_="quiet")
+    if item is None:
+        tiles = [_alone(f) for f in compared(view, first, first)]
+        lead = tag("p", "One item: ", tag("b", first["name"]), ". There is nothing to compare it with.")
+    else:
+        tiles = [_tile(f) for f in compared(view, first, item)]
+        mark = " (recorded)" if item.get("recorded") else ""
+        lead = tag("p", "Before: ", tag("b", first["name"]), ". After: ", tag("b", item["name"]), f"{mark}. ", _how(item))
+    return join(tag("div", lead, class_="lead"), tag("dl", tiles, class_="tiles"), _gates(view), _recorded(view, item))
+
+
+def _how(item: dict) -> str | None:
+    if setting(item) is None:
+        return None
+    return f"Latency is inference alone on {place(setting(item))}."
+
+
+def _tile(figure: Figure) -> Markup:
+    after = number(figure.after)
+    change = figure.change
+    return tag(
+        "div",
+        tag("dt", figure.name),
+        tag("dd", show(figure.after, figure.unit), class_="after" if after is not None else "after missing"),
+        tag("dd", "before ", tag("b", show(figure.before, figure.unit)), class_="before"),
+        _bars(figure),
+        tag(
+            "dd",
+            tag("span", change.text, class_=f"change {_SENSES[change.sense]}") if change else
+            tag("span", "no change stated" if after is not None else "–", class_="change quiet"),
+            class_="changed",
+        ),
+        tag("dd", figure.note, class_="note") if figure.note else None,
+    )  # fmt: skip
+
+
+def _alone(figure: Figure) -> Markup:
+    missing = " missing" if number(figure.before) is None else ""
+    return tag("div", tag("dt", figure.name), tag("dd", show(figure.before, figure.unit), class_=f"after{missing}"))
+
+
+def _bars(figure: Figure) -> Markup | None:
+    """Before above after, in one scale: what a reader sees before reading."""
+    before, after = number(figure.before), number(figure.after)
+    if before is None or after is None or max(before, after) <= 0:
+        return None
+    widths = (100 * max(value, 0) / max(before, after) for value in (before, after))
+    bars = (tag("rect", y=6 * i, width=f"{w:.1f}%", height=4, class_=c)
+            for i, (w, c) in enumerate(zip(widths, ("was", "now"))))  # fmt: skip
+    return tag("dd", tag("svg", list(bars), width="100%", height=10, aria_hidden="true"), class_="bars")
+
+
+def _gates(view: View) -> Markup | None:
+    gates = view.data.get("gates") or []
+    if not gates:
+        return None
+    rows = []
+    for gate in gates:
+        word, sign, kind = _STATES[gate.get("passed")]
+        rows.append(
+            tag(
+                "tr",
+                tag("td", tag("span", sign, class_="sign", aria_hidden="true"), " ", word, class_=f"state {kind}"),
+                tag("th", gate["name"], scope="row"),
+                tag("td", gate.get("limit") or "–"),
+                tag("td", gate.get("found") or NOT_MEASURED),
+                class_="failed" if gate.get("passed") is False else None,
+            )
+        )
+    head = tag("tr", [tag("th", words, scope="col") for words in ("Verdict", "Gate", "Limit", "Found")])
+    table = tag("table", tag("thead", head), tag("tbody", rows), class_="gates")
+    return join(tag("h3", "Gates", id="gates"), tag("div", table, class_="scroll", **_region("Gates")))
+
+
+def _region(label: str) -> dict:
+    return {"tabindex": "0", "role": "region", "aria_label": f"{label}, scrolls sideways"}
+
+
+def _recorded(view: View, shown: dict | None) -> Markup | None:
+    """What devices reported, one line each: the figures that a build on another machine cannot give."""
+    reports = [item for item in view.items if item.get("recorded") and item is not shown]
+    if not reports:
+        return None
+    lines = [
+        tag(
+            "li", tag("b", item["name"]), " on ", item.get("machine") or "a machine that is not stated", ": ",
+            ", ".join(_known(item)) or NOT_MEASURED, f"; {item['verdict']} run" if item.get("verdict") else None, ".",
+        )
+        for item in reports
+    ]  # fmt: skip
+    return join(tag("h3", "Recorded on devices", id="recorded"), tag("ul", lines, class_="records"))
+
+
+def _known(item: dict) -> list[str]:
+    """The figures that it has, in words."""
+    said = (
+        (p50(item), "ms", "{} p50 inference"),
+        (item.get("fps_end_to_end"), "fps", "{} end to end"),
+        (item.get("map50_95"), "map", "mAP50-95 {}"),
+        (item.get("mj_per_frame"), "mj", "{} per frame"),
+    )
+    return [words.format(show(value, unit)) for value, unit, words in said if number(value) is not None]

@@ -1,0 +1,223 @@
+"""Latency × mAP over all items. A front joins only figures of the same machine and runtime."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from edgeprune.page import svg, theme
+from edgeprune.page.figures import number, show
+from edgeprune.page.html import Markup, join, tag
+from edgeprune.page.view import View, p50, place, setting, settings
+
+_LOG_FROM = 12  # times between the fastest and the slowest: beyond, a linear axis is a heap in a corner
+
+
+@dataclass
+class _Point:
+    item: dict
+    ms: float
+    accuracy: float
+    colour: str
+    x: float = 0.0
+    y: float = 0.0
+
+    @property
+    def recorded(self) -> bool:
+        return bool(self.item.get("recorded"))
+
+    @property
+    def caveat(self) -> bool:
+        return bool(self.item.get("caveat"))
+
+
+def front(points: list[tuple[float, float]]) -> list[int]:
+    """Indices of (ms, mAP) that no other beats in one without being beaten in the other, fastest first.
+
+    >>> front([(10, 0.30), (5, 0.25), (12, 0.29)])
+    [1, 0]
+    """
+    best, kept = float("-inf"), []
+    for i in sorted(range(len(points)), key=lambda i: (points[i][0], -points[i][1])):
+        if points[i][1] > best:
+            best = points[i][1]
+            kept.append(i)
+    return kept
+
+
+def plot(view: View, width: float = svg.WIDE, key: str = "pareto") -> Markup:
+    """The SVG; with nothing to plot it says so."""
+    points = [
+        _Point(item, p50(item), number(item.get("map50_95")), theme.colour(view.index(item)))
+        for item in view.items
+        if p50(item) is not None and number(item.get("map50_95")) is not None
+    ]
+    if not points:
+        words = "No item has both a latency and an mAP: there is nothing to plot."
+        return svg.chart(width, 60, key, "Latency against mAP", words, svg.text(0, 34, words, font_size=13))
+    narrow = width < 600
+    height = 380 if narrow else 460
+    left, right, top, bottom = (48, 14, 22, 58) if narrow else (58, 28, 24, 60)
+    axes = _axes(points, width, height, (left, right, top, bottom))
+    fronts = [_front(points, items) for _, items in settings(view.items)]
+    marks = [
+        svg.marker(int(p.recorded), p.x, p.y, f"var(--none,{p.colour})", tag("title", _words(p)), hollow=p.caveat)
+        for p in points
+    ]
+    labels = _labels(points, (left, width - right, top, height - bottom), 11.5 if narrow else 12.5)
+    desc = "; ".join(_words(p) for p in points)
+    return svg.chart(
+        width, height, key, "Latency against mAP50-95: left is faster, up is better", f"{desc}.", axes, fronts, marks, labels
+    )
+
+
+def _words(p: _Point) -> str:
+    said = f"{p.item['name']}: {show(p.ms, 'ms')}, mAP50-95 {show(p.accuracy, 'map')}"
+    return said + (", recorded" if p.recorded else "") + (", see note" if p.caveat else "")
+
+
+def _axes(points: list[_Point], width: float, height: float, margins: tuple) -> Markup:
+    """Grid, ticks and titles; and the points learn where they stand."""
+    left, right, top, bottom = margins
+    times, scores = [p.ms for p in points], [p.accuracy for p in points]
+    log = min(times) > 0 and max(times) / min(times) > _LOG_FROM
+    x, x_ticks = _log_axis(times, left, width - right) if log else _axis(times, left, width - right, 0.09, 6)
+    y, y_ticks = _axis(scores, height - bottom, top, 0.12, 6, 0.02)
+    for p in points:
+        p.x, p.y = x(p.ms), y(p.accuracy)
+    parts: list[Any] = []
+    for tick in y_ticks:
+        parts.append(svg.line(left, y(tick), width - right, y(tick), opacity=0.13))
+        parts.append(svg.text(left - 8, y(tick) + 4, svg.plain(tick), anchor="end", quiet=True))
+    for tick in x_ticks:
+        parts.append(svg.line(x(tick), height - bottom, x(tick), height - bottom + 5, opacity=0.4))
+        parts.append(svg.text(x(tick), height - bottom + 19, svg.plain(tick), anchor="middle", quiet=True))
+    parts.append(svg.line(left, height - bottom, width - right, height - bottom, opacity=0.45))
+    scale_words = ", log scale" if log else ""
+    parts.append(svg.text(width - right, height - 14, f"inference, ms p50{scale_words} (left is faster)", anchor="end"))
+    parts.append(svg.text(0, 11, "mAP50-95 (up is better)"))
+    return join(parts)
+
+
+def _axis(values: list[float], start: float, end: float, pad: float, about: int, least: float = 0.0):
+    """A linear scale over the values with room around them, never below zero."""
+    span = max(max(values) - min(values), least, 0.05 * max(values), 1e-9)
+    middle = (max(values) + min(values)) / 2
+    low, high = max(0.0, middle - span * (0.5 + pad)), middle + span * (0.5 + pad)
+    return svg.scale(low, high, start, end), svg.ticks(low, high, about)
+
+
+def _log_axis(values: list[float], start: float, end: float):
+    import math
+
+    low, high = math.log10(min(values) * 0.8), math.log10(max(values) * 1.25)
+    place_of = svg.scale(low, high, start, end)
+    steps = [m * 10.0**e for e in range(math.floor(low), math.ceil(high) + 1) for m in (1, 2, 5)]
+    return (lambda value: place_of(math.log10(value))), [s for s in steps if low <= math.log10(s) <= high]
+
+
+def _front(points: list[_Point], items: list[dict]) -> Markup | None:
+    """The line along what nothing beats, of one machine and runtime; figures with a caveat take no part."""
+    mine = [p for p in points if not p.caveat and any(p.item is item for item in items)]
+    kept = [mine[i] for i in front([(p.ms, p.accuracy) for p in mine])]
+    if len(kept) < 2:
+        return None
+    steps = [(kept[0].x, kept[0].y)]
+    for p in kept[1:]:
+        steps += [(p.x, steps[-1][1]), (p.x, p.y)]
+    dash = "2 4" if kept[0].recorded else None
+    return svg.path(steps, stroke="currentColor", stroke_opacity=0.45, stroke_width=1.5, stroke_dasharray=dash)
+
+
+def _labels(points: list[_Point], box: tuple, size: float) -> Markup:
+    """Names beside their points, where they hit neither another name nor a point; a short line leads to a far one."""
+    left, right, top, bottom = box
+    taken = [(p.x - 8, p.y - 8, p.x + 8, p.y + 8) for p in points]
+    parts = []
+    for p in sorted(points, key=lambda p: p.y):
+        name = svg.short(p.item["name"], 20 if right < 600 else 34)
+        wide = svg.width_of(name, size)
+        best = None
+        for away in (0, 16, 32, 48, 64, 84, 104):
+            for dx, dy in ((12, 4), (-12 - wide, 4), (-wide / 2, -13), (-wide / 2, 22)):
+                x, y = p.x + dx, p.y + dy + (away if dy > 4 else -away if dy < 4 else 0)
+                tries = [(x, y)] if dy != 4 or not away else [(x, y - away), (x, y + away)]
+                for tx, ty in tries:
+                    tx = min(max(tx, left + 2), right - wide) if dy != 4 or away else tx
+                    area = (tx, ty - size, tx + wide, ty + 3)
+                    inside = area[0] >= left and area[2] <= right + 12 and area[1] >= top - 14 and area[3] <= bottom
+                    if inside and not any(_overlap(area, other) for other in taken):
+                        best = (tx, ty, area, away)
+                        break
+                if best:
+                    break
+            if best:
+                break
+        if best is None:  # too crowded: its name stands in the table
+            continue
+        x, y, area, away = best
+        taken.append(area)
+        if away:
+            parts.append(svg.line(p.x, p.y, min(max(p.x, x), x + wide), y - size / 3, opacity=0.35))
+        weight = 600 if p.colour == theme.ITEMS[0] else None
+        parts.append(svg.text(x, y, name, font_size=size, font_weight=weight))
+    return join(parts)
+
+
+def _overlap(a: tuple, b: tuple) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+
+
+def section(view: View) -> Markup:
+    missing = [item for item in view.items if p50(item) is None or number(item.get("map50_95")) is None]
+    left_out = [
+        tag("li", tag("b", item["name"]), ": ", _why(item)) for item in missing
+    ]  # fmt: skip
+    groups = [
+        tag("li", tag("b", place(where)), ": ", ", ".join(item["name"] for item in items))
+        for where, items in settings(view.items)
+    ]
+    plotted = len(missing) < len(view.items)
+    return join(
+        svg.both(lambda width, key: plot(view, width, key), "pareto"),
+        _legend(view) if plotted else None,
+        tag("div", tag("p", "Not plotted:"), tag("ul", left_out), class_="aside") if left_out else None,
+        tag("details", tag("summary", "As a table, by machine and runtime"), tag("ul", groups), _table(view))
+        if plotted else None,
+    )  # fmt: skip
+
+
+def _why(item: dict) -> str:
+    lacks = [word for word, value in (("latency", p50(item)), ("mAP", number(item.get("map50_95")))) if value is None]
+    known = show(item.get("map50_95"), "map") if lacks == ["latency"] else show(p50(item), "ms")
+    if len(lacks) == 2:
+        return "latency and mAP not measured"
+    return f"{lacks[0]} not measured ({'mAP50-95' if lacks == ['latency'] else 'p50'} {known})"
+
+
+def _legend(view: View) -> Markup:
+    def sample(shape: int, hollow: bool) -> Markup:
+        mark = svg.marker(shape, 9, 9, "currentColor", hollow=hollow)
+        return tag("svg", mark, width=18, height=18, aria_hidden="true", fill="currentColor")
+
+    entries = [(sample(0, False), "measured in this run")]
+    if any(item.get("recorded") for item in view.items):
+        entries.append((sample(1, False), "recorded in another run, perhaps on another machine"))
+    if any(item.get("caveat") for item in view.items):
+        entries.append((sample(0, True), "hollow: see its note; takes no part in a front"))
+    stroke = tag("svg", tag("path", d="M1 12h8V5h8", fill="none", stroke="currentColor", stroke_width=1.5),
+                 width=18, height=18, aria_hidden="true")  # fmt: skip
+    entries.append((stroke, "front: nothing of the same machine and runtime is both faster and better"))
+    return tag("ul", [tag("li", mark, " ", words) for mark, words in entries], class_="legend")
+
+
+def _table(view: View) -> Markup:
+    head = tag("tr", [tag("th", words, scope="col") for words in ("Item", "p50", "mAP50-95", "Measured on")])
+    rows = [
+        tag("tr", tag("th", item["name"], scope="row"), tag("td", show(p50(item), "ms")),
+            tag("td", show(item.get("map50_95"), "map")),
+            tag("td", place(setting(item)) if setting(item) else "–", class_="words"))
+        for item in view.items
+    ]  # fmt: skip
+    return tag("div", tag("table", tag("thead", head), tag("tbody", rows)), class_="scroll", tabindex="0", role="region",
+               aria_label="Latency and mAP, scrolls sideways")  # fmt: skip
