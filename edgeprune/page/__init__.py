@@ -4,8 +4,8 @@
     pareto(comparison)    its plot of latency × mAP, an SVG for a notebook
     fragment(comparison)  a small table for a notebook
 
-Each takes the Comparison's JSON (edgeprune.comparison). The page loads nothing: pictures are in it, scripts are for comfort
-only, and its own policy forbids the network. A section is a function of the View that returns HTML.
+Each takes the Comparison's JSON (edgeprune.comparison). The page loads nothing: pictures are in it, its script is for
+comfort only, and its own policy forbids the network. A section is a function of the View that returns HTML.
 """
 
 from __future__ import annotations
@@ -35,19 +35,22 @@ __all__ = ["fragment", "pareto", "render"]
 MOST_BYTES = 3_000_000
 _SPARE = 20_000
 
-#: (id, heading, what fills it), in the page's order. The gallery, which takes the room that is left, comes after them.
-_BEFORE: tuple[tuple[str, str, Callable[[View], Markup]], ...] = (
-    ("summary", "Summary", summary.section),
-    ("items", "All items", items.section),
-    ("pareto-section", "Latency against accuracy", tradeoff.section),
-    ("channels", "Channels kept per layer", layers.section),
-    ("stages-section", "Where the milliseconds go", stages.section),
-    ("latency", "Latency distribution", distribution.section),
-    ("per-class", "Accuracy by class", classes.section),
+Section = tuple[str, str, Callable[[View], Markup]]
+#: (word in the navigation, heading, what fills it), in the page's order. The gallery, which takes the room that is
+#: left, stands between the two.
+_BEFORE: tuple[Section, ...] = (
+    ("Summary", "Summary", summary.section),
+    ("Items", "All items", items.section),
+    ("Trade-off", "Latency against accuracy", tradeoff.section),
+    ("Channels", "Channels kept per layer", layers.section),
+    ("Stages", "Where the milliseconds go", stages.section),
+    ("Latency", "Latency distribution", distribution.section),
+    ("Classes", "Accuracy by class", classes.section),
 )
-_AFTER: tuple[tuple[str, str, Callable[[View], Markup]], ...] = (
-    ("reproduce", "Do it again", environment.reproduce),
-    ("environment", "Environment", environment.section),
+_GALLERY = ("Gallery", "The same pictures, side by side")
+_AFTER: tuple[Section, ...] = (
+    ("Environment", "Environment, versions, hashes", environment.section),
+    ("Reproduce", "Do it again", environment.reproduce),
 )
 
 
@@ -58,7 +61,7 @@ def render(comparison: dict) -> str:
     after = [_section(*entry, view) for entry in _AFTER]
     rest = _document(view, join(before, after))
     pictures = gallery.section(view, MOST_BYTES - _SPARE - len(rest.encode()))
-    return str(_document(view, join(before, _wrap("gallery", "Gallery", pictures), after)))
+    return str(_document(view, join(before, _wrap(*_GALLERY, pictures), after)))
 
 
 def pareto(comparison: dict) -> str:
@@ -72,12 +75,17 @@ def fragment(comparison: dict) -> str:
     return str(items.fragment(view)) if view.items else "<p>Nothing was compared.</p>"
 
 
-def _section(key: str, heading: str, fill: Callable[[View], Markup], view: View) -> Markup:
-    return _wrap(key, heading, fill(view))
+def _section(word: str, heading: str, fill: Callable[[View], Markup], view: View) -> Markup:
+    return _wrap(word, heading, fill(view))
 
 
-def _wrap(key: str, heading: str, content: Markup) -> Markup:
+def _wrap(word: str, heading: str, content: Markup) -> Markup:
+    key = _key(word)
     return tag("section", tag("h2", heading, id=f"{key}-heading"), content, id=key, aria_labelledby=f"{key}-heading")
+
+
+def _key(word: str) -> str:
+    return f"section-{word.lower()}"
 
 
 def _document(view: View, body: Markup) -> Markup:
@@ -97,25 +105,29 @@ def _document(view: View, body: Markup) -> Markup:
         tag("title", f"{view.data.get('title') or 'Comparison'} · edgeprune"),
         tag("style", Markup(style)),
     )
-    page = tag("body", tag("a", "Skip to the summary", href="#summary", class_="skip"), _header(view),
-               tag("main", body), _footer(), tag("script", Markup(script)))  # fmt: skip
-    return Markup(f'<!doctype html>\n<html lang="en">{head}{page}</html>\n')
+    skip = tag("a", "Skip to the summary", href="#section-summary", class_="skip")
+    parts = (skip, _header(view), _navigation(view), tag("main", body), _footer(), tag("script", Markup(script)))
+    return Markup(f'<!doctype html>\n<html lang="en">{head}{tag("body", *parts)}</html>\n')
 
 
 def _header(view: View) -> Markup:
     kind = "Build report" if view.is_build else "Comparison"
     created = str(view.data.get("created") or "").replace("T", " ").replace("Z", " UTC")
-    entries = [*(_BEFORE if view.items else _BEFORE[:1]), ("gallery", "Gallery", None), *_AFTER]
-    links = [tag("li", tag("a", heading, href=f"#{key}")) for key, heading, _ in entries]
+    title = view.data.get("title") or "Comparison"
     return tag(
         "header",
         tag("div", tag("p", "edgeprune", class_="brand"), _themes(), class_="top"),
         tag("p", kind, f" · {created}" if created else None, class_="eyebrow"),
-        tag("h1", view.data.get("title") or "Comparison"),
+        tag("h1", title, class_="long" if len(title) > 60 else None),
         summary.verdict(view),
         summary.warnings(view),
-        tag("nav", tag("ul", links), aria_label="Sections"),
     )
+
+
+def _navigation(view: View) -> Markup:
+    words = [word for word, *_ in (*(_BEFORE if view.items else _BEFORE[:1]), _GALLERY, *_AFTER)]
+    links = [tag("li", tag("a", word, href=f"#{_key(word)}")) for word in words]
+    return tag("nav", tag("ul", links), aria_label="Sections")
 
 
 def _themes() -> Markup:

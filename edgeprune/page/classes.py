@@ -48,13 +48,16 @@ def _chart(view: View, first: dict, item: dict, names: list[str]) -> Markup:
         return parts.quiet("No class has an AP in both.")
     boxes = {c["name"]: c for c in first["per_class"]}
     colour = theme.colour(view.index(item))
-    said = f"The {_CHARTED} worst of {len(pairs)} classes are drawn; the table has all." if len(pairs) > _CHARTED else None
+    said = None
+    if len(pairs) > _CHARTED:
+        said = f"The {_CHARTED} worst of {len(pairs)} classes are drawn; the table has all."
 
     def draw(width: float, key: str) -> Markup:
         return _dumbbells(pairs[:_CHARTED], boxes, colour, width, key, first["name"], item["name"])
 
-    ring = tag("svg", svg.marker(0, 8, 8, theme.colour(0), hollow=True, size=5), width=16, height=16, aria_hidden="true")
-    dot = tag("svg", svg.marker(0, 8, 8, colour, size=5), width=16, height=16, aria_hidden="true")
+    was = svg.marker(0, 8, 8, theme.colour(0), hollow=True, size=5)
+    now = svg.marker(0, 8, 8, colour, size=5)
+    ring, dot = (tag("svg", mark, width=16, height=16, aria_hidden="true") for mark in (was, now))
     return join(
         tag("p", "AP50-95 of ", tag("b", first["name"]), " → ", tag("b", item["name"]), ", worst loss first. ", said),
         svg.both(draw, "classes"),
@@ -110,8 +113,8 @@ def _table(first: dict, others: list[dict], names: list[str], folded: bool) -> M
     rows = []
     for name in names:
         before = _ap(first, name)
-        cells = [tag("td", f"{boxes[name].get('boxes', '–'):,}" if number(boxes[name].get("boxes")) is not None else "–",
-                     " †" if _few(boxes[name]) else None), tag("td", show(before, "map"))]  # fmt: skip
+        count, few = number(boxes[name].get("boxes")), " †" if _few(boxes[name]) else None
+        cells = [tag("td", "–" if count is None else f"{count:,}", few), tag("td", show(before, "map"))]
         for item in others:
             change = figures.accuracy(before, _ap(item, name))
             small = tag("small", change.text, class_=parts.SENSES[change.sense]) if change else None

@@ -25,7 +25,8 @@ def section(view: View) -> Markup:
     groups = [(where, members) for where, members in groups if members]
     if not groups:
         return parts.quiet("No item has the samples of its latency.")
-    return join([_group(view, where, members, f"latency-{i}", len(groups)) for i, (where, members) in enumerate(groups)])
+    keys = (f"latency-{i}" for i in range(len(groups)))
+    return join([_group(view, *group, key, len(groups)) for group, key in zip(groups, keys)])
 
 
 def samples(item: dict) -> np.ndarray:
@@ -50,17 +51,21 @@ def steps(values: np.ndarray) -> list[tuple[float, float]]:
 
 def _group(view: View, where: tuple, members: list[tuple[dict, np.ndarray]], key: str, count: int) -> Markup:
     lines = [
-        (tag("svg", tag("path", d="M1 7h26", stroke=theme.colour(i), stroke_width=2.5, stroke_dasharray=theme.dash(i) or None),
-             width=28, height=14, aria_hidden="true"), f"{item['name']} ({len(found):,} sample{'s' if len(found) > 1 else ''})")
+        (_stroke(view.index(item)), f"{item['name']} ({len(found):,} sample{'s' if len(found) > 1 else ''})")
         for item, found in members
-        for i in [view.index(item)]
-    ]  # fmt: skip
+    ]
     return join(
         tag("h3", place(where), id=key) if count > 1 else tag("p", "On ", place(where), ".", class_="quiet"),
         svg.both(lambda width, id_: _curves(view, members, width, id_), f"{key}-plot"),
         parts.legend(lines),
         parts.folded("As a table", _table(members)),
     )
+
+
+def _stroke(index: int) -> Markup:
+    dash = theme.dash(index) or None
+    line = tag("path", d="M1 7h26", stroke=theme.colour(index), stroke_width=2.5, stroke_dasharray=dash)
+    return tag("svg", line, width=28, height=14, aria_hidden="true")
 
 
 def _curves(view: View, members: list, width: float, key: str) -> Markup:
@@ -106,6 +111,6 @@ def _table(members: list) -> Markup:
         cells = [show(value, "ms") if value is not None else f"takes {SAMPLES_NEEDED[p]} samples"
                  for p, value in zip((50, 90, 95, 99), tails)]  # fmt: skip
         rows.append(parts.row(item["name"], f"{len(found):,}", show(listed[0], "ms"), *cells, show(listed[-1], "ms")))
-    words = parts.quiet("p90 and above are upper estimates that hold in 99 of 100 runs; with too few samples none is given.")
+    words = parts.quiet("p90 and above are upper estimates that hold in 99 of 100 runs, given where samples suffice.")
     head = ("Item", "Samples", "Fastest", "p50", "p90", "p95", "p99", "Slowest")
     return join(parts.table("Latency distribution", head, rows), words)

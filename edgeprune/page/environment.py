@@ -84,9 +84,8 @@ def _build(view: View) -> Markup | None:
     stages = [s for s in more.get("stages") or [] if number(s.get("seconds")) is not None]
     whole = sum(s["seconds"] for s in stages)
     longest = max((s["seconds"] for s in stages), default=0) or 1
-    rows = [parts.row(s["name"], _seconds(s["seconds"]), _bar(s["seconds"] / longest)) for s in stages]
-    table = tag("table", tag("thead", tag("tr", [tag("th", w, scope="col") for w in ("Stage", "Took", "Share of the longest")])),
-                tag("tbody", rows), class_="took")  # fmt: skip
+    rows = [parts.row(s["name"], _seconds(s["seconds"]), tag("td", _bar(s["seconds"] / longest))) for s in stages]
+    table = parts.table("Stages of the build", ("Stage", "Took", "Of the longest"), rows, class_="took")
     return join(
         tag("h3", "Build"), _pairs(pairs),
         parts.folded(f"Stages, {_seconds(whole)} in all", table) if stages else None,
@@ -101,5 +100,3 @@ def _bar(share: float) -> Markup:
 def _seconds(seconds: float) -> str:
     """48.2 s, 3 min 20 s."""
     return f"{seconds:.1f} s" if seconds < 90 else f"{int(seconds // 60)} min {seconds % 60:.0f} s"
-
-

@@ -1,7 +1,8 @@
 """The same pictures as each model sees them, side by side, worst losses first.
 
-Each picture is embedded once; every panel uses it again and draws its own boxes over it. A labelled object that the first
-item finds and this one does not is lost: dashed, crossed and numbered, and the list beside it says what it was.
+Each picture is embedded once; every panel uses it again and draws its own boxes over it. A labelled object that the
+first item finds and this one does not is lost: dashed and struck through. What the last item lost is numbered, as in
+the list beside it.
 """
 
 from __future__ import annotations
@@ -67,10 +68,8 @@ def section(view: View, budget: int) -> Markup:
     left_out = len(shots) - len(cards)
     words = None
     if left_out:
-        words = parts.quiet(
-            f"{left_out} more picture{'s were' if left_out != 1 else ' was'} left out to keep this page small: those with "
-            "the fewest losses."
-        )
+        more = f"{left_out} more picture{'s were' if left_out != 1 else ' was'} left out"
+        words = parts.quiet(more, " to keep this page small: those with the fewest losses.")
     scaled = parts.quiet(f"Pictures are scaled to {side} px at most; boxes are drawn where they were found.")
     return tag("div", lead, cards, words, scaled if any(urls) else None, class_="gallery")
 
@@ -110,8 +109,8 @@ def _lead(gallery: dict, items: list[str]) -> Markup:
         (_sign("alarm"), "found, but not labelled"),
     ]
     return join(
-        tag("p", "Worst losses of ", tag("b", last), " against ", tag("b", first), f" first. Detections of confidence "
-            f"{gallery['conf']:g} and more; one finds an object of its class at an IoU of {gallery['iou']:g} and more."),
+        tag("p", "Worst losses of ", tag("b", last), " against ", tag("b", first), " first. Detections of confidence ",
+            f"{gallery['conf']:g} and more; one finds an object of its class at an IoU of {gallery['iou']:g} or more."),
         parts.legend(signs),
         tag("fieldset", tag("legend", "Show"), choices, class_="choices"),
     )  # fmt: skip
@@ -119,7 +118,8 @@ def _lead(gallery: dict, items: list[str]) -> Markup:
 
 def _sign(kind: str) -> Markup:
     box = tag("g", tag("rect", x=4, y=3, width=16, height=12), _mark((4, 3, 20, 15), kind), class_=f"b {kind}")
-    return tag("svg", tag("rect", width=24, height=18, rx=2, class_="dusk"), box, width=24, height=18, aria_hidden="true")
+    ground = tag("rect", width=24, height=18, rx=2, class_="dusk")
+    return tag("svg", ground, box, width=24, height=18, aria_hidden="true")
 
 
 def _head(shot: _Shot, picture: jpegs.Picture) -> Markup:
@@ -153,14 +153,17 @@ def _embedded(shot: _Shot, url: str | None) -> Markup | None:
 
 
 def _body(view: View, shot: _Shot, picture: jpegs.Picture, items: list[str], first: str, last: str) -> Markup:
-    truth = _figure(shot, 0, _TRUTH, f"{len(shot.truth)} labelled", [_layer(view, shot.truth, "truth", f"b{shot.index}-0")],
-                    picture.image is not None)  # fmt: skip
-    seen = [_panel(view, shot, i, name, first, picture.image is not None) for i, name in enumerate(items, 1)]
+    labelled = _layer(view, shot.truth, "truth", f"b{shot.index}-0")
+    truth = _figure(shot, 0, _TRUTH, f"{len(shot.truth)} labelled", [labelled], picture.image is not None)
+    numbers = {object_: i for i, object_ in enumerate(_lost(shot, first, last), 1)}
+    seen = [_panel(view, shot, i, name, first, numbers, picture.image is not None) for i, name in enumerate(items, 1)]
     return tag("div", truth, seen, _told(view, shot, first, last), class_="panels", tabindex="0", role="group",
                aria_label=f"{shot.name}, one panel an item")  # fmt: skip
 
 
-def _panel(view: View, shot: _Shot, column: int, name: str, first: str, pixels: bool) -> Markup:
+def _panel(
+    view: View, shot: _Shot, column: int, name: str, first: str, numbers: dict[int, int], pixels: bool
+) -> Markup:
     key, seen = f"b{shot.index}-{column}", shot.seen.get(name)
     if seen is None:
         return _figure(shot, column, name, "not run on this picture", [], pixels)
@@ -170,13 +173,11 @@ def _panel(view: View, shot: _Shot, column: int, name: str, first: str, pixels: 
         _layer(view, seen.alarms, "alarm", f"{key}a"),
         _layer(view, [box for i, box in seen.by_object.items() if i not in gained], "found", f"{key}f"),
         _layer(view, [box for i, box in seen.by_object.items() if i in gained], "gained", f"{key}g"),
-        _layer(view, [shot.truth[i] for i in lost], "lost", f"{key}l", shot),
+        _layer(view, [shot.truth[i] for i in lost], "lost", f"{key}l", shot, [numbers.get(i) for i in lost]),
     ]
     said = [f"{len(seen.objects)} found"]
-    if name != first:
-        said += [f"{len(lost)} lost", f"{len(gained)} gained"]
-    if seen.alarms:
-        said.append(f"{len(seen.alarms)} not labelled")
+    said += [f"{len(boxes)} {word}" for boxes, word in
+             ((lost, "lost"), (gained, "gained"), (seen.alarms, "not labelled")) if boxes]  # fmt: skip
     return _figure(shot, column, name, ", ".join(said), layers, pixels)
 
 
@@ -189,8 +190,8 @@ def _figure(shot: _Shot, column: int, name: str, said: str, layers: list, pixels
     return tag("figure", tag("figcaption", tag("b", name), " ", tag("span", said)), drawing, class_=f"panel p{column}")
 
 
-def _layer(view: View, boxes: list[Box], kind: str, key: str, numbered: _Shot | None = None) -> Markup | None:
-    """Boxes of one kind, over a dark edge of their own so that they show on any picture."""
+def _layer(view: View, boxes: list[Box], kind: str, key: str, shot: _Shot | None = None, numbers=()) -> Markup | None:
+    """Boxes of one kind, over a dark edge of their own so that they show on any picture; some with a number."""
     if not boxes:
         return None
     drawn: list[Any] = []
@@ -198,20 +199,27 @@ def _layer(view: View, boxes: list[Box], kind: str, key: str, numbered: _Shot | 
         x1, y1, x2, y2 = box[-4:]
         sides = {"x": px(x1), "y": px(y1), "width": px(max(x2 - x1, 0)), "height": px(max(y2 - y1, 0))}
         drawn += [tag("rect", tag("title", _words(view, box)), **sides), _mark((x1, y1, x2, y2), kind)]
-        if numbered is not None:
-            size = max(numbered.width, numbered.height) / 32
-            at = {"x": px(min(x2 + size * 0.25, numbered.width - size)), "y": px(max(y1 + size * 0.3, size))}
-            drawn.append(tag("text", i + 1, **at, font_size=px(size)))
+        if shot is not None and numbers[i] is not None:
+            size = max(shot.width, shot.height) / 26
+            at = {"x": px(min(x2 + size * 0.2, shot.width - size)), "y": px(max(y1 + size * 0.3, size))}
+            drawn.append(tag("text", numbers[i], **at, font_size=px(size)))
     return join(
         tag("g", tag("use", href=f"#{key}"), class_="b edge"), tag("g", tag("g", drawn, id=key), class_=f"b {kind}")
     )
 
 
+def _lost(shot: _Shot, first: str, last: str) -> list[int]:
+    """The objects that the last item lost, as the list counts them."""
+    if first not in shot.seen or last not in shot.seen:
+        return []
+    return sorted(shot.seen[first].objects - shot.seen[last].objects)
+
+
 def _mark(box: tuple, kind: str) -> Markup | None:
-    """A sign beside the colour: a cross through what was lost, a plus in what was gained."""
+    """A sign beside the colour and the dashes: a stroke through what was lost, a plus in what was gained."""
     x1, y1, x2, y2 = box
     if kind == "lost":
-        return tag("path", d=f"M{px(x1)} {px(y1)}L{px(x2)} {px(y2)}M{px(x2)} {px(y1)}L{px(x1)} {px(y2)}")
+        return tag("path", d=f"M{px(x1)} {px(y2)}L{px(x2)} {px(y1)}")
     if kind == "gained":
         x, y, r = (x1 + x2) / 2, (y1 + y2) / 2, min(x2 - x1, y2 - y1) / 3
         return tag("path", d=f"M{px(x - r)} {px(y)}H{px(x + r)}M{px(x)} {px(y - r)}V{px(y + r)}")
@@ -231,14 +239,15 @@ def _told(view: View, shot: _Shot, first: str, last: str) -> Markup | None:
     if first not in shot.seen or last not in shot.seen or first == last:
         return None
     before, after = shot.seen[first], shot.seen[last]
-    lost, gained = sorted(before.objects - after.objects), sorted(after.objects - before.objects)
+    lost, gained = _lost(shot, first, last), sorted(after.objects - before.objects)
 
     def listing(words: str, objects: list[int], sure: _Seen, by: str, element: str) -> Markup | None:
         if not objects:
             return None
         lines = [
-            tag("li", _words(view, shot.truth[i]), tag("span", f", {_size(shot.truth[i])}; {by} {sure.by_object[i][1]:.2f}"))
+            tag("li", _words(view, box), tag("span", f", {_size(box)}; {by} {sure.by_object[i][1]:.2f}"))
             for i in objects[:_LISTED]
+            for box in [shot.truth[i]]
         ]
         more = len(objects) - _LISTED
         return join(tag("p", tag("b", words)), tag(element, lines), tag("p", f"and {more} more") if more > 0 else None)

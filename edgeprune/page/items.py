@@ -2,37 +2,36 @@
 
 from __future__ import annotations
 
-from edgeprune.page import figures
+from edgeprune.page import figures, parts
 from edgeprune.page.figures import Change, number, show
 from edgeprune.page.html import Markup, join, tag
 from edgeprune.page.view import View, p50, place, same_pictures, setting, speedup
 
 _HEAD = (
-    "Item", "Size", "Parameters", "MACs", "Channels", "Input px", "p50", "p90", "Speed", "FPS end to end", "FPS inference",
-    "mAP50-95", "mAP50", "Small", "Objects found", "mJ per frame", "Run",
+    "Item", "Size", "Parameters", "MACs", "p50", "Speed", "FPS", "mAP50-95", "Small", "mAP50", "Found", "mJ",
+    "Channels", "Input", "p90", "FPS alone", "Run",
 )  # fmt: skip
-_SENSES = {"better": "good", "worse": "bad", "same": "quiet"}
 
 
 def section(view: View) -> Markup:
-    rows = [_row(view, item) for item in view.items]
-    head = tag("tr", [tag("th", words, scope="col") for words in _HEAD])
-    table = tag("table", tag("thead", head), tag("tbody", rows), class_="items")
     return join(
-        tag("div", table, class_="scroll", tabindex="0", role="region", aria_label="All items, scrolls sideways"),
-        tag("p", "Small print under a figure is its change against ", tag("b", view.first["name"]),
-            "; – is not measured. Speed is measured in turns where it could be, so that both meet the same machine.",
-            class_="quiet"),
+        parts.table("All items", _HEAD, [_row(view, item) for item in view.items], class_="items"),
+        parts.quiet(
+            "Small print under a figure is its change against ", tag("b", view.first["name"]), "; – is not measured. ",
+            "Speed is measured in turns where it could be, so that both meet the same machine. FPS is end to end, one ",
+            "picture after another; FPS alone is of the inference. Small is mAP50-95 of small objects; found are objects ",
+            "of confidence 0.25 and more; mJ is energy per frame; Input is the picture's side in px.",
+        ),
         _notes(view),
     )  # fmt: skip
 
 
 def _row(view: View, item: dict) -> Markup:
     first = view.first
-    other = None if item is first else item
-    pictures = other is not None and same_pictures(first, item)
+    other = item is not first
+    pictures = other and same_pictures(first, item)
 
-    def shared(key: str, unit: str) -> Markup:
+    def cost(key: str, unit: str) -> Markup:
         value, on = view.network(item, key)
         change = figures.share(first.get(key), value, "less", "more") if other else None
         return _cell(value, unit, _percent(change), mark="°" if on else None)
@@ -40,19 +39,20 @@ def _row(view: View, item: dict) -> Markup:
     def precision(key: str) -> Markup:
         return _cell(item.get(key), "map", figures.accuracy(first.get(key), item.get(key)) if pictures else None)
 
-    faster = figures.times(speedup(first, item)) if other else None
-    return tag(
-        "tr",
-        tag("th", item["name"], [tag("span", flag, class_="flag") for flag in flags(item)], scope="row"),
-        shared("size_bytes", "bytes"), shared("parameters", "count"), shared("macs", "count"), shared("channels", "int"),
-        _cell(item.get("imgsz"), "int"), _cell(p50(item), "ms"),
-        _cell((item.get("latency_ms") or {}).get("p90"), "ms"),
-        tag("td", tag("span", f"{speedup(first, item):.2f}×", class_=_SENSES[faster.sense]) if faster else "–"),
-        _cell(item.get("fps_end_to_end"), "fps"), _cell(item.get("fps_inference_only"), "fps"),
-        precision("map50_95"), precision("map50"), precision("small_map50_95"),
-        _cell(item.get("objects_found"), "int"), _cell(item.get("mj_per_frame"), "mj"),
-        tag("td", item.get("verdict") or "–"),
+    name = join(item["name"], [tag("span", flag, class_="flag") for flag in flags(item)])
+    return parts.row(
+        name, cost("size_bytes", "bytes"), cost("parameters", "count"), cost("macs", "count"), _cell(p50(item), "ms"),
+        _speed(first, item), _cell(item.get("fps_end_to_end"), "fps"), precision("map50_95"),
+        precision("small_map50_95"), precision("map50"), _cell(item.get("objects_found"), "int"),
+        _cell(item.get("mj_per_frame"), "mj"), cost("channels", "int"), _cell(item.get("imgsz"), "int"),
+        _cell((item.get("latency_ms") or {}).get("p90"), "ms"), _cell(item.get("fps_inference_only"), "fps"),
+        item.get("verdict") or "–",
     )  # fmt: skip
+
+
+def _speed(first: dict, item: dict) -> Markup:
+    change = figures.times(speedup(first, item))
+    return tag("td", tag("span", f"{speedup(first, item):.2f}×", class_=parts.SENSES[change.sense]) if change else "–")
 
 
 def flags(item: dict) -> list[str]:
@@ -72,7 +72,7 @@ def _cell(value, unit: str, change: Change | None = None, mark: str | None = Non
     if number(value) is None:
         return tag("td", tag("span", "–", aria_hidden="true"), tag("span", figures.NOT_MEASURED, class_="hidden"))
     words = show(value, unit).removesuffix(" FPS").removesuffix(" mJ")
-    small = tag("small", change.text, class_=_SENSES[change.sense]) if change else None
+    small = tag("small", change.text, class_=parts.SENSES[change.sense]) if change else None
     return tag("td", words, mark, small)
 
 
@@ -80,23 +80,23 @@ def _notes(view: View) -> Markup:
     """How each item was measured; what its figures cannot say."""
     lines = []
     for item in view.items:
-        parts = []
+        said = []
         if setting(item) is not None:
             rounds = number(item["latency_ms"].get("rounds"))
-            parts.append(f"latency: {place(setting(item))}" + (f", {rounds:,.0f} samples" if rounds else ""))
+            said.append(f"latency: {place(setting(item))}" + (f", {rounds:,.0f} samples" if rounds else ""))
         if item.get("measured_with"):
-            parts.append(f"accuracy: {item['measured_with']}" if not item.get("recorded") else item["measured_with"])
+            said.append(f"accuracy: {item['measured_with']}" if not item.get("recorded") else item["measured_with"])
         if number(item.get("pictures")) is not None:
-            parts.append(f"{item['pictures']:,} picture{'s' if item['pictures'] != 1 else ''}")
+            said.append(f"{item['pictures']:,} picture{'s' if item['pictures'] != 1 else ''}")
         counted = sorted({on for key in ("parameters", "macs", "channels") if (on := view.network(item, key)[1])})
         if counted:
-            parts.append(f"° counted on {counted[0]}, the same network")
+            said.append(f"° counted on {counted[0]}, the same network")
         lines.append(tag("dt", item["name"]))
-        lines.append(tag("dd", "; ".join(parts) or "nothing but its file is known"))
+        lines.append(tag("dd", "; ".join(said) or "nothing but its file is known"))
         if item.get("caveat"):
             lines.append(tag("dd", tag("b", "Note: "), item["caveat"], class_="warn"))
-    return tag("details", tag("summary", "How each item was measured"), tag("dl", lines, class_="pairs"),
-               open=any(item.get("caveat") for item in view.items))  # fmt: skip
+    noted = any(item.get("caveat") for item in view.items)
+    return parts.folded("How each item was measured", tag("dl", lines, class_="pairs"), opened=noted)
 
 
 # -- for a notebook ----------------------------------------------------------------------------------------------------
@@ -113,8 +113,8 @@ def fragment(view: View) -> Markup:
         cells = [tag("th", item["name"], [f" ({flag})" for flag in flags(item)], scope="row", style=left)]
         cells += [tag("td", words, style=cell) for words in _arrows(view, item)]
         rows.append(tag("tr", cells))
-    table = tag("table", tag("thead", rows[:1]), tag("tbody", rows[1:]),
-                style="border-collapse:collapse;font-variant-numeric:tabular-nums;color:inherit;background:transparent")  # fmt: skip
+    look = "border-collapse:collapse;font-variant-numeric:tabular-nums;color:inherit;background:transparent"
+    table = tag("table", tag("thead", rows[:1]), tag("tbody", rows[1:]), style=look)
     title = tag("p", tag("b", view.data.get("title") or "Comparison"), _outcome(view), style="margin:.3em 0")
     return tag("div", title, tag("div", table, style="overflow-x:auto"), style="color:inherit")
 

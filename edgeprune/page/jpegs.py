@@ -52,8 +52,8 @@ def encode(picture: Picture, step: int) -> str:
 def fit(pictures: list[Picture], around: list[int], budget: int) -> tuple[list[str | None], int]:
     """Data URLs of as many first pictures as fit into `budget` bytes, each with `around` bytes of markup beside it.
 
-    Returns them, None where there is no picture, and the longest side in px that they were scaled to. All of them at the
-    best step at which all fit; where not even the last does, as many as do.
+    Returns them, None where there is no picture, and the longest side in px that they were scaled to. All of them at
+    the best step at which all fit; where not even the last does, as many as do.
     """
     for step, (side, _) in enumerate(_LADDER):
         urls: list[str | None] = []

@@ -18,13 +18,13 @@ def section(view: View) -> Markup:
     networks = _networks(view, before)
     if not networks:
         return parts.quiet("No item has fewer or more channels than ", tag("b", view.first["name"]), " in any layer.")
-    head, *rest = networks
+    (names, after), *rest = networks
+    others = [_one(view, before, *network, key=f"layers-{i}") for i, network in enumerate(rest, 1)]
+    shared = [name for name in before if name in after]
     return join(
-        _one(view, before, *head, key="layers-0"),
-        [
-            parts.folded(f"Also: {', '.join(names)}", _one(view, before, names, after, key=f"layers-{i}"))
-            for i, (names, after) in enumerate(rest, 1)
-        ],
+        _one(view, before, names, after, key="layers-0"),
+        parts.folded("Every layer", _list(shared, before, after)) if shared else None,
+        parts.folded(f"{len(rest)} more network{'s' if len(rest) != 1 else ''}", others) if others else None,
     )
 
 
@@ -56,17 +56,15 @@ def _one(view: View, before: Layers, names: list[str], after: Layers, key: str) 
     untouched = sum(1 for name in shared if after[name] == before[name])
     others = len(set(before) | set(after)) - len(shared)
     words = (
-        f"{total[1]:,} of {total[0]:,} output channels kept ({total[1] / total[0]:.0%}) over {len(shared)} convolutions; "
-        f"{untouched} of them whole. Least kept: {least}, {after[least]} of {before[least]} ({kept[least]:.0%})."
+        f"{total[1]:,} of {total[0]:,} output channels kept ({_kept(*total)}) over {len(shared)} convolutions; "
+        f"{untouched} of them whole. Least kept: {least}, {after[least]} of {before[least]} ({_kept(before[least], after[least])})."
     )
     if others:
         words += f" {others} more stand in only one of the two networks and are not shown."
     return join(
         tag("p", tag("b", who), " against ", tag("b", view.first["name"]), ": ", words),
         svg.both(lambda width, id_: _skyline(shared, before, after, width, id_, words), key),
-        parts.legend([(parts.swatch("var(--bar,#1f6fb2)"), "kept"),
-                      (parts.swatch("currentColor", hollow=True), "what the original has")]),  # fmt: skip
-        parts.folded("Every layer", _list(shared, before, after)),
+        parts.legend([(parts.swatch("var(--accent)"), "kept"), (parts.swatch("currentColor", hollow=True), "before")]),
     )
 
 
@@ -85,11 +83,13 @@ def _skyline(names: list[str], before: Layers, after: Layers, width: float, key:
         drawn.append(svg.text(left - 6, y(tick) + 4, svg.plain(tick), anchor="end", quiet=True))
     for i, name in enumerate(names):
         x = left + i * pitch + (pitch - thick) / 2
-        said = tag("title", f"{name}: {before[name]} → {after[name]} ({_kept(before[name], after[name])})")
-        outline = svg.rect(x, y(before[name]), thick, base - y(before[name]), fill="currentColor", fill_opacity=0.1,
-                           stroke="currentColor", stroke_opacity=0.5, stroke_width=0.75)  # fmt: skip
-        kept = svg.rect(x, y(after[name]), thick, base - y(after[name]), fill="var(--bar,#1f6fb2)")
-        drawn.append(tag("g", said, outline, kept))
+        was, now = before[name], after[name]
+        said = tag("title", f"{name}: {was} → {now} ({_kept(was, now)})")
+        outline = svg.rect(
+            x, y(was), thick, base - y(was), fill="currentColor", fill_opacity=0.1, stroke="currentColor",
+            stroke_opacity=0.5, stroke_width=0.75,
+        )  # fmt: skip
+        drawn.append(tag("g", said, outline, svg.rect(x, y(now), thick, base - y(now), fill="var(--accent)")))
     drawn.append(_blocks(names, left, pitch, base, width))
     return svg.chart(width, base + foot, key, "Channels kept per layer", desc, *drawn)
 
@@ -106,7 +106,8 @@ def _blocks(names: list[str], left: float, pitch: float, base: float, width: flo
         if x >= free and x + svg.width_of(words, 11) < width:
             drawn.append(svg.text(x + 1, base + 16, words, font_size=11, quiet=True))
             free = x + svg.width_of(words, 11) + 6
-    drawn.append(svg.text(width, base + 32, "block of the network, in its order", anchor="end", font_size=11, quiet=True))
+    words = "blocks of the network, in its order"
+    drawn.append(svg.text(width, base + 32, words, anchor="end", font_size=11, quiet=True))
     return join(drawn)
 
 
@@ -117,7 +118,7 @@ def _block(name: str) -> str:
 
 
 def _kept(before: int, after: int) -> str:
-    return f"{after / before:.0%}" if before else "–"
+    return f"{100 * after / before:.0f} %" if before else "–"
 
 
 def _list(names: list[str], before: Layers, after: Layers) -> Markup:
@@ -131,10 +132,10 @@ def _list(names: list[str], before: Layers, after: Layers) -> Markup:
         rows = [
             parts.row(
                 name.removeprefix(block).removeprefix(".").removesuffix(".conv") or name,
-                f"{before[name]} → {after[name]}", _kept(before[name], after[name]), _bar(before[name], after[name], most),
-                class_="cut" if after[name] < before[name] else None,
+                f"{was} → {now}", _kept(was, now), tag("td", _bar(was, now, most)), class_="cut" if now < was else None,
             )
             for name in members
+            for was, now in [(before[name], after[name])]
         ]  # fmt: skip
         groups.append(tag("table", tag("caption", block), tag("tbody", rows), class_="layer"))
     return tag("div", groups, class_="columns")

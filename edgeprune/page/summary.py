@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from edgeprune.page import figures
+from edgeprune.page import figures, parts
 from edgeprune.page.figures import NOT_MEASURED, Change, number, show
 from edgeprune.page.html import Markup, join, tag
 from edgeprune.page.view import View, p50, place, same_pictures, same_run, setting, speedup
 
 _STATES = {True: ("passed", "✓", "good"), False: ("failed", "✕", "bad"), None: ("not judged", "–", "quiet")}
-_SENSES = {"better": "good", "worse": "bad", "same": "quiet"}
 
 
 @dataclass(frozen=True)
@@ -30,16 +29,16 @@ def compared(view: View, first: dict, item: dict) -> list[Figure]:
     """The summary's figures of `item` beside those of `first`. A change is stated only among figures of one run."""
     run, pictures = same_run(first, item), same_pictures(first, item)
     macs, macs_of = view.network(item, "macs")
-    parameters, parameters_of = view.network(item, "parameters")
+    params, params_of = view.network(item, "parameters")
     return [
         _share("Model size", "bytes", first.get("size_bytes"), item.get("size_bytes"), "smaller", "larger"),
         _share("MACs", "count", first.get("macs"), macs, "fewer", "more", note=_counted(macs_of)),
-        _share("Parameters", "count", first.get("parameters"), parameters, "fewer", "more", note=_counted(parameters_of)),
+        _share("Parameters", "count", first.get("parameters"), params, "fewer", "more", note=_counted(params_of)),
         Figure(
             "Latency, p50", "ms", p50(first), p50(item), figures.times(speedup(first, item)),
             item.get("caveat") or (None if run else _apart(first, item)),
         ),
-        _share(*_fps(first, item), "slower", "faster", good="more", note=item.get("caveat"), comparable=run),
+        _share(*_fps(first, item), "fewer", "more", good="more", note=item.get("caveat"), comparable=run),
         _accuracy("mAP50-95", "map50_95", first, item, pictures),
         _accuracy("mAP50-95, small objects", "small_map50_95", first, item, pictures),
         _share(
@@ -104,21 +103,17 @@ def verdict(view: View) -> Markup:
 
 
 def _won(view: View) -> Markup | None:
+    """What was won and lost, in one sentence."""
     first, item = view.first, view.delivered
     if first is None or item is None:
         return None
-    parts = [
-        f"{name} {f.change.text}" if name else f.change.text
-        for f in compared(view, first, item)
-        for name in [{"Model size": "", "MACs": None, "Latency, p50": "", "mAP50-95": "mAP50-95"}.get(f.name, "no")]
-        if f.change is not None and name != "no" and name is not None
+    words = {"Model size": "{}", "MACs": "{} MACs", "Latency, p50": "{}", "mAP50-95": "mAP50-95 {}"}
+    said = [
+        words[figure.name].format(figure.change.text)
+        for figure in compared(view, first, item)
+        if figure.name in words and figure.change and figure.change.sense != "same"
     ]
-    macs = next(f for f in compared(view, first, item) if f.name == "MACs")
-    if macs.change is not None:
-        parts.insert(1 if parts else 0, f"{macs.change.text} MACs")
-    if not parts:
-        return None
-    return join(tag("b", item["name"]), " against ", tag("b", first["name"]), f": {', '.join(parts)}.")
+    return join(tag("b", item["name"]), " against ", tag("b", first["name"]), f": {', '.join(said)}.") if said else None
 
 
 def warnings(view: View) -> Markup:
@@ -145,8 +140,8 @@ def section(view: View) -> Markup:
         lead = tag("p", "One item: ", tag("b", first["name"]), ". There is nothing to compare it with.")
     else:
         tiles = [_tile(f) for f in compared(view, first, item)]
-        mark = " (recorded)" if item.get("recorded") else ""
-        lead = tag("p", "Before: ", tag("b", first["name"]), ". After: ", tag("b", item["name"]), f"{mark}. ", _how(item))
+        names = (tag("b", first["name"]), ". After: ", tag("b", item["name"]))
+        lead = tag("p", "Before: ", *names, " (recorded). " if item.get("recorded") else ". ", _how(item))
     return join(tag("div", lead, class_="lead"), tag("dl", tiles, class_="tiles"), _gates(view), _recorded(view, item))
 
 
@@ -167,7 +162,7 @@ def _tile(figure: Figure) -> Markup:
         _bars(figure),
         tag(
             "dd",
-            tag("span", change.text, class_=f"change {_SENSES[change.sense]}") if change else
+            tag("span", change.text, class_=f"change {parts.SENSES[change.sense]}") if change else
             tag("span", "no change stated" if after is not None else "–", class_="change quiet"),
             class_="changed",
         ),
@@ -198,23 +193,19 @@ def _gates(view: View) -> Markup | None:
     rows = []
     for gate in gates:
         word, sign, kind = _STATES[gate.get("passed")]
+        mark = tag("span", sign, class_="sign", aria_hidden="true")
         rows.append(
             tag(
                 "tr",
-                tag("td", tag("span", sign, class_="sign", aria_hidden="true"), " ", word, class_=f"state {kind}"),
+                tag("td", mark, " ", word, class_=f"state {kind}"),
                 tag("th", gate["name"], scope="row"),
-                tag("td", gate.get("limit") or "–"),
-                tag("td", gate.get("found") or NOT_MEASURED),
+                tag("td", gate.get("limit") or "–", class_="limit"),
+                tag("td", gate.get("found") or NOT_MEASURED, class_="found"),
                 class_="failed" if gate.get("passed") is False else None,
             )
         )
-    head = tag("tr", [tag("th", words, scope="col") for words in ("Verdict", "Gate", "Limit", "Found")])
-    table = tag("table", tag("thead", head), tag("tbody", rows), class_="gates")
-    return join(tag("h3", "Gates", id="gates"), tag("div", table, class_="scroll", **_region("Gates")))
-
-
-def _region(label: str) -> dict:
-    return {"tabindex": "0", "role": "region", "aria_label": f"{label}, scrolls sideways"}
+    table = parts.table("Gates", ("Verdict", "Gate", "Limit", "Found"), rows, class_="gates")
+    return join(tag("h3", "Gates", id="gates"), table)
 
 
 def _recorded(view: View, shown: dict | None) -> Markup | None:

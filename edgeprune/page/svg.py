@@ -39,7 +39,8 @@ def text(x: float, y: float, words: Any, *, anchor: str = "start", quiet: bool =
 
 
 def line(x1: float, y1: float, x2: float, y2: float, *, opacity: float = 0.16, **more: Any) -> Markup:
-    return tag("line", x1=px(x1), y1=px(y1), x2=px(x2), y2=px(y2), stroke="currentColor", stroke_opacity=opacity, **more)
+    ends = {"x1": px(x1), "y1": px(y1), "x2": px(x2), "y2": px(y2)}
+    return tag("line", **ends, stroke="currentColor", stroke_opacity=opacity, **more)
 
 
 def rect(x: float, y: float, width: float, height: float, *children: Any, **more: Any) -> Markup:
@@ -52,16 +53,16 @@ def path(points: Iterable[tuple[float, float]], **more: Any) -> Markup:
     return tag("path", d=f"M{steps}", fill="none", **more)
 
 
-def marker(shape: int, x: float, y: float, colour: str, *children: Any, hollow: bool = False, size: float = 6) -> Markup:
+def marker(shape: int, x: float, y: float, colour: str, *inner: Any, hollow: bool = False, size: float = 6) -> Markup:
     """A point: a circle (0) or a diamond (1), hollow where its figure needs a caution."""
     look = {
         "fill": "var(--ground,transparent)" if hollow else colour, "stroke": colour, "stroke_width": 2.25,
     }  # fmt: skip
     if shape == 0:
-        return tag("circle", *children, cx=px(x), cy=px(y), r=px(size), **look)
+        return tag("circle", *inner, cx=px(x), cy=px(y), r=px(size), **look)
     r = size * 1.3
     points = f"M{px(x)} {px(y - r)} {px(x + r)} {px(y)} {px(x)} {px(y + r)} {px(x - r)} {px(y)}z"
-    return tag("path", *children, d=points, **look)
+    return tag("path", *inner, d=points, **look)
 
 
 def scale(low: float, high: float, start: float, end: float) -> Callable[[float], float]:
@@ -107,7 +108,7 @@ def short(words: str, most: int = 26) -> str:
     if len(words) <= most:
         return words
     head = (most - 1) // 2
-    return f"{words[:head]}…{words[len(words) - (most - 1 - head):]}"
+    return f"{words[:head]}…{words[len(words) - (most - 1 - head) :]}"
 
 
 def px(value: float) -> str:

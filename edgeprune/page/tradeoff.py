@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
-from edgeprune.page import svg, theme
+from edgeprune.page import parts, svg, theme
 from edgeprune.page.figures import number, show
 from edgeprune.page.html import Markup, join, tag
 from edgeprune.page.view import View, p50, place, setting, settings
@@ -59,16 +62,13 @@ def plot(view: View, width: float = svg.WIDE, key: str = "pareto") -> Markup:
     height = 380 if narrow else 460
     left, right, top, bottom = (48, 14, 22, 58) if narrow else (58, 28, 24, 60)
     axes = _axes(points, width, height, (left, right, top, bottom))
-    fronts = [_front(points, items) for _, items in settings(view.items)]
-    marks = [
-        svg.marker(int(p.recorded), p.x, p.y, f"var(--none,{p.colour})", tag("title", _words(p)), hollow=p.caveat)
-        for p in points
-    ]
-    labels = _labels(points, (left, width - right, top, height - bottom), 11.5 if narrow else 12.5)
+    fronts = [corners for _, items in settings(view.items) if (corners := _front(points, items))]
+    lines = [svg.path(corners, stroke="currentColor", stroke_opacity=0.45, stroke_width=1.5) for corners in fronts]
+    marks = [svg.marker(int(p.recorded), p.x, p.y, p.colour, tag("title", _words(p)), hollow=p.caveat) for p in points]
+    labels = _labels(points, fronts, (left, width - right, top, height - bottom), 11.5 if narrow else 12.5)
     desc = "; ".join(_words(p) for p in points)
-    return svg.chart(
-        width, height, key, "Latency against mAP50-95: left is faster, up is better", f"{desc}.", axes, fronts, marks, labels
-    )
+    title = "Latency against mAP50-95: left is faster, up is better"
+    return svg.chart(width, height, key, title, f"{desc}.", axes, lines, marks, labels)
 
 
 def _words(p: _Point) -> str:
@@ -108,60 +108,61 @@ def _axis(values: list[float], start: float, end: float, pad: float, about: int,
 
 
 def _log_axis(values: list[float], start: float, end: float):
-    import math
-
     low, high = math.log10(min(values) * 0.8), math.log10(max(values) * 1.25)
     place_of = svg.scale(low, high, start, end)
     steps = [m * 10.0**e for e in range(math.floor(low), math.ceil(high) + 1) for m in (1, 2, 5)]
     return (lambda value: place_of(math.log10(value))), [s for s in steps if low <= math.log10(s) <= high]
 
 
-def _front(points: list[_Point], items: list[dict]) -> Markup | None:
-    """The line along what nothing beats, of one machine and runtime; figures with a caveat take no part."""
+def _front(points: list[_Point], items: list[dict]) -> list[tuple[float, float]]:
+    """Corners of the line along what nothing beats, of one machine and runtime; figures with a caveat take no part."""
     mine = [p for p in points if not p.caveat and any(p.item is item for item in items)]
     kept = [mine[i] for i in front([(p.ms, p.accuracy) for p in mine])]
-    if len(kept) < 2:
-        return None
-    steps = [(kept[0].x, kept[0].y)]
+    corners = [(p.x, p.y) for p in kept[:1]]
     for p in kept[1:]:
-        steps += [(p.x, steps[-1][1]), (p.x, p.y)]
-    dash = "2 4" if kept[0].recorded else None
-    return svg.path(steps, stroke="currentColor", stroke_opacity=0.45, stroke_width=1.5, stroke_dasharray=dash)
+        corners += [(p.x, corners[-1][1]), (p.x, p.y)]
+    return corners if len(kept) > 1 else []
 
 
-def _labels(points: list[_Point], box: tuple, size: float) -> Markup:
-    """Names beside their points, where they hit neither another name nor a point; a short line leads to a far one."""
+def _labels(points: list[_Point], fronts: list[list[tuple[float, float]]], box: tuple, size: float) -> Markup:
+    """Names near their points, where they hit no other name, point or front; a thin line leads to a far one."""
     left, right, top, bottom = box
     taken = [(p.x - 8, p.y - 8, p.x + 8, p.y + 8) for p in points]
-    parts = []
+    for corners in fronts:
+        for (x1, y1), (x2, y2) in pairwise(corners):
+            taken.append((min(x1, x2) - 1, min(y1, y2) - 1, max(x1, x2) + 1, max(y1, y2) + 1))
+    drawn = []
     for p in sorted(points, key=lambda p: p.y):
         name = svg.short(p.item["name"], 20 if right < 600 else 34)
         wide = svg.width_of(name, size)
-        best = None
-        for away in (0, 16, 32, 48, 64, 84, 104):
-            for dx, dy in ((12, 4), (-12 - wide, 4), (-wide / 2, -13), (-wide / 2, 22)):
-                x, y = p.x + dx, p.y + dy + (away if dy > 4 else -away if dy < 4 else 0)
-                tries = [(x, y)] if dy != 4 or not away else [(x, y - away), (x, y + away)]
-                for tx, ty in tries:
-                    tx = min(max(tx, left + 2), right - wide) if dy != 4 or away else tx
-                    area = (tx, ty - size, tx + wide, ty + 3)
-                    inside = area[0] >= left and area[2] <= right + 12 and area[1] >= top - 14 and area[3] <= bottom
-                    if inside and not any(_overlap(area, other) for other in taken):
-                        best = (tx, ty, area, away)
-                        break
-                if best:
-                    break
-            if best:
-                break
-        if best is None:  # too crowded: its name stands in the table
-            continue
-        x, y, area, away = best
-        taken.append(area)
-        if away:
-            parts.append(svg.line(p.x, p.y, min(max(p.x, x), x + wide), y - size / 3, opacity=0.35))
-        weight = 600 if p.colour == theme.ITEMS[0] else None
-        parts.append(svg.text(x, y, name, font_size=size, font_weight=weight))
-    return join(parts)
+        for x, y, far in _places(p, wide):
+            area = (x, y - size, x + wide, y + 3)
+            inside = left <= x and area[2] <= right + 14 and area[1] >= top - 16 and area[3] <= bottom
+            if inside and not any(_overlap(area, other) for other in taken):
+                taken.append(area)
+                if far:
+                    end = min(max(p.x, x), x + wide), y + 4 if y < p.y else y - size
+                    drawn.append(svg.line(p.x, p.y, *end, opacity=0.35))
+                weight = 600 if p.colour == theme.ITEMS[0] else None
+                drawn.append(svg.text(x, y, name, font_size=size, font_weight=weight))
+                break  # a name that fits nowhere stands in the table alone
+    return join(drawn)
+
+
+def _places(p: _Point, wide: float) -> Iterator[tuple[float, float, bool]]:
+    """Where a name may begin, best first, and whether that is far from its point."""
+    yield p.x + 12, p.y + 4, False
+    yield p.x - wide / 2, p.y - 12, False
+    yield p.x + 6, p.y - 11, False
+    yield p.x - wide / 2, p.y + 22, False
+    yield p.x + 6, p.y + 20, False
+    yield p.x - 12 - wide, p.y + 4, False
+    yield p.x - 6 - wide, p.y - 11, False
+    yield p.x - 6 - wide, p.y + 20, False
+    for away in (30, 46, 62, 80, 100, 125):
+        for dx in (-wide / 2, 10, -wide - 10):
+            yield p.x + dx, p.y + away, True
+            yield p.x + dx, p.y - away, True
 
 
 def _overlap(a: tuple, b: tuple) -> bool:
@@ -170,21 +171,14 @@ def _overlap(a: tuple, b: tuple) -> bool:
 
 def section(view: View) -> Markup:
     missing = [item for item in view.items if p50(item) is None or number(item.get("map50_95")) is None]
-    left_out = [
-        tag("li", tag("b", item["name"]), ": ", _why(item)) for item in missing
-    ]  # fmt: skip
-    groups = [
-        tag("li", tag("b", place(where)), ": ", ", ".join(item["name"] for item in items))
-        for where, items in settings(view.items)
-    ]
+    left_out = [tag("li", tag("b", item["name"]), ": ", _why(item)) for item in missing]
     plotted = len(missing) < len(view.items)
     return join(
         svg.both(lambda width, key: plot(view, width, key), "pareto"),
         _legend(view) if plotted else None,
         tag("div", tag("p", "Not plotted:"), tag("ul", left_out), class_="aside") if left_out else None,
-        tag("details", tag("summary", "As a table, by machine and runtime"), tag("ul", groups), _table(view))
-        if plotted else None,
-    )  # fmt: skip
+        parts.folded("As a table", _table(view)) if plotted else None,
+    )
 
 
 def _why(item: dict) -> str:
@@ -196,28 +190,27 @@ def _why(item: dict) -> str:
 
 
 def _legend(view: View) -> Markup:
-    def sample(shape: int, hollow: bool) -> Markup:
+    def sample(shape: int, hollow: bool = False) -> Markup:
         mark = svg.marker(shape, 9, 9, "currentColor", hollow=hollow)
         return tag("svg", mark, width=18, height=18, aria_hidden="true", fill="currentColor")
 
-    entries = [(sample(0, False), "measured in this run")]
+    step = tag("path", d="M1 12h8V5h8", fill="none", stroke="currentColor", stroke_width=1.5)
+    entries = [(sample(0), "measured in this run")]
     if any(item.get("recorded") for item in view.items):
-        entries.append((sample(1, False), "recorded in another run, perhaps on another machine"))
+        entries.append((sample(1), "recorded in another run, perhaps on another machine"))
     if any(item.get("caveat") for item in view.items):
-        entries.append((sample(0, True), "hollow: see its note; takes no part in a front"))
-    stroke = tag("svg", tag("path", d="M1 12h8V5h8", fill="none", stroke="currentColor", stroke_width=1.5),
-                 width=18, height=18, aria_hidden="true")  # fmt: skip
-    entries.append((stroke, "front: nothing of the same machine and runtime is both faster and better"))
-    return tag("ul", [tag("li", mark, " ", words) for mark, words in entries], class_="legend")
+        entries.append((sample(0, hollow=True), "hollow: see its note; takes no part in a front"))
+    entries.append((tag("svg", step, width=18, height=18, aria_hidden="true"),
+                    "front: nothing of the same machine and runtime is both faster and better"))  # fmt: skip
+    return parts.legend(entries)
 
 
 def _table(view: View) -> Markup:
-    head = tag("tr", [tag("th", words, scope="col") for words in ("Item", "p50", "mAP50-95", "Measured on")])
     rows = [
-        tag("tr", tag("th", item["name"], scope="row"), tag("td", show(p50(item), "ms")),
-            tag("td", show(item.get("map50_95"), "map")),
-            tag("td", place(setting(item)) if setting(item) else "–", class_="words"))
+        parts.row(
+            item["name"], show(p50(item), "ms"), show(item.get("map50_95"), "map"),
+            tag("td", place(setting(item)) if setting(item) else "–", class_="words"),
+        )
         for item in view.items
     ]  # fmt: skip
-    return tag("div", tag("table", tag("thead", head), tag("tbody", rows)), class_="scroll", tabindex="0", role="region",
-               aria_label="Latency and mAP, scrolls sideways")  # fmt: skip
+    return parts.table("Latency and accuracy", ("Item", "p50", "mAP50-95", "Measured on"), rows)
