@@ -69,7 +69,9 @@ def _files(view: View) -> Markup:
         )
         for item in view.items
     ]  # fmt: skip
-    return join(tag("h3", "Files"), parts.table("Files", ("Item", "Path", "Bytes", "sha256"), rows))
+    return join(
+        tag("h3", "Files"), parts.table("Files", ("Item", parts.left("Path"), "Bytes", parts.left("sha256")), rows)
+    )
 
 
 def _build(view: View) -> Markup | None:
@@ -85,7 +87,7 @@ def _build(view: View) -> Markup | None:
     whole = sum(s["seconds"] for s in stages)
     longest = max((s["seconds"] for s in stages), default=0) or 1
     rows = [parts.row(s["name"], _seconds(s["seconds"]), tag("td", _bar(s["seconds"] / longest))) for s in stages]
-    table = parts.table("Stages of the build", ("Stage", "Took", "Of the longest"), rows, class_="took")
+    table = parts.table("Stages of the build", ("Stage", "Took", parts.left("Of the longest")), rows, class_="took")
     return join(
         tag("h3", "Build"), _pairs(pairs),
         parts.folded(f"Stages, {_seconds(whole)} in all", table) if stages else None,

@@ -57,7 +57,7 @@ def _one(view: View, before: Layers, names: list[str], after: Layers, key: str) 
     others = len(set(before) | set(after)) - len(shared)
     words = (
         f"{total[1]:,} of {total[0]:,} output channels kept ({_kept(*total)}) over {len(shared)} convolutions; "
-        f"{untouched} of them whole. Least kept: {least}, {after[least]} of {before[least]} ({_kept(before[least], after[least])})."
+        f"{untouched} of them whole. Least kept: {least}, {after[least]} of {before[least]}."
     )
     if others:
         words += f" {others} more stand in only one of the two networks and are not shown."

@@ -13,9 +13,14 @@ SENSES = {"better": "good", "worse": "bad", "same": "quiet"}
 
 def table(label: str, head: Sequence[Any], rows: Sequence[Markup], *, class_: str | None = None) -> Markup:
     """A table with its columns' names; on a narrow screen it scrolls by itself, by keyboard too, not the page."""
-    top = tag("tr", [tag("th", words, scope="col") for words in head])
+    top = tag("tr", [words if isinstance(words, Markup) else tag("th", words, scope="col") for words in head])
     inner = tag("table", tag("thead", top), tag("tbody", list(rows)), class_=class_)
     return tag("div", inner, class_="scroll", tabindex="0", role="region", aria_label=f"{label} (table)")
+
+
+def left(words: str) -> Markup:
+    """The name of a column of words, which stand to the left."""
+    return tag("th", words, scope="col", class_="words")
 
 
 def row(name: Any, *cells: Any, class_: str | None = None) -> Markup:

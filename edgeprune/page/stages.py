@@ -88,5 +88,5 @@ def _table(items: list[dict]) -> Markup:
         )
         for item in items
     ]  # fmt: skip
-    head = ("Item", *_NAMES, "sum of the medians", "end to end", "Measured on")
+    head = ("Item", *_NAMES, "sum of the medians", "end to end", parts.left("Measured on"))
     return parts.table("Time by stage", head, rows)

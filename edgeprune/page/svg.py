@@ -12,7 +12,7 @@ from typing import Any
 
 from edgeprune.page.html import Markup, join, tag
 
-WIDE, NARROW = 1040, 360  # px of the view box
+WIDE, NARROW = 920, 360  # px of the view box
 _FONT = "system-ui,-apple-system,'Segoe UI',Roboto,sans-serif"
 
 

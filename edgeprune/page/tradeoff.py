@@ -213,4 +213,4 @@ def _table(view: View) -> Markup:
         )
         for item in view.items
     ]  # fmt: skip
-    return parts.table("Latency and accuracy", ("Item", "p50", "mAP50-95", "Measured on"), rows)
+    return parts.table("Latency and accuracy", ("Item", "p50", "mAP50-95", parts.left("Measured on")), rows)
