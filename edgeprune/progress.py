@@ -1,79 +1,304 @@
-"""What the user sees while long work runs: one calm line with the time that is left, or plain lines when piped."""
+"""What the user sees while long work runs: one calm line with the time that is left, or plain lines when piped.
+
+    [1/8] baseline     0:21  3.01 M parameters, 1.01 G MACs, mAP50-95 0.247 on 400 pictures, 8865 boxes
+    [2/8] plan         0:48  304 of 1504 channels go, chosen by energy
+    [3/8] prune        0:35  ━━━━━━━━╸───────────   42 %  pruned: 168/400 pictures, 50 s left
+
+Only the last line is drawn again, twice a second at most and only where something in it changed: over a slow link that
+is a hundred bytes. A thread draws it, so that the clock goes on while a stage is silent, and so that a terminal that
+does not read (Ctrl-S) does not hold up the work. The cursor is never hidden, so that there is nothing to restore,
+however the process ends.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
+import textwrap
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+
+from edgeprune_device import progress, terminal
+
+from edgeprune.eta import Remaining
+from edgeprune.text import about, clock
+
+_DRAWN_EVERY_S = 0.5
+#: Without a terminal a line appears after so long: (until the stage is so old, s; every so many s).
+_PRINTED_EVERY_S = ((60, 10), (float("inf"), 60))
+_HEAD = 14  # columns of "[4/8] finetune"
+#: A terminal narrower than that has no bar; a bar takes a fifth of the line.
+_BAR_FROM, _BAR_COLUMNS = 76, (12, 30)
+_NARROWEST = 10  # columns that what is being done needs to say anything
 
 
 class Reporter:
     """Stages and steps on standard error; standard output stays for results.
 
-    quiet: say nothing but warnings. On a terminal the step line is redrawn; elsewhere a line appears every 10 s.
+    quiet: say nothing but warnings. On a terminal the last line is redrawn; elsewhere a line appears every 10 s, of
+    long stages every minute. A stage of a plan leaves one line: its name, how long it took, what came out.
     """
 
     def __init__(self, *, quiet: bool = False) -> None:
         self._quiet = quiet
-        self._terminal = sys.stderr.isatty() and not quiet
+        self._look = terminal.look(sys.stderr)
         self._number = 0
         self._total = 0
+        self._running: _Stage | None = None
+        self._ended: _Stage | None = None  # its line waits for what came out
+        self._line = ""  # what stands in the last line of the terminal
+        self._gone = False
+        self._writing = threading.RLock()
+        self._stream = sys.stderr
 
     def plan(self, stages: int) -> None:
         self._total = stages
 
     def say(self, text: str) -> None:
         if not self._quiet:
-            print(text, file=sys.stderr, flush=True)
+            self._tell(self._look.text(text))
 
     def warn(self, text: str) -> None:
-        print(f"warning: {text}", file=sys.stderr, flush=True)
+        """Also when quiet."""
+        self._tell(f"{self._look.style('warning:', 'bold', 'yellow')} {self._look.text(text)}")
 
     @contextlib.contextmanager
-    def stage(self, name: str) -> Iterator[Callable[[float, str], None]]:
-        """Gives `step(fraction done, what)`, which draws the bar and the time left."""
+    def stage(self, name: str) -> Iterator[_Stage]:
+        """Gives `step(fraction done, what)`, which moves the bar. Where the fraction falls back, something else is
+        counted from then on; the time left is always that of what is named beside it."""
+        self._leave_line()
         self._number += 1
-        head = f"[{self._number}/{self._total}] {name}" if self._total else name
-        if self._terminal:
-            yield from self._drawn(head)
-        else:
-            yield from self._printed(head)
+        stage = _Stage(f"[{self._number}/{self._total}]" if self._total else "", name)
+        if self._quiet:
+            yield stage
+            return
+        if not self._look.live:
+            self._tell(stage.head(self._look))
+        try:
+            with self._drawn(stage):
+                yield stage
+        except BaseException as error:
+            if stage.number:
+                self._tell(self._row(stage, stage.stopped(error), "red"))
+            raise
+        stage.ended = time.monotonic()
+        self._ended = stage if stage.number else None
 
     def done(self, text: str) -> None:
-        self.say(f"      {text}")
+        """What came out of the stage that has just ended."""
+        self._leave_line(text)
 
     def skip(self, name: str) -> None:
+        self._leave_line()
         self._number += 1
-        self.say(f"[{self._number}/{self._total}] {name}: done before, kept")
+        if not self._quiet:
+            kept = _Stage(f"[{self._number}/{self._total}]", name)
+            self._tell(f"{kept.head(self._look, 'dim')}  {'':>5}  done before, kept")
 
-    def _drawn(self, head: str):
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    # -- lines that stay -------------------------------------------------------------------------------------------
+    def _leave_line(self, text: str = "") -> None:
+        stage, self._ended = self._ended, None
+        if stage is not None:
+            self._tell(self._row(stage, text, "green"))
+        elif text:
+            self.say(text)
 
-        columns = (
-            TextColumn("{task.description:<16}"), BarColumn(24), TextColumn("{task.percentage:>3.0f} %"),
-            TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[what]}"),
-        )  # fmt: skip
-        with Progress(*columns, console=Console(stderr=True)) as bar:
-            task = bar.add_task(head, total=1.0, what="")
-            yield lambda fraction, what="": bar.update(task, completed=fraction, what=what)
-            bar.update(task, completed=1.0, what="")
+    def _row(self, stage: _Stage, text: str, colour: str) -> str:
+        """The stage, its time, and what came out; on a terminal broken between words, below itself."""
+        head = f"{stage.head(self._look, colour)}  {self._look.style(f'{clock(stage.seconds):>5}', 'dim')}  "
+        text, width = self._look.text(text), terminal.columns(self._stream) - 1
+        column = max(_HEAD, terminal.cells(stage.plain)) + 9
+        if not self._look.live or not text:
+            return (head + text).rstrip()
+        indent = column if width - column >= 40 else 6
+        lines = textwrap.wrap(text, width - indent, break_long_words=False, break_on_hyphens=False)
+        if indent < column:  # too narrow for two columns
+            return "\n".join([head.rstrip(), *(f"{'':6}{line}" for line in lines)])
+        return "\n".join([head + lines[0], *(f"{'':{indent}}{line}" for line in lines[1:])])
 
-    def _printed(self, head: str):
-        self.say(head)
-        start = last = time.monotonic()
+    def _tell(self, text: str) -> None:
+        """A whole line, or several, above the one that is drawn."""
+        with self._writing:
+            if self._running is None:
+                self._stream = sys.stderr  # a test, or a notebook, may have put another one there
+            self._write(f"\r\x1b[K{text}\n{self._line}" if self._line else f"{text}\n")
 
-        def step(fraction: float, what: str = "") -> None:
-            nonlocal last
-            now = time.monotonic()
-            if now - last >= 10 and 0 < fraction < 1:
-                last = now
-                left = (now - start) * (1 - fraction) / fraction
-                self.say(f"      {fraction:4.0%}  {what}  about {_clock(left)} left")
+    def _print(self, stream, line: str) -> None:
+        """What somebody else prints, to the stream that it is for."""
+        with self._writing:
+            if self._line:
+                self._write("\r\x1b[K")
+            stream.write(f"{line}\n")
+            stream.flush()
+            self._write(self._line)
 
-        yield step
+    def _write(self, text: str) -> None:
+        if self._gone:
+            return
+        try:
+            self._stream.write(text)
+            self._stream.flush()
+        except BrokenPipeError:  # nobody reads any more: as everywhere, that ends the work
+            raise
+        except (OSError, ValueError):  # the terminal has gone, with its link or its window: the work goes on
+            self._gone = True
+
+    # -- the line that is drawn ------------------------------------------------------------------------------------
+    @contextlib.contextmanager
+    def _drawn(self, stage: _Stage) -> Iterator[None]:
+        """While it runs: a thread draws the line, and what others print meanwhile goes above it."""
+        self._running, self._stream = stage, sys.stderr
+        stop = threading.Event()
+        thread = threading.Thread(target=self._draw_until, args=(stop, stage), daemon=True, name="progress")
+        before = sys.stdout, sys.stderr, progress.owner
+        progress.owner = stage.say
+        if self._look.live:
+            sys.stderr = _Above(self, sys.stderr)
+            if sys.stdout is not None and sys.stdout.isatty():
+                sys.stdout = _Above(self, sys.stdout)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
+            for stream in (sys.stdout, sys.stderr):
+                if isinstance(stream, _Above):
+                    stream.end()
+            sys.stdout, sys.stderr, progress.owner = before
+            self._running = None
+            with self._writing:
+                if self._line:
+                    self._line = ""
+                    self._write("\r\x1b[K")
+
+    def _draw_until(self, stop: threading.Event, stage: _Stage) -> None:
+        printed = 0.0
+        try:
+            while not stop.wait(_DRAWN_EVERY_S):
+                if self._look.live:
+                    self._draw(stage)
+                    continue
+                every = next(every for until, every in _PRINTED_EVERY_S if stage.seconds <= until)
+                if stage.seconds - printed >= every:
+                    printed = stage.seconds
+                    self._tell(render(stage, 0, self._look))
+        except BrokenPipeError:  # the next thing that the work itself says meets it, too
+            self._gone = True
+
+    def _draw(self, stage: _Stage) -> None:
+        if not terminal.foreground(self._stream):
+            self._line = ""
+            return
+        line = render(stage, terminal.columns(self._stream) - 1, self._look)
+        with self._writing:
+            if line != self._line:
+                self._line = line
+                self._write(f"\r{line}\x1b[K")
 
 
-def _clock(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
+class _Stage:
+    """One stage while it runs; called as `step(fraction, what)`."""
+
+    def __init__(self, number: str, name: str) -> None:
+        self.number, self.name = number, name
+        self.began = time.monotonic()
+        self.ended: float | None = None
+        self.fraction: float | None = None
+        self.what = ""
+        self._remaining = Remaining()
+        self._lock = threading.Lock()
+
+    def __call__(self, fraction: float, what: str = "") -> None:
+        with self._lock:
+            self.fraction, self.what = min(max(fraction, 0.0), 1.0), what
+            self._remaining.update(time.monotonic(), self.fraction)
+
+    def say(self, what: str) -> None:
+        """What is being done, where nothing is counted."""
+        self.what = what
+
+    @property
+    def plain(self) -> str:
+        return f"{self.number} {self.name}".strip()
+
+    @property
+    def seconds(self) -> float:
+        return (self.ended or time.monotonic()) - self.began
+
+    @property
+    def left_s(self) -> float | None:
+        with self._lock:
+            return self._remaining.left(time.monotonic())
+
+    def head(self, look: terminal.Look, colour: str = "cyan") -> str:
+        padding = " " * (_HEAD - terminal.cells(self.plain))
+        number = f"{look.style(self.number, 'dim')} " if self.number else ""
+        return f"{number}{look.style(self.name, *(['dim'] if colour == 'dim' else ['bold', colour]))}{padding}"
+
+    def stopped(self, error: BaseException) -> str:
+        how = "stopped" if isinstance(error, KeyboardInterrupt) else "failed"
+        at = f" at {int(self.fraction * 100)} %" if self.fraction else ""
+        return f"{how}{at}{': ' if self.what else ''}{self.what}"
+
+
+def render(stage: _Stage, width: int, look: terminal.Look) -> str:
+    """The running stage in at most `width` columns; 0: however long it gets.
+
+    What is dropped where it gets narrow, in this order: the bar, the end of what is being done, the time that is left;
+    at 40 columns there is one time only, and no column any more.
+    """
+    fraction, left = stage.fraction, stage.left_s
+    what, mark = look.text(" ".join(stage.what.splitlines())), "…" if look.unicode else "..."
+    ending = "" if left is None else f", {about(left)} left" if what else f"{about(left)} left"
+    percent = "     " if fraction is None else f"{int(fraction * 100):>3} %"
+    head, took = stage.head(look), f"{clock(stage.seconds):>5}"
+    if not width:
+        return f"{head}  {took}  {percent}  {what}{ending}".rstrip()
+    bar = 0
+    if width >= _BAR_FROM and fraction is not None:
+        bar = min(max(width // 5, _BAR_COLUMNS[0]), _BAR_COLUMNS[1])
+    used = max(_HEAD, terminal.cells(stage.plain)) + 2 + len(took) + (2 + bar if bar else 0) + 2 + len(percent) + 2
+    room = width - used
+    if room < len(ending) + min(len(what), _NARROWEST):
+        ending = ""
+    if room < _NARROWEST:
+        times = took.strip() if left is None else f"{about(left)} left"
+        return terminal.clipped(" ".join(filter(None, (stage.plain, percent.strip(), times, what))), width, mark)
+    what = terminal.clipped(what, room - len(ending), mark)
+    drawn = f"  {_bar(fraction, bar, look)}" if bar else ""
+    return f"{head}  {took}{drawn}  {percent}  {what}{look.style(ending, 'dim')}".rstrip()
+
+
+def _bar(fraction: float, width: int, look: terminal.Look) -> str:
+    """As many columns as asked for, the half ones too where the terminal has them."""
+    full, half, rest = ("━", "╸", "─") if look.unicode else ("=", ">", ".")
+    halves = int(fraction * width * 2)
+    done = full * (halves // 2) + (half if halves % 2 else "")
+    return look.style(done, "cyan") + look.style(rest * (width - len(done)), "dim")
+
+
+class _Above:
+    """A standard stream while a line is drawn: whole lines go above it, so that nobody's print tears it."""
+
+    def __init__(self, reporter: Reporter, stream) -> None:
+        self._reporter, self._under, self._part, self._process = reporter, stream, "", os.getpid()
+
+    def write(self, text: str) -> int:
+        if os.getpid() != self._process:  # a worker that was forked meanwhile: the lock may be held for ever there
+            return self._under.write(text)
+        *lines, self._part = (self._part + text).split("\n")
+        for line in lines:
+            self._reporter._print(self._under, line)
+        return len(text)
+
+    def end(self) -> None:
+        """What was printed without an end of line."""
+        part, self._part = self._part, ""
+        if part:
+            self._reporter._print(self._under, part)
+
+    def __getattr__(self, name):
+        return getattr(self._under, name)
