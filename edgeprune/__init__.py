@@ -1,12 +1,93 @@
-"""Prune an Ultralytics YOLO for real, and prove it on the drone."""
+"""Prune an Ultralytics YOLO for real, and prove it on the drone.
 
+    import edgeprune as ep
+
+    pruned = ep.prune("best.pt", ratio=0.2, data="data.yaml")
+    tuned = ep.finetune(pruned, "data.yaml", distill="best.pt")
+    ep.compare("best.pt", pruned, tuned, data="data.yaml").save_html("report.html")
+
+What stands in `__all__` is the public API. Importing this imports neither torch nor Ultralytics; the first use does.
+"""
+
+import importlib
 import os
 from importlib.metadata import version
+from typing import TYPE_CHECKING
 
 import edgeprune_device  # noqa: F401  first: it keeps ONNX Runtime's telemetry off
 
 # Before Ultralytics is imported, which would otherwise set one thread. What the user set stays.
-os.environ.setdefault("YOLO_VERBOSE", "False")  # its greetings would stand between our results
 os.environ.setdefault("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0))))
 
 __version__ = version("edgeprune")
+
+if TYPE_CHECKING:
+    from edgeprune_device.accuracy import Accuracy
+    from edgeprune_device.bundle import Bundle
+    from edgeprune_device.errors import EdgepruneError, GateError, InputError
+    from edgeprune_device.target import Target
+
+    from edgeprune.analysis import Analysis
+    from edgeprune.api.analyze import analyze
+    from edgeprune.api.build import Build, build, embedded_demo
+    from edgeprune.api.compare import compare
+    from edgeprune.api.export import Exported, export
+    from edgeprune.api.finetune import Finetuned, finetune
+    from edgeprune.api.prune import Pruned, prune
+    from edgeprune.comparison import Comparison
+    from edgeprune.count import Cost
+    from edgeprune.plan import PrunePlan
+
+__all__ = [
+    "Accuracy",
+    "Analysis",
+    "Build",
+    "Bundle",
+    "Comparison",
+    "Cost",
+    "EdgepruneError",
+    "Exported",
+    "Finetuned",
+    "GateError",
+    "InputError",
+    "PrunePlan",
+    "Pruned",
+    "Target",
+    "__version__",
+    "analyze",
+    "build",
+    "compare",
+    "embedded_demo",
+    "export",
+    "finetune",
+    "prune",
+]
+
+_MODULES = {
+    "edgeprune_device.accuracy": ("Accuracy",),
+    "edgeprune_device.bundle": ("Bundle",),
+    "edgeprune_device.errors": ("EdgepruneError", "GateError", "InputError"),
+    "edgeprune_device.target": ("Target",),
+    "edgeprune.analysis": ("Analysis",),
+    "edgeprune.api.analyze": ("analyze",),
+    "edgeprune.api.build": ("Build", "build", "embedded_demo"),
+    "edgeprune.api.compare": ("compare",),
+    "edgeprune.api.export": ("Exported", "export"),
+    "edgeprune.api.finetune": ("Finetuned", "finetune"),
+    "edgeprune.api.prune": ("Pruned", "prune"),
+    "edgeprune.comparison": ("Comparison",),
+    "edgeprune.count": ("Cost",),
+    "edgeprune.plan": ("PrunePlan",),
+}
+
+
+def __getattr__(name: str) -> object:
+    for module, names in _MODULES.items():
+        if name in names:
+            globals()[name] = value = getattr(importlib.import_module(module), name)
+            return value
+    raise AttributeError(f"module 'edgeprune' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

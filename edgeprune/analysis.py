@@ -14,25 +14,33 @@ left for a short fine-tuning.
 
 from __future__ import annotations
 
+import base64
+import html
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from edgeprune_device.accuracy import Accuracy, Matches
 from edgeprune_device.errors import InputError
+from edgeprune_device.files import write_atomic
 from torch import nn
 
 from edgeprune import budget, criteria, distill, pruning, surgery
 from edgeprune import cost as costs
 from edgeprune.budget import Budget, Unit
 from edgeprune.channels import Channels, trace
-from edgeprune.comparison import aligned
 from edgeprune.compensate import RIDGES
 from edgeprune.count import Cost, count
 from edgeprune.features import Moments, Samples, moments
 from edgeprune.plan import PrunePlan
+from edgeprune.text import aligned
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SCHEMA_VERSION = 1
 #: The budgets that are tried; a half step is added where the recommendation ends.
@@ -119,8 +127,10 @@ def _last(rungs: list[Rung], of: Callable[[Rung], float]) -> Rung | None:
 @dataclass(frozen=True)
 class Analysis:
     """What `analyze` found. uncut: cost and accuracy of the network as it came; rungs: from the smallest cut to the
-    largest; unreached: budgets below what the floors allow; groups: in the order of the network."""
+    largest; unreached: budgets below what the floors allow; groups: in the order of the network; name: of the
+    model."""
 
+    name: str
     kind: str
     criterion: str
     multiple: int
@@ -132,9 +142,32 @@ class Analysis:
     groups: tuple[Sensitivity, ...]
     advice: Advice
 
+    def __str__(self) -> str:
+        return table(self)
+
+    def plot(self) -> Figure:
+        """Accuracy against budget, and the sensitivity of every group, as a matplotlib Figure."""
+        from edgeprune import chart
+
+        return chart.figure(self)
+
+    def save_plot(self, path: str | Path) -> Path:
+        """The same as a PNG."""
+        from edgeprune import chart
+
+        return write_atomic(Path(path), chart.png(self))
+
+    def _repr_html_(self) -> str:
+        from edgeprune import chart
+
+        picture = base64.b64encode(chart.png(self)).decode()
+        text = html.escape(table(self))
+        return f'<img alt="{text}" style="max-width:100%" src="data:image/png;base64,{picture}">'
+
     def to_json(self) -> dict:
         return {
             "schema_version": SCHEMA_VERSION,
+            "name": self.name,
             "kind": self.kind,
             "criterion": self.criterion,
             "channel_multiple": self.multiple,
@@ -164,6 +197,7 @@ def analyze(
     samples: Samples,
     judges: torch.Tensor,
     measure: Measure,
+    name: str = "model",
     step: Step = lambda fraction, what: None,
 ) -> Analysis:
     """Try a ladder of budgets and every group; the network is scored once, and not changed.
@@ -174,6 +208,7 @@ def analyze(
         samples: training pictures to score and to compensate with.
         judges: (N, 3, H, W) float32 pictures, none of `samples`, on which predictions are compared.
         measure: accuracy on pictures that are none of `samples`.
+        name: what the model is called.
 
     Raises:
         InputError: not a budget of the ladder can be reached.
@@ -190,7 +225,7 @@ def analyze(
         model, channels, scores, units, samples.pictures, judges, lambda f, what: step(0.6 + 0.4 * f, what)
     )
     return Analysis(
-        kind, criterion, multiple, imgsz, ladder.uncut, ladder.accuracy, tuple(rungs), tuple(unreached),
+        name, kind, criterion, multiple, imgsz, ladder.uncut, ladder.accuracy, tuple(rungs), tuple(unreached),
         tuple(groups), Advice.of(rungs),
     )  # fmt: skip
 

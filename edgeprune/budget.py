@@ -55,6 +55,20 @@ class Budget:
         if not inside(self.value):
             raise InputError(f"{self.kind} {self.value:g} is outside {span}: it is {means}")
 
+    @classmethod
+    def asked(cls, **given: float | None) -> Budget:
+        """The one of ratio, macs, params, latency_ratio, latency_ms that is given; milliseconds stay so until they have
+        been measured.
+
+        Raises:
+            InputError: none or several are given, or the value is outside its range.
+        """
+        chosen = {name: value for name, value in given.items() if value is not None}
+        if len(chosen) != 1:
+            raise InputError(f"give one budget, not {len(chosen)}: {', '.join(given)}")
+        name, value = next(iter(chosen.items()))
+        return cls("latency" if name == "latency_ratio" else name, value)
+
     def __str__(self) -> str:
         return f"{self.kind} {self.value:g}"
 

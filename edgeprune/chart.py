@@ -3,29 +3,38 @@
 from __future__ import annotations
 
 import io
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from edgeprune.analysis import COLLAPSE, KEEP, SHARE, Analysis, Sensitivity
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 _BLUE, _GREEN, _RED, _GREY = "#1f5fa8", "#2a8a3e", "#c0392b", "#777777"
 _COUNTED = {"macs": "multiply-accumulates left", "params": "parameters left", "ratio": "prunable channels removed"}
 
 
-def draw(found: Analysis, name: str) -> bytes:
-    """A PNG. name: what was analysed, for the title."""
+def figure(found: Analysis) -> Figure:
+    """The plot as a matplotlib Figure."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     width = max(9.0, 1.5 + 0.2 * len(found.groups))
-    figure = Figure(figsize=(width, 9.5), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
-    above, below = figure.subplots(2, 1, height_ratios=(1, 1.1))
-    figure.suptitle(f"{name} at {found.imgsz} px, pruned and compensated, before any training", fontsize=12)
+    drawn = Figure(figsize=(width, 9.5), dpi=120, layout="constrained")
+    FigureCanvasAgg(drawn)
+    above, below = drawn.subplots(2, 1, height_ratios=(1, 1.1))
+    drawn.suptitle(f"{found.name} at {found.imgsz} px, pruned and compensated, before any training", fontsize=12)
     _whole(above, found)
     _groups(below, found.groups)
+    return drawn
+
+
+def png(found: Analysis) -> bytes:
+    """The plot as a PNG."""
     stream = io.BytesIO()
-    figure.savefig(stream, format="png")
+    figure(found).savefig(stream, format="png")
     return stream.getvalue()
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import io
+import tempfile
 import warnings
 import zipfile
 from collections.abc import Mapping
@@ -97,6 +98,34 @@ def load(path: str | Path, tasks: tuple[str, ...] = ("detect",)) -> Checkpoint:
     _check(path, model, tasks)
     extra = {k: v for k, v in raw.items() if k not in ("model", "ema", "optimizer")}
     return Checkpoint(path, _ready(model, raw), extra)
+
+
+def of_network(model: nn.Module, path: Path, arguments: Mapping, tasks: tuple[str, ...] = ("detect",)) -> Checkpoint:
+    """A network in memory as a Checkpoint. It is taken as it is, not copied, and made float32 and eval on the CPU.
+
+    path: names it in messages; arguments: what it was trained with.
+
+    Raises:
+        InputError: not an Ultralytics network that edgeprune takes, or one whose batch norms were fused away.
+    """
+    kind = type(model).__name__
+    if kind in _TASK_OF and not any(isinstance(m, nn.BatchNorm2d) for m in model.modules()):
+        raise InputError(f"this {kind} was fused (YOLO.predict and val do that in place): open its file anew")
+    _check(path, model, tasks)
+    raw = {"train_args": dict(arguments)}
+    return Checkpoint(path, _ready(model.cpu(), raw), raw)
+
+
+def as_yolo(source: Checkpoint):
+    """The network as an Ultralytics YOLO of its own, as if its file had been opened."""
+    from ultralytics import YOLO
+
+    with tempfile.TemporaryDirectory(prefix="edgeprune-") as folder, _quiet(), safe_load():
+        path = Path(folder) / f"{source.path.stem}.pt"
+        save(path, source.model, like=source)
+        opened = YOLO(str(path), task=source.task)
+    opened.ckpt_path = opened.model.pt_path = str(source.path)
+    return opened
 
 
 def _check(path: Path, model: nn.Module, tasks: tuple[str, ...]) -> None:

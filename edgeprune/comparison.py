@@ -1,47 +1,164 @@
-"""Several models side by side in one table, measured in one run, in turns."""
+"""Several models side by side, measured in one run, in turns: what `compare` and the end of `build` have to show.
+
+Knows nothing of HTML (page/) and of terminals beyond aligned text.
+"""
 
 from __future__ import annotations
 
+import ast
+import hashlib
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import onnx
-from edgeprune_device import keys, runtimes, strict_json, vision
+from edgeprune_device import clock, keys, runtimes, strict_json
+from edgeprune_device.accuracy import Accuracy
 from edgeprune_device.bundle import Bundle
+from edgeprune_device.environment import Environment
 from edgeprune_device.errors import InputError
+from edgeprune_device.files import write_atomic
 from edgeprune_device.report import BenchReport
 
-from edgeprune import checkpoint, measure
-from edgeprune import exporting
-from edgeprune.count import Cost, count
+from edgeprune import checkpoint, exporting, gallery, measure, versions
+from edgeprune.count import Cost, count, widths
 from edgeprune.dataset import Dataset, check_names
 from edgeprune.store import Store
+from edgeprune.text import number, table
 
-SCHEMA_VERSION = 1
-#: Confidence from which a detection counts as an object found, as `yolo predict` has it.
-FOUND_CONF = 0.25
+SCHEMA_VERSION = 2
+#: Pictures that a gallery shows unless told otherwise.
+GALLERY = 12
+#: Says of a file with FP16 or signed INT8 inside what its time on a CPU is worth.
+FOR_A_GPU = "a file for a GPU, run by ONNX Runtime on this CPU: its time here says nothing of the target's"
 
 
 @dataclass(frozen=True)
 class Item:
-    """A thing to compare: its name, file, names of classes, input size, cost where countable, and its ONNX bytes.
-
-    `described` says what the accuracy was measured with; session() opens it.
-    """
+    """A model to compare. cost, layers: where they can be counted; model: its ONNX bytes; session: opens what the
+    accuracy is measured with."""
 
     name: str
     path: Path
     size_bytes: int
+    sha256: str | None
     names: tuple[str, ...]
     imgsz: int
     cost: Cost | None
+    layers: dict[str, int] | None
     model: bytes
-    session: Callable
+    session: Callable[[], Any]
+    caveat: str | None = None
 
 
-def open_item(text: str, imgsz: int | None) -> list[Item]:
+@dataclass(frozen=True)
+class Row:
+    """One model's figures; what was not measured is None.
+
+    layers: output channels of each convolution; latency_ms, stages_ms, fps_*: see measure.Timing; pictures: that the
+    accuracy was measured on; objects_found: detections of confidence >= 0.25; recorded: figures of another run, on
+    `machine`; caveat: why a figure is not what it seems.
+    """
+
+    name: str
+    path: str
+    sha256: str | None = None
+    imgsz: int | None = None
+    size_bytes: int | None = None
+    parameters: int | None = None
+    macs: int | None = None
+    channels: int | None = None
+    layers: Mapping[str, int] | None = None
+    latency_ms: Mapping[str, Any] | None = None
+    stages_ms: Mapping[str, float] | None = None
+    fps_inference_only: float | None = None
+    fps_end_to_end: float | None = None
+    map50: float | None = None
+    map50_95: float | None = None
+    small_map50_95: float | None = None
+    per_class: Sequence[Mapping[str, Any]] | None = None
+    pictures: int | None = None
+    objects_found: int | None = None
+    measured_with: str | None = None
+    mj_per_frame: float | None = None
+    verdict: str | None = None
+    recorded: bool = False
+    machine: str | None = None
+    caveat: str | None = None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Models side by side; the first is what the others are compared with.
+
+    kind: "compare" or "build"; reproduce: shell lines; data: {path, sha256, pictures, boxes, train_in_val} of the
+    pictures that judged; machine, versions: where it was measured; gates: {name, limit, found, passed}; gallery: see
+    gallery.choose; more: what a build has to say beside.
+    """
+
+    title: str
+    kind: str
+    created: str
+    reproduce: tuple[str, ...]
+    data: Mapping[str, Any] | None
+    machine: Mapping[str, Any]
+    items: tuple[Row, ...]
+    classes: tuple[str, ...] = ()
+    gates: tuple[Mapping[str, Any], ...] = ()
+    gallery: Mapping[str, Any] | None = None
+    more: Mapping[str, Any] | None = None
+    schema_version: int = SCHEMA_VERSION
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any], what: str = "comparison") -> Comparison:
+        """The inverse of to_json. InputError: it is none, or of another version."""
+        known = {f.name for f in fields(cls)}
+        if not isinstance(data, dict) or data.get("schema_version") != SCHEMA_VERSION or set(data) != known:
+            raise InputError(f"{what}: not a comparison of this version of edgeprune")
+        tuples = {k: tuple(data[k]) for k in ("reproduce", "classes", "gates")}
+        return cls(**{**data, **tuples, "items": tuple(Row(**item) for item in data["items"])})
+
+    @cached_property
+    def _html(self) -> str:
+        from edgeprune import page
+
+        return page.render(self.to_json())
+
+    def html(self) -> str:
+        """The whole page: self-contained, pictures included."""
+        return self._html
+
+    def save_html(self, path: str | Path) -> Path:
+        """Write the page, whole or not at all."""
+        return write_atomic(Path(path), self.html())
+
+    def save_json(self, path: str | Path) -> Path:
+        """Write what the page is made from."""
+        return write_atomic(Path(path), strict_json.canonical(self.to_json()) + b"\n")
+
+    def pareto(self) -> str:
+        """The plot of latency against mAP, as SVG."""
+        from edgeprune import page
+
+        return page.pareto(self.to_json())
+
+    def _repr_html_(self) -> str:
+        from edgeprune import page
+
+        return page.fragment(self.to_json())
+
+    def __str__(self) -> str:
+        return as_text(self)
+
+
+# -- what can be compared ----------------------------------------------------------------------------------------------
+def open_item(text: str | Path, imgsz: int | None, name: str | None = None) -> list[Item]:
     """The item(s) behind an argument: a .pt, an .onnx, or a bundle (one item per model in it).
 
     Raises:
@@ -51,21 +168,96 @@ def open_item(text: str, imgsz: int | None) -> list[Item]:
     if not path.is_file():
         raise InputError(f"{path}: no such file")
     if path.suffix == ".pt":
-        return [_checkpoint(path, imgsz)]
+        loaded = checkpoint.load(path)
+        return [of_model(loaded, imgsz, name or path.name, path.stat().st_size, _sha256(path.read_bytes()))]
     if path.suffix == ".onnx":
-        return [_onnx(path.name, path, path.read_bytes(), path.stat().st_size)]
+        data = path.read_bytes()
+        return [_onnx(name or path.name, path, data, len(data))]
     if path.suffix == ".epb":
         bundle = Bundle.open(path)
         entries = bundle.manifest.models.items()
         return [
-            _onnx(f"{path.stem}:{p}", path, bundle.read(e["payload"]), bundle.payloads[e["payload"]].size_bytes)
+            _onnx(f"{name or path.stem}:{p}", path, bundle.read(e["payload"]), bundle.payloads[e["payload"]].size_bytes)
             for p, e in entries
             if e["payload"]
         ]
     raise InputError(f"{path}: compare takes .pt, .onnx and .epb files, and .json reports")
 
 
-def recorded(text: str) -> list[dict]:
+def of_model(
+    source: checkpoint.Checkpoint, imgsz: int | None, name: str, size_bytes: int, sha256: str | None = None
+) -> Item:
+    """A network as an item; what is timed is its ONNX export."""
+    size = source.input_size(imgsz)
+    exported = exporting.to_onnx(source.model, (size, size)).SerializeToString()
+    return Item(
+        name, source.path, size_bytes, sha256, tuple(source.names), size, count(source.model, (size, size)),
+        widths(source.model), exported, lambda: measure.TorchSession(source.model),
+    )  # fmt: skip
+
+
+def _onnx(name: str, path: Path, data: bytes, size_bytes: int) -> Item:
+    try:
+        model = onnx.load_from_string(data)
+        shape = [d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim]
+    except Exception as error:  # protobuf's DecodeError and its kin
+        raise InputError(f"{path}: not an ONNX file ({' '.join(str(error).split())[:80]})") from error
+    if len(shape) != 4 or shape[0] != 1 or shape[2] != shape[3] or not shape[2]:
+        raise InputError(f"{path}: input of shape {shape}; compare takes static (1, 3, N, N) detectors")
+    # As ONNX Runtime runs it on this machine: that is what the latency beside it belongs to.
+    return Item(
+        name, path, size_bytes, _sha256(data), _names(model, path), shape[2], None, layers_of(model), data,
+        lambda: runtimes.open(data, "ort"), FOR_A_GPU if for_a_gpu(model) else None,
+    )  # fmt: skip
+
+
+def for_a_gpu(model: onnx.ModelProto) -> bool:
+    """Whether it has FP16 values, or signed INT8 activations, which no CPU is fast at."""
+    half = any(t.data_type == onnx.TensorProto.FLOAT16 for t in model.graph.initializer)
+    types = {t.name: t.data_type for t in model.graph.initializer}
+    quantized = [n for n in model.graph.node if n.op_type == "QuantizeLinear"]
+    signed = any(types.get(n.input[2]) == onnx.TensorProto.INT8 for n in quantized if len(n.input) > 2)
+    return half or signed
+
+
+def layers_of(model: onnx.ModelProto) -> dict[str, int]:
+    """{layer: output channels} of each convolution, by the names that the weights had in the network."""
+    shapes = {t.name: t.dims for t in model.graph.initializer}
+    makers = {n.output[0]: n for n in model.graph.node}
+    found = {}
+    for node in model.graph.node:
+        if node.op_type != "Conv":
+            continue
+        name = node.input[1]
+        while name not in shapes and name in makers:  # behind Q/DQ or a cast
+            name = makers[name].input[0]
+        layer = re.match(r"(.*?)\.weight", name)
+        if layer and name in shapes:
+            found[layer[1]] = int(shapes[name][0])
+    return found
+
+
+def _names(model: onnx.ModelProto, path: Path) -> tuple[str, ...]:
+    meta = {p.key: p.value for p in model.metadata_props}
+    try:
+        names = ast.literal_eval(meta["names"])
+        return tuple(str(names[i]) for i in range(len(names)))
+    except (KeyError, ValueError, SyntaxError, TypeError):
+        raise InputError(f"{path}: no class names in its metadata; export it with edgeprune or Ultralytics") from None
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+# -- what was recorded elsewhere ---------------------------------------------------------------------------------------
+def is_recorded(text: str) -> bool:
+    """Whether an item is a report (see `recorded`) and not a model."""
+    found = text.endswith(".json") or text == "reports" or re.fullmatch("[0-9a-f]{6,64}", text)
+    return bool(found) and (text.endswith(".json") or not Path(text).is_file())  # a folder may have such a name
+
+
+def recorded(text: str) -> list[Row]:
     """The rows of a bench report's file, of the one in the store whose id begins so, or ("reports") of all there:
     figures of another run, perhaps of another machine, and marked so.
 
@@ -90,40 +282,32 @@ def recorded(text: str) -> list[dict]:
     return [_recorded(report, path, path.name)]
 
 
-def is_recorded(text: str) -> bool:
-    """Whether an item is a report (see `recorded`) and not a model."""
-    found = text.endswith(".json") or text == "reports" or re.fullmatch("[0-9a-f]{6,64}", text)
-    return bool(found) and (text.endswith(".json") or not Path(text).is_file())  # a folder may have such a name
-
-
-def _recorded(report: BenchReport, path: Path, name: str) -> dict:
+def _recorded(report: BenchReport, path: Path, name: str) -> Row:
     accuracy, infer = report.accuracy, report.stages.get("infer", {})
     board = (report.board or {}).get("model") or report.environment.cpu or "an unknown machine"
     state = report.verdict["state"]
-    return {
-        "name": f"{name}:{report.precision} *",
-        "path": str(path),
-        "imgsz": None,
-        "size_bytes": report.model["size_bytes"],
-        "parameters": None,
-        "macs": None,
-        "channels": None,
-        "latency_ms": {
+    stages = {k: report.stages[k]["p50_ms"] for k in ("decode", "pre", "infer", "post") if k in report.stages}
+    samples = infer.get("samples_ns") or []
+    return Row(
+        name=f"{name}:{report.precision} *",
+        path=str(path),
+        sha256=report.model["sha256"],
+        size_bytes=report.model["size_bytes"],
+        latency_ms={
             "p50": infer.get("p50_ms"), "p90": infer.get("p90_ms"), "speedup": None, "rounds": infer.get("samples"),
             "threads": report.runtime.get("threads"), "runtime": report.runtime["description"],
+            "samples": [round(ns / 1e6, 3) for ns in samples] or None,
         },
-        "fps_inference_only": report.fps_inference,
-        "map50": accuracy.map50 if accuracy else None,
-        "map50_95": accuracy.map50_95 if accuracy else None,
-        "small_map50_95": accuracy.small_map50_95 if accuracy else None,
-        "per_class": _per_class(accuracy),
-        "objects_found": None,
-        "pictures": accuracy.pictures if accuracy else None,
-        "measured_with": f"recorded by bench on {board}, {report.created}, {state}, {_signer(report)}",
-        "fps_end_to_end": report.fps_end_to_end,
-        "mj_per_frame": report.power["mj_per_frame_gross"] if report.power else None,
-        "verdict": state,
-    }  # fmt: skip
+        stages_ms=stages if len(stages) == 4 else None,
+        fps_inference_only=report.fps_inference,
+        fps_end_to_end=report.fps_end_to_end,
+        **accuracy_of(accuracy),
+        measured_with=f"recorded by bench on {board}, {report.created}, {state}, {_signer(report)}",
+        mj_per_frame=report.power["mj_per_frame_gross"] if report.power else None,
+        verdict=state,
+        recorded=True,
+        machine=board,
+    )  # fmt: skip
 
 
 def _signer(report: BenchReport) -> str:
@@ -134,60 +318,38 @@ def _signer(report: BenchReport) -> str:
     return f"signed by {name or f'{fingerprint}, which is not enrolled here'}"
 
 
-def _per_class(accuracy) -> list[dict] | None:
+def accuracy_of(accuracy: Accuracy | None) -> dict[str, Any]:
+    """The fields of a Row that an Accuracy fills."""
     if accuracy is None:
-        return None
-    return [{"name": c.name, "boxes": c.boxes, "map50_95": c.map50_95} for c in accuracy.per_class]
+        return {}
+    return {
+        "map50": accuracy.map50,
+        "map50_95": accuracy.map50_95,
+        "small_map50_95": accuracy.small_map50_95,
+        "per_class": [
+            {"name": c.name, "boxes": c.boxes, "map50": c.map50, "map50_95": c.map50_95} for c in accuracy.per_class
+        ],
+        "pictures": accuracy.pictures,
+    }
 
 
-def _checkpoint(path: Path, imgsz: int | None) -> Item:
-    loaded = checkpoint.load(path)
-    size = loaded.input_size(imgsz)
-    exported = exporting.to_onnx(loaded.model, (size, size)).SerializeToString()
-    return Item(
-        path.name, path, path.stat().st_size, tuple(loaded.names), size, count(loaded.model, (size, size)), exported,
-        lambda: measure.TorchSession(loaded.model),
-    )  # fmt: skip
-
-
-def _onnx(name: str, path: Path, data: bytes, size_bytes: int) -> Item:
-    try:
-        model = onnx.load_from_string(data)
-        shape = [d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim]
-    except Exception as error:  # protobuf's DecodeError and its kin
-        raise InputError(f"{path}: not an ONNX file ({' '.join(str(error).split())[:80]})") from error
-    if len(shape) != 4 or shape[0] != 1 or shape[2] != shape[3] or not shape[2]:
-        raise InputError(f"{path}: input of shape {shape}; compare takes static (1, 3, N, N) detectors")
-    # As ONNX Runtime runs it on this machine: that is what the latency beside it belongs to.
-    return Item(
-        name, path, size_bytes, _names(model, path), shape[2], None, data, lambda: runtimes.open(data, "ort")
-    )
-
-
-def _names(model: onnx.ModelProto, path: Path) -> tuple[str, ...]:
-    import ast
-
-    meta = {p.key: p.value for p in model.metadata_props}
-    try:
-        names = ast.literal_eval(meta["names"])
-        return tuple(str(names[i]) for i in range(len(names)))
-    except (KeyError, ValueError, SyntaxError, TypeError):
-        raise InputError(f"{path}: no class names in its metadata; export it with edgeprune or Ultralytics") from None
-
-
+# -- comparing ---------------------------------------------------------------------------------------------------------
 def compare(
     items: Sequence[Item],
     dataset: Dataset | None,
-    reports: Sequence[dict] = (),
+    reports: Sequence[Row] = (),
     *,
     threads: int = 1,
     rounds: int = 40,
+    pictures: int = GALLERY,
+    reproduce: Sequence[str] = (),
     step: Callable[[float, str], None] = lambda fraction, what: None,
-) -> dict:
-    """Measure every item: cost, latency in turns, and on a data set mAP and the objects found. The rows of `reports`
-    follow as they were recorded.
+) -> Comparison:
+    """Measure every item: cost, latency in turns, and on a data set mAP, the objects found, and the stages around the
+    network. The rows of `reports` follow as they were recorded. pictures: how many the gallery shows.
 
-    Returns the Comparison as JSON; a figure that was not measured is null.
+    Raises:
+        InputError: nothing to compare, or models of different classes.
     """
     if not items and not reports:
         raise InputError("compare: give at least one .pt, .onnx or .epb file, or a report")
@@ -196,104 +358,136 @@ def compare(
             raise InputError(f"{item.name} and {items[0].name} have different classes; they cannot be compared")
     if dataset is not None and items:
         check_names(dataset, list(items[0].names))
-    keys = [f"{i}:{item.name}" for i, item in enumerate(items)]
-    took: dict[str, dict] = {}
-    for size in dict.fromkeys(item.imgsz for item in items):  # turns only make sense on one input
-        group = {k: item.model for k, item in zip(keys, items) if item.imgsz == size}
-        step(0.0, f"timing {len(group)} models at {size} px")
-        timed = measure.latency(group, size, threads=threads, rounds=rounds)
-        if size != items[0].imgsz:
-            timed = {k: {**t, "speedup": None} for k, t in timed.items()}
-        took.update(timed)
-    rows = []
-    for i, (key, item) in enumerate(zip(keys, items)):
-        accuracy = found = None
-        session = item.session()
+    names = _unique([item.name for item in items] + [row.name for row in reports])
+    took = _timed(items, names, dataset, threads, rounds, step)
+    rows, shown = [], {}
+    for i, (name, item) in enumerate(zip(names, items)):
+        accuracy, session = None, item.session()
         if dataset is not None:
 
-            def shown(done, name=item.name, i=i):
-                step((i + done / len(dataset.val)) / len(items), f"{name} {done}/{len(dataset.val)} pictures")
+            def told(done, name=name, i=i):
+                total = len(dataset.val)
+                step(0.2 + 0.8 * (i + done / total) / len(items), f"{name} {done}/{total} pictures")
 
-            accuracy, _ = measure.evaluate(session, dataset, dataset.val, item.imgsz, shown)
-            found = objects_found(session, dataset.val, item)
-        rows.append(_row(item, took[key], accuracy, found, session.description))
+            shown[name] = []
+            accuracy, _ = measure.evaluate(session, dataset, dataset.val, item.imgsz, told, shown[name])
+        rows.append(_row(item, name, took[name], accuracy, shown.get(name), session.description))
+    rows += [Row(**{**vars(row), "name": name}) for row, name in zip(reports, names[len(items) :])]
+    return Comparison(
+        title=", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else ""),
+        kind="compare",
+        created=clock.wall(),
+        reproduce=tuple(reproduce),
+        data=None if dataset is None else about(dataset, dataset.overlap()),
+        machine=machine(),
+        items=tuple(rows),
+        classes=items[0].names if items else (),
+        gallery=shown_best(dataset, shown, pictures) if shown and pictures else None,
+    )
+
+
+def _unique(names: Sequence[str]) -> list[str]:
+    """Two files of one name are told apart by a number."""
+    taken: dict[str, int] = {}
+    found = []
+    for name in names:
+        taken[name] = taken.get(name, 0) + 1
+        found.append(name if taken[name] == 1 else f"{name} ({taken[name]})")
+    return found
+
+
+def _timed(items, names, dataset, threads: int, rounds: int, step) -> dict[str, dict]:
+    """name -> measure.Timing as JSON."""
+    took: dict[str, dict] = {}
+    for size in dict.fromkeys(item.imgsz for item in items):  # turns only make sense on one input
+        group = {name: item.model for name, item in zip(names, items) if item.imgsz == size}
+        step(0.0, f"timing {len(group)} models at {size} px")
+        val, classes = (dataset.val, len(dataset.names)) if dataset else ((), 0)
+        timed = measure.latency(group, size, val, classes=classes, threads=threads, rounds=rounds)
+        for name, timing in timed.items():
+            took[name] = timing.to_json()
+            if size != items[0].imgsz:
+                took[name]["latency_ms"]["speedup"] = None
+    return took
+
+
+def _row(item: Item, name: str, took: dict, accuracy: Accuracy | None, shown, described: str) -> Row:
+    return Row(
+        name=name,
+        path=str(item.path),
+        sha256=item.sha256,
+        imgsz=item.imgsz,
+        size_bytes=item.size_bytes,
+        layers=item.layers,
+        **(item.cost.to_json() if item.cost else {}),
+        **took,
+        **accuracy_of(accuracy),
+        objects_found=None if shown is None else sum(map(len, shown)),
+        measured_with=described,
+        caveat=item.caveat,
+    )
+
+
+def about(dataset: Dataset, train_in_val: int) -> dict[str, Any]:
+    """What is said of the pictures that judged. train_in_val: how many of them are training pictures, too."""
     return {
-        "schema_version": SCHEMA_VERSION,
-        "data": str(dataset.path) if dataset else None,
-        "pictures": len(dataset.val) if dataset else None,
-        "items": [*rows, *reports],
+        "path": str(dataset.path),
+        "sha256": dataset.sha256,
+        "pictures": len(dataset.val),
+        "boxes": int(dataset.boxes(dataset.val).sum()),
+        "train_in_val": train_in_val,
     }
 
 
-def objects_found(session, pictures: Sequence[Path], item: Item) -> int:
-    """Detections of confidence >= 0.25 after NMS, over all pictures."""
-    total = 0
-    for path in pictures:
-        x, _ = vision.letterbox(vision.decode(path), item.imgsz)
-        total += len(vision.detections(session.infer(x), classes=len(item.names), conf=FOUND_CONF, iou=0.7))
-    return total
+def machine() -> dict[str, Any]:
+    """This machine, and the versions that matter."""
+    found = Environment.read().to_json()
+    return {**found, "packages": {**found["packages"], **versions.of_packages()}}
 
 
-def _row(item: Item, took: dict, accuracy, found: int | None, described: str) -> dict:
-    cost = item.cost.to_json() if item.cost else {"parameters": None, "macs": None, "channels": None}
-    return {
-        "name": item.name,
-        "path": str(item.path),
-        "imgsz": item.imgsz,
-        "size_bytes": item.size_bytes,
-        **cost,
-        "latency_ms": took,
-        "fps_inference_only": round(1000 / took["p50"], 1),
-        "map50": accuracy.map50 if accuracy else None,
-        "map50_95": accuracy.map50_95 if accuracy else None,
-        "small_map50_95": accuracy.small_map50_95 if accuracy else None,
-        "per_class": _per_class(accuracy),
-        "objects_found": found,
-        "pictures": accuracy.pictures if accuracy else None,
-        "measured_with": described,
-    }
+def shown_best(dataset: Dataset, shown: Mapping[str, Sequence], count: int) -> dict[str, Any]:
+    """gallery.choose over the validation pictures."""
+    shapes = [measure.shape(picture) for picture in dataset.val]
+    truths = [dataset.truth(picture, shape) for picture, shape in zip(dataset.val, shapes)]
+    return gallery.choose(dataset.val, truths, shapes, shown, count, conf=measure.SHOWN_CONF)
 
 
-def table(comparison: dict) -> str:
+# -- as text -----------------------------------------------------------------------------------------------------------
+def as_text(comparison: Comparison) -> str:
     """The comparison as aligned text."""
     head = ["model", "params M", "GMACs", "channels", "size MB", "ms p50", "x", "FPS", "mAP50-95", "mAP50", "found"]
-    rows = [head, *(_cells(item) for item in comparison["items"])]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
-    lines = [aligned(row, widths) for row in rows]
-    took = comparison["items"][0]["latency_ms"]
+    lines = table([head, *(_cells(row) for row in comparison.items)])
+    measured = [row for row in comparison.items if not row.recorded]
     lines.append("")
-    lines.append(f"ms, x, FPS: inference alone (no pre- or post-processing), {took['runtime']}, in turns;")
-    lines.append("x: speed relative to the first row.  -: not measured or not countable in this form.")
-    for item in comparison["items"]:
-        if item["name"].endswith("*"):
-            runtime = item["latency_ms"]["runtime"]
-            on = f"; mAP on {item['pictures']} pictures" if item["pictures"] else ""
-            lines.append(f"*: {item['path']}: {item['measured_with']}, {runtime}{on}; not of this run.")
-    if comparison["pictures"]:
-        lines.append(f"mAP: {comparison['pictures']} pictures, conf 0.001, IoU 0.7; found: detections of conf >= 0.25.")
+    if measured:
+        runtime = measured[0].latency_ms["runtime"]
+        lines.append(f"ms, x, FPS: inference alone (no pre- or post-processing), {runtime}, in turns;")
+        lines.append("x: speed relative to the first row.  -: not measured or not countable in this form.")
+    for row in comparison.items:
+        if row.recorded:
+            on = f"; mAP on {row.pictures} pictures" if row.pictures else ""
+            lines.append(f"*: {row.path}: {row.measured_with}, {row.latency_ms['runtime']}{on}; not of this run.")
+    for caveat in dict.fromkeys(row.caveat for row in measured if row.caveat):
+        names = ", ".join(row.name for row in measured if row.caveat == caveat)
+        lines.append(f"of {names}: {caveat}.")
+    if comparison.data and measured:
+        pictures = comparison.data["pictures"]
+        lines.append(f"mAP: {pictures} pictures, conf 0.001, IoU 0.7; found: detections of conf >= 0.25.")
     return "\n".join(lines)
 
 
-def aligned(row: Sequence[str], widths: Sequence[int]) -> str:
-    """The first cell to the left, the figures to the right."""
-    return "  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths)))
-
-
-def _cells(item: dict) -> list[str]:
-    def number(value, scale=1.0, digits=2):
-        return "-" if value is None else f"{value / scale:.{digits}f}"
-
-    took = item["latency_ms"]
+def _cells(row: Row) -> list[str]:
+    took = row.latency_ms or {}
     return [
-        item["name"],
-        number(item["parameters"], 1e6),
-        number(item["macs"], 1e9),
-        "-" if item["channels"] is None else str(item["channels"]),
-        number(item["size_bytes"], 1e6),
-        number(took["p50"]),
-        number(took["speedup"]),
-        number(item["fps_inference_only"], 1, 1),
-        number(item["map50_95"], 1, 3),
-        number(item["map50"], 1, 3),
-        "-" if item["objects_found"] is None else str(item["objects_found"]),
+        row.name,
+        number(row.parameters, 2, 1e6),
+        number(row.macs, 2, 1e9),
+        number(row.channels, 0),
+        number(row.size_bytes, 2, 1e6),
+        number(took.get("p50")),
+        number(took.get("speedup")),
+        number(row.fps_inference_only, 1),
+        number(row.map50_95, 3),
+        number(row.map50, 3),
+        number(row.objects_found, 0),
     ]

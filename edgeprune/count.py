@@ -44,3 +44,8 @@ def count(model: nn.Module, imgsz: tuple[int, int]) -> Cost:
         for hook in hooks:
             hook.remove()
     return Cost(sum(p.numel() for p in model.parameters()), macs, channels)
+
+
+def widths(model: nn.Module) -> dict[str, int]:
+    """{convolution: output channels}, in the order of the network."""
+    return {name: m.out_channels for name, m in model.named_modules() if isinstance(m, nn.Conv2d)}

@@ -6,19 +6,24 @@ machine's CPU, the models taking turns picture by picture, so that a busy moment
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import onnx
 import torch
-from edgeprune_device import accuracy, evaluation
+from edgeprune_device import accuracy, evaluation, vision
 from edgeprune_device.accuracy import Accuracy, Matches
 from torch import nn
 
 from edgeprune.dataset import Dataset
+from edgeprune.samples import pick
 
+#: Confidence from which a detection is shown, and counts as an object found: as `yolo predict` has it.
+SHOWN_CONF = 0.25
 #: The Exif tag.
 _ORIENTATION = 0x0112
 
@@ -63,13 +68,23 @@ def evaluate(
     pictures: Sequence[Path],
     imgsz: int,
     progress: Callable[[int], None] | None = None,
+    shown: list[np.ndarray] | None = None,
 ) -> tuple[Accuracy, Matches]:
-    """COCO mAP of `session` on labelled pictures, and the matches behind it (for bootstrap intervals and subsets)."""
+    """COCO mAP of `session` on labelled pictures, and the matches behind it (for bootstrap intervals and subsets).
+
+    shown: is given each picture's detections as `yolo predict` would show them, of the same inference: (n, 6)
+    [x1, y1, x2, y2, score, class] in picture px, score >= SHOWN_CONF.
+    """
+    classes = list(dataset.names)
     items = [(p.name, str(p), truth(dataset, p)) for p in pictures]
+
+    def seen(outputs, box):
+        shown.append(box.undo(vision.detections(outputs, classes=len(classes), conf=SHOWN_CONF)))
+
     found_accuracy, found = evaluation.evaluate(
-        session, items, imgsz=imgsz, classes=list(dataset.names), progress=progress
+        session, items, imgsz=imgsz, classes=classes, progress=progress, seen=None if shown is None else seen
     )
-    return found_accuracy, accuracy.match(found, [truth for _, _, truth in items], list(dataset.names))
+    return found_accuracy, accuracy.match(found, [truth for _, _, truth in items], classes)
 
 
 def score(session, dataset: Dataset, pictures: Sequence[Path], imgsz: int) -> float:
@@ -78,14 +93,19 @@ def score(session, dataset: Dataset, pictures: Sequence[Path], imgsz: int) -> fl
     return float("nan") if found is None else found
 
 
-def truth(dataset: Dataset, picture: Path) -> np.ndarray:
+def shape(picture: Path) -> tuple[int, int]:
+    """(height, width) of a picture, upright."""
     from PIL import Image
 
     with Image.open(picture) as image:
         width, height = image.size
         if image.getexif().get(_ORIENTATION, 1) >= 5:  # lying on its side: decode() turns it, labels mean it turned
             width, height = height, width
-    return dataset.truth(picture, (height, width))
+    return height, width
+
+
+def truth(dataset: Dataset, picture: Path) -> np.ndarray:
+    return dataset.truth(picture, shape(picture))
 
 
 def bootstrap(a: Matches, b: Matches, score: Callable[[Accuracy], float], *, samples: int = 1000, seed: int = 0):
@@ -103,39 +123,92 @@ def bootstrap(a: Matches, b: Matches, score: Callable[[Accuracy], float], *, sam
     return score(a.accuracy()) - score(b.accuracy()), float(low), float(high)
 
 
-def latency(
-    models: dict[str, bytes | Path], imgsz: int, *, threads: int = 1, rounds: int = 40, warmup: int = 5
-) -> dict[str, dict]:
-    """Inference time of ONNX models, milliseconds, in turns.
+@dataclass(frozen=True)
+class Timing:
+    """One model's times, ms, of the same rounds as those it was timed beside.
 
-    Returns name -> {"p50", "p90", "rounds", "threads", "runtime"}, and under "speedup" the median over rounds of the
-    first model's time divided by this one's.
+    stages: decode, pre, infer, post of a picture a round (rounds,), or infer alone where there were no pictures;
+    speedup: median over rounds of the first model's inference divided by this one's; threads, runtime: of inference.
+    """
+
+    stages: dict[str, np.ndarray]
+    speedup: float
+    threads: int
+    runtime: str
+
+    def to_json(self) -> dict:
+        """{latency_ms, stages_ms, fps_inference_only, fps_end_to_end}; null what was not timed."""
+        infer = self.stages["infer"]
+        whole = len(self.stages) > 1
+        return {
+            "latency_ms": {
+                "p50": round(float(np.median(infer)), 3),
+                "p90": round(float(np.percentile(infer, 90)), 3),
+                "speedup": round(self.speedup, 3),
+                "rounds": len(infer),
+                "threads": self.threads,
+                "runtime": self.runtime,
+                "samples": [round(float(ms), 3) for ms in infer],
+            },
+            "stages_ms": {k: round(float(np.median(v)), 3) for k, v in self.stages.items()} if whole else None,
+            "fps_inference_only": round(1000 / float(np.median(infer)), 1),
+            "fps_end_to_end": round(1000 / float(np.median(sum(self.stages.values()))), 1) if whole else None,
+        }
+
+
+def latency(
+    models: dict[str, bytes | Path],
+    imgsz: int,
+    pictures: Sequence[Path] = (),
+    *,
+    classes: int = 0,
+    threads: int = 1,
+    rounds: int = 40,
+    warmup: int = 5,
+) -> dict[str, Timing]:
+    """Time ONNX models in turns: each round is one picture through every model.
+
+    pictures: files to decode, letterbox, infer and post-process (NMS for `classes` classes); without any, inference
+    alone on noise. They are read into memory before: a disk is nobody's latency.
     """
     from edgeprune_device import runtimes
 
     sessions = {name: runtimes.open(model, "ort", runtimes.Settings(threads)) for name, model in models.items()}
-    x = np.random.default_rng(0).random((1, 3, imgsz, imgsz), dtype=np.float32)
-    times = {name: np.zeros(rounds) for name in sessions}
+    noise = np.random.default_rng(0).random((1, 3, imgsz, imgsz), dtype=np.float32)
+    sources = [path.read_bytes() for path in pick(pictures, rounds)]
+    prepare = vision.Preprocessor(imgsz)
+
+    def through(session, source: bytes | None) -> list[tuple[str, int]]:
+        """(stage, when it ended) of one picture, the first being its begin."""
+        ends, x = [("", time.perf_counter_ns())], noise
+        if source is not None:
+            image = vision.decode(source)
+            ends.append(("decode", time.perf_counter_ns()))
+            x, box = prepare(image)
+            ends.append(("pre", time.perf_counter_ns()))
+        outputs = session.infer(x)
+        ends.append(("infer", time.perf_counter_ns()))
+        if source is not None:
+            box.undo(vision.detections(outputs, classes=classes, conf=SHOWN_CONF))
+            ends.append(("post", time.perf_counter_ns()))
+        return ends
+
+    names = ("decode", "pre", "infer", "post") if sources else ("infer",)
+    times = {name: {stage: np.zeros(rounds) for stage in names} for name in sessions}
     try:
         for i in range(-warmup, rounds):
+            source = sources[i % len(sources)] if sources else None
             for name, session in sessions.items():
-                start = time.perf_counter_ns()
-                session.infer(x)
+                ends = through(session, source)
                 if i >= 0:
-                    times[name][i] = (time.perf_counter_ns() - start) / 1e6
+                    for (_, before), (stage, end) in itertools.pairwise(ends):
+                        times[name][stage][i] = (end - before) / 1e6
         described = {name: session.description for name, session in sessions.items()}
     finally:
         for session in sessions.values():
             session.close()
-    first = times[next(iter(times))]
+    first = next(iter(times.values()))["infer"]
     return {
-        name: {
-            "p50": round(float(np.median(t)), 3),
-            "p90": round(float(np.percentile(t, 90)), 3),
-            "speedup": round(float(np.median(first / t)), 3),
-            "rounds": rounds,
-            "threads": threads,
-            "runtime": described[name],
-        }
-        for name, t in times.items()
+        name: Timing(stages, float(np.median(first / stages["infer"])), threads, described[name])
+        for name, stages in times.items()
     }

@@ -30,6 +30,14 @@ class Judged(NamedTuple):
     described: str
 
 
+class TooLossy(GateError):
+    """A precision loses more than it may. judged: precision -> Judged, of all that were measured."""
+
+    def __init__(self, text: str, judged: Mapping[str, Judged]) -> None:
+        super().__init__(text)
+        self.judged = judged
+
+
 @dataclass(frozen=True)
 class Made:
     """files: precision -> model, without FP32. judged: precision -> Judged, with FP32. drops: what each loses against
@@ -67,7 +75,7 @@ def make(
     chosen one.
 
     Raises:
-        GateError: a precision loses more than `max_drop` in the end; the figures are in it.
+        TooLossy: a precision loses more than `max_drop` in the end; the figures are in it.
     """
     names = [p for p in target.precisions if p != "fp32" and p.split("-")[0] in wanted]
     files: dict[str, onnx.ModelProto] = {}
@@ -259,7 +267,7 @@ def gate(found: Mapping[str, Judged], max_drop: float, rescued: int, *, trainabl
     """What each precision loses against FP32, in absolute mAP50-95. trainable: whether --qat is left to be tried.
 
     Raises:
-        GateError: one loses more than `max_drop`; in it are the figures, the interval that so many pictures leave, the
+        TooLossy: one loses more than `max_drop`; in it are the figures, the interval that so many pictures leave, the
             worst class, small objects, and how many layers had been rescued.
     """
     drops = {name: _drop(found, name) for name in found if name != "fp32"}
@@ -267,9 +275,10 @@ def gate(found: Mapping[str, Judged], max_drop: float, rescued: int, *, trainabl
     if failed:
         after = f"; {rescued} layers had been rescued from INT8" if rescued else ""
         advice = ", or train for INT8 with --qat" if trainable and any(f.startswith("int8") for f in failed) else ""
-        raise GateError(
+        raise TooLossy(
             f"{'; '.join(failed)}{after}; the limit is --max-drop {max_drop:g}. Nothing was delivered. Where the "
-            f"interval holds the limit, more validation pictures decide{advice}"
+            f"interval holds the limit, more validation pictures decide{advice}",
+            found,
         )
     return {name: round(drop, 6) for name, drop in drops.items()}
 

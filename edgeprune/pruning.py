@@ -62,7 +62,7 @@ class Ask:
 
 
 @dataclass(frozen=True)
-class Pruned:
+class Cut:
     """model: the cut and compensated network; plan: what it keeps; solved: convolutions re-solved (0: no pictures);
     oracle: relative difference between surgery alone and masking, in float64."""
 
@@ -132,7 +132,7 @@ def _solve(
     return keep, None if layout is None else layout.describe(channels, keep)
 
 
-def cut(model: nn.Module, channels: Channels, plan: PrunePlan, samples: Samples | None) -> Pruned:
+def cut(model: nn.Module, channels: Channels, plan: PrunePlan, samples: Samples | None) -> Cut:
     """Surgery, the oracle, then compensation on the pictures if there are any.
 
     Raises:
@@ -152,7 +152,7 @@ def cut(model: nn.Module, channels: Channels, plan: PrunePlan, samples: Samples 
     if plan.yaml is not None:
         portable.stamp(pruned, plan.yaml)
     solved = compensate(model, pruned, channels, plan, samples.pictures) if samples is not None else 0
-    return Pruned(pruned, plan, solved, error)
+    return Cut(pruned, plan, solved, error)
 
 
 def oracle(model: nn.Module, pruned: nn.Module, plan: PrunePlan, channels: Channels) -> float:
@@ -190,7 +190,7 @@ def prune(
     ask: Ask,
     samples: Samples | None,
     step: Callable[[float, str], None] = lambda fraction, what: None,
-) -> Pruned:
+) -> Cut:
     """Plan and cut. criterion: a name, module:function, or auto (criteria.resolve)."""
     channels = followed(model, ask.imgsz)
     plan = draft(model, channels, criterion, ask, samples, lambda fraction, what: step(0.8 * fraction, what))

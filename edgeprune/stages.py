@@ -11,12 +11,11 @@ from edgeprune_device.bundle import Bundle
 from edgeprune_device.errors import EdgepruneError
 from edgeprune_device.files import sha256, write_atomic
 
-from edgeprune import checkpoint, measure, nms, on, precisions, pruning, ssh
+from edgeprune import checkpoint, comparison, exporting, finetuning, measure, nms, on, precisions, pruning, ssh
 from edgeprune import engine as engines
-from edgeprune import exporting
-from edgeprune import finetuning
 from edgeprune import pack as packing
 from edgeprune import qat as rounding
+from edgeprune import record as records
 from edgeprune.count import count
 from edgeprune.plan import PrunePlan
 
@@ -24,12 +23,14 @@ from edgeprune.plan import PrunePlan
 PROBE = "SM86"
 #: The ONNX files, in the order of the job.
 PRECISIONS = ("fp32", "fp16", "int8", "int8-fp16")
+#: The page of a build, in its folder.
+PAGE = "report.html"
 
 
 def baseline(job, step) -> dict:
     """Cost and accuracy of the original, on the pictures that judge everything after it."""
     model = job.original.model
-    accuracy, _ = job.evaluate(measure.TorchSession(model), step, "original:")
+    accuracy, _ = job.evaluate(measure.TorchSession(model), step, "original")
     cost = count(model, (job.imgsz, job.imgsz))
     size = len(checkpoint.to_bytes(model, job.original))
     file_size = job.options.weights.stat().st_size
@@ -58,7 +59,7 @@ def plan(job, step) -> dict:
 
 
 def _choose(job, model, steps: int, step) -> tuple:
-    """(Pruned, what to note): the first of `steps` equal steps from `model` to the budget."""
+    """(Cut, what to note): the first of `steps` equal steps from `model` to the budget."""
     o = job.options
     asked, latency, said = job.measured(step)
     ask = pruning.Ask(asked, job.target.channel_multiple, job.imgsz, o.uniform, o.portable, latency)
@@ -102,7 +103,7 @@ def prune(job, step) -> dict:
     path = job.out / "pruned.pt"
     checkpoint.save(path, chosen.model, like=job.original)
     saved = checkpoint.load(path).model
-    accuracy, _ = job.evaluate(measure.TorchSession(saved), step, "pruned:")
+    accuracy, _ = job.evaluate(measure.TorchSession(saved), step, "pruned")
     cost = count(saved, (job.imgsz, job.imgsz))
     job.enter("pruned", path, accuracy, cost, size_bytes=path.stat().st_size)
     before, after = (job.record["models"][m] for m in ("original", "pruned"))
@@ -124,7 +125,7 @@ def tune(job, step) -> dict:
     epochs = o.epochs - (o.steps - 1) * (o.epochs // o.steps)  # the last step takes what does not divide
     result = _finetune(job, job.out / "pruned.pt", path, o.settings(epochs), step, work=job.work)
     tuned = checkpoint.load(path).model
-    accuracy, _ = job.evaluate(measure.TorchSession(tuned), step, "tuned:")
+    accuracy, _ = job.evaluate(measure.TorchSession(tuned), step, "tuned")
     cost = count(tuned, (job.imgsz, job.imgsz))
     job.enter("tuned", path, accuracy, cost, size_bytes=path.stat().st_size)
     before, cut = (job.record["models"][m]["map50_95"] for m in ("original", "pruned"))
@@ -158,7 +159,7 @@ def qat(job, step) -> dict:
     settings = o.qat_settings()
     result = _finetune(job, job.model_path("tuned"), path, settings, step, work=job.work / "qat")
     model = checkpoint.load(path).model
-    accuracy, _ = job.evaluate(measure.TorchSession(model), step, "qat:")
+    accuracy, _ = job.evaluate(measure.TorchSession(model), step, "qat")
     job.enter("qat", path, accuracy, count(model, (job.imgsz, job.imgsz)), size_bytes=path.stat().st_size)
     before = job.record["models"]["tuned"]["map50_95"]
     if accuracy.map50_95 < before:
@@ -202,31 +203,41 @@ def quantize(job, step) -> dict:
         job.model_path(precision).unlink(missing_ok=True)
     fp32 = nms.without(onnx.load(job.model_path("fp32")))
     pictures = [job.features.pictures[i : i + 1].numpy() for i in range(len(job.features.pictures))]
-    made = precisions.make(
-        fp32,
-        pictures,
-        job.target,
-        job.options.precision,
-        job.options.max_drop,
-        lambda session: measure.score(session, job.data, job.splits["select"], job.imgsz),
-        lambda name, session: job.evaluate(session, lambda f, what: step(0.3 + 0.6 * f, what), f"{name}:"),
-        thresholds=rounding.thresholds(checkpoint.load(job.trained)),
-        finish=job.finish,
-        step=lambda what: step(0.1, what),
-    )
+    try:
+        made = precisions.make(
+            fp32,
+            pictures,
+            job.target,
+            job.options.precision,
+            job.options.max_drop,
+            lambda session: measure.score(session, job.data, job.splits["select"], job.imgsz),
+            lambda name, session: job.evaluate(session, lambda f, what: step(0.3 + 0.6 * f, what), name),
+            thresholds=rounding.thresholds(checkpoint.load(job.trained)),
+            finish=job.finish,
+            step=lambda what: step(0.1, what),
+        )
+    except precisions.TooLossy as error:
+        job.lost = {
+            p: {"path": job.model_path(p).name, **job.figures(p, j.accuracy), "measured_with": j.described}
+            for p, j in error.judged.items()
+        }
+        raise
     for precision, model in made.files.items():  # only now: a failed gate leaves no file that looks delivered
         write_atomic(job.model_path(precision), model.SerializeToString())
     step(0.97, "timing")
     original = job.finish(exporting.to_onnx(job.original.model, (job.imgsz, job.imgsz))).SerializeToString()
     # ONNX Runtime has no kernels for INT8 among FP16 on a CPU: what it would take says nothing.
     runnable = {p: job.model_path(p) for p in ("fp32", *made.files) if p != "int8-fp16"}
-    took = measure.latency({"original": original, **runnable}, job.imgsz)
-    job.enter("original", job.options.weights, latency=took["original"])
+    timed = measure.latency(
+        {"original": original, **runnable}, job.imgsz, job.data.val, classes=len(job.data.names)
+    )
+    job.enter("original", job.options.weights, timing=timed["original"])
     subset = packing.evaluation_pictures(job.data.val)
     for precision, (accuracy, matches, described) in made.judged.items():
         path = job.model_path(precision)
         more = {"evaluation_set": packing.figures(matches, subset), "measured_with": described}
-        job.enter(precision, path, accuracy, latency=took.get(precision), size_bytes=path.stat().st_size, **more)
+        job.enter(precision, path, accuracy, timing=timed.get(precision), size_bytes=path.stat().st_size, **more)
+    took = {name: timing.to_json()["latency_ms"] for name, timing in timed.items()}
     notes = [
         f"{p} {m.accuracy.map50_95:.3f}" + (f" ({-made.drops[p]:+.4f})" if p in made.drops else "")
         for p, m in made.judged.items()
@@ -312,6 +323,36 @@ def pack(job, step) -> dict:
         "signed_by": bundle.key_fingerprint,
         "note": f"{bundle.path} ({bundle.path.stat().st_size / 1e6:.1f} MB), signed by {bundle.key_fingerprint}",
     }
+
+
+def page(job, step) -> dict:
+    """Everything that was measured, to look at."""
+    models = [*job.record["models"], *(name for name in job.lost if name not in job.record["models"])]
+    found = {}
+    for i, model in enumerate(models):
+        shown = job.shown(model)
+        if shown is None and model not in job.lost:  # evaluated before an interruption that took its notes along
+            job.evaluate(_session(job, model), lambda f, what, i=i: step((i + f) / len(models), what), model)
+            shown = job.shown(model)
+        if shown is not None:
+            found[model] = shown
+    step(0.9, "drawing")
+    wanted = job.options.pictures if found else 0
+    gallery = comparison.shown_best(job.data, found, wanted) if wanted else None
+    data = comparison.about(job.data, job.shared)
+    result = records.compared(job.record, job.out, tuple(job.original.names), data, gallery)
+    result.save_json(job.out / "comparison.json")
+    path = result.save_html(job.out / PAGE)
+    job.record["page"] = PAGE
+    return {"files": [PAGE, "comparison.json"], "note": f"{path} ({path.stat().st_size / 1e6:.1f} MB)"}
+
+
+def _session(job, model: str):
+    """What the accuracy of a model of the build was measured with."""
+    if model in PRECISIONS:
+        return precisions.session(job.target, model, onnx.load(job.model_path(model)))
+    source = job.original if model == "original" else checkpoint.load(job.model_path(model))
+    return measure.TorchSession(source.model)
 
 
 def _engines(job) -> dict[str, dict]:

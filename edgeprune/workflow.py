@@ -10,22 +10,25 @@ import contextlib
 import fcntl
 import functools
 import hashlib
+import io
 import itertools
 import json
 import os
 import shutil
 import time
+import zipfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import numpy as np
 from edgeprune_device import keys
 from edgeprune_device.errors import EdgepruneError, GateError, InputError
 from edgeprune_device.files import check_writable, sha256, write_atomic
 from edgeprune_device.target import Target
 
 import edgeprune
-from edgeprune import checkpoint, criteria, dataset, measure, nms, on, pruning, qat, samples, ssh
+from edgeprune import checkpoint, comparison, criteria, dataset, measure, nms, on, pruning, qat, samples, ssh
 from edgeprune.budget import Budget
 from edgeprune.finetuning import Settings, check_device
 from edgeprune.progress import Reporter
@@ -39,6 +42,7 @@ _FIRST_USED = {
     "finetune": ("epochs", "batch", "lr", "distill", "patience", "device", "workers", "seed"),
     "export": ("nms",),
     "quantize": ("precision", "max_drop"),
+    "page": ("pictures",),
 }
 #: Options that may be another on --resume: what they change begins with these stages, and is done again.
 _BEGINS = {"qat": ("qat", "export"), "on": ("reference", "pack")}
@@ -75,6 +79,7 @@ class Options:
     name: str
     qat: int = 0  # epochs; 0: without
     on: str | None = None  # a device, as ssh has it, that builds the engines and measures them
+    pictures: int = comparison.GALLERY  # in the page's gallery
 
     def settings(self, epochs: int) -> Settings:
         return Settings(
@@ -96,6 +101,7 @@ class Job:
         self.options, self.out, self.reporter = options, out, reporter
         self.work = out / "work"
         self.record: dict = {}
+        self.lost: dict = {}  # figures of models that a gate has refused
 
     # -- inputs, read once -----------------------------------------------------------------------------------------
     @functools.cached_property
@@ -165,39 +171,59 @@ class Job:
         return nms.add(model) if self.options.nms else model
 
     # -- figures ---------------------------------------------------------------------------------------------------
-    def evaluate(self, session, step: Callable[[float, str], None], what: str):
-        """(Accuracy, Matches) on all validation pictures."""
-        total = len(self.data.val)
-        return measure.evaluate(
-            session, self.data, self.data.val, self.imgsz, lambda n: step(n / total, f"{what} {n}/{total} pictures")
-        )
-
-    def enter(self, model: str, path: Path, accuracy=None, cost=None, latency: dict | None = None, **more) -> None:
-        """Note a model's figures; what was not measured stays null."""
-        entry = self.record["models"].setdefault(
-            model,
-            dict.fromkeys(
-                ("path", "parameters", "macs", "channels", "size_bytes", "map50", "map50_95", "small_map50_95",
-                 "per_class", "latency_ms")
-            ),
+    def evaluate(self, session, step: Callable[[float, str], None], model: str):
+        """(Accuracy, Matches) on all validation pictures; what `model` finds in each is kept for the page."""
+        total, shown = len(self.data.val), []
+        accuracy, matches = measure.evaluate(
+            session, self.data, self.data.val, self.imgsz,
+            lambda n: step(n / total, f"{model}: {n}/{total} pictures"), shown,
         )  # fmt: skip
+        self._found(model).parent.mkdir(parents=True, exist_ok=True)
+        stream = io.BytesIO()
+        np.savez(stream, rows=np.concatenate(shown), ends=np.cumsum([len(rows) for rows in shown]))
+        write_atomic(self._found(model), stream.getvalue())
+        return accuracy, matches
+
+    def shown(self, model: str) -> list[np.ndarray] | None:
+        """What `evaluate` has kept: per picture (n, 6) [x1, y1, x2, y2, score, class] px; None where it did not run."""
+        try:
+            with np.load(self._found(model)) as kept:
+                return np.split(kept["rows"], kept["ends"][:-1])
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+            return None
+
+    def _found(self, model: str) -> Path:
+        return self.work / "shown" / f"{model}.npz"
+
+    def enter(
+        self, model: str, path: Path, accuracy=None, cost=None, timing: measure.Timing | None = None, **more
+    ) -> None:
+        """Note a model's figures; what was not measured stays null."""
+        entry = self.record["models"].setdefault(model, dict.fromkeys(_FIGURES))
         entry["path"] = str(path) if model == "original" else path.name
+        entry["imgsz"] = self.imgsz
+        entry.update(self.figures(model, accuracy))
         if cost is not None:
             entry.update(cost.to_json())
-        if accuracy is not None:
-            entry.update(
-                map50=accuracy.map50, map50_95=accuracy.map50_95, small_map50_95=accuracy.small_map50_95,
-                per_class=[{"name": c.name, "boxes": c.boxes, "map50": c.map50, "map50_95": c.map50_95}
-                           for c in accuracy.per_class],
-            )  # fmt: skip
-        if latency is not None:
-            entry["latency_ms"] = latency
+        if timing is not None:
+            entry.update(timing.to_json())
         entry.update(more)
+
+    def figures(self, model: str, accuracy) -> dict:
+        """What the validation pictures said of a model; {} before it was asked."""
+        if accuracy is None:
+            return {}
+        shown = self.shown(model)
+        return {**comparison.accuracy_of(accuracy), "objects_found": shown and sum(map(len, shown))}
 
     def write(self) -> None:
         write_atomic(self.out / "build.json", json.dumps(self.record, indent=1) + "\n")
 
 
+_FIGURES = (
+    "path", "imgsz", "parameters", "macs", "channels", "size_bytes", "map50", "map50_95", "small_map50_95", "per_class",
+    "pictures", "objects_found", "latency_ms", "stages_ms", "fps_inference_only", "fps_end_to_end",
+)  # fmt: skip
 Stage = Callable[[Job, Callable[[float, str], None]], dict]
 
 
@@ -217,6 +243,7 @@ def stages(options: Options) -> list[tuple[str, Stage]]:
         ("engine", s.engine),
         *([("reference", s.reference)] if options.on else []),
         ("pack", s.pack),
+        ("page", s.page),
     ]
 
 
@@ -253,7 +280,8 @@ def _run(job: Job, name: str, stage: Stage) -> None:
             result = stage(job, step)
     except EdgepruneError as error:
         if isinstance(error, GateError):
-            job.record["failed"] = {"stage": name, "reason": str(error)}
+            job.record["failed"] = {"stage": name, "reason": str(error), "models": job.lost}
+            _show(job)
             job.write()
         raise
     files = {f: sha256(job.out / f) for f in result.pop("files", [])}
@@ -267,12 +295,23 @@ def _run(job: Job, name: str, stage: Stage) -> None:
         job.reporter.done(note)
 
 
+def _show(job: Job) -> None:
+    """The page of a build that failed a gate: what was measured until then, and by how much it failed."""
+    from edgeprune import stages as s
+
+    with contextlib.suppress(EdgepruneError, OSError):  # the gate's own word must come through
+        s.page(job, lambda fraction, what: None)
+        job.reporter.say(f"what was measured: {job.out / s.PAGE}")
+
+
 def _check(options: Options) -> None:
     """Cheap checks first: nothing is read or written before they hold."""
     if not 1 <= options.steps <= options.epochs:
         raise InputError(
             f"--steps {options.steps} is outside [1, {options.epochs}], --epochs: every step is followed by fine-tuning"
         )
+    if options.pictures < 0:
+        raise InputError(f"--pictures {options.pictures}: must be 0 (none) or more")
     if not 0 <= options.max_drop <= 1:
         raise InputError(f"--max-drop {options.max_drop:g} is outside [0, 1]: it is an absolute mAP50-95")
     unknown = [p for p in options.precision if p not in PRECISIONS]
@@ -374,6 +413,8 @@ def _begin(job: Job, resume: bool) -> dict:
             record["models"].pop(model, None)
     record.update(inputs=inputs, stages=whole)
     record.pop("failed", None)
+    if len(whole) < len(stages(job.options)):
+        record.pop("page", None)
     return record
 
 

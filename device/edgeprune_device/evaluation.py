@@ -19,7 +19,7 @@ import numpy as np
 from edgeprune_device import schema, strict_json
 from edgeprune_device.accuracy import Accuracy, match
 from edgeprune_device.errors import InputError
-from edgeprune_device.vision import decode, detections, letterbox
+from edgeprune_device.vision import Letterbox, decode, detections, letterbox
 
 __all__ = ["EvaluationSet", "Picture", "evaluate"]
 
@@ -110,6 +110,7 @@ def evaluate(
     iou: float = 0.7,
     max_det: int = 300,
     progress: Optional[Callable[[int], None]] = None,
+    seen: Optional[Callable[[List[np.ndarray], Letterbox], None]] = None,
 ) -> Tuple[Accuracy, List[np.ndarray]]:
     """decode -> letterbox -> session.infer -> detections -> match, for every figure that is compared with another.
 
@@ -117,6 +118,7 @@ def evaluate(
     - `pictures`: (name, picture bytes or path, truth (m, 5) [class, x1, y1, x2, y2] px); an EvaluationSet is one
     - `imgsz`: network size, px, one number or (h, w); `classes`: how many, or their names
     - `progress`: called with the number of pictures done
+    - `seen`: called with each picture's outputs and its letterbox, for whoever wants more of one inference
 
     Returns the Accuracy and each picture's (n, 6) detections in picture px, in order, for `accuracy.match`.
     """
@@ -124,9 +126,12 @@ def evaluate(
     found, truths = [], []
     for name, source, truth in pictures:
         x, box = letterbox(decode(source, name), imgsz)
-        dets = detections(session.infer(x), classes=count, conf=conf, iou=iou, max_det=max_det, multi_label=True)
+        outputs = session.infer(x)
+        dets = detections(outputs, classes=count, conf=conf, iou=iou, max_det=max_det, multi_label=True)
         found.append(box.undo(dets))
         truths.append(truth)
+        if seen:
+            seen(outputs, box)
         if progress:
             progress(len(found))
     return match(found, truths, classes).accuracy(), found

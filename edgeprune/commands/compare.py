@@ -6,7 +6,7 @@ from pathlib import Path
 
 from edgeprune.commands import options
 
-HELP = "several models in one table, measured in one run in turns"
+HELP = "several models side by side, measured in one run in turns; --html draws it"
 
 
 def configure(parser) -> None:
@@ -18,29 +18,29 @@ def configure(parser) -> None:
     options.imgsz(parser)
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="CPU threads for the timing (default 1)")
     parser.add_argument("--rounds", type=int, default=40, metavar="N", help="turns of the timing (default 40)")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write it as one self-contained page too")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the comparison as JSON too")
+    options.pictures(parser)
     options.quiet(parser)
 
 
 def run(args) -> None:
-    import json
-
     from edgeprune_device.errors import InputError
-    from edgeprune_device.files import check_writable, write_atomic
+    from edgeprune_device.files import check_writable
 
-    from edgeprune import comparison, dataset
-    from edgeprune.progress import Reporter
+    from edgeprune.api.compare import compare
 
-    if args.threads < 1 or args.rounds < 1:
-        raise InputError("--threads and --rounds must be at least 1")
+    if args.html and args.html.suffix.lower() not in (".html", ".htm"):
+        raise InputError(f"--html {args.html}: a page ends in .html")
+    for path in (args.html, args.json):
+        if path:
+            check_writable(path)
+    result = compare(
+        *args.items, data=args.data, imgsz=args.imgsz, threads=args.threads, rounds=args.rounds,
+        pictures=args.pictures if args.html or args.json else 0, quiet=args.quiet,
+    )  # fmt: skip
     if args.json:
-        check_writable(args.json)
-    reporter = Reporter(quiet=args.quiet)
-    data = dataset.load(args.data) if args.data else None
-    reports = [row for text in args.items if comparison.is_recorded(text) for row in comparison.recorded(text)]
-    items = [i for text in args.items if not comparison.is_recorded(text) for i in comparison.open_item(text, args.imgsz)]
-    with reporter.stage("compare") as step:
-        result = comparison.compare(items, data, reports, threads=args.threads, rounds=args.rounds, step=step)
-    if args.json:
-        write_atomic(args.json, json.dumps(result, indent=1) + "\n")
-    print(comparison.table(result))
+        result.save_json(args.json)
+    print(result)
+    if args.html:
+        print(f"page: {result.save_html(args.html)}")

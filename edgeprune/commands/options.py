@@ -44,9 +44,13 @@ def asked(args):
     """
     from edgeprune.budget import Budget
 
-    kinds = {"ratio": args.ratio, "macs": args.macs, "params": args.params, "latency": args.latency_ratio,
-             "latency_ms": args.latency_ms}  # fmt: skip
-    return next(Budget(kind, value) for kind, value in kinds.items() if value is not None)
+    return Budget.asked(**budgets(args))
+
+
+def budgets(args) -> dict[str, float | None]:
+    """What the verbs of the Python API call the budget's options."""
+    names = ("ratio", "macs", "params", "latency_ratio", "latency_ms")
+    return {name: getattr(args, name) for name in names}
 
 
 def criterion(parser: argparse.ArgumentParser) -> None:
@@ -133,6 +137,13 @@ def nms(parser: argparse.ArgumentParser) -> None:
         help="NMS inside the ONNX files: (1, 300, 6) rows of box, score, class. One class per box, so mAP, which "
         "counts its other classes too, is lower. Not for YOLOv10 and 26, whose heads need none (default: outside)",
     )
+
+
+def pictures(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--pictures", type=int, default=12, metavar="N",
+        help="pictures in the page's gallery, the worst losses first; they are in the file, 0: none (default 12)",
+    )  # fmt: skip
 
 
 def out(parser: argparse.ArgumentParser, text: str) -> None:

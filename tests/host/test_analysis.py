@@ -252,9 +252,9 @@ def test_the_plot_and_the_table_of_any_outcome(kept):
     if kept is None:
         rungs = tuple(Rung(r.budget, r.value, 1, 1, 1, 1, 0.0, 0.0, 0.0, None, None) for r in rungs)
     found = analysis.Analysis(
-        "macs", "energy", 8, 96, Cost(2, 2, 2), accuracy, rungs, (), groups, Advice.of(list(rungs))
+        "best.pt", "macs", "energy", 8, 96, Cost(2, 2, 2), accuracy, rungs, (), groups, Advice.of(list(rungs))
     )
-    assert chart.draw(found, "best.pt").startswith(b"\x89PNG")
+    assert chart.png(found).startswith(b"\x89PNG")
     said = analysis.table(found)
     assert {0.95: "recommended: --macs 0.8", 0.3: "recommended: no cut", None: "nothing to recommend"}[kept] in said
     assert "10 between" in said and "model.29.conv" in said and "model.0.conv" in said and "model.15.conv" not in said

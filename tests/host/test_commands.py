@@ -252,26 +252,21 @@ def test_a_full_disk(here, capsys):
 
 
 def test_best_pt_and_data_yaml_of_the_folder_are_taken(here, monkeypatch):
-    from types import SimpleNamespace
-
-    from edgeprune.commands import build
+    from edgeprune.api import build
     from edgeprune.progress import Reporter
 
-    args = SimpleNamespace(weights=None, data=None)
     (here / "data.yaml").write_text("")
-    assert build._inputs(args, Reporter(quiet=True)) == (Path("best.pt"), Path("data.yaml"), "best")
+    assert build._inputs(None, None, Reporter(quiet=True)) == (Path("best.pt"), Path("data.yaml"), "best")
 
 
 def test_an_empty_folder_takes_the_demo_and_says_so(tmp_path, monkeypatch, capsys):
-    from types import SimpleNamespace
-
     from edgeprune import demo
-    from edgeprune.commands import build
+    from edgeprune.api import build
     from edgeprune.progress import Reporter
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(demo, "write_dataset", lambda folder, *_, **__: folder / "data.yaml")
-    weights, _, name = build._inputs(SimpleNamespace(weights=None, data=None), Reporter())
+    weights, _, name = build._inputs(None, None, Reporter())
     assert weights == demo.WEIGHTS and name == "demo"
     said = capsys.readouterr().err
     assert "embedded demo" in said and "--weights best.pt --data data.yaml" in said

@@ -8,13 +8,14 @@ import onnxruntime
 import pytest
 from edgeprune_device import vision
 from edgeprune_device.errors import InputError
-from edgeprune_device.target import Target
 from onnx import TensorProto, helper, numpy_helper
 
-from edgeprune import checkpoint, dataset, engine, exporter, nms
+import edgeprune as ep
+from edgeprune import checkpoint, engine, nms
 from edgeprune import quantize as q
 from edgeprune.exporting import to_onnx
 
+from .conftest import dataset as pictures_of
 from .conftest import network
 
 SIZE = 96
@@ -112,15 +113,15 @@ def test_it_can_be_taken_out_again(raw):
     assert ast.literal_eval(args)["nms"] is True
 
 
-def test_a_one_to_one_head_needs_none_and_that_is_told_before_anything_is_read(tmp_path):
+def test_a_one_to_one_head_needs_none_and_that_is_told_before_anything_is_read(tmp_path, monkeypatch):
     model = network("yolo26n.yaml")
     with pytest.raises(InputError, match="leave --nms out"):
         nms.add(to_onnx(model, (SIZE, SIZE)))
-    unread = dataset.Dataset(tmp_path / "data.yaml", ("a",), (tmp_path / "missing.png",) * 8, ())
     given = checkpoint.Checkpoint(tmp_path / "best.pt", model, {})
-    orin = Target.load("jetson-orin")
+    data = pictures_of(tmp_path / "data")
+    monkeypatch.setattr("edgeprune.samples.read", None)
     with pytest.raises(InputError, match="leave --nms out"):
-        exporter.run(given, unread, SIZE, orin, ("fp32", "int8"), 0, lambda *_: None, suppress=True)
+        ep.export(given, data, imgsz=SIZE, nms=True, quiet=True)
 
 
 @pytest.mark.skipif(engine.available() is not None, reason=str(engine.available()))

@@ -17,11 +17,11 @@ import torch
 from edgeprune_device import cli
 from edgeprune_device.bundle import Bundle
 from edgeprune_device.errors import EdgepruneError, InputError
-from edgeprune_device.target import Target
 from onnx import TensorProto, helper, numpy_helper
 from ultralytics.nn.tasks import DetectionModel
 
-from edgeprune import checkpoint, dataset, exporting, exporter, finetuning, qat, stages, workflow
+import edgeprune as ep
+from edgeprune import checkpoint, dataset, exporting, finetuning, qat, stages, workflow
 from edgeprune import quantize as q
 from edgeprune.finetuning import Settings
 from edgeprune.progress import Reporter
@@ -221,8 +221,9 @@ def test_training_rounds_keeps_statistics_and_carries_its_scales(weights, data, 
 def test_the_files_are_written_with_the_scales_of_the_checkpoint(weights, data, tmp_path):
     _, out = train(weights, data, tmp_path)
     tuned = checkpoint.load(out)
+    given = {"precision": ("fp32", "int8"), "max_drop": 1.0, "quiet": True}
     jetson, cpu = (
-        exporter.run(tuned, dataset.load(data), SIZE, Target.load(name), ("fp32", "int8"), 1.0, lambda *_: None)[0]
+        {p: onnx.load(f) for p, f in ep.export(tuned, data, imgsz=SIZE, target=name, **given).files.items()}
         for name in ("jetson-orin", "cpu")
     )
     written = {t.name: numpy_helper.to_array(t) for t in jetson["int8"].graph.initializer}

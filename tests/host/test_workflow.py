@@ -24,7 +24,7 @@ from edgeprune.workflow import Options
 
 from .conftest import dataset, network, save
 
-STAGES = ["baseline", "plan", "prune", "finetune", "export", "quantize", "engine", "pack"]
+STAGES = ["baseline", "plan", "prune", "finetune", "export", "quantize", "engine", "pack", "page"]
 
 
 def options(folder, **changes):
@@ -56,7 +56,7 @@ def test_the_files_of_the_contract(built):
     record, out = built
     assert {p.name for p in out.iterdir()} == {
         "plan.json", "pruned.pt", "tuned.pt", "model.fp32.onnx", "model.fp16.onnx", "model.int8.onnx",
-        "model.int8-fp16.onnx", "small.epb", "build.json",
+        "model.int8-fp16.onnx", "small.epb", "build.json", "report.html", "comparison.json",
     }  # fmt: skip
     assert json.loads((out / "build.json").read_text()) == record
     assert [s["name"] for s in record["stages"]] == STAGES
@@ -277,11 +277,11 @@ def test_with_nms_inside_every_file_and_the_bundle_answer_in_rows(inputs, tmp_pa
         assert [d.dim_value for d in model.graph.output[0].type.tensor_type.shape.dim] == [1, 300, 6]
         assert record["models"][precision]["map50_95"] == entry["map50_95"] > 0
     pictures = load(fitted / "data" / "data.yaml")
-    rows = comparison.compare(comparison.open_item(str(out / "small.epb"), None), pictures, rounds=1)["items"]
-    found = {row["name"]: row for row in rows}
+    rows = comparison.compare(comparison.open_item(str(out / "small.epb"), None), pictures, rounds=1).items
+    found = {row.name: row for row in rows}
     assert set(found) == {f"small:{p}" for p in bundle.manifest.models}
-    assert found["small:fp32"]["map50_95"] == pytest.approx(record["models"]["fp32"]["map50_95"])
-    assert all(row["objects_found"] > 0 for row in rows)
+    assert found["small:fp32"].map50_95 == pytest.approx(record["models"]["fp32"]["map50_95"])
+    assert all(row.objects_found > 0 for row in rows)
     report = benchmark.run(bundle, runtime="ort", precision="fp32", seconds=0.2, warmup_seconds=0.2)
     assert report.accuracy.map50_95 == pytest.approx(bundle.manifest.evaluation["accuracy"]["fp32"]["map50_95"])
 

@@ -1,0 +1,85 @@
+"""ep.compare: models side by side, measured in one run, in turns."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from edgeprune_device.errors import InputError
+
+from edgeprune import checkpoint, comparison, dataset
+from edgeprune.api.export import Exported
+from edgeprune.api.source import Model, opened
+from edgeprune.comparison import GALLERY, Comparison, Item, Row
+from edgeprune.progress import Reporter
+
+#: A file (.pt, .onnx, .epb, .json), the id of a collected report, "reports", a model, an export; or (name, such).
+Compared: TypeAlias = "Model | Exported | tuple[str, Model | Exported]"
+
+
+def compare(
+    *items: Compared,
+    data: str | Path | None = None,
+    imgsz: int | None = None,
+    threads: int = 1,
+    rounds: int = 40,
+    pictures: int = GALLERY,
+    quiet: bool = False,
+) -> Comparison:
+    """Cost, latency, mAP and what is found in the same pictures; the first item is what the others are compared with.
+
+    Example: `ep.compare("best.pt", pruned, data="data.yaml").save_html("report.html")`
+
+    Args:
+        data: validation pictures; without any, cost and latency only.
+        imgsz: pixels, for checkpoints; by default what they were trained at.
+        threads: of ONNX Runtime on this CPU; rounds: turns of the timing.
+        pictures: how many the page's gallery shows; 0: none.
+
+    Raises:
+        InputError: bad arguments, a missing or damaged file, or models of different classes.
+    """
+    if threads < 1 or rounds < 1:
+        raise InputError("--threads and --rounds must be at least 1")
+    if pictures < 0:
+        raise InputError(f"--pictures {pictures}: must be 0 (none) or more")
+    judges = dataset.load(data) if data is not None else None
+    reports: list[Row] = []
+    models: list[Item] = []
+    for item in items:
+        name, thing = item if isinstance(item, tuple) else (None, item)
+        if isinstance(thing, (str, Path)) and comparison.is_recorded(str(thing)):
+            reports += comparison.recorded(str(thing))
+        else:
+            models += _items(thing, name, imgsz)
+    with Reporter(quiet=quiet).stage("compare") as step:
+        return comparison.compare(
+            models, judges, reports, threads=threads, rounds=rounds, pictures=pictures,
+            reproduce=_command(items, data, imgsz, threads, rounds), step=step,
+        )  # fmt: skip
+
+
+def _items(thing: Any, name: str | None, imgsz: int | None) -> list[Item]:
+    if isinstance(thing, (str, Path)):
+        return comparison.open_item(thing, imgsz, name)
+    if isinstance(thing, Exported):
+        named = {p: f"{name}:{p}" if name else path.name for p, path in thing.files.items()}
+        return [i for p, path in thing.files.items() for i in comparison.open_item(path, imgsz, named[p])]
+    source = opened(thing)
+    size = len(checkpoint.to_bytes(source.model, source))
+    return [comparison.of_model(source, imgsz, name or source.path.name, size)]
+
+
+def _command(items, data, imgsz, threads, rounds) -> list[str]:
+    """The command line that measures the same; none where something lies in memory only."""
+    things = [item[1] if isinstance(item, tuple) else item for item in items]
+    if not all(isinstance(thing, (str, Path)) for thing in things):
+        return []
+    words = ["edgeprune", "compare", *map(str, things)]
+    for option, value, default in (
+        ("--data", data, None), ("--imgsz", imgsz, None), ("--threads", threads, 1), ("--rounds", rounds, 40)
+    ):  # fmt: skip
+        if value != default:
+            words += [option, str(value)]
+    return [shlex.join(words)]

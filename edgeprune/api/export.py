@@ -1,0 +1,171 @@
+"""ep.export: a network as ONNX in every precision, proven equal and held to a limit."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import onnx
+from edgeprune_device.accuracy import Accuracy
+from edgeprune_device.errors import InputError
+from edgeprune_device.files import write_atomic
+from edgeprune_device.target import Target
+
+from edgeprune import dataset, exporting, measure, nms, precisions, qat, samples
+from edgeprune.api.result import as_table
+from edgeprune.api.source import Model, opened
+from edgeprune.exporting import Parity
+from edgeprune.progress import Reporter
+from edgeprune.text import number
+
+PRECISIONS = ("fp32", "fp16", "int8")
+
+
+@dataclass(frozen=True, repr=False)
+class Exported:
+    """The files of one export.
+
+    files: {precision: file}; opsets: of each; accuracy: of each on the validation pictures, as the file is written;
+    parity: how near FP32 is to the network; said: how INT8 was made: method, share_of_macs, rescued layers. What was
+    not measured, for want of pictures, is missing.
+    """
+
+    files: dict[str, Path]
+    opsets: dict[str, int]
+    accuracy: dict[str, Accuracy] = field(default_factory=dict)
+    parity: Parity | None = None
+    said: dict[str, Any] = field(default_factory=dict)
+    _folder: tempfile.TemporaryDirectory | None = None
+
+    def _notes(self, name: str) -> list[str]:
+        """What is said of a file besides its size."""
+        if name not in self.accuracy:
+            return ["parity and accuracy not measured (no --data)"]
+        found = self.accuracy[name]
+        notes = [f"mAP50-95 {number(found.map50_95, 4)} on {found.pictures} pictures"]
+        if name == "fp32" and self.parity:
+            notes.append(f"equals PyTorch to {self.parity.max_box_px:.2g} px")
+        if name == next((n for n in self.files if n.startswith("int8")), None):
+            how = self.said["int8"]
+            notes.append(f"{how['share_of_macs']:.0%} of MACs in INT8, thresholds by {how['method']}")
+            for layer in how["rescued"]:
+                notes.append(f"\n  not in INT8: {layer['layer']} (disagreement {layer['disagreement']:.3f} alone)")
+        return notes
+
+    def __str__(self) -> str:
+        lines = []
+        for name, path in self.files.items():
+            said = ", ".join(self._notes(name)).replace(", \n", "\n")
+            lines.append(f"{path}  {path.stat().st_size / 1e6:.1f} MB, opset {self.opsets[name]}, {said}")
+        return "\n".join(lines)
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (name, f"{path.stat().st_size / 1e6:.2f}", str(self.opsets[name]),
+             number(self.accuracy[name].map50_95, 4) if name in self.accuracy else "not measured")
+            for name, path in self.files.items()
+        ]  # fmt: skip
+        notes = [f"{name}: {note.strip()}" for name in self.files for note in self._notes(name)[1:]]
+        return as_table(("", "MB", "opset", "mAP50-95"), rows, notes)
+
+
+def export(
+    model: Model,
+    data: str | Path | None = None,
+    *,
+    precision: Sequence[str] = PRECISIONS,
+    target: str = "jetson-orin",
+    imgsz: int | None = None,
+    max_drop: float = 0.003,
+    nms: bool = False,
+    out: str | Path | None = None,
+    quiet: bool = False,
+) -> Exported:
+    """One simplified static ONNX, proven equal to the network; with `data` FP16 and INT8 as well.
+
+    Args:
+        data: pictures to calibrate with and to judge by.
+        precision: of fp32, fp16, int8; target: which files that means.
+        max_drop: absolute mAP50-95 that a precision may lose against FP32.
+        nms: with NMS inside, as fixed shapes and standard operators.
+        out: folder of model.<precision>.onnx; None: a temporary one, which goes with the result.
+
+    Raises:
+        InputError: bad arguments, model or data. GateError: the file does not equal the network, or a precision loses
+            more than max_drop; nothing is written.
+    """
+    unknown = set(precision) - set(PRECISIONS)
+    if unknown:
+        raise InputError(f"--precision takes {', '.join(PRECISIONS)}: got {','.join(precision)}")
+    device = Target.load(target)
+    source = opened(model)
+    pictures = dataset.load(data) if data is not None else None
+    if pictures is None and set(precision) != {"fp32"}:
+        raise InputError("FP16 and INT8 are calibrated and measured on pictures: give --data, or --precision fp32")
+    if pictures is not None:
+        dataset.check_names(pictures, source.names)
+    size = source.input_size(imgsz)
+    with Reporter(quiet=quiet).stage("export") as step:
+        models, made, parity = _made(source, pictures, size, device, precision, max_drop, nms, step)
+    folder = None
+    if out is None:
+        folder = tempfile.TemporaryDirectory(prefix="edgeprune-")
+        out = folder.name
+    files = _written(models, Path(out))
+    opsets = {n: next(o.version for o in m.opset_import if o.domain in ("", "ai.onnx")) for n, m in models.items()}
+    if made is None:
+        return Exported(files, opsets, _folder=folder)
+    accuracy = {name: judged.accuracy for name, judged in made.judged.items()}
+    return Exported(files, opsets, accuracy, parity, made.said, folder)
+
+
+def _made(source, pictures, size, target, wanted, max_drop, suppress, step):
+    """(precision -> model, precisions.Made, Parity); the last two None without pictures."""
+    given = qat.thresholds(source)
+    fp32 = exporting.to_onnx(source.model, (size, size))
+    finish = nms.add if suppress else lambda model: model
+    finished = finish(fp32)  # a head that takes no NMS is told before anything long starts
+    if pictures is None:
+        return {"fp32": finished}, None, None
+    solve, select = samples.split(pictures.train, size)
+    calibration = [x[None].numpy() for x in samples.read(pictures, solve, size).pictures]
+    parity = exporting.parity(source.model, fp32, calibration[:8])
+    parity.check()
+    total = len(pictures.val)
+
+    def judge(name: str, session):
+        place = target.precisions.index(name)
+
+        def shown(n):
+            step(0.3 + 0.7 * (place + n / total) / len(target.precisions), f"{name}: {n}/{total} pictures")
+
+        return measure.evaluate(session, pictures, pictures.val, size, shown)
+
+    made = precisions.make(
+        fp32,
+        calibration,
+        target,
+        wanted,
+        max_drop,
+        lambda session: measure.score(session, pictures, select, size),
+        judge,
+        thresholds=given,
+        finish=finish,
+        step=lambda what: step(0.1, what),
+    )
+    return {"fp32": finished, **made.files}, made, parity
+
+
+def _written(models: dict[str, onnx.ModelProto], folder: Path) -> dict[str, Path]:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be written ({(error.strerror or str(error)).lower()})") from error
+    return {
+        name: write_atomic(folder / f"model.{name}.onnx", model.SerializeToString()) for name, model in models.items()
+    }

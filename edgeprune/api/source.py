@@ -1,0 +1,62 @@
+"""What a verb takes as a model: a file, an Ultralytics YOLO, a network, or the result of another verb."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from edgeprune_device.errors import InputError
+
+from edgeprune import checkpoint
+from edgeprune.api.result import write
+from edgeprune.checkpoint import Checkpoint
+
+if TYPE_CHECKING:
+    from torch import nn
+    from ultralytics import YOLO
+
+    from edgeprune.api.result import Network
+
+#: A .pt file, an Ultralytics YOLO, its network, or a result that holds one.
+Model: TypeAlias = "str | Path | YOLO | nn.Module | Checkpoint | Network"
+
+
+def opened(model: Model, tasks: tuple[str, ...] = ("detect",)) -> Checkpoint:
+    """The network behind `model`; one in memory is copied, and never changed.
+
+    Raises:
+        InputError: missing, damaged, of another task, fused, or nothing that holds a network.
+    """
+    if isinstance(model, Checkpoint):
+        return model
+    if isinstance(model, (str, Path)):
+        return checkpoint.load(model, tasks)
+    held: Any = getattr(model, "checkpoint", None)
+    if isinstance(held, Checkpoint):
+        return held
+    name, arguments = "model.pt", {}
+    network: Any = model
+    if type(model).__module__.startswith("ultralytics.") and hasattr(model, "overrides"):  # a YOLO
+        network = model.model
+        name = str(getattr(model, "ckpt_path", None) or name)
+        arguments = dict((getattr(model, "ckpt", None) or {}).get("train_args") or {})
+    if not hasattr(network, "state_dict"):
+        raise InputError(f"a {type(model).__name__} is no model: give a .pt file, a YOLO, its network, or a result")
+    return checkpoint.of_network(copy.deepcopy(network), Path(name), arguments, tasks)
+
+
+@contextlib.contextmanager
+def as_file(model: Model) -> Iterator[Path]:
+    """A checkpoint file of `model`: its own, or one that is gone after the block."""
+    if isinstance(model, (str, Path)):
+        yield Path(model)
+        return
+    source = opened(model)
+    with tempfile.TemporaryDirectory(prefix="edgeprune-") as folder:
+        path = Path(folder) / f"{source.path.stem}.pt"
+        write(path, source)
+        yield path

@@ -1,0 +1,173 @@
+"""What a build's record (`build.json`) says, to look at: as a Comparison, as gates, as a command line."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import onnx
+from edgeprune_device import clock
+from edgeprune_device.files import sha256
+
+from edgeprune import checkpoint, comparison, demo, exporting, pruning
+from edgeprune.comparison import FOR_A_GPU, Comparison, Row
+from edgeprune.count import widths
+
+_TITLES = {"fp32": "FP32", "fp16": "FP16", "int8": "INT8", "int8-fp16": "INT8-FP16"}
+#: Options of the command line by the names they have in a record, and their defaults there.
+_OPTIONS = {
+    "criterion": "auto", "steps": 1, "epochs": 10, "batch": 4, "lr": 1e-4, "patience": 0, "device": "cpu", "workers": 0,
+    "seed": 0, "precision": ["fp32", "fp16", "int8"], "max_drop": 0.003, "qat": 0, "on": None, "pictures": 12,
+    "uniform": False, "portable": False, "distill": False, "nms": False,
+}  # fmt: skip
+
+
+def compared(
+    record: Mapping[str, Any], out: Path, classes: tuple[str, ...], data: Mapping, gallery: Mapping | None
+) -> Comparison:
+    """The build as a Comparison: every model beside the original, whatever was measured of it so far."""
+    options = record["inputs"]["options"]
+    made = {**record["models"], **record.get("failed", {}).get("models", {})}
+    stages = {stage["name"]: stage for stage in record["stages"]}
+    return Comparison(
+        title=f"{options['name']}: {options['budget']} for {options['target']}",
+        kind="build",
+        created=clock.wall(),
+        reproduce=(command(options), f"edgeprune compare {shlex.quote(str(options['weights']))} "
+                   f"{shlex.quote(str(out / (options['name'] + '.epb')))} --data {shlex.quote(str(options['data']))}"),
+        data=data,
+        machine=comparison.machine(),
+        items=(*(_row(name, entry, out) for name, entry in made.items()), *_engines(stages.get("reference"))),
+        classes=classes,
+        gates=tuple(gates(record)),
+        gallery=gallery,
+        more={
+            "stages": [{"name": s["name"], "seconds": s["seconds"]} for s in record["stages"]],
+            "rescued": stages.get("quantize", {}).get("int8", {}).get("rescued", []),
+            "bundle": stages.get("pack", {}).get("bundle"),
+            "signed_by": stages.get("pack", {}).get("signed_by"),
+        },
+    )  # fmt: skip
+
+
+def _row(name: str, entry: Mapping[str, Any], out: Path) -> Row:
+    path = Path(entry["path"]) if name == "original" else out / entry["path"]
+    there = path.is_file()  # of a precision that failed its gate nothing is left but its figures
+    keys = ("parameters", "macs", "channels", "map50", "map50_95", "small_map50_95", "per_class", "latency_ms",
+            "stages_ms", "fps_inference_only", "fps_end_to_end", "objects_found")  # fmt: skip
+    half = name in ("fp16", "int8", "int8-fp16") and "as written" in (entry.get("measured_with") or "")
+    return Row(
+        name=name,
+        path=str(path),
+        sha256=sha256(path) if there else None,
+        imgsz=entry.get("imgsz"),
+        size_bytes=entry.get("stripped_size_bytes") or entry.get("size_bytes"),
+        layers=_layers(path) if there else None,
+        pictures=entry.get("pictures"),
+        measured_with=entry.get("measured_with"),
+        caveat=FOR_A_GPU if half else None,
+        **{key: entry.get(key) for key in keys},
+    )
+
+
+def _layers(path: Path) -> dict[str, int]:
+    if path.suffix == ".onnx":
+        return comparison.layers_of(onnx.load(path))
+    return widths(checkpoint.load(path).model)
+
+
+def _engines(stage: Mapping[str, Any] | None) -> Iterator[Row]:
+    """What the device that built the engines (--on) measured there."""
+    for name, entry in stage["engines"].items() if stage else ():
+        bench = entry.get("bench")
+        if bench is None:
+            continue
+        yield Row(
+            name=f"engine {name} *",
+            path=entry["payload"],
+            latency_ms={"p50": bench["infer_p50_ms"], "p90": None, "speedup": None, "rounds": None, "threads": None,
+                        "runtime": entry["builder"], "samples": None},
+            fps_end_to_end=bench["fps_end_to_end"],
+            map50_95=bench["map50_95"],
+            verdict=bench["verdict"],
+            measured_with=f"measured by {stage['device']} during this build, on the bundle's pictures",
+            recorded=True,
+            machine=entry["for"],
+        )  # fmt: skip
+
+
+# -- gates -------------------------------------------------------------------------------------------------------------
+def gates(record: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """{name, limit, found, passed} of everything that was held to a limit; passed None: not judged."""
+    stages = {stage["name"]: stage for stage in record["stages"]}
+    if "prune" in stages:
+        error = stages["prune"]["oracle_relative_error"]
+        limit = f"{pruning.ORACLE:g} relative, in float64"
+        yield _gate("Surgery equals masking", limit, f"{error:.1e}", error <= pruning.ORACLE)
+    if "export" in stages:
+        p = stages["export"]["parity"]
+        yield _gate(
+            "The ONNX file equals PyTorch",
+            f"{exporting.MAX_BOX_PX:g} px, {exporting.MAX_SCORE:g} in score",
+            f"{p['max_box_px']:.2g} px, {p['max_score']:.1g} on {p['pictures']} pictures",
+            p["max_box_px"] <= exporting.MAX_BOX_PX and p["max_score"] <= exporting.MAX_SCORE,
+        )
+    yield from _precisions(record, stages)
+    built = stages.get("engine", {}).get("engines", {})
+    if built:
+        good = [name for name, entry in built.items() if entry["size_bytes"]]
+        builder = next(iter(built.values()))["builder"]
+        found = f"{len(good)} of {len(built)} files" + (f" by {builder}" if builder else "")
+        # No builder here is no verdict on the file.
+        passed = len(good) == len(built) if builder else None
+        yield _gate("NVIDIA's parser and builder take every file", "all", found, passed)
+    shared, val = record["pictures"]["train_in_val"], record["pictures"]["val"]
+    yield _gate("Validation pictures are not training pictures", "none", f"{shared} of {val} are", not shared)
+    failed = record.get("failed")
+    if failed and failed["stage"] != "quantize":
+        yield _gate(f"Stage {failed['stage']}", "", failed["reason"], False)
+
+
+def _precisions(record, stages) -> Iterator[dict[str, Any]]:
+    failed = record.get("failed", {}) if record.get("failed", {}).get("stage") == "quantize" else {}
+    models = {**record["models"], **failed.get("models", {})}
+    before = models.get("fp32", {}).get("map50_95")
+    limit = stages["quantize"]["max_drop"] if "quantize" in stages else record["inputs"]["options"]["max_drop"]
+    judged = False
+    for name in ("fp16", "int8", "int8-fp16"):
+        after = models.get(name, {}).get("map50_95")
+        if after is None or before is None:
+            continue
+        judged = True
+        yield _gate(
+            f"{_TITLES[name]} keeps mAP50-95", f"loses at most {limit:g}",
+            f"{before:.4f} -> {after:.4f} ({after - before:+.4f})", before - after <= limit,
+        )  # fmt: skip
+    if failed and not judged:
+        yield _gate("Precisions", f"lose at most {limit:g}", failed["reason"], False)
+
+
+def _gate(name: str, limit: str, found: str, passed: bool | None) -> dict[str, Any]:
+    return {"name": name, "limit": limit, "found": found, "passed": passed}
+
+
+# -- the command -------------------------------------------------------------------------------------------------------
+def command(options: Mapping[str, Any]) -> str:
+    """The command line that asks for the same; what has its default is left out."""
+    kind, value = str(options["budget"]).split()
+    words = ["edgeprune", "build", f"--{'latency-ratio' if kind == 'latency' else kind.replace('_', '-')}", value]
+    words += ["--target", options["target"]]
+    if options["weights"] != str(demo.WEIGHTS):
+        words += ["--weights", options["weights"], "--data", options["data"], "--imgsz", str(options["imgsz"])]
+    for name, default in _OPTIONS.items():
+        given = options.get(name, default)
+        if given == default:
+            continue
+        words.append(f"--{name.replace('_', '-')}")
+        if isinstance(given, (list, tuple)):
+            words.append(",".join(given))
+        elif given is not True:
+            words.append(f"{given:g}" if isinstance(given, float) else str(given))
+    return shlex.join(words)
