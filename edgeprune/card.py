@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from edgeprune.comparison import aligned
+from edgeprune.text import aligned
 
 
 def card(record: dict, out: Path) -> str:

@@ -26,7 +26,7 @@ def run(args) -> None:
     from edgeprune_device.errors import EdgepruneError, GateError
     from edgeprune_device.files import check_writable, write_atomic
 
-    from edgeprune.comparison import aligned
+    from edgeprune.text import aligned
     from edgeprune.store import Store
 
     if args.csv:
