@@ -1,79 +1,189 @@
-"""The last thing `build` prints: what came out, before and after, and what to type next."""
+"""The last thing `build` prints: what came out, before and after, what it was held to, and what to type next."""
 
 from __future__ import annotations
 
+import shlex
+import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
-from edgeprune.text import aligned
+from edgeprune_device import terminal
+from edgeprune_device.terminal import Look
+
+from edgeprune import record as records
+from edgeprune.text import NOT_MEASURED, clock, number, table
+
+#: The figures at a glance: (title, what it is called where it is, how it reads, (less of it is, more of it is)).
+_SIZES = (
+    ("parameters", "parameters", lambda v: f"{v / 1e6:.2f} M", ("fewer", "more")),
+    ("MACs", "macs", lambda v: f"{v / 1e9:.2f} G", ("fewer", "more")),
+    ("channels", "channels", lambda v: f"{v:,}", ("fewer", "more")),
+    ("checkpoint", "size_bytes", lambda v: f"{v / 1e6:.2f} MB", ("smaller", "larger")),
+)
+_ACCURACIES = (("mAP50-95", "map50_95"), ("mAP50", "map50"), ("small objects", "small_map50_95"))
+_FILES = ("file", "size MB", "ms p50", "mAP50-95", "mAP50", "small", "against FP32")
+#: Columns of the files that go first where the terminal is narrow.
+_LEAST = (5, 4, 2, 1)
+_NO_CHANGE = ("the same", "+0.000", "-0.000")
+_VERDICTS = {True: ("passed", ("green",)), False: ("FAILED", ("bold", "red")), None: ("not judged", ("yellow",))}
 
 
-def card(record: dict, out: Path) -> str:
-    models = record["models"]
-    head = ["", "params M", "GMACs", "channels", "size MB", "ms p50", "mAP50-95", "mAP50", "small"]
-    rows = [head, *(_row(name, models[name]) for name in models)]
-    widths = [max(len(r[i]) for r in rows) for i in range(len(head))]
-    table = [aligned(row, widths) for row in rows]
-    stages = {s["name"]: s for s in record["stages"]}
-    bundle = out / stages["pack"]["bundle"]
-    pictures = record["pictures"]
-    epochs = sum(stage.get("epochs", 0) for stage in record["stages"])
-    lines = [
-        "",
-        *table,
-        "",
-        f"mAP: {pictures['val']} validation pictures, {pictures['val_boxes']} boxes; COCO, conf 0.001, IoU 0.7.",
-        f"ms: inference alone on this machine's CPU, 1 thread, ONNX Runtime; not the target's. {_speedup(models)}",
-        f"{epochs} epochs of training can raise an unconverged original too; the fair control "
-        "is `edgeprune finetune` of the original.",
-        _pictures(pictures),
-        *_reference(stages.get("reference")),
-        f"bundle   {bundle}  (signed by {stages['pack']['signed_by']})",
-        f"next     edgeprune bench {bundle}",
+def show(record: Mapping[str, Any], out: Path) -> None:
+    """Print it as standard output's reader can see it."""
+    width = terminal.columns(sys.stdout) if sys.stdout.isatty() else None
+    print(card(record, out, terminal.look(sys.stdout), width))
+
+
+def card(record: Mapping[str, Any], out: Path, look: Look = Look(), width: int | None = None) -> str:  # noqa: B008
+    """The card as text, plain unless `look` allows more; in a table no wider than `width` columns may be missing.
+
+    record: what build.json says of a finished build; out: its folder. A figure that was not measured is not shown, or
+    NOT_MEASURED where its column is.
+    """
+    stages = {stage["name"]: stage for stage in record["stages"]}
+    options = record["inputs"]["options"]
+    seconds = sum(stage["seconds"] for stage in record["stages"])
+    sections = [
+        [f"{look.style(options['name'], 'bold')}: {options['budget']} for {options['target']}, in {clock(seconds)}"],
+        list(_glance(record["models"], look, width)),
+        list(_files(record["models"], look, width)),
+        [look.style("gates", "bold"), *_gates(record, look)],
+        list(_notes(record, look)),
+        [*_reference(stages.get("reference")), *_made(record, out, stages, look)],
+        list(_next(out / stages["pack"]["bundle"], look, width)),
     ]
-    return "\n".join(line for line in lines if line is not None)
+    return look.text("\n".join(["", *"\n\n".join("\n".join(lines) for lines in sections if lines).split("\n")]))
 
 
-def _reference(stage: dict | None) -> list[str]:
+def _trained(models: Mapping[str, Any]) -> str:
+    return "qat" if "qat" in models else "tuned"
+
+
+# -- before and after --------------------------------------------------------------------------------------------------
+def _glance(models: Mapping[str, Any], look: Look, width: int | None) -> Iterator[str]:
+    name = _trained(models)
+    before, after, fp32 = models["original"], models[name], models["fp32"]
+    before = {**before, "size_bytes": before.get("stripped_size_bytes") or before["size_bytes"]}
+    rows: list[tuple[str, str, str, str, bool | None]] = []
+    for title, key, text, words in _SIZES:
+        a, b = before[key], after[key]
+        if a and b:
+            rows.append((title, text(a), text(b), f"{_times(a / b, words)} ({b / a:.0%})", b < a))
+    took = fp32["latency_ms"]
+    if took and before["latency_ms"]:
+        speed = _times(took["speedup"], ("faster", "slower"))
+        times = (f"{t['p50']:.1f} ms" for t in (before["latency_ms"], took))
+        rows.append(("latency, FP32", *times, speed, took["speedup"] > 1))
+    frames = before.get("fps_end_to_end"), fp32.get("fps_end_to_end")
+    if all(frames):
+        change = _times(frames[1] / frames[0], ("faster", "slower"))
+        rows.append(("FPS, FP32", *(f"{fps:.1f}" for fps in frames), change, frames[1] > frames[0]))
+    for title, key in _ACCURACIES:
+        a, b = before[key], after[key]
+        if a is not None and b is not None:
+            rows.append((title, f"{a:.3f}", f"{b:.3f}", f"{b - a:+.3f}", b >= a))
+    cells = [("", "original", name), *(row[:3] for row in rows)]
+    lines = table(cells)
+    yield look.style(lines[0], "dim")
+    for line, (*_, change, better) in zip(lines[1:], rows):
+        # Less accurate than before is not a fault, but is what one has to see.
+        colour = [] if change in _NO_CHANGE else ["green" if better else "yellow"]
+        spare = width is None or len(line) + 2 + len(change) <= width
+        yield f"{line}  {look.style(change, *colour) if spare else ''}".rstrip()
+
+
+def _times(ratio: float, words: tuple[str, str]) -> str:
+    if f"{ratio:.2f}" == "1.00":
+        return _NO_CHANGE[0]
+    return f"{ratio:.2f}x {words[0]}" if ratio > 1 else f"{1 / ratio:.2f}x {words[1]}"
+
+
+# -- the files ---------------------------------------------------------------------------------------------------------
+def _files(models: Mapping[str, Any], look: Look, width: int | None) -> Iterator[str]:
+    rows = [_FILES, *(_file(entry, models["fp32"]) for name, entry in models.items() if name != "original")]
+    for column in _LEAST:
+        if width is None or max(map(len, table(rows))) <= width:
+            break
+        rows = [(*row[:column], *row[column + 1 :]) for row in rows]
+    head, *lines = table(rows)
+    yield look.style(head, "dim")
+    yield from lines
+
+
+def _file(entry: Mapping[str, Any], fp32: Mapping[str, Any]) -> tuple[str, ...]:
+    took, a, b = entry["latency_ms"], fp32["map50_95"], entry["map50_95"]
+    against = NOT_MEASURED
+    if entry is not fp32 and entry["path"].endswith(".onnx") and a is not None and b is not None:
+        against = f"{b - a:+.4f}"
+    return (
+        entry["path"],
+        number(entry["size_bytes"], 2, 1e6),
+        number(took["p50"], 1) if took else NOT_MEASURED,
+        *(number(entry[key], 3) for key in ("map50_95", "map50", "small_map50_95")),
+        "" if entry is fp32 or not entry["path"].endswith(".onnx") else against,
+    )
+
+
+# -- what it was held to -----------------------------------------------------------------------------------------------
+def _gates(record: Mapping[str, Any], look: Look) -> Iterator[str]:
+    for gate in records.gates(record):
+        word, style = _VERDICTS[gate["passed"]]
+        limit = look.style(f", limit: {gate['limit']}", "dim") if gate["limit"] else ""
+        yield f"  {look.style(word, *style)}  {gate['name']}: {gate['found']}{limit}"
+
+
+def _notes(record: Mapping[str, Any], look: Look) -> Iterator[str]:
+    pictures, models = record["pictures"], record["models"]
+    if pictures["train_in_val"]:
+        text = f"{pictures['train_in_val']} validation pictures are training pictures too; no mAP here can be trusted."
+        yield f"{look.style('WARNING:', 'bold', 'red')} {text}"
+    yield f"mAP: {pictures['val']} validation pictures, {pictures['val_boxes']} boxes; COCO, conf 0.001, IoU 0.7."
+    if models["fp32"]["latency_ms"]:
+        yield "ms: inference alone on this machine's CPU, 1 thread, ONNX Runtime, in turns; not the target's."
+    if models["fp32"].get("fps_end_to_end"):
+        yield "FPS: there too, end to end: decode, letterbox, inference and boxes of a validation picture."
+    epochs = sum(stage.get("epochs", 0) for stage in record["stages"])
+    many = "1 epoch" if epochs == 1 else f"{epochs} epochs"
+    yield (
+        f"{many} of training can raise an unconverged original too; the fair control is `edgeprune finetune` of the "
+        "original."
+    )
+
+
+def _reference(stage: Mapping[str, Any] | None) -> Iterator[str]:
     """What the device that built the engines measured."""
-    lines = []
     for name, entry in stage["engines"].items() if stage else ():
         if entry["payload"] is None:
-            lines.append(f"engine   {name}: none ({entry['reason']})")
+            yield f"engine   {name}: none ({entry['reason']})"
             continue
         b = entry["bench"]
         accuracy = "not measured" if b["map50_95"] is None else f"{b['map50_95']:.3f}"
-        lines.append(
+        yield (
             f"engine   {name}: {b['infer_p50_ms']:.2f} ms p50 inference, {b['fps_end_to_end']:.1f} FPS end to end, "
             f"mAP50-95 {accuracy}, by {entry['builder']} on {entry['for']}; {b['verdict']}"
         )
-    return lines
 
 
-def _pictures(pictures: dict) -> str | None:
-    if not pictures["train_in_val"]:
-        return None
-    shared = pictures["train_in_val"]
-    return f"WARNING: {shared} validation pictures are training pictures too; no mAP here can be trusted."
+# -- what there is now, and what to type -------------------------------------------------------------------------------
+def _made(record: Mapping[str, Any], out: Path, stages: Mapping[str, Any], look: Look) -> Iterator[str]:
+    packed = stages["pack"]
+    yield f"bundle   {look.style(str(out / packed['bundle']), 'bold')}  (signed by {packed['signed_by']})"
+    if record.get("page"):
+        yield f"page     {look.style(str(out / record['page']), 'bold')}  (opens in any browser)"
 
 
-def _speedup(models: dict) -> str:
-    took = models["fp32"]["latency_ms"]
-    return f"FP32 against the original, in turns: {took['speedup']:.2f}x." if took else ""
-
-
-def _row(name: str, m: dict) -> list[str]:
-    def number(value, scale=1.0, digits=2):
-        return "-" if value is None else f"{value / scale:.{digits}f}"
-
-    took = m["latency_ms"]
-    return [
-        name,
-        number(m["parameters"], 1e6),
-        number(m["macs"], 1e9),
-        "-" if m["channels"] is None else str(m["channels"]),
-        number(m.get("stripped_size_bytes") or m["size_bytes"], 1e6),
-        "-" if took is None else number(took["p50"], digits=1),
-        number(m["map50_95"], digits=3),
-        number(m["map50"], digits=3),
-        number(m["small_map50_95"], digits=3),
-    ]
+def _next(bundle: Path, look: Look, width: int | None) -> Iterator[str]:
+    """Lines to paste into a shell: what they are for stands behind a #."""
+    path = shlex.quote(str(bundle))
+    commands = (
+        (f"edgeprune bench {path}", "measure it on this machine"),
+        ("edgeprune setup user@drone", "once: the agent, the keys"),
+        (f"edgeprune deploy {path} user@drone", "measured there before it is used"),
+        ("edgeprune collect user@drone", "its reports, signed"),
+    )
+    for i, (command, purpose) in enumerate(commands):
+        comment = f"  # {purpose}"
+        if width is not None and 9 + len(command) + len(comment) > width:
+            comment = ""
+        yield f"{'next' if not i else '':<9}{look.style(command, 'cyan')}{look.style(comment, 'dim')}"
