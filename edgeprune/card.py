@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+import textwrap
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -48,8 +49,9 @@ def card(record: Mapping[str, Any], out: Path, look: Look = Look(), width: int |
         [f"{look.style(options['name'], 'bold')}: {options['budget']} for {options['target']}, in {clock(seconds)}"],
         list(_glance(record["models"], look, width)),
         list(_files(record["models"], look, width)),
-        [look.style("gates", "bold"), *_gates(record, look)],
-        list(_notes(record, look)),
+        [look.style("gates", "bold"), *_gates(record, look, width)],
+        *_warnings(record, look),
+        [line for note in _notes(record) for line in _wrapped(note, width)],
         [*_reference(stages.get("reference")), *_made(record, out, stages, look)],
         list(_next(out / stages["pack"]["bundle"], look, width)),
     ]
@@ -126,18 +128,29 @@ def _file(entry: Mapping[str, Any], fp32: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 # -- what it was held to -----------------------------------------------------------------------------------------------
-def _gates(record: Mapping[str, Any], look: Look) -> Iterator[str]:
+def _gates(record: Mapping[str, Any], look: Look, width: int | None) -> Iterator[str]:
     for gate in records.gates(record):
         word, style = _VERDICTS[gate["passed"]]
-        limit = look.style(f", limit: {gate['limit']}", "dim") if gate["limit"] else ""
-        yield f"  {look.style(word, *style)}  {gate['name']}: {gate['found']}{limit}"
+        limit = f", limit: {gate['limit']}" if gate["limit"] else ""
+        indent = len(word) + 4
+        first, *more = _wrapped(f"{gate['name']}: {gate['found']}{limit}", width, indent)
+        yield f"  {look.style(word, *style)}  {first}"
+        yield from (f"{'':{indent}}{line}" for line in more)
 
 
-def _notes(record: Mapping[str, Any], look: Look) -> Iterator[str]:
+def _wrapped(text: str, width: int | None, indent: int = 0) -> list[str]:
+    """Between words, where the width is known; not so what is to be pasted: a break would go with it."""
+    return [text] if width is None else textwrap.wrap(text, max(width - indent, 20), break_long_words=False) or [""]
+
+
+def _warnings(record: Mapping[str, Any], look: Look) -> Iterator[list[str]]:
+    if shared := record["pictures"]["train_in_val"]:
+        text = f"{shared} validation pictures are training pictures too; no mAP here can be trusted."
+        yield [f"{look.style('WARNING:', 'bold', 'red')} {text}"]
+
+
+def _notes(record: Mapping[str, Any]) -> Iterator[str]:
     pictures, models = record["pictures"], record["models"]
-    if pictures["train_in_val"]:
-        text = f"{pictures['train_in_val']} validation pictures are training pictures too; no mAP here can be trusted."
-        yield f"{look.style('WARNING:', 'bold', 'red')} {text}"
     yield f"mAP: {pictures['val']} validation pictures, {pictures['val_boxes']} boxes; COCO, conf 0.001, IoU 0.7."
     if models["fp32"]["latency_ms"]:
         yield "ms: inference alone on this machine's CPU, 1 thread, ONNX Runtime, in turns; not the target's."
