@@ -58,7 +58,7 @@ def _group(view: View, where: tuple, members: list[tuple[dict, np.ndarray]], key
         tag("h3", place(where), id=key) if count > 1 else tag("p", "On ", place(where), ".", class_="quiet"),
         svg.both(lambda width, id_: _curves(view, members, width, id_), f"{key}-plot"),
         parts.legend(lines),
-        parts.folded("As a table", _table(members)),
+        parts.folded("As a table", _table(members, place(where))),
     )
 
 
@@ -103,7 +103,7 @@ def _log_ticks(low: float, high: float) -> list[float]:
     return [s for s in steps_ if low <= s <= high]
 
 
-def _table(members: list) -> Markup:
+def _table(members: list, where: str) -> Markup:
     rows = []
     for item, found in members:
         listed = found.tolist()
@@ -113,4 +113,4 @@ def _table(members: list) -> Markup:
         rows.append(parts.row(item["name"], f"{len(found):,}", show(listed[0], "ms"), *cells, show(listed[-1], "ms")))
     words = parts.quiet("p90 and above are upper estimates that hold in 99 of 100 runs, given where samples suffice.")
     head = ("Item", "Samples", "Fastest", "p50", "p90", "p95", "p99", "Slowest")
-    return join(parts.table("Latency distribution", head, rows), words)
+    return join(parts.table(f"Latency distribution, {where}", head, rows), words)

@@ -254,8 +254,8 @@ def _told(view: View, shot: _Shot, first: str, last: str) -> Markup | None:
 
     return tag(
         "div",
-        listing(f"Lost by {last}", lost, before, f"{first} was sure to", "ol"),
-        listing(f"Gained by {last}", gained, after, f"{last} is sure to", "ul"),
+        listing(f"Lost by {last}", lost, before, first, "ol"),
+        listing(f"Gained by {last}", gained, after, last, "ul"),
         tag("p", f"{last} finds what {first} finds.") if not lost and not gained else None,
         class_="told",
     )

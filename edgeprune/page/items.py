@@ -19,8 +19,8 @@ def section(view: View) -> Markup:
         parts.quiet(
             "Small print under a figure is its change against ",
             tag("b", view.first["name"]),
-            "; – is not measured. Speed is measured in turns where it could be, so that both meet the same machine. FPS ",
-            "is end to end, one picture after another; FPS alone is of the inference. Small is mAP50-95 of small ",
+            "; – is not measured. Speed is measured in turns where it could be, so that both meet the same machine. ",
+            "FPS is end to end, one picture after another; FPS alone is of the inference. Small is mAP50-95 of small ",
             "objects; found are objects of confidence 0.25 and more; mJ is energy per frame; Input is the side in px.",
         ),
         _notes(view),

@@ -74,7 +74,7 @@ def _counted(on: str | None) -> str | None:
 def _apart(first: dict, item: dict) -> str | None:
     if setting(first) is None or setting(item) is None:
         return None
-    return "measured elsewhere or otherwise: no change is stated"
+    return "measured elsewhere, or otherwise"
 
 
 # -- what stands at the top ------------------------------------------------------------------------------------------
@@ -92,7 +92,9 @@ def verdict(view: View) -> Markup:
         words += f", {len(open_)} not judged" if open_ else ""
     else:
         state = None
-        words = "Gates were not judged" if gates else "Measured side by side; no gate was set"
+        recorded = bool(view.items) and all(item.get("recorded") for item in view.items)
+        how = "Recorded figures side by side" if recorded else "Measured side by side"
+        words = "Gates were not judged" if gates else f"{how}; no gate was set"
     _, sign, kind = _STATES[state]
     return tag(
         "div",
@@ -178,7 +180,7 @@ def _alone(figure: Figure) -> Markup:
 def _bars(figure: Figure) -> Markup | None:
     """Before above after, in one scale: what a reader sees before reading."""
     before, after = number(figure.before), number(figure.after)
-    if before is None or after is None or max(before, after) <= 0:
+    if before is None or after is None or max(before, after) <= 0 or figure.change is None:
         return None
     widths = (100 * max(value, 0) / max(before, after) for value in (before, after))
     bars = (tag("rect", y=6 * i, width=f"{w:.1f}%", height=4, class_=c)

@@ -7,7 +7,7 @@ the same fallback. White text on them has 4.5:1. Nothing is told by colour alone
 
 from __future__ import annotations
 
-_TOKENS = {  # name: (light, dark)
+TOKENS = {  # name: (light, dark)
     "ground": ("#ffffff", "#12161c"),
     "raised": ("#f5f7f9", "#1a2028"),
     "line": ("#d9dee4", "#303a45"),
@@ -28,7 +28,7 @@ STAGES = {"decode": "#6b7482", "pre": "#14777f", "infer": "#1f6fb2", "post": "#b
 
 def css() -> str:
     """The custom properties: by the system's preference, or by what the reader chose."""
-    light, dark = (";".join(f"--{name}:{pair[i]}" for name, pair in _TOKENS.items()) for i in (0, 1))
+    light, dark = (";".join(f"--{name}:{pair[i]}" for name, pair in TOKENS.items()) for i in (0, 1))
     return (
         f":root{{color-scheme:light;{light}}}"
         f"@media screen and (prefers-color-scheme:dark){{:root{{color-scheme:dark;{dark}}}}}"
