@@ -78,26 +78,35 @@ def _cell(value, unit: str, change: Change | None = None, mark: str | None = Non
 
 
 def _notes(view: View) -> Markup:
-    """How each item was measured; what its figures cannot say."""
-    lines = []
+    """How each item was measured, and what its figures cannot say; items of which the same holds stand together."""
+    groups: dict[tuple[str, str | None], list[str]] = {}
     for item in view.items:
-        said = []
-        if setting(item) is not None:
-            rounds = number(item["latency_ms"].get("rounds"))
-            said.append(f"latency: {place(setting(item))}" + (f", {rounds:,.0f} samples" if rounds else ""))
-        if item.get("measured_with"):
-            said.append(f"accuracy: {item['measured_with']}" if not item.get("recorded") else item["measured_with"])
-        if number(item.get("pictures")) is not None:
-            said.append(f"{item['pictures']:,} picture{'s' if item['pictures'] != 1 else ''}")
-        counted = sorted({on for key in ("parameters", "macs", "channels") if (on := view.network(item, key)[1])})
-        if counted:
-            said.append(f"° counted on {counted[0]}, the same network")
-        lines.append(tag("dt", item["name"]))
-        lines.append(tag("dd", "; ".join(said) or "nothing but its file is known"))
-        if item.get("caveat"):
-            lines.append(tag("dd", tag("b", "Note: "), item["caveat"], class_="warn"))
+        groups.setdefault((_measured(view, item), item.get("caveat")), []).append(item["name"])
+    lines = [
+        (
+            tag("dt", ", ".join(names)),
+            tag("dd", measured),
+            tag("dd", tag("b", "Note: "), caveat, class_="warn") if caveat else None,
+        )
+        for (measured, caveat), names in groups.items()
+    ]
     noted = any(item.get("caveat") for item in view.items)
     return parts.folded("How each item was measured", tag("dl", lines, class_="pairs"), opened=noted)
+
+
+def _measured(view: View, item: dict) -> str:
+    said = []
+    if setting(item) is not None:
+        rounds = number(item["latency_ms"].get("rounds"))
+        said.append(f"latency: {place(setting(item))}" + (f", {rounds:,.0f} samples" if rounds else ""))
+    if item.get("measured_with"):
+        said.append(f"accuracy: {item['measured_with']}" if not item.get("recorded") else item["measured_with"])
+    if number(item.get("pictures")) is not None:
+        said.append(f"{item['pictures']:,} picture{'s' if item['pictures'] != 1 else ''}")
+    counted = [on for key in ("parameters", "macs", "channels") if (on := view.network(item, key)[1])]
+    if counted:
+        said.append(f"° counted on {counted[0]}, the same network")
+    return "; ".join(said) or "nothing but its file is known"
 
 
 # -- for a notebook ----------------------------------------------------------------------------------------------------

@@ -1,8 +1,8 @@
 """The page's colours, light and dark, in one table.
 
 The colours of items and stages are Okabe and Ito's, moved to one lightness: told apart by people who are colour-blind,
-and at least 3:1 against white and against the dark ground alike, so that a notebook of either kind can show a plot with
-the same fallback. White text on them has 4.5:1. Nothing is told by colour alone.
+and at least 3:1 against white and against the dark ground alike, so that they are also what a notebook of either kind
+shows, which has no custom properties. White text on them has 4.5:1. Nothing is told by colour alone.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ TOKENS = {  # name: (light, dark)
     "bad-ground": ("#fdecea", "#361716"),
     "warn-ground": ("#fdf3df", "#2f240e"),
 }
+BRIGHT = ("#97a1af", "#6db3f0", "#f0994a", "#4fc08d", "#bd93e8", "#f0808f", "#cdb83a", "#4cc0c9")  # of items, on dark
 ITEMS = ("#6b7482", "#1f6fb2", "#b85c00", "#187a58", "#8a55b8", "#b23b4f", "#7d6a00", "#14777f")
 DASHES = ("", "6 3", "2 3", "9 3 2 3", "12 4", "4 2 1 2")
 STAGES = {"decode": "#6b7482", "pre": "#14777f", "infer": "#1f6fb2", "post": "#b85c00"}
@@ -28,7 +29,8 @@ STAGES = {"decode": "#6b7482", "pre": "#14777f", "infer": "#1f6fb2", "post": "#b
 
 def css() -> str:
     """The custom properties: by the system's preference, or by what the reader chose."""
-    light, dark = (";".join(f"--{name}:{pair[i]}" for name, pair in TOKENS.items()) for i in (0, 1))
+    pairs = {**TOKENS, **{f"item-{i}": pair for i, pair in enumerate(zip(ITEMS, BRIGHT))}}
+    light, dark = (";".join(f"--{name}:{pair[i]}" for name, pair in pairs.items()) for i in (0, 1))
     return (
         f":root{{color-scheme:light;{light}}}"
         f"@media screen and (prefers-color-scheme:dark){{:root{{color-scheme:dark;{dark}}}}}"
@@ -39,7 +41,8 @@ def css() -> str:
 
 def colour(index: int) -> str:
     """The colour of the item at `index`; the first, what all are compared with, is grey."""
-    return ITEMS[0] if index == 0 else ITEMS[1 + (index - 1) % (len(ITEMS) - 1)]
+    which = 0 if index == 0 else 1 + (index - 1) % (len(ITEMS) - 1)
+    return f"var(--item-{which},{ITEMS[which]})"
 
 
 def dash(index: int) -> str:

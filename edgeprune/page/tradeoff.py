@@ -143,7 +143,7 @@ def _labels(points: list[_Point], fronts: list[list[tuple[float, float]]], box: 
                 if far:
                     end = min(max(p.x, x), x + wide), y + 4 if y < p.y else y - size
                     drawn.append(svg.line(p.x, p.y, *end, opacity=0.35))
-                weight = 600 if p.colour == theme.ITEMS[0] else None
+                weight = 600 if p.colour == theme.colour(0) else None
                 drawn.append(svg.text(x, y, name, font_size=size, font_weight=weight))
                 break  # a name that fits nowhere stands in the table alone
     return join(drawn)

@@ -320,6 +320,8 @@ def contrast(one, other):
 
 
 def test_colours_of_charts_hold_on_white_and_on_the_dark_ground_and_carry_white_text():
+    for colour in theme.BRIGHT:
+        assert contrast(colour, theme.TOKENS["ground"][1]) >= 6, colour
     for colour in (*theme.ITEMS, *theme.STAGES.values()):
         assert contrast(colour, "#ffffff") >= 4.5 and contrast(colour, theme.TOKENS["ground"][1]) >= 3, colour
 
