@@ -174,7 +174,7 @@ def _help() -> str:
     lines = [f"{look.style('usage:', 'bold')} edgeprune COMMAND [options]", ""]
     lines += _wrapped("Prunes YOLO detectors for drones, and proves it on the drone.", width)
     for title, names in _grouped(found):
-        lines += ["", look.style(f"{title}:", "bold")]
+        lines += ["", *(look.style(line, "bold") for line in _wrapped(f"{title}:", width))]
         for name in names:
             first, *more = _wrapped(_summary(found[name]), width - column - 2)
             lines.append(f"  {look.style(name, 'cyan')}{' ' * (column - len(name))}{first}")

@@ -91,6 +91,9 @@ def test_an_unknown_command_offers_the_near_one():
         (["bench", "--seconds", "nan"], "above 0"),
         (["bench", "--threads", "0"], "above 0"),
         (["bench", "--precision", "fp8"], "invalid choice"),
+        (["bench", "--precision", "fp61"], "did you mean fp16? choose from auto, fp32, fp16"),
+        (["bench", "--mdoe", "single", "--seconds", "-1"], "unrecognized arguments: --mdoe; did you mean --mode?"),
+        (["engine", "--out"], "expected one argument"),
         (["bench", "a", "b"], "unrecognized arguments: b"),
         (["--frob"], "unknown option"),
         (["bench", "--max-drop", "0.1", "--no-accuracy"], "leave out"),
@@ -99,6 +102,36 @@ def test_an_unknown_command_offers_the_near_one():
 def test_bad_use_is_one_line_and_exit_2(args, word):
     done = run(*args)
     assert done.returncode == 2 and word in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_an_option_that_is_missing_because_it_was_mistyped(install, capsys):
+    """argparse says what is required; what helps is the slip of the finger."""
+
+    def configure(parser):
+        parser.add_argument("--target", required=True)
+        parser.add_argument("--out")
+
+    install(doit=Point(types.SimpleNamespace(HELP="does it", configure=configure, run=lambda args: 0)))
+    for args, word in (
+        (["--taget", "orin"], "unrecognized arguments: --taget; did you mean --target?"),
+        (["--taget=orin"], "--taget=orin; did you mean --target?"),
+        (["--frobnicate"], "the following arguments are required: --target"),
+        ([], "the following arguments are required: --target"),
+    ):
+        assert cli.main(["doit", *args]) == 2
+        error = capsys.readouterr().err
+        assert word in error and "(see edgeprune doit --help)" in error and error.count("\n") == 1
+    assert cli.main(["doit", "--target", "orin"]) == 0
+
+
+def test_the_help_has_every_command_once_and_those_of_a_plug_in_last(install, capsys):
+    names = [name for _, group in cli._GROUPS for name in group]
+    assert len(names) == len(set(names)) and set(cli.HOST_COMMANDS) <= set(names)
+    assert set(cli.commands()) <= set(names)  # every one of this installation stands in a group
+    install(mine=plugin(0), bench=plugin(0))
+    assert cli.main(["--help"]) == 0
+    text = capsys.readouterr().out
+    assert text.index("\n  bench ") < text.index("others:") < text.index("\n  mine ")
 
 
 def test_host_commands_on_a_drone(install, capsys):

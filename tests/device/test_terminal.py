@@ -1,0 +1,181 @@
+import io
+import os
+import subprocess
+import sys
+
+import pytest
+from edgeprune_device import progress, terminal
+from edgeprune_device.terminal import Look, cells, clipped, look
+from fakes.screen import Screen, Session
+from hypothesis import given
+from hypothesis import strategies as st
+
+
+class Stream(io.StringIO):
+    """A stream that is a terminal, or says that it is none."""
+
+    encoding = "utf-8"
+
+    def __init__(self, terminal=True):
+        super().__init__()
+        self._terminal = terminal
+
+    def isatty(self):
+        return self._terminal
+
+
+TODAY = {"TERM": "xterm-256color", "LANG": "en_US.UTF-8"}
+
+
+@pytest.mark.parametrize(
+    "is_terminal, environ, colour, live, unicode",
+    [
+        (True, {}, True, True, True),
+        (False, {}, False, False, False),
+        (True, {"NO_COLOR": "1"}, False, True, True),
+        (True, {"NO_COLOR": ""}, True, True, True),  # no-color.org: not empty
+        (True, {"NO_COLOR": "1", "FORCE_COLOR": "1"}, False, True, True),
+        (False, {"FORCE_COLOR": "1"}, True, False, False),  # coloured logs, and no line drawn into them
+        (False, {"CLICOLOR_FORCE": "1"}, True, False, False),
+        (False, {"CLICOLOR_FORCE": "0"}, False, False, False),
+        (True, {"CLICOLOR": "0"}, False, True, True),
+        (True, {"FORCE_COLOR": "0"}, False, True, True),
+        (True, {"TERM": "dumb"}, False, False, False),
+        (True, {"TERM": ""}, False, False, False),
+        (True, {"TERM": "dumb", "FORCE_COLOR": "1"}, True, False, False),
+        (True, {"TERM": "linux"}, True, True, False),  # the kernel's own console: its font has no heavy lines
+        (True, {"TERM": "vt100", "LANG": "C"}, True, True, False),  # a serial line
+        (True, {"CI": "true"}, True, False, True),  # a CI job may have a terminal, and keeps every line
+        (True, {"CI": "false"}, True, True, True),
+        (True, {"LANG": "C"}, True, True, False),
+        (True, {"LANG": ""}, True, True, False),
+        (True, {"LC_ALL": "POSIX"}, True, True, False),
+        (True, {"LC_CTYPE": "de_DE.utf8", "LANG": "C"}, True, True, True),
+        (True, {"LC_CTYPE": "C.UTF-8", "LANG": "C"}, True, True, False),  # so Python 3.7 and later set it themselves
+        (True, {"LC_ALL": "C.UTF-8", "LANG": "C"}, True, True, True),
+    ],
+)
+def test_what_a_stream_can_be_shown(is_terminal, environ, colour, live, unicode):
+    assert look(Stream(is_terminal), {**TODAY, **environ}) == Look(colour, live, unicode)
+
+
+def test_a_stream_that_is_not_utf8_or_closed():
+    ascii_stream = Stream()
+    ascii_stream.encoding = "ascii"
+    assert not look(ascii_stream, TODAY).unicode
+    closed = io.StringIO()
+    closed.close()
+    assert look(closed, TODAY) == look(None, TODAY) == Look()
+
+
+def test_styles_and_words():
+    assert Look(colour=True).style("bad", "bold", "red") == "\x1b[1;31mbad\x1b[0m"
+    assert Look().style("bad", "bold", "red") == "bad" and Look(colour=True).style("", "red") == ""
+    assert Look().text("a → b … ±1.5 µs, grün") == "a -> b ... +-1.5 us, grün"
+    assert Look(unicode=True).text("a → b …") == "a → b …"
+
+
+def test_columns_of_a_terminal_a_pipe_and_a_serial_line(monkeypatch):
+    monkeypatch.delenv("COLUMNS", raising=False)
+    assert terminal.columns(io.StringIO()) == 80
+    for text, width in (("132", 132), ("0", 80), ("wide", 80), ("-4", 80)):
+        monkeypatch.setenv("COLUMNS", text)
+        assert terminal.columns(io.StringIO()) == width
+    monkeypatch.setattr(os, "get_terminal_size", lambda fd: os.terminal_size((0, 0)))  # a serial console says so
+    monkeypatch.setenv("COLUMNS", "97")
+    with open(os.devnull) as stream:
+        assert terminal.columns(stream) == 97
+    monkeypatch.setattr(os, "get_terminal_size", lambda fd: os.terminal_size((40, 20)))
+    with open(os.devnull) as stream:
+        assert terminal.columns(stream) == 40
+
+
+@given(st.text(alphabet="ab中е́…", max_size=30), st.integers(0, 40), st.sampled_from(["...", "…"]))
+def test_a_clipped_text_fits_and_is_the_beginning(text, width, mark):
+    short = clipped(text, width, mark)
+    assert cells(short) <= width
+    assert short == text if cells(text) <= width else text.startswith(short[: -len(mark)] if width >= len(mark) else "")
+
+
+def test_cells_of_wide_and_combining_characters():
+    assert cells("abc") == 3 and cells("中文") == 4 and cells("е́") == 1
+
+
+def test_a_job_in_the_background_is_told_apart(monkeypatch):
+    with open(os.devnull) as stream:
+        assert terminal.foreground(stream)  # no terminal at all: nobody types there
+        monkeypatch.setattr(os, "tcgetpgrp", lambda fd: os.getpgrp() + 1)
+        assert not terminal.foreground(stream)
+
+
+# -- a line that is overwritten -----------------------------------------------------------------------------------------
+LINE = """
+import sys, time
+from edgeprune_device.progress import Line
+with Line() as line:
+    for i in range(4):
+        line("drone7: %d %% of a bundle with a name that is much longer than such a terminal is wide" % (25 * i))
+        time.sleep(0.22)
+print("done")
+"""
+
+
+@pytest.mark.parametrize("columns", [40, 200])
+def test_a_line_is_drawn_over_itself_and_leaves_nothing(columns):
+    session = Session(LINE, columns=columns)
+    assert session.end() == 0
+    assert len(session.frames()) == 5 and "75 %" in session.frames()[3]
+    assert all(len(frame) < columns for frame in session.frames())
+    assert session.screen() == ["done"]
+
+
+@pytest.mark.parametrize("env", [{"TERM": "dumb"}, {"CI": "1"}])
+def test_no_line_where_it_cannot_be_drawn_over(env):
+    session = Session(LINE, **env)
+    assert session.end() == 0 and session.raw == b"done\r\n"
+
+
+def test_no_line_in_a_pipe():
+    done = subprocess.run([sys.executable, "-c", LINE], capture_output=True, timeout=60)
+    assert done.stdout == b"done\n" and done.stderr == b""
+
+
+def test_whoever_draws_the_last_line_is_given_what_a_line_says(monkeypatch, capsys):
+    said = []
+    monkeypatch.setattr(progress, "owner", said.append)
+    with progress.Line() as line:
+        line("half")
+    assert said == ["half"] and capsys.readouterr().err == ""
+
+
+# -- the command on a terminal ------------------------------------------------------------------------------------------
+COMMAND = "import sys; from edgeprune_device.cli import main; sys.exit(main(sys.argv[1:]))"
+
+
+def test_an_error_is_red_on_a_terminal_and_the_same_line():
+    session = Session(COMMAND, "bnch", columns=60)
+    assert session.end() == 2
+    assert b"edgeprune: \x1b[1;31merror:\x1b[0m unknown command" in session.raw
+    assert "".join(session.screen()).startswith("edgeprune: error: unknown command 'bnch'; did you mean bench?")
+    plain = Session(COMMAND, "bnch", NO_COLOR="1")
+    assert plain.end() == 2 and b"\x1b" not in plain.raw
+
+
+@pytest.mark.parametrize("columns", [40, 80, 200])
+def test_the_help_fits_every_terminal(columns):
+    session = Session(COMMAND, "--help", columns=columns)
+    assert session.end() == 0
+    lines = session.frames()
+    assert all(len(line) <= min(columns, 100) for line in lines), max(lines, key=len)
+    assert any(line.startswith("  bench ") for line in lines)
+    text = Session(COMMAND, "bench", "--help", columns=columns)
+    assert text.end() == 0 and all(len(line) <= min(columns, 100) for line in text.frames() if "," not in line)
+
+
+def test_the_fake_screen_wraps_and_refuses_what_it_does_not_know():
+    screen = Screen(5)
+    screen.feed("abcdefg\rX\x1b[K\r\n\x1b[1;31mred\x1b[0m")
+    assert screen.lines() == ["abcde", "X", "red"]
+    for text in ("\x1b[2J", "\x1b[?25l", "\x07"):
+        with pytest.raises(AssertionError):
+            screen.feed(text)
