@@ -26,7 +26,7 @@ import yaml
 from edgeprune_device.errors import EdgepruneError, InputError
 from edgeprune_device.files import sha256, write_atomic
 
-from edgeprune import checkpoint, distill, qat, samples
+from edgeprune import checkpoint, distill, qat, samples, tracking
 from edgeprune.dataset import Dataset
 from edgeprune.threads import use_all_cores
 
@@ -146,6 +146,7 @@ def finetune(
         distill.check(start.model, checkpoint.load(teacher).model)
     data = hold_back(dataset) if settings.patience else dataset
     run = _Run(folder, _identity(weights, dataset, settings, teacher))
+    tracking.prepare(run.folder, weights=weights, data=dataset.path, out=out)
     scheme = run.scheme(start.model, dataset, settings.imgsz) if settings.qat else None
     batch = settings.batch
     while not run.finished(settings):
@@ -205,7 +206,7 @@ class _Run:
         mark = self.folder / "run.json"
         if self._read(mark) != identity:
             shutil.rmtree(self.folder / "train", ignore_errors=True)
-            for file in (self._steps, self.folder / "scheme.json"):
+            for file in (self._steps, self.folder / "scheme.json", self.folder / "tracking.json"):
                 file.unlink(missing_ok=True)
             write_atomic(mark, json.dumps(identity))
 
@@ -281,6 +282,8 @@ def _write_data(dataset: Dataset, folder: Path) -> Path:
         write_atomic(folder / f"{split}.txt", "".join(f"{p}\n" for p in getattr(dataset, split)))
     names = dict(enumerate(dataset.names))
     content = {"path": str(folder), "train": "train.txt", "val": "val.txt", "names": names}
+    if dataset.keypoints:
+        content["kpt_shape"] = list(dataset.keypoints)
     write_atomic(folder / "data.yaml", yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
     return folder / "data.yaml"
 

@@ -1,7 +1,7 @@
 """Ultralytics' detection trainer, made to train the module it is given.
 
-In a file of its own, because importing it imports Ultralytics' training. Its name has no "Trainer" in it: Ultralytics
-turns on loggers that upload the run (W&B, Comet, its platform) for classes that do.
+In a file of its own, because importing it imports Ultralytics' training. Who is told of the training is decided in
+tracking.py: of all that Ultralytics would add to it, only the trackers that the user has on.
 
 On several GPUs Ultralytics starts a process for each and sends it this class by its name, Ultralytics' arguments, and
 the path of the weights. Whatever else the training needs therefore lies in a file in the run's folder (`Recipe`), and
@@ -11,6 +11,7 @@ nothing is set from outside on a trainer that trains.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 from dataclasses import asdict, dataclass
@@ -22,7 +23,7 @@ from ultralytics.models.yolo.detect import DetectionTrainer
 from ultralytics.utils import RANK
 from ultralytics.utils.torch_utils import unwrap_model
 
-from edgeprune import checkpoint, dataset, distill, measure, qat, sparsity
+from edgeprune import checkpoint, dataset, distill, measure, qat, sparsity, tracking
 from edgeprune.threads import use_all_cores
 
 #: Steps until the learning rate is what was asked for. AdamW knows no gradient's size at first, and moves every weight
@@ -61,8 +62,15 @@ class KeepArchitecture(DetectionTrainer):
         with _hands_off():
             super().__init__(*args, **kwargs)
         use_all_cores()
-        self.folder = self.save_dir.parent
-        self.recipe = Recipe.read(self.folder)
+
+    @property
+    def folder(self) -> Path:
+        """Where the run keeps its state."""
+        return self.save_dir.parent
+
+    @functools.cached_property
+    def recipe(self) -> Recipe:
+        return Recipe.read(self.folder)
 
     def train(self):
         with _hands_off():
@@ -165,15 +173,17 @@ def _settle(beside: Path, place: Path) -> None:
 
 @contextlib.contextmanager
 def _hands_off():
-    """Ultralytics re-encodes JPEGs that it finds wanting in place, leaves caches in the label folders, runs what is in
-    checkpoints, talks, and draws its own progress bar. The pictures are the user's, and our own line tells the time
-    that is left."""
+    """Ultralytics re-encodes JPEGs that it finds wanting in place, leaves caches in the label folders, fetches a font,
+    runs what is in checkpoints, sends usage figures, talks, and draws its own progress bar. The pictures are the
+    user's, and our own line tells the time that is left."""
     from ultralytics.data import dataset, utils
     from ultralytics.engine import trainer
-    from ultralytics.utils import LOGGER
+    from ultralytics.utils import LOGGER, callbacks
 
     ours = (
         (utils, "_replace_image", lambda *_, **__: None),
+        (utils, "check_font", lambda *_, **__: None),
+        (callbacks, "add_integration_callbacks", _attach_trackers),
         (dataset, "save_dataset_cache_file", lambda prefix, path, cache, version: cache.update(version=version)),
         (trainer, "TQDM", lambda iterable, *_, **__: _Plain(iterable)),
     )
@@ -189,6 +199,12 @@ def _hands_off():
         LOGGER.setLevel(level)
         for module, name, original in before:
             setattr(module, name, original)
+
+
+def _attach_trackers(instance) -> None:
+    if isinstance(instance, KeepArchitecture):
+        r = instance.recipe
+        tracking.attach(instance, instance.folder, teacher=r.teacher, sparsity=r.sparsity, qat=bool(r.qat))
 
 
 class _Plain:

@@ -185,13 +185,6 @@ def test_what_the_users_training_said_of_pictures_is_kept(pruned, data, tmp_path
     assert set(seen) == {(0.0, 1.5, 1e-4)}
 
 
-def test_no_logger_that_uploads_is_turned_on():
-    """Ultralytics turns W&B, Comet and its platform on for classes with "Trainer" in their name."""
-    from edgeprune.trainer import KeepArchitecture
-
-    assert "Trainer" not in KeepArchitecture.__name__
-
-
 def test_batch_is_lowered_when_memory_runs_out(pruned, data, tmp_path, monkeypatch):
     from edgeprune.trainer import KeepArchitecture
 
