@@ -1,0 +1,46 @@
+"""Whatever Ultralytics takes as `data=`, as a data.yaml on this disk: one file here for each form.
+
+What a form has to be turned into first (an archive, COCO's JSON) becomes an ordinary data set in the cache, by the hash
+of its content: made once, whole or not at all, its pictures links to the user's. Nothing is ever fetched.
+"""
+
+from __future__ import annotations
+
+import re
+import tarfile
+import zipfile
+from pathlib import Path
+
+from edgeprune_device.errors import InputError
+
+__all__ = ["find"]
+
+
+def find(path: Path) -> Path:
+    """The data.yaml of: a data.yaml, a folder with one, COCO's JSON or a folder with it, a .zip or .tar of such, or the
+    name of one of Ultralytics' own (`coco8.yaml`, `coco8`).
+
+    Raises:
+        InputError: nothing of that, or what would have to be fetched from a network.
+    """
+    from edgeprune.datasets import archive, coco, folder, named
+
+    if re.match(r"[a-z0-9+]+:/", str(path)):  # pathlib makes one slash of two
+        raise InputError(f"--data {path}: edgeprune fetches nothing; fetch it first, and give the file or its folder")
+    if path.is_dir():
+        return folder.find(path)
+    if not path.exists():
+        return named.find(path)
+    if path.suffix.lower() == ".ndjson":
+        raise InputError(
+            f"{path}: its pictures are on Ultralytics' platform, and edgeprune fetches nothing; fetch them by "
+            f'`python -c "import asyncio; from ultralytics.data.converter import convert_ndjson_to_yolo as c; '
+            f"print(asyncio.run(c('{path}')))\"`, and give the data.yaml that it names"
+        )
+    if path.suffix.lower() == ".json":
+        return coco.find(path)
+    if zipfile.is_zipfile(path) or tarfile.is_tarfile(path):
+        return archive.find(path)
+    if path.suffix.lower() in (".zip", ".tar", ".gz", ".tgz", ".xz", ".bz2"):
+        raise InputError(f"{path}: not an archive that can be opened; damaged?")
+    return path

@@ -1,0 +1,37 @@
+"""A .zip or .tar of a folder with a data set; unpacked into the cache, where Ultralytics has its `datasets_dir`."""
+
+from __future__ import annotations
+
+import tarfile
+import zipfile
+from pathlib import Path
+
+from edgeprune_device.errors import InputError
+from edgeprune_device.files import check_room, sha256
+
+from edgeprune.datasets import cache, folder
+
+__all__ = ["find"]
+
+
+def find(path: Path) -> Path:
+    """The data.yaml in it, unpacked.
+
+    Raises:
+        InputError: damaged, nothing of a data set in it, or no room.
+    """
+    return folder.find(cache.made(path.stem, sha256(path), lambda place: _unpack(path, place)))
+
+
+def _unpack(path: Path, place: Path) -> None:
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                check_room(place, sum(entry.file_size for entry in archive.infolist()))
+                archive.extractall(place)  # drops .. and leading slashes
+        else:
+            with tarfile.open(path) as archive:
+                check_room(place, sum(entry.size for entry in archive))
+                archive.extractall(place, filter="data")  # refuses what would lie elsewhere
+    except (zipfile.BadZipFile, tarfile.TarError, EOFError, RuntimeError, NotImplementedError) as error:
+        raise InputError(f"{path}: cannot be unpacked ({' '.join(str(error).split())})") from error

@@ -1,0 +1,46 @@
+"""Data sets that were made from another form, by the hash of what they were made from.
+
+~/.cache/edgeprune/data/NAME-KEY/     $XDG_CACHE_HOME
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from edgeprune_device.errors import InputError
+
+__all__ = ["made"]
+
+
+def made(name: str, key: str, make: Callable[[Path], None]) -> Path:
+    """The folder of this name and key (hexadecimal), which `make` fills where it is not there yet.
+
+    It appears in one step, when it is whole. Raises InputError where the cache cannot be written.
+    """
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgeprune" / "data"
+    place = base / f"{re.sub(r'[^A-Za-z0-9._-]+', '-', name)[:60]}-{key[:16]}"
+    if place.is_dir():
+        return place
+    try:
+        base.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=".", dir=base))
+        try:
+            whole = work / "data"
+            whole.mkdir()
+            make(whole)
+            with contextlib.suppress(FileExistsError):  # another process was as quick
+                os.rename(whole, place)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+    except OSError as error:
+        if place.is_dir():
+            return place
+        reason = (error.strerror or str(error)).lower()
+        raise InputError(f"{base}: cannot be written ({reason}); free some room, or set XDG_CACHE_HOME") from error
+    return place

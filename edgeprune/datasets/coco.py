@@ -1,0 +1,291 @@
+"""COCO's JSON, turned into labels by Ultralytics' own converter.
+
+The layouts that are found by themselves, from the folder or from one of the files:
+
+    annotations/instances_train2017.json   instances_val2017.json     images/train2017/ or train2017/   COCO
+    train/_annotations.coco.json           valid/_annotations.coco.json, pictures beside them           Roboflow
+    train.json                             val.json, pictures in images/, train/, val/ or beside        a pair
+
+Ultralytics' converter takes category 1 for class 0, 2 for 1, whatever ids there are; picture names with folders for
+folders of labels, where nobody looks for them; and adds to label files that are there. So it is given a tidied copy:
+classes in the order of the category ids, pictures numbered, their names made flat and unique.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+import re
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import yaml
+from edgeprune_device.errors import InputError
+from edgeprune_device.files import sha256
+from PIL import Image
+
+from edgeprune.datasets import cache
+
+__all__ = ["find"]
+
+#: What files and folders of a split are called.
+_WORDS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val"}
+#: Part of the cache's key: another one where the same JSON becomes another data set.
+_VERSION = "1"
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One file and where its pictures lie: _Part(Path("annotations/instances_val2017.json"), Path("images/val2017"),
+    content). content: the JSON."""
+
+    json: Path
+    pictures: Path
+    content: dict
+
+
+def find(path: Path) -> Path:
+    """The data.yaml of a converted data set. path: a folder, or one of the two files.
+
+    Raises:
+        InputError: a part, a picture or an entry is missing or wrong: which, and what to do.
+    """
+    files = _files(path)
+    parts = {split: _part(split, file) for split, file in files.items()}
+    classes = _classes(parts)
+    digest = hashlib.sha256(_VERSION.encode())
+    for split, part in sorted(parts.items()):
+        digest.update(f"{split} {sha256(part.json)} {part.pictures}\n".encode())
+    place = cache.made(_root(path.resolve()).name, digest.hexdigest(), functools.partial(_write, parts, classes))
+    for line in json.loads((place / "notes.json").read_text()):
+        _say(line)
+    return place / "data.yaml"
+
+
+@functools.cache
+def _say(line: str) -> None:
+    """Once a process: a command may open its data more than once."""
+    print(f"note: {line}", file=sys.stderr, flush=True)
+
+
+# -- which files -------------------------------------------------------------------------------------------------------
+def _split_of(file: Path) -> str | None:
+    """`train` or `val`, by the words in the file's name, else by the folder's."""
+    for text in (file.stem, file.parent.name):
+        words = {_WORDS[w] for w in re.split(r"[^a-z]+", text.lower()) if w in _WORDS}
+        if len(words) == 1:
+            return words.pop()
+    return None
+
+
+def _root(path: Path) -> Path:
+    """The data set's folder, of itself or of one of its files."""
+    if path.is_dir():
+        return path
+    folder = path.parent
+    return folder.parent if folder.name == "annotations" or folder.name.lower() in _WORDS else folder
+
+
+def _files(path: Path) -> dict[str, Path]:
+    root, given = _root(path), None if path.is_dir() else path
+    places = [root, root / "annotations", *(p for p in sorted(root.iterdir()) if p.name.lower() in _WORDS)]
+    found: dict[str, list[Path]] = {"train": [], "val": []}
+    for file in (f for place in places if place.is_dir() for f in sorted(place.glob("*.json"))):
+        split = _split_of(file)
+        if split:
+            found[split].append(file)
+    if given is not None:
+        split = _split_of(given)
+        if split is None:
+            raise InputError(f"{given}: neither its name nor its folder says train or val; rename one of them")
+        other = "val" if split == "train" else "train"
+        found[split] = [given]
+        found[other] = [f for f in found[other] if _pattern(f) == _pattern(given)] or found[other]
+    if not found["train"] and not found["val"]:
+        raise InputError(f"{path}: no data.yaml in it, and no COCO annotations (annotations/instances_train*.json, "
+                         "train/_annotations.coco.json, train.json)")  # fmt: skip
+    return {split: _one(root, split, files) for split, files in found.items()}
+
+
+def _pattern(file: Path) -> str:
+    return re.sub("training|train|validation|valid|val", "*", file.stem.lower())
+
+
+def _one(root: Path, split: str, files: list[Path]) -> Path:
+    instances = [f for f in files if f.stem.startswith("instances")]
+    files = instances if len(files) > 1 and instances else files
+    if not files:
+        raise InputError(f"{root}: COCO annotations, but none for {split}; a data set needs train and val (a file with "
+                         f"{split} in its name or its folder's)")  # fmt: skip
+    if len(files) > 1:
+        these = ", ".join(str(f.relative_to(root)) for f in files[:4])
+        raise InputError(f"{root}: several files for {split} ({these}); give one of them itself as --data")
+    return files[0]
+
+
+# -- what is in them ---------------------------------------------------------------------------------------------------
+def _part(split: str, file: Path) -> _Part:
+    try:
+        content = json.loads(file.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{file}: cannot be read as JSON ({' '.join(str(error).split())[:200]})") from error
+    keys = ("images", "annotations", "categories")
+    if not isinstance(content, dict) or not all(isinstance(content.get(k), list) for k in keys):
+        raise InputError(f"{file}: not COCO annotations (expected images, annotations and categories)")
+    for key, needed in (("images", ("id", "file_name", "width", "height")), ("annotations", ("image_id",)),
+                        ("categories", ("id", "name"))):  # fmt: skip
+        for i, entry in enumerate(content[key]):
+            missing = [k for k in needed if not isinstance(entry, dict) or entry.get(k) is None]
+            if missing:
+                raise InputError(f"{file}: {key}[{i}] has no {missing[0]}")
+    if not content["images"]:
+        raise InputError(f"{file}: lists no pictures")
+    return _Part(file, _pictures(split, file, content), content)
+
+
+def _pictures(split: str, file: Path, content: dict) -> Path:
+    """The folder that the file's picture names begin in."""
+    base = _root(file)
+    called = [file.stem.removeprefix("instances_"), *(w for w, s in _WORDS.items() if s == split)]
+    places = [file.parent, *(base / "images" / c for c in called), *(base / c / "images" for c in called),
+              *(base / c for c in called), base / "images", base / "data", base]  # fmt: skip
+    names = [str(entry["file_name"]) for entry in content["images"]]
+
+    def missing(place: Path) -> list[str]:
+        return [name for name in names if not (place / name).is_file()]
+
+    tried = {p.resolve(): missing(p) for p in dict.fromkeys(places) if p.is_dir()}
+    best = min(tried, key=lambda p: len(tried[p]))
+    if tried[best]:
+        lacking, looked = tried[best], ", ".join(str(p) for p in tried)
+        raise InputError(
+            f"{file}: {len(lacking)} of {len(names)} pictures are missing, the first: {lacking[0]}; looked in {looked}"
+        )
+    return best
+
+
+def _classes(parts: dict[str, _Part]) -> dict[int, str]:
+    """Category id -> name, in the order of the ids, of both files."""
+    found: dict[int, str] = {}
+    used, groups = set(), set()
+    for part in parts.values():
+        for entry in part.content["categories"]:
+            if found.setdefault(entry["id"], str(entry["name"])) != str(entry["name"]):
+                raise InputError(f"{part.json}: category {entry['id']} is {entry['name']!r}, but in the other file "
+                                 f"{found[entry['id']]!r}")  # fmt: skip
+            if entry.get("supercategory") != entry["name"]:
+                groups.add(entry.get("supercategory"))
+        used |= {entry.get("category_id") for entry in part.content["annotations"]}
+    # Roboflow's category 0 is the group that the others belong to: nobody's class.
+    classes = {k: name for k, name in found.items() if k in used or name not in groups}
+    if any(not isinstance(k, int) for k in classes):
+        raise InputError(f"{part.json}: category ids must be whole numbers")
+    return dict(sorted(classes.items()))
+
+
+# -- what they become --------------------------------------------------------------------------------------------------
+def _write(parts: dict[str, _Part], classes: dict[int, str], place: Path) -> None:
+    work = place.parent / "tidied"
+    work.mkdir()
+    notes = []
+    for split, part in parts.items():
+        left_out, content = _tidy(split, part, classes, place)
+        (work / f"{split}.json").write_text(json.dumps(content))
+        notes += [f"{part.json}: left out {count:,} {what}" for what, count in left_out.items()]
+    from ultralytics.data.converter import convert_coco
+
+    with _quiet():
+        convert_coco(str(work), str(place.parent / "converted"), use_segments=False, cls91to80=False)
+    os.rename(place.parent / "converted" / "labels", place / "labels")
+    names = dict(enumerate(classes.values()))
+    content = {"train": "images/train", "val": "images/val", "names": names}
+    (place / "data.yaml").write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    (place / "notes.json").write_text(json.dumps(notes))
+
+
+def _tidy(split: str, part: _Part, classes: dict[int, str], place: Path) -> tuple[Counter, dict]:
+    """What is left out, and the file as Ultralytics' converter reads it; links the pictures."""
+    (place / "images" / split).mkdir(parents=True)
+    index = {category: i + 1 for i, category in enumerate(classes)}
+    images, numbers, taken = [], {}, set()
+    for number, entry in enumerate(part.content["images"], 1):
+        if entry["id"] in numbers:
+            raise InputError(f"{part.json}: two pictures have the id {entry['id']}")
+        source = part.pictures / str(entry["file_name"])
+        _check_size(part.json, source, entry)
+        name = _flat(str(entry["file_name"]), number, taken)
+        os.symlink(os.path.abspath(source), place / "images" / split / name)
+        numbers[entry["id"]] = images.append({**entry, "id": number, "file_name": name}) or number
+    left_out: Counter = Counter()
+    annotations = []
+    for i, entry in enumerate(part.content["annotations"]):
+        where = f"{part.json}: annotation {entry.get('id', i)}"
+        if entry["image_id"] not in numbers:
+            raise InputError(f"{where} is of picture {entry['image_id']}, which is not listed")
+        if entry.get("iscrowd"):
+            left_out["boxes of crowds (iscrowd)"] += 1
+            continue
+        if entry.get("category_id") not in index:
+            raise InputError(f"{where} is of category {entry.get('category_id')}, which is not listed")
+        box = entry.get("bbox")
+        if not isinstance(box, list) or len(box) != 4 or not all(isinstance(v, (int, float)) for v in box):
+            raise InputError(f"{where} has no bbox of four numbers: x, y, width, height in pixels")
+        if box[2] <= 0 or box[3] <= 0:
+            left_out["boxes without area"] += 1
+            continue
+        image = images[numbers[entry["image_id"]] - 1]
+        if not _inside(box, image["width"], image["height"]):
+            raise InputError(f"{where}: the box {box} is not in its picture, {image['width']}x{image['height']}")
+        annotations.append({"image_id": image["id"], "category_id": index[entry["category_id"]], "bbox": box})
+    return left_out, {"images": images, "annotations": annotations}
+
+
+def _flat(name: str, number: int, taken: set[str]) -> str:
+    """A file name without folders whose stem nobody else has: that is the label's name."""
+    path = PurePosixPath(name.replace("\\", "/"))
+    stem = "_".join(p for p in (*path.parent.parts, path.stem) if p not in ("/", "..", "."))
+    while stem in taken:
+        stem = f"{stem}-{number}"
+    taken.add(stem)
+    return stem + path.suffix
+
+
+def _inside(box: list, width: int, height: int) -> bool:
+    """As Ultralytics wants it of a label: centre and size within the picture, a hundredth more allowed."""
+    x, y, w, h = box
+    values = ((x + w / 2) / width, (y + h / 2) / height, w / width, h / height)
+    return all(-0.01 <= v <= 1.01 for v in values)
+
+
+def _check_size(file: Path, picture: Path, entry: dict) -> None:
+    """A picture that lies the other way, by EXIF or by somebody's hand, has its boxes in other places."""
+    width, height = entry["width"], entry["height"]
+    if not all(isinstance(v, (int, float)) and v > 0 for v in (width, height)):
+        raise InputError(f"{file}: picture {entry['file_name']} is listed with {width}x{height} pixels")
+    try:
+        with Image.open(picture) as image:
+            found = image.size
+            if found != (width, height) and image.getexif().get(0x0112, 1) in (5, 6, 7, 8):
+                found = found[::-1]
+    except Exception:  # what cannot be decoded is told where it is decoded
+        return
+    if abs(found[0] * height - found[1] * width) > 0.02 * found[0] * height:
+        raise InputError(f"{file}: {picture} is {found[0]}x{found[1]} upright, but listed as {width}x{height}")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    from ultralytics.utils import LOGGER
+
+    level = LOGGER.level
+    LOGGER.setLevel("ERROR")  # its progress bar follows
+    try:
+        yield
+    finally:
+        LOGGER.setLevel(level)

@@ -1,0 +1,26 @@
+"""A folder: the data.yaml in it, or COCO's annotations."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from edgeprune_device.errors import InputError
+
+__all__ = ["find"]
+
+
+def find(folder: Path) -> Path:
+    """As Ultralytics looks for it: *.yaml at the top, else anywhere below; of several that of the folder's name."""
+    for pattern in ("*.yaml", "*.yml"):
+        found = sorted(folder.glob(pattern)) or sorted(folder.rglob(pattern))
+        if len(found) > 1:
+            named = [f for f in found if f.stem == folder.resolve().name]
+            if len(named) != 1:
+                these = ", ".join(str(f.relative_to(folder)) for f in found[:4])
+                raise InputError(f"{folder}: holds {len(found)} YAML files ({these}, …); give the right one itself")
+            found = named
+        if found:
+            return found[0]
+    from edgeprune.datasets import coco
+
+    return coco.find(folder)
