@@ -18,6 +18,8 @@ from edgeprune.page.svg import px
 from edgeprune.page.view import View
 
 _TRUTH = "truth"
+_STEPS = ("pruned", "tuned")  # of a build
+_PANELS = 6  # beyond, the others are shown when a reader asks for them
 _LISTED = 12
 Box = list  # [class, x1, y1, x2, y2] of the truth, [class, confidence, x1, y1, x2, y2] px of a detection
 
@@ -96,11 +98,14 @@ def _panels(view: View, shots: list[_Shot], first: str) -> list[str]:
 
 
 def _lead(gallery: dict, items: list[str]) -> Markup:
+    first, last = gallery["first"], gallery["last"]
+    shown = [_TRUTH, *items]
+    if len(shown) > _PANELS:
+        shown = [_TRUTH, first, *(name for name in items if name in _STEPS), last]
     choices = [
-        tag("label", tag("input", type="checkbox", checked=True, id=f"show-{i}"), " ", name)
+        tag("label", tag("input", type="checkbox", checked=name in shown, id=f"show-{i}"), " ", name)
         for i, name in enumerate([_TRUTH, *items])
     ]
-    first, last = gallery["first"], gallery["last"]
     signs = [
         (_sign("truth"), "labelled"),
         (_sign("found"), "labelled and found"),
@@ -204,7 +209,8 @@ def _layer(view: View, boxes: list[Box], kind: str, key: str, shot: _Shot | None
             at = {"x": px(min(x2 + size * 0.2, shot.width - size)), "y": px(max(y1 + size * 0.3, size))}
             drawn.append(tag("text", numbers[i], **at, font_size=px(size)))
     return join(
-        tag("g", tag("use", href=f"#{key}"), class_="b edge"), tag("g", tag("g", drawn, id=key), class_=f"b {kind}")
+        tag("g", tag("use", href=f"#{key}"), class_="b edge"),
+        tag("g", tag("g", drawn, id=key, class_="boxes"), class_=f"b {kind}"),
     )
 
 
@@ -252,11 +258,12 @@ def _told(view: View, shot: _Shot, first: str, last: str) -> Markup | None:
         more = len(objects) - _LISTED
         return join(tag("p", tag("b", words)), tag(element, lines), tag("p", f"and {more} more") if more > 0 else None)
 
+    same = f"{last} finds what {first} finds." if before.objects else "Neither finds a labelled object."
     return tag(
         "div",
         listing(f"Lost by {last}", lost, before, first, "ol"),
         listing(f"Gained by {last}", gained, after, last, "ul"),
-        tag("p", f"{last} finds what {first} finds.") if not lost and not gained else None,
+        tag("p", same) if not lost and not gained else None,
         class_="told",
     )
 

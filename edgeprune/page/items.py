@@ -53,7 +53,10 @@ def _row(view: View, item: dict) -> Markup:
 
 def _speed(first: dict, item: dict) -> Markup:
     change = figures.times(speedup(first, item))
-    return tag("td", tag("span", f"{speedup(first, item):.2f}×", class_=parts.SENSES[change.sense]) if change else "–")
+    if change is None:
+        return tag("td", "–")
+    sense = "quiet" if item.get("caveat") else parts.SENSES[change.sense]
+    return tag("td", tag("span", f"{speedup(first, item):.2f}×", class_=sense))
 
 
 def flags(item: dict) -> list[str]:

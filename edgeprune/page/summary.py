@@ -34,11 +34,8 @@ def compared(view: View, first: dict, item: dict) -> list[Figure]:
         _share("Model size", "bytes", first.get("size_bytes"), item.get("size_bytes"), "smaller", "larger"),
         _share("MACs", "count", first.get("macs"), macs, "fewer", "more", note=_counted(macs_of)),
         _share("Parameters", "count", first.get("parameters"), params, "fewer", "more", note=_counted(params_of)),
-        Figure(
-            "Latency, p50", "ms", p50(first), p50(item), figures.times(speedup(first, item)),
-            item.get("caveat") or (None if run else _apart(first, item)),
-        ),
-        _share(*_fps(first, item), "fewer", "more", good="more", note=item.get("caveat"), comparable=run),
+        _latency(view, first, item),
+        _share(*_fps(first, item), "fewer", "more", good="more", comparable=run and not item.get("caveat")),
         _accuracy("mAP50-95", "map50_95", first, item, pictures),
         _accuracy("mAP50-95, small objects", "small_map50_95", first, item, pictures),
         _share(
@@ -51,6 +48,20 @@ def compared(view: View, first: dict, item: dict) -> list[Figure]:
 def _share(name, unit, before, after, less, more, *, good="less", note=None, comparable=True) -> Figure:
     change = figures.share(before, after, less, more, good=good) if comparable else None
     return Figure(name, unit, before, after, change, note)
+
+
+def _latency(view: View, first: dict, item: dict) -> Figure:
+    """Of a file that this machine cannot judge, no change; the same network in floating point stands in its note."""
+    caveat = item.get("caveat")
+    change = None if caveat else figures.times(speedup(first, item))
+    note = caveat or (None if same_run(first, item) else _apart(first, item))
+    plain = view.item("fp32")
+    if view.is_build and change is None and plain and plain is not item:
+        faster = figures.times(speedup(first, plain))
+        if faster and not plain.get("caveat"):
+            note = f"{note}; " if note else ""
+            note += f"fp32, the same network: {show(p50(plain), 'ms')}, {faster.text}"
+    return Figure("Latency, p50", "ms", p50(first), p50(item), change, note)
 
 
 def _fps(first: dict, item: dict) -> tuple:

@@ -119,5 +119,6 @@ def place(key: tuple) -> str:
     """A setting in words."""
     where, runtime, threads = key
     machine = "this machine" if where == "here" else where if isinstance(where, str) else "a machine that is not stated"
-    words = [machine, runtime, None if threads is None else f"{threads} thread{'s' if threads != 1 else ''}"]
+    count = None if threads is None else f"{threads} thread{'s' if threads != 1 else ''}"
+    words = [machine, runtime, None if count and count in str(runtime) else count]
     return ", ".join(str(word) for word in words if word)

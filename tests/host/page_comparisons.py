@@ -61,7 +61,8 @@ def build(folder: Path, pictures: int = 6, size: int = 480) -> dict:
             {"name": "INT8 is faster on the target", "limit": "1.0x of FP16", "found": None, "passed": None},
         ],
         "gallery": {"conf": 0.25, "iou": 0.5, "first": "original", "last": "int8",
-                    "pictures": [_picture(folder, 3_000_000 + i, size, rng) for i in range(pictures)]},
+                    "pictures": sorted((_picture(folder, 3_000_000 + i, size, rng) for i in range(pictures)),
+                                       key=lambda shot: -shot["lost"])},
         "classes": list(NAMES),
         "more": {
             "stages": [{"name": n, "seconds": s} for n, s in (("channels", 2.1), ("prune", 31.7), ("finetune", 402.5),

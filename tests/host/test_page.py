@@ -17,7 +17,7 @@ from PIL import Image
 
 from edgeprune import gallery as chosen
 from edgeprune import page
-from edgeprune.page import distribution, figures, html, layers, matching, theme, tradeoff, view
+from edgeprune.page import distribution, figures, html, layers, matching, summary, theme, tradeoff, view
 
 from . import page_comparisons as made
 
@@ -192,6 +192,16 @@ def test_a_change_says_its_direction_in_words():
     assert figures.times(0.5) == figures.Change("0.50× as fast", "worse")
 
 
+def test_a_file_that_this_machine_cannot_judge_gets_no_verdict_of_its_speed(comparisons):
+    comparison = copy.deepcopy(comparisons["build"])
+    comparison["gallery"]["last"] = "int8-fp16"
+    tiles = {f.name: f for f in summary.compared(view.View(comparison), comparison["items"][0], comparison["items"][6])}
+    assert tiles["Latency, p50"].change is None and tiles["FPS, end to end"].change is None
+    assert tiles["Latency, p50"].note == f"{made.GPU_FILE}; fp32, the same network: 7.12 ms, 1.38× as fast"
+    assert tiles["mAP50-95"].change.text == "−0.004"
+    assert '<span class="quiet">1.06×</span>' in page.render(comparison)
+
+
 # -- the plots ---------------------------------------------------------------------------------------------------------
 def test_a_front_holds_what_nothing_beats():
     rng = np.random.default_rng(0)
@@ -361,6 +371,22 @@ def test_losses_are_marked_numbered_and_told(tmp_path):
     assert panel["role"] == "img"
     for kind in ("lost", "gained", "alarm"):
         assert len(read.of(tag="g", class_=f"b {kind}")) == 2, "in the legend and in the picture"
+
+
+def test_of_many_panels_the_steps_are_shown_and_the_others_on_request(comparisons):
+    def checked(comparison):
+        boxes = [e for e in Read(page.render(comparison)).elements if (e.get("id") or "").startswith("show-")]
+        return ["checked" in e for e in boxes]
+
+    comparison = copy.deepcopy(comparisons["build"])
+    assert checked(comparison) == [True] * 5
+    for shot in comparison["gallery"]["pictures"]:
+        shot["found"] |= {name: [] for name in ("fp32", "fp16", "int8-fp16")}
+    comparison["gallery"]["last"] = "int8-fp16"
+    shown = dict(
+        zip(("truth", "original", "pruned", "tuned", "fp32", "fp16", "int8", "int8-fp16"), checked(comparison))
+    )
+    assert [name for name, on in shown.items() if on] == ["truth", "original", "pruned", "tuned", "int8-fp16"]
 
 
 def embedded(text):
@@ -535,6 +561,21 @@ def test_the_gallery_shows_its_pictures(opened):
     shot = tab.locator(".panel.p2 svg").first
     seen = np.asarray(Image.open(io.BytesIO(shot.screenshot())).convert("RGB")).reshape(-1, 3)
     assert len(np.unique(seen, axis=0)) > 100
+
+
+def test_boxes_are_thin_on_a_small_picture_too(browser, tmp_path):
+    """A stroke that scaled with a 32 px picture would cover what it marks."""
+    comparison = made.build(tmp_path, 1, 160)
+    shot = comparison["gallery"]["pictures"][0]
+    Image.new("RGB", (32, 32), (90, 160, 90)).save(shot["path"])
+    shot.update(width=32, height=32, truth=[[0, 8, 8, 24, 24]], found={"original": [], "int8": []})
+    (tmp_path / "small.html").write_text(page.render(comparison), "utf-8")
+    tab = browser.new_page()
+    tab.goto((tmp_path / "small.html").as_uri())
+    seen = np.asarray(Image.open(io.BytesIO(tab.locator(".panel.p0 svg").first.screenshot())).convert("RGB"), dtype=int)
+    tab.close()
+    across = np.abs(seen[len(seen) // 2] - (90, 160, 90)).max(1) > 30
+    assert 4 <= across.sum() <= 14, "two strokes of some 4 px"
 
 
 def test_the_theme_is_remembered_and_commands_are_copied(opened, comparisons):
