@@ -11,11 +11,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from conftest import BOXES, png
 from edgeprune_device import schema
+from edgeprune_device.service.protocol import FRAMES
+from edgeprune_device.service.worker import _Worker as Worker
 from fakes.service import LIVE, MISBEHAVING, Root, Service, alive, children
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux")
@@ -522,3 +525,24 @@ def test_a_bundle_of_a_stranger_needs_the_option(bundle, tmp_path):
         with Service(tmp_path, bundle.path, "--runtime", "null", *option, env=env) as service:
             assert service.process.wait(30) == code
     assert len(service.lines()) == 3 and "not trusted here" in service.words()
+
+
+def test_a_frame_is_counted_before_it_is_written():
+    """Whoever comes after a worker that was killed between the two must not give a number twice."""
+
+    class Killed(Exception):
+        pass
+
+    def killed(line):
+        raise Killed
+
+    one = SimpleNamespace(name="a.png", due_ns=None)
+    source = SimpleNamespace(live=False, frames=lambda: iter([one]), decode=lambda _: np.zeros((32, 32, 3), np.uint8))
+    session = SimpleNamespace(infer=lambda x: [np.zeros((1, 5, 10), np.float32)])
+    described = SimpleNamespace(imgsz=32, classes=["a"], nms={"conf": 0.25, "iou": 0.7, "max_det": 10})
+    worker = object.__new__(Worker)
+    worker._cells, worker._watchdog_ns, worker._ends = dict.fromkeys(range(16), 0), 10**9, False
+    worker._order = {"first": 0, "conf": None}
+    with pytest.raises(Killed):
+        worker._frames(source, described, session, lambda *_: b"", SimpleNamespace(write=killed, problem=""))
+    assert worker._cells[FRAMES] == 1
