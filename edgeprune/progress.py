@@ -75,7 +75,7 @@ class Reporter:
             yield stage
             return
         if not self._look.live:
-            self._tell(stage.head(self._look))
+            self._tell(stage.head(self._look).rstrip())
         try:
             with self._drawn(stage):
                 yield stage
