@@ -118,39 +118,42 @@ _COLUMNS = (("size", "size_bytes", "bytes"), ("parameters", "parameters", "count
 
 def fragment(view: View) -> Markup:
     """A small table: before -> after of every item. Its ink is the notebook's own, light or dark."""
-    head = ["", *(name for name, _, _ in _COLUMNS), "ms p50", "mAP50-95", "small"]
-    cell = "padding:.25em .7em;text-align:right;border-bottom:1px solid rgba(128,128,128,.35);white-space:nowrap;"
+    head = ["", *(name for name, _, _ in _COLUMNS), "p50", "mAP50-95", "small"]
+    cell = "padding:.25em .6em;text-align:right;vertical-align:top;white-space:nowrap;"
+    cell += "border-bottom:1px solid rgba(128,128,128,.35);"
     left = cell.replace("right", "left")
     rows = [tag("tr", [tag("th", words, scope="col", style=cell + "font-weight:600") for words in head])]
     for item in view.items:
         cells = [tag("th", item["name"], [f" ({flag})" for flag in flags(item)], scope="row", style=left)]
         cells += [tag("td", words, style=cell) for words in _arrows(view, item)]
         rows.append(tag("tr", cells))
-    look = "border-collapse:collapse;font-variant-numeric:tabular-nums;color:inherit;background:transparent"
+    look = "font-size:.88em;border-collapse:collapse;font-variant-numeric:tabular-nums;color:inherit;background:transparent"
     table = tag("table", tag("thead", rows[:1]), tag("tbody", rows[1:]), style=look)
     title = tag("p", tag("b", view.data.get("title") or "Comparison"), _outcome(view), style="margin:.3em 0")
     return tag("div", title, tag("div", table, style="overflow-x:auto"), style="color:inherit")
 
 
-def _arrows(view: View, item: dict) -> list[str]:
-    """Each figure as "before → after" (and the change); of the first item its own."""
+def _arrows(view: View, item: dict) -> list[Markup]:
+    """Each figure as "before → after", its change below; of the first item its own."""
     first = view.first
 
-    def arrow(before, after, unit: str, change: Change | None) -> str:
-        if item is first or number(before) is None or number(after) is None:
-            return show(after, unit)
-        return f"{show(before, unit)} → {show(after, unit)}" + (f" ({change.text})" if change else "")
+    def arrow(before, after, unit: str, change: Change | None) -> Markup:
+        if item is first or change is None or number(before) is None or number(after) is None:
+            return join(show(after, unit))
+        was, now = show(before, unit), show(after, unit)
+        if was.partition(" ")[2] == now.partition(" ")[2]:
+            was = was.partition(" ")[0]
+        return join(f"{was} → {now}", tag("br"), tag("small", change.text))
 
     said = []
     for _, key, unit in _COLUMNS:
-        after = view.network(item, key)[0]
-        said.append(arrow(first.get(key), after, unit, _percent(figures.share(first.get(key), after, "less", "more"))))
+        before, after = first.get(key), view.network(item, key)[0]
+        said.append(arrow(before, after, unit, _percent(figures.share(before, after, "less", "more"))))
     faster = speedup(first, item)
-    said.append(arrow(p50(first), p50(item), "ms", Change(f"{faster:.2f}×", "")) if faster else show(p50(item), "ms"))
+    said.append(arrow(p50(first), p50(item), "ms", Change(f"{faster:.2f}×", "same") if faster else None))
     for key in ("map50_95", "small_map50_95"):
-        comparable = same_pictures(first, item)
-        change = figures.accuracy(first.get(key), item.get(key)) if comparable else None
-        said.append(arrow(first.get(key), item.get(key), "map", change) if comparable else show(item.get(key), "map"))
+        change = figures.accuracy(first.get(key), item.get(key)) if same_pictures(first, item) else None
+        said.append(arrow(first.get(key), item.get(key), "map", change))
     return said
 
 

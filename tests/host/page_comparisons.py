@@ -25,7 +25,7 @@ _MODELS = {
 }
 
 
-def build(folder: Path, pictures: int = 6, size: int = 480) -> dict:
+def build(folder: Path, pictures: int = 3, size: int = 480) -> dict:
     """A build's comparison, its pictures written to `folder`."""
     rng = np.random.default_rng(7)
     whole = _layers(rng)

@@ -473,8 +473,9 @@ def test_what_a_notebook_shows(comparisons):
     read = Read(table)
     rows = {row[0]["text"]: texts(row)[1:] for row in read.rows}
     assert rows["original"] == ["6.52 MB", "3.01 M", "1.02 G", "9.84 ms", "0.261", "0.124"]
-    assert rows["int8"][0] == "6.52 MB → 2.31 MB (−65 %)"
-    assert rows["int8"][3:] == ["9.84 ms → 4.05 ms (2.43×)", "0.261 → 0.257 (−0.004)", "0.124 → 0.120 (−0.004)"]
+    assert rows["int8"][:3] == ["6.52 → 2.31 MB−65 %", "3.01 → 2.04 M−32 %", "1.02 G → 765 M−25 %"]
+    assert rows["int8"][3:] == ["9.84 → 4.05 ms2.43×", "0.261 → 0.257−0.004", "0.124 → 0.120−0.004"]
+    assert rows["a41f03b2c7d9:int8 * (recorded)"][3:] == ["6.21 ms", "0.250", "0.118"]
     assert "4 of 5 gates passed" in table
     assert not re.search(r"[^-]color:(?!inherit)|background:(?!transparent)", table), "the notebook's own ink"
     for kind in KINDS:
@@ -544,7 +545,7 @@ def test_everything_works_without_a_script(opened):
         assert heading.is_visible()
     assert tab.locator("button").count() == 0
     panels = tab.locator(".panel.p3")
-    assert panels.count() == 6 and panels.first.is_visible()
+    assert panels.count() == 3 and panels.first.is_visible()
     tab.locator("#show-3").uncheck()
     assert not panels.first.is_visible() and tab.locator(".panel.p4").first.is_visible()
     ground = "getComputedStyle(document.body).backgroundColor"
@@ -638,9 +639,10 @@ def axe():
     return source.read_text("utf-8")
 
 
-@pytest.mark.parametrize("width", [1280, 360])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("kind", ["build", "bare"])
+@pytest.mark.parametrize(
+    ("kind", "scheme", "width"),
+    [*(("build", scheme, width) for scheme in ("light", "dark") for width in (1280, 360)), ("bare", "light", 360)],
+)
 def test_axe_finds_no_violation(opened, axe, kind, scheme, width):
     tab = opened(kind, width, color_scheme=scheme)
     tab.evaluate("for (const part of document.querySelectorAll('details')) part.open = true")
@@ -657,7 +659,7 @@ def test_paper_has_every_section_whole_and_in_colour(opened, tmp_path):
     tab.pdf(path=tmp_path / "page.pdf", format="A4", print_background=False, prefer_css_page_size=True)
     paper = pdfium.PdfDocument(tmp_path / "page.pdf")
     text = " ".join(" ".join(sheet.get_textpage().get_text_range().split()) for sheet in paper)
-    for words in (*headings, "model.22", "takes 662 samples", "scene-03000005.jpg", "FPS alone", "sha256"):
+    for words in (*headings, "model.22", "takes 662 samples", "scene-03000002.jpg", "FPS alone", "sha256"):
         assert words in text, f"{words}: not on paper"  # and so are the parts that are folded on a screen
     assert "Skip to the summary" not in text
     pixels = [np.asarray(sheet.render(scale=0.5).to_pil().convert("RGB"), dtype=int) for sheet in paper]
