@@ -303,7 +303,7 @@ def test_what_is_dropped_where_it_gets_narrow(monkeypatch):
     )
     assert render(stage, 70, look) == "[4/8] finetune   1:12   42 %  epoch 5/10  loss 1.234, 2 min left"
     assert render(stage, 60, look) == "[4/8] finetune   1:12   42 %  epoch 5/10  los..., 2 min left"
-    assert render(stage, 39, look) == "[4/8] finetune 42 % 2 min left epoc..."
+    assert render(stage, 39, look) == "[4/8] finetune 42 % 2 min left epoch..."
     assert render(stage, 0, look) == "[4/8] finetune   1:12   42 %  epoch 5/10  loss 1.234, 2 min left"
 
 
