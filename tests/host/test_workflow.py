@@ -1,7 +1,9 @@
 """build, from a checkpoint and pictures to a signed bundle; interrupted, resumed, refused."""
 
+import argparse
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -16,8 +18,11 @@ from edgeprune_device.bundle import Bundle
 from edgeprune_device.errors import GateError, InputError
 from edgeprune_device.evaluation import EvaluationSet
 
-from edgeprune import checkpoint, comparison, quantize, samples, workflow
+import edgeprune as ep
+from edgeprune import checkpoint, comparison, quantize, record, samples, workflow
 from edgeprune.budget import Budget
+from edgeprune.commands import build as command
+from edgeprune.commands import options as arguments
 from edgeprune.dataset import load
 from edgeprune.progress import Reporter
 from edgeprune.workflow import Options
@@ -146,6 +151,47 @@ def test_what_cannot_be_resumed(built, inputs):
         workflow.build(options(inputs, budget=Budget("ratio", 0.3)), out, Reporter(quiet=True), resume=True)
 
 
+def test_the_page_shows_what_was_measured(built):
+    record, out = built
+    shown = ep.Build.open(out).comparison
+    assert record["page"] == "report.html" and shown.kind == "build"
+    assert [row.name for row in shown.items] == list(record["models"])
+    for row in shown.items:
+        entry = record["models"][row.name]
+        assert (row.map50_95, row.macs, row.latency_ms) == (entry["map50_95"], entry["macs"], entry["latency_ms"])
+        assert row.pictures == 4 and row.sha256 and row.layers
+        assert (row.stages_ms is None) == (row.latency_ms is None)
+    assert shown.items[0].size_bytes == record["models"]["original"]["stripped_size_bytes"]
+    assert [gate["passed"] for gate in shown.gates if "parser" not in gate["name"]] == [True] * 6
+    assert {p["name"] for p in shown.gallery["pictures"]} == {p.name for p in load(out.parent / "data/data.yaml").val}
+    assert list(shown.gallery["pictures"][0]["found"]) == list(record["models"])
+    assert (out / "report.html").read_text() == shown.html()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"budget": Budget("latency", 0.75), "criterion": "l1", "lr": 3e-5, "uniform": True, "qat": 2, "patience": 4},
+        {"precision": ("fp32", "fp16"), "max_drop": 0.01, "nms": True, "steps": 2, "pictures": 0, "on": "me@jetson"},
+    ],
+)
+def test_the_command_that_the_page_gives_asks_for_the_same(inputs, changes):
+    """Through the real parser."""
+    asked = options(inputs, **changes)
+    words = shlex.split(record.command(asked.to_json()))
+    assert words[:2] == ["edgeprune", "build"]
+    parser = argparse.ArgumentParser()
+    command.configure(parser)
+    given = parser.parse_args(words[2:])
+    assert arguments.asked(given) == asked.budget
+    same = ("criterion", "lr", "uniform", "patience", "max_drop", "nms", "steps", "pictures", "on", "epochs", "imgsz")
+    for name in same:
+        assert getattr(given, name) == getattr(asked, name), name
+    assert (given.weights, given.data, given.target) == (asked.weights, asked.data, asked.target)
+    assert arguments.splitted(given.precision) == asked.precision and arguments.qat_epochs(given) == asked.qat
+
+
 def test_a_changed_file_takes_its_stage_with_it(built, inputs, tmp_path):
     import shutil
 
@@ -195,10 +241,7 @@ given = json.loads(sys.argv[1])
 kind, value = given["budget"].split()
 given.update(weights=Path(given["weights"]), data=Path(given["data"]), precision=tuple(given["precision"]),
              budget=Budget(kind, float(value)))
-class Steps(Reporter):
-    def say(self, text):
-        print(text, flush=True)
-record = workflow.build(Options(**given), Path(sys.argv[2]), Steps(), resume=True)
+record = workflow.build(Options(**given), Path(sys.argv[2]), Reporter(), resume=True)
 """
 
 
@@ -207,8 +250,8 @@ def test_killed_in_every_long_stage_and_resumed(inputs, tmp_path):
     out = tmp_path / "out"
     command = [sys.executable, "-c", RUN, json.dumps(options(inputs).to_json()), str(out)]
     for stage in ("plan", "finetune", "quantize", "engine"):
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-        for line in process.stdout:
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        for line in process.stderr:
             if line.strip().endswith(f"] {stage}"):
                 time.sleep(0.2)
                 os.kill(process.pid, signal.SIGKILL)
@@ -218,9 +261,9 @@ def test_killed_in_every_long_stage_and_resumed(inputs, tmp_path):
         done = [s["name"] for s in record["stages"]]
         assert done == STAGES[: len(done)] and stage not in done
         assert not list(out.glob("*.epb"))
-    finished = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    finished = subprocess.run(command, stderr=subprocess.PIPE, text=True)
     assert finished.returncode == 0
-    assert finished.stdout.count("done before, kept") == 6
+    assert finished.stderr.count("done before, kept") == 6
     assert Bundle.open(out / "small.epb").trusted
     assert not [p for p in out.iterdir() if p.name.startswith(".")]
 
@@ -259,6 +302,13 @@ def test_a_failed_gate_writes_no_bundle_and_tells_the_figures(inputs, tmp_path, 
     record = json.loads((out / "build.json").read_text())
     assert record["failed"]["stage"] == "quantize"
     assert sorted(p.name for p in out.glob("model.*")) == ["model.fp32.onnx"]
+    # The page is there all the same, and says by how much.
+    shown = ep.Comparison.from_json(json.loads((out / "comparison.json").read_text()))
+    gates = {gate["name"]: gate for gate in shown.gates}
+    assert gates["INT8 keeps mAP50-95"]["passed"] is False and "int8" in [row.name for row in shown.items]
+    assert shown.gallery["last"] in ("int8", "int8-fp16") and "FAILED" in (out / "report.html").read_text().upper()
+    with pytest.raises(InputError, match="not finished"):
+        ep.Build.open(out)
     # The limit may change without doing the training again.
     monkeypatch.setattr(quantize, "to_int8", whole)
     record = workflow.build(
