@@ -110,7 +110,7 @@ def of_network(model: nn.Module, path: Path, arguments: Mapping, tasks: tuple[st
     """
     kind = type(model).__name__
     if kind in _TASK_OF and not any(isinstance(m, nn.BatchNorm2d) for m in model.modules()):
-        raise InputError(f"this {kind} was fused (YOLO.predict and val do that in place): open its file anew")
+        raise InputError(f"this {kind} was fused (YOLO.fuse does that, in place): open its file anew")
     _check(path, model, tasks)
     raw = {"train_args": dict(arguments)}
     return Checkpoint(path, _ready(model.cpu(), raw), raw)

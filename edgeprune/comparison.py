@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -140,7 +141,8 @@ class Comparison:
 
     def save_json(self, path: str | Path) -> Path:
         """Write what the page is made from."""
-        return write_atomic(Path(path), strict_json.canonical(self.to_json()) + b"\n")
+        # In the order that things have: that of the layers is the network's.
+        return write_atomic(Path(path), json.dumps(self.to_json(), allow_nan=False) + "\n")
 
     def pareto(self) -> str:
         """The plot of latency against mAP, as SVG."""
