@@ -149,7 +149,7 @@ def test_tables_and_prose_fit_a_terminal(record, width):
     for line in text.splitlines():
         assert len(line) <= width or line in pasted or line.startswith("bundle "), line
     assert any("against FP32" in line for line in text.splitlines())
-    assert all(("#" in line) == (width >= 80) for line in pasted)
+    assert ("#" in pasted[0]) == (width >= 80)  # what it is for, where there is room
 
 
 def test_engines_of_a_reference_device(record):
