@@ -2,11 +2,10 @@
 
 import json
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
+from edgeprune_device import cli
 from edgeprune_device.errors import InputError
 from PIL import Image
 
@@ -210,12 +209,23 @@ def test_what_is_missing_is_named(data, tmp_path):
         coco._part("train", train)
 
 
-def test_finetune_takes_it(weights, data, tmp_path):
+def test_finetune_takes_it(weights, data, tmp_path, capsys):
     root, *_ = as_roboflow(data, tmp_path / "set")
-    command = [sys.executable, "-m", "edgeprune", "finetune", "--weights", weights, "--data", root, "--epochs", "1"]
-    done = subprocess.run([*command, "--out", tmp_path / "t.pt"], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert (tmp_path / "t.pt").is_file() and "mAP50-95" in done.stdout
+    words = [
+        "finetune",
+        "--weights",
+        weights,
+        "--data",
+        root,
+        "--epochs",
+        "1",
+        "--batch",
+        "8",
+        "--out",
+        tmp_path / "t.pt",
+    ]
+    assert cli.main([str(w) for w in words]) == 0
+    assert (tmp_path / "t.pt").is_file() and "mAP50-95" in capsys.readouterr().out
 
 
 def test_the_same_picture_name_with_another_suffix(tmp_path):
