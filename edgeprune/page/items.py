@@ -127,7 +127,8 @@ def fragment(view: View) -> Markup:
         cells = [tag("th", item["name"], [f" ({flag})" for flag in flags(item)], scope="row", style=left)]
         cells += [tag("td", words, style=cell) for words in _arrows(view, item)]
         rows.append(tag("tr", cells))
-    look = "font-size:.88em;border-collapse:collapse;font-variant-numeric:tabular-nums;color:inherit;background:transparent"
+    look = "font-size:.88em;border-collapse:collapse;font-variant-numeric:tabular-nums;"
+    look += "color:inherit;background:transparent"
     table = tag("table", tag("thead", rows[:1]), tag("tbody", rows[1:]), style=look)
     title = tag("p", tag("b", view.data.get("title") or "Comparison"), _outcome(view), style="margin:.3em 0")
     return tag("div", title, tag("div", table, style="overflow-x:auto"), style="color:inherit")

@@ -153,6 +153,18 @@ def test_every_item_has_its_row_and_the_first_no_change(comparisons):
     assert report[5] == "–" and report[7] == "0.250", "another machine, other pictures: no change is stated"
 
 
+def test_any_figure_may_be_missing(comparisons):
+    whole = {**comparisons["build"], "gallery": None}
+    for key in set(whole["items"][0]) - {"name", "recorded"}:
+        for whom in (whole["items"], whole["items"][:1], whole["items"][5:6]):
+            lacking = [{**item, key: None} if item in whom else item for item in whole["items"]]
+            comparison = {**whole, "items": lacking}
+            assert page.fragment(comparison) and page.pareto(comparison)
+            assert whom is not whole["items"] or page.render(comparison)
+    for key in ("data", "machine", "more", "gates", "created", "reproduce", "title", "classes"):
+        assert page.render({**whole, key: None})
+
+
 def test_pictures_that_were_trained_on_are_said_first(comparisons):
     comparison = copy.deepcopy(comparisons["build"])
     comparison["data"]["train_in_val"] = 3
@@ -654,7 +666,7 @@ def test_axe_finds_no_violation(opened, axe, kind, scheme, width):
 
 def test_paper_has_every_section_whole_and_in_colour(opened, tmp_path):
     pdfium = pytest.importorskip("pypdfium2", reason="pypdfium2 is not installed: pip install pypdfium2")
-    tab = opened("build", color_scheme="dark")
+    tab = opened("build", color_scheme="dark", java_script_enabled=False)
     headings = tab.locator("main h2").all_text_contents()
     tab.pdf(path=tmp_path / "page.pdf", format="A4", print_background=False, prefer_css_page_size=True)
     paper = pdfium.PdfDocument(tmp_path / "page.pdf")
