@@ -51,7 +51,7 @@ def section(name: str, module_name: str) -> str:
 
 
 def _usage(parser: argparse.ArgumentParser) -> str:
-    parser.formatter_class = lambda prog: argparse.RawDescriptionHelpFormatter(prog, width=100)
+    parser.formatter_class = lambda prog: argparse.RawDescriptionHelpFormatter(prog, width=84)
     return parser.format_usage().removeprefix("usage: ").replace("\n       ", "\n").strip()
 
 

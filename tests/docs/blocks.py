@@ -16,7 +16,8 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-_FENCE = re.compile(r"(?:^<!-- (slow|parse|drone)(?:: ([^\n]+?))? -->\n)?^```([a-z]*)([^\n`]*)\n(.*?)^```$", re.M | re.S)
+_MARK = r"(?:^<!-- (slow|parse|drone)(?:: ([^\n]+?))? -->\n)?"
+_FENCE = re.compile(_MARK + r"^```([a-z]*)([^\n`]*)\n(.*?)^```$", re.M | re.S)
 _END = frozenset({"&&", "||", "|", ";", "&", "(", ")", ";;"})
 
 

@@ -1,5 +1,5 @@
-"""The pages' drone: a real sshd on the loopback, in a mount namespace in which /etc, /opt, /home, /run and /media are its
-own, and the user pilot is known. Its Python has numpy, Pillow, PyNaCl and ONNX Runtime, as JetPack brings packages.
+"""The pages' drone: a real sshd on the loopback, in a mount namespace in which /etc, /opt, /home, /run and /media are
+its own, and the user pilot is known. Its Python has numpy, Pillow, PyNaCl and ONNX Runtime, as JetPack brings packages.
 
 What it is not: another machine, an arm64, a GPU, systemd. Every command that it runs is short (stand_in).
 """
@@ -66,7 +66,7 @@ class Drone:
         (folder / "sshd_config").write_text(
             f"Port {port}\nListenAddress 127.0.0.1\nHostKey {folder}/host\nAuthorizedKeysFile {folder}/user.pub\n"
             "PidFile none\nUsePAM no\nPermitRootLogin yes\nStrictModes no\nPasswordAuthentication no\n"
-            "KbdInteractiveAuthentication no\nMaxStartups 100\n"
+            "KbdInteractiveAuthentication no\nMaxStartups 100\nSubsystem sftp internal-sftp\n"
             f"SetEnv PATH={path} OMP_NUM_THREADS=1\n"
         )
         (folder / "known").write_text(f"[127.0.0.1]:{port} {(folder / 'host.pub').read_text()}")

@@ -75,7 +75,7 @@ def _answer(link: socket.socket) -> None:
         for number, stream in enumerate(streams):
             os.dup2(stream, number)
         # Python remembers of its streams whether they were files.
-        sys.stdin, sys.stdout, sys.stderr = open(0, closefd=False), _writer(1), _writer(2)
+        sys.stdin, sys.stdout, sys.stderr = open(0, closefd=False), _writer(1), _writer(2)  # noqa: SIM115
         os.chdir(folder)
         os.environ.clear()
         os.environ.update(environment)

@@ -1,11 +1,11 @@
-"""Every command block of README, device/README and docs/ is run, page by page, in a fresh folder (world.py says what the
-names in it mean here). What cannot run here is marked in the page, with the reason, and its command lines are parsed."""
+"""Every command block of README and docs/ is run, page by page, in a fresh folder (world.py says what the names in it
+mean here). What cannot run here is marked in the page, with the reason, and its command lines are parsed; so are those
+of device/README."""
 
 import importlib
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from edgeprune_device import cli

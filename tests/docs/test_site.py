@@ -1,4 +1,4 @@
-"""The site: built strictly, its links hold, it loads nothing from outside, and its command reference is the parsers'."""
+"""The site: built strictly, its links hold, it loads nothing from outside, its command reference is the parsers'."""
 
 import importlib.util
 import os
@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 #: Attributes by which a page makes the browser fetch something. Links that a person follows are no such.
 _LOADS = re.compile(r'<(?:script|img|iframe|source|video|audio|embed|object)\b[^>]*?\s(?:src|data|srcset)="([^"]+)"')
-_STYLES = re.compile(r'<link\b(?=[^>]*rel="(?:stylesheet|preload|preconnect|icon|prefetch|manifest)")[^>]*href="([^"]+)"')
+_STYLES = re.compile(r'<link\b(?=[^>]*rel="(?:stylesheet|preload|preconnect|icon|prefetch)")[^>]*href="([^"]+)"')
 
 
 @pytest.fixture(scope="module")
@@ -27,8 +27,8 @@ def site(tmp_path_factory):
         pytest.skip("mkdocs-material is not installed: pip install '.[docs]'")
     folder = tmp_path_factory.mktemp("site")
     done = subprocess.run(
-        [sys.executable, "-m", "mkdocs", "build", "--strict", "-d", str(folder)], cwd=ROOT, capture_output=True, text=True,
-        env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "-d", str(folder)], capture_output=True, text=True,
+        cwd=ROOT, env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     return folder

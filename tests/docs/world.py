@@ -1,11 +1,11 @@
-"""What the names of the documentation mean while its blocks are run: `best.pt`, `data.yaml`, `pilot@drone`, `drone.img`.
+"""What the names of the documentation mean while its blocks are run: `best.pt`, `data.yaml`, `pilot@drone`, …
 
 Each page gets a fresh folder with a home of its own, and in it what the page names and does not make itself.
 """
 
 from __future__ import annotations
 
-import copy
+import json
 import os
 import re
 import shutil
@@ -27,7 +27,7 @@ NAME = "demo-jetson-orin-0p2"
 #: What `edgeprune build` leaves, and where the pages have it.
 _BUILT = ("pruned.pt", "tuned.pt", "model.fp32.onnx", "model.fp16.onnx", "model.int8.onnx", "model.int8-fp16.onnx")
 
-#: `python3 -m venv` and `pip install` belong to .ci/run, which does them for real. Here they only check their arguments.
+#: `python3 -m venv` and `pip install` belong to .ci/run, which does them for real. Here they check their arguments.
 _PYTHON3 = """#!/bin/sh
 if [ "$1 $2" = "-m venv" ]; then
   for folder; do :; done
@@ -68,8 +68,9 @@ class World:
         self._inputs()
         self._programs()
         environment = {
-            **os.environ, **self._own(folder / "server"), "PYTHONPATH": f"{STAND_IN}:{os.environ.get('PYTHONPATH', '')}",
-            "DOCS_DEMO_WEIGHTS": str(folder / "inputs/demo.pt"),
+            **os.environ, **self._own(folder / "server"),
+            "PYTHONPATH": f"{STAND_IN}:{os.environ.get('PYTHONPATH', '')}",
+            "DOCS_DEMO_WEIGHTS": str(folder / "inputs/best.pt"),
         }  # fmt: skip
         self._server = subprocess.Popen(
             [sys.executable, host.__file__, self._socket], env=environment, stdout=subprocess.PIPE, cwd=folder
@@ -109,17 +110,18 @@ class World:
         return self._done[FIRST.text] / "runs" / NAME
 
     def run(self, text: str, folder: Path, on_drone: bool = False) -> subprocess.CompletedProcess:
-        """A shell text, stopped at its first failure. Two minutes, then it is ended."""
+        """A shell text, stopped at its first failure. After four minutes it is ended."""
         command = ["bash", "-euo", "pipefail", "-c", text]
         if on_drone:
             command = ["ssh", "pilot@drone", "PATH=$HOME/.local/bin:$PATH bash -euo pipefail -s"]
         return subprocess.run(
             command, cwd=folder, env=self.environment(), capture_output=True, text=True, timeout=240,
-            **({"input": text} if on_drone else {"stdin": subprocess.DEVNULL}),
+            input=text if on_drone else "",
         )  # fmt: skip
 
     def check(self, done: subprocess.CompletedProcess, what: str = "") -> None:
-        assert done.returncode == 0, f"{what} ended with {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+        said = f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+        assert done.returncode == 0, f"{what} ended with {done.returncode}\n{said}"
 
     def environment(self) -> dict[str, str]:
         path = f"{self.folder}/bin:{os.environ['PATH']}:/usr/sbin:/sbin"
@@ -140,11 +142,11 @@ class World:
 
         folder = self.folder / "inputs"
         folder.mkdir(parents=True)
-        dataset(folder, train=8, val=4)
-        save(network(width=0.125), folder / "best.pt")
-        scenes = network(width=0.125, nc=len(demo.NAMES))
-        scenes.names = dict(enumerate(demo.NAMES))
-        save(copy.deepcopy(scenes), folder / "demo.pt")
+        names = dict(enumerate(demo.NAMES))
+        dataset(folder, train=8, val=4).write_text(f"train: images/train\nval: images/val\nnames: {names}\n")
+        model = network(width=0.125, nc=len(names))
+        model.names = names
+        save(model, folder / "best.pt")
 
     def _programs(self) -> None:
         folder = self.folder / "bin"
@@ -231,6 +233,25 @@ def _deployed(world: World, folder: Path) -> None:
     world.deploy()
 
 
+def _coco(world: World, folder: Path) -> None:
+    """The same pictures with COCO's JSON."""
+    from edgeprune import demo
+
+    for split in ("train", "val"):
+        pictures = sorted((world.folder / "inputs/images" / split).iterdir())
+        shutil.copytree(pictures[0].parent, folder / "coco" / split)
+        found: list[dict] = []
+        for number, picture in enumerate(pictures):
+            for line in (world.folder / "inputs/labels" / split / f"{picture.stem}.txt").read_text().splitlines():
+                kind, x, y, w, h = (float(word) * 96 for word in line.split())
+                box = {"bbox": [x - w / 2, y - h / 2, w, h], "area": w * h, "iscrowd": 0, "image_id": number}
+                found.append({**box, "id": len(found), "category_id": int(kind / 96)})
+        images = [{"id": i, "file_name": p.name, "width": 96, "height": 96} for i, p in enumerate(pictures)]
+        kinds = [{"id": i, "name": name} for i, name in enumerate(demo.NAMES)]
+        text = json.dumps({"images": images, "annotations": found, "categories": kinds})
+        (folder / f"coco/{split}.json").write_text(text)
+
+
 def _image(world: World, folder: Path) -> None:
     system = drone_root.ext4(drone_root.tree(folder / ".tree"), folder / ".app", 48)
     drone_root.gpt(folder / "drone.img", [("APP", 48, system)])
@@ -257,6 +278,7 @@ _THINGS = {
     r"\bnewer\.epb": _newer,
     r"/media/stick/": _stick,
     r"/opt/edgeprune/current": _deployed,
+    r"\bcoco/": _coco,
     r"\bdrone\.img": _image,
     r"\brootfs\b": _rootfs,
     r"\bbase\.tar": _base,
