@@ -29,6 +29,7 @@ from edgeprune_device import clock, files, keys, schema, strict_json, version
 from edgeprune_device.bundle import Bundle
 from edgeprune_device.engine import PRECISIONS, Engine
 from edgeprune_device.errors import EdgepruneError, GateError, InputError, SignatureError
+from edgeprune_device.hint import did_you_mean
 from edgeprune_device.report import BenchReport
 from edgeprune_device.target import Target
 
@@ -263,7 +264,9 @@ def run(args) -> None:
     precision = args.precision or "all"
     unknown = [p for p in precision.split(",") if p not in (*PRECISIONS, "auto", "all")]
     if unknown:
-        raise InputError(f"unknown precision {unknown[0]!r}; known: auto, all, {', '.join(PRECISIONS)}")
+        near = did_you_mean(unknown[0], PRECISIONS)
+        hint = f"{near} " if near else ""
+        raise InputError(f"unknown precision {unknown[0]!r}; {hint}known: auto, all, {', '.join(PRECISIONS)}")
     files.check_writable(args.out or bundle.path.with_suffix(".on.epb"))
 
     def say(text: str) -> None:

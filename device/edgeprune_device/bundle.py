@@ -28,6 +28,7 @@ from nacl.signing import SigningKey, VerifyKey
 from edgeprune_device import keys, strict_json
 from edgeprune_device.errors import InputError, SignatureError
 from edgeprune_device.files import replacing
+from edgeprune_device.hint import no_such_file
 from edgeprune_device.manifest import Manifest, Payload
 
 __all__ = ["Bundle", "read_manifest"]
@@ -118,6 +119,8 @@ class Bundle:
             with open(path, "rb") as stream:
                 return cls._read(path, stream, trusted, allow_untrusted)
         except OSError as error:
+            if not path.exists():
+                raise InputError(no_such_file(path)) from error
             raise InputError(f"{path}: the bundle cannot be read ({str(error.strerror or error).lower()})") from error
 
     @classmethod

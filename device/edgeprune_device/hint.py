@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import difflib
-from typing import Iterable
+import os
+from typing import Iterable, Union
 
-__all__ = ["did_you_mean"]
+from edgeprune_device.printable import printable
+
+__all__ = ["did_you_mean", "no_such_file"]
 
 _NEAR = 0.6  # difflib's own: one letter wrong in three
 _EQUALLY = 0.15  # further from the nearest than that is no guess worth showing
@@ -19,6 +22,18 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     near = [name for name, like in found.items() if like >= max(_NEAR, best - _EQUALLY)]
     near = sorted(near, key=lambda name: -found[name])[:3]
     return f"did you mean {' or '.join(near)}?" if near else ""
+
+
+def no_such_file(path: Union[str, "os.PathLike[str]"]) -> str:
+    """For a message: "bset.pt: no such file; did you mean best.pt?", or which folder there is not."""
+    folder, name = os.path.split(os.fspath(path))
+    try:
+        near = did_you_mean(name, os.listdir(folder or "."))
+    except FileNotFoundError:
+        return f"{path}: no such file; there is no folder {folder}"
+    except OSError as error:
+        return f"{path}: no such file; {folder} cannot be looked into ({str(error.strerror).lower()})"
+    return f"{path}: no such file{'; ' if near else ''}{printable(near)}"
 
 
 def _likeness(a: str, b: str) -> float:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 HELP = "what is missing on this machine, and how to get it"
 
+_COLOURS = {"ok": "green", "note": "yellow", "missing": "red"}
+
 
 def configure(parser) -> None:
     """Options."""
@@ -12,7 +14,9 @@ def configure(parser) -> None:
 
 def run(args) -> None:
     """Examine, show; GateError where something that is needed is missing."""
-    from edgeprune_device import doctor, strict_json, version
+    import sys
+
+    from edgeprune_device import doctor, strict_json, terminal, version
     from edgeprune_device.errors import GateError
     from edgeprune_device.printable import printable
 
@@ -20,9 +24,10 @@ def run(args) -> None:
     if args.json:
         print(strict_json.pretty({"edgeprune": version(), "checks": [check.to_json() for check in found]}), end="")
     else:
-        width = max(len(check.name) for check in found) + 2
+        width, look = max(len(check.name) for check in found) + 2, terminal.look(sys.stdout)
         for check in found:
-            print(f"{check.state:<9}{check.name:<{width}}{printable(check.found)}")
+            state = look.style(f"{check.state:<9}", _COLOURS.get(check.state, "bold"))
+            print(f"{state}{check.name:<{width}}{printable(check.found)}")
             if check.advice:
                 print(f"{'':<9}{'':<{width}}-> {printable(check.advice)}")
     missing = [check.name for check in found if check.state == "missing"]

@@ -46,6 +46,7 @@ def run(args) -> None:
 
     from edgeprune_device import detached, installation, printable
     from edgeprune_device.errors import InputError
+    from edgeprune_device.hint import no_such_file
     from edgeprune_device.releases import Releases
 
     if args.keep < 2:
@@ -78,7 +79,7 @@ def run(args) -> None:
     else:
         source = Path(find_bundle(args.bundle)).absolute()
         if not source.is_file():
-            raise InputError(f"{source}: no such bundle")
+            raise InputError(no_such_file(source))
     installation.make_root(releases.root)
     return detached.run(
         releases,

@@ -21,6 +21,7 @@ from typing import Any, Callable, Dict, List, Optional, Tuple, Union
 import numpy as np
 
 from edgeprune_device.errors import InputError, RuntimeUnavailable
+from edgeprune_device.hint import did_you_mean
 
 __all__ = ["Session", "Settings", "Shapes", "available", "choose", "names", "open", "order"]
 
@@ -124,7 +125,9 @@ def choose(runtime: str = "auto") -> str:
         reasons = "; ".join(f"{name}: {why}" for name, why in available().items() if why)
         raise RuntimeUnavailable(f"no inference runtime on this machine ({reasons})")
     if runtime not in names():
-        raise RuntimeUnavailable(f"unknown runtime {runtime!r}; known: auto, {', '.join(names())}")
+        near = did_you_mean(runtime, names())
+        hint = f"{near} " if near else ""
+        raise RuntimeUnavailable(f"unknown runtime {runtime!r}; {hint}known: auto, {', '.join(names())}")
     reason = _module(runtime).available()
     if reason:
         raise RuntimeUnavailable(f"runtime {runtime}: {reason}")
