@@ -121,6 +121,7 @@ def finetune(
     teacher: Path | None = None,
     on_step: Callable[[Progress], None] | None = None,
     observe: Callable | None = None,
+    tracked: bool = True,
 ) -> dict:
     """Train `weights` and write the result to `out` as a stock checkpoint: the EMA of the last epoch, or with patience
     that of the best.
@@ -128,7 +129,8 @@ def finetune(
     folder: where the run keeps its state. An interrupted run of the same weights, data, teacher and settings that lies
     there goes on from its last whole epoch, however often it was interrupted; any other is thrown away. teacher: a
     checkpoint to learn from beside the labels (distill.py). observe: called with the trainer after every batch (tests
-    read it). On several GPUs, where the training runs in other processes, neither it nor on_step is called.
+    read it). On several GPUs, where the training runs in other processes, neither it nor on_step is called. tracked:
+    the user's trackers follow it (tracking.py), whose logs lie beside `out`; False for an `out` that does not last.
 
     With settings.qat the scheme is that of the weights' own INT8 file, calibrated on training pictures, and `out`
     carries it.
@@ -146,7 +148,8 @@ def finetune(
         distill.check(start.model, checkpoint.load(teacher).model)
     data = hold_back(dataset) if settings.patience else dataset
     run = _Run(folder, _identity(weights, dataset, settings, teacher))
-    tracking.prepare(run.folder, weights=weights, data=dataset.path, out=out)
+    if tracked:
+        tracking.prepare(run.folder, weights=weights, data=dataset.path, out=out)
     scheme = run.scheme(start.model, dataset, settings.imgsz) if settings.qat else None
     batch = settings.batch
     while not run.finished(settings):
