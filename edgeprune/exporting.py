@@ -269,7 +269,8 @@ def trace(model: torch.nn.Module, height: int, width: int, opset: int) -> onnx.M
 
 
 def _tidy(graph: onnx.ModelProto) -> onnx.ModelProto:
-    """Constants as initializers, so that a weight is found in one place; a plain IR version and producer."""
+    """Constants as initializers, so that a weight is found in one place; a plain IR version and producer, and not what
+    onnxsim writes of its own work into the metadata."""
     kept = []
     for node in graph.graph.node:
         if node.op_type == "Constant" and node.attribute[0].name == "value":
@@ -280,6 +281,7 @@ def _tidy(graph: onnx.ModelProto) -> onnx.ModelProto:
             kept.append(copy.deepcopy(node))
     del graph.graph.node[:]
     graph.graph.node.extend(kept)
+    del graph.metadata_props[:]
     graph.graph.name = "edgeprune"
     graph.ir_version = max(IR_VERSION, 9 if graph.opset_import[0].version >= 19 else IR_VERSION)
     graph.producer_name = "edgeprune"

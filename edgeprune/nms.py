@@ -58,7 +58,7 @@ def add(model: onnx.ModelProto) -> onnx.ModelProto:
     result.graph.output.append(helper.make_tensor_value_info(output.name, TensorProto.FLOAT, [1, MAX_DET, 6]))
     result.graph.value_info.append(helper.make_tensor_value_info(_RAW, TensorProto.FLOAT, shape))
     _note(result, nms=True)
-    return result
+    return onnx.shape_inference.infer_shapes(result, strict_mode=True, data_prop=True)
 
 
 def without(model: onnx.ModelProto) -> onnx.ModelProto:

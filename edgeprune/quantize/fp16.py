@@ -15,7 +15,7 @@ import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from .calibrate import Ranges
-from .graph import MOVES, Graph, copy_of, in_layers, layer_of
+from .graph import MOVES, Graph, copy_of, in_layers, layer_of, name_of, typed
 
 __all__ = ["Fp16", "Kept", "fp32_nodes", "to_fp16"]
 
@@ -63,7 +63,7 @@ def to_fp16(model: onnx.ModelProto, ranges: Ranges | None = None, *, keep_fp32: 
     stay = {output for output, _ in kept}
     half = {n.output[0] for n in graph.nodes if graph.in_body(n) and n.output[0] not in stay}
     reasons = {layer_of(graph.producer[output]): reason for output, reason in kept}
-    return Fp16(_Converter(graph, half).run(), tuple(Kept(layer, reason) for layer, reason in reasons.items()))
+    return Fp16(typed(_Converter(graph, half).run()), tuple(Kept(layer, reason) for layer, reason in reasons.items()))
 
 
 def fp32_nodes(model: onnx.ModelProto, ranges: Ranges) -> tuple[str, ...]:
@@ -181,8 +181,7 @@ class _Converter:
             values = self.graph.array(name).astype(TYPES[wanted])
             self.constants[name + suffix] = numpy_helper.from_array(values, name + suffix)
         else:
-            source = self.graph.producer.get(name)
-            label = (source.name if source is not None and source.name else name) + "/Cast" + suffix
+            label = name_of(name, f"Cast{suffix}")
             self.nodes.append(helper.make_node("Cast", [name], [name + suffix], name=label, to=wanted))
         self.made[key] = name + suffix
         return name + suffix

@@ -18,7 +18,7 @@ from onnx import NodeProto, TensorProto, numpy_helper
 
 from edgeprune.layers import layer_of_node
 
-__all__ = ["MOVES", "Graph", "copy_of", "in_layers", "layer_of"]
+__all__ = ["MOVES", "Graph", "copy_of", "in_layers", "layer_of", "name_of", "typed"]
 
 # Operators that only move values: what comes out has the scale of what went in.
 MOVES = frozenset({"Concat", "Split", "Slice", "MaxPool", "Resize"})
@@ -131,10 +131,21 @@ def layer_of(node: NodeProto) -> str:
     return layer_of_node(node.name or node.output[0])
 
 
+def name_of(tensor: str, what: str) -> str:
+    """The name of a node that is put behind a tensor, in the layer that makes it: `/model.0/act/Mul_output_0` ->
+    `/model.0/act/Mul_output_0_Cast`. Viewers group nodes by the path in their names."""
+    return f"{tensor}_{what}" if tensor.startswith("/") else f"/{tensor}/{what}"
+
+
 def in_layers(node: NodeProto, layers: Iterable[str]) -> bool:
     """Whether a node belongs to one of the named layers: `model.22` names all that is inside it."""
     own = layer_of(node)
     return any(own == layer or own.startswith(layer + ".") for layer in layers)
+
+
+def typed(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with the types and shapes of its inner tensors, which viewers show."""
+    return onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
 
 
 def copy_of(model: onnx.ModelProto) -> onnx.ModelProto:

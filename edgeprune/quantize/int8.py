@@ -20,7 +20,7 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from .calibrate import Ranges
 from .fp16 import to_fp16
-from .graph import MOVES, Graph, copy_of, in_layers
+from .graph import MOVES, Graph, copy_of, in_layers, name_of, typed
 
 __all__ = ["Grid", "signed_grids", "to_int8"]
 
@@ -81,7 +81,7 @@ def to_int8(
     bits = 7 if reduce_range else 8
     quantized = _Writer(graph, reads, grids, bits=bits, fp16_scales=rest == "fp16").run(convolutions)
     if rest == "fp32":
-        return quantized
+        return typed(quantized)
     raised = _raise_opset(quantized, FP16_OPSET)
     return to_fp16(raised, ranges).model
 
@@ -241,7 +241,7 @@ class _Writer:
                 if node.output[0] in self.reads.get(name, ()):
                     changed.input[i] = f"{name}_dq"
             if node.output[0] in convolutions:
-                changed.input[1] = self._weight(node.input[1])
+                changed.input[1] = self._weight(node.input[1], node.name)
             self.nodes.append(changed)
             for name in node.output:
                 self._pair(name)
@@ -263,10 +263,10 @@ class _Writer:
         self._constant(parameters[1], np.array(grid.zero_point, grid.dtype))
         for op, entry, result in (("Quantize", name, f"{name}_q"), ("Dequantize", f"{name}_q", f"{name}_dq")):
             self.nodes.append(
-                helper.make_node(f"{op}Linear", [entry, *parameters], [result], name=f"{name}/{op}Linear")
+                helper.make_node(f"{op}Linear", [entry, *parameters], [result], name=name_of(name, f"{op}Linear"))
             )
 
-    def _weight(self, name: str) -> str:
+    def _weight(self, name: str, convolution: str) -> str:
         """The dequantized weight of a convolution: int8 (out, in, kh, kw) with one scale per output channel."""
         if name in self.weights:
             return self.weights[name]
@@ -281,9 +281,8 @@ class _Writer:
         self._constant(f"{name}_scale", scales.astype(np.float32))
         self._constant(f"{name}_zero_point", np.zeros(len(values), np.int8))
         entries = [f"{name}_q", f"{name}_scale", f"{name}_zero_point"]
-        self.nodes.append(
-            helper.make_node("DequantizeLinear", entries, [f"{name}_dq"], name=f"{name}/DequantizeLinear", axis=0)
-        )
+        label = name_of(convolution or name, "weight_DequantizeLinear")
+        self.nodes.append(helper.make_node("DequantizeLinear", entries, [f"{name}_dq"], name=label, axis=0))
         self.weights[name] = f"{name}_dq"
         return self.weights[name]
 
@@ -322,4 +321,12 @@ def _raise_opset(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
     raised.ir_version = max(model.ir_version, 9)
     raised.producer_name = model.producer_name
     del raised.graph.value_info[:]
+    # What was an attribute before is an input now, made by a Constant without a name.
+    for constant in [n for n in raised.graph.node if n.op_type == "Constant"]:
+        raised.graph.node.remove(constant)
+        (reader,) = [n for n in raised.graph.node if constant.output[0] in n.input]
+        place = list(reader.input).index(constant.output[0])
+        tensor = raised.graph.initializer.add()
+        tensor.CopyFrom(constant.attribute[0].t)
+        tensor.name = reader.input[place] = name_of(reader.name, f"input{place}")
     return raised

@@ -388,18 +388,18 @@ def negative_scale(model):
 
 
 def one_weight_scale(model):
-    node = node_named(model, "model.1.conv.weight/DequantizeLinear")
+    node = node_named(model, "/model.1/conv/Conv_weight_DequantizeLinear")
     rename(model, node.input[1], array(model, node.input[1])[:1].reshape(()))
     rename(model, node.input[2], np.array(0, np.int8))
 
 
 def weight_zero_point(model):
-    name = node_named(model, "model.1.conv.weight/DequantizeLinear").input[2]
+    name = node_named(model, "/model.1/conv/Conv_weight_DequantizeLinear").input[2]
     rename(model, name, np.ones_like(array(model, name)))
 
 
 def weight_of_minus_128(model):
-    name = node_named(model, "model.1.conv.weight/DequantizeLinear").input[0]
+    name = node_named(model, "/model.1/conv/Conv_weight_DequantizeLinear").input[0]
     values = array(model, name).copy()
     values.flat[0] = -128
     rename(model, name, values)
@@ -421,7 +421,7 @@ def other_scale_after_move(model):
 
 
 def unequal_pair(model):
-    dequantize = node_named(model, "images/DequantizeLinear")
+    dequantize = node_named(model, "/images/DequantizeLinear")
     model.graph.initializer.append(numpy_helper.from_array(np.array(0.5, np.float32), "other_scale"))
     dequantize.input[1] = "other_scale"
 
@@ -464,7 +464,7 @@ def insert_pair(model, after, readers):
         (float_side_of_add, "Add /model.2/m.0/Add .*1 of its 2 inputs"),
         (other_scale_in_concat, "Concat /model.11/Concat .*different scales"),
         (other_scale_after_move, "Concat /model.11/Concat .*another scale"),
-        (unequal_pair, "images/DequantizeLinear .*another scale"),
+        (unequal_pair, "/images/DequantizeLinear .*another scale"),
         (between_conv_and_silu, "extra .*between Conv and SiLU"),
         (in_the_tail, "extra .*follows the head"),
         (before_a_last_convolution, "only its input"),
