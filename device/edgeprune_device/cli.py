@@ -18,7 +18,7 @@ from importlib import metadata
 from typing import Dict, List, Optional, Sequence, Tuple
 
 from edgeprune_device import terminal, version
-from edgeprune_device.errors import EdgepruneError, InputError
+from edgeprune_device.errors import EdgepruneError, InputError, Interrupted
 from edgeprune_device.hint import did_you_mean
 
 __all__ = ["Parser", "commands", "main"]
@@ -108,6 +108,9 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         # Python flushes stdout again at exit; give it somewhere to go.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_PIPE
+    except Interrupted as error:  # no error: what was asked for
+        _complain(str(error), kind="interrupted")
+        return error.exit_code
     except EdgepruneError as error:
         _complain(str(error))
         return error.exit_code
@@ -210,5 +213,7 @@ def _complain(text: str, *, kind: str = "error") -> None:
     """One line on standard error: what is wrong, where, what to do."""
     look = terminal.look(sys.stderr)
     colour = "red" if kind == "error" else "yellow"
-    line = f"edgeprune: {look.style(f'{kind}:', 'bold', colour)} {look.text(' '.join(text.split()))}"
-    print(line, file=sys.stderr)
+    text = look.text(" ".join(text.split()))
+    if text.startswith(f"{kind}; "):
+        text = text[len(kind) + 2 :]
+    print(f"edgeprune: {look.style(f'{kind}:', 'bold', colour)} {text}", file=sys.stderr)
