@@ -214,6 +214,6 @@ def _complain(text: str, *, kind: str = "error") -> None:
     look = terminal.look(sys.stderr)
     colour = "red" if kind == "error" else "yellow"
     text = look.text(" ".join(text.split()))
-    if text.startswith(f"{kind}; "):
+    if text.startswith((f"{kind}; ", f"{kind}: ")):
         text = text[len(kind) + 2 :]
     print(f"edgeprune: {look.style(f'{kind}:', 'bold', colour)} {text}", file=sys.stderr)

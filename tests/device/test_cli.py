@@ -152,6 +152,7 @@ def test_host_commands_on_a_drone(install, capsys):
         (GateError("mAP fell"), 1, "mAP fell"),
         (Interrupted("go on with --resume"), 130, "edgeprune: interrupted: go on with --resume\n"),
         (Interrupted("interrupted; go on with --resume"), 130, "edgeprune: interrupted: go on with --resume\n"),
+        (Interrupted("interrupted: the report holds it"), 130, "edgeprune: interrupted: the report holds it\n"),
         (KeyboardInterrupt(), 130, "edgeprune: interrupted: what was finished is kept\n"),
         (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/x/y"), 2, "/x/y: no space left on device"),
         (OSError(errno.EROFS, os.strerror(errno.EROFS)), 2, "read-only file system"),
