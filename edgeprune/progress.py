@@ -81,7 +81,8 @@ class Reporter:
                 yield stage
         except BaseException as error:
             if stage.number:
-                self._tell(self._row(stage, stage.stopped(error), "red"))
+                colour = "yellow" if isinstance(error, KeyboardInterrupt) else "red"
+                self._tell(self._row(stage, stage.stopped(error), colour))
             raise
         stage.ended = time.monotonic()
         self._ended = stage if stage.number else None
