@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 from edgeprune_device.errors import InputError
 from edgeprune_device.files import write_atomic
+from edgeprune_device.hint import no_such_file
 from torch import nn
 
 #: The models there are a task for. Others (RT-DETR, YOLO-World, YOLOE) are refused by name.
@@ -79,7 +80,7 @@ def load(path: str | Path, tasks: tuple[str, ...] = ("detect",)) -> Checkpoint:
     """
     path = Path(path)
     if not path.is_file():
-        raise InputError(f"{path}: no such file")
+        raise InputError(no_such_file(path))
     if path.suffix != ".pt":
         raise InputError(f"{path}: not a .pt checkpoint")
     from ultralytics.nn.tasks import _SafeLoad, torch_safe_load
@@ -139,7 +140,7 @@ def _check(path: Path, model: nn.Module, tasks: tuple[str, ...]) -> None:
             "`edgeprune prune` without --data takes every task"
         )
     if not all(torch.isfinite(v).all() for v in model.state_dict().values() if v.is_floating_point()):
-        raise InputError(f"{path}: the weights hold NaN or infinite values")
+        raise InputError(f"{path}: the weights hold NaN or infinite values; take an earlier checkpoint")
     names = getattr(model, "names", None)
     if not names or (isinstance(names, dict) and set(names) != set(range(len(names)))):
         raise InputError(f"{path}: its class names are missing or not numbered 0, 1, …")

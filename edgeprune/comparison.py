@@ -22,6 +22,7 @@ from edgeprune_device.bundle import Bundle
 from edgeprune_device.environment import Environment
 from edgeprune_device.errors import InputError
 from edgeprune_device.files import write_atomic
+from edgeprune_device.hint import no_such_file
 from edgeprune_device.report import BenchReport
 
 from edgeprune import checkpoint, exporting, gallery, measure, versions
@@ -168,7 +169,7 @@ def open_item(text: str | Path, imgsz: int | None, name: str | None = None) -> l
     """
     path = Path(text)
     if not path.is_file():
-        raise InputError(f"{path}: no such file")
+        raise InputError(no_such_file(path))
     if path.suffix == ".pt":
         loaded = checkpoint.load(path)
         return [of_model(loaded, imgsz, name or path.name, path.stat().st_size, _sha256(path.read_bytes()))]
@@ -357,7 +358,7 @@ def compare(
         raise InputError("compare: give at least one .pt, .onnx or .epb file, or a report")
     for item in items:
         if item.names != items[0].names:
-            raise InputError(f"{item.name} and {items[0].name} have different classes; they cannot be compared")
+            raise InputError(f"{item.name} and {items[0].name} have different classes; compare models of one data set")
     if dataset is not None and items:
         check_names(dataset, list(items[0].names))
     names = _unique([item.name for item in items] + [row.name for row in reports])

@@ -50,14 +50,13 @@ class Settings:
     qat: bool = False
 
     def __post_init__(self) -> None:
-        if self.epochs < 1 or self.batch < 1 or self.workers < 0:
-            raise InputError("epochs and batch must be at least 1, workers at least 0")
+        for name, least in (("epochs", 1), ("batch", 1), ("workers", 0), ("patience", 0)):
+            if getattr(self, name) < least:
+                raise InputError(f"--{name} {getattr(self, name)}: must be at least {least}")
         if not 0 < self.lr < 1:
             raise InputError(f"lr {self.lr:g} is outside (0, 1); 1e-4 is the default")
         if self.imgsz < 32 or self.imgsz % 32:
             raise InputError(f"imgsz {self.imgsz} must be a multiple of 32")
-        if self.patience < 0:
-            raise InputError("patience must be at least 0")
         if self.qat and (self.patience or self.sparsity):
             raise InputError("training with --qat is short, and comes last: it takes neither --patience nor --sparsity")
         if not 0 <= self.sparsity <= self.lr:

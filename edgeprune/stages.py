@@ -211,10 +211,10 @@ def quantize(job, step) -> dict:
             job.options.precision,
             job.options.max_drop,
             lambda session: measure.score(session, job.data, job.splits["select"], job.imgsz),
-            lambda name, session: job.evaluate(session, lambda f, what: step(0.3 + 0.6 * f, what), name),
+            lambda name, session: job.evaluate(session, step, name),
             thresholds=rounding.thresholds(checkpoint.load(job.trained)),
             finish=job.finish,
-            step=lambda what: step(0.1, what),
+            step=lambda what: step(0.0, what),
         )
     except precisions.TooLossy as error:
         job.lost = {
@@ -245,7 +245,7 @@ def quantize(job, step) -> dict:
     rescued = made.said.get("int8", {}).get("rescued", [])
     if rescued:
         share = made.said["int8"]["share_of_macs"]
-        notes[-1] += f" with {len(rescued)} layers rescued from INT8, {share:.0%} of MACs in it"
+        notes[-1] += f" with {len(rescued)} layer{'s' * (len(rescued) != 1)} rescued from INT8, {share:.0%} of MACs in it"
     if job.options.nms:
         before = job.record["models"][job.trained.stem]["map50_95"]
         notes[0] += f" (one class per box, as NMS inside gives it; {before:.3f} with all)"

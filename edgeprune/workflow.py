@@ -25,6 +25,7 @@ import numpy as np
 from edgeprune_device import keys
 from edgeprune_device.errors import EdgepruneError, GateError, InputError
 from edgeprune_device.files import check_writable, sha256, write_atomic
+from edgeprune_device.hint import did_you_mean
 from edgeprune_device.target import Target
 
 import edgeprune
@@ -317,7 +318,8 @@ def _check(options: Options) -> None:
     unknown = [p for p in options.precision if p not in PRECISIONS]
     if unknown or "fp32" not in options.precision:
         given = ",".join(options.precision)
-        raise InputError(f"--precision takes fp32 and any of {', '.join(PRECISIONS[1:])}: got {given}")
+        near = did_you_mean(unknown[0], PRECISIONS) if unknown else ""
+        raise InputError(f"--precision takes fp32 and any of {', '.join(PRECISIONS[1:])}: got {given} {near}".rstrip())
     options.settings(options.epochs)
     check_device(options.device)
     target = Target.load(options.target)
@@ -449,6 +451,6 @@ def _locked(out: Path):
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
     except BlockingIOError:
-        raise InputError(f"{out}: another build is running there") from None
+        raise InputError(f"{out}: another build is running there: wait for it, or give another --out") from None
     finally:
         os.close(handle)

@@ -12,6 +12,7 @@ import onnx
 from edgeprune_device.accuracy import Accuracy
 from edgeprune_device.errors import InputError
 from edgeprune_device.files import write_atomic
+from edgeprune_device.hint import did_you_mean
 from edgeprune_device.target import Target
 
 from edgeprune import dataset, exporting, measure, nms, precisions, qat, samples
@@ -101,7 +102,8 @@ def export(
     """
     unknown = set(precision) - set(PRECISIONS)
     if unknown:
-        raise InputError(f"--precision takes {', '.join(PRECISIONS)}: got {','.join(precision)}")
+        near = did_you_mean(min(unknown), PRECISIONS)
+        raise InputError(f"--precision takes {', '.join(PRECISIONS)}: got {','.join(precision)} {near}".rstrip())
     device = Target.load(target)
     source = opened(model)
     pictures = dataset.load(data) if data is not None else None

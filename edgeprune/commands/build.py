@@ -39,8 +39,12 @@ def configure(parser) -> None:
 
 
 def run(args) -> None:
-    from edgeprune.api.build import build
-    from edgeprune.card import card
+    from edgeprune_device.progress import Line
+
+    with Line() as line:
+        line("loading PyTorch and Ultralytics")
+        from edgeprune.api.build import build
+        from edgeprune.card import show
 
     done = build(
         target=args.target, **options.budgets(args), weights=args.weights, data=args.data, imgsz=args.imgsz,
@@ -50,4 +54,4 @@ def run(args) -> None:
         max_drop=args.max_drop, nms=args.nms, on=args.on, name=args.name, pictures=args.pictures, out=args.out,
         resume=args.resume, quiet=args.quiet,
     )  # fmt: skip
-    print(card(done.record, done.out))
+    show(done.record, done.out)

@@ -23,6 +23,7 @@ from edgeprune_device.evaluation import EvaluationSet
 from nacl.signing import SigningKey
 from PIL import Image
 
+import edgeprune as ep
 from edgeprune import on, ssh, stages, workflow
 from edgeprune.card import card
 from edgeprune.progress import Reporter
@@ -549,8 +550,10 @@ def test_build_lets_the_device_build_and_puts_its_figures_into_record_and_bundle
     assert json.loads((out / "build.json").read_text())["stages"] == failed["stages"]
     jetson.install()
     record = build(on="drone")
-    *before, stage, last = record["stages"]
-    assert before == failed["stages"] and (stage["name"], last["name"]) == ("reference", "pack")
+    *before, stage, pack, page = record["stages"]
+    assert before == failed["stages"] and [s["name"] for s in (stage, pack, page)] == ["reference", "pack", "page"]
+    engine = ep.Build.open(out).comparison.items[-1]
+    assert engine.recorded and engine.machine == entry["for"] and engine.map50_95 == entry["bench"]["map50_95"]
     entry = stage["engines"]["fp32.orin"]
     assert (stage["device"], stage["on"], list(stage["files"])) == ("orin", "drone", ["model.fp32.orin.plan"])
     assert entry["bench"]["infer_p50_ms"] > 0 and entry["bench"]["runtime"].startswith("TensorRT 10.3.0, Fake Orin")
@@ -565,7 +568,7 @@ def test_build_lets_the_device_build_and_puts_its_figures_into_record_and_bundle
     # Resumed it is whole; and without --on it is packed without.
     assert build(on="drone") == record and len(jetson.builds()) == 1
     without = build(on=None)
-    assert [s["name"] for s in without["stages"]][-2:] == ["engine", "pack"]
+    assert [s["name"] for s in without["stages"]][-3:] == ["engine", "pack", "page"]
     assert list(Bundle.open(out / "small.epb").manifest.engines) == ["fp32.sm86"]
     assert not (out / "model.fp32.orin.plan").exists()
     # And with it again: only what depends on it is done.
