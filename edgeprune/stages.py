@@ -245,7 +245,8 @@ def quantize(job, step) -> dict:
     rescued = made.said.get("int8", {}).get("rescued", [])
     if rescued:
         share = made.said["int8"]["share_of_macs"]
-        notes[-1] += f" with {len(rescued)} layer{'s' * (len(rescued) != 1)} rescued from INT8, {share:.0%} of MACs in it"
+        many = 's' * (len(rescued) != 1)
+        notes[-1] += f" with {len(rescued)} layer{many} rescued from INT8, {share:.0%} of MACs in it"
     if job.options.nms:
         before = job.record["models"][job.trained.stem]["map50_95"]
         notes[0] += f" (one class per box, as NMS inside gives it; {before:.3f} with all)"

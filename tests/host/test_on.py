@@ -552,9 +552,9 @@ def test_build_lets_the_device_build_and_puts_its_figures_into_record_and_bundle
     record = build(on="drone")
     *before, stage, pack, page = record["stages"]
     assert before == failed["stages"] and [s["name"] for s in (stage, pack, page)] == ["reference", "pack", "page"]
+    entry = stage["engines"]["fp32.orin"]
     engine = ep.Build.open(out).comparison.items[-1]
     assert engine.recorded and engine.machine == entry["for"] and engine.map50_95 == entry["bench"]["map50_95"]
-    entry = stage["engines"]["fp32.orin"]
     assert (stage["device"], stage["on"], list(stage["files"])) == ("orin", "drone", ["model.fp32.orin.plan"])
     assert entry["bench"]["infer_p50_ms"] > 0 and entry["bench"]["runtime"].startswith("TensorRT 10.3.0, Fake Orin")
     assert json.loads((out / "build.json").read_text()) == record
