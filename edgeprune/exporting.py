@@ -23,6 +23,8 @@ import onnxsim
 import torch
 from edgeprune_device.errors import GateError, InputError
 
+from edgeprune.quantize.graph import name_constants
+
 __all__ = ["Parity", "compare_outputs", "metadata_of", "parity", "prepare", "to_onnx"]
 
 # TensorRT 8.5 and 8.6 (JetPack 5, 6.0) read no opset above 17.
@@ -281,6 +283,7 @@ def _tidy(graph: onnx.ModelProto) -> onnx.ModelProto:
             kept.append(copy.deepcopy(node))
     del graph.graph.node[:]
     graph.graph.node.extend(kept)
+    name_constants(graph)
     del graph.metadata_props[:]
     graph.graph.name = "edgeprune"
     graph.ir_version = max(IR_VERSION, 9 if graph.opset_import[0].version >= 19 else IR_VERSION)

@@ -18,7 +18,7 @@ from onnx import NodeProto, TensorProto, numpy_helper
 
 from edgeprune.layers import layer_of_node
 
-__all__ = ["MOVES", "Graph", "copy_of", "in_layers", "layer_of", "name_of", "typed"]
+__all__ = ["MOVES", "Graph", "copy_of", "in_layers", "layer_of", "name_constants", "name_of", "typed"]
 
 # Operators that only move values: what comes out has the scale of what went in.
 MOVES = frozenset({"Concat", "Split", "Slice", "MaxPool", "Resize"})
@@ -135,6 +135,16 @@ def name_of(tensor: str, what: str) -> str:
     """The name of a node that is put behind a tensor, in the layer that makes it: `/model.0/act/Mul_output_0` ->
     `/model.0/act/Mul_output_0_Cast`. Viewers group nodes by the path in their names."""
     return f"{tensor}_{what}" if tensor.startswith("/") else f"/{tensor}/{what}"
+
+
+def name_constants(model: onnx.ModelProto) -> None:
+    """What onnxsim and ONNX's converter made and numbered (`_v_403`) gets the name of who reads it first."""
+    for tensor in [t for t in model.graph.initializer if t.name.startswith("_v_")]:
+        readers = [(n, i) for n in model.graph.node for i, name in enumerate(n.input) if name == tensor.name]
+        if readers:
+            tensor.name = name_of(readers[0][0].name, f"input{readers[0][1]}")
+        for node, place in readers:
+            node.input[place] = tensor.name
 
 
 def in_layers(node: NodeProto, layers: Iterable[str]) -> bool:

@@ -20,7 +20,7 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from .calibrate import Ranges
 from .fp16 import to_fp16
-from .graph import MOVES, Graph, copy_of, in_layers, name_of, typed
+from .graph import MOVES, Graph, copy_of, in_layers, name_constants, name_of, typed
 
 __all__ = ["Grid", "signed_grids", "to_int8"]
 
@@ -321,12 +321,10 @@ def _raise_opset(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
     raised.ir_version = max(model.ir_version, 9)
     raised.producer_name = model.producer_name
     del raised.graph.value_info[:]
-    # What was an attribute before is an input now, made by a Constant without a name.
-    for constant in [n for n in raised.graph.node if n.op_type == "Constant"]:
+    for constant in [n for n in raised.graph.node if n.op_type == "Constant"]:  # what was an attribute before
         raised.graph.node.remove(constant)
-        (reader,) = [n for n in raised.graph.node if constant.output[0] in n.input]
-        place = list(reader.input).index(constant.output[0])
         tensor = raised.graph.initializer.add()
         tensor.CopyFrom(constant.attribute[0].t)
-        tensor.name = reader.input[place] = name_of(reader.name, f"input{place}")
+        tensor.name = constant.output[0]
+    name_constants(raised)
     return raised
