@@ -245,7 +245,7 @@ def quantize(job, step) -> dict:
     rescued = made.said.get("int8", {}).get("rescued", [])
     if rescued:
         share = made.said["int8"]["share_of_macs"]
-        many = 's' * (len(rescued) != 1)
+        many = "s" * (len(rescued) != 1)
         notes[-1] += f" with {len(rescued)} layer{many} rescued from INT8, {share:.0%} of MACs in it"
     if job.options.nms:
         before = job.record["models"][job.trained.stem]["map50_95"]
