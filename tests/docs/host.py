@@ -11,9 +11,9 @@ from __future__ import annotations
 import array
 import json
 import os
-import signal
 import socket
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 #: `edgeprune` on the PATH. It passes its own streams on, waits, and leaves with the same code.
@@ -35,14 +35,15 @@ def serve(path: str) -> None:
     server.listen()
     _load()
     print("ready", flush=True)
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     while True:
         link, _ = server.accept()
         if os.fork() == 0:
             server.close()
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             _answer(link)
         link.close()
+        with suppress(ChildProcessError):  # those that are done
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
 
 
 def _load() -> None:
