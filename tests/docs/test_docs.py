@@ -2,6 +2,7 @@
 mean here). What cannot run here is marked in the page, with the reason, and its command lines are parsed; so are those
 of device/README."""
 
+import functools
 import importlib
 import re
 import subprocess
@@ -86,6 +87,7 @@ def test_the_slow_blocks_run_too(page, world, drone):
     run_page(page, world, drone, slow=True)
 
 
+@functools.cache
 def parser(name):
     found = cli.commands()
     assert name in found, f"unknown command {name}"
