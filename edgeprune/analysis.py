@@ -6,10 +6,10 @@ sensitivity is how far the predictions move when it alone gives `SHARE` of its c
 in closed form.
 
 What is recommended is the largest cut that keeps `KEEP` of the uncut mAP50-95 before any training. That is a rule of
-thumb, from what was measured on this project (README.md, Results; benchmarks/results): YOLOv8n on HIT-UAV kept 96 % at
-76 % of its MACs and 92 % at 65 %, and both were back at the uncut figure or above it after 1 to 10 epochs; on COCO it
-kept 90 to 93 % at 80 % of its MACs and 56 to 60 % at 65 %, and no training was tried. Below `COLLAPSE` too little is
-left for a short fine-tuning.
+thumb, from what was measured on this project (docs/ratio.md, docs/own-data.md; benchmarks/results): YOLOv8n on HIT-UAV
+kept 96 % at 76 % of its MACs and 92 % at 65 %, and both were back at the uncut figure or above it after 1 to 10 epochs;
+on COCO it kept 90 to 93 % at 80 % of its MACs and 56 to 60 % at 65 %, and no training was tried. Below `COLLAPSE` too
+little is left for a short fine-tuning.
 """
 
 from __future__ import annotations

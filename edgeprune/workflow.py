@@ -29,7 +29,7 @@ from edgeprune_device.hint import did_you_mean
 from edgeprune_device.target import Target
 
 import edgeprune
-from edgeprune import checkpoint, comparison, criteria, dataset, measure, nms, on, pruning, qat, samples, ssh
+from edgeprune import checkpoint, comparison, criteria, dataset, measure, nms, on, pruning, qat, samples, ssh, tracking
 from edgeprune.budget import Budget
 from edgeprune.finetuning import Settings, check_device
 from edgeprune.progress import Reporter
@@ -270,6 +270,7 @@ def build(options: Options, out: Path, reporter: Reporter, *, resume: bool = Fal
                 reporter.skip(name)
                 continue
             _run(job, name, stage)
+        _track(job)
         shutil.rmtree(job.work, ignore_errors=True)
     return job.record
 
@@ -284,6 +285,7 @@ def _run(job: Job, name: str, stage: Stage) -> None:
             job.record["failed"] = {"stage": name, "reason": str(error), "models": job.lost}
             _show(job)
             job.write()
+            _track(job)
         raise
     files = {f: sha256(job.out / f) for f in result.pop("files", [])}
     note = result.pop("note", None)
@@ -303,6 +305,14 @@ def _show(job: Job) -> None:
     with contextlib.suppress(EdgepruneError, OSError):  # the gate's own word must come through
         s.page(job, lambda fraction, what: None)
         job.reporter.say(f"what was measured: {job.out / s.PAGE}")
+
+
+def _track(job: Job) -> None:
+    """The figures and files of the build, in the runs that the user's trackers have of its training."""
+    files = [job.out / name for name in ("plan.json", "tuned.pt", "qat.pt", "build.json")]
+    for folder in (job.work, job.work / "qat"):
+        for line in tracking.report(folder, job.record["models"], [f for f in files if f.is_file()]):
+            job.reporter.say(line)
 
 
 def _check(options: Options) -> None:

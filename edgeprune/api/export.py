@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,7 +38,6 @@ class Exported:
     accuracy: dict[str, Accuracy] = field(default_factory=dict)
     parity: Parity | None = None
     said: dict[str, Any] = field(default_factory=dict)
-    _folder: tempfile.TemporaryDirectory | None = None
 
     def _notes(self, name: str) -> list[str]:
         """What is said of a file besides its size."""
@@ -94,7 +92,7 @@ def export(
         precision: of fp32, fp16, int8; target: which files that means.
         max_drop: absolute mAP50-95 that a precision may lose against FP32.
         nms: with NMS inside, as fixed shapes and standard operators.
-        out: folder of model.<precision>.onnx; None: a temporary one, which goes with the result.
+        out: folder of model.<precision>.onnx; None: <name of the weights>-onnx beside them.
 
     Raises:
         InputError: bad arguments, model or data. GateError: the file does not equal the network, or a precision loses
@@ -114,16 +112,13 @@ def export(
     size = source.input_size(imgsz)
     with Reporter(quiet=quiet).stage("export") as step:
         models, made, parity = _made(source, pictures, size, device, precision, max_drop, nms, step)
-    folder = None
-    if out is None:
-        folder = tempfile.TemporaryDirectory(prefix="edgeprune-")
-        out = folder.name
-    files = _written(models, Path(out))
+    folder = source.path.with_name(f"{source.path.stem}-onnx") if out is None else Path(out)
+    files = _written(models, folder)
     opsets = {n: next(o.version for o in m.opset_import if o.domain in ("", "ai.onnx")) for n, m in models.items()}
     if made is None:
-        return Exported(files, opsets, _folder=folder)
+        return Exported(files, opsets)
     accuracy = {name: judged.accuracy for name, judged in made.judged.items()}
-    return Exported(files, opsets, accuracy, parity, made.said, folder)
+    return Exported(files, opsets, accuracy, parity, made.said)
 
 
 def _made(source, pictures, size, target, wanted, max_drop, suppress, step):

@@ -11,7 +11,7 @@ from edgeprune_device.accuracy import Accuracy
 from edgeprune_device.errors import InputError
 from edgeprune_device.files import check_writable
 
-from edgeprune import checkpoint, dataset, finetuning, measure
+from edgeprune import checkpoint, dataset, finetuning, measure, tracking
 from edgeprune import qat as rounding
 from edgeprune import sparsity as slimming
 from edgeprune.api.result import Network, as_table
@@ -135,14 +135,18 @@ def finetune(
                 step(done, f"epoch {p.epoch}/{p.epochs}  loss {p.loss:.3f}")
 
             if distill is None:
-                result = finetuning.finetune(weights, pictures, file, settings, work, on_step=shown)
+                result = finetuning.finetune(
+                    weights, pictures, file, settings, work, on_step=shown, tracked=out is not None
+                )
             else:
                 with as_file(distill) as teacher:
                     result = finetuning.finetune(
-                        weights, pictures, file, settings, work, teacher=teacher, on_step=shown
+                        weights, pictures, file, settings, work, teacher=teacher, on_step=shown,
+                        tracked=out is not None,
                     )
-        shutil.rmtree(work, ignore_errors=True)
         tuned = checkpoint.load(file)
+        if out is None:
+            tuned.path = Path(file.name)
     found, rounded = [], []
     for name, state in (("before", source), ("after", tuned)):
         with reporter.stage(f"measure {name}") as step:
@@ -155,6 +159,11 @@ def finetune(
             if qat:
                 session = measure.ReferenceSession(rounding.int8(state, pictures, size))
                 rounded.append(measure.evaluate(session, pictures, pictures.val, size, told)[0].map50_95)
+    if out is not None:
+        figures = {name: {"map50_95": a.map50_95} for name, a in zip(("before", "after"), found)}
+        for line in tracking.report(work, {**figures, "training": result}, [out]):
+            reporter.say(line)
+        shutil.rmtree(work, ignore_errors=True)
     return Finetuned(
         checkpoint=tuned,
         before=found[0],

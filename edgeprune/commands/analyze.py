@@ -11,7 +11,7 @@ HELP = "how much can go: accuracy against budget, the sensitivity of each group,
 
 def configure(parser) -> None:
     options.weights(parser, required=True)
-    options.data(parser, required=True, text="a data.yaml: its training pictures serve; the val pictures are not seen")
+    options.data(parser, required=True, text="as for build: its training pictures serve; the val pictures are not seen")
     options.imgsz(parser)
     parser.add_argument(
         "--criterion", default="energy", metavar="NAME", help="who chooses, as for prune; not auto (default energy)"

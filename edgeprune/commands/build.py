@@ -16,7 +16,7 @@ def configure(parser) -> None:
     options.weights(
         parser, required=False, text="your trained .pt (default: ./best.pt with ./data.yaml, else the embedded demo)"
     )
-    options.data(parser, required=False, text="your data.yaml, with train: and val:")
+    options.data(parser, required=False)
     options.imgsz(parser)
     options.criterion(parser)
     options.training(parser)
@@ -29,8 +29,9 @@ def configure(parser) -> None:
     options.precision(parser)
     options.nms(parser)
     parser.add_argument(
-        "--on", metavar="user@jetson", help="let this device build the TensorRT engines and measure them (see README)"
-    )
+        "--on", metavar="user@jetson",
+        help="let this device build the TensorRT engines and measure them (see docs/deploying.md)",
+    )  # fmt: skip
     options.pictures(parser)
     options.out(parser, "folder for the results (default runs/<name>)")
     parser.add_argument("--name", help="name of the bundle (default: from the weights and the target)")

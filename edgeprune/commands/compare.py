@@ -14,7 +14,7 @@ def configure(parser) -> None:
         "items", nargs="+", metavar="ITEM",
         help="a .pt, .onnx, bundle (.epb) or bench report (.json), the id of a collected report, or reports: all",
     )  # fmt: skip
-    options.data(parser, required=False, text="a data.yaml: mAP and objects found on its val pictures")
+    options.data(parser, required=False, text="as for build: mAP and objects found on its val pictures")
     options.imgsz(parser)
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="CPU threads for the timing (default 1)")
     parser.add_argument("--rounds", type=int, default=40, metavar="N", help="turns of the timing (default 40)")

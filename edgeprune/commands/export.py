@@ -21,9 +21,8 @@ def configure(parser) -> None:
 def run(args) -> None:
     from edgeprune.api.export import export
 
-    out = args.out or args.weights.with_name(f"{args.weights.stem}-onnx")
     result = export(
         args.weights, args.data, precision=options.splitted(args.precision), target=args.target, imgsz=args.imgsz,
-        max_drop=args.max_drop, nms=args.nms, out=out, quiet=args.quiet,
+        max_drop=args.max_drop, nms=args.nms, out=args.out, quiet=args.quiet,
     )  # fmt: skip
     print(result)

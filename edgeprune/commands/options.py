@@ -10,7 +10,11 @@ def weights(parser: argparse.ArgumentParser, *, required: bool, text: str = "an 
     parser.add_argument("--weights", type=Path, required=required, metavar="FILE", help=text)
 
 
-def data(parser: argparse.ArgumentParser, *, required: bool, text: str = "an Ultralytics data.yaml") -> None:
+#: What --data takes.
+_DATA = "data.yaml, its folder, COCO's JSON or its folder, a .zip, or a name of Ultralytics' (coco8)"
+
+
+def data(parser: argparse.ArgumentParser, *, required: bool, text: str = _DATA) -> None:
     parser.add_argument("--data", type=Path, required=required, metavar="FILE", help=text)
 
 

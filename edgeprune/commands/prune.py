@@ -11,7 +11,7 @@ def configure(parser) -> None:
     options.weights(parser, required=True)
     options.budget(parser)
     options.criterion(parser)
-    options.data(parser, required=False, text="a data.yaml: its training pictures serve to choose and to compensate")
+    options.data(parser, required=False, text="as for build: its training pictures serve to choose and to compensate")
     options.imgsz(parser)
     options.target(parser, required=False)
     options.out(parser, "the pruned checkpoint (default: <weights>-pruned.pt beside it); the plan goes beside as .json")

@@ -27,15 +27,15 @@ class Figure:
 
 def compared(view: View, first: dict, item: dict) -> list[Figure]:
     """The summary's figures of `item` beside those of `first`. A change is stated only among figures of one run."""
-    run, pictures = same_run(first, item), same_pictures(first, item)
+    pictures, timed = same_pictures(first, item), _timed(view, first, item)
     macs, macs_of = view.network(item, "macs")
     params, params_of = view.network(item, "parameters")
     return [
         _share("Model size", "bytes", first.get("size_bytes"), item.get("size_bytes"), "smaller", "larger"),
         _share("MACs", "count", first.get("macs"), macs, "fewer", "more", note=_counted(macs_of)),
         _share("Parameters", "count", first.get("parameters"), params, "fewer", "more", note=_counted(params_of)),
-        _latency(view, first, item),
-        _share(*_fps(first, item), "fewer", "more", good="more", comparable=run and not item.get("caveat")),
+        _latency(first, item, timed),
+        _fps(first, item, timed),
         _accuracy("mAP50-95", "map50_95", first, item, pictures),
         _accuracy("mAP50-95, small objects", "small_map50_95", first, item, pictures),
         _share(
@@ -50,26 +50,37 @@ def _share(name, unit, before, after, less, more, *, good="less", note=None, com
     return Figure(name, unit, before, after, change, note)
 
 
-def _latency(view: View, first: dict, item: dict) -> Figure:
-    """Of a file that this machine cannot judge, no change; the same network in floating point stands in its note."""
+def _timed(view: View, first: dict, item: dict) -> dict:
+    """Whose time stands for the delivered network's: its own, or, of a file that this machine cannot judge, that of the
+    same network in floating point."""
+    plain = view.item("fp32")
+    known = p50(item) is not None and not item.get("caveat")
+    if known or not view.is_build or plain is None or not same_run(first, plain):
+        return item
+    return plain
+
+
+def _latency(first: dict, item: dict, timed: dict) -> Figure:
+    if timed is not item:
+        note = f"{timed['name']}, the same network, on this machine's CPU"
+        note += f"; {item['name']}: {item['caveat']}" if item.get("caveat") else ""
+        change = figures.times(speedup(first, timed))
+        return Figure(f"Latency, p50, of {timed['name']}", "ms", p50(first), p50(timed), change, note)
     caveat = item.get("caveat")
     change = None if caveat else figures.times(speedup(first, item))
     note = caveat or (None if same_run(first, item) else _apart(first, item))
-    plain = view.item("fp32")
-    if view.is_build and change is None and plain and plain is not item:
-        faster = figures.times(speedup(first, plain))
-        if faster and not plain.get("caveat"):
-            note = f"{note}; " if note else ""
-            note += f"fp32, the same network: {show(p50(plain), 'ms')}, {faster.text}"
     return Figure("Latency, p50", "ms", p50(first), p50(item), change, note)
 
 
-def _fps(first: dict, item: dict) -> tuple:
-    """End to end where either has it; else of the inference alone, and named so."""
-    for key, name in (("fps_end_to_end", "FPS, end to end"), ("fps_inference_only", "FPS, inference alone")):
-        if number(item.get(key)) is not None:
-            return name, "fps", first.get(key), item.get(key)
-    return "FPS, end to end", "fps", first.get("fps_end_to_end"), None
+def _fps(first: dict, item: dict, timed: dict) -> Figure:
+    """End to end where it has that; else of the inference alone, and named so."""
+    kinds = (("fps_end_to_end", "FPS, end to end"), ("fps_inference_only", "FPS, inference alone"))
+    key, name = next((kind for kind in kinds if number(timed.get(kind[0])) is not None), kinds[0])
+    name += "" if timed is item else f", of {timed['name']}"
+    comparable = same_run(first, timed) and not timed.get("caveat")
+    return _share(
+        name, "fps", first.get(key), timed.get(key), "fewer", "more", good="more", comparable=comparable
+    )
 
 
 def _accuracy(name: str, key: str, first: dict, item: dict, comparable: bool) -> Figure:
@@ -120,7 +131,10 @@ def _won(view: View) -> Markup | None:
     first, item = view.first, view.delivered
     if first is None or item is None:
         return None
-    words = {"Model size": "{}", "MACs": "{} MACs", "Latency, p50": "{}", "mAP50-95": "mAP50-95 {}"}
+    words = {
+        "Model size": "{}", "MACs": "{} MACs", "Latency, p50": "{}", "Latency, p50, of fp32": "{} (fp32)",
+        "mAP50-95": "mAP50-95 {}",
+    }  # fmt: skip
     said = [
         words[figure.name].format(figure.change.text)
         for figure in compared(view, first, item)

@@ -208,8 +208,14 @@ def test_a_file_that_this_machine_cannot_judge_gets_no_verdict_of_its_speed(comp
     comparison = copy.deepcopy(comparisons["build"])
     comparison["gallery"]["last"] = "int8-fp16"
     tiles = {f.name: f for f in summary.compared(view.View(comparison), comparison["items"][0], comparison["items"][6])}
+    latency = tiles["Latency, p50, of fp32"]
+    assert latency.after == 7.12 and latency.change.text == "1.38× as fast"
+    assert latency.note == f"fp32, the same network, on this machine's CPU; int8-fp16: {made.GPU_FILE}"
+    assert tiles["FPS, end to end, of fp32"].change.sense == "better" and "Latency, p50" not in tiles
+    # Where there is nothing to stand for it, nothing is said of it.
+    del comparison["items"][3]
+    tiles = {f.name: f for f in summary.compared(view.View(comparison), comparison["items"][0], comparison["items"][5])}
     assert tiles["Latency, p50"].change is None and tiles["FPS, end to end"].change is None
-    assert tiles["Latency, p50"].note == f"{made.GPU_FILE}; fp32, the same network: 7.12 ms, 1.38× as fast"
     assert tiles["mAP50-95"].change.text == "−0.004"
     assert '<span class="quiet">1.06×</span>' in page.render(comparison)
 

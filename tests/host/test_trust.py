@@ -71,7 +71,7 @@ def test_a_bundle_that_could_not_be_written_costs_only_its_counter(tmp_path, mod
 
 
 def test_a_stolen_key_is_replaced_without_losing_a_drone(capsys, tmp_path, model, machine):
-    """What README says: make, trust on the drone, a bundle of the new key, revoke on both."""
+    """What docs/deploying.md says: make, trust on the drone, a bundle of the new key, revoke on both."""
     thief = machine("laptop")
     old = packed(tmp_path / "old.epb", model)
     assert edgeprune(capsys, "keys", "export", tmp_path / "laptop.pub")[0] == 0
