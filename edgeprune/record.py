@@ -31,12 +31,12 @@ def compared(
     options = record["inputs"]["options"]
     made = {**record["models"], **record.get("failed", {}).get("models", {})}
     stages = {stage["name"]: stage for stage in record["stages"]}
+    int8 = stages.get("quantize", {}).get("int8")
     return Comparison(
         title=f"{options['name']}: {options['budget']} for {options['target']}",
         kind="build",
         created=clock.wall(),
-        reproduce=(command(options), f"edgeprune compare {shlex.quote(str(options['weights']))} "
-                   f"{shlex.quote(str(out / (options['name'] + '.epb')))} --data {shlex.quote(str(options['data']))}"),
+        reproduce=_reproduce(options, stages, out),
         data=data,
         machine=comparison.machine(),
         items=(*(_row(name, entry, out) for name, entry in made.items()), *_engines(stages.get("reference"))),
@@ -45,7 +45,7 @@ def compared(
         gallery=gallery,
         more={
             "stages": [{"name": s["name"], "seconds": s["seconds"]} for s in record["stages"]],
-            "rescued": stages.get("quantize", {}).get("int8", {}).get("rescued", []),
+            "rescued": None if int8 is None else [rescue["layer"] for rescue in int8["rescued"]],
             "bundle": stages.get("pack", {}).get("bundle"),
             "signed_by": stages.get("pack", {}).get("signed_by"),
         },
@@ -154,13 +154,23 @@ def _gate(name: str, limit: str, found: str, passed: bool | None) -> dict[str, A
 
 
 # -- the command -------------------------------------------------------------------------------------------------------
+def _reproduce(options: Mapping[str, Any], stages: Mapping[str, Any], out: Path) -> tuple[str, ...]:
+    lines = [command(options)]
+    if "pack" in stages:  # a build that failed has no bundle
+        words = ["edgeprune", "compare", options["weights"], str(out / stages["pack"]["bundle"])]
+        lines.append(shlex.join([*words, "--data", options["data"], "--imgsz", str(options["imgsz"])]))
+    return tuple(lines)
+
+
 def command(options: Mapping[str, Any]) -> str:
     """The command line that asks for the same; what has its default is left out."""
     kind, value = str(options["budget"]).split()
     words = ["edgeprune", "build", f"--{'latency-ratio' if kind == 'latency' else kind.replace('_', '-')}", value]
     words += ["--target", options["target"]]
-    if options["weights"] != str(demo.WEIGHTS):
-        words += ["--weights", options["weights"], "--data", options["data"], "--imgsz", str(options["imgsz"])]
+    # Without --weights: the demo on its own scenes; not so on others, which somebody had made or gave.
+    if options["weights"] != str(demo.WEIGHTS) or Path(options["data"]).parent.name != "demo":
+        words += ["--weights", options["weights"], "--data", options["data"]]
+    words += ["--imgsz", str(options["imgsz"])]
     for name, default in _OPTIONS.items():
         given = options.get(name, default)
         if given == default:
@@ -169,5 +179,5 @@ def command(options: Mapping[str, Any]) -> str:
         if isinstance(given, (list, tuple)):
             words.append(",".join(given))
         elif given is not True:
-            words.append(f"{given:g}" if isinstance(given, float) else str(given))
+            words.append(str(given))
     return shlex.join(words)

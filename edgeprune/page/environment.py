@@ -78,10 +78,10 @@ def _build(view: View) -> Markup | None:
     more = view.data.get("more")
     if not more:
         return None
-    rescued = more.get("rescued") or []
+    rescued = more.get("rescued")  # None: no INT8 was made
     pairs = [
         ("Bundle", more.get("bundle")), ("Signed by", more.get("signed_by")),
-        ("Kept from INT8", ", ".join(rescued) if rescued else "no layer"),
+        ("Kept from INT8", None if rescued is None else ", ".join(rescued) or "no layer"),
     ]  # fmt: skip
     stages = [s for s in more.get("stages") or [] if number(s.get("seconds")) is not None]
     whole = sum(s["seconds"] for s in stages)

@@ -19,7 +19,7 @@ from edgeprune_device.errors import GateError, InputError
 from edgeprune_device.evaluation import EvaluationSet
 
 import edgeprune as ep
-from edgeprune import checkpoint, comparison, quantize, record, samples, workflow
+from edgeprune import checkpoint, comparison, demo, quantize, record, samples, workflow
 from edgeprune.budget import Budget
 from edgeprune.commands import build as command
 from edgeprune.commands import options as arguments
@@ -168,12 +168,32 @@ def test_the_page_shows_what_was_measured(built):
     assert (out / "report.html").read_text() == shown.html()
 
 
+def test_the_page_names_the_layers_that_int8_spared(built):
+    """As the ladder writes them into the record; where no INT8 was made, nothing is said of it."""
+    from edgeprune.quantize.ladder import Ladder
+    from edgeprune.quantize.sensitivity import Sensitivity
+
+    record, out = json.loads(json.dumps(built[0])), built[1]
+    ladder = Ladder((Sensitivity("model.2.cv2.conv", 0.1, 0.02),), (0, 1))
+    stages_ = {stage["name"]: stage for stage in record["stages"]}
+    stages_["quantize"]["int8"]["rescued"] = ladder.to_json(1)
+    shown = compared(record, out)
+    assert shown.more["rescued"] == ["model.2.cv2.conv"] and "model.2.cv2.conv</dd>" in shown.html()
+    del stages_["quantize"]["int8"]
+    assert "Kept from INT8" not in compared(record, out).html()
+
+
+def compared(built_record, out):
+    return record.compared(built_record, out, ("a", "b", "c"), None, None)
+
+
 @pytest.mark.parametrize(
     "changes",
     [
         {},
         {"budget": Budget("latency", 0.75), "criterion": "l1", "lr": 3e-5, "uniform": True, "qat": 2, "patience": 4},
         {"precision": ("fp32", "fp16"), "max_drop": 0.01, "nms": True, "steps": 2, "pictures": 0, "on": "me@jetson"},
+        {"weights": demo.WEIGHTS, "data": Path("/elsewhere/demo-20-20/data.yaml")},
     ],
 )
 def test_the_command_that_the_page_gives_asks_for_the_same(inputs, changes):
