@@ -21,6 +21,7 @@ from edgeprune import datasets
 _PICTURES = {".bmp", ".jpeg", ".jpg", ".mpo", ".png", ".tif", ".tiff", ".webp"}
 #: What Ultralytics lists as pictures too, and nothing here decodes.
 _UNREADABLE = {".avif", ".dng", ".heic", ".heif", ".jp2"}
+PICTURES = _PICTURES | _UNREADABLE
 
 
 @dataclass(frozen=True)
@@ -218,7 +219,7 @@ def _pictures(path: Path, root: Path, content: dict, key: str) -> tuple[Path, ..
         place = _place(root, entry).resolve()
         if place.is_dir():
             files = glob.glob(f"{glob.escape(str(place))}/**/*.*", recursive=True)  # nothing hidden
-            found += sorted(Path(f) for f in files if Path(f).suffix.lower() in _PICTURES | _UNREADABLE)
+            found += sorted(Path(f) for f in files if Path(f).suffix.lower() in PICTURES)
         elif place.suffix == ".txt" and place.is_file():
             found += _list(place)
         elif place.suffix.lower() in _PICTURES:
@@ -246,8 +247,8 @@ def _list(place: Path) -> list[Path]:
     """The pictures of a .txt list: `./` is its own folder; other relative paths are from the working folder, as in
     Ultralytics, and where nothing is there, from its own folder."""
     lines = [line.strip() for line in place.read_text(encoding="utf-8-sig", errors="surrogateescape").splitlines()]
-    paths = [Path(line) for line in lines if Path(line).suffix.lower() in _PICTURES | _UNREADABLE]
-    here = [line.startswith("./") for line in lines if Path(line).suffix.lower() in _PICTURES | _UNREADABLE]
+    paths = [Path(line) for line in lines if Path(line).suffix.lower() in PICTURES]
+    here = [line.startswith("./") for line in lines if Path(line).suffix.lower() in PICTURES]
     return [place.parent / p if beside or not p.exists() else p for p, beside in zip(paths, here)]
 
 

@@ -25,7 +25,8 @@ def find(path: Path) -> Path:
     """
     from edgeprune.datasets import archive, coco, folder, named
 
-    if re.match(r"[a-z0-9+]+:/", str(path)):  # pathlib makes one slash of two
+    # pathlib makes one slash of two, and resolving puts the working folder in front.
+    if re.search(r"(^|/)[a-z0-9+]+:/", str(path)) and not path.exists():
         raise InputError(f"--data {path}: edgeprune fetches nothing; fetch it first, and give the file or its folder")
     if path.is_dir():
         return folder.find(path)
@@ -39,8 +40,8 @@ def find(path: Path) -> Path:
         )
     if path.suffix.lower() == ".json":
         return coco.find(path)
-    if zipfile.is_zipfile(path) or tarfile.is_tarfile(path):
-        return archive.find(path)
-    if path.suffix.lower() in (".zip", ".tar", ".gz", ".tgz", ".xz", ".bz2"):
+    if path.suffix.lower() in (".zip", ".tar", ".gz", ".tgz", ".xz", ".bz2"):  # a .pt and a bundle are zip files, too
+        if zipfile.is_zipfile(path) or tarfile.is_tarfile(path):
+            return archive.find(path)
         raise InputError(f"{path}: not an archive that can be opened; damaged?")
     return path

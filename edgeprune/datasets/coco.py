@@ -30,14 +30,17 @@ from edgeprune_device.errors import InputError
 from edgeprune_device.files import sha256
 from PIL import Image
 
+from edgeprune.dataset import PICTURES
 from edgeprune.datasets import cache
 
 __all__ = ["find"]
 
 #: What files and folders of a split are called.
 _WORDS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val"}
+#: What things are found by: a list or an object finds nothing.
+_PLAIN = ("id", "image_id", "category_id", "file_name", "supercategory")
 #: Part of the cache's key: another one where the same JSON becomes another data set.
-_VERSION = "1"
+_VERSION = "2"
 
 
 @dataclass(frozen=True)
@@ -144,6 +147,9 @@ def _part(split: str, file: Path) -> _Part:
             missing = [k for k in needed if not isinstance(entry, dict) or entry.get(k) is None]
             if missing:
                 raise InputError(f"{file}: {key}[{i}] has no {missing[0]}")
+            for name in _PLAIN:
+                if not isinstance(entry.get(name), (int, float, str, type(None))):
+                    raise InputError(f"{file}: {key}[{i}]: {name} is neither a number nor text")
     if not content["images"]:
         raise InputError(f"{file}: lists no pictures")
     return _Part(file, _pictures(split, file, content), content)
@@ -213,16 +219,23 @@ def _tidy(split: str, part: _Part, classes: dict[int, str], place: Path) -> tupl
     """What is left out, and the file as Ultralytics' converter reads it; links the pictures."""
     (place / "images" / split).mkdir(parents=True)
     index = {category: i + 1 for i, category in enumerate(classes)}
-    images, numbers, taken = [], {}, set()
+    images, numbers, sources, taken = [], {}, {}, set()
+    left_out: Counter = Counter()
     for number, entry in enumerate(part.content["images"], 1):
         if entry["id"] in numbers:
             raise InputError(f"{part.json}: two pictures have the id {entry['id']}")
         source = part.pictures / str(entry["file_name"])
+        if source in sources:  # the boxes of both are in it: twice listed, one of them would be of an empty picture
+            numbers[entry["id"]] = sources[source]
+            left_out["pictures that are listed twice (their boxes are kept)"] += 1
+            continue
+        if source.suffix.lower() not in PICTURES:
+            raise InputError(f"{part.json}: {source} has no picture's ending; make it a JPEG or PNG, or rename it")
         _check_size(part.json, source, entry)
         name = _flat(str(entry["file_name"]), number, taken)
         os.symlink(os.path.abspath(source), place / "images" / split / name)
-        numbers[entry["id"]] = images.append({**entry, "id": number, "file_name": name}) or number
-    left_out: Counter = Counter()
+        images.append({**entry, "id": len(images) + 1, "file_name": name})
+        numbers[entry["id"]] = sources[source] = len(images)
     annotations = []
     for i, entry in enumerate(part.content["annotations"]):
         where = f"{part.json}: annotation {entry.get('id', i)}"
@@ -250,6 +263,7 @@ def _flat(name: str, number: int, taken: set[str]) -> str:
     """A file name without folders whose stem nobody else has: that is the label's name."""
     path = PurePosixPath(name.replace("\\", "/"))
     stem = "_".join(p for p in (*path.parent.parts, path.stem) if p not in ("/", "..", "."))
+    stem = stem.lstrip(".") or "picture"  # what is hidden is not looked for
     while stem in taken:
         stem = f"{stem}-{number}"
     taken.add(stem)

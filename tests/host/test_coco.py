@@ -4,6 +4,8 @@ import json
 import shutil
 
 import numpy as np
+from pathlib import Path
+
 import pytest
 from edgeprune_device import cli
 from edgeprune_device.errors import InputError
@@ -173,6 +175,8 @@ def spoiled(where, **change):
         (spoiled("images", file_name="gone.png"), r"1 of 8 pictures are missing, the first: gone.png; looked in /"),
         (spoiled("images", width=100, height=50), r"is 96x96 upright, but listed as 100x50"),
         (spoiled("images", id=101), r"two pictures have the id 101"),
+        (spoiled("images", id=[1]), r"images\[0\]: id is neither a number nor text"),
+        (spoiled("annotations", category_id={}), r"annotations\[0\]: category_id is neither a number nor text"),
         (spoiled("annotations", image_id=7), r"annotation 0 is of picture 7, which is not listed"),
         (spoiled("annotations", category_id=99), r"annotation 0 is of category 99, which is not listed"),
         (spoiled("annotations", bbox=[1, 2]), r"annotation 0 has no bbox of four numbers"),
@@ -186,6 +190,29 @@ def test_what_is_wrong_is_named(data, tmp_path, spoil, message):
     spoil(content)
     train.write_text(json.dumps(content))
     with pytest.raises(InputError, match=message):
+        dataset.load(root)
+
+
+def test_no_picture_is_lost_without_a_word(data, tmp_path):
+    """Hidden ones are found by nobody, one listed twice would be trained on as an empty one, too."""
+    root, train, _ = as_a_pair(data, tmp_path / "set")
+    content = json.loads(train.read_text())
+    first, second = content["images"][:2]
+    place = next(p for p in root.rglob(Path(first["file_name"]).name) if p.is_file()).parent
+    (place / first["file_name"]).rename(place / ".hidden.png")
+    first["file_name"] = ".hidden.png"
+    content["images"].append({**second, "id": 9999})
+    labelled = next(a for a in content["annotations"] if a["image_id"] == second["id"])
+    content["annotations"].append({**labelled, "image_id": 9999, "bbox": [3, 4, 20, 30]})
+    boxes = len(content["annotations"])
+    train.write_text(json.dumps(content))
+    found = dataset.load(root)
+    assert len(found.train) == 8 and found.boxes(found.train).sum() == boxes
+    assert "hidden.png" in {p.name for p in found.train}
+    (place / ".hidden.png").rename(place / "hidden")
+    first["file_name"] = "hidden"
+    train.write_text(json.dumps(content))
+    with pytest.raises(InputError, match="hidden has no picture's ending"):
         dataset.load(root)
 
 
