@@ -123,8 +123,11 @@ class Comparison:
         known = {f.name for f in fields(cls)}
         if not isinstance(data, dict) or data.get("schema_version") != SCHEMA_VERSION or set(data) != known:
             raise InputError(f"{what}: not a comparison of this version of edgeprune")
-        tuples = {k: tuple(data[k]) for k in ("reproduce", "classes", "gates")}
-        return cls(**{**data, **tuples, "items": tuple(Row(**item) for item in data["items"])})
+        try:
+            tuples = {k: tuple(data[k]) for k in ("reproduce", "classes", "gates")}
+            return cls(**{**data, **tuples, "items": tuple(Row(**item) for item in data["items"])})
+        except TypeError as error:
+            raise InputError(f"{what}: damaged ({error})") from error
 
     @cached_property
     def _html(self) -> str:
@@ -462,8 +465,9 @@ def as_text(comparison: Comparison) -> str:
     lines = table([head, *(_cells(row) for row in comparison.items)])
     measured = [row for row in comparison.items if not row.recorded]
     lines.append("")
-    if measured:
-        runtime = measured[0].latency_ms["runtime"]
+    timed = next((row for row in measured if row.latency_ms), None)  # of a build that failed early, none
+    if timed:
+        runtime = timed.latency_ms["runtime"]
         lines.append(f"ms, x, FPS: inference alone (no pre- or post-processing), {runtime}, in turns;")
         lines.append("x: speed relative to the first row.  -: not measured or not countable in this form.")
     for row in comparison.items:

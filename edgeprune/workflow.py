@@ -283,6 +283,7 @@ def _run(job: Job, name: str, stage: Stage) -> None:
     except EdgepruneError as error:
         if isinstance(error, GateError):
             job.record["failed"] = {"stage": name, "reason": str(error), "models": job.lost}
+            job.write()  # before anything that can be interrupted, or fail
             _show(job)
             job.write()
             _track(job)
@@ -302,8 +303,11 @@ def _show(job: Job) -> None:
     """The page of a build that failed a gate: what was measured until then, and by how much it failed."""
     from edgeprune import stages as s
 
-    with contextlib.suppress(EdgepruneError, OSError):  # the gate's own word must come through
+    try:
         s.page(job, lambda fraction, what: None)
+    except Exception as error:  # whatever it is: the gate's own word must come through
+        job.reporter.warn(f"no page of what was measured ({type(error).__name__}: {error})")
+    else:
         job.reporter.say(f"what was measured: {job.out / s.PAGE}")
 
 

@@ -69,8 +69,8 @@ class Build:
 
     @property
     def checkpoint(self) -> Checkpoint:
-        """The fine-tuned network: a Build can be given to the verbs."""
-        return opened(self.files["tuned"])
+        """The network that was exported, trained last: a Build can be given to the verbs."""
+        return opened(self.files.get("qat", self.files["tuned"]))
 
     @cached_property
     def comparison(self) -> Comparison:
@@ -149,12 +149,13 @@ def build(
         ssh.parse(on)
     weights, data, base = _inputs(weights, data, reporter)
     name = _name(name, base, target, asked)
+    precision = tuple(precision.split(",") if isinstance(precision, str) else precision)  # as the command line has it
     folder = Path(out) if out is not None else _folder(name, resume=resume)
     options = workflow.Options(
         weights=weights.resolve(), data=data.resolve(), target=target, budget=asked, uniform=uniform,
         portable=portable, steps=steps, criterion=criterion, imgsz=checkpoint.load(weights).input_size(imgsz),
         epochs=epochs, batch=batch, lr=lr, distill=distill, patience=patience, device=device, workers=workers,
-        seed=seed, precision=tuple(precision), max_drop=max_drop, nms=nms, name=name, qat=qat, on=on, pictures=pictures,
+        seed=seed, precision=precision, max_drop=max_drop, nms=nms, name=name, qat=qat, on=on, pictures=pictures,
     )  # fmt: skip
     try:
         return Build(workflow.build(options, folder, reporter, resume=resume), folder)
@@ -193,6 +194,8 @@ def embedded_demo(train: int = 200, val: int = 400) -> tuple[Path, Path]:
 
     train, val: how many scenes of each; a scene takes about 30 ms. InputError: the cache cannot be written.
     """
+    if train < 1 or val < 1:
+        raise InputError(f"{train} scenes to train on and {val} to judge by: 1 or more of each")
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgeprune"
     folder = "demo" if (train, val) == DEMO_SCENES else f"demo-{train}-{val}"
     return demo.WEIGHTS, demo.write_dataset(cache / folder, train, val)

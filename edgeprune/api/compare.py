@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -16,6 +17,9 @@ from edgeprune.progress import Reporter
 
 #: A file (.pt, .onnx, .epb, .json), the id of a collected report, "reports", a model, an export; or (name, such).
 Compared: TypeAlias = "Model | Exported | tuple[str, Model | Exported]"
+
+#: Stands for the file of what is in none.
+IN_MEMORY = Path("(in memory)")
 
 
 def compare(
@@ -48,6 +52,8 @@ def compare(
     reports: list[Row] = []
     models: list[Item] = []
     for item in items:
+        if isinstance(item, tuple) and len(item) != 2:
+            raise InputError(f"a named item is (name, item), not {len(item)} things")
         name, thing = item if isinstance(item, tuple) else (None, item)
         if isinstance(thing, (str, Path)) and comparison.is_recorded(str(thing)):
             reports += comparison.recorded(str(thing))
@@ -68,7 +74,8 @@ def _items(thing: Any, name: str | None, imgsz: int | None) -> list[Item]:
         return [i for p, path in thing.files.items() for i in comparison.open_item(path, imgsz, named[p])]
     source = opened(thing)
     size = len(checkpoint.to_bytes(source.model, source))
-    return [comparison.of_model(source, imgsz, name or source.path.name, size)]
+    item = comparison.of_model(source, imgsz, name or source.path.name, size)
+    return [replace(item, path=IN_MEMORY)]  # it is not what lies in the file that it came from
 
 
 def _command(items, data, imgsz, threads, rounds) -> list[str]:

@@ -98,6 +98,7 @@ def export(
         InputError: bad arguments, model or data. GateError: the file does not equal the network, or a precision loses
             more than max_drop; nothing is written.
     """
+    precision = precision.split(",") if isinstance(precision, str) else precision  # as the command line has it
     unknown = set(precision) - set(PRECISIONS)
     if unknown:
         near = did_you_mean(min(unknown), PRECISIONS)

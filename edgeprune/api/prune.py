@@ -141,7 +141,9 @@ def prune(
                 measure.evaluate(measure.TorchSession(m), pictures, select, imgsz)[0].map50_95
                 for m in (source.model, cut.model)
             )
-    result = checkpoint.of_network(cut.model, source.path, source.extra.get("train_args") or {}, checkpoint.TASKS)
+    # Named as the command names its file: an export of it does not lie where that of the original lies.
+    path = source.path.with_name(f"{source.path.stem}-pruned.pt")
+    result = checkpoint.of_network(cut.model, path, source.extra.get("train_args") or {}, checkpoint.TASKS)
     full, left = widths(source.model), widths(cut.model)
     return Pruned(
         checkpoint=result,

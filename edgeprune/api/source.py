@@ -38,9 +38,11 @@ def opened(model: Model, tasks: tuple[str, ...] = ("detect",)) -> Checkpoint:
     held: Any = getattr(model, "checkpoint", None)
     if isinstance(held, Checkpoint):
         return held
+    from ultralytics.engine.model import Model as Wrapper
+
     name, arguments = "model.pt", {}
     network: Any = model
-    if type(model).__module__.startswith("ultralytics.") and hasattr(model, "overrides"):  # a YOLO
+    if isinstance(model, Wrapper):  # a YOLO
         network = model.model
         name = str(getattr(model, "ckpt_path", None) or name)
         arguments = dict((getattr(model, "ckpt", None) or {}).get("train_args") or {})

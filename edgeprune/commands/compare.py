@@ -32,12 +32,14 @@ def run(args) -> None:
 
     if args.html and args.html.suffix.lower() not in (".html", ".htm"):
         raise InputError(f"--html {args.html}: a page ends in .html")
+    if args.json and args.json.suffix.lower() != ".json":  # the next argument may be somebody's weights
+        raise InputError(f"--json {args.json}: JSON ends in .json")
     for path in (args.html, args.json):
         if path:
             check_writable(path)
     result = compare(
         *args.items, data=args.data, imgsz=args.imgsz, threads=args.threads, rounds=args.rounds,
-        pictures=args.pictures if args.html or args.json else 0, quiet=args.quiet,
+        pictures=args.pictures if args.html or args.json else min(args.pictures, 0), quiet=args.quiet,
     )  # fmt: skip
     if args.json:
         result.save_json(args.json)

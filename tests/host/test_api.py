@@ -129,6 +129,7 @@ def test_a_result_goes_into_the_next_verb(inputs, pruned, tmp_path):
     for row in found.items:
         assert set(row.stages_ms) == {"decode", "pre", "infer", "post"} and len(row.latency_ms["samples"]) == 3
         assert row.fps_end_to_end < row.fps_inference_only
+    assert [row.path for row in found.items[1:3]] == ["(in memory)"] * 2  # not the file that they came from
     assert found.reproduce == ()  # it lies in memory: no command line measures it again
     assert len(found.gallery["pictures"]) == 4 and list(found.gallery["pictures"][0]["found"]) == names
 
@@ -138,6 +139,11 @@ def test_a_result_goes_into_the_next_verb(inputs, pruned, tmp_path):
     assert str(again) == str(found) and again.html() == found.html()
     with pytest.raises(InputError, match="not a comparison"):
         ep.Comparison.from_json({"schema_version": 1})
+    with pytest.raises(InputError, match="damaged"):
+        ep.Comparison.from_json({**found.to_json(), "items": [{"size": 1}]})
+    untimed = {**found.to_json(), "items": [{**vars(row), "latency_ms": None} for row in found.items]}
+    text = str(ep.Comparison.from_json(untimed))  # a build that failed before it timed anything
+    assert "mAP: 4 pictures" in text and "ms, x, FPS" not in text
 
 
 @pytest.mark.parametrize("what", ["pruned", "finetuned", "exported", "compared", "analyzed"])
@@ -161,7 +167,10 @@ def test_a_network_in_memory_is_taken_and_not_changed(inputs):
     weights, _ = inputs
     yolo = YOLO(str(weights))
     before = {k: v.clone() for k, v in yolo.model.state_dict().items()}
-    for model in (yolo, yolo.model, checkpoint.load(weights)):
+    class Mine(YOLO):
+        pass
+
+    for model in (yolo, Mine(str(weights)), yolo.model, checkpoint.load(weights)):
         result = ep.prune(model, macs=0.8, imgsz=96, quiet=True)
         assert result.after.macs <= 0.801 * result.before.macs and result.accuracy is None
     after = yolo.model.state_dict()
@@ -192,6 +201,9 @@ def test_what_a_result_holds_works_in_stock_ultralytics(pruned, tmp_path):
         (lambda w, d: ep.prune(torch.nn.Conv2d(3, 8, 3), ratio=0.2), "a Conv2d is not supported"),
         (lambda w, d: ep.compare(), "give at least one"),
         (lambda w, d: ep.compare(w, pictures=-1), "--pictures"),
+        (lambda w, d: ep.compare((w, w, w)), "not 3 things"),
+        (lambda w, d: ep.export(w, precision="fp32,int9"), "got fp32,int9 did you mean int8"),
+        (lambda w, d: ep.embedded_demo(0, 4), "0 scenes to train on"),
         (lambda w, d: ep.analyze(w, d, kind="channels"), "macs, params, ratio"),
         (lambda w, d: ep.export(w), "give --data"),
         (lambda w, d: ep.finetune(w, d, out="tuned.onnx"), "ends in .pt"),

@@ -2,10 +2,9 @@
 
 import json
 import shutil
-
-import numpy as np
 from pathlib import Path
 
+import numpy as np
 import pytest
 from edgeprune_device import cli
 from edgeprune_device.errors import InputError

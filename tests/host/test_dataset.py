@@ -232,7 +232,7 @@ def test_a_name_of_ultralytics_own(data, tmp_path, monkeypatch):
         dataset.load("elsewhere/coco8.yaml")
 
 
-@pytest.mark.parametrize("given", ["https://host/a.yaml", "/here/https:/host/a.zip", "ul://user/datasets/a", "a.ndjson"])
+@pytest.mark.parametrize("given", ["https://host/a.yaml", "/b/https:/host/a.zip", "ul://user/datasets/a", "a.ndjson"])
 def test_nothing_is_fetched(given, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.ndjson").write_text("{}\n")
