@@ -41,3 +41,7 @@ def test_the_default_build(tmp_path):
     for precision in ("fp16", "int8", "int8-fp16"):
         assert models[precision]["map50_95"] >= models["fp32"]["map50_95"] - 0.003
     assert Bundle.open(out / "demo-jetson-orin-0p2.epb", allow_untrusted=True)
+    page = out / "report.html"
+    assert record["page"] == page.name and 200_000 < page.stat().st_size <= 3_000_000
+    text = page.read_text()
+    assert "All 7 gates passed" in text and "left out" not in text and text.count("data:image/jpeg") == 12
