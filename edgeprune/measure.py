@@ -17,6 +17,7 @@ import onnx
 import torch
 from edgeprune_device import accuracy, evaluation, vision
 from edgeprune_device.accuracy import Accuracy, Matches
+from edgeprune_device.errors import InputError
 from torch import nn
 
 from edgeprune.dataset import Dataset
@@ -94,14 +95,25 @@ def score(session, dataset: Dataset, pictures: Sequence[Path], imgsz: int) -> fl
 
 
 def shape(picture: Path) -> tuple[int, int]:
-    """(height, width) of a picture, upright."""
+    """(height, width) of a picture, upright. InputError: it is gone or damaged."""
     from PIL import Image
 
-    with Image.open(picture) as image:
-        width, height = image.size
-        if image.getexif().get(_ORIENTATION, 1) >= 5:  # lying on its side: decode() turns it, labels mean it turned
-            width, height = height, width
-    return height, width
+    try:
+        with Image.open(picture) as image:
+            width, height = image.size
+            turned = image.getexif().get(_ORIENTATION, 1) >= 5
+    except Exception:  # a damaged file makes Pillow's plug-ins raise almost anything: decode() says what
+        height, width = vision.decode(picture).shape[:2]
+        return height, width
+    # Lying on its side: decode() turns it, labels mean it turned.
+    return (width, height) if turned else (height, width)
+
+
+def _content(picture: Path) -> bytes:
+    try:
+        return picture.read_bytes()
+    except OSError as error:
+        raise InputError(f"{picture}: the picture cannot be read ({(error.strerror or str(error)).lower()})") from error
 
 
 def truth(dataset: Dataset, picture: Path) -> np.ndarray:
@@ -175,14 +187,14 @@ def latency(
 
     sessions = {name: runtimes.open(model, "ort", runtimes.Settings(threads)) for name, model in models.items()}
     noise = np.random.default_rng(0).random((1, 3, imgsz, imgsz), dtype=np.float32)
-    sources = [path.read_bytes() for path in pick(pictures, rounds)]
+    sources = [(str(path), _content(path)) for path in pick(pictures, rounds)]
     prepare = vision.Preprocessor(imgsz)
 
-    def through(session, source: bytes | None) -> list[tuple[str, int]]:
+    def through(session, source: tuple[str, bytes] | None) -> list[tuple[str, int]]:
         """(stage, when it ended) of one picture, the first being its begin."""
         ends, x = [("", time.perf_counter_ns())], noise
         if source is not None:
-            image = vision.decode(source)
+            image = vision.decode(source[1], source[0])
             ends.append(("decode", time.perf_counter_ns()))
             x, box = prepare(image)
             ends.append(("pre", time.perf_counter_ns()))

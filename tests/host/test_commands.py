@@ -90,6 +90,22 @@ def test_prune_finetune_export_compare(here, capsys):
     assert len([line for line in out.splitlines() if line.startswith(("best", "tuned", "model."))]) == 5
 
 
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--json", "best.pt"], "--json best.pt: JSON ends in .json"),
+        (["--html", "best.pt"], "--html best.pt: a page ends in .html"),
+        (["--html", "none/a.html"], "the folder none does not exist"),
+        (["--pictures", "-1"], "--pictures -1: must be 0"),
+    ],
+)
+def test_compare_refuses_before_it_measures(here, capsys, words, says):
+    before = Path("best.pt").read_bytes()
+    code, out, err = call(capsys, "compare", "best.pt", *words)
+    assert (code, out) == (2, "") and says in err and len(err.splitlines()) == 1
+    assert Path("best.pt").read_bytes() == before
+
+
 def test_a_report_stands_beside_what_is_measured(here, capsys, built_report):
     code, out, err = call(capsys, "compare", "best.pt", built_report, "--rounds", "3")
     assert code == 0, err
