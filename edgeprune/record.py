@@ -38,7 +38,7 @@ def compared(
         created=clock.wall(),
         reproduce=_reproduce(options, stages, out),
         data=data,
-        machine=comparison.machine(),
+        machine=stages.get("quantize", {}).get("machine") or comparison.machine(),
         items=(*(_row(name, entry, out) for name, entry in made.items()), *_engines(stages.get("reference"))),
         classes=classes,
         gates=tuple(gates(record)),

@@ -252,6 +252,7 @@ def quantize(job, step) -> dict:
         notes[0] += f" (one class per box, as NMS inside gives it; {before:.3f} with all)"
     return {
         "files": [job.model_path(p).name for p in made.files],
+        "machine": comparison.machine(),  # on which it was timed
         "calibration_pictures": len(pictures),
         "drops_map50_95": made.drops,
         "max_drop": job.options.max_drop,

@@ -91,9 +91,14 @@ def switched_on() -> tuple[str, ...]:
 
 
 def prepare(folder: Path, *, weights: Path, data: Path, out: Path) -> None:
-    """Before a training in `folder` that leaves `out`: give it a name, unless it has one."""
+    """Before a training in `folder` that leaves `out`: give it a name, unless it has one, and say who will hear of it:
+    Ultralytics has MLflow on until it is turned off, and the environment may name a server."""
     if not switched_on() or Record.read(folder):
         return
+    for name in switched_on():
+        server = os.environ.get("MLFLOW_TRACKING_URI") if name == "mlflow" else None
+        at = f" at {server}" if server else ""
+        print(f"reports to {TRACKERS[name].TITLE}{at} (off: yolo settings {name}=False)", file=sys.stderr, flush=True)
     out = out.resolve()
     base = out.parent / "logs" / out.stem
     logs = next(p for p in (base, *(base.with_name(f"{out.stem}-{i}") for i in range(2, 1000))) if not p.exists())

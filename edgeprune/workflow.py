@@ -43,10 +43,9 @@ _FIRST_USED = {
     "finetune": ("epochs", "batch", "lr", "distill", "patience", "device", "workers", "seed"),
     "export": ("nms",),
     "quantize": ("precision", "max_drop"),
-    "page": ("pictures",),
 }
 #: Options that may be another on --resume: what they change begins with these stages, and is done again.
-_BEGINS = {"qat": ("qat", "export"), "on": ("reference", "pack")}
+_BEGINS = {"qat": ("qat", "export"), "on": ("reference", "pack"), "pictures": ("page",)}
 _MADE_BY = {
     "baseline": ("original",), "prune": ("pruned",), "finetune": ("tuned",), "qat": ("qat",), "export": ("fp32",),
     "quantize": ("fp16", "int8", "int8-fp16"),
@@ -260,6 +259,8 @@ def build(options: Options, out: Path, reporter: Reporter, *, resume: bool = Fal
     _check_inputs(job)
     with _locked(out):
         job.record = _begin(job, resume)
+        if job.record["stages"]:
+            job.write()  # what is done again is not done: also where this process is killed before it is
         finished = {s["name"] for s in job.record["stages"]}
         pipeline = stages(options)
         if options.on and "reference" not in finished:

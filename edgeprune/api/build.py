@@ -141,6 +141,8 @@ def build(
         Interrupted: Ctrl-C; resume goes on.
     """
     reporter = Reporter(quiet=quiet)
+    if qat < 0:
+        raise InputError(f"--qat {qat}: give 1 epoch or more, or leave it out")
     asked = Budget.asked(
         ratio=ratio, macs=macs, params=params, latency_ratio=latency_ratio, latency_ms=latency_ms
     )  # fmt: skip

@@ -56,7 +56,8 @@ def compare(
             raise InputError(f"a named item is (name, item), not {len(item)} things")
         name, thing = item if isinstance(item, tuple) else (None, item)
         if isinstance(thing, (str, Path)) and comparison.is_recorded(str(thing)):
-            reports += comparison.recorded(str(thing))
+            rows = comparison.recorded(str(thing))
+            reports += [replace(row, name=f"{name} *") for row in rows] if name else rows
         else:
             models += _items(thing, name, imgsz)
     with Reporter(quiet=quiet).stage("compare") as step:

@@ -112,6 +112,8 @@ def finetune(
     """
 
     reporter = Reporter(quiet=quiet)
+    if qat < 0:
+        raise InputError(f"--qat {qat}: give 1 epoch or more, or leave it out")
     if out is not None:
         out = Path(out)
         if out.suffix != ".pt":

@@ -207,6 +207,7 @@ def test_what_a_result_holds_works_in_stock_ultralytics(pruned, tmp_path):
         (lambda w, d: ep.analyze(w, d, kind="channels"), "macs, params, ratio"),
         (lambda w, d: ep.export(w), "give --data"),
         (lambda w, d: ep.finetune(w, d, out="tuned.onnx"), "ends in .pt"),
+        (lambda w, d: ep.finetune(w, d, qat=-1), "--qat -1"),
         (lambda w, d: ep.build(target="jetson-orin", ratio=0.2, weights=w), "--data data.yaml is missing"),
         (lambda w, d: ep.Build.open("nowhere"), "holds no build"),
     ],

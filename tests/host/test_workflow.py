@@ -143,6 +143,28 @@ def test_a_finished_build_resumes_to_itself(built, inputs):
     assert {p.name: p.stat().st_mtime_ns for p in out.iterdir() if p.name != "build.json"} == before
 
 
+def test_another_gallery_needs_the_page_only(built, inputs, tmp_path):
+    """What the models find was thrown away when the build was done: it is found again."""
+    import shutil
+
+    out = tmp_path / "copy"
+    shutil.copytree(built[1], out)
+    before = {p.name: p.read_bytes() for p in out.iterdir()}
+    record = workflow.build(options(inputs, pictures=2), out, Reporter(quiet=True), resume=True)
+    changed = {p.name for p in out.iterdir() if p.read_bytes() != before[p.name]}
+    assert changed == {"report.html", "comparison.json", "build.json"}
+    assert record["stages"][:-1] == built[0]["stages"][:-1]
+    shown, first = (ep.Build.open(folder).comparison.gallery["pictures"] for folder in (out, built[1]))
+    assert shown == first[:2]
+    # Begun again and killed before it is done, it does not count as done.
+    (out / "report.html").unlink()
+    with pytest.raises(RuntimeError, match="killed"), pytest.MonkeyPatch.context() as patch:
+        patch.setattr("edgeprune.stages.page", lambda job, step: (_ for _ in ()).throw(RuntimeError("killed")))
+        workflow.build(options(inputs, pictures=2), out, Reporter(quiet=True), resume=True)
+    with pytest.raises(InputError, match="not finished"):
+        ep.Build.open(out)
+
+
 def test_what_cannot_be_resumed(built, inputs):
     _, out = built
     with pytest.raises(InputError, match="already holds a build"):
