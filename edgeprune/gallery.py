@@ -34,8 +34,9 @@ def choose(
     first, last = next(iter(shown)), next(reversed(list(shown)))
     rows = []
     for i, truth in enumerate(truths):
-        before, after = (found(truth, shown[name][i]) for name in (first, last))
-        rows.append((np.flatnonzero(before & ~after), np.flatnonzero(after & ~before)))
+        # As they are told and drawn, so that whoever counts again counts the same.
+        before, after = (found(_labelled(truth), _detected(shown[name][i])) for name in (first, last))
+        rows.append((sorted(before - after), sorted(after - before)))
     order = sorted(range(len(rows)), key=lambda i: (-len(rows[i][0]), len(rows[i][1]), -len(truths[i]), i))
     return {
         "conf": conf,
@@ -48,33 +49,55 @@ def choose(
                 "path": str(pictures[i]),
                 "width": int(shapes[i][1]),
                 "height": int(shapes[i][0]),
-                "truth": [[int(c), *_rounded(box)] for c, *box in truths[i].tolist()],
+                "truth": _labelled(truths[i]),
                 "lost": len(rows[i][0]),
                 "gained": len(rows[i][1]),
-                "lost_truth": rows[i][0].tolist(),
-                "gained_truth": rows[i][1].tolist(),
-                "found": {
-                    name: [[int(c), round(score, 3), *_rounded(box)] for *box, score, c in per[i].tolist()]
-                    for name, per in shown.items()
-                },
+                "lost_truth": rows[i][0],
+                "gained_truth": rows[i][1],
+                "found": {name: _detected(per[i]) for name, per in shown.items()},
             }
             for i in order[:count]
         ],
     }
 
 
-def found(truth: np.ndarray, detections: np.ndarray) -> np.ndarray:
-    """(m,) bool: which objects the detections find; each detection finds one at most."""
+def found(truth: list[list], detections: list[list]) -> set[int]:
+    """The indices of the objects that the detections find (`match`)."""
+    return {i for i in match(truth, detections) if i is not None}
+
+
+def match(truth: list[list], detections: list[list], least: float = IOU) -> list[int | None]:
+    """For each detection the index of the object that it finds, None for a false alarm.
+
+    truth: [class, x1, y1, x2, y2] px; detections: [class, confidence, x1, y1, x2, y2] px. The most confident chooses
+    first, the nearest free object of its class with an IoU of `least` or more.
+    """
+    matched: list[int | None] = [None] * len(detections)
+    if not truth or not detections:
+        return matched
+    overlap = iou(_corners(detections), _corners(truth))
     free = np.ones(len(truth), dtype=bool)
-    if not len(truth) or not len(detections):
-        return ~free
-    overlap = iou(detections[:, :4].astype(np.float64), truth[:, 1:5])
-    overlap[detections[:, 5:6] != truth[None, :, 0]] = 0.0
-    for d in np.argsort(-detections[:, 4], kind="stable"):
-        best = int(np.argmax(np.where(free, overlap[d], -1.0)))
-        if free[best] and overlap[d, best] >= IOU:
+    same = np.array([box[0] for box in detections])[:, None] == np.array([box[0] for box in truth])
+    for i in np.argsort([-box[1] for box in detections], kind="stable"):
+        reach = np.where(same[i] & free, overlap[i], -1.0)
+        best = int(reach.argmax())
+        if reach[best] >= least:
             free[best] = False
-    return ~free
+            matched[i] = best
+    return matched
+
+
+def _corners(boxes: list[list]) -> np.ndarray:
+    """(n, 4) float px."""
+    return np.array([box[-4:] for box in boxes], dtype=float)
+
+
+def _labelled(truth: np.ndarray) -> list[list]:
+    return [[int(c), *_rounded(box)] for c, *box in truth.tolist()]
+
+
+def _detected(rows: np.ndarray) -> list[list]:
+    return [[int(c), round(score, 3), *_rounded(box)] for *box, score, c in rows.tolist()]
 
 
 def _rounded(box: Sequence[float]) -> list[float]:

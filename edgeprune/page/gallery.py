@@ -10,10 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from edgeprune.gallery import match
 from edgeprune.page import jpegs, parts
 from edgeprune.page.figures import number
 from edgeprune.page.html import Markup, join, tag
-from edgeprune.page.matching import match
 from edgeprune.page.svg import px
 from edgeprune.page.view import View
 

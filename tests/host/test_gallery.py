@@ -12,22 +12,51 @@ def boxes(*rows):
 
 
 def found(*rows):
-    """[class, x1, y1, x2, y2, score] as detections."""
+    """[class, x1, y1, x2, y2, score] as an evaluation shows detections."""
     return np.array([[*box, score, c] for c, *box, score in rows], dtype=np.float32).reshape(-1, 6)
+
+
+def told(*rows):
+    """The same as a gallery tells them."""
+    return [[c, score, *box] for c, *box, score in rows]
 
 
 A, B = (0, 10, 10, 50, 50), (1, 100, 100, 140, 160)
 
 
 def test_each_detection_finds_one_object_of_its_class_the_surest_first():
-    truth = boxes(A, A, B)
-    assert gallery.found(truth, found((*A, 0.9))).tolist() == [True, False, False]
+    truth = [list(A), list(A), list(B)]
+    assert gallery.match(truth, told((*A, 0.8), (*A, 0.9), (*A, 0.7))) == [1, 0, None]
     other = (0, *B[1:], 0.9)  # the place is right, the class is not
-    assert gallery.found(truth, found((*A, 0.9), (*A, 0.8), other)).tolist() == [True, True, False]
-    assert gallery.found(truth, found((1, 102, 101, 141, 158, 0.3))).tolist() == [False, False, True]
-    assert gallery.found(truth, found((0, 40, 40, 90, 90, 0.9))).tolist() == [False, False, False]  # IoU 0.03
-    assert gallery.found(truth, found()).tolist() == [False] * 3
-    assert gallery.found(boxes(), found((*A, 0.9))).tolist() == []
+    assert gallery.found(truth, told((*A, 0.9), (*A, 0.8), other)) == {0, 1}
+    assert gallery.found(truth, told((1, 102, 101, 141, 158, 0.3))) == {2}
+    assert gallery.found(truth, told((0, 40, 40, 90, 90, 0.9))) == set()  # IoU 0.03
+    assert gallery.found(truth, []) == gallery.found([], told((*A, 0.9))) == set()
+    assert gallery.match([], told((*A, 0.9))) == [None] and gallery.match(truth, []) == []
+
+
+def test_the_nearest_free_object_is_found_and_no_other_order_finds_more_confidently():
+    """Against every detection by itself, in the order of confidence, written out plainly."""
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        corners = rng.uniform(0, 60, (8, 2))
+        truth = [[int(c), *at, *(at + 30)] for c, at in zip(rng.integers(0, 2, 8), corners)]
+        shown = [[int(c), float(s), *at, *(at + 30)] for c, s, at in
+                 zip(rng.integers(0, 2, 12), rng.uniform(size=12), rng.uniform(0, 60, (12, 2)))]  # fmt: skip
+        free, expected = set(range(8)), [None] * 12
+        for i in sorted(range(12), key=lambda i: -shown[i][1]):
+            near = {t: overlap(truth[t][1:], shown[i][2:]) for t in free if truth[t][0] == shown[i][0]}
+            best = max(near, key=near.get, default=None)
+            if best is not None and near[best] >= 0.5:
+                free.remove(best)
+                expected[i] = best
+        assert gallery.match(truth, shown) == expected
+
+
+def overlap(a, b):
+    width, height = (min(a[k + 2], b[k + 2]) - max(a[k], b[k]) for k in (0, 1))
+    both = max(width, 0) * max(height, 0)
+    return both / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - both)
 
 
 def test_the_worst_losses_come_first_and_stay_comparable():
@@ -38,10 +67,10 @@ def test_the_worst_losses_come_first_and_stay_comparable():
         "pruned": [found((*A, 0.9)), found((*A, 0.9)), found(), found((*A, 0.5))],
         "int8": [found((*A, 0.8)), found(), found((*B, 0.4)), found()],
     }
-    told = gallery.choose(pictures, truths, [(200, 300)] * 4, shown, 3, conf=0.25)
-    assert (told["first"], told["last"], told["conf"], told["iou"]) == ("original", "int8", 0.25, 0.5)
-    assert [p["name"] for p in told["pictures"]] == ["1.jpg", "0.jpg", "3.jpg"]
-    worst = told["pictures"][0]
+    chosen = gallery.choose(pictures, truths, [(200, 300)] * 4, shown, 3, conf=0.25)
+    assert (chosen["first"], chosen["last"], chosen["conf"], chosen["iou"]) == ("original", "int8", 0.25, 0.5)
+    assert [p["name"] for p in chosen["pictures"]] == ["1.jpg", "0.jpg", "3.jpg"]
+    worst = chosen["pictures"][0]
     assert worst["lost"] == 2 and worst["lost_truth"] == [0, 1] and worst["gained"] == 0
     assert (worst["width"], worst["height"]) == (300, 200)
     assert worst["truth"] == [list(A), list(B)]

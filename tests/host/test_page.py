@@ -15,9 +15,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgeprune import gallery as chosen
 from edgeprune import page
-from edgeprune.page import distribution, figures, html, layers, matching, summary, theme, tradeoff, view
+from edgeprune.page import distribution, figures, html, layers, summary, theme, tradeoff, view
 
 from . import page_comparisons as made
 
@@ -355,18 +354,6 @@ def test_colours_of_charts_hold_on_white_and_on_the_dark_ground_and_carry_white_
 
 
 # -- the gallery -------------------------------------------------------------------------------------------------------
-def test_objects_are_found_by_the_rule_that_chose_the_pictures():
-    rng = np.random.default_rng(5)
-    for _ in range(30):
-        corners = rng.uniform(0, 80, (12, 2))
-        truth = [[int(c), *xy, *(xy + 20)] for c, xy in zip(rng.integers(0, 2, 12), corners)]
-        found = [[int(c), float(s), *xy, *(xy + 20)] for c, s, xy in
-                 zip(rng.integers(0, 2, 20), rng.uniform(size=20), rng.permutation(np.repeat(corners, 2, 0))[:20]
-                     + rng.normal(0, 3, (20, 2)))]  # fmt: skip
-        matched = {i for i in matching.match(truth, found, 0.5) if i is not None}
-        rows = np.array([[*box, score, c] for c, score, *box in found])
-        assert matched == set(np.flatnonzero(chosen.found(np.array(truth), rows)))
-    assert matching.match([], found, 0.5) == [None] * 20 and matching.match(truth, [], 0.5) == []
 
 
 def test_losses_are_marked_numbered_and_told(tmp_path):
