@@ -503,7 +503,7 @@ def test_the_supervisor_is_small(root, serve):
         (["--root", "ROOT", "--window", "-1"], "must be a number above 0"),
         (["--root", "ROOT", "--allow-untrusted"], "goes with BUNDLE"),
         (["--root", "ROOT", "BUNDLE"], "not both"),
-        (["ROOT/nowhere.epb"], "cannot be read"),
+        (["ROOT/nowhere.epb"], "no such file"),
         (["BUNDLE", "--runtime", "tpu"], "unknown runtime 'tpu'"),
         (["BUNDLE", "--runtime", "null", "--precision", "int8"], "has no int8 model (the accuracy gate failed)"),
         (["BUNDLE", "--runtime", "null", "--source", "/nowhere"], "no such source"),

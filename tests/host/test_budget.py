@@ -115,7 +115,7 @@ def test_an_atom_of_infinite_score_stays(yolo):
 # -- MACs and parameters ----------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("uniform", [False, True])
 @pytest.mark.parametrize("kind", ["macs", "params"])
-@pytest.mark.parametrize("value", [1.0, 0.9, 0.8, 0.6, 0.4])
+@pytest.mark.parametrize("value", [1.0, *(pytest.param(v, marks=pytest.mark.slow) for v in (0.9, 0.8)), 0.6, 0.4])
 def test_a_budget_is_met_from_below_within_two_percent(yolo, kind, value, uniform):
     """Measured on the cut network, not by the model of costs that solved it."""
     channels, scores = yolo

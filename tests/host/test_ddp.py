@@ -86,6 +86,7 @@ def check(weights, run, batch, steps):
     assert len(scales) > 10
 
 
+@pytest.mark.slow  # others that are alike run always
 def test_a_fresh_process_trains_the_pruned_network_from_what_it_is_sent(sent):
     weights, run, script = sent
     done = subprocess.run([sys.executable, script], capture_output=True, text=True)

@@ -128,6 +128,7 @@ def test_an_object_cut_by_the_edge_counts_whole():
     assert 0.3 < visible / whole < 0.7
 
 
+@pytest.mark.slow  # others that are alike run always
 def test_the_validation_scenes_hold_thousands_of_boxes_of_every_class(monkeypatch):
     """At least 4,000 in the 400; counting stops where that is proven."""
     monkeypatch.setattr(scenes, "shoot", lambda rng, canvas, size: canvas)  # the lens comes after the boxes

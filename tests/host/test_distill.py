@@ -111,6 +111,7 @@ def train(weights, data, tmp_path, teacher, epochs=1, name="tuned"):
     return seen
 
 
+@pytest.mark.slow  # others that are alike run always
 def test_what_is_written_has_no_teacher_in_it(pruned, data, tmp_path):
     weights, teacher = pruned
     before = teacher.read_bytes()

@@ -282,6 +282,7 @@ print(finetuning.finetune(weights, dataset.load(data), out, settings, work, obse
 """
 
 
+@pytest.mark.slow  # others that are alike run always
 def test_killed_and_resumed_it_rounds_as_it_did(weights, data, tmp_path):
     out, work, log = tmp_path / "qat.pt", tmp_path / "work", tmp_path / "log"
     command = [sys.executable, "-c", RUN, *map(str, (weights, data, out, work, log))]
