@@ -1,0 +1,186 @@
+"""The notebooks: the public API only, committed as they ran, small and of no machine in particular, and they still run.
+
+`python tests/host/test_notebooks.py [name]` runs both, or one, and writes them as they are committed.
+"""
+
+import ast
+import hashlib
+import json
+import re
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+import edgeprune as ep
+
+FOLDER = Path(__file__).parents[2] / "notebooks"
+NAMES = ("model-comparison", "pruning-analysis")
+FIGURES = {"model-comparison": 5, "pruning-analysis": 6}  # at least; Pareto's SVG is one of the first
+ALLOWED = {"edgeprune", "numpy", "matplotlib", "IPython", "pathlib"}
+
+
+def read(name):
+    return json.loads((FOLDER / f"{name}.ipynb").read_text())
+
+
+def code(notebook):
+    return [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+
+
+def source(cell):
+    return "".join(cell["source"])
+
+
+def fingerprint(notebook):
+    """Of the code that was run."""
+    return hashlib.sha256("\0".join(source(cell) for cell in code(notebook)).encode()).hexdigest()
+
+
+def shown(cell):
+    """{MIME type: texts} of what a cell shows."""
+    found = {}
+    for output in cell["outputs"]:
+        for kind, data in (output.get("data") or {"text/plain": output.get("text", "")}).items():
+            found.setdefault(kind, []).append("".join(data))
+    return found
+
+
+def figures(notebook):
+    kinds = [kind for cell in code(notebook) for kind, found in shown(cell).items() for _ in found]
+    return kinds.count("image/png") + kinds.count("image/svg+xml")
+
+
+def execute(name, folder):
+    """The notebook as it is committed, after a run from top to bottom in `folder`."""
+    import nbformat
+    from nbclient import NotebookClient
+
+    notebook = nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)
+    client = NotebookClient(
+        notebook, timeout=600, kernel_name="python3", record_timing=False, resources={"metadata": {"path": str(folder)}}
+    )
+    client.execute()
+    for output in (o for cell in code(notebook) for o in cell["outputs"] if "data" in o):
+        if len(output["data"]) > 1:  # beside a table or a picture it is a fallback that nobody reads
+            output["data"].pop("text/plain", None)
+        output["metadata"].pop("needs_background", None)  # the figures are read on either ground
+    notebook.metadata = {
+        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+        "language_info": {"name": "python"},
+        "edgeprune": {"executed": fingerprint(notebook)},
+    }
+    return notebook
+
+
+def reached(tree):
+    """What a program reaches: the modules that it imports, and all names behind `ep.`."""
+    modules, names = set(), set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            modules |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            modules.add(node.module)
+        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "ep":
+            names.add(node.attr)
+    return modules, names
+
+
+def unlisted(text):
+    """What a program uses that is not the public API."""
+    tree = ast.parse(text)
+    modules, names = reached(tree)
+    found = {m for m in modules if m.partition(".")[0] not in ALLOWED or m.startswith("edgeprune.")}
+    found |= {f"ep.{name}" for name in names - set(ep.__all__)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and node.attr.startswith("_") and node.attr != "__version__":
+            found.add(node.attr)
+        if isinstance(node, ast.ImportFrom) and node.module == "edgeprune":
+            found |= {a.name for a in node.names} - set(ep.__all__)
+        if isinstance(node, ast.Import):
+            found |= {f"as {a.asname}" for a in node.names if a.name == "edgeprune" and a.asname != "ep"}
+        if isinstance(node, ast.Name) and node.id in ("getattr", "__import__", "importlib", "eval", "exec"):
+            found.add(node.id)
+    return found
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_they_use_the_public_api_only(name):
+    text = "\n".join(map(source, code(read(name))))
+    assert "import edgeprune as ep" in text and not unlisted(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["import torch", "import edgeprune.page", "from edgeprune.page import svg", "from edgeprune import page",
+     "import edgeprune", "import edgeprune as ep\nep.comparison.compare()", "x._html", "getattr(ep, 'x')"],
+)  # fmt: skip
+def test_what_is_not_public_would_be_seen(text):
+    assert unlisted(text)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_they_are_committed_as_they_ran(name):
+    notebook = read(name)
+    cells = code(notebook)
+    assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1))
+    assert all(cell["outputs"] for cell in cells), "a cell shows nothing"
+    assert not [o for cell in cells for o in cell["outputs"] if o["output_type"] == "error"]
+    run = notebook["metadata"]["edgeprune"]["executed"]
+    assert run == fingerprint(notebook), "changed since it ran: python tests/host/test_notebooks.py"
+    assert figures(notebook) >= FIGURES[name]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_their_outputs_are_of_no_machine_and_without_noise(name):
+    for cell in code(read(name)):
+        assert not [o for o in cell["outputs"] if o.get("name") == "stderr"], source(cell)
+        texts = [t for kind, found in shown(cell).items() if kind != "image/png" for t in found]
+        for text in texts:
+            assert not re.search(r"(?<![\w<.])/(home|root|tmp|work|Users|var)\b", text), text[:200]
+            assert "\r" not in text and "\x1b" not in text
+
+
+def test_together_they_are_small():
+    assert sum((FOLDER / f"{name}.ipynb").stat().st_size for name in NAMES) < 1.5e6
+
+
+def check(name, notebook):
+    """The outputs that a reader comes for."""
+    cells = code(notebook)
+    everything = [text for cell in cells for found in shown(cell).values() for text in found]
+    assert figures(notebook) >= FIGURES[name]
+    wanted = {
+        "model-comparison": ("Latency against mAP50-95", "<table", "mAP50-95", "`runs/notebook/comparison.html`"),
+        "pruning-analysis": ("recommended: --macs", "| bn_scale |", "| 0.6 |", "thresholds by"),
+    }
+    for words in wanted[name]:
+        assert any(words in text for text in everything), words
+
+
+@pytest.mark.parametrize("name", ["model-comparison", pytest.param("pruning-analysis", marks=pytest.mark.slow)])
+def test_they_run_from_top_to_bottom(name, tmp_path, monkeypatch):
+    """Two minutes on a core, and five; a cell that fails raises here with its traceback."""
+    pytest.importorskip("nbclient", reason="nbclient is not installed: pip install '.[notebooks]'")
+    pytest.importorskip("ipykernel", reason="ipykernel is not installed: pip install '.[notebooks]'")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    check(name, execute(name, tmp_path))
+    if name == "model-comparison":
+        page = (tmp_path / "runs/notebook/comparison.html").read_text()
+        assert page.lstrip().lower().startswith("<!doctype html") and "int8" in page
+
+
+def main(names):
+    """Run these and write them, with their outputs."""
+    import nbformat
+
+    for name in names:
+        with tempfile.TemporaryDirectory() as folder:
+            notebook = execute(name, folder)
+        nbformat.write(notebook, FOLDER / f"{name}.ipynb")
+        check(name, notebook)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:] or NAMES)
