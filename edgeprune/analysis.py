@@ -124,7 +124,7 @@ def _last(rungs: list[Rung], of: Callable[[Rung], float]) -> Rung | None:
     return good
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Analysis:
     """What `analyze` found. uncut: cost and accuracy of the network as it came; rungs: from the smallest cut to the
     largest; unreached: budgets below what the floors allow; groups: in the order of the network; name: of the
@@ -145,6 +145,8 @@ class Analysis:
     def __str__(self) -> str:
         return table(self)
 
+    __repr__ = __str__
+
     def plot(self) -> Figure:
         """Accuracy against budget, and the sensitivity of every group, as a matplotlib Figure."""
         from edgeprune import chart
@@ -162,7 +164,8 @@ class Analysis:
 
         picture = base64.b64encode(chart.png(self)).decode()
         text = html.escape(table(self))
-        return f'<img alt="{text}" style="max-width:100%" src="data:image/png;base64,{picture}">'
+        shown = f'<img alt="What the table says" style="max-width:100%" src="data:image/png;base64,{picture}">'
+        return f'{shown}<pre style="overflow:auto">{text}</pre>'
 
     def to_json(self) -> dict:
         return {

@@ -92,7 +92,14 @@ class Row:
     caveat: str | None = None
 
 
-@dataclass(frozen=True)
+class Drawing(str):
+    """SVG text that a notebook shows as the picture it is."""
+
+    def _repr_html_(self) -> str:
+        return str(self)
+
+
+@dataclass(frozen=True, repr=False)
 class Comparison:
     """Models side by side; the first is what the others are compared with.
 
@@ -148,11 +155,11 @@ class Comparison:
         # In the order that things have: that of the layers is the network's.
         return write_atomic(Path(path), json.dumps(self.to_json(), allow_nan=False) + "\n")
 
-    def pareto(self) -> str:
-        """The plot of latency against mAP, as SVG."""
+    def pareto(self) -> Drawing:
+        """The plot of latency against mAP, as SVG in the colours of the text around it."""
         from edgeprune import page
 
-        return page.pareto(self.to_json())
+        return Drawing(page.pareto(self.to_json()))
 
     def _repr_html_(self) -> str:
         from edgeprune import page
@@ -161,6 +168,8 @@ class Comparison:
 
     def __str__(self) -> str:
         return as_text(self)
+
+    __repr__ = __str__
 
 
 # -- what can be compared ----------------------------------------------------------------------------------------------

@@ -54,7 +54,8 @@ class Finetuned(Network):
                 f"{name:<7} {small:,} of {scales:,} prunable scales below {slimming.SMALL:g} of the layer's largest"
             )
         best = "" if self.best_epoch is None else f" (the best was epoch {self.best_epoch})"
-        notes.append(f"{self.epochs} epochs{best}, {self.steps} steps of {self.batch} pictures, lr {self.lr:g}")
+        many = "s" * (self.epochs != 1)
+        notes.append(f"{self.epochs} epoch{many}{best}, {self.steps} steps of {self.batch} pictures, lr {self.lr:g}")
         return notes
 
     def __str__(self) -> str:
@@ -72,7 +73,7 @@ class Finetuned(Network):
         for title, key in figures:
             a, b = getattr(self.before, key), getattr(self.after, key)
             known = a is not None and b is not None
-            cells = (f"{a:.4f}", f"{b:.4f}", f"{b - a:+.4f}") if known else ("not measured",) * 3
+            cells = (f"{a:.4f}", f"{b:.4f}", f"{round(b - a, 4) + 0.0:+.4f}") if known else ("not measured",) * 3
             rows.append((title, *cells))
         on = f"on {self.after.pictures} validation pictures, {self.after.boxes} boxes"
         return as_table(("", "before", "after", "change"), rows, [on, *self._told()])

@@ -131,7 +131,11 @@ def fragment(view: View) -> Markup:
     look += "color:inherit;background:transparent"
     table = tag("table", tag("thead", rows[:1]), tag("tbody", rows[1:]), style=look)
     title = tag("p", tag("b", view.data.get("title") or "Comparison"), _outcome(view), style="margin:.3em 0")
-    return tag("div", title, tag("div", table, style="overflow-x:auto"), style="color:inherit")
+    notes = dict.fromkeys(item["caveat"] for item in view.items if item.get("caveat"))
+    if (timed := (view.first or {}).get("latency_ms")) and timed.get("runtime"):
+        notes[f"p50: inference alone, {timed['runtime']}"] = None
+    told = tag("p", tag("small", "; ".join(notes)), style="margin:.3em 0") if notes else None
+    return tag("div", title, tag("div", table, style="overflow-x:auto"), told, style="color:inherit")
 
 
 def _arrows(view: View, item: dict) -> list[Markup]:
@@ -150,7 +154,7 @@ def _arrows(view: View, item: dict) -> list[Markup]:
     for _, key, unit in _COLUMNS:
         before, after = first.get(key), view.network(item, key)[0]
         said.append(arrow(before, after, unit, _percent(figures.share(before, after, "less", "more"))))
-    faster = speedup(first, item)
+    faster = None if item.get("caveat") else speedup(first, item)
     said.append(arrow(p50(first), p50(item), "ms", Change(f"{faster:.2f}×", "same") if faster else None))
     for key in ("map50_95", "small_map50_95"):
         change = figures.accuracy(first.get(key), item.get(key)) if same_pictures(first, item) else None

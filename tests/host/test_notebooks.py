@@ -159,7 +159,8 @@ def check(name, notebook):
         assert any(words in text for text in everything), words
 
 
-@pytest.mark.parametrize("name", ["model-comparison", pytest.param("pruning-analysis", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
 def test_they_run_from_top_to_bottom(name, tmp_path, monkeypatch):
     """Two minutes on a core, and five; a cell that fails raises here with its traceback."""
     pytest.importorskip("nbclient", reason="nbclient is not installed: pip install '.[notebooks]'")

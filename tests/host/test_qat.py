@@ -404,7 +404,7 @@ def test_command(weights, data, tmp_path, capsys):
     words = ["finetune", "--quiet", "--weights", weights, "--data", data, "--batch", "4"]
     assert cli.main([str(w) for w in (*words, "--qat", "1")]) == 0
     said = capsys.readouterr().out
-    assert said.count(", INT8 0.") == 2 and "1 epochs, 2 steps of 4 pictures, lr 1e-05" in said
+    assert said.count(", INT8 0.") == 2 and "1 epoch, 2 steps of 4 pictures, lr 1e-05" in said
     out = weights.with_name("best-qat.pt")
     assert qat.thresholds(checkpoint.load(out))["images"] == pytest.approx(1, abs=0.1)
     for bad, says in (
