@@ -21,7 +21,7 @@ from edgeprune_device.accuracy import Accuracy
 from edgeprune_device.bundle import Bundle
 from edgeprune_device.environment import Environment
 from edgeprune_device.errors import InputError
-from edgeprune_device.files import write_atomic
+from edgeprune_device.files import sha256, write_atomic
 from edgeprune_device.hint import no_such_file
 from edgeprune_device.report import BenchReport
 
@@ -184,7 +184,7 @@ def open_item(text: str | Path, imgsz: int | None, name: str | None = None) -> l
         raise InputError(no_such_file(path))
     if path.suffix == ".pt":
         loaded = checkpoint.load(path)
-        return [of_model(loaded, imgsz, name or path.name, path.stat().st_size, _sha256(path.read_bytes()))]
+        return [of_model(loaded, imgsz, name or path.name, path.stat().st_size, sha256(path))]
     if path.suffix == ".onnx":
         data = path.read_bytes()
         return [_onnx(name or path.name, path, data, len(data))]
@@ -200,13 +200,13 @@ def open_item(text: str | Path, imgsz: int | None, name: str | None = None) -> l
 
 
 def of_model(
-    source: checkpoint.Checkpoint, imgsz: int | None, name: str, size_bytes: int, sha256: str | None = None
+    source: checkpoint.Checkpoint, imgsz: int | None, name: str, size_bytes: int, digest: str | None = None
 ) -> Item:
     """A network as an item; what is timed is its ONNX export."""
     size = source.input_size(imgsz)
     exported = exporting.to_onnx(source.model, (size, size)).SerializeToString()
     return Item(
-        name, source.path, size_bytes, sha256, tuple(source.names), size, count(source.model, (size, size)),
+        name, source.path, size_bytes, digest, tuple(source.names), size, count(source.model, (size, size)),
         widths(source.model), exported, lambda: measure.TorchSession(source.model),
     )  # fmt: skip
 

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import re
 import shutil
 import time
@@ -34,6 +33,7 @@ from edgeprune_device.report import BenchReport
 from edgeprune_device.target import Target
 
 import edgeprune
+from edgeprune import cache
 from edgeprune.ssh import Link, LinkError, shown
 from edgeprune.store import Receipt, Store
 
@@ -417,7 +417,7 @@ def _work(link, there: str, job: str, command: Sequence[str], doing: str, say) -
 @contextlib.contextmanager
 def _folder(bundle: Bundle, target: str) -> Iterator[Path]:
     """Where what comes is kept until all is there."""
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgeprune" / "on"
+    base = cache.folder("on")
     folder = base / hashlib.sha256(strict_json.canonical([bundle.sha256, target])).hexdigest()[:32]
     try:
         folder.mkdir(parents=True, exist_ok=True)

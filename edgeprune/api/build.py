@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,12 +14,12 @@ from edgeprune_device import strict_json
 from edgeprune_device.errors import InputError, Interrupted
 from edgeprune_device.target import Target
 
-from edgeprune import checkpoint, demo, ssh, workflow
+from edgeprune import cache, checkpoint, demo, ssh, workflow
 from edgeprune.api.source import opened
 from edgeprune.budget import Budget
 from edgeprune.card import card
 from edgeprune.checkpoint import Checkpoint
-from edgeprune.comparison import Comparison
+from edgeprune.comparison import GALLERY, Comparison
 from edgeprune.progress import Reporter
 
 #: Scenes to fine-tune on and to validate on: less than ten minutes on two cores, more than 4,000 boxes to judge by.
@@ -59,7 +58,7 @@ class Build:
     @property
     def page(self) -> Path:
         """The HTML page with everything that was measured."""
-        return self.out / "report.html"
+        return self.out / self.record["page"]
 
     @property
     def files(self) -> dict[str, Path]:
@@ -123,7 +122,7 @@ def build(
     nms: bool = False,
     on: str | None = None,
     name: str | None = None,
-    pictures: int = 12,
+    pictures: int = GALLERY,
     out: str | Path | None = None,
     resume: bool = False,
     quiet: bool = False,
@@ -198,9 +197,8 @@ def embedded_demo(train: int = 200, val: int = 400) -> tuple[Path, Path]:
     """
     if train < 1 or val < 1:
         raise InputError(f"{train} scenes to train on and {val} to judge by: 1 or more of each")
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgeprune"
-    folder = "demo" if (train, val) == DEMO_SCENES else f"demo-{train}-{val}"
-    return demo.WEIGHTS, demo.write_dataset(cache / folder, train, val)
+    name = "demo" if (train, val) == DEMO_SCENES else f"demo-{train}-{val}"
+    return demo.WEIGHTS, demo.write_dataset(cache.folder(name), train, val)
 
 
 def _folder(name: str, *, resume: bool) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import tempfile
 from dataclasses import dataclass, replace
@@ -111,7 +112,6 @@ def finetune(
     Raises:
         InputError: bad arguments, model or data, no such device, or not enough memory.
     """
-
     reporter = Reporter(quiet=quiet)
     if qat < 0:
         raise InputError(f"--qat {qat}: give 1 epoch or more, or leave it out")
@@ -137,16 +137,10 @@ def finetune(
                 done = (p.epoch - 1 + p.step / p.steps) / p.epochs
                 step(done, f"epoch {p.epoch}/{p.epochs}  loss {p.loss:.3f}")
 
-            if distill is None:
+            with contextlib.nullcontext() if distill is None else as_file(distill) as teacher:
                 result = finetuning.finetune(
-                    weights, pictures, file, settings, work, on_step=shown, tracked=out is not None
+                    weights, pictures, file, settings, work, teacher=teacher, on_step=shown, tracked=out is not None
                 )
-            else:
-                with as_file(distill) as teacher:
-                    result = finetuning.finetune(
-                        weights, pictures, file, settings, work, teacher=teacher, on_step=shown,
-                        tracked=out is not None,
-                    )
         tuned = checkpoint.load(file)
         if out is None:
             tuned.path = Path(file.name)

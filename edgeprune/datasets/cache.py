@@ -15,6 +15,8 @@ from pathlib import Path
 
 from edgeprune_device.errors import InputError
 
+from edgeprune import cache
+
 __all__ = ["made"]
 
 
@@ -23,7 +25,7 @@ def made(name: str, key: str, make: Callable[[Path], None]) -> Path:
 
     It appears in one step, when it is whole. Raises InputError where the cache cannot be written.
     """
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgeprune" / "data"
+    base = cache.folder("data")
     place = base / f"{re.sub(r'[^A-Za-z0-9._-]+', '-', name)[:60]}-{key[:16]}"
     if place.is_dir():
         return place
