@@ -40,7 +40,10 @@ _WORDS = {"train": "train", "training": "train", "val": "val", "valid": "val", "
 #: What things are found by: a list or an object finds nothing.
 _PLAIN = ("id", "image_id", "category_id", "file_name", "supercategory")
 #: Part of the cache's key: another one where the same JSON becomes another data set.
-_VERSION = "2"
+_VERSION = "3"
+#: Boxes that reach beyond their picture are cut at its edge, as labelling tools leave some; more than this share, and
+#: the figures are not x, y, width, height in pixels.
+_BEYOND = 0.1
 
 
 @dataclass(frozen=True)
@@ -236,7 +239,7 @@ def _tidy(split: str, part: _Part, classes: dict[int, str], place: Path) -> tupl
         os.symlink(os.path.abspath(source), place / "images" / split / name)
         images.append({**entry, "id": len(images) + 1, "file_name": name})
         numbers[entry["id"]] = sources[source] = len(images)
-    annotations = []
+    annotations, beyond = [], []
     for i, entry in enumerate(part.content["annotations"]):
         where = f"{part.json}: annotation {entry.get('id', i)}"
         if entry["image_id"] not in numbers:
@@ -254,8 +257,18 @@ def _tidy(split: str, part: _Part, classes: dict[int, str], place: Path) -> tupl
             continue
         image = images[numbers[entry["image_id"]] - 1]
         if not _inside(box, image["width"], image["height"]):
-            raise InputError(f"{where}: the box {box} is not in its picture, {image['width']}x{image['height']}")
+            beyond.append(f"{where}: the box {box} is not in its picture, {image['width']}x{image['height']}")
+            box = _cut(box, image["width"], image["height"])
+            if box is None:
+                left_out["boxes outside their picture"] += 1
+                continue
+            left_out["parts of boxes beyond their picture's edge"] += 1
         annotations.append({"image_id": image["id"], "category_id": index[entry["category_id"]], "bbox": box})
+    count = len(part.content["annotations"])
+    if len(beyond) > _BEYOND * count:
+        raise InputError(
+            f"{beyond[0]}, as {len(beyond):,} of {count:,} are not: is bbox x, y, width, height in pixels?"
+        )
     return left_out, {"images": images, "annotations": annotations}
 
 
@@ -275,6 +288,13 @@ def _inside(box: list, width: int, height: int) -> bool:
     x, y, w, h = box
     values = ((x + w / 2) / width, (y + h / 2) / height, w / width, h / height)
     return all(-0.01 <= v <= 1.01 for v in values)
+
+
+def _cut(box: list, width: int, height: int) -> list | None:
+    """The part of the box that lies in its picture; None: nothing does."""
+    x, y = max(box[0], 0), max(box[1], 0)
+    w, h = min(box[0] + box[2], width) - x, min(box[1] + box[3], height) - y
+    return [x, y, w, h] if w > 0 and h > 0 else None
 
 
 def _check_size(file: Path, picture: Path, entry: dict) -> None:

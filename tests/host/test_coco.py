@@ -136,6 +136,25 @@ def test_what_is_left_out_is_said_once(data, tmp_path, capsys):
     ]
 
 
+def test_boxes_that_reach_beyond_their_picture_are_cut_at_its_edge(data, tmp_path, capsys):
+    """As labelling tools leave some; Ultralytics would leave out the whole picture."""
+    root, train, _ = as_a_pair(data, tmp_path / "set")
+    content = json.loads(train.read_text())
+    one = content["annotations"][0]
+    spare = [{**one, "id": 1000 + i, "bbox": [i, 9, 30, 30]} for i in range(20)]  # at most one in ten may be so
+    content["annotations"] += spare
+    content["annotations"][0]["bbox"] = [-10, 80, 50, 40]
+    content["annotations"][1]["bbox"] = [100, 10, 50, 40]
+    train.write_text(json.dumps(content))
+    found = dataset.load(root)
+    assert found.boxes(found.train).sum() == len(content["annotations"]) - 1
+    boxes = np.concatenate([found.truth(p, (96, 96))[:, 1:] for p in found.train])
+    assert any(np.allclose(box, [0, 80, 40, 96], atol=1e-3) for box in boxes)
+    assert boxes.min() >= -1e-3 and boxes.max() <= 96.001
+    said = [line.split(": ")[-1] for line in capsys.readouterr().err.splitlines()]
+    assert said == ["left out 1 parts of boxes beyond their picture's edge", "left out 1 boxes outside their picture"]
+
+
 def test_another_content_is_another_data_set_and_the_users_folder_is_left_alone(data, tmp_path):
     root, train, _ = as_a_pair(data, tmp_path / "set")
     before = {p: p.read_bytes() for p in root.rglob("*") if p.is_file()}
@@ -165,6 +184,13 @@ def spoiled(where, **change):
     return spoil
 
 
+def corners(content):
+    """x, y, x, y: what people take bbox for."""
+    for entry in content["annotations"]:
+        x, y, w, h = entry["bbox"]
+        entry["bbox"] = [x, y, x + w, y + h]
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
@@ -179,7 +205,7 @@ def spoiled(where, **change):
         (spoiled("annotations", image_id=7), r"annotation 0 is of picture 7, which is not listed"),
         (spoiled("annotations", category_id=99), r"annotation 0 is of category 99, which is not listed"),
         (spoiled("annotations", bbox=[1, 2]), r"annotation 0 has no bbox of four numbers"),
-        (spoiled("annotations", bbox=[90, 90, 50, 5]), r"annotation 0: the box .* is not in its picture, 96x96"),
+        (corners, r"annotation \d+: the box .* is not in its picture, 96x96, as .* is bbox x, y, width, height"),
         (spoiled("categories", name="other"), r"category 17 is 'thing2', but in the other file 'other'"),
     ],
 )  # fmt: skip
