@@ -179,22 +179,25 @@ def test_a_report_is_kept_whatever_becomes_of_the_output(bundle, tmp_path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM])
-def test_a_terminal_that_goes_away_leaves_what_was_measured(bundle, number):
+def test_a_terminal_that_goes_away_leaves_what_was_measured(bundle, own_signals, number):
     controller, terminal = pty.openpty()
     command = [sys.executable, "-m", "edgeprune_device", "bench", str(bundle.path), "--runtime", "null"]
     # A terminal whose cursor moves, whoever runs this test: elsewhere nothing is drawn while it measures.
     environ = {**os.environ, "TERM": "xterm", "CI": ""}
     command += ["--warmup", "0.1", "--seconds", "600"]
-    run = subprocess.Popen(command, stdout=terminal, stderr=terminal, env=environ)
-    os.close(terminal)
-    said = b""
-    while b"measuring" not in said:
-        assert select.select([controller], [], [], 60)[0], said
-        said += os.read(controller, 4096)
-    os.close(controller)
-    for _ in range(2):  # the kernel and the shell
-        run.send_signal(number)
-    run.wait(30)
+    with subprocess.Popen(command, stdout=terminal, stderr=terminal, env=environ) as run:
+        try:
+            os.close(terminal)
+            said = b""
+            while b"measuring" not in said:
+                assert select.select([controller], [], [], 60)[0], said
+                said += os.read(controller, 4096)
+            os.close(controller)
+            for _ in range(2):  # the kernel and the shell
+                run.send_signal(number)
+            run.wait(30)
+        finally:
+            run.kill()
     (entry,) = Spool().entries()
     report = BenchReport.from_json(strict_json.loads(Spool().read(entry.id), "r"))
     assert report.interrupted and report.stages["infer"]["samples"] > 1

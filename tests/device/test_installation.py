@@ -508,7 +508,7 @@ def test_killed_itself_it_is_said_and_the_same_command_goes_on(releases, make):
     assert result(second)[0]["exit"] == 0 and not leftovers(releases)
 
 
-def test_ctrl_c_ends_it_and_nothing_is_left(releases, make):
+def test_ctrl_c_ends_it_and_nothing_is_left(releases, make, own_signals):
     first = start(releases, make(1), seconds=30)
     read_until(first, "measure")
     first.send_signal(signal.SIGINT)

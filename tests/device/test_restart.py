@@ -240,7 +240,7 @@ def test_a_systemctl_that_fails_is_one_line(releases, release, systemd):
         service.restart()
 
 
-def test_a_service_that_has_ended_meanwhile_is_not_sent_a_signal(releases, release, says, no_systemd):
+def test_a_service_that_has_ended_meanwhile_is_not_sent_a_signal(releases, release, says, no_systemd, own_signals):
     says()
     service = restart.find(releases)
     says(pid=2**22 - 3)
