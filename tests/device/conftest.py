@@ -3,7 +3,6 @@
 import io
 import json
 import shutil
-import signal
 import sys
 from pathlib import Path
 
@@ -27,17 +26,6 @@ def home(tmp_path, monkeypatch):
     monkeypatch.setenv("EDGEPRUNE_HOME", str(folder))
     monkeypatch.setenv("EDGEPRUNE_SPOOL", str(tmp_path / "spool"))
     return folder
-
-
-@pytest.fixture
-def own_signals():
-    """What the tests were started with, nohup or a shell's &, has its children ignore SIGHUP and SIGINT."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGHUP, signal.SIGINT)}
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
 
 
 @pytest.fixture

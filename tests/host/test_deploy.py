@@ -444,6 +444,7 @@ def wait(what, seconds=30):
     return found
 
 
+@pytest.mark.usefixtures("own_signals")
 def test_ctrl_c_in_mid_transfer_and_the_same_command_again(drone, make, edgeprune):
     bundle = make(fp32_bytes=20_000_000)
     drone.proxy.slow = True
@@ -481,6 +482,7 @@ def test_a_link_that_breaks_while_the_drone_measures_does_not_stop_it(drone, mak
     assert in_use(drone).state == "good"
 
 
+@pytest.mark.usefixtures("own_signals")
 def test_ctrl_c_while_the_drone_installs_lets_it_go_on_and_the_same_command_follows(drone, make, edgeprune):
     bundle = make()
     (drone.home / "slow").touch()

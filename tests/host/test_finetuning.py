@@ -98,7 +98,7 @@ with open(log, "a") as file:
 """
 
 
-def test_killed_twice_and_resumed(pruned, data, tmp_path):
+def test_killed_twice_and_resumed(pruned, data, tmp_path, own_signals):
     """By kill -9 in epoch 3 and by Ctrl-C in epoch 5: each time it goes on from the last whole epoch, still taught."""
     out, work, log = tmp_path / "tuned.pt", tmp_path / "work", tmp_path / "log"
     command = [sys.executable, "-c", RUN, *map(str, (pruned, data, out, work, log, tmp_path / "best.pt"))]

@@ -32,9 +32,11 @@ MODELS = {
     "hituav": real("yolov8n-hituav-best.pt"),
     "coco": real("yolov8n-coco-rebuilt.pt"),
 }
+#: The demo is a YOLOv8n too: only the weights differ.
+SLOW = ("v8n", "hituav", "coco")
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow if n in SLOW else ()) for n in MODELS])
 def test_every_precision_is_parsed_and_built(name, request, tmp_path):
     fp32 = to_onnx(MODELS[name](request), (SIZE, SIZE))
     rng = np.random.default_rng(0)

@@ -154,7 +154,7 @@ def test_tee_sees_the_same(tmp_path):
     assert b"warning: 12 of 20" in done.stdout and b"\x1b" not in done.stdout
 
 
-def test_ctrl_c_leaves_where_it_stopped_and_the_cursor_on_a_line_of_its_own():
+def test_ctrl_c_leaves_where_it_stopped_and_the_cursor_on_a_line_of_its_own(own_signals):
     session = Session(BUILD, "waiting").until("ready")
     session.type(b"\x03")
     assert session.end() == 130
