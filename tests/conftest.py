@@ -15,17 +15,21 @@ WHOLE = ("rig", "docs")
 ORDER = ("rig", "docs", "host", "device")
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: ORDER.index(item.path.relative_to(TESTS).parts[0]))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
     """A file's tests go to one worker, with what its fixtures made once."""
-    items.sort(key=lambda item: ORDER.index(folder(item)))
-    for item in items:
-        name = folder(item) if folder(item) in WHOLE else item.path.relative_to(TESTS).as_posix()
-        item.add_marker(pytest.mark.xdist_group(name))
+    from xdist.scheduler import LoadScopeScheduling
 
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            file = nodeid.split("::")[0]
+            return next((name for name in WHOLE if file.startswith(f"tests/{name}/")), file)
 
-def folder(item):
-    return item.path.relative_to(TESTS).parts[0]
+    return ByFile(config, log)
 
 
 @pytest.fixture

@@ -193,7 +193,9 @@ def test_where_nothing_is_enough_the_best_rung_is_kept_and_validation_climbs_to_
     assert said["share_of_macs"] >= 0.9
 
 
-@pytest.mark.parametrize(("saturates", "bits", "top"), [(True, 7, 63), (False, 8, 127)])
+@pytest.mark.parametrize(
+    ("saturates", "bits", "top"), [(True, 7, 63), pytest.param(False, 8, 127, marks=pytest.mark.slow)]
+)
 def test_for_a_cpu_layers_are_rescued_too_and_weights_do_not_saturate(fp32, monkeypatch, saturates, bits, top):
     monkeypatch.setattr(Environment, "saturates", saturates)
     int8 = settled(outlier(fp32), max_drop=0.0, target="cpu")

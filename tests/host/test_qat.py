@@ -350,6 +350,7 @@ def test_build_warns_where_it_lowered_what_it_started_from(weights, tmp_path, mo
     assert ("--qat lowered mAP50-95 in float from 0.400 to 0.300" in capsys.readouterr().err) == warned
 
 
+@pytest.mark.slow  # others that are alike run always
 def test_build_killed_while_it_rounds_and_resumed(tmp_path):
     save(network(width=0.125), tmp_path / "best.pt")
     pictures_of(tmp_path / "data", train=16, val=4)
