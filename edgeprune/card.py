@@ -12,6 +12,7 @@ from typing import Any
 from edgeprune_device import terminal
 from edgeprune_device.terminal import Look
 
+from edgeprune import per_class
 from edgeprune import record as records
 from edgeprune.text import NOT_MEASURED, clock, number, table
 
@@ -22,6 +23,7 @@ _SIZES = (
     ("channels", "channels", lambda v: f"{v:,}", ("fewer", "more")),
     ("checkpoint", "size_bytes", lambda v: f"{v / 1e6:.2f} MB", ("smaller", "larger")),
 )
+_CLASS = 20  # columns of a class's name
 _ACCURACIES = (("mAP50-95", "map50_95"), ("mAP50", "map50"), ("small objects", "small_map50_95"))
 _FILES = ("file", "size MB", "ms p50", "mAP50-95", "mAP50", "small", "against FP32")
 #: Columns of the files that go first where the terminal is narrow.
@@ -85,6 +87,9 @@ def _glance(models: Mapping[str, Any], look: Look, width: int | None) -> Iterato
         a, b = before[key], after[key]
         if a is not None and b is not None:
             rows.append((title, f"{a:.3f}", f"{b:.3f}", f"{b - a:+.3f}", b >= a))
+    if lost := per_class.worst(before.get("per_class"), after.get("per_class")):
+        title, a, b = f"worst class: {terminal.clipped(lost[0], _CLASS)}", *lost[1:]
+        rows.append((title, f"{a:.3f}", f"{b:.3f}", f"{b - a:+.3f}", False))
     cells = [("", "original", name), *(row[:3] for row in rows)]
     lines = table(cells)
     yield look.style(lines[0], "dim")

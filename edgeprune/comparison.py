@@ -25,7 +25,7 @@ from edgeprune_device.files import sha256, write_atomic
 from edgeprune_device.hint import no_such_file
 from edgeprune_device.report import BenchReport
 
-from edgeprune import checkpoint, exporting, gallery, measure, versions
+from edgeprune import checkpoint, exporting, gallery, measure, per_class, versions
 from edgeprune.count import Cost, count, widths
 from edgeprune.dataset import Dataset, check_names
 from edgeprune.store import Store
@@ -489,6 +489,9 @@ def as_text(comparison: Comparison) -> str:
     if comparison.data and measured:
         pictures = comparison.data["pictures"]
         lines.append(f"mAP: {pictures} pictures, conf 0.001, IoU 0.7; found: detections of conf >= 0.25.")
+        for row in measured[1:]:
+            if lost := per_class.worst(measured[0].per_class, row.per_class):
+                lines.append(f"{row.name}: worst class {lost[0]}, mAP50-95 {lost[1]:.3f} -> {lost[2]:.3f}.")
     return "\n".join(lines)
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from edgeprune import per_class
 from edgeprune.page import figures, parts, svg, theme
 from edgeprune.page.figures import number, show
 from edgeprune.page.html import Markup, join, tag
 from edgeprune.page.view import View, same_pictures
 
-FEW_BOXES = 30  # below, one box is more than 3 points of recall: a change says little
 _CHARTED = 24
 
 
@@ -20,18 +20,14 @@ def section(view: View) -> Markup:
     names = list(before)
     if not names:
         return parts.quiet("No class had a box on these pictures.")
-    few = [name for name in names if _few(before[name])]
+    few, least = [name for name in names if per_class.few(before[name])], per_class.FEW_BOXES
     shown = others[-1:] if view.delivered not in others else [view.delivered]
     return join(
         _chart(view, first, shown[0], names) if shown else None,
-        parts.quiet(f"† {len(few)} class{'es have' if len(few) != 1 else ' has'} fewer than {FEW_BOXES} boxes: one box "
-                    "moves its AP by points, so its change is uncertain.") if few else None,
+        parts.quiet(f"† {len(few)} class{'es have' if len(few) != 1 else ' has'} fewer than {least} boxes: one box moves "
+                    "its AP by points, so its change is uncertain.") if few else None,
         _table(first, others, names, folded=len(names) > _CHARTED),
     )  # fmt: skip
-
-
-def _few(entry: dict) -> bool:
-    return (number(entry.get("boxes")) or 0) < FEW_BOXES
 
 
 def _ap(item: dict, name: str) -> float | None:
@@ -78,7 +74,7 @@ def _dumbbells(pairs, boxes, colour, width, key, was: str, now: str) -> Markup:
         drawn.append(svg.text(x(tick), base + 16, svg.plain(tick), anchor="middle", quiet=True, font_size=11))
     drawn.append(svg.text(width - right, height - 4, "AP50-95", anchor="end", font_size=11.5))
     for i, (name, a, b) in enumerate(pairs):
-        few = _few(boxes[name])
+        few = per_class.few(boxes[name])
         label = f"{svg.short(name, 24)}{' †' if few else ''}"
         y = top + pitch * i + (26 if narrow else pitch / 2)
         if narrow:
@@ -113,13 +109,13 @@ def _table(first: dict, others: list[dict], names: list[str], folded: bool) -> M
     rows = []
     for name in names:
         before = _ap(first, name)
-        count, few = number(boxes[name].get("boxes")), " †" if _few(boxes[name]) else None
+        count, few = number(boxes[name].get("boxes")), " †" if per_class.few(boxes[name]) else None
         cells = [tag("td", "–" if count is None else f"{count:,}", few), tag("td", show(before, "map"))]
         for item in others:
             change = figures.accuracy(before, _ap(item, name))
             small = tag("small", change.text, class_=parts.SENSES[change.sense]) if change else None
             cells.append(tag("td", show(_ap(item, name), "map"), small))
-        rows.append(parts.row(name, *cells, class_="few" if _few(boxes[name]) else None))
+        rows.append(parts.row(name, *cells, class_="few" if per_class.few(boxes[name]) else None))
     head = ("Class", "Boxes", first["name"], *(item["name"] for item in others))
     whole = parts.table("AP50-95 by class", head, rows, class_="classes")
     return parts.folded(f"All {len(names)} classes", whole) if folded else whole

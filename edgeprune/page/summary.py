@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from edgeprune import per_class
 from edgeprune.page import figures, parts
 from edgeprune.page.figures import NOT_MEASURED, Change, number, show
 from edgeprune.page.html import Markup, join, tag
@@ -140,6 +141,9 @@ def _won(view: View) -> Markup | None:
         for figure in compared(view, first, item)
         if figure.name in words and figure.change and figure.change.sense != "same"
     ]
+    lost = per_class.worst(first.get("per_class"), item.get("per_class")) if same_pictures(first, item) else None
+    if lost:
+        said.append(f"worst class {lost[0]} {figures.signed(lost[2] - lost[1])}")
     return join(tag("b", item["name"]), " against ", tag("b", first["name"]), f": {', '.join(said)}.") if said else None
 
 

@@ -73,6 +73,17 @@ def test_before_and_after_at_a_glance(record):
         assert line in lines, line
 
 
+def test_a_class_that_lost_is_named_though_the_mean_rose(record):
+    assert "worst class" not in card(record, OUT)
+    before, after = record["models"]["original"], record["models"]["tuned"]
+    before["per_class"] = [{"name": name, "boxes": 300, "map50_95": 0.245} for name in ("person", "car")]
+    after["per_class"] = [{"name": n, "boxes": 300, "map50_95": ap} for n, ap in (("person", 0.176), ("car", 0.35))]
+    assert "worst class: person  0.245  0.176  -0.069" in lines_of(card(record, OUT))
+    for entry in (*before["per_class"], *after["per_class"]):
+        entry["boxes"] = 29
+    assert "worst class" not in card(record, OUT)
+
+
 def test_every_file_and_what_it_loses(record):
     lines = lines_of(card(record, OUT))
     assert "pruned.pt  3.50  -  0.247  0.447  0.147" in lines
