@@ -20,12 +20,12 @@ def section(view: View) -> Markup:
     names = list(before)
     if not names:
         return parts.quiet("No class had a box on these pictures.")
-    few, least = [name for name in names if per_class.few(before[name])], per_class.FEW_BOXES
+    few = [name for name in names if per_class.few(before[name])]
+    said = f"{len(few)} class{'es have' if len(few) != 1 else ' has'} fewer than {per_class.FEW_BOXES} boxes"
     shown = others[-1:] if view.delivered not in others else [view.delivered]
     return join(
         _chart(view, first, shown[0], names) if shown else None,
-        parts.quiet(f"† {len(few)} class{'es have' if len(few) != 1 else ' has'} fewer than {least} boxes: one box moves "
-                    "its AP by points, so its change is uncertain.") if few else None,
+        parts.quiet(f"† {said}: one box moves its AP by points, so its change is uncertain.") if few else None,
         _table(first, others, names, folded=len(names) > _CHARTED),
     )  # fmt: skip
 
