@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 FEW_BOXES = 30  # below, one box is more than 3 points of recall: a change says little
+_SHOWN = 0.0005  # with three digits, less is none
 
 
 def few(entry: Mapping[str, Any]) -> bool:
@@ -28,6 +29,6 @@ def worst(
         if not few(entry) and entry["map50_95"] is not None and now.get(entry["name"]) is not None
     ]
     found = min(pairs, key=lambda pair: pair[2] - pair[1], default=None)
-    if found is None or len(before or ()) < 2 or f"{found[1] - found[2]:.3f}" in ("0.000", "-0.000"):
+    if found is None or len(before or ()) < 2 or found[1] - found[2] < _SHOWN:
         return None
-    return found if found[2] < found[1] else None
+    return found
