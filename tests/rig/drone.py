@@ -174,15 +174,6 @@ class Drone:
                     return True
         return False
 
-    def cut_after(self, received_bytes: int, timeout: float = 60) -> None:
-        """Cut the link once the ground has received so much more: in the middle of a transfer."""
-        start, deadline = self.link.received_bytes(), time.monotonic() + timeout
-        while self.link.received_bytes() < start + received_bytes:
-            if time.monotonic() > deadline:
-                raise AssertionError(f"nothing like {received_bytes} bytes came in {timeout:g} s")
-            time.sleep(0.005)
-        self.link.cut()
-
     def _free_bytes(self) -> int:
         found = os.statvfs(self.root)
         return found.f_bavail * found.f_frsize

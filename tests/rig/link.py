@@ -94,14 +94,6 @@ class Link:
                     "rate", f"{kbit_per_second}kbit", "burst", "4kb", "latency", "400ms",
                 )  # fmt: skip
 
-    def received_bytes(self) -> int:
-        """What the ground's card has received since it exists."""
-        for line in Path(f"/proc/{self.ground.pid}/net/dev").read_text().splitlines():
-            name, _, figures = line.partition(":")
-            if name.strip() == _CARD:
-                return int(figures.split()[0])
-        raise OSError(f"the ground has no card {_CARD}")
-
     def restore(self) -> None:
         """A good link again."""
         self.heal()
