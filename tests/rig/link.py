@@ -14,7 +14,6 @@ import os
 import signal
 import subprocess
 import time
-from pathlib import Path
 
 GROUND, DRONE = "10.77.0.1", "10.77.0.2"
 _CARD = "radio"
