@@ -29,6 +29,7 @@ def pytest_xdist_make_scheduler(config, log):
             file = nodeid.split("::")[0]
             return next((name for name in WHOLE if file.startswith(f"tests/{name}/")), file)
 
+    config.option.loadscopereorder = False  # ORDER's, not that of the number of tests; an option since xdist 3.7
     return ByFile(config, log)
 
 
