@@ -208,6 +208,13 @@ def _own_data(world: World, folder: Path) -> None:
     shutil.copytree(world.folder / "inputs", folder, dirs_exist_ok=True)
 
 
+def _demo_weights(world: World, folder: Path) -> None:
+    """A detector of the usual size as best.pt: the small one's time is not its channels'."""
+    from edgeprune import demo
+
+    shutil.copy(demo.WEIGHTS, folder / "best.pt")
+
+
 def _results(world: World, folder: Path) -> None:
     for name in _BUILT:
         shutil.copy(world.built / name, folder)
@@ -273,6 +280,7 @@ def _base(world: World, folder: Path) -> None:
 #: What a page names -> what puts it into its folder. Whatever a page makes itself is made anew over it.
 _THINGS = {
     r"\bbest\.pt|\bdata\.yaml|\boriginal\.pt": _own_data,
+    r"--latency-ratio": _demo_weights,
     r"\b(pruned|tuned)\.pt|\bmodel\.(fp|int)": _results,
     r"(?<![\w/])demo\.epb": _bundle,
     r"\bnewer\.epb": _newer,
