@@ -88,7 +88,8 @@ def _glance(models: Mapping[str, Any], look: Look, width: int | None) -> Iterato
         if a is not None and b is not None:
             rows.append((title, f"{a:.3f}", f"{b:.3f}", f"{b - a:+.3f}", b >= a))
     if lost := per_class.worst(before.get("per_class"), after.get("per_class")):
-        title, a, b = f"worst class: {terminal.clipped(lost[0], _CLASS)}", *lost[1:]
+        worst, a, b = lost
+        title = f"worst class: {terminal.clipped(worst, _CLASS)}"
         rows.append((title, f"{a:.3f}", f"{b:.3f}", f"{b - a:+.3f}", False))
     cells = [("", "original", name), *(row[:3] for row in rows)]
     lines = table(cells)

@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from edgeprune import page
+from edgeprune.comparison import Comparison
 from edgeprune.page import distribution, figures, html, layers, summary, theme, tradeoff, view
 
 from . import page_comparisons as made
@@ -102,6 +103,19 @@ def test_summary_states_every_figure_before_and_after(comparisons):
         ("mAP50-95, small objects", "before 0.124", "0.120", "−0.004"),
         ("Energy per frame", "before not measured", "not measured", "–"),
     ]
+
+
+def test_a_class_that_lost_is_named_at_the_top(comparisons):
+    comparison = copy.deepcopy(comparisons["build"])
+    for item in comparison["items"]:
+        classes = (("a", 0.3), ("b", 0.2))
+        item["per_class"] = [{"name": name, "boxes": 90, "map50": 0.5, "map50_95": ap} for name, ap in classes]
+    assert "worst class" not in page.render(comparison)
+    for item in comparison["items"][1:]:
+        item["per_class"][1]["map50_95"] = 0.129
+    (top,) = Read(page.render(comparison)).of(class_="verdict good")
+    assert top["text"].endswith("mAP50-95 −0.004, worst class b −0.071.")
+    assert "worst class b, mAP50-95 0.200 -> 0.129." in str(Comparison.from_json(comparison))
 
 
 def test_gates_stand_with_limit_and_finding_and_a_failed_one_stands_out(comparisons):
