@@ -1,0 +1,174 @@
+"""Plants faults in the code, one at a time, and counts how many of them the tests catch.
+
+    python -m benchmarks.faults draw --seed 16 --out benchmarks/results/faults.json
+    python -m benchmarks.faults run benchmarks/results/faults.json --tree ../clone --name before
+
+A fault is one operator or number of one line, exchanged for its neighbour: `<` for `<=`, `+` for `-`, `and` for `or`,
+`2` for `3`. `draw` takes them at random from both packages; only code inside functions counts, and the scenes of the
+demo do not. `run` applies each to a clean clone and runs, until one fails, the tests that name the module: its own test
+file first. Those are fewer than all tests, so a fault that only a distant test would catch counts as missed. `run` adds
+its column to the file, so that the same faults can be tried before and after the tests were changed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import json
+import random
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+PACKAGES = ("edgeprune", "device/edgeprune_device")
+LEFT_OUT = ("demo/", "schema/", "targets/")
+LIMIT_S = 420
+_SWAPS = {
+    ast.Lt: ("<", "<="), ast.LtE: ("<=", "<"), ast.Gt: (">", ">="), ast.GtE: (">=", ">"), ast.Eq: ("==", "!="),
+    ast.NotEq: ("!=", "=="), ast.In: (" in ", " not in "), ast.Is: (" is ", " is not "), ast.IsNot: (" is not ", " is "),
+    ast.Add: ("+", "-"), ast.Sub: ("-", "+"), ast.Mult: ("*", "/"), ast.Div: ("/", "*"), ast.FloorDiv: ("//", "*"),
+    ast.And: (" and ", " or "), ast.Or: (" or ", " and "),
+}  # fmt: skip
+
+
+def draw(root: Path, seed: int, count: int) -> list[dict]:
+    """`count` faults in as many files: [{file, function, line, occurrence, before, after}]; lines without indentation."""
+    files = [p for package in PACKAGES for p in sorted((root / package).rglob("*.py"))]
+    files = [p for p in files if not any(part in p.as_posix() for part in LEFT_OUT)]
+    rng = random.Random(seed)
+    rng.shuffle(files)
+    faults = []
+    for path in files:
+        options = _options(path.read_text())
+        if options:
+            faults.append({"file": path.relative_to(root).as_posix(), **rng.choice(options)})
+        if len(faults) == count:
+            break
+    return faults
+
+
+def _options(source: str) -> list[dict]:
+    lines, found = source.splitlines(), []
+    for function in (n for n in ast.walk(ast.parse(source)) if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef))):
+        for node in ast.walk(function):
+            for line, before, after in _changes(node, lines):
+                text = lines[line - 1].strip()
+                occurrence = sum(other.strip() == text for other in lines[: line - 1])
+                found.append(
+                    {
+                        "function": function.name,
+                        "line": text,
+                        "occurrence": occurrence,
+                        "before": before,
+                        "after": after,
+                    }
+                )
+    return found
+
+
+def _changes(node: ast.AST, lines: list[str]):
+    """(line, text before, text after) of each change of this node that is certain to be on one line, once."""
+    if isinstance(node, ast.Constant) and type(node.value) is int and node.lineno == node.end_lineno:
+        segment = lines[node.lineno - 1]
+        word = segment[node.col_offset : node.end_col_offset]
+        if word.isdigit() and len(re.findall(rf"\b{word}\b", segment)) == 1:
+            yield node.lineno, word, str(node.value + 1)
+    operators = (
+        node.ops if isinstance(node, ast.Compare) else [node.op] if isinstance(node, (ast.BinOp, ast.BoolOp)) else []
+    )
+    for operator in operators:
+        before, after = _SWAPS.get(type(operator), ("", ""))
+        text = lines[node.lineno - 1]
+        if before and node.lineno == node.end_lineno and text.count(f" {before.strip()} ") == 1 and "#" not in text:
+            yield node.lineno, f" {before.strip()} ", f" {after.strip()} "
+
+
+def plant(root: Path, fault: dict) -> None:
+    """Write the fault into its file. Raises LookupError where its line is gone."""
+    path = root / fault["file"]
+    lines = path.read_text().splitlines(keepends=True)
+    places = [i for i, line in enumerate(lines) if line.strip() == fault["line"]]
+    if len(places) <= fault["occurrence"]:
+        raise LookupError(f"{fault['file']}: the line is gone: {fault['line']}")
+    at = places[fault["occurrence"]]
+    before, after = fault["before"], fault["after"]
+    pattern = rf"\b{before}\b" if before.isdigit() else re.escape(before)
+    lines[at] = re.sub(pattern, after, lines[at], count=1)
+    path.write_text("".join(lines))
+
+
+def tests_of(root: Path, file: str) -> list[str]:
+    """Test files that import or are called after the module, its own first."""
+    module = Path(file).stem if Path(file).stem != "__init__" else Path(file).parent.name
+    word = re.compile(rf"^\s*(from|import) .*\b{module}\b", re.M)
+    side = "tests/device" if file.startswith("device/") else "tests/host"
+    files = sorted((root / "tests").rglob("test_*.py"))
+    named = [p for p in files if module in p.stem and side in p.as_posix()]
+    near = [p for p in files if p not in named and word.search(p.read_text())]
+    return [p.relative_to(root).as_posix() for p in named + near] or [side]
+
+
+def run(root: Path, faults: list[dict], name: str, python: str) -> None:
+    for fault in faults:
+        try:
+            plant(root, fault)
+        except LookupError as error:
+            fault[name] = {"caught": None, "why": str(error)}
+            continue
+        begun = time.monotonic()
+        command = [
+            python,
+            "-m",
+            "pytest",
+            "-x",
+            "-q",
+            "-n",
+            "2",
+            "-p",
+            "no:cacheprovider",
+            *tests_of(root, fault["file"]),
+        ]
+        try:
+            done = subprocess.run(
+                command, cwd=root, capture_output=True, text=True, timeout=LIMIT_S, stdin=subprocess.DEVNULL
+            )
+            failed = re.findall(r"^(?:FAILED|ERROR) (\S+)", done.stdout, re.M)
+            fault[name] = {
+                "caught": done.returncode not in (0, 5),
+                "by": failed[:1],
+                "seconds": round(time.monotonic() - begun),
+            }
+        except subprocess.TimeoutExpired:
+            fault[name] = {"caught": False, "by": [], "seconds": LIMIT_S, "why": "time limit"}
+        finally:
+            subprocess.run(["git", "checkout", "-q", "--", "."], cwd=root, check=True)
+        print(fault["file"], fault["line"], "|", fault["before"], "->", fault["after"], fault[name], flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    drawing = commands.add_parser("draw")
+    drawing.add_argument("--seed", type=int, required=True)
+    drawing.add_argument("--count", type=int, default=20)
+    drawing.add_argument("--out", type=Path, required=True)
+    running = commands.add_parser("run")
+    running.add_argument("faults", type=Path)
+    running.add_argument("--tree", type=Path, required=True, help="a clean clone; its changes are thrown away")
+    running.add_argument("--name", required=True, help="the column: before, after")
+    running.add_argument("--python", default=sys.executable, help="with that clone installed")
+    args = parser.parse_args()
+    if args.command == "draw":
+        args.out.write_text(json.dumps(draw(Path("."), args.seed, args.count), indent=1) + "\n")
+        return
+    faults = json.loads(args.faults.read_text())
+    run(args.tree.resolve(), faults, args.name, args.python)
+    args.faults.write_text(json.dumps(faults, indent=1) + "\n")
+    caught = [f[args.name]["caught"] for f in faults]
+    print(f"{sum(map(bool, caught))} of {len(caught)} caught")
+
+
+if __name__ == "__main__":
+    main()
