@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from edgeprune.progress import Reporter
 
-__all__ = ["prepare", "ready", "use_all_cores"]
+__all__ = ["DECIDES", "prepare", "ready", "use_all_cores"]
 
 #: Who has set one of them has decided how threads wait: OpenMP's own, GNU's, and LLVM's and Intel's.
-_DECIDES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+DECIDES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 _TOO_LATE = (
     "torch was imported before edgeprune, so its threads spin while they wait: beside other programs everything takes "
     "several times as long; import edgeprune first, or set OMP_WAIT_POLICY=PASSIVE before Python starts"
@@ -31,7 +31,7 @@ def prepare() -> None:
     global _late
     # Ultralytics would otherwise set one thread.
     os.environ.setdefault("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0))))
-    if not any(name in os.environ for name in _DECIDES):
+    if not any(name in os.environ for name in DECIDES):
         os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
         _late = "torch" in sys.modules
 
