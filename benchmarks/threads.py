@@ -60,6 +60,7 @@ def main() -> None:
     parser.add_argument("--builds", type=int, default=0, help="turns of whole builds (default 0: none)")
     parser.add_argument("build", nargs="*", metavar="-- OPTION", help="more options for `edgeprune build`")
     args = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what it has started ends with it
     found = {
         "schema_version": 1,
         "created": clock.wall(),
@@ -87,7 +88,10 @@ def environment(way: str, **more: str) -> dict[str, str]:
 @contextlib.contextmanager
 def plain_loops(count: int) -> Iterator[None]:
     """Programs that keep a core busy each, and wait for nobody."""
-    loops = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
+    loop_ = (
+        f"import os\nwhile os.getppid() == {os.getpid()}:\n for _ in range(10**7): pass"  # it ends with this process
+    )
+    loops = [subprocess.Popen([sys.executable, "-c", loop_]) for _ in range(count)]
     try:
         time.sleep(0.5 if count else 0)
         yield
