@@ -10,14 +10,14 @@ What stands in `__all__` is the public API. Importing this imports neither torch
 """
 
 import importlib
-import os
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 import edgeprune_device  # noqa: F401  first: it keeps ONNX Runtime's telemetry off
 
-# Before Ultralytics is imported, which would otherwise set one thread. What the user set stays.
-os.environ.setdefault("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0))))
+from edgeprune import threads
+
+threads.prepare()  # before torch and Ultralytics are imported: both read the environment when they load
 
 __version__ = version("edgeprune")
 

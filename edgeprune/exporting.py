@@ -22,6 +22,7 @@ import onnx
 import onnxsim
 import torch
 from edgeprune_device.errors import GateError, InputError
+from edgeprune_device.runtimes import ort
 
 from edgeprune.quantize.graph import name_constants
 
@@ -175,10 +176,8 @@ def parity(model: torch.nn.Module, exported: onnx.ModelProto | str | Path, pictu
     import onnxruntime
 
     graph = exported if isinstance(exported, onnx.ModelProto) else onnx.load(str(exported))
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = torch.get_num_threads()
-    session = onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    options = ort.options(torch.get_num_threads())
+    session = onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=[ort.CPU])
     _, _, height, width = session.get_inputs()[0].shape
     rows = session.get_outputs()[0].shape[-1] == 6
     ready = prepare(model, (height, width), end2end=rows if _one_to_one(model) else None)

@@ -98,6 +98,7 @@ def run(
         plan = bench.Plan(seconds or MODES[feed.mode], warmup_seconds=warmup_seconds)
         settings = runtimes.Settings(
             threads=threads,
+            spinning=True,  # what is fastest on a quiet board, and the verdict says when it was not quiet
             shapes=manifest.shapes,
             precision=precision,
             fp32_nodes=tuple(manifest.models[precision].get("fp32_nodes", ())),
@@ -130,7 +131,7 @@ def run(
         except KeyboardInterrupt:  # the timings are whole, and stay
             interrupted = True
             unchecked = (f"{'parity' if accuracy or not with_accuracy else 'accuracy'} was not measured: interrupted",)
-        description, told = session.description, session.warnings
+        description, spinning, told = session.description, session.spinning, session.warnings
         if measured:
             measured()
     host, comparable = _host_accuracy(manifest, precision)
@@ -175,7 +176,12 @@ def run(
         },
         precision=precision,
         model={"payload": payload.name, "sha256": payload.sha256, "size_bytes": payload.size_bytes},
-        runtime={"name": runtime, "description": _plain(description, _LONGEST_LINE), "threads": threads},
+        runtime={
+            "name": runtime,
+            "description": _plain(description, _LONGEST_LINE),
+            "threads": threads,
+            "spinning": spinning,
+        },
         environment=environment,
         board=machine.to_json(),
         preflight=state.to_json(),

@@ -23,8 +23,8 @@ CONF = 0.001  # anchors below it in both runtimes are background to every evalua
 
 @dataclass(frozen=True)
 class Parity:
-    """E.g. Parity("onnxruntime 1.32.0, CPUExecutionProvider, default threads", pictures=4, anchors=812, unmatched=0,
-    box_px=0.03, score=0.0002).
+    """E.g. Parity("onnxruntime 1.32.0, CPUExecutionProvider, default threads, yielding", pictures=4, anchors=812,
+    unmatched=0, box_px=0.03, score=0.0002).
 
     - `anchors`: how many, of all the pictures, have a score above `CONF` in either runtime
     - `unmatched`: of an end-to-end model (rows, best first), the rows without a row of the same class and an IoU of 0.5

@@ -20,6 +20,7 @@ END_TO_END = "end_to_end"
 #: Parts of "infer" by the GPU's own clock: the copy there, the network, the copy back.
 DEVICE_STAGES = ("h2d", "gpu", "d2h")
 NOT_MEASURED = "not measured"
+_SPINS = "; they spin while they wait"  # the threads
 _RELEASES = {"l4t": "L4T", "jetpack": "JetPack"}
 
 
@@ -30,7 +31,8 @@ class BenchReport:
     - `clock`: {boot_id, boottime_s, synchronized}, see `edgeprune_device.clock`; `created`: the wall clock, which lies
     - `device`: {hostname, serial, key_fingerprint}
     - `bundle`: {name, sha256, target, key_fingerprint, trusted}; `model`: {payload, sha256, size_bytes}
-    - `runtime`: {name, description, threads}; `source`: {name, description} of the frames
+    - `runtime`: {name, description, threads, spinning}, the last as `Session` has it, older reports are without it;
+      `source`: {name, description} of the frames
     - `board`, `preflight`: as `Board` and `Preflight` say them; `settings`: what was asked for (seconds, imgsz, …)
     - `interrupted`: it is shorter than asked for, by Ctrl-C or for `failure`, a camera or a GPU that failed
     - `warmup`: {frames, seconds, settled}; `load_ms`: bytes to ready session; `first_inference_ms`: the very first
@@ -146,7 +148,7 @@ class BenchReport:
             ("bundle", f"{bundle['name']} for {bundle['target']}, sha256 {bundle['sha256'][:16]}"),
             ("signed by", f"{bundle['key_fingerprint']}{trust}"),
             ("model", f"{self.precision}, {self.model['payload']}, {self.model['size_bytes'] / 1e6:.2f} MB"),
-            ("runtime", self.runtime["description"]),
+            ("runtime", self.runtime["description"] + (_SPINS if self.runtime.get("spinning") else "")),
             ("frames", f"{self.source['description']}; mode {self.mode}"),
             ("machine", f"{env.cpu or 'unknown CPU'}, {env.cores} cores, {_gigabytes(env.memory_bytes)}, {env.os}"),
             ("software", f"Python {env.python}, {packages}"),

@@ -11,7 +11,7 @@ from edgeprune import analysis, criteria, dataset, measure, samples
 from edgeprune.analysis import Analysis
 from edgeprune.api.source import Model, opened
 from edgeprune.progress import Reporter
-from edgeprune.threads import use_all_cores
+from edgeprune.threads import ready
 
 
 def analyze(
@@ -35,14 +35,13 @@ def analyze(
     Raises:
         InputError: bad arguments, model or data. GateError: surgery is not exact on this model.
     """
-    use_all_cores()
-    reporter = Reporter(quiet=quiet)
     if kind not in analysis.LADDERS:
         raise InputError(f"--kind {kind}: takes {', '.join(analysis.LADDERS)}")
     if criterion == "auto":
         raise InputError("analyze looks at one criterion at a time: --criterion energy, or another by name")
     multiple = Target.load(target).channel_multiple
     criteria.load(criterion)
+    reporter = ready(Reporter(quiet=quiet))
     source = opened(model)
     size = source.input_size(imgsz)
     pictures = dataset.load(data)

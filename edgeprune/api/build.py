@@ -21,6 +21,7 @@ from edgeprune.card import card
 from edgeprune.checkpoint import Checkpoint
 from edgeprune.comparison import GALLERY, Comparison
 from edgeprune.progress import Reporter
+from edgeprune.threads import ready
 
 #: Scenes to fine-tune on and to validate on: less than ten minutes on two cores, more than 4,000 boxes to judge by.
 DEMO_SCENES = (200, 400)
@@ -159,7 +160,7 @@ def build(
         seed=seed, precision=precision, max_drop=max_drop, nms=nms, name=name, qat=qat, on=on, pictures=pictures,
     )  # fmt: skip
     try:
-        return Build(workflow.build(options, folder, reporter, resume=resume), folder)
+        return Build(workflow.build(options, folder, ready(reporter), resume=resume), folder)
     except KeyboardInterrupt:
         raise Interrupted(f"interrupted; the same command with --out {folder} --resume goes on") from None
 

@@ -14,6 +14,7 @@ from edgeprune.api.export import Exported
 from edgeprune.api.source import Model, opened
 from edgeprune.comparison import GALLERY, Comparison, Item, Row
 from edgeprune.progress import Reporter
+from edgeprune.threads import ready
 
 #: A file (.pt, .onnx, .epb, .json), the id of a collected report, "reports", a model, an export; or (name, such).
 Compared: TypeAlias = "Model | Exported | tuple[str, Model | Exported]"
@@ -60,7 +61,7 @@ def compare(
             reports += [replace(row, name=f"{name} *") for row in rows] if name else rows
         else:
             models += _items(thing, name, imgsz)
-    with Reporter(quiet=quiet).stage("compare") as step:
+    with ready(Reporter(quiet=quiet)).stage("compare") as step:
         return comparison.compare(
             models, judges, reports, threads=threads, rounds=rounds, pictures=pictures,
             reproduce=_command(items, data, imgsz, threads, rounds), step=step,

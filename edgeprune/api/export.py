@@ -20,6 +20,7 @@ from edgeprune.api.source import Model, opened
 from edgeprune.exporting import Parity
 from edgeprune.progress import Reporter
 from edgeprune.text import number
+from edgeprune.threads import ready
 
 PRECISIONS = ("fp32", "fp16", "int8")
 
@@ -111,7 +112,7 @@ def export(
     if pictures is not None:
         dataset.check_names(pictures, source.names)
     size = source.input_size(imgsz)
-    with Reporter(quiet=quiet).stage("export") as step:
+    with ready(Reporter(quiet=quiet)).stage("export") as step:
         models, made, parity = _made(source, pictures, size, device, precision, max_drop, nms, step)
     folder = source.path.with_name(f"{source.path.stem}-onnx") if out is None else Path(out)
     files = _written(models, folder)

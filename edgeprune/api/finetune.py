@@ -20,6 +20,7 @@ from edgeprune.api.source import Model, as_file
 from edgeprune.checkpoint import Checkpoint
 from edgeprune.count import count
 from edgeprune.progress import Reporter
+from edgeprune.threads import ready
 
 
 @dataclass(frozen=True, repr=False)
@@ -112,7 +113,6 @@ def finetune(
     Raises:
         InputError: bad arguments, model or data, no such device, or not enough memory.
     """
-    reporter = Reporter(quiet=quiet)
     if qat < 0:
         raise InputError(f"--qat {qat}: give 1 epoch or more, or leave it out")
     if out is not None:
@@ -120,6 +120,7 @@ def finetune(
         if out.suffix != ".pt":
             raise InputError(f"--out {out}: a checkpoint ends in .pt")
         check_writable(out)
+    reporter = ready(Reporter(quiet=quiet))
     with as_file(model) as weights, tempfile.TemporaryDirectory(prefix="edgeprune-") as scratch:
         source = checkpoint.load(weights)
         pictures = dataset.load(data)

@@ -17,7 +17,7 @@ from edgeprune.count import Cost, count, widths
 from edgeprune.latency import Latency
 from edgeprune.plan import PrunePlan
 from edgeprune.progress import Reporter
-from edgeprune.threads import use_all_cores
+from edgeprune.threads import ready
 
 
 @dataclass(frozen=True, repr=False)
@@ -118,8 +118,7 @@ def prune(
     )  # fmt: skip
     criterion = criteria.resolve(criterion, pictures=data is not None)
     multiple = Target.load(target).channel_multiple
-    reporter = Reporter(quiet=quiet)
-    use_all_cores()
+    reporter = ready(Reporter(quiet=quiet))
     source = opened(model, checkpoint.TASKS if data is None else ("detect",))
     imgsz = source.input_size(imgsz)
     features = solve = select = None

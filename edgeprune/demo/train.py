@@ -21,6 +21,7 @@ from pathlib import Path
 from edgeprune_device.accuracy import Accuracy
 
 from edgeprune.demo import WEIGHTS, card, dataset
+from edgeprune.threads import use_all_cores
 
 LR0, LR_END, WARMUP_STEPS, BATCH = 1.5e-3, 0.01, 150, 8
 VAL = 400  # unseen scenes that the card's figures are taken on
@@ -80,11 +81,9 @@ class Pace:
         self.started = self.saved = 0.0
 
     def start(self, trainer) -> None:
-        """Ultralytics leaves half of a two-core machine idle; take all of it."""
-        import torch
-
+        """Take all cores, and keep the memory."""
         _keep_memory()
-        torch.set_num_threads(os.cpu_count() or 1)
+        use_all_cores()
         self.started = self.saved = time.monotonic()
 
     @property

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx
 from edgeprune_device.errors import InputError
+from edgeprune_device.runtimes import ort
 from onnx import TensorProto, helper
 
 from .graph import MOVES, Graph, copy_of
@@ -126,11 +127,8 @@ def calibrate(model: onnx.ModelProto, pictures: Iterable[np.ndarray], *, threads
 
     graph = Graph(model)
     names = _measured(graph)
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = threads
     probe = _probe(graph, names).SerializeToString()
-    session = onnxruntime.InferenceSession(probe, options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(probe, ort.options(threads), providers=[ort.CPU])
     entry = session.get_inputs()[0]
     ranges = Ranges({name: TensorRange() for name in (entry.name, *names)}, 0)
     for picture in pictures:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnxruntime
+from edgeprune_device.runtimes import ort
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from .graph import MOVES, Graph, copy_of
@@ -26,14 +27,10 @@ def reference_session(model: onnx.ModelProto | bytes | str | Path, *, threads: i
     (`model.int8-fp16.onnx`) it does not look at their type and then refuses its own graph: "Type 'tensor(float16)' of
     input parameter … of operator (QLinearConcat) is invalid".
     """
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = threads
-    options.add_session_config_entry("session.disable_quant_qdq", "1")
     if isinstance(model, onnx.ModelProto):
         model = model.SerializeToString()
     source = model if isinstance(model, bytes) else str(model)
-    return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(source, ort.options(threads, as_written=True), providers=[ort.CPU])
 
 
 def rounded(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -42,6 +42,16 @@ def test_a_whole_run(bundle):
     assert report.peak_rss_bytes > 1e7 and report.load_ms > 0
 
 
+def test_timing_spins_and_the_report_says_so(bundle, monkeypatch):
+    pytest.importorskip("onnxruntime")
+    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")  # OpenMP's: not that of what is timed here
+    report = benchmark.run(bundle, runtime="ort", threads=2, with_accuracy=False, **QUICK)
+    assert report.runtime["spinning"] is True
+    assert ", 2 threads; they spin while they wait\n" in report.table()
+    assert benchmark.run(bundle, runtime="ort", threads=1, with_accuracy=False, **QUICK).runtime["spinning"] is None
+    assert benchmark.run(bundle, runtime="null", **QUICK).runtime["spinning"] is None
+
+
 def test_null_measures_the_harness_and_states_no_accuracy(bundle):
     report = benchmark.run(bundle, runtime="null", **QUICK)
     assert report.accuracy is None and report.map50_95_delta is None

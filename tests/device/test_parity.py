@@ -37,7 +37,7 @@ def test_the_same_outputs_have_no_difference(tiny_onnx):
     found = measured(same, tiny_onnx)
     assert found.box_px == found.score == 0
     assert found.pictures == 2 and found.anchors == 4  # two boxes a picture; the other 82 anchors are background
-    assert found.reference.endswith("CPUExecutionProvider, default threads")
+    assert found.reference.endswith("CPUExecutionProvider, default threads, yielding")
 
 
 def test_differences_are_the_largest_side_and_the_largest_score(tiny_onnx):

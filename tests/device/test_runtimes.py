@@ -42,6 +42,25 @@ def test_ort_runs_from_bytes_and_path(ort, tiny_onnx, tmp_path):
         assert dark[0, 4, 0] == 0 and bright[0, 4, 0] == pytest.approx(0.9)
 
 
+@pytest.mark.parametrize(
+    ("asked", "policy", "spins"),
+    [(None, None, False), (None, "passive", False), (None, " Active ", True), (True, "PASSIVE", True),
+     (False, "ACTIVE", False)],
+)  # fmt: skip
+def test_ort_threads_yield_unless_asked_to_spin(ort, tiny_onnx, monkeypatch, asked, policy, spins):
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    if policy:
+        monkeypatch.setenv("OMP_WAIT_POLICY", policy)
+    with runtimes.open(tiny_onnx, "ort", Settings(2, spinning=asked)) as session:
+        options = session._session.get_session_options()
+        said = {options.get_session_config_entry(f"session.{pool}_op.allow_spinning") for pool in ("intra", "inter")}
+        assert said == {"1" if spins else "0"}
+        assert session.spinning is spins
+        assert session.description.endswith("2 threads" if spins else "2 threads, yielding")
+    with runtimes.open(tiny_onnx, "ort", Settings(1, spinning=asked)) as session:  # nobody to wait for
+        assert session.spinning is None and session.description.endswith("1 thread")
+
+
 def test_ort_takes_float16_where_the_model_wants_float32(ort, tiny_onnx):
     with runtimes.open(tiny_onnx) as session:
         assert session.infer(X.astype(np.float16))[0].shape == (1, 6, 84)

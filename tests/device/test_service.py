@@ -546,3 +546,16 @@ def test_a_frame_is_counted_before_it_is_written():
     with pytest.raises(Killed):
         worker._frames(source, described, session, lambda *_: b"", SimpleNamespace(write=killed, problem=""))
     assert worker._cells[FRAMES] == 1
+
+
+def test_its_threads_yield(bundle, monkeypatch):
+    """The drone's other programs need the cores, and spinning costs power."""
+    pytest.importorskip("onnxruntime")
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    worker = object.__new__(Worker)
+    worker._order = {"threads": 2, "cuda": "auto"}
+    with worker._session(bundle, "ort", "fp32") as session:
+        assert session.spinning is False
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")  # the unit's owner knows better
+    with worker._session(bundle, "ort", "fp32") as session:
+        assert session.spinning is True

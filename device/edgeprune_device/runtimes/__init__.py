@@ -34,6 +34,8 @@ class Settings:
     """How to run a model; a runtime takes from it what concerns it. E.g. `Settings(threads=1)`.
 
     - `threads`: CPU threads, None for the library's own choice
+    - `spinning`: threads that wait for each other keep their cores busy (fastest on a quiet machine), or yield them;
+      None: they yield, unless the user's OMP_WAIT_POLICY is ACTIVE
     - `shapes`: see `Shapes`; needed by "null" only
     - `precision`: which of a bundle's files this is; TensorRT builds each in its own way
     - `fp32_nodes`: ONNX nodes that stay FP32 where TensorRT is told precisions by flags (the manifest has them)
@@ -44,6 +46,7 @@ class Settings:
     """
 
     threads: Optional[int] = None
+    spinning: Optional[bool] = None
     shapes: Optional[Shapes] = None
     precision: str = "fp32"
     fp32_nodes: Tuple[str, ...] = ()
@@ -64,6 +67,7 @@ class Session:
     - `name`: the runtime's, e.g. "ort"
     - `description`: for reports, e.g. "onnxruntime 1.32.0, CPUExecutionProvider, 1 thread"
     - `input_shape`: (1, 3, h, w); None for a dimension that is not fixed
+    - `spinning`: whether its CPU threads spin while they wait; None where there is one thread, or where it is not known
     - `warnings`: what whoever reads the figures should know of this session, one line each
     - `device_ms`: the last inference by the GPU's own clock, {"h2d", "gpu", "d2h"}; None where there is none
     """
@@ -71,6 +75,7 @@ class Session:
     name: str = ""
     description: str = ""
     input_shape: Tuple[Optional[int], ...] = ()
+    spinning: Optional[bool] = None
     warnings: Tuple[str, ...] = ()
     device_ms: Optional[Dict[str, float]] = None
 

@@ -1,7 +1,9 @@
 """ONNX Runtime: on the CPU, and what its other providers share (`ort_cuda`, `ort_tensorrt`).
 
-Thread spinning keeps the library's default (on): it is what users run. One session uses `threads` threads inside an
-operator and runs operators one after another.
+One session uses `threads` threads inside an operator and runs operators one after another. `options` is the only place
+that makes session options, here and on the host: it says how the threads wait for each other. By the library's default
+they spin, and where another program keeps one core busy they burn the others. Here they yield; `bench` alone spins, as
+it asks how fast a quiet board is.
 """
 
 from __future__ import annotations
@@ -33,7 +35,30 @@ def available() -> Optional[str]:
 
 def open(model, settings) -> Session:
     """A session on the CPU; InputError when ONNX Runtime refuses the file."""
-    return OrtSession(model, settings.threads)
+    return OrtSession(model, settings.threads, spinning=settings.spinning)
+
+
+def options(threads: Optional[int] = None, *, spinning: Optional[bool] = None, as_written: bool = False) -> Any:
+    """onnxruntime.SessionOptions for `threads` threads (None: its own choice); `spinning`: see `Settings`.
+
+    `as_written`: QuantizeLinear and DequantizeLinear are computed one by one, and not turned into integer kernels.
+    RuntimeUnavailable: onnxruntime does not load.
+    """
+    made = _library().SessionOptions()
+    made.log_severity_level = 3  # errors only; they come as exceptions
+    made.inter_op_num_threads = 1
+    if threads:
+        made.intra_op_num_threads = threads
+    for pool in ("intra_op", "inter_op"):
+        made.add_session_config_entry(f"session.{pool}.allow_spinning", "1" if _spins(spinning) else "0")
+    if as_written:
+        made.add_session_config_entry("session.disable_quant_qdq", "1")
+    return made
+
+
+def _spins(asked: Optional[bool]) -> bool:
+    """OpenMP's variable is not read by ONNX Runtime itself; who sets it means all threads."""
+    return os.environ.get("OMP_WAIT_POLICY", "").strip().upper() == "ACTIVE" if asked is None else asked
 
 
 def missing(provider: str) -> Optional[str]:
@@ -67,7 +92,7 @@ class OrtSession(Session):
 
     - `providers`: as onnxruntime takes them; the session runs on the first one or not at all. Single operators that it
       does not have go to the next.
-    - `as_written`: QuantizeLinear and DequantizeLinear are computed one by one, and not turned into integer kernels
+    - `spinning`, `as_written`: see `options`
     """
 
     def __init__(
@@ -77,6 +102,7 @@ class OrtSession(Session):
         *,
         name: str = "ort",
         providers: Sequence[Any] = (CPU,),
+        spinning: Optional[bool] = None,
         as_written: bool = False,
         warnings: Tuple[str, ...] = (),
     ):
@@ -84,19 +110,16 @@ class OrtSession(Session):
         onnxruntime = _library()
         provider = providers[0] if isinstance(providers[0], str) else providers[0][0]
         self._failure = InputError if provider == CPU else DeviceError
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3  # errors only; they come as exceptions
-        options.inter_op_num_threads = 1
-        if threads:
-            options.intra_op_num_threads = threads
-        if as_written:
-            options.add_session_config_entry("session.disable_quant_qdq", "1")
+        self.spinning = None if threads == 1 else _spins(spinning)
         what = "the model" if isinstance(model, bytes) else str(model)
         source = model if isinstance(model, bytes) else str(Path(model))
         try:
             # Without its own fallback, where the release lets it be turned off: it would go on with the CPU.
             self._session = onnxruntime.InferenceSession(
-                source, options, providers=[*providers, *(() if provider == CPU else (CPU,))], enable_fallback=0
+                source,
+                options(threads, spinning=spinning, as_written=as_written),
+                providers=[*providers, *(() if provider == CPU else (CPU,))],
+                enable_fallback=0,
             )
         except Exception as error:  # its own exceptions derive from Exception alone, some from RuntimeError
             kind, where = (InputError, "") if provider == CPU else (RuntimeUnavailable, f" on {provider}")
@@ -118,7 +141,7 @@ class OrtSession(Session):
         self.description = f"onnxruntime {onnxruntime.__version__}, {provider}"
         if provider == CPU:
             count = "default threads" if not threads else f"{threads} thread{'s' if threads > 1 else ''}"
-            self.description += f", {count}"
+            self.description += f", {count}{', yielding' if self.spinning is False else ''}"
 
     def infer(self, x: np.ndarray) -> List[np.ndarray]:
         """Runs the model; types are converted to what it takes, and its outputs to float32."""

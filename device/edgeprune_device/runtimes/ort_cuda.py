@@ -25,4 +25,6 @@ def order(asked: str, int8_for_cpu: bool) -> Tuple[str, ...]:
 def open(model, settings) -> Session:
     """A session on device 0. RuntimeUnavailable where the provider does not load."""
     warnings = ort.warnings_on_gpu(settings.precision)
-    return ort.OrtSession(model, settings.threads, name="ort-cuda", providers=[PROVIDER], warnings=warnings)
+    return ort.OrtSession(
+        model, settings.threads, name="ort-cuda", providers=[PROVIDER], spinning=settings.spinning, warnings=warnings
+    )

@@ -51,7 +51,14 @@ def open(model, settings) -> Session:
         # The timing cache lies beside the engines; its own path is an option that older releases refuse.
         options.update(trt_engine_cache_enable=True, trt_engine_cache_path=str(folder), trt_timing_cache_enable=True)
     providers = [(PROVIDER, options), "CUDAExecutionProvider"]
-    return ort.OrtSession(model, settings.threads, name="ort-tensorrt", providers=providers, warnings=tuple(warnings))
+    return ort.OrtSession(
+        model,
+        settings.threads,
+        name="ort-tensorrt",
+        providers=providers,
+        spinning=settings.spinning,
+        warnings=tuple(warnings),
+    )
 
 
 def _folder(model, precision: str) -> Tuple[Optional[Path], Optional[str]]:

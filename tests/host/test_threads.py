@@ -1,0 +1,167 @@
+"""How threads wait: set before torch loads, the user's own word first, the same for ONNX Runtime."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import edgeprune_device
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper
+
+import edgeprune
+from edgeprune import exporting, quantize, threads
+
+POOLS = ("intra", "inter")
+DECIDES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+
+
+class Opened(Exception):
+    """A session would be opened now."""
+
+
+class Recorder:
+    """What a verb's reporter was told."""
+
+    def __init__(self):
+        self.warned = []
+
+    def warn(self, text):
+        self.warned.append(text)
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """A process that has just begun: (its environment, its modules)."""
+    environment, modules = {"OMP_NUM_THREADS": "2"}, {}
+    monkeypatch.setattr(threads, "os", SimpleNamespace(environ=environment, sched_getaffinity=os.sched_getaffinity))
+    monkeypatch.setattr(threads, "sys", SimpleNamespace(modules=modules))
+    monkeypatch.setattr(threads, "_late", False)
+    monkeypatch.setattr(threads, "use_all_cores", lambda: None)
+    return environment, modules
+
+
+@pytest.fixture
+def spins(monkeypatch):
+    """Called with what opens a session: whether that session's threads would spin."""
+
+    def opened(source, options, **_):
+        raise Opened(*(options.get_session_config_entry(f"session.{pool}_op.allow_spinning") for pool in POOLS))
+
+    def of(call, *given, **more):
+        with monkeypatch.context() as patch, pytest.raises(Opened) as found:
+            patch.setattr(onnxruntime, "InferenceSession", opened)
+            call(*given, **more)
+        return {("0", "0"): False, ("1", "1"): True}[found.value.args]
+
+    return of
+
+
+def graph():
+    """One convolution: the least that can be measured and run."""
+    weight = helper.make_tensor("w", TensorProto.FLOAT, (4, 3, 1, 1), [0.5] * 12)
+    ends = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, (1, channels, 32, 32))
+        for name, channels in (("images", 3), ("out", 4))
+    ]
+    node = helper.make_node("Conv", ["images", "w"], ["out"], name="conv")
+    model = helper.make_graph([node], "g", ends[:1], ends[1:], [weight])
+    return helper.make_model(model, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def child(code, **environment):
+    """(standard output, standard error) of a fresh Python."""
+    inherited = {name: value for name, value in os.environ.items() if name not in DECIDES}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={**inherited, **environment}
+    )
+    return done.stdout, done.stderr
+
+
+def test_torch_loads_with_the_policy():
+    """In the words of the OpenMP library itself, which torch brings."""
+    spins = {}
+    for order in ("torch, edgeprune", "edgeprune, torch"):
+        _, said = child(f"import {order}", OMP_DISPLAY_ENV="verbose", OMP_NUM_THREADS="2")
+        spins[order] = {int(count) for count in re.findall(r"GOMP_SPINCOUNT = '(\d+)'", said)}
+    if not spins["torch, edgeprune"]:
+        pytest.skip("this torch is not built with GNU's OpenMP, which alone says how often it spins")
+    assert spins == {"torch, edgeprune": {300_000}, "edgeprune, torch": {0}}
+
+
+def test_where_torch_came_first_one_line_says_so():
+    code = (
+        "import torch, edgeprune\n"
+        "from edgeprune import progress, threads\n"
+        "for _ in range(2): threads.ready(progress.Reporter(quiet=True))\n"
+    )
+    (line,) = child(code, OMP_NUM_THREADS="2")[1].splitlines()
+    assert line.startswith("warning: torch was imported before edgeprune") and "OMP_WAIT_POLICY=PASSIVE" in line
+
+
+def test_every_verb_begins_with_it():
+    for file in (Path(edgeprune.__file__).parent / "api").glob("*.py"):
+        text = file.read_text()
+        assert ("Reporter(quiet=quiet)" in text) == (" ready(" in text), file.name
+
+
+def test_a_fresh_process_yields_and_says_nothing(machine):
+    environment, _ = machine
+    threads.prepare()
+    assert environment == {"OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "PASSIVE"}
+    reporter = Recorder()
+    assert threads.ready(reporter) is reporter and reporter.warned == []
+
+
+def test_torch_that_came_first_is_told_of_once(machine):
+    environment, modules = machine
+    modules["torch"] = None
+    threads.prepare()
+    assert environment["OMP_WAIT_POLICY"] == "PASSIVE"  # for children
+    reporter = Recorder()
+    threads.ready(reporter)
+    threads.ready(reporter)
+    assert len(reporter.warned) == 1
+
+
+def test_one_thread_waits_for_nobody(machine):
+    environment, modules = machine
+    environment["OMP_NUM_THREADS"], modules["torch"] = "1", None
+    threads.prepare()
+    reporter = Recorder()
+    threads.ready(reporter)
+    assert reporter.warned == []
+
+
+@pytest.mark.parametrize("name", DECIDES)
+def test_the_users_own_word_stays(machine, name):
+    environment, modules = machine
+    environment[name], modules["torch"] = "7", None
+    threads.prepare()
+    assert environment == {"OMP_NUM_THREADS": "2", name: "7"}
+    reporter = Recorder()
+    threads.ready(reporter)
+    assert reporter.warned == []
+
+
+@pytest.mark.parametrize(("policy", "spinning"), [(None, False), ("PASSIVE", False), ("active", True)])
+def test_the_hosts_sessions_do_likewise(monkeypatch, spins, policy, spinning):
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    if policy:
+        monkeypatch.setenv("OMP_WAIT_POLICY", policy)
+    model = graph()
+    assert spins(quantize.reference_session, model, threads=2) is spinning
+    assert spins(quantize.calibrate, model, [], threads=2) is spinning
+    assert spins(exporting.parity, None, model, []) is spinning
+
+
+def test_no_session_is_made_with_other_options():
+    """`ort.options` is the only place that makes them, and whatever opens a session asks it."""
+    files = [p for package in (edgeprune, edgeprune_device) for p in Path(package.__file__).parent.rglob("*.py")]
+    texts = {file.name: file.read_text() for file in files}
+    assert [name for name, text in texts.items() if "SessionOptions()" in text] == ["ort.py"]
+    opens = {name for name, text in texts.items() if ".InferenceSession(" in text}
+    assert opens == {"ort.py", "reference.py", "calibrate.py", "exporting.py"}  # each is tried above
