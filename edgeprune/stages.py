@@ -30,7 +30,7 @@ PAGE = "report.html"
 def baseline(job, step) -> dict:
     """Cost and accuracy of the original, on the pictures that judge everything after it."""
     model = job.original.model
-    accuracy, _ = job.evaluate(measure.TorchSession(model), step, "original")
+    accuracy, _ = job.evaluate(measure.TorchSession(model, job.imgsz), step, "original")
     cost = count(model, (job.imgsz, job.imgsz))
     size = len(checkpoint.to_bytes(model, job.original))
     file_size = job.options.weights.stat().st_size
@@ -103,7 +103,7 @@ def prune(job, step) -> dict:
     path = job.out / "pruned.pt"
     checkpoint.save(path, chosen.model, like=job.original)
     saved = checkpoint.load(path).model
-    accuracy, _ = job.evaluate(measure.TorchSession(saved), step, "pruned")
+    accuracy, _ = job.evaluate(measure.TorchSession(saved, job.imgsz), step, "pruned")
     cost = count(saved, (job.imgsz, job.imgsz))
     job.enter("pruned", path, accuracy, cost, size_bytes=path.stat().st_size)
     before, after = (job.record["models"][m] for m in ("original", "pruned"))
@@ -125,7 +125,7 @@ def tune(job, step) -> dict:
     epochs = o.epochs - (o.steps - 1) * (o.epochs // o.steps)  # the last step takes what does not divide
     result = _finetune(job, job.out / "pruned.pt", path, o.settings(epochs), step, work=job.work)
     tuned = checkpoint.load(path).model
-    accuracy, _ = job.evaluate(measure.TorchSession(tuned), step, "tuned")
+    accuracy, _ = job.evaluate(measure.TorchSession(tuned, job.imgsz), step, "tuned")
     cost = count(tuned, (job.imgsz, job.imgsz))
     job.enter("tuned", path, accuracy, cost, size_bytes=path.stat().st_size)
     before, cut = (job.record["models"][m]["map50_95"] for m in ("original", "pruned"))
@@ -159,7 +159,7 @@ def qat(job, step) -> dict:
     settings = o.qat_settings()
     result = _finetune(job, job.model_path("tuned"), path, settings, step, work=job.work / "qat")
     model = checkpoint.load(path).model
-    accuracy, _ = job.evaluate(measure.TorchSession(model), step, "qat")
+    accuracy, _ = job.evaluate(measure.TorchSession(model, job.imgsz), step, "qat")
     job.enter("qat", path, accuracy, count(model, (job.imgsz, job.imgsz)), size_bytes=path.stat().st_size)
     before = job.record["models"]["tuned"]["map50_95"]
     if accuracy.map50_95 < before:
@@ -354,7 +354,7 @@ def _session(job, model: str):
     if model in PRECISIONS:
         return precisions.session(job.target, model, onnx.load(job.model_path(model)))
     source = job.original if model == "original" else checkpoint.load(job.model_path(model))
-    return measure.TorchSession(source.model)
+    return measure.TorchSession(source.model, job.imgsz)
 
 
 def _engines(job) -> dict[str, dict]:
@@ -403,7 +403,6 @@ def _pack(job, path: Path, built: dict[str, dict], step) -> Bundle:
         target=job.target.name,
         names=job.original.names,
         imgsz=job.imgsz,
-        end2end=_end2end(job.model_path("fp32")),
         models=models,
         files={p: job.model_path(p) for p in models},
         engines=built,
@@ -425,11 +424,6 @@ def _engine_entry(entry: dict) -> dict:
         "for": entry["compute"],
         **({"reason": entry["reason"]} if entry["reason"] else {}),
     }
-
-
-def _end2end(path: Path) -> bool:
-    shape = onnx.load(path).graph.output[0].type.tensor_type.shape.dim
-    return shape[-1].dim_value == 6
 
 
 def _lineage(job) -> dict:

@@ -30,6 +30,7 @@ from edgeprune_device.target import Target
 
 import edgeprune
 from edgeprune import checkpoint, comparison, criteria, dataset, measure, nms, on, pruning, qat, samples, ssh, tracking
+from edgeprune import head as heads
 from edgeprune.budget import Budget
 from edgeprune.finetuning import Settings, check_device
 from edgeprune.progress import Reporter
@@ -359,7 +360,7 @@ def _check_inputs(job: Job) -> None:
     job.original.input_size(job.imgsz)
     if len(data.train) < 8:
         job.reporter.warn(f"only {len(data.train)} training pictures: choices are made on the pictures solved with")
-    if job.options.nms and getattr(job.original.model.model[-1], "one2one_cv2", None) is not None:
+    if job.options.nms and heads.has_one_to_one(job.original.model):
         raise InputError("--nms: this model's head gives one box per object already; leave --nms out")
     if job.options.qat:
         qat.check(job.original.model, job.imgsz)

@@ -152,7 +152,8 @@ def finetune(
             def told(n, step=step, total=total):
                 step(n / total, f"{n}/{total} pictures")
 
-            found.append(measure.evaluate(measure.TorchSession(state.model), pictures, pictures.val, size, told)[0])
+            session = measure.TorchSession(state.model, size)
+            found.append(measure.evaluate(session, pictures, pictures.val, size, told)[0])
             if qat:
                 session = measure.ReferenceSession(rounding.int8(state, pictures, size))
                 rounded.append(measure.evaluate(session, pictures, pictures.val, size, told)[0].map50_95)

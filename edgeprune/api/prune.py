@@ -138,7 +138,7 @@ def prune(
     if data is not None:
         with reporter.stage("measure"):
             accuracy = tuple(
-                measure.evaluate(measure.TorchSession(m), pictures, select, imgsz)[0].map50_95
+                measure.evaluate(measure.TorchSession(m, imgsz), pictures, select, imgsz)[0].map50_95
                 for m in (source.model, cut.model)
             )
     # Named as the command names its file: an export of it does not lie where that of the original lies.

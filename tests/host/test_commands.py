@@ -124,7 +124,7 @@ def built_report(here, capsys):
     file = Path("onnx/model.fp32.onnx")
     described = {"pictures": len(data.val), "boxes": int(data.boxes(data.val).sum())}
     pack.pack(
-        Path("small.epb"), name="small", target="cpu", names=data.names, imgsz=96, end2end=False,
+        Path("small.epb"), name="small", target="cpu", names=data.names, imgsz=96,
         models={"fp32": {"map50": 0.0, "map50_95": 0.0, "small_map50_95": None, "pictures": len(data.val)}},
         files={"fp32": file}, engines={}, plans={}, evaluation=pack.evaluation_set(data, data.val), described=described,
         lineage={},
