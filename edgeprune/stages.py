@@ -8,7 +8,7 @@ from pathlib import Path
 
 import onnx
 from edgeprune_device.bundle import Bundle
-from edgeprune_device.errors import EdgepruneError
+from edgeprune_device.errors import EdgepruneError, InputError
 from edgeprune_device.files import sha256, write_atomic
 
 from edgeprune import checkpoint, comparison, exporting, finetuning, measure, nms, on, precisions, pruning, ssh
@@ -23,6 +23,8 @@ from edgeprune.plan import PrunePlan
 PROBE = "SM86"
 #: The ONNX files, in the order of the job.
 PRECISIONS = ("fp32", "fp16", "int8", "int8-fp16")
+#: mAP50-95 below which an original has nothing that pruning could keep (--allow-poor-baseline).
+POOR = 0.01
 #: The page of a build, in its folder.
 PAGE = "report.html"
 
@@ -31,6 +33,7 @@ def baseline(job, step) -> dict:
     """Cost and accuracy of the original, on the pictures that judge everything after it."""
     model = job.original.model
     accuracy, _ = job.evaluate(measure.TorchSession(model, job.imgsz), step, "original")
+    _check_baseline(job, accuracy)
     cost = count(model, (job.imgsz, job.imgsz))
     size = len(checkpoint.to_bytes(model, job.original))
     file_size = job.options.weights.stat().st_size
@@ -41,6 +44,20 @@ def baseline(job, step) -> dict:
         f"mAP50-95 {accuracy.map50_95:.3f} on {accuracy.pictures} pictures, {accuracy.boxes} boxes",
         "runtime": measure.TorchSession.description,
     }
+
+
+def _check_baseline(job, accuracy) -> None:
+    """Not hours of work on a detector that finds nothing: the fault is nearly always in what was given."""
+    found = accuracy.map50_95 or 0.0
+    if found >= POOR or job.options.allow_poor_baseline:
+        return
+    trained = job.original.imgsz
+    size = f"--imgsz {job.imgsz}" + (f" (trained at {trained})" if trained and trained != job.imgsz else "")
+    raise InputError(
+        f"{job.options.weights}: finds next to nothing before any pruning (mAP50-95 {found:.3f} on "
+        f"{accuracy.pictures} validation pictures, at least {POOR:g} expected): other data than it was trained on, "
+        f"classes in another order, or the wrong size, {size}; --allow-poor-baseline builds all the same"
+    )
 
 
 def plan(job, step) -> dict:

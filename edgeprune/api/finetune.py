@@ -13,6 +13,7 @@ from edgeprune_device.errors import InputError
 from edgeprune_device.files import check_writable
 
 from edgeprune import checkpoint, dataset, finetuning, measure, tracking
+from edgeprune import head as heads
 from edgeprune import qat as rounding
 from edgeprune import sparsity as slimming
 from edgeprune.api.result import Network, as_table
@@ -55,6 +56,8 @@ class Finetuned(Network):
                 f"{name:<7} {small:,} of {scales:,} prunable scales below {slimming.SMALL:g} of the layer's largest"
             )
         best = "" if self.best_epoch is None else f" (the best was epoch {self.best_epoch})"
+        if heads.has_one_to_one(self.checkpoint.model):
+            notes.append(f"mAP50-95 is of {heads.NOTE}")
         many = "s" * (self.epochs != 1)
         notes.append(f"{self.epochs} epoch{many}{best}, {self.steps} steps of {self.batch} pictures, lr {self.lr:g}")
         return notes

@@ -175,6 +175,13 @@ def test_prune_takes_every_task_without_pictures(task, tmp_path, capsys, monkeyp
     assert code == 2 and "task" in err and err.count("\n") == 1
 
 
+def test_a_build_of_weights_that_find_nothing_stops_with_one_line(here, capsys):
+    words = ["--target", "cpu", "--weights", "best.pt", "--data", "data/data.yaml", "--quiet"]
+    code, out, err = call(capsys, "build", "--macs", "0.8", *words)
+    assert (code, out) == (2, "") and len(err.splitlines()) == 1
+    assert "finds next to nothing" in err and "--allow-poor-baseline" in err
+
+
 def bad(*words, says, make=None):
     return pytest.param(words, says, make, id=" ".join(words)[:60])
 
