@@ -16,7 +16,11 @@ from typing import TYPE_CHECKING
 
 import edgeprune_device  # noqa: F401  first: it keeps ONNX Runtime's telemetry off
 
-# Before Ultralytics is imported, which would otherwise set one thread. What the user set stays.
+# All of this is read when Ultralytics is imported. What the user set stays.
+# It installs packages by itself, and looks up two servers' names to know whether it can, or send usage figures.
+os.environ.setdefault("YOLO_AUTOINSTALL", "false")
+os.environ.setdefault("YOLO_OFFLINE", "true")
+# It would otherwise set one thread.
 os.environ.setdefault("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0))))
 
 __version__ = version("edgeprune")

@@ -176,11 +176,11 @@ def _settle(beside: Path, place: Path) -> None:
 @contextlib.contextmanager
 def _hands_off():
     """Ultralytics re-encodes JPEGs that it finds wanting in place, leaves caches in the label folders, fetches a font,
-    looks for modules in the current folder, runs what is in checkpoints, sends usage figures, talks, and draws its own
-    progress bar. The pictures are the user's, and our own line tells the time that is left."""
+    installs packages, looks for modules in the current folder, runs what is in checkpoints, sends usage figures, talks,
+    and draws its own progress bar. The pictures are the user's, and our own line tells the time that is left."""
     from ultralytics.data import dataset, utils
     from ultralytics.engine import trainer
-    from ultralytics.utils import LOGGER, callbacks
+    from ultralytics.utils import LOGGER, callbacks, checks, patches
 
     ours = (
         (utils, "_replace_image", lambda *_, **__: None),
@@ -189,6 +189,9 @@ def _hands_off():
         (dataset, "save_dataset_cache_file", lambda prefix, path, cache, version: cache.update(version=version)),
         (trainer, "TQDM", lambda iterable, *_, **__: _Plain(iterable)),
         (trainer, "generate_ddp_command", _launch),
+        # Of a program that imported Ultralytics before edgeprune.
+        (checks, "AUTOINSTALL", False),
+        (patches, "_pil_plugins_registered", True),  # or a picture that it does not know makes it ask for a package
     )
     before = [(module, name, getattr(module, name)) for module, name, _ in ours]
     level = LOGGER.level
