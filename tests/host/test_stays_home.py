@@ -68,8 +68,7 @@ BAD = {
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    """best.pt, good/, a data set with one bad picture in each split for each of BAD, half/ with one to train on, and the
-    recorder."""
+    """best.pt, good/, a data set with a bad picture in each split for each of BAD, half/ with one to train on."""
     folder = tmp_path_factory.mktemp("home")
     save(network(width=0.125), folder / "best.pt")
     dataset(folder / "good")
