@@ -10,6 +10,7 @@ What stands in `__all__` is the public API. Importing this imports neither torch
 """
 
 import importlib
+import os
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,11 @@ import edgeprune_device  # noqa: F401  first: it keeps ONNX Runtime's telemetry 
 
 from edgeprune import threads
 
-threads.prepare()  # before torch and Ultralytics are imported: both read the environment when they load
+# Before torch and Ultralytics are imported: both read the environment when they load. The user's own variables win.
+# Ultralytics installs packages by itself, and looks up two servers to learn whether it can, or may send usage figures.
+os.environ.setdefault("YOLO_AUTOINSTALL", "false")
+os.environ.setdefault("YOLO_OFFLINE", "true")
+threads.prepare()
 
 __version__ = version("edgeprune")
 

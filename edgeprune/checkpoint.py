@@ -1,7 +1,8 @@
 """Ultralytics checkpoints: opened without running what is in them, written so that stock Ultralytics opens them.
 
 A `.pt` file is a pickle, and unpickling runs code. Files are therefore read with torch's `weights_only` loader and
-Ultralytics' own list of known classes (what ULTRALYTICS_SAFE_LOAD=1 does); there is no unsafe fallback.
+Ultralytics' own list of known classes (what ULTRALYTICS_SAFE_LOAD=1 does); there is no unsafe fallback. The YAML inside
+is checked (architecture.py), and hooks are dropped: stock Ultralytics would run them later, out of a file of ours.
 """
 
 from __future__ import annotations
@@ -9,7 +10,9 @@ from __future__ import annotations
 import contextlib
 import copy
 import io
+import re
 import tempfile
+import types
 import warnings
 import zipfile
 from collections.abc import Mapping
@@ -22,6 +25,8 @@ from edgeprune_device.errors import InputError
 from edgeprune_device.files import write_atomic
 from edgeprune_device.hint import no_such_file
 from torch import nn
+
+from edgeprune import architecture
 
 #: The models there are a task for. Others (RT-DETR, YOLO-World, YOLOE) are refused by name.
 _TASK_OF = {
@@ -96,9 +101,11 @@ def load(path: str | Path, tasks: tuple[str, ...] = ("detect",)) -> Checkpoint:
     model = (raw.get("ema") or raw.get("model")) if isinstance(raw, dict) else None
     if not isinstance(model, nn.Module) or not hasattr(model, "yaml"):
         raise InputError(f"{path}: no Ultralytics model inside; give the best.pt that `yolo train` wrote")
+    _drop_hooks(model)
     _check(path, model, tasks)
     extra = {k: v for k, v in raw.items() if k not in ("model", "ema", "optimizer")}
-    return Checkpoint(path, _ready(model, raw), extra)
+    extra["train_args"] = _figures(extra.get("train_args"))
+    return Checkpoint(path, _ready(model, extra), extra)
 
 
 def of_network(model: nn.Module, path: Path, arguments: Mapping, tasks: tuple[str, ...] = ("detect",)) -> Checkpoint:
@@ -113,7 +120,7 @@ def of_network(model: nn.Module, path: Path, arguments: Mapping, tasks: tuple[st
     if kind in _TASK_OF and not any(isinstance(m, nn.BatchNorm2d) for m in model.modules()):
         raise InputError(f"this {kind} was fused (YOLO.fuse does that, in place): open its file anew")
     _check(path, model, tasks)
-    raw = {"train_args": dict(arguments)}
+    raw = {"train_args": _figures(arguments)}
     return Checkpoint(path, _ready(model.cpu(), raw), raw)
 
 
@@ -139,6 +146,9 @@ def _check(path: Path, model: nn.Module, tasks: tuple[str, ...]) -> None:
             f"{path}: task {task!r} is not supported here, only {', '.join(tasks)}; "
             "`edgeprune prune` without --data takes every task"
         )
+    for module in model.modules():
+        if hasattr(module, "yaml"):
+            architecture.check(path, module.yaml)
     if not all(torch.isfinite(v).all() for v in model.state_dict().values() if v.is_floating_point()):
         raise InputError(f"{path}: the weights hold NaN or infinite values; take an earlier checkpoint")
     names = getattr(model, "names", None)
@@ -147,6 +157,32 @@ def _check(path: Path, model: nn.Module, tasks: tuple[str, ...]) -> None:
     taken = next(m for m in model.modules() if isinstance(m, nn.Conv2d)).in_channels
     if taken != 3:
         raise InputError(f"{path}: takes pictures of {taken} channels; edgeprune knows 3 (RGB)")
+
+
+def _drop_hooks(model: nn.Module) -> None:
+    """What a file would have called beside the network's own methods; stock checkpoints hold nothing of the kind."""
+    for module in model.modules():
+        own = vars(module)
+        for name, value in list(own.items()):
+            if name.endswith("_hooks") and value:
+                value.clear()
+            function = isinstance(value, (types.FunctionType, types.MethodType, type))
+            shadows = function and callable(getattr(type(module), name, None))
+            # Ultralytics' own is `m.forward = m.forward_fuse`.
+            if name == "_compiled_call_impl" or (shadows and getattr(value, "__self__", None) is not module):
+                del own[name]
+
+
+def _figures(arguments: object) -> dict:
+    """Training arguments as far as they are words, numbers and lists of numbers: others are for a library to build."""
+    if not isinstance(arguments, Mapping):
+        return {}
+    number, word = (bool, int, float, type(None)), (str, Path)
+    return {
+        str(k): str(v) if isinstance(v, word) else v
+        for k, v in arguments.items()
+        if isinstance(v, (*number, *word)) or (isinstance(v, (list, tuple)) and all(isinstance(i, number) for i in v))
+    }
 
 
 def _ready(model: nn.Module, raw: dict) -> nn.Module:
@@ -180,6 +216,7 @@ def to_bytes(model: nn.Module, like: Checkpoint, extra: Mapping[str, dict] | Non
         InputError: a weight does not fit half precision.
     """
     model = copy.deepcopy(model).cpu().half().eval()
+    _drop_hooks(model)
     for attribute in ("criterion", "pt_path"):
         if hasattr(model, attribute):
             setattr(model, attribute, None)
@@ -200,7 +237,7 @@ def to_bytes(model: nn.Module, like: Checkpoint, extra: Mapping[str, dict] | Non
         "optimizer": None,
         "train_args": arguments,
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "version": like.extra.get("version"),
+        "version": _word(like.extra.get("version")),
         "license": "AGPL-3.0 (https://ultralytics.com/license)",
         "docs": "https://docs.ultralytics.com",
         **(extra or {}),
@@ -214,11 +251,16 @@ def _travels(name: str, value) -> bool:
     """Whether a training argument means something on another machine: those that name files or devices do not."""
     from ultralytics.utils import DEFAULT_CFG_DICT
 
-    return name in DEFAULT_CFG_DICT and (name == "task" or not isinstance(value, str) or name in _WORDS)
+    return name in DEFAULT_CFG_DICT and (not isinstance(value, str) or (name in _WORDS and _word(value) is not None))
+
+
+def _word(text: object) -> str | None:
+    """A name or a version number, and not a line of anything else."""
+    return text if isinstance(text, str) and re.fullmatch(r"[0-9A-Za-z_.+-]{1,40}", text) else None
 
 
 #: Arguments of text that is no path.
-_WORDS = {"optimizer", "auto_augment", "copy_paste_mode", "split", "mode"}
+_WORDS = {"task", "optimizer", "auto_augment", "copy_paste_mode", "split", "mode"}
 
 
 def _reason(path: Path, error: Exception) -> str:

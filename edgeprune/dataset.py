@@ -9,6 +9,7 @@ import glob
 import hashlib
 import math
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -255,8 +256,11 @@ def _list(place: Path) -> list[Path]:
 def _hint(path: Path, content: dict) -> str:
     if not content.get("download"):
         return ""
-    fetch = f"from ultralytics.data.utils import check_det_dataset as c; c('{path.name}')"
-    return f'; its download: is not run here: python -c "{fetch}" fetches it'
+    said = "; its download: is not run here"
+    if not re.fullmatch(r"[\w.-]+", path.name):  # nor is there a command to copy that a file's name could be a part of
+        return said
+    run = f"from ultralytics.data.utils import check_det_dataset as c; c('{path.name}')"
+    return f'{said}: python -c "{run}" runs it'
 
 
 def _label_of(picture: Path) -> Path:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 
+from edgeprune_device import interpreter
 from edgeprune_device.doctor import Check, library
 
 __all__ = ["CHECKS"]
@@ -18,7 +18,7 @@ def torch() -> Check:
     """torch, and torchvision beside it: with torch's CPU build from elsewhere it fails to import."""
     script = "import torch, torchvision; print(torch.__version__, torchvision.__version__, torch.cuda.is_available())"
     try:
-        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=_SLOW_S)
+        done = subprocess.run(interpreter.command(script), capture_output=True, text=True, timeout=_SLOW_S)
     except subprocess.TimeoutExpired:
         return Check("torch", "missing", f"its import takes more than {_SLOW_S:.0f} s")
     if done.returncode:

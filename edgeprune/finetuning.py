@@ -262,7 +262,7 @@ def _train(start: checkpoint.Checkpoint, dataset, settings, run, teacher, on_ste
 
     theirs = start.extra.get("train_args") or {}
     overrides = {
-        **{k: theirs[k] for k in _INHERITED if k in theirs},
+        **{k: theirs[k] for k in _INHERITED if isinstance(theirs.get(k), (bool, int, float))},
         **settings.overrides(), "model": str(start.path.resolve()),
         "data": str(_write_data(dataset, run.folder)), "save_dir": str(run.folder / "train"),
     }  # fmt: skip

@@ -126,10 +126,8 @@ def score(session, dataset: Dataset, pictures: Sequence[Path], imgsz: int) -> fl
 
 def shape(picture: Path) -> tuple[int, int]:
     """(height, width) of a picture, upright. InputError: it is gone or damaged."""
-    from PIL import Image
-
     try:
-        with Image.open(picture) as image:
+        with vision.opened(picture) as image:
             width, height = image.size
             turned = image.getexif().get(_ORIENTATION, 1) >= 5
     except Exception:  # a damaged file makes Pillow's plug-ins raise almost anything: decode() says what

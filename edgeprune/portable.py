@@ -23,6 +23,7 @@ from torch.utils._pytree import tree_leaves
 
 from edgeprune import budget, cost
 from edgeprune.channels import Channels
+from edgeprune.checkpoint import safe_load
 
 #: Arguments that state a width, by the name that the module's constructor gives them.
 _WIDTHS = {"c2", "c3", "c4", "npr"}
@@ -198,6 +199,7 @@ def _share(width: int, of: int) -> float:
     return width / of if int(of * (width / of)) == width else (width + 0.5) / of
 
 
+@safe_load()
 def _built(yaml: dict) -> nn.Module | None:
     """What stock Ultralytics builds from it, on the meta device; None where it refuses to."""
     from ultralytics.nn import tasks
@@ -211,6 +213,7 @@ def _built(yaml: dict) -> nn.Module | None:
     return whole
 
 
+@safe_load()
 def _rebuilt(model: nn.Module, yaml: dict) -> nn.Module:
     """What stock training makes of `model`: a new network of the YAML with the weights that fit. Ultralytics' own
     `load` also takes over class towers of another width, which a change of the class count leaves behind."""

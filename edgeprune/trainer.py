@@ -17,10 +17,12 @@ import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from edgeprune_device import interpreter
 from edgeprune_device.errors import EdgepruneError
 from edgeprune_device.files import write_atomic
 from ultralytics.models.yolo.detect import DetectionTrainer
 from ultralytics.utils import RANK
+from ultralytics.utils.dist import generate_ddp_command
 from ultralytics.utils.torch_utils import unwrap_model
 
 from edgeprune import checkpoint, dataset, distill, measure, qat, sparsity, tracking
@@ -175,11 +177,11 @@ def _settle(beside: Path, place: Path) -> None:
 @contextlib.contextmanager
 def _hands_off():
     """Ultralytics re-encodes JPEGs that it finds wanting in place, leaves caches in the label folders, fetches a font,
-    runs what is in checkpoints, sends usage figures, talks, and draws its own progress bar. The pictures are the
-    user's, and our own line tells the time that is left."""
+    installs packages, looks for modules in the current folder, runs what is in checkpoints, sends usage figures, talks,
+    and draws its own progress bar. The pictures are the user's, and our own line tells the time that is left."""
     from ultralytics.data import dataset, utils
     from ultralytics.engine import trainer
-    from ultralytics.utils import LOGGER, callbacks
+    from ultralytics.utils import LOGGER, callbacks, checks, patches
 
     ours = (
         (utils, "_replace_image", lambda *_, **__: None),
@@ -187,6 +189,10 @@ def _hands_off():
         (callbacks, "add_integration_callbacks", _attach_trackers),
         (dataset, "save_dataset_cache_file", lambda prefix, path, cache, version: cache.update(version=version)),
         (trainer, "TQDM", lambda iterable, *_, **__: _Plain(iterable)),
+        (trainer, "generate_ddp_command", _launch),
+        # Of a program that imported Ultralytics before edgeprune.
+        (checks, "AUTOINSTALL", False),
+        (patches, "_pil_plugins_registered", True),  # or a picture that it does not know makes it ask for a package
     )
     before = [(module, name, getattr(module, name)) for module, name, _ in ours]
     level = LOGGER.level
@@ -200,6 +206,12 @@ def _hands_off():
         LOGGER.setLevel(level)
         for module, name, original in before:
             setattr(module, name, original)
+
+
+def _launch(instance) -> tuple[list[str], str]:
+    """Ultralytics' command for several GPUs, `python -m …`, without the current folder."""
+    (_, _, launcher, *arguments), file = generate_ddp_command(instance)
+    return interpreter.module(launcher, *arguments), file
 
 
 def _attach_trackers(instance) -> None:

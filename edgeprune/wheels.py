@@ -11,7 +11,6 @@ import hashlib
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,7 +19,7 @@ from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 
-from edgeprune_device import files, strict_json
+from edgeprune_device import files, interpreter, strict_json
 from edgeprune_device.errors import InputError
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name, parse_wheel_filename
@@ -226,7 +225,7 @@ def _pip_download(python: Python, asked: Iterable[str], limits: Sequence[str], t
     constraints = to / "constraints.txt"
     constraints.write_text("".join(f"{line}\n" for line in limits))
     command = [
-        sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-input",
+        *interpreter.module("pip"), "download", "--quiet", "--disable-pip-version-check", "--no-input",
         "--only-binary=:all:", "--implementation", "cp", "--python-version", python.version,
         *(word for tag in platforms(python) for word in ("--platform", tag)),
         "--constraint", str(constraints), "--dest", str(to), *asked,

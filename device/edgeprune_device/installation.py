@@ -20,14 +20,13 @@ import secrets
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Callable, Dict, List, Optional
 
-from edgeprune_device import clock, files, restart, strict_json
+from edgeprune_device import clock, files, interpreter, restart, strict_json
 from edgeprune_device.bundle import Bundle
 from edgeprune_device.errors import DeviceError, GateError, InputError, SignatureError
 from edgeprune_device.printable import printable
@@ -299,8 +298,7 @@ def _run_tool(releases: Releases, arguments: List[str]) -> bytes:
     error."""
     environment = {**os.environ, "EDGEPRUNE_ENGINES": str(engines(releases))}
     process = subprocess.Popen(
-        # Not `-m`: Python would look for modules in the current folder first. The last words end it with its caller.
-        [sys.executable, "-c", _TOOL, str(os.getpid()), str(Path(__file__).resolve().parents[1]), *arguments],
+        interpreter.command(_TOOL, *arguments, mortal=True),
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment,
     )  # fmt: skip
     try:
@@ -323,11 +321,7 @@ def _run_tool(releases: Releases, arguments: List[str]) -> bytes:
     raise kind(f"{arguments[0]}: {printable(words[:1000])}")
 
 
-_TOOL = (
-    "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 9, 0, 0, 0); "  # PR_SET_PDEATHSIG, SIGKILL
-    "os.getppid() == int(sys.argv[1]) or os._exit(1); sys.path[:] = [*filter(None, sys.path), sys.argv[2]]; "
-    "from edgeprune_device.cli import main; sys.exit(main(sys.argv[3:]))"
-)
+_TOOL = "from edgeprune_device.cli import main; sys.exit(main())"
 
 
 def engines(releases: Releases) -> Path:

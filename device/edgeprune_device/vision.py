@@ -14,7 +14,7 @@ import weakref
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import List, Optional, Sequence, Tuple, Union
+from typing import BinaryIO, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -22,7 +22,9 @@ from PIL import Image, ImageOps
 from edgeprune_device.errors import InputError
 from edgeprune_device.output import END2END, checked
 
-__all__ = ["PAD", "Letterbox", "Preprocessor", "decode", "detections", "letterbox", "resize_numpy", "uses_opencv"]
+__all__ = [
+    "PAD", "Letterbox", "Preprocessor", "decode", "detections", "letterbox", "opened", "resize_numpy", "uses_opencv",
+]  # fmt: skip
 
 PAD = 114  # the grey that Ultralytics trains with
 _MAX_CANDIDATES = 30_000  # before NMS, as Ultralytics' max_nms
@@ -48,15 +50,28 @@ def decode(source: Union[str, Path, bytes], name: str = "") -> np.ndarray:
     except OSError as error:
         raise InputError(f"{what}: the picture cannot be read ({str(error.strerror).lower()})") from error
     with stream:
+        empty = False
         try:
-            with Image.open(stream, formats=_FORMATS) as image:
+            empty = stream.seek(0, os.SEEK_END) == 0
+            stream.seek(0)
+            with opened(stream) as image:
                 return np.ascontiguousarray(_rgb(_upright(image)))
         except MemoryError:
             raise
         except Exception as error:  # a damaged file makes Pillow's plug-ins raise almost anything
             known = not isinstance(error, Image.UnidentifiedImageError)
             reason = (str(error).split("\n")[0] or type(error).__name__) if known else "unknown format"
-            raise InputError(f"{what}: not a picture that can be decoded ({reason})") from error
+            wrong = "the file is empty" if empty else f"not a picture that can be decoded ({reason})"
+            raise InputError(f"{what}: {wrong}; take it away, or fetch it again") from error
+
+
+def opened(picture: Union[str, Path, BinaryIO]) -> Image.Image:
+    """Pillow's `Image.open`, of the formats that are decoded here. Raises what Pillow raises.
+
+    Ultralytics, where it shares the process, replaces it by one that runs pip for a file that it does not know.
+    """
+    patches = sys.modules.get("ultralytics.utils.patches")
+    return getattr(patches, "_image_open", Image.open)(picture, formats=_FORMATS)
 
 
 def _upright(image: Image.Image) -> Image.Image:

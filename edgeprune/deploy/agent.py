@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from edgeprune_device.errors import InputError
+from edgeprune_device.interpreter import START
 
 from edgeprune import wheels
 from edgeprune.deploy import Settings
@@ -41,7 +42,8 @@ _SCRIPT = """#!/bin/sh
 # edgeprune's agent, as `edgeprune deploy` put it here.
 PYTHONPATH={lib}${{PYTHONPATH:+:$PYTHONPATH}}
 export PYTHONPATH
-exec {python} -m edgeprune_device "$@"
+exec {python} -c '{start}from edgeprune_device.cli import main
+sys.exit(main())' "$@"
 """
 
 
@@ -66,7 +68,7 @@ def files(root: Root, settings: Settings, say: Say) -> dict[str, bytes] | None:
         except InputError as error:
             raise InputError(f"{root.what}: no wheels for its agent; --no-agent leaves it out ({error})") from error
         content = unpack([wheels.device_wheel(Path(folder)), *needed])
-    script = _SCRIPT.format(lib=_quoted(f"{settings.root}/agent/lib"), python=_quoted(executable))
+    script = _SCRIPT.format(start=START, lib=_quoted(f"{settings.root}/agent/lib"), python=_quoted(executable))
     return {"bin/edgeprune": script.encode(), **{f"lib/{path}": data for path, data in content.items()}}
 
 

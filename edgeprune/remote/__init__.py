@@ -5,7 +5,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from edgeprune_device.interpreter import START
+
 
 def source(name: str) -> str:
-    """The text of a file beside this one, e.g. source("probe")."""
-    return (Path(__file__).parent / f"{name}.py").read_text(encoding="utf-8")
+    """The text of a file beside this one, e.g. source("probe"). It ignores modules in the current folder."""
+    return START + (Path(__file__).parent / f"{name}.py").read_text(encoding="utf-8")

@@ -47,7 +47,8 @@ def make(agent, pip, wheels):
     )
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("PIP_", "PYTHON"))}
     for step in steps:
-        done = subprocess.run(step, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment)
+        # Python looks for modules in the current folder; nobody but root puts one into this.
+        done = subprocess.run(step, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment, cwd="/")
         if done.returncode:
             shutil.rmtree(agent, ignore_errors=True)
             lines = done.stdout.decode("utf-8", "replace").strip().splitlines() or ["no reason was given"]

@@ -211,6 +211,23 @@ def test_a_folder_is_its_yaml(data):
         dataset.load(data.parent)
 
 
+def test_the_download_of_a_data_yaml_is_never_run(data, tmp_path):
+    """Ultralytics runs it as Python, or as a shell script, where the validation pictures are missing."""
+    from edgeprune.finetuning import _write_data
+
+    marker = tmp_path / "ran"
+    text, script = data.read_text(), f"download: open({str(marker)!r}, 'w')\n"
+    data.write_text(text + script)
+    assert "\ndownload:" not in _write_data(dataset.load(data), tmp_path).read_text()
+    for name in ("data.yaml", "x');import os;('.yaml"):
+        bad = data.with_name(name)
+        bad.write_text(text.replace("val: images/val", "val: images/gone") + script)
+        with pytest.raises(InputError, match="its download: is not run here") as caught:
+            dataset.load(bad)
+        assert ("python -c" in str(caught.value)) == (name == "data.yaml")
+    assert not marker.exists()
+
+
 def test_a_name_of_ultralytics_own(data, tmp_path, monkeypatch):
     """Its pictures are looked for in the user's datasets_dir; where they are not, nothing is fetched."""
     import yaml

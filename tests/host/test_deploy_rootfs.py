@@ -364,7 +364,7 @@ def test_the_images_own_python_glibc_and_packages_decide(tmp_path, version, fake
     assert (python.version, python.machine, python.glibc) == (version, "aarch64", (2, 35))
     assert python.packages == {"numpy": "1.21.5", "tensorrt": "10.3.0"} and extras == ()
     script = content["bin/edgeprune"].decode()
-    assert f"exec /usr/bin/python{version.rpartition('.')[0]} -m edgeprune_device" in script
+    assert f"exec /usr/bin/python{version.rpartition('.')[0]} -c 'import sys; sys.path" in script
     assert "PYTHONPATH=/opt/edgeprune/agent/lib" in script
     assert content["lib/helper/__init__.py"] == b"A = 1\n" and "lib/edgeprune_device/keys.py" in content
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-import sys
 import tempfile
 import threading
 from contextlib import suppress
@@ -19,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Dict, Optional
 
-from edgeprune_device import errors
+from edgeprune_device import errors, interpreter
 from edgeprune_device.engine import Engine, Request
 from edgeprune_device.engine.build import Progress
 from edgeprune_device.errors import DeviceError, InputError
@@ -28,12 +27,7 @@ __all__ = ["build"]
 
 # Meant to be far above any build of a detector on a Jetson, which was not measured: what takes longer has hung.
 TIMEOUT_S = 6 * 3600.0
-# Not `-m`: Python would then look for numpy, tensorrt and all else in the current folder first, whatever lies there.
-# The package's own folder comes last, for a caller that runs it from a checkout.
-_WORKER = (
-    "import sys; sys.path[:] = [*filter(None, sys.path), sys.argv[1]]; "
-    "from edgeprune_device.engine.worker import main; main()"
-)
+_WORKER = "from edgeprune_device.engine.worker import main; main()"
 
 
 def build(
@@ -75,7 +69,7 @@ def build(
 
 def _run(order: Dict[str, Any], name: str, progress: Optional[Progress], timeout_s: float) -> Dict[str, Any]:
     """The worker's last word."""
-    command = [sys.executable, "-c", _WORKER, str(Path(__file__).resolve().parents[2])]
+    command = interpreter.command(_WORKER)
     late = threading.Event()
     with tempfile.TemporaryFile() as complaints:
         worker = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=complaints)

@@ -14,12 +14,12 @@ import math
 import os
 import select
 import subprocess
-import sys
 import time
 from array import array
 from pathlib import Path
 from typing import Any, Dict, List, Optional
 
+from edgeprune_device import interpreter
 from edgeprune_device.probes.channel import Channel
 from edgeprune_device.probes.series import Series
 from edgeprune_device.probes.sysfs import sysroot
@@ -29,11 +29,7 @@ __all__ = ["Monitor"]
 _ANSWER_S = 20.0  # for a line from the worker; a machine under full load is slow, a sensor that hangs never answers
 _MOST_ROUNDS = 12000  # 40 minutes at 0.2 s; then every second one goes, and the interval doubles …
 _KEPT_ROUNDS = 1500  # … but of the first: the power at rest stands there, in a few seconds before the load
-# Not `-m`, and without site: nothing of the current folder, and none of the packages, is looked at.
-_WORKER = (
-    "import sys; sys.path[:] = [*filter(None, sys.path), sys.argv[1]]; "
-    "from edgeprune_device.probes.monitor import main; main(sys.argv[2:])"
-)
+_WORKER = "from edgeprune_device.probes.monitor import main; main(sys.argv[1:])"
 
 
 class Monitor:
@@ -62,8 +58,8 @@ class Monitor:
         if not discover(self._root, self._interval_s):
             self.problem = "no sensors found"
             return self
-        folder = str(Path(__file__).resolve().parents[2])
-        command = [sys.executable, "-S", "-c", _WORKER, folder, str(self._root), repr(self._interval_s)]
+        # Without site: none of the installed packages is looked at.
+        command = interpreter.command(_WORKER, str(self._root), repr(self._interval_s), flags=["-S"])
         try:
             # A session of its own: Ctrl-C at the terminal is for the benchmark, which then takes what was read.
             self._process = subprocess.Popen(

@@ -9,13 +9,11 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from contextlib import suppress
-from pathlib import Path
 from typing import Any, Dict, List, Sequence
 
-from edgeprune_device import cpu_load
+from edgeprune_device import cpu_load, interpreter
 from edgeprune_device.service.protocol import DEADLINE, FRAMES, LAST, LOADING, LOST, Pulse
 from edgeprune_device.service.worker import COMMAND, LOAD_S
 
@@ -23,7 +21,6 @@ __all__ = ["Child"]
 
 _BUSY = 0.01  # of one processor: what loads and uses less does not work, it hangs
 _LONGEST_LOAD_S = 6 * 3600.0  # as long as an engine may be built
-_FOLDER = str(Path(__file__).resolve().parents[2])
 
 
 class Child:
@@ -45,7 +42,7 @@ class Child:
         self._granted_ns, self._spent_s = 0, 0.0
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", COMMAND, str(os.getpid()), _FOLDER],
+                interpreter.command(COMMAND, mortal=True),
                 stdin=subprocess.PIPE,
                 pass_fds=(writes, self._pulse.descriptor, *inherited),
                 start_new_session=True,  # Ctrl-C is the supervisor's

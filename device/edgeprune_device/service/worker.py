@@ -20,12 +20,7 @@ from edgeprune_device.service.protocol import DEADLINE, FRAMES, LAST, LOADING, L
 
 __all__ = ["COMMAND", "main"]
 
-# Becomes the worker, after asking the kernel to kill it (9) when its parent is gone (1, PR_SET_PDEATHSIG), however that
-# went. Not `-m`: Python would look for numpy and all else in the current folder first. The package's folder comes last.
-COMMAND = (
-    "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 9, 0, 0, 0); os.getppid() == int(sys.argv[1]) or os._exit(1); "
-    "sys.path[:] = [*filter(None, sys.path), sys.argv[2]]; from edgeprune_device.service.worker import main; main()"
-)
+COMMAND = "from edgeprune_device.service.worker import main; main()"
 #: What takes longer than this to load, and uses no processor meanwhile, hangs.
 LOAD_S = 120.0
 _PAUSES_S = (1.0, 2.0, 4.0, 8.0, 10.0)  # between tries to open a source; the last one for ever

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Iterator, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
-from PIL import Image
 
 from edgeprune_device import vision
 from edgeprune_device.errors import InputError
@@ -96,7 +95,9 @@ def _in_folder(folder: Path) -> List[Path]:
 def _format(name: str, data: Data) -> str:
     """What the file's head says, e.g. "JPEG"; a damaged body shows when it is decoded."""
     try:
-        with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data) as image:
+        with vision.opened(io.BytesIO(data) if isinstance(data, bytes) else data) as image:
             return str(image.format)
     except Exception as error:  # a damaged file makes Pillow's plug-ins raise almost anything
-        raise InputError(f"{name}: not a picture that can be decoded; take it away, or give other pictures") from error
+        empty = not (len(data) if isinstance(data, bytes) else data.stat().st_size)
+        wrong = "the file is empty" if empty else "not a picture that can be decoded"
+        raise InputError(f"{name}: {wrong}; take it away, or give other pictures") from error

@@ -1,0 +1,148 @@
+"""No library installs, fetches or sends while edgeprune works, also where Ultralytics believes to be online."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from edgeprune_device import interpreter
+
+from .conftest import dataset, network, save
+
+#: Writes down every process and every use of the network, lets no pip begin, and answers as a network would.
+RECORDER = """
+import os, socket, sys
+
+def write(*words):
+    descriptor = os.open(os.environ["RECORD"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.write(descriptor, (" ".join(map(str, words)).replace("\\n", " ") + "\\n").encode())
+    os.close(descriptor)
+
+def hook(event, args):
+    if event in ("subprocess.Popen", "os.posix_spawn", "os.exec"):
+        write("process", *(args[1] if isinstance(args[1], (list, tuple)) else [args[1]]))
+        if "pip" in map(str, args[1]) or "uv" in map(str, args[1]):
+            raise FileNotFoundError("no pip here")
+    elif event == "os.system":
+        write("process", args[0])
+    elif event in ("socket.connect", "socket.sendto") and args[0].family != socket.AF_UNIX:
+        write("network", event, args[1])
+        raise OSError("no network here")
+    elif event in ("socket.getaddrinfo", "socket.gethostbyname"):
+        write("network", event, args[0])
+
+def found(host, *more, **named):
+    write("network", "getaddrinfo", host)
+    return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("192.0.2.1", 0))]
+
+socket.getaddrinfo = found
+sys.addaudithook(hook)
+"""
+#: Runs commands in one process, as a notebook would: [{words, code, said}].
+RUNNER = """
+import contextlib, io, json, sys
+before = sys.argv[1] == "before"
+if before:
+    import ultralytics.utils.checks  # by the user's own program, who knows nothing of edgeprune yet
+    import os
+    assert ultralytics.utils.ONLINE and ultralytics.utils.checks.AUTOINSTALL
+    open(os.environ["RECORD"], "w").close()
+from edgeprune_device import cli
+told = []
+for words in json.loads(sys.argv[2]):
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = cli.main(words.split())
+    told.append({"words": words, "code": code, "said": err.getvalue() + out.getvalue()})
+import ultralytics.utils as u
+print("TOLD" + json.dumps([told, u.ONLINE, u.AUTOINSTALL]))
+"""
+#: What should have been a picture, and what is said of it.
+BAD = {
+    "empty": (b"", "the file is empty"),
+    "text": (b"no picture at all", "not a picture"),
+    "cut": (b"\x89PNG\r\n\x1a\n" + b"\0" * 9, "not a picture"),
+}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """best.pt, good/, a data set with a bad picture in each split for each of BAD, half/ with one to train on."""
+    folder = tmp_path_factory.mktemp("home")
+    save(network(width=0.125), folder / "best.pt")
+    dataset(folder / "good")
+    for name, (content, _) in BAD.items():
+        dataset(folder / name)
+        for split in ("train", "val"):
+            (folder / name / "images" / split / "000.png").write_bytes(content)
+    dataset(folder / "half")
+    (folder / "half" / "images" / "train" / "000.png").write_bytes(b"no picture at all")
+    (folder / "recorder").mkdir()
+    (folder / "recorder" / "sitecustomize.py").write_text(RECORDER)
+    return folder
+
+
+def run(world, when, commands, **environment):
+    """([{words, code, said}], Ultralytics' ONLINE and AUTOINSTALL, what was recorded)."""
+    record = world / "record.txt"
+    record.write_text("")
+    ours = ("YOLO_AUTOINSTALL", "YOLO_OFFLINE", "PYTEST_CURRENT_TEST")
+    kept = {name: value for name, value in os.environ.items() if name not in ours}
+    done = subprocess.run(
+        interpreter.command(RUNNER, when, json.dumps(commands)), cwd=world, capture_output=True, text=True,
+        env={**kept, "PYTHONPATH": str(world / "recorder"), "RECORD": str(record), **environment},
+    )  # fmt: skip
+    told = [line for line in done.stdout.splitlines() if line.startswith("TOLD")]
+    assert told, done.stderr[-3000:]
+    return (*json.loads(told[0][len("TOLD") :]), record.read_text().splitlines())
+
+
+def foreign(record):
+    """What is neither a process of ours nor what ctypes.util asks where a library lies."""
+    own = f"process {sys.executable} -c {interpreter.START.split()[0]}"
+    looks = ("process /sbin/ldconfig ", "process /usr/bin/gcc ", "process /usr/bin/ld ")
+    return [line for line in record if not line.startswith((own, *looks))]
+
+
+JOB = [
+    "prune --weights best.pt --ratio 0.2 --data good/data.yaml --out pruned.pt",
+    "finetune --weights pruned.pt --data good/data.yaml --epochs 1 --out tuned.pt",
+    "export --weights tuned.pt --data good/data.yaml --precision fp32 --out onnx",
+    "compare best.pt onnx/model.fp32.onnx --data good/data.yaml --rounds 2",
+]
+REFUSED = [f"compare best.pt best.pt --data {name}/data.yaml" for name in BAD] + [
+    "prune --weights best.pt --ratio 0.2 --data cut/data.yaml --out p.pt",
+]
+#: Ultralytics leaves out what it cannot read.
+TRAINED = ["finetune --weights best.pt --data half/data.yaml --epochs 1 --out t.pt"]
+
+
+@pytest.mark.parametrize(("when", "job"), [("after", JOB), ("before", [])])
+def test_nothing_installs_fetches_or_sends(world, when, job):
+    """before: the user's own program had imported Ultralytics, and it had found itself online."""
+    told, online, installs, record = run(world, when, [*REFUSED, *TRAINED, *job])
+    assert (online, installs) == ((True, True) if when == "before" else (False, False))
+    assert foreign(record) == []
+    for entry in told:
+        assert "pi_heif" not in entry["said"] and entry["code"] == (2 if entry["words"] in REFUSED else 0), entry
+        if entry["words"] in REFUSED:
+            name = entry["words"].split("--data ")[1].split("/")[0]
+            assert f"000.png: {BAD[name][1]}" in entry["said"]
+
+
+def test_the_users_own_variables_stay(world):
+    _, online, installs, _ = run(world, "after", [], YOLO_AUTOINSTALL="true", YOLO_OFFLINE="false")
+    assert (online, installs) == (True, True)
+
+
+def test_the_recorder_sees_what_stock_ultralytics_does(world):
+    """What the test above rests on."""
+    code = "import ultralytics.utils.patches; from PIL import Image; Image.open('text/images/val/000.png')"
+    record = world / "record.txt"
+    record.write_text("")
+    environment = {"PYTHONPATH": str(world / "recorder"), "RECORD": str(record), "PATH": os.environ["PATH"]}
+    done = subprocess.run([sys.executable, "-c", code], cwd=world, env=environment, capture_output=True, text=True)
+    assert "No module named 'pi_heif'" in done.stderr
+    said = record.read_text()
+    assert "network getaddrinfo one.one.one.one" in said and "pip install" in said
