@@ -27,14 +27,14 @@ LEFT_OUT = ("demo/", "schema/", "targets/")
 LIMIT_S = 420
 _SWAPS = {
     ast.Lt: ("<", "<="), ast.LtE: ("<=", "<"), ast.Gt: (">", ">="), ast.GtE: (">=", ">"), ast.Eq: ("==", "!="),
-    ast.NotEq: ("!=", "=="), ast.In: (" in ", " not in "), ast.Is: (" is ", " is not "), ast.IsNot: (" is not ", " is "),
+    ast.NotEq: ("!=", "=="), ast.In: ("in", "not in"), ast.Is: ("is", "is not"), ast.IsNot: ("is not", "is"),
     ast.Add: ("+", "-"), ast.Sub: ("-", "+"), ast.Mult: ("*", "/"), ast.Div: ("/", "*"), ast.FloorDiv: ("//", "*"),
-    ast.And: (" and ", " or "), ast.Or: (" or ", " and "),
+    ast.And: ("and", "or"), ast.Or: ("or", "and"),
 }  # fmt: skip
 
 
 def draw(root: Path, seed: int, count: int) -> list[dict]:
-    """`count` faults in as many files: [{file, function, line, occurrence, before, after}]; lines without indentation."""
+    """`count` faults in as many files: [{file, function, line, occurrence, before, after}], lines without indent."""
     files = [p for package in PACKAGES for p in sorted((root / package).rglob("*.py"))]
     files = [p for p in files if not any(part in p.as_posix() for part in LEFT_OUT)]
     rng = random.Random(seed)
@@ -81,8 +81,8 @@ def _changes(node: ast.AST, lines: list[str]):
     for operator in operators:
         before, after = _SWAPS.get(type(operator), ("", ""))
         text = lines[node.lineno - 1]
-        if before and node.lineno == node.end_lineno and text.count(f" {before.strip()} ") == 1 and "#" not in text:
-            yield node.lineno, f" {before.strip()} ", f" {after.strip()} "
+        if before and node.lineno == node.end_lineno and text.count(f" {before} ") == 1 and "#" not in text:
+            yield node.lineno, f" {before} ", f" {after} "
 
 
 def plant(root: Path, fault: dict) -> None:
@@ -111,40 +111,44 @@ def tests_of(root: Path, file: str) -> list[str]:
 
 
 def run(root: Path, faults: list[dict], name: str, python: str) -> None:
+    """Add `name` to each fault: {caught, by, seconds}, or why it could not be planted."""
+    broken: list[str] = []  # tests that fail without a fault, too: they catch nothing
     for fault in faults:
-        try:
-            plant(root, fault)
-        except LookupError as error:
-            fault[name] = {"caught": None, "why": str(error)}
-            continue
         begun = time.monotonic()
-        command = [
-            python,
-            "-m",
-            "pytest",
-            "-x",
-            "-q",
-            "-n",
-            "2",
-            "-p",
-            "no:cacheprovider",
-            *tests_of(root, fault["file"]),
-        ]
         try:
-            done = subprocess.run(
-                command, cwd=root, capture_output=True, text=True, timeout=LIMIT_S, stdin=subprocess.DEVNULL
-            )
-            failed = re.findall(r"^(?:FAILED|ERROR) (\S+)", done.stdout, re.M)
-            fault[name] = {
-                "caught": done.returncode not in (0, 5),
-                "by": failed[:1],
-                "seconds": round(time.monotonic() - begun),
-            }
-        except subprocess.TimeoutExpired:
-            fault[name] = {"caught": False, "by": [], "seconds": LIMIT_S, "why": "time limit"}
+            caught = _caught(root, fault, python, broken)
+            fault[name] = {"caught": caught is not None, "by": caught, "seconds": round(time.monotonic() - begun)}
+        except LookupError as error:
+            fault[name] = {"caught": None, "by": None, "why": str(error)}
+        print(f"{fault['file']}: {fault['line']} |{fault['before']}->{fault['after']}| {fault[name]}", flush=True)
+    print("fail without a fault:", *broken)
+
+
+def _caught(root: Path, fault: dict, python: str, broken: list[str]) -> str | None:
+    """The first test that fails with the fault and passes without it; None where there is none in time."""
+    while True:
+        plant(root, fault)
+        try:
+            failed = _failing(root, tests_of(root, fault["file"]), python, broken)
         finally:
             subprocess.run(["git", "checkout", "-q", "--", "."], cwd=root, check=True)
-        print(fault["file"], fault["line"], "|", fault["before"], "->", fault["after"], fault[name], flush=True)
+        if failed is None or _failing(root, [failed], python, broken) is None:
+            return failed
+        broken.append(failed)
+
+
+def _failing(root: Path, tests: list[str], python: str, broken: list[str]) -> str | None:
+    """The first of these tests that fails, or cannot be collected; None where all pass, or at the time limit."""
+    command = [python, "-m", "pytest", "-x", "-q", "-n", "2", "-p", "no:cacheprovider", *tests]
+    command += [f"--deselect={test}" for test in broken]
+    try:
+        done = subprocess.run(
+            command, cwd=root, capture_output=True, text=True, timeout=LIMIT_S, stdin=subprocess.DEVNULL
+        )
+    except subprocess.TimeoutExpired:
+        return None
+    failed = re.findall(r"^(?:FAILED|ERROR) (.+?)(?: - |$)", done.stdout, re.M)
+    return failed[0] if failed else None
 
 
 def main() -> None:
