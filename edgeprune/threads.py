@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from edgeprune.progress import Reporter
 
-__all__ = ["DECIDES", "prepare", "ready", "use_all_cores"]
+__all__ = ["DECIDES", "prepare", "ready", "use_all_cores", "wanted"]
 
 #: Who has set one of them has decided how threads wait: OpenMP's own, GNU's, and LLVM's and Intel's.
 DECIDES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
@@ -30,7 +30,7 @@ def prepare() -> None:
     """Set what torch and Ultralytics read when they load, and what children inherit. What the user set stays."""
     global _late
     # Ultralytics would otherwise set one thread.
-    os.environ.setdefault("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0))))
+    os.environ.setdefault("OMP_NUM_THREADS", str(_cores()))
     if not any(name in os.environ for name in DECIDES):
         os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
         _late = "torch" in sys.modules
@@ -41,14 +41,24 @@ def use_all_cores() -> None:
     selects a device."""
     import torch
 
-    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    torch.set_num_threads(wanted())
+
+
+def wanted() -> int:
+    """Threads that OMP_NUM_THREADS asks for: the first of its list, one a nesting level; all cores if it is no number."""
+    first = os.environ["OMP_NUM_THREADS"].split(",")[0].strip()
+    return int(first) if first.isdecimal() and int(first) else _cores()
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))
 
 
 def ready(reporter: Reporter) -> Reporter:
     """The reporter of a verb that computes for long, which begins now: on all cores; told once where they spin."""
     global _late
     use_all_cores()
-    if _late and int(os.environ["OMP_NUM_THREADS"]) > 1:
+    if _late and wanted() > 1:
         reporter.warn(_TOO_LATE)
         _late = False
     return reporter

@@ -136,6 +136,13 @@ def test_one_thread_waits_for_nobody(machine):
     assert reporter.warned == []
 
 
+@pytest.mark.parametrize(("text", "count"), [("3", 3), ("4,2", 4), (" 2 ", 2), ("0", 2), ("many", 2), ("", 2)])
+def test_a_list_counts_by_its_first_number_and_nonsense_as_nothing(machine, text, count):
+    environment, _ = machine
+    environment["OMP_NUM_THREADS"] = text
+    assert threads.wanted() == count
+
+
 @pytest.mark.parametrize("name", DECIDES)
 def test_the_users_own_word_stays(machine, name):
     environment, modules = machine
