@@ -34,7 +34,7 @@ _SWAPS = {
 
 
 def draw(root: Path, seed: int, count: int) -> list[dict]:
-    """`count` faults in as many files: [{file, function, line, occurrence, before, after}], lines without indent."""
+    """`count` faults in as many files: [{file, function, line, occurrence, before, after, tried}], lines stripped."""
     files = [p for package in PACKAGES for p in sorted((root / package).rglob("*.py"))]
     files = [p for p in files if not any(part in p.as_posix() for part in LEFT_OUT)]
     rng = random.Random(seed)
@@ -43,7 +43,7 @@ def draw(root: Path, seed: int, count: int) -> list[dict]:
     for path in files:
         options = _options(path.read_text())
         if options:
-            faults.append({"file": path.relative_to(root).as_posix(), **rng.choice(options)})
+            faults.append({"file": path.relative_to(root).as_posix(), **rng.choice(options), "tried": {}})
         if len(faults) == count:
             break
     return faults
@@ -111,16 +111,16 @@ def tests_of(root: Path, file: str) -> list[str]:
 
 
 def run(root: Path, faults: list[dict], name: str, python: str) -> None:
-    """Add `name` to each fault: {caught, by, seconds}, or why it could not be planted."""
+    """Enter under `tried` of each fault, as `name`: {caught, by, seconds}, or why it could not be planted."""
     broken: list[str] = []  # tests that fail without a fault, too: they catch nothing
     for fault in faults:
         begun = time.monotonic()
         try:
             caught = _caught(root, fault, python, broken)
-            fault[name] = {"caught": caught is not None, "by": caught, "seconds": round(time.monotonic() - begun)}
+            fault["tried"][name] = {"caught": caught is not None, "by": caught, "seconds": round(time.monotonic() - begun)}
         except LookupError as error:
-            fault[name] = {"caught": None, "by": None, "why": str(error)}
-        print(f"{fault['file']}: {fault['line']} |{fault['before']}->{fault['after']}| {fault[name]}", flush=True)
+            fault["tried"][name] = {"caught": None, "by": None, "why": str(error)}
+        print(f"{fault['file']}: {fault['line']} |{fault['before']}->{fault['after']}| {fault['tried'][name]}", flush=True)
     print("fail without a fault:", *broken)
 
 
@@ -139,7 +139,7 @@ def _caught(root: Path, fault: dict, python: str, broken: list[str]) -> str | No
 
 def _failing(root: Path, tests: list[str], python: str, broken: list[str]) -> str | None:
     """The first of these tests that fails, or cannot be collected; None where all pass, or at the time limit."""
-    command = [python, "-m", "pytest", "-x", "-q", "-n", "2", "-p", "no:cacheprovider", *tests]
+    command = [python, "-m", "pytest", "-x", "-q", "-rfE", "-n", "2", "-p", "no:cacheprovider", *tests]
     command += [f"--deselect={test}" for test in broken]
     try:
         done = subprocess.run(
@@ -170,7 +170,7 @@ def main() -> None:
     faults = json.loads(args.faults.read_text())
     run(args.tree.resolve(), faults, args.name, args.python)
     args.faults.write_text(json.dumps(faults, indent=1) + "\n")
-    caught = [f[args.name]["caught"] for f in faults]
+    caught = [fault["tried"][args.name]["caught"] for fault in faults]
     print(f"{sum(map(bool, caught))} of {len(caught)} caught")
 
 

@@ -37,7 +37,7 @@ class Recorder:
 def machine(monkeypatch):
     """A process that has just begun: (its environment, its modules)."""
     environment, modules = {"OMP_NUM_THREADS": "2"}, {}
-    monkeypatch.setattr(threads, "os", SimpleNamespace(environ=environment, sched_getaffinity=os.sched_getaffinity))
+    monkeypatch.setattr(threads, "os", SimpleNamespace(environ=environment, sched_getaffinity=lambda _: {0, 1}))
     monkeypatch.setattr(threads, "sys", SimpleNamespace(modules=modules))
     monkeypatch.setattr(threads, "_late", False)
     monkeypatch.setattr(threads, "use_all_cores", lambda: None)
