@@ -117,10 +117,11 @@ def run(root: Path, faults: list[dict], name: str, python: str) -> None:
         begun = time.monotonic()
         try:
             caught = _caught(root, fault, python, broken)
-            fault["tried"][name] = {"caught": caught is not None, "by": caught, "seconds": round(time.monotonic() - begun)}
+            outcome = {"caught": caught is not None, "by": caught, "seconds": round(time.monotonic() - begun)}
         except LookupError as error:
-            fault["tried"][name] = {"caught": None, "by": None, "why": str(error)}
-        print(f"{fault['file']}: {fault['line']} |{fault['before']}->{fault['after']}| {fault['tried'][name]}", flush=True)
+            outcome = {"caught": None, "by": None, "why": str(error)}
+        fault["tried"][name] = outcome
+        print(f"{fault['file']}: {fault['line']} |{fault['before']}->{fault['after']}| {outcome}", flush=True)
     print("fail without a fault:", *broken)
 
 
