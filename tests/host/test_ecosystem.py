@@ -31,7 +31,7 @@ def files(model, pictures):
         "int8-cpu": to_int8(fp32, ranges, activations="unsigned"),
         "int8-fp16": to_int8(fp32, ranges, rest="fp16"),
     }
-    if not exporting._one_to_one(model):
+    if not head.has_one_to_one(model):
         made.update({"nms": nms.add(fp32), "fp16-nms": nms.add(made["fp16"])})
     return made
 
