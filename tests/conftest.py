@@ -1,7 +1,10 @@
-"""How the tests are shared out among pytest-xdist's workers, and what all of them need."""
+"""How the tests are shared out among pytest-xdist's workers, what this machine must have for them, and their limits."""
 
+import faulthandler
 import os
+import shutil
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,8 +18,84 @@ WHOLE = ("rig", "docs")
 ORDER = {name: place for place, name in enumerate(("rig", "docs", "host", "device"))}
 
 
-def pytest_collection_modifyitems(items):
+#: Programs of Debian's that tests call: {program: its packages}. `.ci/run` installs them, and hides them.
+TOOLS = {
+    tool: packages
+    for tool, *packages in map(str.split, (TESTS / "tools.txt").read_text().splitlines())
+    if not tool.startswith("#")
+}
+#: Those that a fixture calls, or all tests of a folder: their tests are marked `needs` here.
+FIXTURES = {
+    "browser": ["chromium"], "clip": ["ffmpeg"], "cudart": ["gcc"], "cudart_build": ["gcc"], "fuse": ["fusermount3"],
+    "long_clip": ["ffmpeg"],
+}  # fmt: skip
+FOLDERS = {"rig": ["mmdebstrap", "ip", "tc", "nft", "ssh", "mkfs.ext4", "qemu-aarch64-static"]}
+#: Seconds for one test with its fixtures; those of `rig` first make a root file system, those of `docs` a build.
+LIMIT_S, LONG_S = 300, 1800
+
+
+def missing(tool):
+    """Debian's packages that bring it where it is not there; a user's PATH often lacks /usr/sbin."""
+    path = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
+    return () if shutil.which(tool, path=path) else TOOLS[tool]
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m looks at the marks
+def pytest_collection_modifyitems(config, items):
+    limits = config.pluginmanager.hasplugin("timeout")
+    for item in items:
+        folder = item.path.relative_to(TESTS).parts[0]
+        for tools in (FOLDERS.get(folder), *(FIXTURES.get(name) for name in item.fixturenames)):
+            if tools:
+                item.add_marker(pytest.mark.needs(*tools))
+        needed = [tool for mark in item.iter_markers("needs") for tool in mark.args]
+        packages = dict.fromkeys(package for tool in needed for package in missing(tool))
+        if packages:
+            item.add_marker(pytest.mark.skip(reason=f"needs Debian's {', '.join(packages)}"))
+        if limits and item.get_closest_marker("timeout") is None:
+            long = folder in WHOLE or item.get_closest_marker("slow")
+            item.add_marker(pytest.mark.timeout(LONG_S if long else LIMIT_S))
     items.sort(key=lambda item: ORDER.get(item.path.relative_to(TESTS).parts[0], len(ORDER)))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item):
+    """pytest-timeout raises in Python code. What hangs elsewhere, an import lock or a library, ends its worker: the
+    test is then named as the one in which that crashed, and another worker goes on."""
+    mark = item.get_closest_marker("timeout")
+    if mark:
+        faulthandler.dump_traceback_later(mark.args[0] + 60, exit=True, file=sys.__stderr__)
+    yield
+    faulthandler.cancel_dump_traceback_later()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item):
+    """Processes that a test over its limit has begun end with it. A KeyboardInterrupt that a test lets out is its
+    failure: a worker would take it for the user's, and no other test would run."""
+    before = _children()
+    try:
+        return (yield)
+    except KeyboardInterrupt:
+        if "PYTEST_XDIST_WORKER" not in os.environ:
+            raise
+        pytest.fail("KeyboardInterrupt came out of the test")
+    except pytest.fail.Exception as error:
+        if "Timeout" in str(error):
+            for pid in _children() - before:
+                os.kill(pid, signal.SIGKILL)
+        raise
+
+
+def _children():
+    found = set()
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            if int(stat.read_text().rpartition(")")[2].split()[1]) == os.getpid():
+                found.add(int(stat.parent.name))
+        except OSError:
+            continue  # it has ended
+    return found
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -28,6 +107,17 @@ def pytest_xdist_make_scheduler(config, log):
         def _split_scope(self, nodeid):
             file = nodeid.split("::")[0]
             return next((name for name in WHOLE if file.startswith(f"tests/{name}/")), file)
+
+        def remove_node(self, node):
+            """A test in which a worker crashed has had its turn: xdist would give it to the next worker, and so on."""
+            units = self.assigned_work[node].values()
+            at = next(((unit, test) for unit in units for test, done in unit.items() if not done), None)
+            if at is None:
+                return super().remove_node(node)
+            unit, crashed = at
+            unit[crashed] = True
+            super().remove_node(node)
+            return crashed
 
     config.option.loadscopereorder = False  # ORDER's, not that of the number of tests; an option since xdist 3.7
     return ByFile(config, log)

@@ -1,3 +1,4 @@
+import itertools
 import json
 import time
 
@@ -137,9 +138,9 @@ def test_the_report_is_signed_by_a_key_of_its_own(bundle):
 
 
 def test_sustained_is_single_for_minutes(bundle):
-    report = benchmark.run(bundle, runtime="null", mode="sustained", **QUICK)
-    assert report.mode == "sustained" and report.settings["seconds"] == QUICK["seconds"]
-    assert report.drift["window_s"] == pytest.approx(QUICK["seconds"] / 3, rel=0.3)
+    report = benchmark.run(bundle, runtime="null", mode="sustained", seconds=0.6, warmup_seconds=0.05)
+    assert report.mode == "sustained" and report.settings["seconds"] == 0.6
+    assert report.drift["window_s"] == pytest.approx(0.2, rel=0.3)  # of 20 frames or more, on a busy machine too
 
 
 def test_camera_counts_what_becomes_of_each_frame(bundle, monkeypatch):
@@ -226,32 +227,32 @@ def test_power_and_heat_of_a_board(bundle, tmp_path, monkeypatch):
 def test_an_interrupt_gives_a_report_of_what_was_measured(bundle, monkeypatch):
     from edgeprune_device.runtimes import null
 
-    zeros, began = null.NullSession.infer, time.monotonic()
+    zeros, calls = null.NullSession.infer, itertools.count()
 
     def infer(self, x):
-        if time.monotonic() > began + 1:
+        if next(calls) == 20:  # the first of them warms up
             raise KeyboardInterrupt
         return zeros(self, x)
 
     monkeypatch.setattr(null.NullSession, "infer", infer)
-    report = benchmark.run(bundle, runtime="null", seconds=600, warmup_seconds=0.2)
-    assert report.interrupted and report.stages["infer"]["samples"] > 10
+    report = benchmark.run(bundle, runtime="null", seconds=600, warmup_seconds=0)
+    assert report.interrupted and report.stages["infer"]["samples"] == 19
     assert "interrupted: shorter than what was asked for" in report.verdict["reasons"]
 
 
 def test_an_interrupted_pipeline_has_as_many_samples_of_each_stage(bundle, monkeypatch):
     from edgeprune_device.runtimes import null
 
-    found, began = benchmark.vision.detections, time.monotonic()
+    found, calls = benchmark.vision.detections, itertools.count()
 
     def detections(*given, **more):
-        if time.monotonic() > began + 1.2:
+        if next(calls) == 20:
             raise KeyboardInterrupt  # reaches the pipeline when the next frame is through the network
         return found(*given, **more)
 
     monkeypatch.setattr(null.NullSession, "device_ms", {"h2d": 0.1, "gpu": 2.0, "d2h": 0.1})
     monkeypatch.setattr(benchmark.vision, "detections", detections)
-    report = benchmark.run(bundle, runtime="null", mode="offline", seconds=60, warmup_seconds=0.1)
+    report = benchmark.run(bundle, runtime="null", mode="offline", seconds=60, warmup_seconds=0)
     assert report.interrupted and {stage["samples"] for stage in report.stages.values()} == {len(report.begins_ns)}
 
 

@@ -22,7 +22,7 @@ from edgeprune_device.service.worker import _Worker as Worker
 from fakes.service import LIVE, MISBEHAVING, Root, Service, alive, children
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux")
-needs_gstreamer = pytest.mark.skipif(not shutil.which("gst-launch-1.0"), reason="needs gst-launch-1.0")
+needs_gstreamer = pytest.mark.needs("gst-launch-1.0")
 
 
 @pytest.fixture
@@ -90,9 +90,8 @@ def test_conf_is_the_least_score(root, folder, serve):
     assert all(line["detections"] == [] for line in service.lines()) and len(service.lines()) == 40
 
 
+@pytest.mark.needs("ffmpeg")
 def test_a_video_is_read_once(root, tmp_path, serve):
-    if not shutil.which("ffmpeg"):
-        pytest.skip("needs ffmpeg")
     clip = tmp_path / "clip.avi"
     source = ["-f", "lavfi", "-i", "testsrc=size=80x48:rate=10", "-frames:v", "7"]
     subprocess.run(["ffmpeg", "-v", "error", *source, "-c:v", "mjpeg", "-pix_fmt", "yuvj420p", str(clip)], check=True)
@@ -507,7 +506,9 @@ def test_the_supervisor_is_small(root, serve):
         (["BUNDLE", "--runtime", "tpu"], "unknown runtime 'tpu'"),
         (["BUNDLE", "--runtime", "null", "--precision", "int8"], "has no int8 model (the accuracy gate failed)"),
         (["BUNDLE", "--runtime", "null", "--source", "/nowhere"], "no such source"),
-        (["BUNDLE", "--runtime", "null", "--source", "a ! ! b"], "an element is missing"),
+        pytest.param(
+            ["BUNDLE", "--runtime", "null", "--source", "a ! ! b"], "an element is missing", marks=needs_gstreamer
+        ),
     ],
 )
 def test_bad_use_is_one_line_and_exit_2(root, bundle, tmp_path, arguments, words):

@@ -2,7 +2,6 @@
 
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 
@@ -12,7 +11,7 @@ from edgeprune_device.errors import InputError
 from edgeprune_device.service import unit
 from nacl.signing import SigningKey
 
-needs_systemd = pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="needs systemd-analyze")
+needs_systemd = pytest.mark.needs("systemd-analyze")
 KEYS = "-/etc/edgeprune/keys"
 SOURCES = ["/dev/video0", "csi", "/data/flights", 'rtspsrc location="rtsp://10.0.0.2/a%20b" ! decodebin']
 

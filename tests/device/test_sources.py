@@ -38,10 +38,16 @@ COLOURS = [
 ]
 TOLERANCE = 8
 
-needs_gstreamer = pytest.mark.skipif(not shutil.which("gst-launch-1.0"), reason="needs gst-launch-1.0")
+needs_gstreamer = pytest.mark.needs("gst-launch-1.0")
 
 
-@pytest.fixture(params=[opencv, ffmpeg, gstreamer], ids=["opencv", "ffmpeg", "gstreamer"])
+@pytest.fixture(
+    params=[
+        pytest.param(opencv, id="opencv"),
+        pytest.param(ffmpeg, id="ffmpeg", marks=pytest.mark.needs("ffmpeg", "ffprobe")),
+        pytest.param(gstreamer, id="gstreamer", marks=needs_gstreamer),
+    ]
+)
 def decoder(request, monkeypatch):
     """Each decoder that is here, alone."""
     if request.param.available():
@@ -53,16 +59,12 @@ def decoder(request, monkeypatch):
 @pytest.fixture(scope="session")
 def clip(tmp_path_factory):
     """Seven frames of one colour each, 80x48, 10 fps, Motion JPEG: a codec that all three decoders have."""
-    if not shutil.which("ffmpeg"):
-        pytest.skip("needs ffmpeg, to make a video")
     return make_clip(tmp_path_factory.mktemp("clip") / "colours.avi", [solid(colour) for colour in COLOURS])
 
 
 @pytest.fixture
 def long_clip(tmp_path):
     """More than fits into a pipe and the frames ahead: its decoder has to wait."""
-    if not shutil.which("ffmpeg"):
-        pytest.skip("needs ffmpeg, to make a video")
     return make_clip(tmp_path / "long.avi", [solid(COLOURS[i % 7], 640, 480) for i in range(20)])
 
 
@@ -280,10 +282,9 @@ def test_a_video_is_found_whatever_its_name_is(decoder, clip, tmp_path, monkeypa
     assert not Path("pwned").exists()
 
 
+@pytest.mark.needs("ffmpeg")  # to make it
 def test_a_turned_video_comes_upright(decoder, tmp_path):
     """As phones and some gimbals record it: the container says that the picture lies on its side."""
-    if not shutil.which("ffmpeg"):
-        pytest.skip("needs ffmpeg, to make a video")
     image = solid(COLOURS[0])
     image[:, 40:] = COLOURS[2]  # left red, right blue: upright, red is above
     path = make_clip(tmp_path / "turned.mov", [image] * 3)
@@ -324,8 +325,6 @@ def test_a_decoder_that_cannot_leaves_it_to_the_next(clip, monkeypatch):
             def close(self):
                 pass
 
-    if ffmpeg.available():
-        pytest.skip(ffmpeg.available())
     monkeypatch.setattr(video, "DECODERS", (Unable, ffmpeg))
     with sources.open(str(clip)) as source:
         assert "by ffmpeg" in source.description
@@ -717,12 +716,10 @@ time.sleep(600)
 
 
 @pytest.mark.parametrize("stopped", [False, True], ids=["at work", "hanging"])
-@pytest.mark.parametrize("kind", ["camera", "video"])
+@pytest.mark.parametrize(
+    "kind", [pytest.param("camera", marks=needs_gstreamer), pytest.param("video", marks=pytest.mark.needs("ffmpeg"))]
+)
 def test_programs_end_with_us_even_after_kill_9(kind, stopped, request):
-    if kind == "camera" and gstreamer.available():
-        pytest.skip(gstreamer.available())
-    if kind == "video" and ffmpeg.available():
-        pytest.skip(ffmpeg.available())
     text = LIVE if kind == "camera" else str(request.getfixturevalue("long_clip"))
     environment = {**os.environ, "EDGEPRUNE_OPENCV": "0"}  # so that ffmpeg decodes
     command = [sys.executable, "-c", OPEN_AND_WAIT, text]

@@ -36,6 +36,17 @@ def needs_drone(found):
     return bool(re.search(r"@drone\b", text)) or any(block.mark == "drone" for block in found)
 
 
+def pages(slow):
+    """Those with such blocks, marked with the programs that their blocks call."""
+    for page in PAGES:
+        found = [block for block in BLOCKS[page] if runs(block, slow) and (block.mark == "slow") >= slow]
+        tools = ["ssh", "sshd"] if needs_drone(found) else []
+        if any(re.search(r"\bdrone\.img\b", block.text) for block in found):
+            tools += ["sfdisk", "mke2fs", "debugfs"]
+        if found:
+            yield pytest.param(page, marks=[pytest.mark.needs(*tools)] if tools else [])
+
+
 @pytest.fixture(scope="session")
 def drone(tmp_path_factory):
     """The drone, or why there is none."""
@@ -76,13 +87,13 @@ def run_page(page, world, drone, slow):
         made.run_python(python)
 
 
-@pytest.mark.parametrize("page", [p for p in PAGES if any(runs(b, slow=False) for b in BLOCKS[p])])
+@pytest.mark.parametrize("page", list(pages(slow=False)))
 def test_the_blocks_run(page, world, drone):
     run_page(page, world, drone, slow=False)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", [p for p in PAGES if any(b.mark == "slow" for b in BLOCKS[p])])
+@pytest.mark.parametrize("page", list(pages(slow=True)))
 def test_the_slow_blocks_run_too(page, world, drone):
     run_page(page, world, drone, slow=True)
 

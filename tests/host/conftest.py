@@ -45,15 +45,36 @@ def settle(model, pictures, size, least=0.1):
         norm.running_var.clamp_(min=least * float(norm.running_var.mean()))
 
 
+#: YOLOv8's kinds of layers, each with half as many: for tests of what is done with a network, whichever it is.
+SHORT = {
+    "scale": "n", "scales": {"n": [0.33, 0.125, 256]},
+    "backbone": [
+        [-1, 1, "Conv", [64, 3, 2]], [-1, 1, "Conv", [128, 3, 2]], [-1, 3, "C2f", [128, True]],
+        [-1, 1, "Conv", [256, 3, 2]], [-1, 3, "C2f", [256, True]], [-1, 1, "Conv", [512, 3, 2]],
+        [-1, 1, "SPPF", [512, 5]],
+    ],
+    "head": [
+        [-1, 1, "nn.Upsample", [None, 2, "nearest"]], [[-1, 4], 1, "Concat", [1]], [-1, 3, "C2f", [256]],
+        [[9, 6], 1, "Detect", ["nc"]],
+    ],
+}  # fmt: skip
+
+
+def short(**more):
+    """The smallest that a network can be here; its inputs are multiples of 16 px."""
+    return network({**SHORT, "nc": 3}, **more)
+
+
 def network(config="yolov8n.yaml", *, seed=0, width=None, nc=3):
     """A detector with random weights and batch-norm statistics like those of its own features.
 
-    width: the width multiple, for a smaller one than Ultralytics has (0.125: a quarter million parameters).
+    config: the name of a YAML of Ultralytics', or what would stand in one. width: the width multiple, for a smaller one
+    than Ultralytics has (0.125: a quarter million parameters).
     """
     from ultralytics.nn.tasks import DetectionModel, yaml_model_load
 
     torch.manual_seed(seed)
-    cfg = yaml_model_load(config)
+    cfg = yaml_model_load(config) if isinstance(config, str) else dict(config)
     if width is not None:
         cfg["scales"] = {cfg["scale"]: [0.33, width, 256]}
     model = DetectionModel(cfg, nc=nc, verbose=False)

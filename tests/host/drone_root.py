@@ -7,7 +7,6 @@ processor they are, which is all that is read of them. tests/rig/test_image.py h
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import zipfile
 from pathlib import Path
@@ -26,10 +25,6 @@ MANIFEST = {
     "engines": {}, "evaluation": None, "lineage": {},
 }  # fmt: skip
 PASSWD = "root:x:0:0:root:/root:/bin/sh\npilot:x:1000:1000:Pilot,,,:/home/pilot:/bin/bash\n"
-
-
-def has(*tools: str) -> bool:
-    return all(shutil.which(tool, path=PATH) for tool in tools)
 
 
 def bundle(path: Path, *, counter: int = 5, size: int = 40_000, key=None) -> Bundle:

@@ -23,13 +23,12 @@ from edgeprune import ssh
 from edgeprune.collect import Drone, Folder, collect
 from edgeprune.store import Store
 
-from .loopback import SSH, SSHD
 from .loopback import Drone as Board
 
 sys.path.append(str(Path(__file__).parents[1] / "device"))
 from fakes.reports import make_report, timing
 
-needs_ssh = pytest.mark.skipif(not (SSH and SSHD), reason="needs ssh and sshd (apt install openssh-server)")
+needs_ssh = pytest.mark.needs("ssh", "sshd")
 KEY = SigningKey(b"d" * 32)
 
 

@@ -24,9 +24,9 @@ from nacl.signing import SigningKey
 from edgeprune import ssh
 from edgeprune.deploy import Settings, remote, transfer
 
-from .loopback import SSH, SSHD, Drone
+from .loopback import Drone
 
-pytestmark = pytest.mark.skipif(not (SSH and SSHD), reason="needs ssh and sshd (apt install openssh-server)")
+pytestmark = pytest.mark.needs("ssh", "sshd")
 
 AGENT = """#!{python}
 import os, sys, time

@@ -25,9 +25,7 @@ from edgeprune.deploy import Settings, debugfs, ext4, gpt, image, overlay
 from . import drone_root
 from .drone_root import PATH
 
-pytestmark = pytest.mark.skipif(
-    not drone_root.has("debugfs", "mke2fs", "sfdisk"), reason="needs e2fsprogs and sfdisk (apt install e2fsprogs fdisk)"
-)
+pytestmark = pytest.mark.needs("debugfs", "mke2fs", "sfdisk")
 ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: owners, mounts")
 BARE = Settings(agent=False)
 #: Bytes before and behind the file system that must never change, and where it begins.

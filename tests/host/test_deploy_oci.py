@@ -21,9 +21,7 @@ from edgeprune.deploy import Settings, oci
 
 from . import drone_root
 
-TOOLS = pytest.mark.skipif(
-    not drone_root.has("umoci", "skopeo") or os.geteuid() != 0, reason="needs root, umoci and skopeo (apt install both)"
-)
+ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: owners")
 BARE = Settings(agent=False)
 MANIFEST, INDEX = "application/vnd.oci.image.manifest.v1+json", "application/vnd.oci.image.index.v1+json"
 LAYER = "application/vnd.oci.image.layer.v1.tar"
@@ -139,7 +137,8 @@ def listed(files, manifest):
         return layer.getnames()
 
 
-@TOOLS
+@ROOT
+@pytest.mark.needs("umoci", "skopeo")
 def test_skopeo_and_umoci_take_it_and_what_is_unpacked_is_a_deployment(tmp_path, bundle, fake_registry):
     root = drone_root.tree(tmp_path / "root")
     layout = f"{tmp_path}/layout"

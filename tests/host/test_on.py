@@ -30,7 +30,7 @@ from edgeprune.progress import Reporter
 from edgeprune.store import Store
 
 from .conftest import dataset, network, save
-from .loopback import SSH, SSHD, Drone
+from .loopback import Drone
 from .test_workflow import options
 
 sys.path.append(str(Path(__file__).parents[1] / "device"))
@@ -39,7 +39,7 @@ from fakes import models
 from fakes.cudart import compile_cudart
 from fakes.reports import make_report, timing
 
-pytestmark = pytest.mark.skipif(not (SSH and SSHD), reason="needs ssh and sshd (apt install openssh-server)")
+pytestmark = pytest.mark.needs("ssh", "sshd")
 DEVICE_TESTS = Path(__file__).parents[1] / "device"
 
 #: The agent there: edgeprune itself with the fakes for TensorRT and libcudart, and an environment that a test writes.

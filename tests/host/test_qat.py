@@ -25,6 +25,7 @@ from edgeprune import checkpoint, dataset, exporting, finetuning, qat, stages, w
 from edgeprune import quantize as q
 from edgeprune.finetuning import Settings
 from edgeprune.progress import Reporter
+from edgeprune.quantize.graph import Graph, layer_of
 
 from .conftest import dataset as pictures_of
 from .conftest import network, save, settle
@@ -42,29 +43,29 @@ def pictures(count=4):
 def detector(config):
     torch.manual_seed(0)
     model = DetectionModel(config, nc=4, verbose=False)
-    keep_off_halves(model)
     settle(model, 4, SIZE, least=1.0)
     return model.eval()
 
 
-def keep_off_halves(model):
-    """Move every weight a quarter of a step off the INT8 grid. A weight near a half rounds by the last bit of the batch
-    norm that is folded into it, and that bit differs from processor to processor."""
-    for conv in (m for m in model.modules() if isinstance(m, torch.nn.Conv2d)):
-        with torch.no_grad():
-            step = conv.weight.abs().flatten(1).amax(1).clamp(min=1e-12).div(127).reshape(-1, 1, 1, 1)
-            levels = (conv.weight / step).round()
-            inner = levels.abs() < 126  # the largest keeps its value: it sets the step
-            conv.weight.copy_(torch.where(inner, (levels + 0.25) * step, conv.weight))
+def integers(int8):
+    """{layer: the file's rounded weights, -127 to 127}"""
+    graph, found = Graph(int8), {}
+    given = {t.name: t for t in int8.graph.initializer}
+    for node in graph.nodes:
+        if node.op_type == "Conv" and node.input[1] in graph.producer:
+            whole = given[graph.producer[node.input[1]].input[0]]
+            found[layer_of(node)] = torch.from_numpy(numpy_helper.to_array(whole).astype(np.float32))
+    return found
 
 
 def forced(model, scheme, int8, picture, monkeypatch):
     """(output, output of the file, {tensor: steps apart}) of an unfused model in eval mode.
 
-    Each rounded tensor is compared with ONNX Runtime's, and the pass goes on with ONNX Runtime's, so that a difference
-    stays where it arises. (Freely run, one value that falls to the other side of a half is amplified by a random
-    network.)
+    Each rounded tensor is compared with ONNX Runtime's, each rounded weight with the file's, and the pass goes on with
+    theirs, so that a difference stays where it arises. (Freely run, one value that falls to the other side of a half is
+    amplified by a random network.)
     """
+    weights = integers(int8)
     opened = copy.deepcopy(int8)
     for tensor in scheme.steps:
         opened.graph.output.append(helper.make_tensor_value_info(f"{tensor}_dq", TensorProto.FLOAT, None))
@@ -78,6 +79,16 @@ def forced(model, scheme, int8, picture, monkeypatch):
             steps = (super()._round(x, tensor) - theirs) / self._scheme.steps[tensor]
             apart.setdefault(tensor, []).append(steps.abs().round())
             return theirs
+
+        def _convolution(self, x, weight, *more):
+            layer = self._running[-1]
+            x, rounded, *more = super()._convolution(x, weight, *more)
+            if layer in weights:
+                scale = weight.abs().amax((1, 2, 3), keepdim=True) / 127
+                ours = (rounded / scale).round()
+                apart.setdefault(layer, []).append((ours - weights[layer]).abs())
+                rounded = weights[layer] * scale
+            return (x, rounded, *more)
 
     monkeypatch.setattr(qat, "_Calls", Forced)
     with torch.no_grad(), qat.rounded(model, scheme):
@@ -101,6 +112,7 @@ def test_the_forward_pass_in_training_is_that_of_the_file(config, monkeypatch):
     # What rounds in the file beside these: inputs of Concat, Split, MaxPool, Resize, which share a scale.
     calls = [t for ts in scheme.convolutions.values() for t in ts]
     calls += [t for pairs in scheme.additions.values() for pair in pairs if pair for t in pair]
+    calls += integers(int8)
     assert set(calls) == set(apart) and sum(map(len, apart.values())) == len(calls)
     steps = torch.cat([a.flatten() for found in apart.values() for a in found])
     assert float(steps.max()) <= 1 and float((steps > 0).float().mean()) < 5e-5

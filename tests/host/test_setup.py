@@ -20,10 +20,10 @@ from nacl.signing import SigningKey
 from edgeprune import setup, wheels
 from edgeprune.ssh import Link, RemoteError
 
-from .loopback import SSH, SSHD, Drone
+from .loopback import Drone
 from .test_wheels import make_wheel
 
-pytestmark = pytest.mark.skipif(not (SSH and SSHD), reason="needs ssh and sshd (apt install openssh-server)")
+pytestmark = pytest.mark.needs("ssh", "sshd")
 OLD = next(iter(glob.glob(os.path.expanduser("~/.pyenv/versions/3.8.*/bin"))), None)
 
 

@@ -15,9 +15,9 @@ from edgeprune_device.errors import InputError, SignatureError
 
 from edgeprune import ssh
 
-from .loopback import SSH, SSHD, Drone
+from .loopback import SSH, Drone
 
-pytestmark = pytest.mark.skipif(not (SSH and SSHD), reason="needs ssh and sshd (apt install openssh-server)")
+pytestmark = pytest.mark.needs("ssh", "sshd")
 
 
 @pytest.fixture(scope="module")

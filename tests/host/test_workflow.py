@@ -28,7 +28,8 @@ from edgeprune.dataset import load
 from edgeprune.progress import Reporter
 from edgeprune.workflow import Options
 
-from .conftest import dataset, label_by, network, save
+from . import forked
+from .conftest import dataset, label_by, save, short
 
 STAGES = ["baseline", "plan", "prune", "finetune", "export", "quantize", "engine", "pack", "page"]
 
@@ -48,7 +49,7 @@ def options(folder, **changes):
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("inputs")
-    save(network(width=0.125), folder / "best.pt")
+    save(short(), folder / "best.pt")
     dataset(folder / "data", train=16, val=4)
     return folder
 
@@ -293,21 +294,18 @@ record = workflow.build(Options(**given), Path(sys.argv[2]), Reporter(), resume=
 def test_killed_in_every_long_stage_and_resumed(inputs, tmp_path):
     """kill -9 as soon as a stage begins; what was finished stays, and the end is whole."""
     out = tmp_path / "out"
-    command = [sys.executable, "-c", RUN, json.dumps(options(inputs).to_json()), str(out)]
+    words = (json.dumps(options(inputs).to_json()), out)
     for stage in ("plan", "finetune", "quantize", "engine"):
-        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-        for line in process.stderr:
-            if line.strip().endswith(f"] {stage}"):
-                time.sleep(0.2)
-                os.kill(process.pid, signal.SIGKILL)
-                break
-        assert process.wait() == -signal.SIGKILL, f"{stage} was not reached"
+        process = forked.Process(RUN, *words, folder=tmp_path)
+        process.until(lambda: f"] {stage}\n" in process.err.read_text())  # noqa: B023
+        time.sleep(0.2)
+        assert process.kill(signal.SIGKILL) == -signal.SIGKILL, f"{stage} was over"
         record = json.loads((out / "build.json").read_text())
         done = [s["name"] for s in record["stages"]]
         assert done == STAGES[: len(done)] and stage not in done
         assert not list(out.glob("*.epb"))
-    finished = subprocess.run(command, stderr=subprocess.PIPE, text=True)
-    assert finished.returncode == 0
+    finished = forked.run(RUN, *words, folder=tmp_path)
+    assert finished.returncode == 0, finished.stderr
     assert finished.stderr.count("done before, kept") == 6
     assert Bundle.open(out / "small.epb").trusted
     assert not [p for p in out.iterdir() if p.name.startswith(".")]
@@ -386,7 +384,7 @@ def _fitted(inputs, folder):
     from edgeprune import measure
 
     dataset(folder / "data", train=16, val=4, seed=1)
-    model = network(width=0.125)
+    model = short()
     save(model, folder / "best.pt")
     label_by(measure.TorchSession(model, 96), folder / "data", 96)
     return folder
