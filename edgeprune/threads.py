@@ -45,7 +45,7 @@ def use_all_cores() -> None:
 
 
 def wanted() -> int:
-    """Threads that OMP_NUM_THREADS asks for: the first of its list, one a nesting level; all cores if it is no number."""
+    """Threads that OMP_NUM_THREADS asks for: the first of its list (one a nesting level); all cores if it is none."""
     first = os.environ["OMP_NUM_THREADS"].split(",")[0].strip()
     return int(first) if first.isdecimal() and int(first) else _cores()
 
