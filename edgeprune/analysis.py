@@ -34,10 +34,10 @@ from edgeprune import cost as costs
 from edgeprune.budget import Budget, Unit
 from edgeprune.channels import Channels, trace
 from edgeprune.compensate import RIDGES
+from edgeprune.console.text import aligned
 from edgeprune.count import Cost, count
 from edgeprune.features import Moments, Samples, moments
 from edgeprune.plan import PrunePlan
-from edgeprune.text import aligned
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -15,7 +15,7 @@ from edgeprune_device.terminal import Look
 from edgeprune import head as heads
 from edgeprune import per_class
 from edgeprune import record as records
-from edgeprune.text import NOT_MEASURED, clock, number, table
+from edgeprune.console.text import NOT_MEASURED, clock, number, table
 
 #: The figures at a glance: (title, what it is called where it is, how it reads, (less of it is, more of it is)).
 _SIZES = (

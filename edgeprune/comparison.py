@@ -27,10 +27,10 @@ from edgeprune_device.report import BenchReport
 
 from edgeprune import checkpoint, exporting, gallery, measure, per_class, versions
 from edgeprune import head as heads
+from edgeprune.console.text import number, table
 from edgeprune.count import Cost, count, widths
 from edgeprune.dataset import Dataset, check_names
 from edgeprune.store import Store
-from edgeprune.text import number, table
 
 SCHEMA_VERSION = 2
 #: Pictures that a gallery shows unless told otherwise.

@@ -13,7 +13,7 @@ import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from edgeprune.progress import Reporter
+    from edgeprune.console.progress import Reporter
 
 __all__ = ["DECIDES", "prepare", "ready", "use_all_cores", "wanted"]
 

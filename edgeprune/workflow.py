@@ -32,8 +32,8 @@ import edgeprune
 from edgeprune import checkpoint, comparison, criteria, dataset, measure, nms, on, pruning, qat, samples, ssh, tracking
 from edgeprune import head as heads
 from edgeprune.budget import Budget
+from edgeprune.console.progress import Reporter
 from edgeprune.finetuning import Settings, check_device
-from edgeprune.progress import Reporter
 
 SCHEMA_VERSION = 1
 PRECISIONS = ("fp32", "fp16", "int8")

@@ -10,7 +10,7 @@ from edgeprune_device.target import Target
 from edgeprune import analysis, criteria, dataset, measure, samples
 from edgeprune.analysis import Analysis
 from edgeprune.api.source import Model, opened
-from edgeprune.progress import Reporter
+from edgeprune.console.progress import Reporter
 from edgeprune.threads import ready
 
 

@@ -20,7 +20,7 @@ from edgeprune.budget import Budget
 from edgeprune.card import card
 from edgeprune.checkpoint import Checkpoint
 from edgeprune.comparison import GALLERY, Comparison
-from edgeprune.progress import Reporter
+from edgeprune.console.progress import Reporter
 from edgeprune.threads import ready
 
 #: Scenes to fine-tune on and to validate on: less than ten minutes on two cores, more than 4,000 boxes to judge by.

@@ -13,7 +13,7 @@ from edgeprune import checkpoint, comparison, dataset
 from edgeprune.api.export import Exported
 from edgeprune.api.source import Model, opened
 from edgeprune.comparison import GALLERY, Comparison, Item, Row
-from edgeprune.progress import Reporter
+from edgeprune.console.progress import Reporter
 from edgeprune.threads import ready
 
 #: A file (.pt, .onnx, .epb, .json), the id of a collected report, "reports", a model, an export; or (name, such).

@@ -17,9 +17,9 @@ from edgeprune_device.target import Target
 from edgeprune import dataset, exporting, measure, nms, precisions, qat, samples
 from edgeprune.api.result import as_table
 from edgeprune.api.source import Model, opened
+from edgeprune.console.progress import Reporter
+from edgeprune.console.text import number
 from edgeprune.exporting import Parity
-from edgeprune.progress import Reporter
-from edgeprune.text import number
 from edgeprune.threads import ready
 
 PRECISIONS = ("fp32", "fp16", "int8")

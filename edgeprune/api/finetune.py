@@ -19,8 +19,8 @@ from edgeprune import sparsity as slimming
 from edgeprune.api.result import Network, as_table
 from edgeprune.api.source import Model, as_file
 from edgeprune.checkpoint import Checkpoint
+from edgeprune.console.progress import Reporter
 from edgeprune.count import count
-from edgeprune.progress import Reporter
 from edgeprune.threads import ready
 
 

@@ -14,10 +14,10 @@ from edgeprune.api.result import Network, as_table
 from edgeprune.api.source import Model, opened
 from edgeprune.budget import Budget
 from edgeprune.checkpoint import Checkpoint
+from edgeprune.console.progress import Reporter
 from edgeprune.count import Cost, count, widths
 from edgeprune.latency import Latency
 from edgeprune.plan import PrunePlan
-from edgeprune.progress import Reporter
 from edgeprune.threads import ready
 
 

@@ -26,8 +26,8 @@ def run(args) -> None:
     from edgeprune_device.errors import EdgepruneError, GateError
     from edgeprune_device.files import check_writable, write_atomic
 
+    from edgeprune.console.text import aligned
     from edgeprune.store import Store
-    from edgeprune.text import aligned
 
     if args.csv:
         check_writable(args.csv)

@@ -276,7 +276,7 @@ def test_a_full_disk(here, capsys):
 
 def test_best_pt_and_data_yaml_of_the_folder_are_taken(here, monkeypatch):
     from edgeprune.api import build
-    from edgeprune.progress import Reporter
+    from edgeprune.console.progress import Reporter
 
     (here / "data.yaml").write_text("")
     assert build._inputs(None, None, Reporter(quiet=True)) == (Path("best.pt"), Path("data.yaml"), "best")
@@ -285,7 +285,7 @@ def test_best_pt_and_data_yaml_of_the_folder_are_taken(here, monkeypatch):
 def test_an_empty_folder_takes_the_demo_and_says_so(tmp_path, monkeypatch, capsys):
     from edgeprune import demo
     from edgeprune.api import build
-    from edgeprune.progress import Reporter
+    from edgeprune.console.progress import Reporter
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(demo, "write_dataset", lambda folder, *_, **__: folder / "data.yaml")

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeprune.eta import Remaining
-from edgeprune.text import about
+from edgeprune.console.eta import Remaining
+from edgeprune.console.text import about
 
 
 def run(seconds, parts=100, start=0.0, eta=None):

@@ -26,7 +26,7 @@ from PIL import Image
 import edgeprune as ep
 from edgeprune import on, ssh, stages, workflow
 from edgeprune.card import card
-from edgeprune.progress import Reporter
+from edgeprune.console.progress import Reporter
 from edgeprune.store import Store
 
 from .conftest import dataset, network, save

@@ -11,8 +11,8 @@ from edgeprune_device.terminal import Look, cells
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeprune import progress
-from edgeprune.progress import Reporter, render
+from edgeprune.console import progress
+from edgeprune.console.progress import Reporter, render
 
 sys.path.append(str(Path(__file__).parents[1] / "device"))
 from fakes.screen import Session
@@ -20,7 +20,7 @@ from fakes.screen import Session
 #: Two stages of a build; what it does in the second is told by its argument.
 BUILD = """
 import os, signal, subprocess, sys, time, warnings
-from edgeprune.progress import Reporter
+from edgeprune.console.progress import Reporter
 from edgeprune_device.errors import GateError
 from edgeprune_device.progress import Line
 

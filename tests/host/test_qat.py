@@ -23,8 +23,8 @@ from ultralytics.nn.tasks import DetectionModel
 import edgeprune as ep
 from edgeprune import checkpoint, dataset, exporting, finetuning, qat, stages, workflow
 from edgeprune import quantize as q
+from edgeprune.console.progress import Reporter
 from edgeprune.finetuning import Settings
-from edgeprune.progress import Reporter
 from edgeprune.quantize.graph import Graph, layer_of
 
 from .conftest import dataset as pictures_of

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeprune.text import NOT_MEASURED, about, aligned, clock, number, table
+from edgeprune.console.text import NOT_MEASURED, about, aligned, clock, number, table
 
 
 def test_a_table_is_aligned_and_has_no_trailing_blanks():

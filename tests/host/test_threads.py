@@ -95,7 +95,7 @@ def test_torch_loads_with_the_policy():
 def test_where_torch_came_first_one_line_says_so():
     code = (
         "import torch, edgeprune\n"
-        "from edgeprune import progress, threads\n"
+        "from edgeprune.console import progress; from edgeprune import threads\n"
         "for _ in range(2): threads.ready(progress.Reporter(quiet=True))\n"
     )
     (line,) = child(code, OMP_NUM_THREADS="2")[1].splitlines()

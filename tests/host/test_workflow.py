@@ -23,8 +23,8 @@ from edgeprune import checkpoint, comparison, demo, quantize, record, samples, w
 from edgeprune.budget import Budget
 from edgeprune.commands import build as command
 from edgeprune.commands import options as arguments
+from edgeprune.console.progress import Reporter
 from edgeprune.dataset import load
-from edgeprune.progress import Reporter
 from edgeprune.workflow import Options
 
 from . import forked
@@ -279,7 +279,7 @@ import json
 import sys
 from pathlib import Path
 from edgeprune import workflow
-from edgeprune.progress import Reporter
+from edgeprune.console.progress import Reporter
 from edgeprune.budget import Budget
 from edgeprune.workflow import Options
 given = json.loads(sys.argv[1])

@@ -22,8 +22,8 @@ from collections.abc import Iterator
 
 from edgeprune_device import progress, terminal
 
-from edgeprune.eta import Remaining
-from edgeprune.text import about, clock
+from edgeprune.console.eta import Remaining
+from edgeprune.console.text import about, clock
 
 _DRAWN_EVERY_S = 0.5
 #: Without a terminal a line appears after so long: (until the stage is so old, s; every so many s).

@@ -1,0 +1,1 @@
+"""The terminal: progress, the time left, figures and tables as text."""
