@@ -17,10 +17,11 @@ from pathlib import Path
 import numpy as np
 from edgeprune_device.files import write_atomic
 
-from edgeprune import budget, checkpoint, cost, criteria, dataset, demo, latency, measure, pruning, samples
+from edgeprune import budget, cost, criteria, dataset, demo, latency, measure, pruning, samples
 from edgeprune.budget import Budget
 from edgeprune.channels import trace
 from edgeprune.latency import Latency
+from edgeprune.model import checkpoint
 from edgeprune.plan import PrunePlan
 from edgeprune.timing.ort import Ort
 

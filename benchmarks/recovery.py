@@ -21,8 +21,9 @@ import numpy as np
 import torch
 from edgeprune_device.files import write_atomic
 
-from edgeprune import checkpoint, dataset, measure
-from edgeprune.count import count
+from edgeprune import dataset, measure
+from edgeprune.model import checkpoint
+from edgeprune.model.count import count
 
 MIN_BOXES = 30
 

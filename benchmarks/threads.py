@@ -31,7 +31,8 @@ from edgeprune_device import clock, cpu_load
 from edgeprune_device.environment import Environment
 from edgeprune_device.files import write_atomic
 
-from edgeprune import threads, versions
+from edgeprune import versions
+from edgeprune.model import threads
 
 RESULTS = Path(__file__).parent / "results"
 SIZE = 320
@@ -174,9 +175,11 @@ def serve() -> None:
 def torch_pass(_: Path, count: int) -> Callable[[], object]:
     import torch
 
-    from edgeprune import checkpoint, demo, exporting
+    from edgeprune import demo
+    from edgeprune.model import checkpoint
+    from edgeprune.model.prepare import prepare
 
-    network = exporting.prepare(checkpoint.load(demo.WEIGHTS).model, (SIZE, SIZE))
+    network = prepare(checkpoint.load(demo.WEIGHTS).model, (SIZE, SIZE))
     torch.set_num_threads(count)
     x = torch.rand(1, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
 
@@ -201,8 +204,8 @@ def passes(args: argparse.Namespace) -> list[dict]:
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         model = Path(folder) / "model.onnx"
         export = (
-            "import sys; from edgeprune import checkpoint, demo, exporting; import onnx; "
-            f"onnx.save(exporting.to_onnx(checkpoint.load(demo.WEIGHTS).model, ({SIZE}, {SIZE})), sys.argv[1])"
+            "import sys; from edgeprune.model import checkpoint; from edgeprune import demo; from edgeprune.exporting.to_onnx import to_onnx; import onnx; "
+            f"onnx.save(to_onnx.to_onnx(checkpoint.load(demo.WEIGHTS).model, ({SIZE}, {SIZE})), sys.argv[1])"
         )
         subprocess.run([sys.executable, "-c", export, str(model)], check=True)
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import edgeprune_device  # noqa: F401  first: it keeps ONNX Runtime's telemetry off
 
-from edgeprune import threads
+from edgeprune.model import threads
 
 # Before torch and Ultralytics are imported: both read the environment when they load. The user's own variables win.
 # Ultralytics installs packages by itself, and looks up two servers to learn whether it can, or may send usage figures.
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from edgeprune.api.finetune import Finetuned, finetune
     from edgeprune.api.prune import Pruned, prune
     from edgeprune.comparison import Comparison
-    from edgeprune.count import Cost
+    from edgeprune.model.count import Cost
     from edgeprune.plan import PrunePlan
 
 __all__ = [
@@ -81,7 +81,7 @@ _MODULES = {
     "edgeprune.api.finetune": ("Finetuned", "finetune"),
     "edgeprune.api.prune": ("Pruned", "prune"),
     "edgeprune.comparison": ("Comparison",),
-    "edgeprune.count": ("Cost",),
+    "edgeprune.model.count": ("Cost",),
     "edgeprune.plan": ("PrunePlan",),
 }
 

@@ -12,10 +12,10 @@ from typing import Any
 from edgeprune_device import terminal
 from edgeprune_device.terminal import Look
 
-from edgeprune import head as heads
 from edgeprune import per_class
 from edgeprune import record as records
 from edgeprune.console.text import NOT_MEASURED, clock, number, table
+from edgeprune.model.head import NOTE
 
 #: The figures at a glance: (title, what it is called where it is, how it reads, (less of it is, more of it is)).
 _SIZES = (
@@ -160,7 +160,7 @@ def _notes(record: Mapping[str, Any]) -> Iterator[str]:
     pictures, models = record["pictures"], record["models"]
     yield f"mAP: {pictures['val']} validation pictures, {pictures['val_boxes']} boxes; COCO, conf 0.001, IoU 0.7."
     if models["original"].get("head"):
-        yield f"mAP is that of {heads.NOTE}."
+        yield f"mAP is that of {NOTE}."
     if models["fp32"]["latency_ms"]:
         yield "ms: inference alone on this machine's CPU, 1 thread, ONNX Runtime, in turns; not the target's."
     if models["fp32"].get("fps_end_to_end"):

@@ -25,11 +25,13 @@ from edgeprune_device.files import sha256, write_atomic
 from edgeprune_device.hint import no_such_file
 from edgeprune_device.report import BenchReport
 
-from edgeprune import checkpoint, exporting, gallery, measure, per_class, versions
-from edgeprune import head as heads
+from edgeprune import gallery, measure, per_class, versions
 from edgeprune.console.text import number, table
-from edgeprune.count import Cost, count, widths
 from edgeprune.dataset import Dataset, check_names
+from edgeprune.exporting.to_onnx import to_onnx
+from edgeprune.model import checkpoint
+from edgeprune.model.count import Cost, count, widths
+from edgeprune.model.head import NOTE, of_file, of_network, output_of_file
 from edgeprune.store import Store
 
 SCHEMA_VERSION = 2
@@ -208,11 +210,11 @@ def of_model(
 ) -> Item:
     """A network as an item; what is timed is its ONNX export."""
     size = source.input_size(imgsz)
-    exported = exporting.to_onnx(source.model, (size, size))
+    exported = to_onnx(source.model, (size, size))
     return Item(
         name, source.path, size_bytes, digest, tuple(source.names), size, count(source.model, (size, size)),
-        widths(source.model), exported.SerializeToString(), heads.output_of_file(exported),
-        lambda: measure.TorchSession(source.model, size), head=heads.of_network(source.model),
+        widths(source.model), exported.SerializeToString(), output_of_file(exported),
+        lambda: measure.TorchSession(source.model, size), head=of_network(source.model),
     )  # fmt: skip
 
 
@@ -225,11 +227,11 @@ def _onnx(name: str, path: Path, data: bytes, size_bytes: int, stated: str | Non
         raise InputError(f"{path}: not an ONNX file ({' '.join(str(error).split())[:80]})") from error
     if len(shape) != 4 or shape[0] != 1 or shape[2] != shape[3] or not shape[2]:
         raise InputError(f"{path}: input of shape {shape}; compare takes static (1, 3, N, N) detectors")
-    names, kind = _names(model, path), heads.output_of_file(model, stated, what=str(path))
+    names, kind = _names(model, path), output_of_file(model, stated, what=str(path))
     # As ONNX Runtime runs it on this machine: that is what the latency beside it belongs to.
     return Item(
         name, path, size_bytes, _sha256(data), names, shape[2], None, layers_of(model), data, kind,
-        lambda: measure.OnnxSession(data, kind), FOR_A_GPU if for_a_gpu(model) else None, heads.of_file(model),
+        lambda: measure.OnnxSession(data, kind), FOR_A_GPU if for_a_gpu(model) else None, of_file(model),
     )  # fmt: skip
 
 
@@ -501,7 +503,7 @@ def as_text(comparison: Comparison) -> str:
         pictures = comparison.data["pictures"]
         lines.append(f"mAP: {pictures} pictures, conf 0.001, IoU 0.7; found: detections of conf >= 0.25.")
         if two := [row.name for row in measured if row.head and row.map50_95 is not None]:
-            lines.append(f"mAP of {', '.join(two)}: that of {heads.NOTE}.")
+            lines.append(f"mAP of {', '.join(two)}: that of {NOTE}.")
         for row in measured[1:]:
             if lost := per_class.worst(measured[0].per_class, row.per_class):
                 lines.append(f"{row.name}: worst class {lost[0]}, mAP50-95 {lost[1]:.3f} -> {lost[2]:.3f}.")

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from edgeprune_device.errors import InputError
 from torch import nn
 
-from edgeprune.head import has_one_to_one
+from edgeprune.model.head import has_one_to_one
 
 #: The teacher's part beside the labels' part, which has the same gains.
 WEIGHT = 1.0

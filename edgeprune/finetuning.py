@@ -26,9 +26,10 @@ import yaml
 from edgeprune_device.errors import EdgepruneError, InputError
 from edgeprune_device.files import sha256, write_atomic
 
-from edgeprune import checkpoint, distill, qat, samples, tracking
+from edgeprune import distill, qat, samples, tracking
 from edgeprune.dataset import Dataset
-from edgeprune.threads import use_all_cores
+from edgeprune.model import checkpoint
+from edgeprune.model.threads import use_all_cores
 
 
 @dataclass(frozen=True)

@@ -20,10 +20,12 @@ from torch import nn
 
 from edgeprune import budget as budgets
 from edgeprune import cost as costs
-from edgeprune import exporting, surgery
+from edgeprune import surgery
 from edgeprune.budget import Budget
 from edgeprune.channels import Channels
 from edgeprune.cost import Cost
+from edgeprune.exporting.to_onnx import OPSET, trace
+from edgeprune.model.prepare import prepare
 from edgeprune.plan import PrunePlan
 from edgeprune.timing import Clock
 
@@ -162,7 +164,7 @@ def onnx(model: nn.Module, channels: Channels, counts: np.ndarray, imgsz: int) -
     for group, count in zip(channels.groups, counts):
         keep[group.atoms[: int(count)]] = True
     cut = surgery.apply(PrunePlan.of(channels, keep, budget="any", criterion="any"), model, channels)
-    return exporting.trace(exporting.prepare(cut, (imgsz, imgsz)), imgsz, imgsz, exporting.OPSET).SerializeToString()
+    return trace(prepare(cut, (imgsz, imgsz)), imgsz, imgsz, OPSET).SerializeToString()
 
 
 # -- features ----------------------------------------------------------------------------------------------------------
@@ -188,7 +190,7 @@ def _table(channels: Channels, unused: tuple[str, ...], counts: np.ndarray) -> n
 
 def _unused(model: nn.Module, channels: Channels, imgsz: int) -> tuple[str, ...]:
     """Layers of the branch that the export drops from a head with two. (Elsewhere layers are fused, not dropped.)"""
-    kept = dict(exporting.prepare(model, (imgsz, imgsz)).named_modules())
+    kept = dict(prepare(model, (imgsz, imgsz)).named_modules())
     head = f"model.{len(model.model) - 1}."
     return tuple(name for name in channels.positions if name.startswith(head) and name not in kept)
 

@@ -20,8 +20,8 @@ from edgeprune_device.accuracy import Accuracy, Matches
 from edgeprune_device.errors import InputError
 from torch import nn
 
-from edgeprune import head
 from edgeprune.dataset import Dataset
+from edgeprune.model import head
 from edgeprune.samples import pick
 
 #: Confidence from which a detection is shown, and counts as an object found: as `yolo predict` has it.
@@ -40,7 +40,7 @@ class TorchSession:
     description = f"PyTorch {torch.__version__.split('+')[0]}, CPU, float32"
 
     def __init__(self, model: nn.Module, imgsz: int) -> None:
-        from edgeprune.exporting import prepare
+        from edgeprune.model.prepare import prepare
 
         self._model, self._size = prepare(model, (imgsz, imgsz)), (imgsz, imgsz)
         self.kind = head.output_of_network(self._model)

@@ -28,7 +28,7 @@ from edgeprune_device.errors import InputError
 from edgeprune_device.output import END2END, MAX_ROWS, shape_of
 from onnx import TensorProto, helper, numpy_helper
 
-from edgeprune.head import output_of_file
+from edgeprune.model.head import output_of_file
 
 __all__ = ["CONF", "IOU", "add", "without"]
 

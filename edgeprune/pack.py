@@ -14,8 +14,8 @@ from edgeprune_device.errors import InputError
 from edgeprune_device.evaluation import EvaluationSet
 
 import edgeprune
-from edgeprune import head
 from edgeprune.dataset import Dataset
+from edgeprune.model import head
 from edgeprune.samples import pick
 
 #: Pictures in the bundle's evaluation set at most, and their bytes.

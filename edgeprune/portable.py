@@ -23,7 +23,7 @@ from torch.utils._pytree import tree_leaves
 
 from edgeprune import budget, cost
 from edgeprune.channels import Channels
-from edgeprune.checkpoint import safe_load
+from edgeprune.model.checkpoint import safe_load
 
 #: Arguments that state a width, by the name that the module's constructor gives them.
 _WIDTHS = {"c2", "c3", "c4", "npr"}

@@ -39,10 +39,11 @@ from torch import nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
 
-from edgeprune import exporting, samples
 from edgeprune import quantize as q
-from edgeprune.checkpoint import Checkpoint
+from edgeprune import samples
 from edgeprune.dataset import Dataset
+from edgeprune.exporting.to_onnx import to_onnx
+from edgeprune.model.checkpoint import Checkpoint
 from edgeprune.quantize.graph import Graph, layer_of
 
 #: The learning rate of this training, as a part of fine-tuning's: it starts from a network that is tuned.
@@ -90,7 +91,7 @@ def plan(model: nn.Module, imgsz: int, pictures: Iterable[np.ndarray], *, method
 
 def check(model: nn.Module, imgsz: int) -> onnx.ModelProto:
     """The exported network. Raises InputError where one of its convolutions is not one of the model's."""
-    exported = exporting.to_onnx(model, (imgsz, imgsz))
+    exported = to_onnx(model, (imgsz, imgsz))
     modules = dict(model.named_modules())
     for layer in map(layer_of, Graph(exported).body_convolutions()):
         if not isinstance(modules.get(layer), nn.Conv2d):
@@ -254,7 +255,7 @@ def thresholds(source: Checkpoint) -> dict[str, float] | None:
 
 def int8(source: Checkpoint, dataset: Dataset, imgsz: int) -> onnx.ModelProto:
     """A checkpoint as signed INT8: with its own thresholds, or else calibrated by mse and its biases corrected."""
-    exported = exporting.to_onnx(source.model, (imgsz, imgsz))
+    exported = to_onnx(source.model, (imgsz, imgsz))
     pictures = calibration(dataset, imgsz)
     ranges, given = q.calibrate(exported, pictures), thresholds(source)
     if given is not None:

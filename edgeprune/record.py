@@ -11,9 +11,11 @@ import onnx
 from edgeprune_device import clock
 from edgeprune_device.files import sha256
 
-from edgeprune import checkpoint, comparison, demo, exporting, pruning
+from edgeprune import comparison, demo, pruning
 from edgeprune.comparison import FOR_A_GPU, Comparison, Row
-from edgeprune.count import widths
+from edgeprune.exporting import parity
+from edgeprune.model import checkpoint
+from edgeprune.model.count import widths
 
 _TITLES = {"fp32": "FP32", "fp16": "FP16", "int8": "INT8", "int8-fp16": "INT8-FP16"}
 #: Options of the command line by the names they have in a record, and their defaults there.
@@ -110,9 +112,9 @@ def gates(record: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         p = stages["export"]["parity"]
         yield _gate(
             "The ONNX file equals PyTorch",
-            f"{exporting.MAX_BOX_PX:g} px, {exporting.MAX_SCORE:g} in score",
+            f"{parity.MAX_BOX_PX:g} px, {parity.MAX_SCORE:g} in score",
             f"{p['max_box_px']:.2g} px, {p['max_score']:.1g} on {p['pictures']} pictures",
-            p["max_box_px"] <= exporting.MAX_BOX_PX and p["max_score"] <= exporting.MAX_SCORE,
+            p["max_box_px"] <= parity.MAX_BOX_PX and p["max_score"] <= parity.MAX_SCORE,
         )
     yield from _precisions(record, stages)
     built = stages.get("engine", {}).get("engines", {})

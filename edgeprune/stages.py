@@ -11,12 +11,15 @@ from edgeprune_device.bundle import Bundle
 from edgeprune_device.errors import EdgepruneError, InputError
 from edgeprune_device.files import sha256, write_atomic
 
-from edgeprune import checkpoint, comparison, exporting, finetuning, measure, nms, on, precisions, pruning, ssh
+from edgeprune import comparison, finetuning, measure, nms, on, precisions, pruning, ssh
 from edgeprune import engine as engines
 from edgeprune import pack as packing
 from edgeprune import qat as rounding
 from edgeprune import record as records
-from edgeprune.count import count
+from edgeprune.exporting.parity import measure_parity
+from edgeprune.exporting.to_onnx import to_onnx
+from edgeprune.model import checkpoint
+from edgeprune.model.count import count
 from edgeprune.plan import PrunePlan
 
 #: The architecture that NVIDIA's parser and builder are tried with where the target itself cannot be built for.
@@ -197,10 +200,10 @@ def export(job, step) -> dict:
     """One static ONNX, equal to the model on real pictures."""
     tuned = checkpoint.load(job.trained).model
     step(0.1, "exporting")
-    fp32 = exporting.to_onnx(tuned, (job.imgsz, job.imgsz))
+    fp32 = to_onnx(tuned, (job.imgsz, job.imgsz))
     pictures = [job.features.pictures[i : i + 1].numpy() for i in range(min(8, len(job.features.pictures)))]
     step(0.4, "comparing with PyTorch")
-    parity = exporting.parity(tuned, fp32, pictures)
+    parity = measure_parity(tuned, fp32, pictures)
     parity.check()
     path = job.model_path("fp32")
     write_atomic(path, job.finish(fp32).SerializeToString())
@@ -242,7 +245,7 @@ def quantize(job, step) -> dict:
     for precision, model in made.files.items():  # only now: a failed gate leaves no file that looks delivered
         write_atomic(job.model_path(precision), model.SerializeToString())
     step(0.97, "timing")
-    original = job.finish(exporting.to_onnx(job.original.model, (job.imgsz, job.imgsz))).SerializeToString()
+    original = job.finish(to_onnx(job.original.model, (job.imgsz, job.imgsz))).SerializeToString()
     # ONNX Runtime has no kernels for INT8 among FP16 on a CPU: what it would take says nothing.
     runnable = {p: job.model_path(p) for p in ("fp32", *made.files) if p != "int8-fp16"}
     timed = measure.latency(

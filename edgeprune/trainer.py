@@ -25,8 +25,9 @@ from ultralytics.utils import RANK
 from ultralytics.utils.dist import generate_ddp_command
 from ultralytics.utils.torch_utils import unwrap_model
 
-from edgeprune import checkpoint, dataset, distill, measure, qat, sparsity, tracking
-from edgeprune.threads import use_all_cores
+from edgeprune import dataset, distill, measure, qat, sparsity, tracking
+from edgeprune.model import checkpoint
+from edgeprune.model.threads import use_all_cores
 
 #: Steps until the learning rate is what was asked for. AdamW knows no gradient's size at first, and moves every weight
 #: by the whole rate: a COCO model pruned to 74 % of its MACs and tuned for 16 steps at 320 px went from mAP 0.150 to

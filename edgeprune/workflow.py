@@ -29,11 +29,12 @@ from edgeprune_device.hint import did_you_mean
 from edgeprune_device.target import Target
 
 import edgeprune
-from edgeprune import checkpoint, comparison, criteria, dataset, measure, nms, on, pruning, qat, samples, ssh, tracking
-from edgeprune import head as heads
+from edgeprune import comparison, criteria, dataset, measure, nms, on, pruning, qat, samples, ssh, tracking
 from edgeprune.budget import Budget
 from edgeprune.console.progress import Reporter
 from edgeprune.finetuning import Settings, check_device
+from edgeprune.model import checkpoint
+from edgeprune.model import head as heads
 
 SCHEMA_VERSION = 1
 PRECISIONS = ("fp32", "fp16", "int8")

@@ -10,7 +10,8 @@ from edgeprune_device import runtimes, vision
 from edgeprune_device.output import RAW
 
 from benchmarks.device.ways import CONF, IOU
-from edgeprune import checkpoint, exporting
+from edgeprune.exporting.to_onnx import to_onnx
+from edgeprune.model import checkpoint
 
 
 class Network(NamedTuple):
@@ -42,7 +43,7 @@ def answers(network: Network, shared: Path, folder: Path, count: int = 128) -> n
     """(pictures, 4+nc, N): the raw outputs of the FP32 ONNX file in ONNX Runtime on real pictures."""
     source = checkpoint.load(shared / "weights" / network.weights)
     path = folder / f"{network.name}-{network.size}.onnx"
-    path.write_bytes(exporting.to_onnx(source.model, (network.size, network.size)).SerializeToString())
+    path.write_bytes(to_onnx(source.model, (network.size, network.size)).SerializeToString())
     session = runtimes.open(path, "ort", runtimes.Settings(1))
     paths = sorted(p for p in (shared / network.pictures).rglob("*") if p.suffix in (".jpg", ".png"))[:count]
     return np.concatenate([session.infer(vision.letterbox(vision.decode(p), network.size)[0])[0] for p in paths])

@@ -15,9 +15,10 @@ import yaml
 from edgeprune_device.target import Target
 from ultralytics import YOLO
 
-from edgeprune import exporting, measure, precisions, samples
+from edgeprune import measure, precisions, samples
 from edgeprune import quantize as q
 from edgeprune.dataset import Dataset
+from edgeprune.exporting.to_onnx import to_onnx
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ def versions() -> dict[str, str | None]:
 
 
 def make(source, weights: Path, data: Dataset, size: int, max_drop: float, work: Path, *, peers: bool) -> Made:
-    fp32 = exporting.to_onnx(source.model, (size, size))
+    fp32 = to_onnx(source.model, (size, size))
     solve, select = samples.split(data.train, size)
     pictures = [x[None].numpy() for x in samples.read(data, solve, size).pictures]
     files = {"fp32": _ours(fp32, work / "fp32.onnx", "cpu", "fp32")}

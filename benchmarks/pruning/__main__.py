@@ -25,8 +25,9 @@ from edgeprune_device.files import check_writable, write_atomic
 
 from benchmarks.pruning import cells, plot, results
 from benchmarks.pruning.methods import METHODS
-from edgeprune import checkpoint, dataset, finetuning
-from edgeprune.threads import use_all_cores
+from edgeprune import dataset, finetuning
+from edgeprune.model import checkpoint
+from edgeprune.model.threads import use_all_cores
 
 
 def arguments() -> argparse.Namespace:

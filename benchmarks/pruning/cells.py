@@ -25,11 +25,12 @@ from torch import nn
 
 from benchmarks.pruning import opens
 from benchmarks.pruning.methods import METHODS
-from edgeprune import checkpoint, finetuning, measure, samples
-from edgeprune.checkpoint import Checkpoint
-from edgeprune.count import count
+from edgeprune import finetuning, measure, samples
 from edgeprune.dataset import Dataset
 from edgeprune.features import Samples
+from edgeprune.model import checkpoint
+from edgeprune.model.checkpoint import Checkpoint
+from edgeprune.model.count import count
 
 #: A class has to have as many validation boxes to be judged by.
 MIN_BOXES = 30

@@ -14,7 +14,8 @@ from edgeprune_device.environment import Environment
 from edgeprune_device.files import sha256, write_atomic
 
 from benchmarks.pruning import cells
-from edgeprune import exporting, measure
+from edgeprune import measure
+from edgeprune.exporting.to_onnx import to_onnx
 
 OURS = "ours"
 
@@ -49,7 +50,7 @@ def _latency(job: cells.Job, names: list[str]) -> dict[str, dict]:
     of = {name: sha256(job.work / name / "cell.json") for name in names}
     if known.exists() and (found := json.loads(known.read_text()))["of"] == of:
         return found["latency"]
-    models = {n: exporting.to_onnx(cells.model_of(job.work / n), (size, size)).SerializeToString() for n in names}
+    models = {n: to_onnx(cells.model_of(job.work / n), (size, size)).SerializeToString() for n in names}
     latency = measure.latency(models, size, threads=1) if models else {}
     write_atomic(known, json.dumps({"of": of, "latency": latency}))
     return latency

@@ -11,7 +11,7 @@ from edgeprune import analysis, criteria, dataset, measure, samples
 from edgeprune.analysis import Analysis
 from edgeprune.api.source import Model, opened
 from edgeprune.console.progress import Reporter
-from edgeprune.threads import ready
+from edgeprune.model.threads import ready
 
 
 def analyze(

@@ -9,12 +9,13 @@ from typing import Any, TypeAlias
 
 from edgeprune_device.errors import InputError
 
-from edgeprune import checkpoint, comparison, dataset
+from edgeprune import comparison, dataset
 from edgeprune.api.export import Exported
 from edgeprune.api.source import Model, opened
 from edgeprune.comparison import GALLERY, Comparison, Item, Row
 from edgeprune.console.progress import Reporter
-from edgeprune.threads import ready
+from edgeprune.model import checkpoint
+from edgeprune.model.threads import ready
 
 #: A file (.pt, .onnx, .epb, .json), the id of a collected report, "reports", a model, an export; or (name, such).
 Compared: TypeAlias = "Model | Exported | tuple[str, Model | Exported]"

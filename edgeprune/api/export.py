@@ -14,13 +14,14 @@ from edgeprune_device.files import write_atomic
 from edgeprune_device.hint import did_you_mean
 from edgeprune_device.target import Target
 
-from edgeprune import dataset, exporting, measure, nms, precisions, qat, samples
+from edgeprune import dataset, measure, nms, precisions, qat, samples
 from edgeprune.api.result import as_table
 from edgeprune.api.source import Model, opened
 from edgeprune.console.progress import Reporter
 from edgeprune.console.text import number
-from edgeprune.exporting import Parity
-from edgeprune.threads import ready
+from edgeprune.exporting.parity import Parity, measure_parity
+from edgeprune.exporting.to_onnx import to_onnx
+from edgeprune.model.threads import ready
 
 PRECISIONS = ("fp32", "fp16", "int8")
 
@@ -126,14 +127,14 @@ def export(
 def _made(source, pictures, size, target, wanted, max_drop, suppress, step):
     """(precision -> model, precisions.Made, Parity); the last two None without pictures."""
     given = qat.thresholds(source)
-    fp32 = exporting.to_onnx(source.model, (size, size))
+    fp32 = to_onnx(source.model, (size, size))
     finish = nms.add if suppress else lambda model: model
     finished = finish(fp32)  # a head that takes no NMS is told before anything long starts
     if pictures is None:
         return {"fp32": finished}, None, None
     solve, select = samples.split(pictures.train, size)
     calibration = [x[None].numpy() for x in samples.read(pictures, solve, size).pictures]
-    parity = exporting.parity(source.model, fp32, calibration[:8])
+    parity = measure_parity(source.model, fp32, calibration[:8])
     parity.check()
     total = len(pictures.val)
 

@@ -12,16 +12,17 @@ from edgeprune_device.accuracy import Accuracy
 from edgeprune_device.errors import InputError
 from edgeprune_device.files import check_writable
 
-from edgeprune import checkpoint, dataset, finetuning, measure, tracking
-from edgeprune import head as heads
+from edgeprune import dataset, finetuning, measure, tracking
 from edgeprune import qat as rounding
 from edgeprune import sparsity as slimming
 from edgeprune.api.result import Network, as_table
 from edgeprune.api.source import Model, as_file
-from edgeprune.checkpoint import Checkpoint
 from edgeprune.console.progress import Reporter
-from edgeprune.count import count
-from edgeprune.threads import ready
+from edgeprune.model import checkpoint
+from edgeprune.model import head as heads
+from edgeprune.model.checkpoint import Checkpoint
+from edgeprune.model.count import count
+from edgeprune.model.threads import ready
 
 
 @dataclass(frozen=True, repr=False)

@@ -8,17 +8,18 @@ from pathlib import Path
 
 from edgeprune_device.target import Target
 
-from edgeprune import checkpoint, criteria, dataset, measure, pruning, samples
-from edgeprune import head as heads
+from edgeprune import criteria, dataset, measure, pruning, samples
 from edgeprune.api.result import Network, as_table
 from edgeprune.api.source import Model, opened
 from edgeprune.budget import Budget
-from edgeprune.checkpoint import Checkpoint
 from edgeprune.console.progress import Reporter
-from edgeprune.count import Cost, count, widths
 from edgeprune.latency import Latency
+from edgeprune.model import checkpoint
+from edgeprune.model import head as heads
+from edgeprune.model.checkpoint import Checkpoint
+from edgeprune.model.count import Cost, count, widths
+from edgeprune.model.threads import ready
 from edgeprune.plan import PrunePlan
-from edgeprune.threads import ready
 
 
 @dataclass(frozen=True, repr=False)

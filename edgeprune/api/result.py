@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgeprune import checkpoint, qat
-from edgeprune.checkpoint import Checkpoint
+from edgeprune import qat
+from edgeprune.model import checkpoint
+from edgeprune.model.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
     from torch import nn

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from edgeprune_device.errors import InputError
 
-from edgeprune import checkpoint
 from edgeprune.api.result import write
-from edgeprune.checkpoint import Checkpoint
+from edgeprune.model import checkpoint
+from edgeprune.model.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
     from torch import nn

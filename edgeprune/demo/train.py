@@ -21,7 +21,7 @@ from pathlib import Path
 from edgeprune_device.accuracy import Accuracy
 
 from edgeprune.demo import WEIGHTS, card, dataset
-from edgeprune.threads import use_all_cores
+from edgeprune.model.threads import use_all_cores
 
 LR0, LR_END, WARMUP_STEPS, BATCH = 1.5e-3, 0.01, 150, 8
 VAL = 400  # unseen scenes that the card's figures are taken on
@@ -144,8 +144,9 @@ def train(out: Path, data: Path, epochs: int, minutes: float | None) -> None:
 
 def score(weights: Path, data: Path) -> Accuracy:
     """Accuracy on the validation pictures of `data`, by the project's own evaluator."""
-    from edgeprune import checkpoint, measure
     from edgeprune import dataset as labelled
+    from edgeprune import measure
+    from edgeprune.model import checkpoint
 
     pictures = labelled.load(data)
     session = measure.TorchSession(checkpoint.load(weights).model, dataset.SIZE)
@@ -179,7 +180,7 @@ def parser() -> argparse.ArgumentParser:
 
 def finish(last: Path, out: Path, args: argparse.Namespace) -> Accuracy:
     """Strip the EMA weights, measure them on the unseen scenes, write the card; returns the accuracy."""
-    from edgeprune import checkpoint
+    from edgeprune.model import checkpoint
 
     found = checkpoint.load(last)
     checkpoint.save(args.weights, found.model, found)

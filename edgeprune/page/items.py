@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgeprune.head import NOTE
+from edgeprune.model.head import NOTE
 from edgeprune.page import figures, parts
 from edgeprune.page.figures import Change, number, show
 from edgeprune.page.html import Markup, join, tag

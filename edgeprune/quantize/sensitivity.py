@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
-from edgeprune.head import output_of_file
+from edgeprune.model.head import output_of_file
 
 from .disagreement import disagreement
 from .graph import Graph, layer_of

@@ -52,7 +52,8 @@ def _load() -> None:
     import ultralytics  # noqa: F401
 
     import edgeprune as ep
-    from edgeprune import demo, exporting, finetuning, stages, workflow  # noqa: F401
+    from edgeprune import demo, stages
+    from edgeprune.exporting import to_onnx  # noqa: F401
 
     # edgeprune.api.build is the function as well as the module.
     ep.build, ep.compare, ep.analyze  # noqa: B018

@@ -13,9 +13,9 @@ from edgeprune_device.errors import InputError
 from edgeprune import analysis, budget, chart, measure
 from edgeprune.analysis import Advice, Rung
 from edgeprune.channels import trace
-from edgeprune.count import Cost
 from edgeprune.features import moments
-from edgeprune.head import has_one_to_one
+from edgeprune.model.count import Cost
+from edgeprune.model.head import has_one_to_one
 
 from .conftest import dataset, network, save
 

@@ -12,7 +12,7 @@ import torch
 from edgeprune_device.errors import InputError
 
 import edgeprune as ep
-from edgeprune import checkpoint
+from edgeprune.model import checkpoint
 
 from .conftest import dataset, network, save
 

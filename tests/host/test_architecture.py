@@ -15,7 +15,7 @@ from ultralytics import YOLO
 from ultralytics.nn.tasks import DetectionModel, yaml_model_load
 
 import edgeprune as ep
-from edgeprune import architecture, checkpoint
+from edgeprune.model import architecture, checkpoint
 
 from .conftest import dataset, network, save
 

@@ -9,7 +9,7 @@ from edgeprune_device.errors import InputError
 from edgeprune import budget, cost, criteria
 from edgeprune.budget import Budget
 from edgeprune.channels import trace
-from edgeprune.count import count
+from edgeprune.model.count import count
 from edgeprune.plan import PrunePlan
 from edgeprune.surgery import apply
 

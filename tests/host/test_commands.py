@@ -9,8 +9,8 @@ import pytest
 import torch
 from edgeprune_device import cli
 
-from edgeprune import checkpoint
-from edgeprune.count import count
+from edgeprune.model import checkpoint
+from edgeprune.model.count import count
 from edgeprune.plan import PrunePlan
 
 from .conftest import dataset, network, save

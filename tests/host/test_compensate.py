@@ -3,9 +3,10 @@
 import numpy as np
 import torch
 
-from edgeprune import checkpoint, demo, surgery
+from edgeprune import demo, surgery
 from edgeprune.channels import trace
 from edgeprune.compensate import _resolve, compensate
+from edgeprune.model import checkpoint
 from edgeprune.plan import PrunePlan
 
 from .test_surgery import outputs, random_plan

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 from ultralytics.utils.dist import ddp_cleanup, generate_ddp_file
 
-from edgeprune import checkpoint, dataset, finetuning, surgery
+from edgeprune import dataset, finetuning, surgery
 from edgeprune.channels import trace
 from edgeprune.finetuning import Settings
+from edgeprune.model import checkpoint
 
 from .conftest import dataset as pictures
 from .conftest import network, save

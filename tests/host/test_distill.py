@@ -10,9 +10,10 @@ import pytest
 import torch
 from edgeprune_device.errors import InputError
 
-from edgeprune import checkpoint, dataset, distill, finetuning, surgery
+from edgeprune import dataset, distill, finetuning, surgery
 from edgeprune.channels import trace
 from edgeprune.finetuning import Settings
+from edgeprune.model import checkpoint
 
 from .conftest import network, save
 from .test_checkpoint import STOCK

@@ -9,8 +9,10 @@ from edgeprune_device import vision
 from edgeprune_device.output import END2END
 from PIL import Image
 
-from edgeprune import checkpoint, exporting, head, nms
+from edgeprune import nms
+from edgeprune.exporting.to_onnx import to_onnx
 from edgeprune.layers import layer_of_node
+from edgeprune.model import checkpoint, head
 from edgeprune.quantize import calibrate, to_fp16, to_int8
 
 from .conftest import network, save
@@ -22,7 +24,7 @@ TENSORRT = "int8-fp16"
 
 def files(model, pictures):
     """Every kind of file that `build` writes, by name."""
-    fp32 = exporting.to_onnx(model, (SIZE, SIZE))
+    fp32 = to_onnx(model, (SIZE, SIZE))
     ranges = calibrate(fp32, pictures)
     made = {
         "fp32": fp32,
@@ -135,7 +137,7 @@ def test_the_real_network(shared, tmp_path):
     photo = sorted((shared / "coco8/images/val").iterdir())[0]
     model = checkpoint.load(weights).model
     pixels = vision.letterbox(np.asarray(Image.open(photo).convert("RGB")), 320)[0]
-    fp32 = exporting.to_onnx(model, (320, 320))
+    fp32 = to_onnx(model, (320, 320))
     made = {"fp32": fp32, "fp16": to_fp16(fp32, calibrate(fp32, [pixels])).model, "nms": nms.add(fp32)}
     expected = YOLO(weights).predict(photo, imgsz=320, rect=False, verbose=False)[0]
     assert len(expected.boxes) > 0

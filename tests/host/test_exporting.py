@@ -12,8 +12,10 @@ from edgeprune_device.output import END2END, RAW
 from ultralytics import YOLO
 from ultralytics.nn.tasks import DetectionModel
 
-from edgeprune import exporting
-from edgeprune.exporting import Parity, compare_outputs, parity, prepare, to_onnx
+from edgeprune.exporting import parity
+from edgeprune.exporting.parity import Parity, compare_outputs, measure_parity
+from edgeprune.exporting.to_onnx import to_onnx
+from edgeprune.model.prepare import prepare
 
 from .conftest import settle
 
@@ -98,7 +100,7 @@ def test_other_families_equal_pytorch(config, anchors):
     one_to_one = config != "yolo11n.yaml"
     shape = [d.dim_value for d in graph.graph.output[0].type.tensor_type.shape.dim]
     assert shape == ([1, min(anchors, 300), 6] if one_to_one else [1, 8, anchors])
-    found = parity(model, graph, pictures(2, side, side))
+    found = measure_parity(model, graph, pictures(2, side, side))
     found.check()
     assert found.pictures == 2 and found.compared > 20
 
@@ -107,7 +109,7 @@ def test_a_one_to_one_head_can_be_left_out():
     model = detector("yolo26n.yaml")
     raw = to_onnx(model, (64, 64), end2end=False)
     assert [d.dim_value for d in raw.graph.output[0].type.tensor_type.shape.dim] == [1, 8, 84]
-    parity(model, raw, pictures(1, 64, 64)).check()
+    measure_parity(model, raw, pictures(1, 64, 64)).check()
 
 
 def test_sizes_and_heads_that_do_not_exist_are_refused(v8):
@@ -118,13 +120,13 @@ def test_sizes_and_heads_that_do_not_exist_are_refused(v8):
 
 
 def test_parity_of_an_honest_export_has_margin(v8, v8_onnx, tmp_path):
-    found = parity(v8, v8_onnx, pictures(3, 96, 160))
+    found = measure_parity(v8, v8_onnx, pictures(3, 96, 160))
     found.check()
-    assert found.max_box_px < exporting.MAX_BOX_PX / 10 and found.max_score < exporting.MAX_SCORE / 10
+    assert found.max_box_px < parity.MAX_BOX_PX / 10 and found.max_score < parity.MAX_SCORE / 10
     assert found.compared > 100 and found.pictures == 3
     path = tmp_path / "m.onnx"
     onnx.save(v8_onnx, path)
-    assert parity(v8, path, pictures(3, 96, 160)) == found
+    assert measure_parity(v8, path, pictures(3, 96, 160)) == found
     assert found.to_json()["max_score"] == found.max_score
 
 
@@ -137,12 +139,12 @@ def test_parity_notices_one_wrong_weight_tensor(v8, v8_onnx, weight):
     values[0] *= 1.1
     tensor.CopyFrom(onnx.numpy_helper.from_array(values, weight))
     with pytest.raises(GateError, match=r"boxes differ by up to .* px .* 2 pictures"):
-        parity(v8, broken, pictures(2, 96, 160)).check()
+        measure_parity(v8, broken, pictures(2, 96, 160)).check()
 
 
 def test_parity_of_nothing_does_not_pass(v8, v8_onnx):
     with pytest.raises(GateError, match="0 pictures"):
-        parity(v8, v8_onnx, []).check()
+        measure_parity(v8, v8_onnx, []).check()
 
 
 def test_values_that_are_not_numbers_fail():

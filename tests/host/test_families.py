@@ -14,8 +14,9 @@ import pytest
 import torch
 from edgeprune_device.errors import InputError
 
-from edgeprune import checkpoint, surgery
+from edgeprune import surgery
 from edgeprune.channels import trace
+from edgeprune.model import checkpoint
 from edgeprune.plan import PrunePlan
 
 from .conftest import settle

@@ -11,9 +11,10 @@ import torch
 from edgeprune_device import cli
 from edgeprune_device.errors import EdgepruneError, InputError
 
-from edgeprune import checkpoint, dataset, finetuning, surgery
+from edgeprune import dataset, finetuning, surgery
 from edgeprune.channels import trace
 from edgeprune.finetuning import Settings
+from edgeprune.model import checkpoint
 
 from .conftest import dataset as pictures
 from .conftest import network, save

@@ -10,7 +10,10 @@ from edgeprune_device.output import END2END, RAW
 from onnx import TensorProto, helper
 
 import edgeprune as ep
-from edgeprune import checkpoint, dataset, exporting, head, measure, nms, pack, samples
+from edgeprune import dataset, measure, nms, pack, samples
+from edgeprune.exporting.parity import compare_outputs
+from edgeprune.exporting.to_onnx import to_onnx
+from edgeprune.model import checkpoint, head
 
 from .conftest import dataset as drawn
 from .conftest import label_by, network, save
@@ -47,7 +50,7 @@ def test_a_session_keeps_as_many_rows_as_its_size_has_and_they_are_ultralytics_o
             theirs = two(torch.from_numpy(noise(size)))[0].numpy()
     finally:
         two.model[-1].end2end = False
-    assert exporting.compare_outputs(theirs, found, END2END)[0] < 1e-2
+    assert compare_outputs(theirs, found, END2END)[0] < 1e-2
     assert np.allclose(np.sort(theirs[0, :, 4]), np.sort(found[0, :, 4]), atol=1e-4)
 
 
@@ -67,15 +70,15 @@ def test_another_size_is_refused_and_not_answered_in_part(two):
 
 def test_of_one_head_nothing_is_said_and_it_is_raw(small):
     assert measure.TorchSession(small, 64).kind == RAW
-    assert head.of_network(small) is None and head.of_file(exporting.to_onnx(small, (64, 64))) is None
+    assert head.of_network(small) is None and head.of_file(to_onnx(small, (64, 64))) is None
 
 
 # --- the file ---------------------------------------------------------------------------------------------------------
 def test_a_file_says_what_its_output_means_in_every_form(two, small):
-    rows, raw = exporting.to_onnx(two, (64, 64)), exporting.to_onnx(two, (64, 64), end2end=False)
+    rows, raw = to_onnx(two, (64, 64)), to_onnx(two, (64, 64), end2end=False)
     assert (head.output_of_file(rows), head.of_file(rows)) == (END2END, head.ONE_TO_ONE)
     assert (head.output_of_file(raw), head.of_file(raw)) == (RAW, None)
-    inside = nms.add(exporting.to_onnx(small, (64, 64)))
+    inside = nms.add(to_onnx(small, (64, 64)))
     assert (head.output_of_file(inside), head.of_file(inside)) == (END2END, None)
     assert head.output_of_file(nms.without(inside)) == RAW
     for session in (measure.OnnxSession(rows), measure.ReferenceSession(rows)):
@@ -135,7 +138,7 @@ def test_what_a_manifest_states_is_taken_where_the_file_says_nothing():
 
 
 def test_files_that_answer_in_different_ways_are_no_bundle(small, tmp_path):
-    raw, files = exporting.to_onnx(small, (64, 64)), {}
+    raw, files = to_onnx(small, (64, 64)), {}
     for name, model in (("fp32", raw), ("fp16", nms.add(raw))):
         files[name] = tmp_path / f"{name}.onnx"
         onnx.save(model, files[name])
@@ -155,7 +158,7 @@ def test_checkpoint_file_and_pruned_network_have_one_figure_and_name_their_head(
     data.write_text(f"train: images/train\nval: images/val\nnames:\n{names}")
     model = checkpoint.load(weights).model
     label_by(measure.TorchSession(model, 64), tmp_path / "data", 64, CLASSES)
-    onnx.save(exporting.to_onnx(model, (64, 64)), tmp_path / "best.onnx")
+    onnx.save(to_onnx(model, (64, 64)), tmp_path / "best.onnx")
     found = ep.compare(weights, tmp_path / "best.onnx", data=data, rounds=1, pictures=1, quiet=True)
     a, b = found.items
     assert a.map50_95 == pytest.approx(b.map50_95, abs=1e-3) and a.map50_95 > 0.5
@@ -175,7 +178,7 @@ def test_yolo26_has_one_figure_by_pt_by_onnx_and_by_ultralytics(shared):
     data = dataset.load(shared / "coco128" / "data.yaml")
     pictures = samples.pick(data.val, 16)
     by_pt, _ = measure.evaluate(measure.TorchSession(model, size), data, pictures, size)
-    by_onnx, _ = measure.evaluate(measure.OnnxSession(exporting.to_onnx(model, (size, size))), data, pictures, size)
+    by_onnx, _ = measure.evaluate(measure.OnnxSession(to_onnx(model, (size, size))), data, pictures, size)
     stock, found = YOLO(weights), []
     for picture in pictures:
         bgr = np.ascontiguousarray(vision.decode(picture)[..., ::-1])

@@ -4,7 +4,8 @@ import pytest
 from edgeprune_device.errors import InputError
 from PIL import Image
 
-from edgeprune import exporting, measure
+from edgeprune import measure
+from edgeprune.exporting.to_onnx import to_onnx
 
 from .conftest import network
 
@@ -29,6 +30,6 @@ def test_a_picture_that_is_gone_or_damaged_is_named(picture, spoil):
     spoil(picture)
     with pytest.raises(InputError, match=r"a\.jpg: .*picture"):
         measure.shape(picture)
-    model = exporting.to_onnx(network(width=0.125), (64, 64)).SerializeToString()
+    model = to_onnx(network(width=0.125), (64, 64)).SerializeToString()
     with pytest.raises(InputError, match=r"a\.jpg: .*picture"):
         measure.latency({"a": model}, 64, [picture], classes=3, rounds=1, warmup=0)

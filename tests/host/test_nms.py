@@ -12,9 +12,10 @@ from edgeprune_device.output import END2END, RAW
 from onnx import TensorProto, helper, numpy_helper
 
 import edgeprune as ep
-from edgeprune import checkpoint, engine, nms
+from edgeprune import engine, nms
 from edgeprune import quantize as q
-from edgeprune.exporting import to_onnx
+from edgeprune.exporting.to_onnx import to_onnx
+from edgeprune.model import checkpoint
 
 from .conftest import dataset as pictures_of
 from .conftest import network

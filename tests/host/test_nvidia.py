@@ -7,9 +7,10 @@ import numpy as np
 import onnx
 import pytest
 
-from edgeprune import checkpoint, demo, engine
+from edgeprune import demo, engine
 from edgeprune import quantize as q
-from edgeprune.exporting import to_onnx
+from edgeprune.exporting.to_onnx import to_onnx
+from edgeprune.model import checkpoint
 
 from .conftest import network
 

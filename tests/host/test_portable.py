@@ -11,9 +11,10 @@ import pytest
 import torch
 from edgeprune_device.errors import GateError, InputError
 
-from edgeprune import budget, checkpoint, criteria, portable, surgery
+from edgeprune import budget, criteria, portable, surgery
 from edgeprune.budget import Budget
 from edgeprune.channels import trace
+from edgeprune.model import checkpoint
 from edgeprune.plan import PrunePlan
 from edgeprune.pruning import ORACLE, oracle
 

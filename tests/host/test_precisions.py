@@ -13,7 +13,7 @@ from onnx import numpy_helper
 
 from edgeprune import dataset, measure, nms, precisions
 from edgeprune import quantize as q
-from edgeprune.exporting import to_onnx
+from edgeprune.exporting.to_onnx import to_onnx
 from edgeprune.quantize.graph import Graph, layer_of
 
 from .conftest import short

@@ -21,10 +21,13 @@ from onnx import TensorProto, helper, numpy_helper
 from ultralytics.nn.tasks import DetectionModel
 
 import edgeprune as ep
-from edgeprune import checkpoint, dataset, exporting, finetuning, qat, stages, workflow
+from edgeprune import dataset, finetuning, qat, stages, workflow
 from edgeprune import quantize as q
 from edgeprune.console.progress import Reporter
+from edgeprune.exporting.parity import measure_parity
+from edgeprune.exporting.to_onnx import to_onnx
 from edgeprune.finetuning import Settings
+from edgeprune.model import checkpoint
 from edgeprune.quantize.graph import Graph, layer_of
 
 from .conftest import dataset as pictures_of
@@ -104,7 +107,7 @@ def test_the_forward_pass_in_training_is_that_of_the_file(config, monkeypatch):
     """Batch norm apart against folded, additions included. What is left: values within float precision of a half, a few
     in a million, may round to the other side; by one step, never more."""
     model = detector(config)
-    fp32 = exporting.to_onnx(model, (SIZE, SIZE))
+    fp32 = to_onnx(model, (SIZE, SIZE))
     ranges = q.calibrate(fp32, pictures())
     scheme = qat.of_graph(fp32, ranges)
     int8 = q.to_int8(fp32, ranges)
@@ -123,7 +126,7 @@ def test_the_forward_pass_in_training_is_that_of_the_file(config, monkeypatch):
 
 def test_an_addition_that_is_not_rounded_would_be_noticed(monkeypatch):
     model = detector("yolov8n.yaml")
-    fp32 = exporting.to_onnx(model, (SIZE, SIZE))
+    fp32 = to_onnx(model, (SIZE, SIZE))
     ranges = q.calibrate(fp32, pictures())
     scheme = qat.of_graph(fp32, ranges)
     without = qat.Scheme(scheme.convolutions, {}, scheme.steps, scheme.thresholds)
@@ -133,7 +136,7 @@ def test_an_addition_that_is_not_rounded_would_be_noticed(monkeypatch):
 
 
 def test_the_scales_of_the_scheme_are_those_of_the_file():
-    fp32 = exporting.to_onnx(network(width=0.125), (SIZE, SIZE))
+    fp32 = to_onnx(network(width=0.125), (SIZE, SIZE))
     ranges = q.calibrate(fp32, pictures())
     scheme = qat.of_graph(fp32, ranges, method="percentile")
     written = q.to_int8(fp32, ranges.fixed(scheme.thresholds), method="qat")
@@ -144,7 +147,7 @@ def test_the_scales_of_the_scheme_are_those_of_the_file():
 
 
 def test_thresholds_of_another_network_are_refused():
-    fp32 = exporting.to_onnx(network(width=0.125), (SIZE, SIZE))
+    fp32 = to_onnx(network(width=0.125), (SIZE, SIZE))
     ranges = q.calibrate(fp32, pictures(1))
     with pytest.raises(InputError, match=r"another network: it has no tensor /model\.99"):
         ranges.fixed({"/model.99/act/Mul_output_0": 1.0})
@@ -399,7 +402,7 @@ def test_build_killed_while_it_rounds_and_resumed(tmp_path):
     assert done["quantize"]["int8"]["method"] == "qat"
     trained = checkpoint.load(out / "qat.pt")
     assert record["models"]["qat"]["map50_95"] is not None
-    assert exporting.parity(trained.model, out / "model.fp32.onnx", pictures(1)).max_score < 1e-4
+    assert measure_parity(trained.model, out / "model.fp32.onnx", pictures(1)).max_score < 1e-4
     graph = onnx.load(out / "model.int8.onnx").graph
     scales = {t.name: numpy_helper.to_array(t) for t in graph.initializer if t.name.endswith("_scale")}
     assert all(scales[f"{n}_scale"] == np.float32(t / 127) for n, t in qat.thresholds(trained).items())

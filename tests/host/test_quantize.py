@@ -13,7 +13,8 @@ from onnx import TensorProto, helper, numpy_helper
 from ultralytics.nn.tasks import DetectionModel
 
 from edgeprune import engine, quantize
-from edgeprune.exporting import compare_outputs, to_onnx
+from edgeprune.exporting.parity import compare_outputs
+from edgeprune.exporting.to_onnx import to_onnx
 from edgeprune.quantize import (
     TensorRange,
     calibrate,

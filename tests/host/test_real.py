@@ -1,9 +1,10 @@
 """A real drone detector on real pictures: the selection and the compensation do what they are for."""
 
-from edgeprune import checkpoint, dataset, measure, pruning, samples
+from edgeprune import dataset, measure, pruning, samples
 from edgeprune.budget import Budget
 from edgeprune.channels import trace
-from edgeprune.count import count
+from edgeprune.model import checkpoint
+from edgeprune.model.count import count
 
 SIZE = 512
 

@@ -4,9 +4,10 @@ import pytest
 import torch
 from edgeprune_device.errors import InputError
 
-from edgeprune import checkpoint, dataset, finetuning, sparsity
+from edgeprune import dataset, finetuning, sparsity
 from edgeprune.channels import trace
 from edgeprune.finetuning import Settings
+from edgeprune.model import checkpoint
 
 from .conftest import network, save
 

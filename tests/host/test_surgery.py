@@ -9,7 +9,7 @@ from edgeprune_device.errors import InputError
 
 from edgeprune import pruning, surgery
 from edgeprune.channels import trace
-from edgeprune.count import count
+from edgeprune.model.count import count
 from edgeprune.plan import PrunePlan
 
 from .conftest import network

@@ -13,7 +13,9 @@ import pytest
 from onnx import TensorProto, helper
 
 import edgeprune
-from edgeprune import exporting, quantize, threads
+from edgeprune import quantize
+from edgeprune.exporting.parity import measure_parity
+from edgeprune.model import threads
 
 POOLS = ("intra", "inter")
 DECIDES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
@@ -95,7 +97,7 @@ def test_torch_loads_with_the_policy():
 def test_where_torch_came_first_one_line_says_so():
     code = (
         "import torch, edgeprune\n"
-        "from edgeprune.console import progress; from edgeprune import threads\n"
+        "from edgeprune.console import progress; from edgeprune.model import threads\n"
         "for _ in range(2): threads.ready(progress.Reporter(quiet=True))\n"
     )
     (line,) = child(code, OMP_NUM_THREADS="2")[1].splitlines()
@@ -162,7 +164,7 @@ def test_the_hosts_sessions_do_likewise(monkeypatch, spins, policy, spinning):
     model = graph()
     assert spins(quantize.reference_session, model, threads=2) is spinning
     assert spins(quantize.calibrate, model, [], threads=2) is spinning
-    assert spins(exporting.parity, None, model, []) is spinning
+    assert spins(measure_parity, None, model, []) is spinning
 
 
 def test_no_session_is_made_with_other_options():
@@ -171,4 +173,4 @@ def test_no_session_is_made_with_other_options():
     texts = {file.name: file.read_text() for file in files}
     assert [name for name, text in texts.items() if "SessionOptions()" in text] == ["ort.py"]
     opens = {name for name, text in texts.items() if ".InferenceSession(" in text}
-    assert opens == {"ort.py", "reference.py", "calibrate.py", "exporting.py"}  # each is tried above
+    assert opens == {"ort.py", "reference.py", "calibrate.py", "parity.py"}  # each is tried above

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from edgeprune import checkpoint, dataset, finetuning, tracking
+from edgeprune import dataset, finetuning, tracking
 from edgeprune.finetuning import Settings
+from edgeprune.model import checkpoint
 
 
 def tune(weights, data, out, on_step=None, observe=None, **settings):

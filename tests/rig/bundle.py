@@ -16,14 +16,16 @@ def make(folder: Path, name: str = "rig") -> Path:
     """folder/NAME.epb, signed by the key of $EDGEPRUNE_HOME."""
     from edgeprune_device.target import Target
 
-    from edgeprune import checkpoint, dataset, demo, exporting, measure, pack, precisions, samples
+    from edgeprune import dataset, demo, measure, pack, precisions, samples
     from edgeprune import quantize as q
+    from edgeprune.exporting.to_onnx import to_onnx
+    from edgeprune.model import checkpoint
 
     source = checkpoint.load(demo.WEIGHTS)
     imgsz = source.input_size(None)
     data = dataset.load(demo.write_dataset(folder / "scenes", CALIBRATED, CARRIED))
     target = Target.load("cpu")
-    fp32 = exporting.to_onnx(source.model, (imgsz, imgsz))
+    fp32 = to_onnx(source.model, (imgsz, imgsz))
     pictures = [x[None].numpy() for x in samples.read(data, data.train, imgsz).pictures]
     ranges = q.calibrate(fp32, pictures)
     int8 = q.to_int8(fp32, ranges, method="max", activations=target.int8_activations, reduce_range=True)

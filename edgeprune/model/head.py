@@ -46,7 +46,7 @@ def of_file(model: onnx.ModelProto) -> str | None:
 
 
 def output_of_network(ready: torch.nn.Module) -> str:
-    """What the output of a network means that `exporting.prepare` has made ready: RAW or END2END."""
+    """What the output of a network means that `model.prepare` has made ready: RAW or END2END."""
     return END2END if getattr(ready.model[-1], "end2end", False) else RAW
 
 

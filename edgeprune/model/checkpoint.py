@@ -26,7 +26,7 @@ from edgeprune_device.files import write_atomic
 from edgeprune_device.hint import no_such_file
 from torch import nn
 
-from edgeprune import architecture
+from edgeprune.model import architecture
 
 #: The models there are a task for. Others (RT-DETR, YOLO-World, YOLOE) are refused by name.
 _TASK_OF = {

@@ -1,0 +1,140 @@
+"""A network as one ONNX file: FP32, one static batch-1 shape, simplified and checked.
+
+Knows nothing of precisions, targets or bundles.
+"""
+
+from __future__ import annotations
+
+import copy
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnxsim
+import torch
+from edgeprune_device.errors import GateError
+from edgeprune_device.output import END2END
+
+from edgeprune.model import head as heads
+from edgeprune.model.prepare import prepare, quiet
+from edgeprune.quantize.graph import name_constants
+
+__all__ = ["IR_VERSION", "OPSET", "metadata_of", "to_onnx", "trace"]
+
+# TensorRT 8.5 and 8.6 (JetPack 5, 6.0) read no opset above 17.
+OPSET = 17
+# ONNX Runtime 1.15, the oldest the device package accepts, reads IR 9 at most; opset 17 needs IR 8.
+IR_VERSION = 8
+
+
+def to_onnx(
+    model: torch.nn.Module,
+    imgsz: tuple[int, int],
+    *,
+    opset: int = OPSET,
+    metadata: Mapping[str, Any] | None = None,
+    end2end: bool | None = None,
+) -> onnx.ModelProto:
+    """Export an Ultralytics detector as one simplified, checked FP32 graph of static shape.
+
+    model: an Ultralytics DetectionModel, pruned or not, fused or not; it is not changed.
+    imgsz: height and width in pixels, multiples of the model's largest stride.
+    metadata: entries that replace or extend what `metadata_of` writes.
+    end2end: take the one-to-one head, whose output needs no NMS. None takes it where the model has one.
+
+    Input `images` (1, 3, h, w) float32, RGB in 0..1. Output `output0`: (1, 4 + classes, anchors) with boxes as
+    cx, cy, w, h in pixels and scores after the sigmoid; of a one-to-one head (1, n, 6) with x1, y1, x2, y2, score,
+    class, where n is 300, or the number of anchors where there are fewer. Raises InputError for a size that the model
+    cannot take, GateError where the simplified graph is not valid.
+    """
+    height, width = imgsz
+    ready = prepare(model, imgsz, end2end=end2end)
+    graph = trace(ready, height, width, opset)
+    with quiet():
+        graph, equal = onnxsim.simplify(graph, check_n=1)
+    if not equal:
+        raise GateError("onnxsim changed the outputs of the exported graph; the file was not written")
+    graph = _tidy(graph)
+    for key, value in {**metadata_of(ready, imgsz), **(metadata or {})}.items():
+        graph.metadata_props.add(key=key, value=str(value))
+    try:
+        onnx.checker.check_model(graph, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise GateError(f"the exported graph is not valid ONNX: {' '.join(str(error).split())}") from error
+    return graph
+
+
+def metadata_of(model: torch.nn.Module, imgsz: tuple[int, int]) -> dict[str, Any]:
+    """What stock Ultralytics writes into a file, and reads back when `YOLO("model.onnx")` opens it."""
+    import ultralytics
+
+    names = getattr(model, "names", None) or {i: f"class{i}" for i in range(model.model[-1].nc)}
+    names = dict(enumerate(names)) if isinstance(names, (list, tuple)) else dict(names)
+    architecture = Path(str((getattr(model, "yaml", None) or {}).get("yaml_file", "model"))).stem
+    return {
+        "description": f"Ultralytics {architecture} exported by edgeprune",
+        "author": "edgeprune",
+        "version": ultralytics.__version__,
+        "license": "AGPL-3.0 License (https://ultralytics.com/license)",
+        "docs": "https://docs.ultralytics.com",
+        "stride": int(max(model.stride)),
+        "task": getattr(model, "task", "detect"),
+        "head": type(model.model[-1]).__name__,
+        "batch": 1,
+        "imgsz": [int(v) for v in imgsz],
+        "names": names,
+        "args": {"batch": 1, "dynamic": False, "simplify": True, "nms": False},
+        "channels": _channels(model),
+        "end2end": heads.output_of_network(model) == END2END,
+    }
+
+
+def _channels(model: torch.nn.Module) -> int:
+    return int((getattr(model, "yaml", None) or {}).get("channels", 3))
+
+
+def trace(model: torch.nn.Module, height: int, width: int, opset: int) -> onnx.ModelProto:
+    """The graph of one traced run.
+
+    The TorchScript exporter, because it alone keeps opset 17 (the dynamo exporter writes 18 and converts down) and
+    names nodes after the model's layers. PyTorch 2.15 still has it behind `dynamo=False`.
+    """
+    picture = torch.zeros(1, _channels(model), height, width)
+    target = io.BytesIO()
+    with quiet(), torch.no_grad():
+        model(picture)  # fills the anchor cache, so that the anchors become constants
+        torch.onnx.export(
+            model,
+            (picture,),
+            target,
+            opset_version=opset,
+            input_names=["images"],
+            output_names=["output0"],
+            do_constant_folding=True,
+            dynamo=False,
+        )
+    return onnx.load_from_string(target.getvalue())
+
+
+def _tidy(graph: onnx.ModelProto) -> onnx.ModelProto:
+    """Constants as initializers, so that a weight is found in one place; a plain IR version and producer, and not what
+    onnxsim writes of its own work into the metadata."""
+    kept = []
+    for node in graph.graph.node:
+        if node.op_type == "Constant" and node.attribute[0].name == "value":
+            tensor = graph.graph.initializer.add()
+            tensor.CopyFrom(node.attribute[0].t)
+            tensor.name = node.output[0]
+        else:
+            kept.append(copy.deepcopy(node))
+    del graph.graph.node[:]
+    graph.graph.node.extend(kept)
+    name_constants(graph)
+    del graph.metadata_props[:]
+    graph.graph.name = "edgeprune"
+    graph.ir_version = max(IR_VERSION, 9 if graph.opset_import[0].version >= 19 else IR_VERSION)
+    graph.producer_name = "edgeprune"
+    graph.producer_version = ""
+    return graph

@@ -1,0 +1,66 @@
+"""A network as it is exported and evaluated: one tensor out, float32, fused, on the CPU."""
+
+from __future__ import annotations
+
+import copy
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+
+import torch
+from edgeprune_device.errors import InputError
+from edgeprune_device.output import MAX_ROWS
+
+from edgeprune.model.head import has_one_to_one
+
+
+def prepare(model: torch.nn.Module, imgsz: tuple[int, int], *, end2end: bool | None = None) -> torch.nn.Module:
+    """A copy of the model as it is exported: on the CPU, FP32, eval, fused, the head returning one tensor.
+
+    Raises InputError for a size that is not a multiple of the stride, and for `end2end=True` without such a head.
+    """
+    stride = int(max(model.stride))
+    if any(size < stride or size % stride for size in imgsz):
+        raise InputError(f"--imgsz {imgsz[0]}x{imgsz[1]}: give multiples of the model's stride {stride}")
+    ready = copy.deepcopy(model).cpu().float().eval()
+    for parameter in ready.parameters():
+        parameter.requires_grad_(False)
+    head = ready.model[-1]
+    one_to_one = has_one_to_one(ready)
+    if end2end and not one_to_one:
+        raise InputError(f"this model's head ({type(head).__name__}) has no one-to-one branch: leave end2end out")
+    if hasattr(type(head), "end2end"):
+        # fuse() drops the branch that is not used, so the choice comes first.
+        if one_to_one:
+            head.end2end = True if end2end is None else end2end
+        elif getattr(head, "_end2end", False):
+            head.end2end = False
+    with quiet():
+        ready = ready.fuse(verbose=False)
+    anchors = sum((imgsz[0] // int(s)) * (imgsz[1] // int(s)) for s in ready.stride)
+    # The anchors of another picture size are cached in `shape`.
+    head.export, head.format, head.dynamic, head.shape = True, "onnx", False, None
+    head.max_det = min(MAX_ROWS, anchors)  # which TopK keeps for good: another size needs another copy
+    for module in ready.modules():
+        # split() with constant sizes exports as one Split; chunk() as a dozen nodes of shape arithmetic.
+        if hasattr(module, "forward_split"):
+            module.forward = module.forward_split
+    return ready
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without the exporter's deprecation and tracing warnings (the constants they speak of are wanted) and progress."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "ultralytics")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels):
+            logger.setLevel(level)
