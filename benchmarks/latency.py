@@ -17,9 +17,10 @@ from pathlib import Path
 import numpy as np
 from edgeprune_device.files import write_atomic
 
-from edgeprune import budget, cost, criteria, dataset, demo, latency, measure, pruning, samples
+from edgeprune import budget, cost, criteria, demo, latency, measure, pruning
 from edgeprune.budget import Budget
 from edgeprune.channels import trace
+from edgeprune.data import dataset, samples
 from edgeprune.latency import Latency
 from edgeprune.model import checkpoint
 from edgeprune.plan import PrunePlan

@@ -21,7 +21,8 @@ import numpy as np
 import torch
 from edgeprune_device.files import write_atomic
 
-from edgeprune import dataset, measure
+from edgeprune import measure
+from edgeprune.data import dataset
 from edgeprune.model import checkpoint
 from edgeprune.model.count import count
 

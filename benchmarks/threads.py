@@ -204,8 +204,9 @@ def passes(args: argparse.Namespace) -> list[dict]:
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         model = Path(folder) / "model.onnx"
         export = (
-            "import sys; from edgeprune.model import checkpoint; from edgeprune import demo; from edgeprune.exporting.to_onnx import to_onnx; import onnx; "
-            f"onnx.save(to_onnx.to_onnx(checkpoint.load(demo.WEIGHTS).model, ({SIZE}, {SIZE})), sys.argv[1])"
+            "import sys; import onnx; from edgeprune import demo; from edgeprune.model import checkpoint; "
+            "from edgeprune.exporting.to_onnx import to_onnx; "
+            f"onnx.save(to_onnx(checkpoint.load(demo.WEIGHTS).model, ({SIZE}, {SIZE})), sys.argv[1])"
         )
         subprocess.run([sys.executable, "-c", export, str(model)], check=True)
 

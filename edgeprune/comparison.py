@@ -27,7 +27,7 @@ from edgeprune_device.report import BenchReport
 
 from edgeprune import gallery, measure, per_class, versions
 from edgeprune.console.text import number, table
-from edgeprune.dataset import Dataset, check_names
+from edgeprune.data.dataset import Dataset, check_names
 from edgeprune.exporting.to_onnx import to_onnx
 from edgeprune.model import checkpoint
 from edgeprune.model.count import Cost, count, widths

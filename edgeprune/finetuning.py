@@ -26,8 +26,9 @@ import yaml
 from edgeprune_device.errors import EdgepruneError, InputError
 from edgeprune_device.files import sha256, write_atomic
 
-from edgeprune import distill, qat, samples, tracking
-from edgeprune.dataset import Dataset
+from edgeprune import distill, qat, tracking
+from edgeprune.data import samples
+from edgeprune.data.dataset import Dataset
 from edgeprune.model import checkpoint
 from edgeprune.model.threads import use_all_cores
 

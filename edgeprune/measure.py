@@ -20,9 +20,9 @@ from edgeprune_device.accuracy import Accuracy, Matches
 from edgeprune_device.errors import InputError
 from torch import nn
 
-from edgeprune.dataset import Dataset
+from edgeprune.data.dataset import Dataset
+from edgeprune.data.samples import pick
 from edgeprune.model import head
-from edgeprune.samples import pick
 
 #: Confidence from which a detection is shown, and counts as an object found: as `yolo predict` has it.
 SHOWN_CONF = 0.25

@@ -14,9 +14,9 @@ from edgeprune_device.errors import InputError
 from edgeprune_device.evaluation import EvaluationSet
 
 import edgeprune
-from edgeprune.dataset import Dataset
+from edgeprune.data.dataset import Dataset
+from edgeprune.data.samples import pick
 from edgeprune.model import head
-from edgeprune.samples import pick
 
 #: Pictures in the bundle's evaluation set at most, and their bytes.
 PICTURES = 64

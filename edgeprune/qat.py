@@ -40,8 +40,8 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 from torch.overrides import TorchFunctionMode
 
 from edgeprune import quantize as q
-from edgeprune import samples
-from edgeprune.dataset import Dataset
+from edgeprune.data import samples
+from edgeprune.data.dataset import Dataset
 from edgeprune.exporting.to_onnx import to_onnx
 from edgeprune.model.checkpoint import Checkpoint
 from edgeprune.quantize.graph import Graph, layer_of

@@ -25,7 +25,8 @@ from ultralytics.utils import RANK
 from ultralytics.utils.dist import generate_ddp_command
 from ultralytics.utils.torch_utils import unwrap_model
 
-from edgeprune import dataset, distill, measure, qat, sparsity, tracking
+from edgeprune import distill, measure, qat, sparsity, tracking
+from edgeprune.data import dataset
 from edgeprune.model import checkpoint
 from edgeprune.model.threads import use_all_cores
 

@@ -29,9 +29,10 @@ from edgeprune_device.hint import did_you_mean
 from edgeprune_device.target import Target
 
 import edgeprune
-from edgeprune import comparison, criteria, dataset, measure, nms, on, pruning, qat, samples, ssh, tracking
+from edgeprune import comparison, criteria, measure, nms, on, pruning, qat, ssh, tracking
 from edgeprune.budget import Budget
 from edgeprune.console.progress import Reporter
+from edgeprune.data import dataset, samples
 from edgeprune.finetuning import Settings, check_device
 from edgeprune.model import checkpoint
 from edgeprune.model import head as heads

@@ -29,8 +29,9 @@ from edgeprune_device.environment import Environment
 from edgeprune_device.files import check_writable, write_atomic
 
 from benchmarks.precision import files, judge, table
-from edgeprune import dataset, measure
-from edgeprune.dataset import Dataset
+from edgeprune import measure
+from edgeprune.data import dataset
+from edgeprune.data.dataset import Dataset
 from edgeprune.model import checkpoint
 
 

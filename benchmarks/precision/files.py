@@ -15,9 +15,10 @@ import yaml
 from edgeprune_device.target import Target
 from ultralytics import YOLO
 
-from edgeprune import measure, precisions, samples
+from edgeprune import measure, precisions
 from edgeprune import quantize as q
-from edgeprune.dataset import Dataset
+from edgeprune.data import samples
+from edgeprune.data.dataset import Dataset
 from edgeprune.exporting.to_onnx import to_onnx
 
 

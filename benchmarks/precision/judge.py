@@ -12,7 +12,7 @@ from edgeprune_device.errors import GateError
 
 from benchmarks.precision.files import File, OpenVino
 from edgeprune import engine, measure
-from edgeprune.dataset import Dataset
+from edgeprune.data.dataset import Dataset
 
 ROUNDS, WARMUP = 60, 8
 

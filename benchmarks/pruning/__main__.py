@@ -25,7 +25,8 @@ from edgeprune_device.files import check_writable, write_atomic
 
 from benchmarks.pruning import cells, plot, results
 from benchmarks.pruning.methods import METHODS
-from edgeprune import dataset, finetuning
+from edgeprune import finetuning
+from edgeprune.data import dataset
 from edgeprune.model import checkpoint
 from edgeprune.model.threads import use_all_cores
 

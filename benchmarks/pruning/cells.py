@@ -25,8 +25,9 @@ from torch import nn
 
 from benchmarks.pruning import opens
 from benchmarks.pruning.methods import METHODS
-from edgeprune import finetuning, measure, samples
-from edgeprune.dataset import Dataset
+from edgeprune import finetuning, measure
+from edgeprune.data import samples
+from edgeprune.data.dataset import Dataset
 from edgeprune.features import Samples
 from edgeprune.model import checkpoint
 from edgeprune.model.checkpoint import Checkpoint

@@ -7,10 +7,11 @@ from pathlib import Path
 from edgeprune_device.errors import InputError
 from edgeprune_device.target import Target
 
-from edgeprune import analysis, criteria, dataset, measure, samples
+from edgeprune import analysis, criteria, measure
 from edgeprune.analysis import Analysis
 from edgeprune.api.source import Model, opened
 from edgeprune.console.progress import Reporter
+from edgeprune.data import dataset, samples
 from edgeprune.model.threads import ready
 
 

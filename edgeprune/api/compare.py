@@ -9,11 +9,12 @@ from typing import Any, TypeAlias
 
 from edgeprune_device.errors import InputError
 
-from edgeprune import comparison, dataset
+from edgeprune import comparison
 from edgeprune.api.export import Exported
 from edgeprune.api.source import Model, opened
 from edgeprune.comparison import GALLERY, Comparison, Item, Row
 from edgeprune.console.progress import Reporter
+from edgeprune.data import dataset
 from edgeprune.model import checkpoint
 from edgeprune.model.threads import ready
 

@@ -14,11 +14,12 @@ from edgeprune_device.files import write_atomic
 from edgeprune_device.hint import did_you_mean
 from edgeprune_device.target import Target
 
-from edgeprune import dataset, measure, nms, precisions, qat, samples
+from edgeprune import measure, nms, precisions, qat
 from edgeprune.api.result import as_table
 from edgeprune.api.source import Model, opened
 from edgeprune.console.progress import Reporter
 from edgeprune.console.text import number
+from edgeprune.data import dataset, samples
 from edgeprune.exporting.parity import Parity, measure_parity
 from edgeprune.exporting.to_onnx import to_onnx
 from edgeprune.model.threads import ready

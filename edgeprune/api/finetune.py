@@ -12,12 +12,13 @@ from edgeprune_device.accuracy import Accuracy
 from edgeprune_device.errors import InputError
 from edgeprune_device.files import check_writable
 
-from edgeprune import dataset, finetuning, measure, tracking
+from edgeprune import finetuning, measure, tracking
 from edgeprune import qat as rounding
 from edgeprune import sparsity as slimming
 from edgeprune.api.result import Network, as_table
 from edgeprune.api.source import Model, as_file
 from edgeprune.console.progress import Reporter
+from edgeprune.data import dataset
 from edgeprune.model import checkpoint
 from edgeprune.model import head as heads
 from edgeprune.model.checkpoint import Checkpoint

@@ -8,11 +8,12 @@ from pathlib import Path
 
 from edgeprune_device.target import Target
 
-from edgeprune import criteria, dataset, measure, pruning, samples
+from edgeprune import criteria, measure, pruning
 from edgeprune.api.result import Network, as_table
 from edgeprune.api.source import Model, opened
 from edgeprune.budget import Budget
 from edgeprune.console.progress import Reporter
+from edgeprune.data import dataset, samples
 from edgeprune.latency import Latency
 from edgeprune.model import checkpoint
 from edgeprune.model import head as heads

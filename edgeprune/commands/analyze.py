@@ -33,8 +33,8 @@ def run(args) -> None:
     from edgeprune_device.files import check_writable, sha256, write_atomic
 
     import edgeprune
-    from edgeprune import dataset
     from edgeprune.api.analyze import analyze
+    from edgeprune.data import dataset
 
     start = time.monotonic()
     if args.plot and args.plot.suffix != ".png":

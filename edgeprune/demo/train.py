@@ -144,11 +144,11 @@ def train(out: Path, data: Path, epochs: int, minutes: float | None) -> None:
 
 def score(weights: Path, data: Path) -> Accuracy:
     """Accuracy on the validation pictures of `data`, by the project's own evaluator."""
-    from edgeprune import dataset as labelled
     from edgeprune import measure
+    from edgeprune.data.dataset import load
     from edgeprune.model import checkpoint
 
-    pictures = labelled.load(data)
+    pictures = load(data)
     session = measure.TorchSession(checkpoint.load(weights).model, dataset.SIZE)
     return measure.evaluate(session, pictures, pictures.val, dataset.SIZE)[0]
 

@@ -18,7 +18,7 @@ MIN_SCORE = 0.01
 def disagreement(expected: np.ndarray, found: np.ndarray, kind: str) -> tuple[float, float]:
     """(what differs, all there is) of one picture; the quotient of their sums over pictures is the disagreement.
 
-    expected, found: outputs in the form of `exporting.to_onnx.to_onnx`; kind: what they mean, see edgeprune_device.output.
+    expected, found: outputs in the form of `exporting.to_onnx`; kind: what they mean, see edgeprune_device.output.
     What differs: the scores' absolute differences, and one less the boxes' IoU weighed by the score. All there is: the
     expected scores. 0 is equal, 0.1 is much. A found value that is not finite counts as all of its answer.
     """

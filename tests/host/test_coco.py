@@ -10,8 +10,8 @@ from edgeprune_device import cli
 from edgeprune_device.errors import InputError
 from PIL import Image
 
-from edgeprune import dataset
-from edgeprune.datasets import coco
+from edgeprune.data import dataset
+from edgeprune.data.formats import coco
 
 #: Of the three classes, in an order that is not theirs, with gaps and a 0; and a group that nobody is of.
 CATEGORIES = [

@@ -116,11 +116,11 @@ def test_a_report_stands_beside_what_is_measured(here, capsys, built_report):
 @pytest.fixture
 def built_report(here, capsys):
     """A real report: a bundle packed from an exported model, benched here."""
-    from edgeprune import dataset as sets
     from edgeprune import pack
+    from edgeprune.data.dataset import load
 
     assert call(capsys, "export", "--weights", "best.pt", "--precision", "fp32", "--out", "onnx")[0] == 0
-    data = sets.load("data/data.yaml")
+    data = load("data/data.yaml")
     file = Path("onnx/model.fp32.onnx")
     described = {"pictures": len(data.val), "boxes": int(data.boxes(data.val).sum())}
     pack.pack(

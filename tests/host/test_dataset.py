@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from edgeprune_device.errors import InputError
 
-from edgeprune import dataset
+from edgeprune.data import dataset
 
 from .conftest import dataset as make
 

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from ultralytics.utils.dist import ddp_cleanup, generate_ddp_file
 
-from edgeprune import dataset, finetuning, surgery
+from edgeprune import finetuning, surgery
 from edgeprune.channels import trace
+from edgeprune.data import dataset
 from edgeprune.finetuning import Settings
 from edgeprune.model import checkpoint
 

@@ -10,8 +10,9 @@ import pytest
 import torch
 from edgeprune_device.errors import InputError
 
-from edgeprune import dataset, distill, finetuning, surgery
+from edgeprune import distill, finetuning, surgery
 from edgeprune.channels import trace
+from edgeprune.data import dataset
 from edgeprune.finetuning import Settings
 from edgeprune.model import checkpoint
 

@@ -11,8 +11,9 @@ import torch
 from edgeprune_device import cli
 from edgeprune_device.errors import EdgepruneError, InputError
 
-from edgeprune import dataset, finetuning, surgery
+from edgeprune import finetuning, surgery
 from edgeprune.channels import trace
+from edgeprune.data import dataset
 from edgeprune.finetuning import Settings
 from edgeprune.model import checkpoint
 
@@ -89,7 +90,7 @@ def test_a_change_of_architecture_is_noticed_at_the_next_step(pruned, data, tmp_
 RUN = """
 import sys
 from pathlib import Path
-from edgeprune import dataset, finetuning
+from edgeprune.data import dataset; from edgeprune import finetuning
 weights, data, out, work, log, teacher = map(Path, sys.argv[1:])
 with open(log, "a") as file:
     def note(p):

@@ -10,7 +10,8 @@ from edgeprune_device.output import END2END, RAW
 from onnx import TensorProto, helper
 
 import edgeprune as ep
-from edgeprune import dataset, measure, nms, pack, samples
+from edgeprune import measure, nms, pack
+from edgeprune.data import dataset, samples
 from edgeprune.exporting.parity import compare_outputs
 from edgeprune.exporting.to_onnx import to_onnx
 from edgeprune.model import checkpoint, head

@@ -123,7 +123,7 @@ def test_a_one_to_one_head_needs_none_and_that_is_told_before_anything_is_read(t
         nms.add(to_onnx(model, (SIZE, SIZE)))
     given = checkpoint.Checkpoint(tmp_path / "best.pt", model, {})
     data = pictures_of(tmp_path / "data")
-    monkeypatch.setattr("edgeprune.samples.read", None)
+    monkeypatch.setattr("edgeprune.data.samples.read", None)
     with pytest.raises(InputError, match="leave --nms out"):
         ep.export(given, data, imgsz=SIZE, nms=True, quiet=True)
 

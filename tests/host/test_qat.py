@@ -21,9 +21,10 @@ from onnx import TensorProto, helper, numpy_helper
 from ultralytics.nn.tasks import DetectionModel
 
 import edgeprune as ep
-from edgeprune import dataset, finetuning, qat, stages, workflow
+from edgeprune import finetuning, qat, stages, workflow
 from edgeprune import quantize as q
 from edgeprune.console.progress import Reporter
+from edgeprune.data import dataset
 from edgeprune.exporting.parity import measure_parity
 from edgeprune.exporting.to_onnx import to_onnx
 from edgeprune.finetuning import Settings
@@ -298,7 +299,7 @@ RUN = """
 import sys
 from pathlib import Path
 from types import SimpleNamespace
-from edgeprune import dataset, finetuning
+from edgeprune.data import dataset; from edgeprune import finetuning
 from edgeprune.finetuning import Settings
 weights, data, out, work, log = map(Path, sys.argv[1:])
 settings = Settings(epochs=4, batch=4, imgsz=96, lr=1e-4, qat=True)

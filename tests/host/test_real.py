@@ -1,8 +1,9 @@
 """A real drone detector on real pictures: the selection and the compensation do what they are for."""
 
-from edgeprune import dataset, measure, pruning, samples
+from edgeprune import measure, pruning
 from edgeprune.budget import Budget
 from edgeprune.channels import trace
+from edgeprune.data import dataset, samples
 from edgeprune.model import checkpoint
 from edgeprune.model.count import count
 

@@ -4,8 +4,9 @@ import pytest
 import torch
 from edgeprune_device.errors import InputError
 
-from edgeprune import dataset, finetuning, sparsity
+from edgeprune import finetuning, sparsity
 from edgeprune.channels import trace
+from edgeprune.data import dataset
 from edgeprune.finetuning import Settings
 from edgeprune.model import checkpoint
 

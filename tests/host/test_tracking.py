@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from edgeprune import dataset, finetuning, tracking
+from edgeprune import finetuning, tracking
+from edgeprune.data import dataset
 from edgeprune.finetuning import Settings
 from edgeprune.model import checkpoint
 
@@ -160,7 +161,7 @@ from pathlib import Path
 from ultralytics.utils import SETTINGS
 tracker, weights, data, die = sys.argv[1:]
 SETTINGS.update({name: name == tracker for name in ("mlflow", "tensorboard", "wandb")})
-from edgeprune import dataset, finetuning, tracking
+from edgeprune.data import dataset; from edgeprune import finetuning, tracking
 steps = 0
 def step(p):
     global steps

@@ -19,12 +19,13 @@ from edgeprune_device.errors import GateError, InputError
 from edgeprune_device.evaluation import EvaluationSet
 
 import edgeprune as ep
-from edgeprune import comparison, demo, quantize, record, samples, workflow
+from edgeprune import comparison, demo, quantize, record, workflow
 from edgeprune.budget import Budget
 from edgeprune.commands import build as command
 from edgeprune.commands import options as arguments
 from edgeprune.console.progress import Reporter
-from edgeprune.dataset import load
+from edgeprune.data import samples
+from edgeprune.data.dataset import load
 from edgeprune.model import checkpoint
 from edgeprune.workflow import Options
 

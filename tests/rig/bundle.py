@@ -16,8 +16,9 @@ def make(folder: Path, name: str = "rig") -> Path:
     """folder/NAME.epb, signed by the key of $EDGEPRUNE_HOME."""
     from edgeprune_device.target import Target
 
-    from edgeprune import dataset, demo, measure, pack, precisions, samples
+    from edgeprune import demo, measure, pack, precisions
     from edgeprune import quantize as q
+    from edgeprune.data import dataset, samples
     from edgeprune.exporting.to_onnx import to_onnx
     from edgeprune.model import checkpoint
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from edgeprune_device.errors import InputError
 from edgeprune_device.files import check_room, sha256
 
-from edgeprune.datasets import cache, folder
+from edgeprune.data.formats import cache, folder
 
 __all__ = ["find"]
 

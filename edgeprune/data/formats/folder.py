@@ -21,6 +21,6 @@ def find(folder: Path) -> Path:
             found = named
         if found:
             return found[0]
-    from edgeprune.datasets import coco
+    from edgeprune.data.formats import coco
 
     return coco.find(folder)

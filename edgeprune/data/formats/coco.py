@@ -30,8 +30,8 @@ from edgeprune_device import vision
 from edgeprune_device.errors import InputError
 from edgeprune_device.files import sha256
 
-from edgeprune.dataset import PICTURES
-from edgeprune.datasets import cache
+from edgeprune.data.formats import cache
+from edgeprune.data.pictures import PICTURES
 
 __all__ = ["find"]
 

@@ -17,12 +17,8 @@ import numpy as np
 import yaml
 from edgeprune_device.errors import InputError
 
-from edgeprune import datasets
-
-_PICTURES = {".bmp", ".jpeg", ".jpg", ".mpo", ".png", ".tif", ".tiff", ".webp"}
-#: What Ultralytics lists as pictures too, and nothing here decodes.
-_UNREADABLE = {".avif", ".dng", ".heic", ".heif", ".jp2"}
-PICTURES = _PICTURES | _UNREADABLE
+from edgeprune.data import formats
+from edgeprune.data.pictures import PICTURES, READABLE, UNREADABLE
 
 
 @dataclass(frozen=True)
@@ -89,7 +85,7 @@ def load(path: str | Path) -> Dataset:
     Raises:
         InputError: the file, a picture folder or a picture is missing; a label is malformed (file and line).
     """
-    given, path = Path(path), datasets.find(Path(path))
+    given, path = Path(path), formats.find(Path(path))
     content = _read_yaml(path)
     names = _names(path, content)
     _check_kind(path, content)
@@ -223,7 +219,7 @@ def _pictures(path: Path, root: Path, content: dict, key: str) -> tuple[Path, ..
             found += sorted(Path(f) for f in files if Path(f).suffix.lower() in PICTURES)
         elif place.suffix == ".txt" and place.is_file():
             found += _list(place)
-        elif place.suffix.lower() in _PICTURES:
+        elif place.suffix.lower() in READABLE:
             found.append(place)
         else:
             raise InputError(
@@ -234,7 +230,7 @@ def _pictures(path: Path, root: Path, content: dict, key: str) -> tuple[Path, ..
     missing = [p for p in found if not p.is_file()]
     if missing:
         raise InputError(f"{path}: {key}: {len(missing)} of {len(found)} pictures are missing, the first: {missing[0]}")
-    unreadable = [p for p in found if p.suffix.lower() in _UNREADABLE]
+    unreadable = [p for p in found if p.suffix.lower() in UNREADABLE]
     if unreadable:
         raise InputError(
             f"{path}: {key}: {len(unreadable)} of {len(found)} pictures are of a kind that is not decoded here, the "

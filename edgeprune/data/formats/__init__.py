@@ -23,7 +23,7 @@ def find(path: Path) -> Path:
     Raises:
         InputError: nothing of that, or what would have to be fetched from a network.
     """
-    from edgeprune.datasets import archive, coco, folder, named
+    from edgeprune.data.formats import archive, coco, folder, named
 
     # pathlib makes one slash of two, and resolving puts the working folder in front.
     if re.search(r"(^|/)[a-z0-9+]+:/", str(path)) and not path.exists():

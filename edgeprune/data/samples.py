@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from edgeprune_device import vision
 
-from edgeprune.dataset import Dataset
+from edgeprune.data.dataset import Dataset
 from edgeprune.features import Samples
 
 #: Pixels that fit in memory at once during compensation, all pictures together (32 pictures of 640 x 640).
