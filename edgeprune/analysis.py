@@ -35,7 +35,8 @@ from edgeprune.budget import Budget, Unit
 from edgeprune.channels import Channels, trace
 from edgeprune.compensate import RIDGES
 from edgeprune.console.text import aligned
-from edgeprune.features import Moments, Samples, moments
+from edgeprune.data.samples import Samples
+from edgeprune.features import Moments, moments
 from edgeprune.model.count import Cost, count
 from edgeprune.plan import PrunePlan
 

@@ -11,28 +11,10 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import nn
 
-
-@dataclass(frozen=True)
-class Samples:
-    """Labelled training pictures, ready for the network.
-
-    pictures: (N, 3, H, W) float32 in [0, 1], letterboxed; labels: N arrays (n, 5) [class, cx, cy, w, h] normalised to
-    the letterboxed picture.
-    """
-
-    pictures: torch.Tensor
-    labels: tuple[np.ndarray, ...]
-
-    def batch(self, start: int, stop: int) -> dict:
-        """The batch that Ultralytics' losses take."""
-        labels = [torch.from_numpy(np.asarray(a, dtype=np.float32)) for a in self.labels[start:stop]]
-        index = torch.cat([torch.full((len(a),), float(i)) for i, a in enumerate(labels)])
-        rows = torch.cat(labels)
-        return {"img": self.pictures[start:stop], "cls": rows[:, :1], "bboxes": rows[:, 1:], "batch_idx": index}
+from edgeprune.data.samples import Samples
 
 
 def sampled(conv: nn.Conv2d, rows: int, batch: int, height: int, width: int, name: str) -> tuple[torch.Tensor, ...]:

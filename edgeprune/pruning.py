@@ -17,7 +17,7 @@ from edgeprune.budget import Budget
 from edgeprune.channels import Channels, trace
 from edgeprune.compensate import compensate
 from edgeprune.cost import Cost
-from edgeprune.features import Samples
+from edgeprune.data.samples import Samples
 from edgeprune.plan import PrunePlan
 
 if TYPE_CHECKING:

@@ -28,7 +28,7 @@ from benchmarks.pruning.methods import METHODS
 from edgeprune import finetuning, measure
 from edgeprune.data import samples
 from edgeprune.data.dataset import Dataset
-from edgeprune.features import Samples
+from edgeprune.data.samples import Samples
 from edgeprune.model import checkpoint
 from edgeprune.model.checkpoint import Checkpoint
 from edgeprune.model.count import count

@@ -17,7 +17,8 @@ from edgeprune_device.errors import EdgepruneError, InputError
 from torch import nn
 
 from benchmarks.pruning.two_branch import TwoBranchC2f, rewritten
-from edgeprune.features import Samples, default_loss
+from edgeprune.data.samples import Samples
+from edgeprune.features import default_loss
 from edgeprune.model.count import count
 
 VERSION = "1.6.1"

@@ -20,7 +20,8 @@ from torch import nn
 
 from edgeprune.budget import FLOOR
 from edgeprune.channels import Channels, Group
-from edgeprune.features import Moments, Samples, each_moments, sensitivity
+from edgeprune.data.samples import Samples
+from edgeprune.features import Moments, each_moments, sensitivity
 
 NEEDS_SAMPLES = True
 #: Ridge of the inverse, relative to the mean input variance: the same as the compensation's.

@@ -13,7 +13,8 @@ from torch import nn
 
 from edgeprune.channels import Channels
 from edgeprune.criteria._slices import sums
-from edgeprune.features import Samples, default_loss
+from edgeprune.data.samples import Samples
+from edgeprune.features import default_loss
 
 NEEDS_SAMPLES = True
 #: Pictures of one batch.

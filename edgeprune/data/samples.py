@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,28 @@ import torch
 from edgeprune_device import vision
 
 from edgeprune.data.dataset import Dataset
-from edgeprune.features import Samples
 
 #: Pixels that fit in memory at once during compensation, all pictures together (32 pictures of 640 x 640).
 _PIXELS = 32 * 640 * 640
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Labelled training pictures, ready for the network.
+
+    pictures: (N, 3, H, W) float32 in [0, 1], letterboxed; labels: N arrays (n, 5) [class, cx, cy, w, h] normalised to
+    the letterboxed picture.
+    """
+
+    pictures: torch.Tensor
+    labels: tuple[np.ndarray, ...]
+
+    def batch(self, start: int, stop: int) -> dict:
+        """The batch that Ultralytics' losses take."""
+        labels = [torch.from_numpy(np.asarray(a, dtype=np.float32)) for a in self.labels[start:stop]]
+        index = torch.cat([torch.full((len(a),), float(i)) for i, a in enumerate(labels)])
+        rows = torch.cat(labels)
+        return {"img": self.pictures[start:stop], "cls": rows[:, :1], "bboxes": rows[:, 1:], "batch_idx": index}
 
 
 def affordable(imgsz: int) -> int:

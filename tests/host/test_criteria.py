@@ -14,7 +14,8 @@ from edgeprune import criteria
 from edgeprune.channels import trace
 from edgeprune.criteria._slices import sums
 from edgeprune.criteria.taylor import AT_ONCE
-from edgeprune.features import Samples, moments
+from edgeprune.data.samples import Samples
+from edgeprune.features import moments
 
 
 def samples(count=4, size=96):
