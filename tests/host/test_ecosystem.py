@@ -11,9 +11,9 @@ from PIL import Image
 
 from edgeprune import nms
 from edgeprune.exporting.to_onnx import to_onnx
-from edgeprune.layers import layer_of_node
 from edgeprune.model import checkpoint, head
 from edgeprune.quantize import calibrate, to_fp16, to_int8
+from edgeprune.quantize.layers import layer_of_node
 
 from .conftest import network, save
 
