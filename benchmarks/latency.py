@@ -17,11 +17,13 @@ from pathlib import Path
 import numpy as np
 from edgeprune_device.files import write_atomic
 
-from edgeprune import budget, cost, criteria, demo, latency, measure, pruning
+from edgeprune import budget, cost, criteria, demo, latency, pruning
 from edgeprune.budget import Budget
 from edgeprune.channels import trace
 from edgeprune.data import dataset, samples
 from edgeprune.latency import Latency
+from edgeprune.measuring.accuracy import bootstrap, evaluate
+from edgeprune.measuring.sessions import TorchSession
 from edgeprune.model import checkpoint
 from edgeprune.plan import PrunePlan
 from edgeprune.timing.ort import Ort
@@ -52,8 +54,8 @@ class Comparison:
         self.scores = self._scores()
         boxes = self.data.boxes(self.data.val)
         self.judged = {i for i, n in enumerate(boxes) if n >= MIN_BOXES}
-        session = measure.TorchSession(self.model, self.size)
-        _, self.original = measure.evaluate(session, self.data, self.data.val, self.size)
+        session = TorchSession(self.model, self.size)
+        _, self.original = evaluate(session, self.data, self.data.val, self.size)
 
     def _scores(self) -> np.ndarray:
         path = self.out / "scores.npy"
@@ -94,7 +96,7 @@ class Comparison:
                 "map50_95": self._score(found[name].accuracy()),
                 "all_classes": found[name].accuracy().map50_95,
             }
-        row["difference"] = measure.bootstrap(found["latency"], found["macs"], self._score)
+        row["difference"] = bootstrap(found["latency"], found["macs"], self._score)
         return row
 
     def _time(self, plans: dict[str, np.ndarray], rounds: int) -> dict[str, float]:
@@ -107,7 +109,7 @@ class Comparison:
     def _evaluate(self, keep: np.ndarray):
         plan = PrunePlan.of(self.channels, keep, budget="benchmark", criterion="energy")
         pruned = pruning.cut(self.model, self.channels, plan, self.samples).model
-        _, matches = measure.evaluate(measure.TorchSession(pruned, self.size), self.data, self.data.val, self.size)
+        _, matches = evaluate(TorchSession(pruned, self.size), self.data, self.data.val, self.size)
         macs = cost.macs(self.channels)
         return matches, float(macs.of(self.counts(keep)) / macs.of(self.counts(np.ones_like(keep))))
 

@@ -21,8 +21,9 @@ import numpy as np
 import torch
 from edgeprune_device.files import write_atomic
 
-from edgeprune import measure
 from edgeprune.data import dataset
+from edgeprune.measuring.accuracy import bootstrap, evaluate
+from edgeprune.measuring.sessions import TorchSession
 from edgeprune.model import checkpoint
 from edgeprune.model.count import count
 
@@ -74,12 +75,12 @@ def write(args, control: Path) -> None:
     for name, path in files.items():
         model = checkpoint.load(path).model
         costs[name] = count(model, (size, size))
-        _, matches[name] = measure.evaluate(measure.TorchSession(model, size), data, data.val, size)
+        _, matches[name] = evaluate(TorchSession(model, size), data, data.val, size)
     rows = []
     for name in files:
         row = {"model": name, **costs[name].to_json(), "map50_95": mean_ap(matches[name].accuracy())}
         for other in ("original", "control"):
-            row[f"minus_{other}"] = measure.bootstrap(matches[name], matches[other], mean_ap)
+            row[f"minus_{other}"] = bootstrap(matches[name], matches[other], mean_ap)
         rows.append(row)
     result = {
         "weights": args.weights.name, "data": f"{args.data.parent.name}/{args.data.name}", "imgsz": size,

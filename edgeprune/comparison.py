@@ -25,10 +25,13 @@ from edgeprune_device.files import sha256, write_atomic
 from edgeprune_device.hint import no_such_file
 from edgeprune_device.report import BenchReport
 
-from edgeprune import gallery, measure, per_class, versions
+from edgeprune import gallery, per_class, versions
 from edgeprune.console.text import number, table
 from edgeprune.data.dataset import Dataset, check_names
 from edgeprune.exporting.to_onnx import to_onnx
+from edgeprune.measuring.accuracy import SHOWN_CONF, evaluate, upright_shape
+from edgeprune.measuring.sessions import OnnxSession, TorchSession
+from edgeprune.measuring.timing import time_models
 from edgeprune.model import checkpoint
 from edgeprune.model.count import Cost, count, widths
 from edgeprune.model.head import NOTE, of_file, of_network, output_of_file
@@ -65,7 +68,7 @@ class Item:
 class Row:
     """One model's figures; what was not measured is None.
 
-    layers: output channels of each convolution; latency_ms, stages_ms, fps_*: see measure.Timing; pictures: that the
+    layers: output channels of each convolution; latency_ms, stages_ms, fps_*: see measuring.timing; pictures: that the
     accuracy was measured on; objects_found: detections of confidence >= 0.25; recorded: figures of another run, on
     `machine`; caveat: why a figure is not what it seems; head: which of a network's two its figures are of.
     """
@@ -214,7 +217,7 @@ def of_model(
     return Item(
         name, source.path, size_bytes, digest, tuple(source.names), size, count(source.model, (size, size)),
         widths(source.model), exported.SerializeToString(), output_of_file(exported),
-        lambda: measure.TorchSession(source.model, size), head=of_network(source.model),
+        lambda: TorchSession(source.model, size), head=of_network(source.model),
     )  # fmt: skip
 
 
@@ -231,7 +234,7 @@ def _onnx(name: str, path: Path, data: bytes, size_bytes: int, stated: str | Non
     # As ONNX Runtime runs it on this machine: that is what the latency beside it belongs to.
     return Item(
         name, path, size_bytes, _sha256(data), names, shape[2], None, layers_of(model), data, kind,
-        lambda: measure.OnnxSession(data, kind), FOR_A_GPU if for_a_gpu(model) else None, of_file(model),
+        lambda: OnnxSession(data, kind), FOR_A_GPU if for_a_gpu(model) else None, of_file(model),
     )  # fmt: skip
 
 
@@ -394,7 +397,7 @@ def compare(
                 step(0.2 + 0.8 * (i + done / total) / len(items), f"{name} {done}/{total} pictures")
 
             shown[name] = []
-            accuracy, _ = measure.evaluate(session, dataset, dataset.val, item.imgsz, told, shown[name])
+            accuracy, _ = evaluate(session, dataset, dataset.val, item.imgsz, told, shown[name])
         rows.append(_row(item, name, took[name], accuracy, shown.get(name), session.description))
     rows += [Row(**{**vars(row), "name": name}) for row, name in zip(reports, names[len(items) :])]
     return Comparison(
@@ -421,14 +424,14 @@ def _unique(names: Sequence[str]) -> list[str]:
 
 
 def _timed(items, names, dataset, threads: int, rounds: int, step) -> dict[str, dict]:
-    """name -> measure.Timing as JSON."""
+    """name -> Timing as JSON."""
     took: dict[str, dict] = {}
     for size in dict.fromkeys(item.imgsz for item in items):  # turns only make sense on one input
         group = {name: item.model for name, item in zip(names, items) if item.imgsz == size}
         kinds = {name: item.kind for name, item in zip(names, items)}
         step(0.0, f"timing {len(group)} models at {size} px")
         val, classes = (dataset.val, len(dataset.names)) if dataset else ((), 0)
-        timed = measure.latency(
+        timed = time_models(
             group, size, val, classes=classes, kinds=kinds, threads=threads, rounds=rounds
         )
         for name, timing in timed.items():
@@ -475,9 +478,9 @@ def machine() -> dict[str, Any]:
 
 def shown_best(dataset: Dataset, shown: Mapping[str, Sequence], count: int) -> dict[str, Any]:
     """gallery.choose over the validation pictures."""
-    shapes = [measure.shape(picture) for picture in dataset.val]
+    shapes = [upright_shape(picture) for picture in dataset.val]
     truths = [dataset.truth(picture, shape) for picture, shape in zip(dataset.val, shapes)]
-    return gallery.choose(dataset.val, truths, shapes, shown, count, conf=measure.SHOWN_CONF)
+    return gallery.choose(dataset.val, truths, shapes, shown, count, conf=SHOWN_CONF)
 
 
 # -- as text -----------------------------------------------------------------------------------------------------------

@@ -14,8 +14,9 @@ from edgeprune_device.environment import Environment
 from edgeprune_device.errors import GateError
 from edgeprune_device.target import Target
 
-from edgeprune import measure
 from edgeprune import quantize as q
+from edgeprune.measuring.accuracy import bootstrap
+from edgeprune.measuring.sessions import OnnxSession, ReferenceSession
 
 #: Pictures that the disagreement of layers is measured on, and those that biases are corrected on.
 PROBED, CORRECTED = 8, 16
@@ -254,8 +255,8 @@ class Int8:
 def session(target: Target, precision: str, model: onnx.ModelProto):
     """For a CPU target a file is measured as it will run; for a GPU target as it is written."""
     if precision == "fp32" or target.int8_activations == "unsigned":
-        return measure.OnnxSession(model)
-    return measure.ReferenceSession(model)
+        return OnnxSession(model)
+    return ReferenceSession(model)
 
 
 def _drop(found: Mapping[str, Judged], name: str) -> float:
@@ -284,7 +285,7 @@ def gate(found: Mapping[str, Judged], max_drop: float, rescued: int, *, trainabl
 
 def _told(before: Judged, after: Judged) -> str:
     a, b = before.accuracy, after.accuracy
-    drop, low, high = measure.bootstrap(before.matches, after.matches, lambda x: x.map50_95, samples=200)
+    drop, low, high = bootstrap(before.matches, after.matches, lambda x: x.map50_95, samples=200)
     return (
         f"{drop:.4f} mAP50-95 ({a.map50_95:.4f} -> {b.map50_95:.4f}; 95 %: {low:.4f} to {high:.4f} on {a.pictures} "
         f"pictures; {_worst(a, b)})"

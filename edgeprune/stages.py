@@ -11,13 +11,16 @@ from edgeprune_device.bundle import Bundle
 from edgeprune_device.errors import EdgepruneError, InputError
 from edgeprune_device.files import sha256, write_atomic
 
-from edgeprune import comparison, finetuning, measure, nms, on, precisions, pruning, ssh
+from edgeprune import comparison, finetuning, nms, on, precisions, pruning, ssh
 from edgeprune import engine as engines
 from edgeprune import pack as packing
 from edgeprune import qat as rounding
 from edgeprune import record as records
 from edgeprune.exporting.parity import measure_parity
 from edgeprune.exporting.to_onnx import to_onnx
+from edgeprune.measuring.accuracy import score
+from edgeprune.measuring.sessions import TorchSession
+from edgeprune.measuring.timing import time_models
 from edgeprune.model import checkpoint
 from edgeprune.model.count import count
 from edgeprune.plan import PrunePlan
@@ -35,7 +38,7 @@ PAGE = "report.html"
 def baseline(job, step) -> dict:
     """Cost and accuracy of the original, on the pictures that judge everything after it."""
     model = job.original.model
-    accuracy, _ = job.evaluate(measure.TorchSession(model, job.imgsz), step, "original")
+    accuracy, _ = job.evaluate(TorchSession(model, job.imgsz), step, "original")
     _check_baseline(job, accuracy)
     cost = count(model, (job.imgsz, job.imgsz))
     size = len(checkpoint.to_bytes(model, job.original))
@@ -45,7 +48,7 @@ def baseline(job, step) -> dict:
     return {
         "note": f"{cost.parameters / 1e6:.2f} M parameters, {cost.macs / 1e9:.2f} G MACs, "
         f"mAP50-95 {accuracy.map50_95:.3f} on {accuracy.pictures} pictures, {accuracy.boxes} boxes",
-        "runtime": measure.TorchSession.description,
+        "runtime": TorchSession.description,
     }
 
 
@@ -123,7 +126,7 @@ def prune(job, step) -> dict:
     path = job.out / "pruned.pt"
     checkpoint.save(path, chosen.model, like=job.original)
     saved = checkpoint.load(path).model
-    accuracy, _ = job.evaluate(measure.TorchSession(saved, job.imgsz), step, "pruned")
+    accuracy, _ = job.evaluate(TorchSession(saved, job.imgsz), step, "pruned")
     cost = count(saved, (job.imgsz, job.imgsz))
     job.enter("pruned", path, accuracy, cost, size_bytes=path.stat().st_size)
     before, after = (job.record["models"][m] for m in ("original", "pruned"))
@@ -145,7 +148,7 @@ def tune(job, step) -> dict:
     epochs = o.epochs - (o.steps - 1) * (o.epochs // o.steps)  # the last step takes what does not divide
     result = _finetune(job, job.out / "pruned.pt", path, o.settings(epochs), step, work=job.work)
     tuned = checkpoint.load(path).model
-    accuracy, _ = job.evaluate(measure.TorchSession(tuned, job.imgsz), step, "tuned")
+    accuracy, _ = job.evaluate(TorchSession(tuned, job.imgsz), step, "tuned")
     cost = count(tuned, (job.imgsz, job.imgsz))
     job.enter("tuned", path, accuracy, cost, size_bytes=path.stat().st_size)
     before, cut = (job.record["models"][m]["map50_95"] for m in ("original", "pruned"))
@@ -179,7 +182,7 @@ def qat(job, step) -> dict:
     settings = o.qat_settings()
     result = _finetune(job, job.model_path("tuned"), path, settings, step, work=job.work / "qat")
     model = checkpoint.load(path).model
-    accuracy, _ = job.evaluate(measure.TorchSession(model, job.imgsz), step, "qat")
+    accuracy, _ = job.evaluate(TorchSession(model, job.imgsz), step, "qat")
     job.enter("qat", path, accuracy, count(model, (job.imgsz, job.imgsz)), size_bytes=path.stat().st_size)
     before = job.record["models"]["tuned"]["map50_95"]
     if accuracy.map50_95 < before:
@@ -230,7 +233,7 @@ def quantize(job, step) -> dict:
             job.target,
             job.options.precision,
             job.options.max_drop,
-            lambda session: measure.score(session, job.data, job.splits["select"], job.imgsz),
+            lambda session: score(session, job.data, job.splits["select"], job.imgsz),
             lambda name, session: job.evaluate(session, step, name),
             thresholds=rounding.thresholds(checkpoint.load(job.trained)),
             finish=job.finish,
@@ -248,7 +251,7 @@ def quantize(job, step) -> dict:
     original = job.finish(to_onnx(job.original.model, (job.imgsz, job.imgsz))).SerializeToString()
     # ONNX Runtime has no kernels for INT8 among FP16 on a CPU: what it would take says nothing.
     runnable = {p: job.model_path(p) for p in ("fp32", *made.files) if p != "int8-fp16"}
-    timed = measure.latency(
+    timed = time_models(
         {"original": original, **runnable}, job.imgsz, job.data.val, classes=len(job.data.names)
     )
     job.enter("original", job.options.weights, timing=timed["original"])
@@ -374,7 +377,7 @@ def _session(job, model: str):
     if model in PRECISIONS:
         return precisions.session(job.target, model, onnx.load(job.model_path(model)))
     source = job.original if model == "original" else checkpoint.load(job.model_path(model))
-    return measure.TorchSession(source.model, job.imgsz)
+    return TorchSession(source.model, job.imgsz)
 
 
 def _engines(job) -> dict[str, dict]:

@@ -25,8 +25,10 @@ from ultralytics.utils import RANK
 from ultralytics.utils.dist import generate_ddp_command
 from ultralytics.utils.torch_utils import unwrap_model
 
-from edgeprune import distill, measure, qat, sparsity, tracking
+from edgeprune import distill, qat, sparsity, tracking
 from edgeprune.data import dataset
+from edgeprune.measuring.accuracy import evaluate
+from edgeprune.measuring.sessions import TorchSession
 from edgeprune.model import checkpoint
 from edgeprune.model.threads import use_all_cores
 
@@ -135,7 +137,7 @@ class KeepArchitecture(DetectionTrainer):
             return self.metrics, None
         held = dataset.load(self.args.data)
         size = self.args.imgsz
-        accuracy, _ = measure.evaluate(measure.TorchSession(self.ema.ema, size), held, held.val, size)
+        accuracy, _ = evaluate(TorchSession(self.ema.ema, size), held, held.val, size)
         fitness = float(accuracy.map50_95)
         if self.best_fitness is None or self.best_fitness < fitness:
             self.best_fitness = fitness

@@ -29,11 +29,13 @@ from edgeprune_device.hint import did_you_mean
 from edgeprune_device.target import Target
 
 import edgeprune
-from edgeprune import comparison, criteria, measure, nms, on, pruning, qat, ssh, tracking
+from edgeprune import comparison, criteria, nms, on, pruning, qat, ssh, tracking
 from edgeprune.budget import Budget
 from edgeprune.console.progress import Reporter
 from edgeprune.data import dataset, samples
 from edgeprune.finetuning import Settings, check_device
+from edgeprune.measuring.accuracy import evaluate
+from edgeprune.measuring.timing import Timing
 from edgeprune.model import checkpoint
 from edgeprune.model import head as heads
 
@@ -179,7 +181,7 @@ class Job:
     def evaluate(self, session, step: Callable[[float, str], None], model: str):
         """(Accuracy, Matches) on all validation pictures; what `model` finds in each is kept for the page."""
         total, shown = len(self.data.val), []
-        accuracy, matches = measure.evaluate(
+        accuracy, matches = evaluate(
             session, self.data, self.data.val, self.imgsz,
             lambda n: step(n / total, f"{model}: {n}/{total} pictures"), shown,
         )  # fmt: skip
@@ -201,7 +203,7 @@ class Job:
         return self.work / "shown" / f"{model}.npz"
 
     def enter(
-        self, model: str, path: Path, accuracy=None, cost=None, timing: measure.Timing | None = None, **more
+        self, model: str, path: Path, accuracy=None, cost=None, timing: Timing | None = None, **more
     ) -> None:
         """Note a model's figures; what was not measured stays null."""
         entry = self.record["models"].setdefault(model, dict.fromkeys(_FIGURES))

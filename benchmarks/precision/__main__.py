@@ -29,9 +29,9 @@ from edgeprune_device.environment import Environment
 from edgeprune_device.files import check_writable, write_atomic
 
 from benchmarks.precision import files, judge, table
-from edgeprune import measure
 from edgeprune.data import dataset
 from edgeprune.data.dataset import Dataset
+from edgeprune.measuring.accuracy import bootstrap
 from edgeprune.model import checkpoint
 
 
@@ -68,7 +68,7 @@ def main() -> None:
     for name in matches:
         minus = {}
         for other in ("fp32", "ours fp16"):
-            minus[other] = measure.bootstrap(matches[name], matches[other], lambda a: a.map50_95, samples=500)
+            minus[other] = bootstrap(matches[name], matches[other], lambda a: a.map50_95, samples=500)
         accuracy = matches[name].accuracy()
         rows.append({
             "name": name, "map50_95": accuracy.map50_95, "map50": accuracy.map50,

@@ -15,11 +15,12 @@ import yaml
 from edgeprune_device.target import Target
 from ultralytics import YOLO
 
-from edgeprune import measure, precisions
+from edgeprune import precisions
 from edgeprune import quantize as q
 from edgeprune.data import samples
 from edgeprune.data.dataset import Dataset
 from edgeprune.exporting.to_onnx import to_onnx
+from edgeprune.measuring import accuracy
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def make(source, weights: Path, data: Dataset, size: int, max_drop: float, work:
             "selection_pictures": len(select)}  # fmt: skip
     for target in ("jetson-orin", "cpu"):
         int8 = precisions.Int8(fp32, ranges, pictures, Target.load(target), lambda what: None)
-        int8.settle(tuple(q.METHODS), lambda session: measure.score(session, data, select, size), max_drop)
+        int8.settle(tuple(q.METHODS), lambda session: accuracy.score(session, data, select, size), max_drop)
         said[target] = int8.to_json()
         for name, model in int8.files.items():
             label = f"ours {name}" if target != "cpu" else "ours int8 for cpu"

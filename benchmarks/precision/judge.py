@@ -11,8 +11,9 @@ from edgeprune_device.accuracy import Matches
 from edgeprune_device.errors import GateError
 
 from benchmarks.precision.files import File, OpenVino
-from edgeprune import engine, measure
+from edgeprune import engine
 from edgeprune.data.dataset import Dataset
+from edgeprune.measuring.accuracy import true_boxes
 
 ROUNDS, WARMUP = 60, 8
 
@@ -33,7 +34,7 @@ class Judged:
 
 
 def add(judged: Judged, file: File, data: Dataset, size: int) -> None:
-    items = [(p.name, str(p), measure.truth(data, p)) for p in data.val]
+    items = [(p.name, str(p), true_boxes(data, p)) for p in data.val]
     _, found = evaluation.evaluate(file.open(), items, imgsz=size, classes=list(data.names))
     judged.found += found
     judged.truths += [truth for _, _, truth in items]

@@ -25,10 +25,12 @@ from torch import nn
 
 from benchmarks.pruning import opens
 from benchmarks.pruning.methods import METHODS
-from edgeprune import finetuning, measure
+from edgeprune import finetuning
 from edgeprune.data import samples
 from edgeprune.data.dataset import Dataset
 from edgeprune.data.samples import Samples
+from edgeprune.measuring.accuracy import evaluate
+from edgeprune.measuring.sessions import TorchSession
 from edgeprune.model import checkpoint
 from edgeprune.model.checkpoint import Checkpoint
 from edgeprune.model.count import count
@@ -133,7 +135,7 @@ def tuned(job: Job, method: str, macs: float, seed: int, say: Callable[[str], No
 def _measure(job: Job, folder: Path, state: str, **said) -> None:
     model = checkpoint.load(folder / f"{state}.pt").model
     size = job.settings.imgsz
-    accuracy, matches = measure.evaluate(measure.TorchSession(model, size), job.data, job.data.val, size)
+    accuracy, matches = evaluate(TorchSession(model, size), job.data, job.data.val, size)
     buffer = io.BytesIO()
     np.save(buffer, draws(matches, job.score))
     write_atomic(folder / f"{state}.npy", buffer.getvalue())

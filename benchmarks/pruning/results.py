@@ -14,8 +14,8 @@ from edgeprune_device.environment import Environment
 from edgeprune_device.files import sha256, write_atomic
 
 from benchmarks.pruning import cells
-from edgeprune import measure
 from edgeprune.exporting.to_onnx import to_onnx
+from edgeprune.measuring import timing
 
 OURS = "ours"
 
@@ -51,7 +51,7 @@ def _latency(job: cells.Job, names: list[str]) -> dict[str, dict]:
     if known.exists() and (found := json.loads(known.read_text()))["of"] == of:
         return found["latency"]
     models = {n: to_onnx(cells.model_of(job.work / n), (size, size)).SerializeToString() for n in names}
-    latency = measure.latency(models, size, threads=1) if models else {}
+    latency = timing.time_models(models, size, threads=1) if models else {}
     write_atomic(known, json.dumps({"of": of, "latency": latency}))
     return latency
 

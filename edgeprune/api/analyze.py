@@ -7,11 +7,13 @@ from pathlib import Path
 from edgeprune_device.errors import InputError
 from edgeprune_device.target import Target
 
-from edgeprune import analysis, criteria, measure
+from edgeprune import analysis, criteria
 from edgeprune.analysis import Analysis
 from edgeprune.api.source import Model, opened
 from edgeprune.console.progress import Reporter
 from edgeprune.data import dataset, samples
+from edgeprune.measuring import accuracy
+from edgeprune.measuring.sessions import TorchSession
 from edgeprune.model.threads import ready
 
 
@@ -60,7 +62,7 @@ def analyze(
             imgsz=size,
             samples=samples.read(pictures, solve, size),
             judges=samples.read(pictures, samples.pick(select, analysis.COMPARED), size).pictures,
-            measure=lambda network: measure.evaluate(measure.TorchSession(network, size), pictures, select, size),
+            measure=lambda network: accuracy.evaluate(TorchSession(network, size), pictures, select, size),
             name=source.path.name,
             step=step,
         )

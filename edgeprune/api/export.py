@@ -14,7 +14,7 @@ from edgeprune_device.files import write_atomic
 from edgeprune_device.hint import did_you_mean
 from edgeprune_device.target import Target
 
-from edgeprune import measure, nms, precisions, qat
+from edgeprune import nms, precisions, qat
 from edgeprune.api.result import as_table
 from edgeprune.api.source import Model, opened
 from edgeprune.console.progress import Reporter
@@ -22,6 +22,7 @@ from edgeprune.console.text import number
 from edgeprune.data import dataset, samples
 from edgeprune.exporting.parity import Parity, measure_parity
 from edgeprune.exporting.to_onnx import to_onnx
+from edgeprune.measuring.accuracy import evaluate, score
 from edgeprune.model.threads import ready
 
 PRECISIONS = ("fp32", "fp16", "int8")
@@ -145,7 +146,7 @@ def _made(source, pictures, size, target, wanted, max_drop, suppress, step):
         def shown(n):
             step(0.3 + 0.7 * (place + n / total) / len(target.precisions), f"{name}: {n}/{total} pictures")
 
-        return measure.evaluate(session, pictures, pictures.val, size, shown)
+        return evaluate(session, pictures, pictures.val, size, shown)
 
     made = precisions.make(
         fp32,
@@ -153,7 +154,7 @@ def _made(source, pictures, size, target, wanted, max_drop, suppress, step):
         target,
         wanted,
         max_drop,
-        lambda session: measure.score(session, pictures, select, size),
+        lambda session: score(session, pictures, select, size),
         judge,
         thresholds=given,
         finish=finish,

@@ -12,13 +12,15 @@ from edgeprune_device.accuracy import Accuracy
 from edgeprune_device.errors import InputError
 from edgeprune_device.files import check_writable
 
-from edgeprune import finetuning, measure, tracking
+from edgeprune import finetuning, tracking
 from edgeprune import qat as rounding
 from edgeprune import sparsity as slimming
 from edgeprune.api.result import Network, as_table
 from edgeprune.api.source import Model, as_file
 from edgeprune.console.progress import Reporter
 from edgeprune.data import dataset
+from edgeprune.measuring.accuracy import evaluate
+from edgeprune.measuring.sessions import ReferenceSession, TorchSession
 from edgeprune.model import checkpoint
 from edgeprune.model import head as heads
 from edgeprune.model.checkpoint import Checkpoint
@@ -158,11 +160,11 @@ def finetune(
             def told(n, step=step, total=total):
                 step(n / total, f"{n}/{total} pictures")
 
-            session = measure.TorchSession(state.model, size)
-            found.append(measure.evaluate(session, pictures, pictures.val, size, told)[0])
+            session = TorchSession(state.model, size)
+            found.append(evaluate(session, pictures, pictures.val, size, told)[0])
             if qat:
-                session = measure.ReferenceSession(rounding.int8(state, pictures, size))
-                rounded.append(measure.evaluate(session, pictures, pictures.val, size, told)[0].map50_95)
+                session = ReferenceSession(rounding.int8(state, pictures, size))
+                rounded.append(evaluate(session, pictures, pictures.val, size, told)[0].map50_95)
     if out is not None:
         figures = {name: {"map50_95": a.map50_95} for name, a in zip(("before", "after"), found)}
         for line in tracking.report(work, {**figures, "training": result}, [out]):

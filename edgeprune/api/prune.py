@@ -8,13 +8,15 @@ from pathlib import Path
 
 from edgeprune_device.target import Target
 
-from edgeprune import criteria, measure, pruning
+from edgeprune import criteria, pruning
 from edgeprune.api.result import Network, as_table
 from edgeprune.api.source import Model, opened
 from edgeprune.budget import Budget
 from edgeprune.console.progress import Reporter
 from edgeprune.data import dataset, samples
 from edgeprune.latency import Latency
+from edgeprune.measuring.accuracy import evaluate
+from edgeprune.measuring.sessions import TorchSession
 from edgeprune.model import checkpoint
 from edgeprune.model import head as heads
 from edgeprune.model.checkpoint import Checkpoint
@@ -142,7 +144,7 @@ def prune(
     if data is not None:
         with reporter.stage("measure"):
             accuracy = tuple(
-                measure.evaluate(measure.TorchSession(m, imgsz), pictures, select, imgsz)[0].map50_95
+                evaluate(TorchSession(m, imgsz), pictures, select, imgsz)[0].map50_95
                 for m in (source.model, cut.model)
             )
     # Named as the command names its file: an export of it does not lie where that of the original lies.

@@ -144,13 +144,14 @@ def train(out: Path, data: Path, epochs: int, minutes: float | None) -> None:
 
 def score(weights: Path, data: Path) -> Accuracy:
     """Accuracy on the validation pictures of `data`, by the project's own evaluator."""
-    from edgeprune import measure
     from edgeprune.data.dataset import load
+    from edgeprune.measuring.accuracy import evaluate
+    from edgeprune.measuring.sessions import TorchSession
     from edgeprune.model import checkpoint
 
     pictures = load(data)
-    session = measure.TorchSession(checkpoint.load(weights).model, dataset.SIZE)
-    return measure.evaluate(session, pictures, pictures.val, dataset.SIZE)[0]
+    session = TorchSession(checkpoint.load(weights).model, dataset.SIZE)
+    return evaluate(session, pictures, pictures.val, dataset.SIZE)[0]
 
 
 def stock_score(weights: Path, data: Path, folder: Path) -> tuple[float, float]:

@@ -10,10 +10,11 @@ import torch
 from edgeprune_device import cli, vision
 from edgeprune_device.errors import InputError
 
-from edgeprune import analysis, budget, chart, measure
+from edgeprune import analysis, budget, chart
 from edgeprune.analysis import Advice, Rung
 from edgeprune.channels import trace
 from edgeprune.features import moments
+from edgeprune.measuring.sessions import TorchSession
 from edgeprune.model.count import Cost
 from edgeprune.model.head import has_one_to_one
 
@@ -180,7 +181,7 @@ def inputs(tmp_path_factory):
     model = network(width=0.125)
     save(model, folder / "best.pt", imgsz=64)
     data = dataset(folder / "data", train=24, val=2, size=64)
-    session = measure.TorchSession(model.half().float(), 64)
+    session = TorchSession(model.half().float(), 64)
     found = {}
     for picture in (folder / "data/images/train").iterdir():
         x, _ = vision.letterbox(vision.decode(picture), 64)

@@ -10,10 +10,12 @@ from edgeprune_device.output import END2END, RAW
 from onnx import TensorProto, helper
 
 import edgeprune as ep
-from edgeprune import measure, nms, pack
+from edgeprune import nms, pack
 from edgeprune.data import dataset, samples
 from edgeprune.exporting.parity import compare_outputs
 from edgeprune.exporting.to_onnx import to_onnx
+from edgeprune.measuring.accuracy import evaluate, true_boxes
+from edgeprune.measuring.sessions import OnnxSession, ReferenceSession, TorchSession
 from edgeprune.model import checkpoint, head
 
 from .conftest import dataset as drawn
@@ -42,7 +44,7 @@ def noise(size, seed=0):
 # --- the network ------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("size, rows", [(64, 84), (96, 189), (160, 300)])
 def test_a_session_keeps_as_many_rows_as_its_size_has_and_they_are_ultralytics_own(two, size, rows):
-    session = measure.TorchSession(two, size)
+    session = TorchSession(two, size)
     (found,) = session.infer(noise(size))
     assert session.kind == END2END and found.shape == (1, rows, 6)
     two.model[-1].end2end = True  # what `nms=False` does
@@ -57,7 +59,7 @@ def test_a_session_keeps_as_many_rows_as_its_size_has_and_they_are_ultralytics_o
 
 def test_eighty_four_rows_of_eighty_classes_are_rows(two):
     """The shape alone says the opposite: (1, 84, 6) has 4 + 80 of something."""
-    session = measure.TorchSession(two, 64)
+    session = TorchSession(two, 64)
     (rows,) = session.infer(noise(64))
     found = vision.detections([rows], session.kind, classes=CLASSES, conf=0.001)
     assert np.array_equal(found, rows[0][rows[0, :, 4] > 0.001]) and len(found) > 20
@@ -66,11 +68,11 @@ def test_eighty_four_rows_of_eighty_classes_are_rows(two):
 
 def test_another_size_is_refused_and_not_answered_in_part(two):
     with pytest.raises(InputError, match=r"ready for \(64, 64\) px, not \(96, 96\)"):
-        measure.TorchSession(two, 64).infer(noise(96))
+        TorchSession(two, 64).infer(noise(96))
 
 
 def test_of_one_head_nothing_is_said_and_it_is_raw(small):
-    assert measure.TorchSession(small, 64).kind == RAW
+    assert TorchSession(small, 64).kind == RAW
     assert head.of_network(small) is None and head.of_file(to_onnx(small, (64, 64))) is None
 
 
@@ -82,7 +84,7 @@ def test_a_file_says_what_its_output_means_in_every_form(two, small):
     inside = nms.add(to_onnx(small, (64, 64)))
     assert (head.output_of_file(inside), head.of_file(inside)) == (END2END, None)
     assert head.output_of_file(nms.without(inside)) == RAW
-    for session in (measure.OnnxSession(rows), measure.ReferenceSession(rows)):
+    for session in (OnnxSession(rows), ReferenceSession(rows)):
         assert session.kind == END2END
 
 
@@ -158,7 +160,7 @@ def test_checkpoint_file_and_pruned_network_have_one_figure_and_name_their_head(
     names = "".join(f"  {i}: thing{i}\n" for i in range(CLASSES))
     data.write_text(f"train: images/train\nval: images/val\nnames:\n{names}")
     model = checkpoint.load(weights).model
-    label_by(measure.TorchSession(model, 64), tmp_path / "data", 64, CLASSES)
+    label_by(TorchSession(model, 64), tmp_path / "data", 64, CLASSES)
     onnx.save(to_onnx(model, (64, 64)), tmp_path / "best.onnx")
     found = ep.compare(weights, tmp_path / "best.onnx", data=data, rounds=1, pictures=1, quiet=True)
     a, b = found.items
@@ -178,14 +180,14 @@ def test_yolo26_has_one_figure_by_pt_by_onnx_and_by_ultralytics(shared):
     model = checkpoint.load(weights).model
     data = dataset.load(shared / "coco128" / "data.yaml")
     pictures = samples.pick(data.val, 16)
-    by_pt, _ = measure.evaluate(measure.TorchSession(model, size), data, pictures, size)
-    by_onnx, _ = measure.evaluate(measure.OnnxSession(to_onnx(model, (size, size))), data, pictures, size)
+    by_pt, _ = evaluate(TorchSession(model, size), data, pictures, size)
+    by_onnx, _ = evaluate(OnnxSession(to_onnx(model, (size, size))), data, pictures, size)
     stock, found = YOLO(weights), []
     for picture in pictures:
         bgr = np.ascontiguousarray(vision.decode(picture)[..., ::-1])
         result = stock.predict(bgr, imgsz=size, rect=False, conf=0.001, nms=False, verbose=False, device="cpu")[0]
         found.append(result.boxes.data.numpy())
-    theirs = accuracy.match(found, [measure.truth(data, p) for p in pictures], list(data.names)).accuracy()
+    theirs = accuracy.match(found, [true_boxes(data, p) for p in pictures], list(data.names)).accuracy()
     assert theirs.map50_95 > 0.4
     assert by_pt.map50_95 == pytest.approx(theirs.map50_95, abs=0.005)
     assert by_onnx.map50_95 == pytest.approx(theirs.map50_95, abs=0.005)

@@ -4,8 +4,8 @@ import pytest
 from edgeprune_device.errors import InputError
 from PIL import Image
 
-from edgeprune import measure
 from edgeprune.exporting.to_onnx import to_onnx
+from edgeprune.measuring import accuracy, timing
 
 from .conftest import network
 
@@ -17,19 +17,19 @@ def picture(tmp_path):
 
 
 def test_the_shape_is_that_of_the_upright_picture(picture):
-    assert measure.shape(picture) == (20, 40)
+    assert accuracy.upright_shape(picture) == (20, 40)
     with Image.open(picture) as image:
         exif = image.getexif()
         exif[0x0112] = 6
         image.save(picture, exif=exif)
-    assert measure.shape(picture) == (40, 20)
+    assert accuracy.upright_shape(picture) == (40, 20)
 
 
 @pytest.mark.parametrize("spoil", [lambda p: p.unlink(), lambda p: p.write_bytes(b"junk")])
 def test_a_picture_that_is_gone_or_damaged_is_named(picture, spoil):
     spoil(picture)
     with pytest.raises(InputError, match=r"a\.jpg: .*picture"):
-        measure.shape(picture)
+        accuracy.upright_shape(picture)
     model = to_onnx(network(width=0.125), (64, 64)).SerializeToString()
     with pytest.raises(InputError, match=r"a\.jpg: .*picture"):
-        measure.latency({"a": model}, 64, [picture], classes=3, rounds=1, warmup=0)
+        timing.time_models({"a": model}, 64, [picture], classes=3, rounds=1, warmup=0)

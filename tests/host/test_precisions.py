@@ -11,10 +11,11 @@ from edgeprune_device.output import END2END, RAW
 from edgeprune_device.target import Target
 from onnx import numpy_helper
 
-from edgeprune import measure, nms, precisions
+from edgeprune import nms, precisions
 from edgeprune import quantize as q
 from edgeprune.data import dataset
 from edgeprune.exporting.to_onnx import to_onnx
+from edgeprune.measuring import accuracy
 from edgeprune.quantize.graph import Graph, layer_of
 
 from .conftest import short
@@ -252,7 +253,7 @@ def make(data, max_drop, bad=(), target="jetson-orin", **more):
 
     def judge(name, session):
         asked.append(name)
-        return measure.evaluate(Shifted(session) if name in bad else session, data, data.val, SIZE)
+        return accuracy.evaluate(Shifted(session) if name in bad else session, data, data.val, SIZE)
 
     wanted = ("fp32", "fp16", "int8")
     target = Target.load(target) if isinstance(target, str) else target

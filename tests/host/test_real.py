@@ -1,9 +1,11 @@
 """A real drone detector on real pictures: the selection and the compensation do what they are for."""
 
-from edgeprune import measure, pruning
+from edgeprune import pruning
 from edgeprune.budget import Budget
 from edgeprune.channels import trace
 from edgeprune.data import dataset, samples
+from edgeprune.measuring import accuracy
+from edgeprune.measuring.sessions import TorchSession
 from edgeprune.model import checkpoint
 from edgeprune.model.count import count
 
@@ -18,7 +20,7 @@ def test_a_fifth_of_the_channels_goes_before_any_training(shared):
     solve = samples.read(data, samples.pick(data.train, 12), SIZE)
 
     def score(model):
-        return measure.evaluate(measure.TorchSession(model, SIZE), data, pictures, SIZE)[0].map50_95
+        return accuracy.evaluate(TorchSession(model, SIZE), data, pictures, SIZE)[0].map50_95
 
     channels = trace(source.model)
     ask = pruning.Ask(Budget("ratio", 0.2), 8)

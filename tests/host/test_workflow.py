@@ -382,12 +382,12 @@ def test_with_nms_inside_every_file_and_the_bundle_answer_in_rows(inputs, tmp_pa
 
 def _fitted(inputs, folder):
     """A model that finds something on its pictures: labels made of its own best detections."""
-    from edgeprune import measure
+    from edgeprune.measuring.sessions import TorchSession
 
     dataset(folder / "data", train=16, val=4, seed=1)
     model = short()
     save(model, folder / "best.pt")
-    label_by(measure.TorchSession(model, 96), folder / "data", 96)
+    label_by(TorchSession(model, 96), folder / "data", 96)
     return folder
 
 

@@ -16,10 +16,11 @@ def make(folder: Path, name: str = "rig") -> Path:
     """folder/NAME.epb, signed by the key of $EDGEPRUNE_HOME."""
     from edgeprune_device.target import Target
 
-    from edgeprune import demo, measure, pack, precisions
+    from edgeprune import demo, pack, precisions
     from edgeprune import quantize as q
     from edgeprune.data import dataset, samples
     from edgeprune.exporting.to_onnx import to_onnx
+    from edgeprune.measuring.accuracy import evaluate
     from edgeprune.model import checkpoint
 
     source = checkpoint.load(demo.WEIGHTS)
@@ -36,7 +37,7 @@ def make(folder: Path, name: str = "rig") -> Path:
         files[precision] = folder / f"model.{precision}.onnx"
         files[precision].write_bytes(model.SerializeToString())
         session = precisions.session(target, precision, model)
-        found, matches = measure.evaluate(session, data, data.val, imgsz)
+        found, matches = evaluate(session, data, data.val, imgsz)
         accuracy[precision] = pack.figures(matches, range(len(data.val)))
         models[precision] = {
             **accuracy[precision],

@@ -1,0 +1,1 @@
+"""One evaluator and one clock for models in any form."""

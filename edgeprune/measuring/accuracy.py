@@ -1,0 +1,88 @@
+"""Accuracy of models in any form, by one evaluator: `edgeprune_device`'s, on letterboxed images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from edgeprune_device import accuracy, evaluation, vision
+from edgeprune_device.accuracy import Accuracy, Matches
+
+from edgeprune.data.dataset import Dataset
+
+#: Confidence from which a detection is shown, and counts as an object found: as `yolo predict` has it.
+SHOWN_CONF = 0.25
+
+#: The Exif tag.
+_ORIENTATION = 0x0112
+
+
+def evaluate(
+    session,
+    dataset: Dataset,
+    pictures: Sequence[Path],
+    imgsz: int,
+    progress: Callable[[int], None] | None = None,
+    shown: list[np.ndarray] | None = None,
+) -> tuple[Accuracy, Matches]:
+    """COCO mAP of `session` on labelled pictures, and the matches behind it (for bootstrap intervals and subsets).
+
+    session: infers, at `imgsz`, and says by its `kind` what comes out: one of the classes above.
+    shown: is given each picture's detections as `yolo predict` would show them, of the same inference: (n, 6)
+    [x1, y1, x2, y2, score, class] in picture px, score >= SHOWN_CONF.
+    """
+    classes = list(dataset.names)
+    items = [(p.name, str(p), true_boxes(dataset, p)) for p in pictures]
+
+    def seen(outputs, box):
+        shown.append(box.undo(vision.detections(outputs, session.kind, classes=len(classes), conf=SHOWN_CONF)))
+
+    found_accuracy, found = evaluation.evaluate(
+        session,
+        items,
+        imgsz=imgsz,
+        classes=classes,
+        kind=session.kind,
+        progress=progress,
+        seen=None if shown is None else seen,
+    )
+    return found_accuracy, accuracy.match(found, [true_boxes for _, _, true_boxes in items], classes)
+
+
+def score(session, dataset: Dataset, pictures: Sequence[Path], imgsz: int) -> float:
+    """mAP50-95 to choose by; NaN where the pictures have no labelled box."""
+    found = evaluate(session, dataset, pictures, imgsz)[0].map50_95
+    return float("nan") if found is None else found
+
+
+def upright_shape(picture: Path) -> tuple[int, int]:
+    """(height, width) of a picture, upright. InputError: it is gone or damaged."""
+    try:
+        with vision.opened(picture) as image:
+            width, height = image.size
+            turned = image.getexif().get(_ORIENTATION, 1) >= 5
+    except Exception:  # a damaged file makes Pillow's plug-ins raise almost anything: decode() says what
+        height, width = vision.decode(picture).shape[:2]
+        return height, width
+    # Lying on its side: decode() turns it, labels mean it turned.
+    return (width, height) if turned else (height, width)
+
+
+def true_boxes(dataset: Dataset, picture: Path) -> np.ndarray:
+    return dataset.truth(picture, upright_shape(picture))
+
+
+def bootstrap(a: Matches, b: Matches, score: Callable[[Accuracy], float], *, samples: int = 1000, seed: int = 0):
+    """Paired bootstrap over pictures of score(a) - score(b): (difference, low, high), 95 % percentile interval.
+
+    a, b: matches of the same pictures in the same order.
+    """
+    rng = np.random.default_rng(seed)
+    count = a.pictures
+    drawn = []
+    for _ in range(samples):
+        index = rng.integers(count, size=count)
+        drawn.append(score(a.accuracy(index)) - score(b.accuracy(index)))
+    low, high = np.nanpercentile(drawn, [2.5, 97.5])
+    return score(a.accuracy()) - score(b.accuracy()), float(low), float(high)
