@@ -11,11 +11,12 @@ from edgeprune_device.bundle import Bundle
 from edgeprune_device.errors import EdgepruneError, InputError
 from edgeprune_device.files import sha256, write_atomic
 
-from edgeprune import comparison, finetuning, nms, on, precisions, pruning, ssh
-from edgeprune import engine as engines
+from edgeprune import comparison, finetuning, on, pruning, ssh
 from edgeprune import pack as packing
 from edgeprune import qat as rounding
 from edgeprune import record as records
+from edgeprune.exporting import nms, precisions
+from edgeprune.exporting import tensorrt as engines
 from edgeprune.exporting.parity import measure_parity
 from edgeprune.exporting.to_onnx import to_onnx
 from edgeprune.measuring.accuracy import score

@@ -29,10 +29,11 @@ from edgeprune_device.hint import did_you_mean
 from edgeprune_device.target import Target
 
 import edgeprune
-from edgeprune import comparison, criteria, nms, on, pruning, qat, ssh, tracking
+from edgeprune import comparison, criteria, on, pruning, qat, ssh, tracking
 from edgeprune.budget import Budget
 from edgeprune.console.progress import Reporter
 from edgeprune.data import dataset, samples
+from edgeprune.exporting import nms
 from edgeprune.finetuning import Settings, check_device
 from edgeprune.measuring.accuracy import evaluate
 from edgeprune.measuring.timing import Timing

@@ -15,10 +15,10 @@ import yaml
 from edgeprune_device.target import Target
 from ultralytics import YOLO
 
-from edgeprune import precisions
 from edgeprune import quantize as q
 from edgeprune.data import samples
 from edgeprune.data.dataset import Dataset
+from edgeprune.exporting import precisions
 from edgeprune.exporting.to_onnx import to_onnx
 from edgeprune.measuring import accuracy
 

@@ -11,8 +11,8 @@ from edgeprune_device.accuracy import Matches
 from edgeprune_device.errors import GateError
 
 from benchmarks.precision.files import File, OpenVino
-from edgeprune import engine
 from edgeprune.data.dataset import Dataset
+from edgeprune.exporting import tensorrt
 from edgeprune.measuring.accuracy import true_boxes
 
 ROUNDS, WARMUP = 60, 8
@@ -81,7 +81,7 @@ def latency(files: dict[str, File], size: int) -> dict[str, dict]:
 def nvidia(file: File) -> dict:
     """Parse and build for SM86 by TensorRT for RTX: seconds, or the reason why not."""
     try:
-        built = engine.build(file.path, "SM86")
+        built = tensorrt.build(file.path, "SM86")
     except GateError as error:
         return {"seconds": None, "reason": str(error)}
     seconds = None if built.reason else built.parse_seconds + built.build_seconds

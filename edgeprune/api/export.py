@@ -14,12 +14,13 @@ from edgeprune_device.files import write_atomic
 from edgeprune_device.hint import did_you_mean
 from edgeprune_device.target import Target
 
-from edgeprune import nms, precisions, qat
+from edgeprune import qat
 from edgeprune.api.result import as_table
 from edgeprune.api.source import Model, opened
 from edgeprune.console.progress import Reporter
 from edgeprune.console.text import number
 from edgeprune.data import dataset, samples
+from edgeprune.exporting import nms, precisions
 from edgeprune.exporting.parity import Parity, measure_parity
 from edgeprune.exporting.to_onnx import to_onnx
 from edgeprune.measuring.accuracy import evaluate, score

@@ -9,7 +9,7 @@ from edgeprune_device import vision
 from edgeprune_device.output import END2END
 from PIL import Image
 
-from edgeprune import nms
+from edgeprune.exporting import nms
 from edgeprune.exporting.to_onnx import to_onnx
 from edgeprune.model import checkpoint, head
 from edgeprune.quantize import calibrate, to_fp16, to_int8

@@ -12,10 +12,10 @@ from edgeprune_device.engine import build as building
 from edgeprune_device.errors import GateError, InputError
 from onnx import TensorProto, helper, numpy_helper
 
-from edgeprune import engine
-from edgeprune.engine import EngineBuild
+from edgeprune.exporting import tensorrt
+from edgeprune.exporting.tensorrt import EngineBuild
 
-needs_tensorrt = pytest.mark.skipif(engine.available() is not None, reason=str(engine.available()))
+needs_tensorrt = pytest.mark.skipif(tensorrt.available() is not None, reason=str(tensorrt.available()))
 
 
 def one_conv(path, activation="Relu", domain=""):
@@ -33,7 +33,7 @@ def one_conv(path, activation="Relu", domain=""):
 
 @needs_tensorrt
 def test_a_plan_is_built_without_a_gpu(tmp_path, capfd):
-    done = engine.build(one_conv(tmp_path / "m.onnx"), "SM86")
+    done = tensorrt.build(one_conv(tmp_path / "m.onnx"), "SM86")
     assert done.reason is None and done.compute == "SM86"
     assert done.builder.startswith("TensorRT for RTX ")
     assert done.size_bytes == len(done.plan) > 1000
@@ -46,17 +46,17 @@ def test_a_plan_is_built_without_a_gpu(tmp_path, capfd):
 
 @needs_tensorrt
 def test_an_unknown_architecture_is_a_reason_not_an_error(tmp_path):
-    done = engine.build(one_conv(tmp_path / "m.onnx"), "SM87")
+    done = tensorrt.build(one_conv(tmp_path / "m.onnx"), "SM87")
     assert done.plan is None and done.size_bytes is None
     assert "SM87" in done.reason and "SM86" in done.reason
-    assert "SM86" in engine.computes() and "SM87" not in engine.computes()
+    assert "SM86" in tensorrt.computes() and "SM87" not in tensorrt.computes()
 
 
 @needs_tensorrt
 def test_a_refusal_names_operator_layer_and_reason_in_one_line(tmp_path):
     path = one_conv(tmp_path / "m.onnx", activation="Nonsense", domain="nowhere")
     with pytest.raises(GateError) as refused:
-        engine.build(path)
+        tensorrt.build(path)
     message = str(refused.value)
     assert message.startswith("m.onnx: TensorRT for RTX ")
     assert "Nonsense" in message and "layer model.1.cv2.0.1.act" in message
@@ -68,20 +68,20 @@ def test_a_truncated_file_is_refused(tmp_path):
     path = one_conv(tmp_path / "m.onnx")
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(GateError, match=r"m\.onnx: TensorRT for RTX .* refuses it: ."):
-        engine.build(path)
+        tensorrt.build(path)
 
 
 def test_a_missing_file_is_bad_input(tmp_path):
     with pytest.raises(InputError, match="no such ONNX file"):
-        engine.build(tmp_path / "none.onnx")
+        tensorrt.build(tmp_path / "none.onnx")
 
 
 def test_without_tensorrt_there_is_a_reason(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)  # import raises ImportError
-    assert "not installed" in engine.available()
-    done = engine.build(one_conv(tmp_path / "m.onnx"))
-    assert (done.plan, done.builder, engine.computes()) == (None, None, ())
-    assert done.reason == engine.available()
+    assert "not installed" in tensorrt.available()
+    done = tensorrt.build(one_conv(tmp_path / "m.onnx"))
+    assert (done.plan, done.builder, tensorrt.computes()) == (None, None, ())
+    assert done.reason == tensorrt.available()
 
 
 @needs_tensorrt
@@ -97,7 +97,7 @@ def test_without_tensorrt_there_is_a_reason(tmp_path, monkeypatch):
 def test_a_crash_of_the_builder_does_not_take_the_caller_along(tmp_path, monkeypatch, script, reason):
     start = subprocess.Popen
     monkeypatch.setattr(process.subprocess, "Popen", lambda command, **kw: start([sys.executable, "-c", script], **kw))
-    done = engine.build(one_conv(tmp_path / "m.onnx"), timeout_s=1 if "sleep" in script else 60)
+    done = tensorrt.build(one_conv(tmp_path / "m.onnx"), timeout_s=1 if "sleep" in script else 60)
     assert done.plan is None and reason in done.reason
 
 
@@ -228,5 +228,5 @@ def test_a_file_with_large_tensors_and_other_domains_is_read(tmp_path):
 
 
 def test_the_module_imports_neither_torch_nor_onnx():
-    code = "import sys, edgeprune.engine; print(sorted({'torch', 'onnx', 'ultralytics'} & set(sys.modules)))"
+    code = "import sys, edgeprune.exporting.tensorrt; print(sorted({'torch', 'onnx', 'ultralytics'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"

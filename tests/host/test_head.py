@@ -10,8 +10,9 @@ from edgeprune_device.output import END2END, RAW
 from onnx import TensorProto, helper
 
 import edgeprune as ep
-from edgeprune import nms, pack
+from edgeprune import pack
 from edgeprune.data import dataset, samples
+from edgeprune.exporting import nms
 from edgeprune.exporting.parity import compare_outputs
 from edgeprune.exporting.to_onnx import to_onnx
 from edgeprune.measuring.accuracy import evaluate, true_boxes

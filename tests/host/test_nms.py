@@ -12,8 +12,8 @@ from edgeprune_device.output import END2END, RAW
 from onnx import TensorProto, helper, numpy_helper
 
 import edgeprune as ep
-from edgeprune import engine, nms
 from edgeprune import quantize as q
+from edgeprune.exporting import nms, tensorrt
 from edgeprune.exporting.to_onnx import to_onnx
 from edgeprune.model import checkpoint
 
@@ -128,9 +128,9 @@ def test_a_one_to_one_head_needs_none_and_that_is_told_before_anything_is_read(t
         ep.export(given, data, imgsz=SIZE, nms=True, quiet=True)
 
 
-@pytest.mark.skipif(engine.available() is not None, reason=str(engine.available()))
+@pytest.mark.skipif(tensorrt.available() is not None, reason=str(tensorrt.available()))
 @pytest.mark.parametrize("compute", ["SM86", "SM120"])
 def test_nvidias_parser_and_builder_take_it(raw, tmp_path, compute):
     onnx.save(nms.add(raw), tmp_path / "a.onnx")
-    built = engine.build(tmp_path / "a.onnx", compute)
+    built = tensorrt.build(tmp_path / "a.onnx", compute)
     assert built.reason is None and built.size_bytes > 0

@@ -7,14 +7,15 @@ import numpy as np
 import onnx
 import pytest
 
-from edgeprune import demo, engine
+from edgeprune import demo
 from edgeprune import quantize as q
+from edgeprune.exporting import tensorrt
 from edgeprune.exporting.to_onnx import to_onnx
 from edgeprune.model import checkpoint
 
 from .conftest import network
 
-pytestmark = pytest.mark.skipif(engine.available() is not None, reason=str(engine.available()))
+pytestmark = pytest.mark.skipif(tensorrt.available() is not None, reason=str(tensorrt.available()))
 SIZE = 96
 
 
@@ -59,5 +60,5 @@ def test_every_precision_is_parsed_and_built(name, request, tmp_path):
         path = tmp_path / f"{label}.onnx"
         onnx.save(model, path)
         for compute in ("SM86", "SM120"):
-            built = engine.build(path, compute)
+            built = tensorrt.build(path, compute)
             assert built.reason is None and built.compute == compute and built.size_bytes > 1_000_000, label

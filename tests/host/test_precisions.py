@@ -11,9 +11,9 @@ from edgeprune_device.output import END2END, RAW
 from edgeprune_device.target import Target
 from onnx import numpy_helper
 
-from edgeprune import nms, precisions
 from edgeprune import quantize as q
 from edgeprune.data import dataset
+from edgeprune.exporting import nms, precisions
 from edgeprune.exporting.to_onnx import to_onnx
 from edgeprune.measuring import accuracy
 from edgeprune.quantize.graph import Graph, layer_of

@@ -12,7 +12,8 @@ from edgeprune_device.output import RAW
 from onnx import TensorProto, helper, numpy_helper
 from ultralytics.nn.tasks import DetectionModel
 
-from edgeprune import engine, quantize
+from edgeprune import quantize
+from edgeprune.exporting import tensorrt
 from edgeprune.exporting.parity import compare_outputs
 from edgeprune.exporting.to_onnx import to_onnx
 from edgeprune.quantize import (
@@ -320,16 +321,16 @@ def test_attention_and_a_one_to_one_head_in_every_precision():
         assert onnxruntime.InferenceSession(model.SerializeToString()).run(None, {"images": picture})[0].shape == shape
 
 
-@pytest.mark.skipif(engine.available() is not None, reason=str(engine.available()))
+@pytest.mark.skipif(tensorrt.available() is not None, reason=str(tensorrt.available()))
 def test_tensorrt_takes_signed_files_and_refuses_the_cpus(fp32, ranges, int8, tmp_path):
     files = {"int8": int8, "int8-fp16": to_int8(fp32, ranges, rest="fp16")}
     for name, model in files.items():
         onnx.save(model, tmp_path / f"{name}.onnx")
-        done = engine.build(tmp_path / f"{name}.onnx", "SM86")
+        done = tensorrt.build(tmp_path / f"{name}.onnx", "SM86")
         assert done.reason is None and done.size_bytes > 1_000_000, name
     onnx.save(to_int8(fp32, ranges, activations="unsigned"), tmp_path / "cpu.onnx")
     with pytest.raises(GateError, match=r"cpu\.onnx: .*QuantizeLinear .*model\.0"):
-        engine.build(tmp_path / "cpu.onnx")
+        tensorrt.build(tmp_path / "cpu.onnx")
 
 
 # --- bias correction
