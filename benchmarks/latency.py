@@ -17,16 +17,17 @@ from pathlib import Path
 import numpy as np
 from edgeprune_device.files import write_atomic
 
-from edgeprune import budget, cost, criteria, demo, latency, pruning
-from edgeprune.budget import Budget
-from edgeprune.channels import trace
+from edgeprune import demo
 from edgeprune.data import dataset, samples
-from edgeprune.latency import Latency
 from edgeprune.measuring.accuracy import bootstrap, evaluate
 from edgeprune.measuring.sessions import TorchSession
 from edgeprune.model import checkpoint
-from edgeprune.plan import PrunePlan
-from edgeprune.timing.ort import Ort
+from edgeprune.pruning import budget, cost, criteria, latency, prune
+from edgeprune.pruning.budget import Budget
+from edgeprune.pruning.channels import trace
+from edgeprune.pruning.latency import Latency
+from edgeprune.pruning.plan import PrunePlan
+from edgeprune.pruning.timing.ort import Ort
 
 RESULTS = Path(__file__).parent / "results"
 MULTIPLE = 8
@@ -108,7 +109,7 @@ class Comparison:
 
     def _evaluate(self, keep: np.ndarray):
         plan = PrunePlan.of(self.channels, keep, budget="benchmark", criterion="energy")
-        pruned = pruning.cut(self.model, self.channels, plan, self.samples).model
+        pruned = prune.cut(self.model, self.channels, plan, self.samples).model
         _, matches = evaluate(TorchSession(pruned, self.size), self.data, self.data.val, self.size)
         macs = cost.macs(self.channels)
         return matches, float(macs.of(self.counts(keep)) / macs.of(self.counts(np.ones_like(keep))))

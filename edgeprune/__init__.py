@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from edgeprune.api.prune import Pruned, prune
     from edgeprune.comparison import Comparison
     from edgeprune.model.count import Cost
-    from edgeprune.plan import PrunePlan
+    from edgeprune.pruning.plan import PrunePlan
 
 __all__ = [
     "Accuracy",
@@ -82,7 +82,7 @@ _MODULES = {
     "edgeprune.api.prune": ("Pruned", "prune"),
     "edgeprune.comparison": ("Comparison",),
     "edgeprune.model.count": ("Cost",),
-    "edgeprune.plan": ("PrunePlan",),
+    "edgeprune.pruning.plan": ("PrunePlan",),
 }
 
 

@@ -29,16 +29,17 @@ from edgeprune_device.errors import InputError
 from edgeprune_device.files import write_atomic
 from torch import nn
 
-from edgeprune import budget, criteria, distill, pruning, surgery
-from edgeprune import cost as costs
-from edgeprune.budget import Budget, Unit
-from edgeprune.channels import Channels, trace
-from edgeprune.compensate import RIDGES
+from edgeprune import distill
 from edgeprune.console.text import aligned
 from edgeprune.data.samples import Samples
-from edgeprune.features import Moments, moments
 from edgeprune.model.count import Cost, count
-from edgeprune.plan import PrunePlan
+from edgeprune.pruning import budget, criteria, prune, surgery
+from edgeprune.pruning import cost as costs
+from edgeprune.pruning.budget import Budget, Unit
+from edgeprune.pruning.channels import Channels, trace
+from edgeprune.pruning.compensate import RIDGES
+from edgeprune.pruning.features import Moments, moments
+from edgeprune.pruning.plan import PrunePlan
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -275,7 +276,7 @@ class _Ladder:
     def _rung(self, asked: Budget) -> Rung:
         keep = budget.solve(self._channels, self._scores, self._units, asked)
         plan = PrunePlan.of(self._channels, keep, budget=str(asked), criterion=self._criterion)
-        cut = pruning.cut(self._model, self._channels, plan, self._samples).model
+        cut = prune.cut(self._model, self._channels, plan, self._samples).model
         size = count(cut, (self._imgsz, self._imgsz))
         accuracy, matches = self._measure(cut)
         kept = interval = None

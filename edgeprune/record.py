@@ -11,11 +11,12 @@ import onnx
 from edgeprune_device import clock
 from edgeprune_device.files import sha256
 
-from edgeprune import comparison, demo, pruning
+from edgeprune import comparison, demo
 from edgeprune.comparison import FOR_A_GPU, Comparison, Row
 from edgeprune.exporting import parity
 from edgeprune.model import checkpoint
 from edgeprune.model.count import widths
+from edgeprune.pruning import prune
 
 _TITLES = {"fp32": "FP32", "fp16": "FP16", "int8": "INT8", "int8-fp16": "INT8-FP16"}
 #: Options of the command line by the names they have in a record, and their defaults there.
@@ -106,8 +107,8 @@ def gates(record: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     stages = {stage["name"]: stage for stage in record["stages"]}
     if "prune" in stages:
         error = stages["prune"]["oracle_relative_error"]
-        limit = f"{pruning.ORACLE:g} relative, in float64"
-        yield _gate("Surgery equals masking", limit, f"{error:.1e}", error <= pruning.ORACLE)
+        limit = f"{prune.ORACLE:g} relative, in float64"
+        yield _gate("Surgery equals masking", limit, f"{error:.1e}", error <= prune.ORACLE)
     if "export" in stages:
         p = stages["export"]["parity"]
         yield _gate(

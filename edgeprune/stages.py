@@ -11,7 +11,7 @@ from edgeprune_device.bundle import Bundle
 from edgeprune_device.errors import EdgepruneError, InputError
 from edgeprune_device.files import sha256, write_atomic
 
-from edgeprune import comparison, finetuning, on, pruning, ssh
+from edgeprune import comparison, finetuning, on, ssh
 from edgeprune import pack as packing
 from edgeprune import qat as rounding
 from edgeprune import record as records
@@ -24,7 +24,8 @@ from edgeprune.measuring.sessions import TorchSession
 from edgeprune.measuring.timing import time_models
 from edgeprune.model import checkpoint
 from edgeprune.model.count import count
-from edgeprune.plan import PrunePlan
+from edgeprune.pruning import prune as pruning
+from edgeprune.pruning.plan import PrunePlan
 
 #: The architecture that NVIDIA's parser and builder are tried with where the target itself cannot be built for.
 PROBE = "SM86"
@@ -86,10 +87,10 @@ def _choose(job, model, steps: int, step) -> tuple:
     """(Cut, what to note): the first of `steps` equal steps from `model` to the budget."""
     o = job.options
     asked, latency, said = job.measured(step)
-    ask = pruning.Ask(asked, job.target.channel_multiple, job.imgsz, o.uniform, o.portable, latency)
+    ask = pruning.PruneRequest(asked, job.target.channel_multiple, job.imgsz, o.uniform, o.portable, latency)
     if o.steps > 1:
-        ask = ask.toward(*(pruning.followed(m, job.imgsz) for m in (job.original.model, model)), steps)
-    return pruning.prune(model, criterion=o.criterion, ask=ask, samples=job.features, step=step), said
+        ask = ask.toward(*(pruning.trace_channels(m, job.imgsz) for m in (job.original.model, model)), steps)
+    return pruning.prune_network(model, criterion=o.criterion, ask=ask, samples=job.features, step=step), said
 
 
 def step(job, step, *, number: int) -> dict:
@@ -123,7 +124,7 @@ def prune(job, step) -> dict:
     chosen = getattr(job, "chosen", None)
     if chosen is None or chosen.plan.sha256 != plan.sha256:
         step(0.1, "cutting and compensating")
-        chosen = pruning.cut(model, pruning.followed(model, job.imgsz), plan, job.features)
+        chosen = pruning.cut(model, pruning.trace_channels(model, job.imgsz), plan, job.features)
     path = job.out / "pruned.pt"
     checkpoint.save(path, chosen.model, like=job.original)
     saved = checkpoint.load(path).model

@@ -29,8 +29,7 @@ from edgeprune_device.hint import did_you_mean
 from edgeprune_device.target import Target
 
 import edgeprune
-from edgeprune import comparison, criteria, on, pruning, qat, ssh, tracking
-from edgeprune.budget import Budget
+from edgeprune import comparison, on, qat, ssh, tracking
 from edgeprune.console.progress import Reporter
 from edgeprune.data import dataset, samples
 from edgeprune.exporting import nms
@@ -39,6 +38,8 @@ from edgeprune.measuring.accuracy import evaluate
 from edgeprune.measuring.timing import Timing
 from edgeprune.model import checkpoint
 from edgeprune.model import head as heads
+from edgeprune.pruning import criteria, prune
+from edgeprune.pruning.budget import Budget
 
 SCHEMA_VERSION = 1
 PRECISIONS = ("fp32", "fp16", "int8")
@@ -150,7 +151,7 @@ class Job:
     def measured(self, step):
         """pruning.measured, once a process."""
         if not hasattr(self, "_measured"):
-            self._measured = pruning.measured(
+            self._measured = prune.measured_budget(
                 self.options.budget, self.original.model, self.imgsz, self.target.channel_multiple, step
             )
         return self._measured

@@ -15,10 +15,10 @@ import torch
 from torch import nn
 
 from benchmarks.pruning import peers
-from edgeprune import budget, criteria, pruning, surgery
-from edgeprune.budget import Budget
-from edgeprune.channels import trace
-from edgeprune.plan import PrunePlan
+from edgeprune.pruning import budget, criteria, prune, surgery
+from edgeprune.pruning.budget import Budget
+from edgeprune.pruning.channels import trace
+from edgeprune.pruning.plan import PrunePlan
 
 States = dict[str, nn.Module]
 
@@ -30,11 +30,11 @@ def control(job, macs: float) -> tuple[States, dict]:
 
 def ours(job, macs: float) -> tuple[States, dict]:
     """edgeprune, as `--criterion energy --macs`."""
-    model, ask = job.source.model, pruning.Ask(Budget("macs", macs), job.multiple)
+    model, ask = job.source.model, prune.PruneRequest(Budget("macs", macs), job.multiple)
     channels = trace(model)
-    plan = pruning.draft(model, channels, "energy", ask, job.solve)
+    plan = prune.draft(model, channels, "energy", ask, job.solve)
     cut = surgery.apply(plan, model, channels)
-    chosen = pruning.cut(model, channels, plan, job.solve)
+    chosen = prune.cut(model, channels, plan, job.solve)
     return {**_recalibrated(job, cut), "compensated": chosen.model}, {"criterion": "energy"}
 
 

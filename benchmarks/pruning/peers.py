@@ -18,8 +18,8 @@ from torch import nn
 
 from benchmarks.pruning.two_branch import TwoBranchC2f, rewritten
 from edgeprune.data.samples import Samples
-from edgeprune.features import default_loss
 from edgeprune.model.count import count
+from edgeprune.pruning.features import default_loss
 
 VERSION = "1.6.1"
 #: The MACs have to be met to this.

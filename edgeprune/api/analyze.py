@@ -7,7 +7,7 @@ from pathlib import Path
 from edgeprune_device.errors import InputError
 from edgeprune_device.target import Target
 
-from edgeprune import analysis, criteria
+from edgeprune import analysis
 from edgeprune.analysis import Analysis
 from edgeprune.api.source import Model, opened
 from edgeprune.console.progress import Reporter
@@ -15,6 +15,7 @@ from edgeprune.data import dataset, samples
 from edgeprune.measuring import accuracy
 from edgeprune.measuring.sessions import TorchSession
 from edgeprune.model.threads import ready
+from edgeprune.pruning import criteria
 
 
 def analyze(

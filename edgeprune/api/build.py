@@ -16,13 +16,13 @@ from edgeprune_device.target import Target
 
 from edgeprune import cache, demo, ssh, workflow
 from edgeprune.api.source import opened
-from edgeprune.budget import Budget
 from edgeprune.card import card
 from edgeprune.comparison import GALLERY, Comparison
 from edgeprune.console.progress import Reporter
 from edgeprune.model import checkpoint
 from edgeprune.model.checkpoint import Checkpoint
 from edgeprune.model.threads import ready
+from edgeprune.pruning.budget import Budget
 
 #: Scenes to fine-tune on and to validate on: less than ten minutes on two cores, more than 4,000 boxes to judge by.
 DEMO_SCENES = (200, 400)

@@ -14,7 +14,6 @@ from edgeprune_device.files import check_writable
 
 from edgeprune import finetuning, tracking
 from edgeprune import qat as rounding
-from edgeprune import sparsity as slimming
 from edgeprune.api.result import Network, as_table
 from edgeprune.api.source import Model, as_file
 from edgeprune.console.progress import Reporter
@@ -26,6 +25,7 @@ from edgeprune.model import head as heads
 from edgeprune.model.checkpoint import Checkpoint
 from edgeprune.model.count import count
 from edgeprune.model.threads import ready
+from edgeprune.pruning.sparsity import SMALL, count_small
 
 
 @dataclass(frozen=True, repr=False)
@@ -58,7 +58,7 @@ class Finetuned(Network):
         notes = []
         for name, (small, scales) in zip(("before", "after"), self.small_scales or ()):
             notes.append(
-                f"{name:<7} {small:,} of {scales:,} prunable scales below {slimming.SMALL:g} of the layer's largest"
+                f"{name:<7} {small:,} of {scales:,} prunable scales below {SMALL:g} of the layer's largest"
             )
         best = "" if self.best_epoch is None else f" (the best was epoch {self.best_epoch})"
         if heads.has_one_to_one(self.checkpoint.model):
@@ -181,5 +181,5 @@ def finetune(
         lr=settings.lr,
         int8=tuple(rounded) if qat else None,
         best_epoch=result.get("best_epoch") if patience else None,
-        small_scales=tuple(slimming.count_small(s.model) for s in (source, tuned)) if sparsity else None,
+        small_scales=tuple(count_small(s.model) for s in (source, tuned)) if sparsity else None,
     )

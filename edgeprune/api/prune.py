@@ -8,13 +8,10 @@ from pathlib import Path
 
 from edgeprune_device.target import Target
 
-from edgeprune import criteria, pruning
 from edgeprune.api.result import Network, as_table
 from edgeprune.api.source import Model, opened
-from edgeprune.budget import Budget
 from edgeprune.console.progress import Reporter
 from edgeprune.data import dataset, samples
-from edgeprune.latency import Latency
 from edgeprune.measuring.accuracy import evaluate
 from edgeprune.measuring.sessions import TorchSession
 from edgeprune.model import checkpoint
@@ -22,7 +19,11 @@ from edgeprune.model import head as heads
 from edgeprune.model.checkpoint import Checkpoint
 from edgeprune.model.count import Cost, count, widths
 from edgeprune.model.threads import ready
-from edgeprune.plan import PrunePlan
+from edgeprune.pruning import criteria
+from edgeprune.pruning.budget import Budget
+from edgeprune.pruning.latency import Latency
+from edgeprune.pruning.plan import PrunePlan
+from edgeprune.pruning.prune import PruneRequest, measured_budget, prune_network
 
 
 @dataclass(frozen=True, repr=False)
@@ -137,9 +138,9 @@ def prune(
     else:
         reporter.say(f"no --data: chosen by {criterion}, nothing compensated; accuracy not measured")
     with reporter.stage("prune") as step:
-        budget, latency, _ = pruning.measured(asked, source.model, imgsz, multiple, step)
-        ask = pruning.Ask(budget, multiple, imgsz, uniform, portable, latency)
-        cut = pruning.prune(source.model, criterion=criterion, ask=ask, samples=features, step=step)
+        budget, latency, _ = measured_budget(asked, source.model, imgsz, multiple, step)
+        ask = PruneRequest(budget, multiple, imgsz, uniform, portable, latency)
+        cut = prune_network(source.model, criterion=criterion, ask=ask, samples=features, step=step)
     accuracy = None
     if data is not None:
         with reporter.stage("measure"):

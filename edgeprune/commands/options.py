@@ -46,7 +46,7 @@ def asked(args):
     Raises:
         InputError: a value outside its range.
     """
-    from edgeprune.budget import Budget
+    from edgeprune.pruning.budget import Budget
 
     return Budget.asked(**budgets(args))
 

@@ -10,13 +10,14 @@ import torch
 from edgeprune_device import cli, vision
 from edgeprune_device.errors import InputError
 
-from edgeprune import analysis, budget, chart
+from edgeprune import analysis, chart
 from edgeprune.analysis import Advice, Rung
-from edgeprune.channels import trace
-from edgeprune.features import moments
 from edgeprune.measuring.sessions import TorchSession
 from edgeprune.model.count import Cost
 from edgeprune.model.head import has_one_to_one
+from edgeprune.pruning import budget
+from edgeprune.pruning.channels import trace
+from edgeprune.pruning.features import moments
 
 from .conftest import dataset, network, save
 

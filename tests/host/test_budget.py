@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from edgeprune_device.errors import InputError
 
-from edgeprune import budget, cost, criteria
-from edgeprune.budget import Budget
-from edgeprune.channels import trace
 from edgeprune.model.count import count
-from edgeprune.plan import PrunePlan
-from edgeprune.surgery import apply
+from edgeprune.pruning import budget, cost, criteria
+from edgeprune.pruning.budget import Budget
+from edgeprune.pruning.channels import trace
+from edgeprune.pruning.plan import PrunePlan
+from edgeprune.pruning.surgery import apply
 
 from .conftest import network
 
@@ -149,7 +149,7 @@ def test_the_solution_is_nearly_the_best_there_is():
             loss = np.concatenate([[0], np.cumsum(np.sort(rng.random(3) ** 3))])
             units.append(budget.Unit((g,), options[:, None], loss))
         made, read = np.eye(5)[1:], np.eye(5)[:4]
-        price = cost.Cost(rng.random(4), np.zeros(4), np.zeros(4), 0.0, made, read, np.zeros(4))
+        price = cost.CostModel(rng.random(4), np.zeros(4), np.zeros(4), 0.0, made, read, np.zeros(4))
         channels = type("C", (), {"groups": [type("G", (), {"atoms": np.arange(32)})] * 5})
         picked = budget._by_cost(channels, units, price, 0.5)
         goal = 0.5 * price.of(np.full(5, 32.0))

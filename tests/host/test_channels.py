@@ -6,8 +6,8 @@ import torch
 from edgeprune_device.errors import InputError
 from torch import nn
 
-from edgeprune import surgery
-from edgeprune.channels import trace
+from edgeprune.pruning import surgery
+from edgeprune.pruning.channels import trace
 
 from .conftest import network
 from .test_surgery import random_plan

@@ -11,9 +11,9 @@ import pytest
 import torch
 from edgeprune_device.errors import InputError
 
-from edgeprune import surgery
-from edgeprune.channels import trace
 from edgeprune.model import checkpoint
+from edgeprune.pruning import surgery
+from edgeprune.pruning.channels import trace
 
 from .conftest import save
 from .test_surgery import random_plan

@@ -11,7 +11,7 @@ from edgeprune_device import cli
 
 from edgeprune.model import checkpoint
 from edgeprune.model.count import count
-from edgeprune.plan import PrunePlan
+from edgeprune.pruning.plan import PrunePlan
 
 from .conftest import dataset, network, save
 
@@ -238,7 +238,7 @@ def test_bad_use_is_one_line_and_exit_code_2(here, capsys, words, says, make):
 
 
 def test_what_a_criterion_wants_is_asked_for_before_anything_is_measured(here, capsys, monkeypatch):
-    from edgeprune import latency
+    from edgeprune.pruning import latency
 
     monkeypatch.setattr(latency, "fit", lambda *words, **more: pytest.fail("measured first"))
     code, _, err = call(capsys, "prune", "--weights", "best.pt", "--latency-ratio", "0.8", "--criterion", "taylor")

@@ -3,11 +3,12 @@
 import numpy as np
 import torch
 
-from edgeprune import demo, surgery
-from edgeprune.channels import trace
-from edgeprune.compensate import _resolve, compensate
+from edgeprune import demo
 from edgeprune.model import checkpoint
-from edgeprune.plan import PrunePlan
+from edgeprune.pruning import surgery
+from edgeprune.pruning.channels import trace
+from edgeprune.pruning.compensate import _resolve, compensate
+from edgeprune.pruning.plan import PrunePlan
 
 from .test_surgery import outputs, random_plan
 

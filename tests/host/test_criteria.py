@@ -10,12 +10,12 @@ import torch
 from edgeprune_device.errors import InputError
 from ultralytics.utils import DEFAULT_CFG
 
-from edgeprune import criteria
-from edgeprune.channels import trace
-from edgeprune.criteria._slices import sums
-from edgeprune.criteria.taylor import AT_ONCE
 from edgeprune.data.samples import Samples
-from edgeprune.features import moments
+from edgeprune.pruning import criteria
+from edgeprune.pruning.channels import trace
+from edgeprune.pruning.criteria._slices import sums
+from edgeprune.pruning.criteria.taylor import AT_ONCE
+from edgeprune.pruning.features import moments
 
 
 def samples(count=4, size=96):

@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 from ultralytics.utils.dist import ddp_cleanup, generate_ddp_file
 
-from edgeprune import finetuning, surgery
-from edgeprune.channels import trace
+from edgeprune import finetuning
 from edgeprune.data import dataset
 from edgeprune.finetuning import Settings
 from edgeprune.model import checkpoint
+from edgeprune.pruning import surgery
+from edgeprune.pruning.channels import trace
 
 from .conftest import dataset as pictures
 from .conftest import network, save

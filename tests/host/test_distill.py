@@ -10,11 +10,12 @@ import pytest
 import torch
 from edgeprune_device.errors import InputError
 
-from edgeprune import distill, finetuning, surgery
-from edgeprune.channels import trace
+from edgeprune import distill, finetuning
 from edgeprune.data import dataset
 from edgeprune.finetuning import Settings
 from edgeprune.model import checkpoint
+from edgeprune.pruning import surgery
+from edgeprune.pruning.channels import trace
 
 from .conftest import network, save
 from .test_checkpoint import STOCK

@@ -14,10 +14,10 @@ import pytest
 import torch
 from edgeprune_device.errors import InputError
 
-from edgeprune import surgery
-from edgeprune.channels import trace
 from edgeprune.model import checkpoint
-from edgeprune.plan import PrunePlan
+from edgeprune.pruning import surgery
+from edgeprune.pruning.channels import trace
+from edgeprune.pruning.plan import PrunePlan
 
 from .conftest import settle
 

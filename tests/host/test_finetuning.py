@@ -11,11 +11,12 @@ import torch
 from edgeprune_device import cli
 from edgeprune_device.errors import EdgepruneError, InputError
 
-from edgeprune import finetuning, surgery
-from edgeprune.channels import trace
+from edgeprune import finetuning
 from edgeprune.data import dataset
 from edgeprune.finetuning import Settings
 from edgeprune.model import checkpoint
+from edgeprune.pruning import surgery
+from edgeprune.pruning.channels import trace
 
 from .conftest import dataset as pictures
 from .conftest import network, save

@@ -5,11 +5,11 @@ import onnx
 import pytest
 from edgeprune_device.errors import InputError
 
-from edgeprune import budget, latency
-from edgeprune import cost as costs
-from edgeprune.budget import Budget
-from edgeprune.channels import trace
-from edgeprune.timing.ort import Ort
+from edgeprune.pruning import budget, latency
+from edgeprune.pruning import cost as costs
+from edgeprune.pruning.budget import Budget
+from edgeprune.pruning.channels import trace
+from edgeprune.pruning.timing.ort import Ort
 
 from .conftest import network
 
@@ -76,8 +76,8 @@ def test_other_architectures_are_predicted(nano, counted):
 
 def test_the_cost_also_fits_a_network_that_was_cut(nano, counted):
     """Its groups are other ones: `--steps` follows them anew."""
-    from edgeprune import surgery
-    from edgeprune.plan import PrunePlan
+    from edgeprune.pruning import surgery
+    from edgeprune.pruning.plan import PrunePlan
 
     model, channels = nano
     _, found = counted

@@ -11,12 +11,12 @@ import pytest
 import torch
 from edgeprune_device.errors import GateError, InputError
 
-from edgeprune import budget, criteria, portable, surgery
-from edgeprune.budget import Budget
-from edgeprune.channels import trace
 from edgeprune.model import checkpoint
-from edgeprune.plan import PrunePlan
-from edgeprune.pruning import ORACLE, oracle
+from edgeprune.pruning import budget, criteria, portable, surgery
+from edgeprune.pruning.budget import Budget
+from edgeprune.pruning.channels import trace
+from edgeprune.pruning.plan import PrunePlan
+from edgeprune.pruning.prune import ORACLE, oracle
 
 from .conftest import dataset, network, save
 

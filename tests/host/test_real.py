@@ -1,13 +1,13 @@
 """A real drone detector on real pictures: the selection and the compensation do what they are for."""
 
-from edgeprune import pruning
-from edgeprune.budget import Budget
-from edgeprune.channels import trace
 from edgeprune.data import dataset, samples
 from edgeprune.measuring import accuracy
 from edgeprune.measuring.sessions import TorchSession
 from edgeprune.model import checkpoint
 from edgeprune.model.count import count
+from edgeprune.pruning import prune
+from edgeprune.pruning.budget import Budget
+from edgeprune.pruning.channels import trace
 
 SIZE = 512
 
@@ -23,10 +23,10 @@ def test_a_fifth_of_the_channels_goes_before_any_training(shared):
         return accuracy.evaluate(TorchSession(model, SIZE), data, pictures, SIZE)[0].map50_95
 
     channels = trace(source.model)
-    ask = pruning.Ask(Budget("ratio", 0.2), 8)
-    plans = {c: pruning.draft(source.model, channels, c, ask, solve) for c in ("energy", "bn_scale")}
-    chosen = pruning.cut(source.model, channels, plans["energy"], solve)
-    slimmed = pruning.cut(source.model, channels, plans["bn_scale"], solve)
+    ask = prune.PruneRequest(Budget("ratio", 0.2), 8)
+    plans = {c: prune.draft(source.model, channels, c, ask, solve) for c in ("energy", "bn_scale")}
+    chosen = prune.cut(source.model, channels, plans["energy"], solve)
+    slimmed = prune.cut(source.model, channels, plans["bn_scale"], solve)
     before, after = count(source.model, (SIZE, SIZE)), count(chosen.model, (SIZE, SIZE))
     assert after.parameters <= 0.75 * before.parameters and after.macs <= 0.78 * before.macs
     uncut = score(source.model)

@@ -4,11 +4,12 @@ import pytest
 import torch
 from edgeprune_device.errors import InputError
 
-from edgeprune import finetuning, sparsity
-from edgeprune.channels import trace
+from edgeprune import finetuning
 from edgeprune.data import dataset
 from edgeprune.finetuning import Settings
 from edgeprune.model import checkpoint
+from edgeprune.pruning import sparsity
+from edgeprune.pruning.channels import trace
 
 from .conftest import network, save
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 from edgeprune_device.errors import InputError
 
-from edgeprune import pruning, surgery
-from edgeprune.channels import trace
 from edgeprune.model.count import count
-from edgeprune.plan import PrunePlan
+from edgeprune.pruning import prune, surgery
+from edgeprune.pruning.channels import trace
+from edgeprune.pruning.plan import PrunePlan
 
 from .conftest import network
 
@@ -70,11 +70,11 @@ def test_the_gate_of_a_build_notices_a_wrong_or_broken_cut(layer):
     model = network(width=0.125)
     channels = trace(model)
     plan = random_plan(channels)
-    assert pruning.oracle(model, surgery.apply(plan, model, channels), plan, channels) <= pruning.ORACLE
+    assert prune.oracle(model, surgery.apply(plan, model, channels), plan, channels) <= prune.ORACLE
     for damage in (lambda w: w.mul_(1.01), lambda w: w.fill_(float("nan"))):
         pruned = surgery.apply(plan, model, channels)
         damage(pruned.get_submodule(layer).weight.data)
-        assert not pruning.oracle(model, pruned, plan, channels) <= pruning.ORACLE
+        assert not prune.oracle(model, pruned, plan, channels) <= prune.ORACLE
 
 
 def test_tensors_shrink_and_classes_stay():

@@ -20,13 +20,13 @@ from edgeprune_device.evaluation import EvaluationSet
 
 import edgeprune as ep
 from edgeprune import comparison, demo, quantize, record, workflow
-from edgeprune.budget import Budget
 from edgeprune.commands import build as command
 from edgeprune.commands import options as arguments
 from edgeprune.console.progress import Reporter
 from edgeprune.data import samples
 from edgeprune.data.dataset import load
 from edgeprune.model import checkpoint
+from edgeprune.pruning.budget import Budget
 from edgeprune.workflow import Options
 
 from . import forked
@@ -282,7 +282,7 @@ import sys
 from pathlib import Path
 from edgeprune import workflow
 from edgeprune.console.progress import Reporter
-from edgeprune.budget import Budget
+from edgeprune.pruning.budget import Budget
 from edgeprune.workflow import Options
 given = json.loads(sys.argv[1])
 kind, value = given["budget"].split()

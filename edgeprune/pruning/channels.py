@@ -23,7 +23,7 @@ import torch
 from edgeprune_device.errors import InputError
 from torch import nn
 
-from edgeprune.tracer import LAYERS, Calls, Tracer
+from edgeprune.pruning.tracer import LAYERS, Calls, Tracer
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from edgeprune.channels import Channels
-from edgeprune.features import hooked, patches, rows_for, sampled
-from edgeprune.plan import PrunePlan
+from edgeprune.pruning.channels import Channels
+from edgeprune.pruning.features import hooked, patches, rows_for, sampled
+from edgeprune.pruning.plan import PrunePlan
 
 #: Weights of staying near the old weights, in units of the mean variance of an input. Per layer the one is taken that
 #: best predicts pictures it was not solved on. The last all but forbids a change: deep layers of small pictures have

@@ -11,8 +11,8 @@ from __future__ import annotations
 import numpy as np
 from torch import nn
 
-from edgeprune.channels import Channels
-from edgeprune.criteria import bn_scale
+from edgeprune.pruning.channels import Channels
+from edgeprune.pruning.criteria import bn_scale
 
 NEEDS_SAMPLES = False
 

@@ -18,10 +18,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from edgeprune.budget import FLOOR
-from edgeprune.channels import Channels, Group
 from edgeprune.data.samples import Samples
-from edgeprune.features import Moments, each_moments, sensitivity
+from edgeprune.pruning.budget import FLOOR
+from edgeprune.pruning.channels import Channels, Group
+from edgeprune.pruning.features import Moments, each_moments, sensitivity
 
 NEEDS_SAMPLES = True
 #: Ridge of the inverse, relative to the mean input variance: the same as the compensation's.

@@ -21,9 +21,9 @@ from edgeprune_device.errors import GateError, InputError
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
-from edgeprune import budget, cost
-from edgeprune.channels import Channels
 from edgeprune.model.checkpoint import safe_load
+from edgeprune.pruning import budget, cost
+from edgeprune.pruning.channels import Channels
 
 #: Arguments that state a width, by the name that the module's constructor gives them.
 _WIDTHS = {"c2", "c3", "c4", "npr"}

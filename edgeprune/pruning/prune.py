@@ -12,25 +12,27 @@ import torch
 from edgeprune_device.errors import GateError
 from torch import nn
 
-from edgeprune import budget, cost, criteria, portable, surgery
-from edgeprune.budget import Budget
-from edgeprune.channels import Channels, trace
-from edgeprune.compensate import compensate
-from edgeprune.cost import Cost
 from edgeprune.data.samples import Samples
-from edgeprune.plan import PrunePlan
+from edgeprune.pruning import budget, cost, criteria, portable, surgery
+from edgeprune.pruning.budget import Budget
+from edgeprune.pruning.channels import Channels, trace
+from edgeprune.pruning.compensate import compensate
+from edgeprune.pruning.cost import CostModel
+from edgeprune.pruning.plan import PrunePlan
 
 if TYPE_CHECKING:
-    from edgeprune.latency import Latency
+    from edgeprune.pruning.latency import Latency
+
 
 #: Rounds of choosing and re-solving on the way to a budget.
 ROUNDS = 3
+
 #: The cut model has to equal the masked original to this, relative, in float64.
 ORACLE = 1e-9
 
 
 @dataclass(frozen=True)
-class Ask:
+class PruneRequest:
     """What is asked of a plan. budget: what may stay (or go); multiple: rounding of channel counts; imgsz: pixels of a
     picture, which the share of a classifier's last layer depends on, and nothing else; uniform: every
     group gives the same share; portable: only widths that Ultralytics' YAML can say (portable.py); latency: what a
@@ -43,7 +45,7 @@ class Ask:
     portable: bool = False
     latency: Latency | None = None
 
-    def cost(self, channels: Channels) -> Cost | None:
+    def cost(self, channels: Channels) -> CostModel | None:
         """What the budget counts; None for a ratio, which counts channels."""
         if self.budget.kind == "ratio":
             return None
@@ -51,7 +53,7 @@ class Ask:
             return self.latency.cost(channels)
         return cost.of(self.budget.kind, channels)
 
-    def toward(self, original: Channels, now: Channels, steps: int) -> Ask:
+    def toward(self, original: Channels, now: Channels, steps: int) -> PruneRequest:
         """The first of `steps` equal steps from `now`, cut out of `original`, to the budget."""
         sizes = []
         for channels in (original, now):
@@ -72,30 +74,30 @@ class Cut:
     oracle: float
 
 
-def followed(model: nn.Module, imgsz: int) -> Channels:
+def trace_channels(model: nn.Module, imgsz: int) -> Channels:
     """The channels of `model`. The costs of convolutions grow alike with the picture, and are traced on a small one;
     where there is a linear layer beside them, on one of the real size."""
     linear = any(isinstance(m, nn.Linear) for m in model.modules())
     return trace(model, (imgsz, imgsz)) if linear else trace(model)
 
 
-def measured(
+def measured_budget(
     asked: Budget, model: nn.Module, imgsz: int, multiple: int, step: Callable[[float, str], None]
 ) -> tuple[Budget, Latency | None, dict]:
     """A budget that can be solved for, what a latency is measured by, and what to note of it: only a latency needs
     measuring, on the runtime at hand."""
     if not asked.kind.startswith("latency"):
         return asked, None, {}
-    from edgeprune import latency
+    from edgeprune.pruning import latency
 
-    found = latency.fit(model, followed(model, imgsz), imgsz, multiple=multiple, step=step)
+    found = latency.fit(model, trace_channels(model, imgsz), imgsz, multiple=multiple, step=step)
     if asked.kind == "latency_ms":
         asked = latency.budget(found, asked.value)
     return asked, found, {"latency": found.to_json()}
 
 
 def draft(
-    model: nn.Module, channels: Channels, name: str, ask: Ask, samples: Samples | None,
+    model: nn.Module, channels: Channels, name: str, ask: PruneRequest, samples: Samples | None,
     step: Callable[[float, str], None] = lambda fraction, what: None,
 ) -> PrunePlan:  # fmt: skip
     """The plan of one criterion. One that looks at pictures chooses in ROUNDS: what a channel is worth changes when
@@ -118,12 +120,12 @@ def draft(
         if i < rounds - 1:
             now = surgery.apply(plan, model, channels)
             compensate(model, now, channels, plan, samples.pictures)
-            now_channels = followed(now, ask.imgsz)
+            now_channels = trace_channels(now, ask.imgsz)
     return plan
 
 
 def _solve(
-    model: nn.Module, channels: Channels, scores: np.ndarray, ask: Ask
+    model: nn.Module, channels: Channels, scores: np.ndarray, ask: PruneRequest
 ) -> tuple[np.ndarray, dict | None]:  # fmt: skip
     """((atoms,) bool, what stays; its YAML, if asked for)."""
     layout = portable.read(model, channels, ask.multiple) if ask.portable else None
@@ -183,16 +185,16 @@ def _tensors(output):
             yield from _tensors(part)
 
 
-def prune(
+def prune_network(
     model: nn.Module,
     *,
     criterion: str,
-    ask: Ask,
+    ask: PruneRequest,
     samples: Samples | None,
     step: Callable[[float, str], None] = lambda fraction, what: None,
 ) -> Cut:
     """Plan and cut. criterion: a name, module:function, or auto (criteria.resolve)."""
-    channels = followed(model, ask.imgsz)
+    channels = trace_channels(model, ask.imgsz)
     plan = draft(model, channels, criterion, ask, samples, lambda fraction, what: step(0.8 * fraction, what))
     step(0.8, "cutting and compensating")
     return cut(model, channels, plan, samples)

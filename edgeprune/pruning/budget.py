@@ -18,9 +18,8 @@ from dataclasses import dataclass
 import numpy as np
 from edgeprune_device.errors import InputError
 
-from edgeprune import cost as costs
-from edgeprune.channels import Channels
-from edgeprune.cost import Cost
+from edgeprune.pruning.channels import Channels
+from edgeprune.pruning.cost import CostModel, macs, of, params
 
 #: No layer falls below this fraction of its width (nor below one rounding step).
 FLOOR = 0.25
@@ -99,7 +98,7 @@ class Unit:
 
 def choose(
     channels: Channels, scores: np.ndarray, budget: Budget, *, multiple: int, uniform: bool = False,
-    cost: Cost | None = None,
+    cost: CostModel | None = None,
 ) -> np.ndarray:  # fmt: skip
     """`solve` over the units of the network. multiple: kept counts are multiples of it where the full width is (8 suits
     FP16 tensor cores)."""
@@ -108,7 +107,7 @@ def choose(
 
 def solve(
     channels: Channels, scores: np.ndarray, units: list[Unit], budget: Budget, *, uniform: bool = False,
-    cost: Cost | None = None,
+    cost: CostModel | None = None,
 ) -> np.ndarray:  # fmt: skip
     """Keep or remove each atom.
 
@@ -128,7 +127,7 @@ def solve(
     if budget.kind == "ratio":
         _check_ratio(channels, units, budget.value)
     else:
-        cost = costs.of(budget.kind, channels) if cost is None else cost
+        cost = of(budget.kind, channels) if cost is None else cost
         _check_cost(channels, units, cost, budget)
     if uniform:
         picked = _uniform(channels, units, cost, budget)
@@ -198,7 +197,7 @@ def _check_ratio(channels: Channels, units: list[Unit], ratio: float) -> None:
         )
 
 
-def _check_cost(channels: Channels, units: list[Unit], cost: Cost, budget: Budget) -> None:
+def _check_cost(channels: Channels, units: list[Unit], cost: CostModel, budget: Budget) -> None:
     full = cost.of(_counts(channels, units, [0] * len(units)))
     least = cost.of(_counts(channels, units, [-1] * len(units))) / full
     if least > budget.value:
@@ -209,7 +208,7 @@ def _check_cost(channels: Channels, units: list[Unit], cost: Cost, budget: Budge
 
 
 # -- MACs, parameters, latency ---------------------------------------------------------------------------------------
-def _by_cost(channels: Channels, units: list[Unit], cost: Cost, value: float) -> np.ndarray:
+def _by_cost(channels: Channels, units: list[Unit], cost: CostModel, value: float) -> np.ndarray:
     """(units,) picked options: the least loss found whose cost is at most `value` of the full one."""
     plan = _Lagrangian(channels, units, cost)
     goal = value * plan.full
@@ -234,7 +233,7 @@ def _by_cost(channels: Channels, units: list[Unit], cost: Cost, value: float) ->
 class _Lagrangian:
     """loss + price * cost, minimised unit by unit: with the others fixed, the cost of a unit's options is known."""
 
-    def __init__(self, channels: Channels, units: list[Unit], cost: Cost) -> None:
+    def __init__(self, channels: Channels, units: list[Unit], cost: CostModel) -> None:
         self.units, self.cost = units, cost
         self.base = _counts(channels, units, [0] * len(units))
         self.full = float(cost.of(self.base))
@@ -301,7 +300,7 @@ class _Lagrangian:
         return picked
 
 
-def _uniform(channels: Channels, units: list[Unit], cost: Cost | None, budget: Budget) -> np.ndarray:
+def _uniform(channels: Channels, units: list[Unit], cost: CostModel | None, budget: Budget) -> np.ndarray:
     """(units,) picked options: the same share of every unit, as near as the rounding allows. Units of one width round
     at the same share; so that the budget is met all the same, the ones rounded down furthest take a step back."""
     left = [u.options.sum(1) / u.options[0].sum() for u in units]
@@ -334,7 +333,7 @@ def _uniform(channels: Channels, units: list[Unit], cost: Cost | None, budget: B
 # -- ratio -----------------------------------------------------------------------------------------------------------
 def _by_ratio(channels: Channels, units: list[Unit], ratio: float) -> list[int]:
     goal = round(ratio * channels.prunable)
-    sizes = [costs.macs(channels), costs.params(channels)]
+    sizes = [macs(channels), params(channels)]
     full = np.array([len(g.atoms) for g in channels.groups], dtype=float)
     wanted = 1 - min(SHARE * ratio, 0.9)
     worth = _worth(channels, units, ratio)

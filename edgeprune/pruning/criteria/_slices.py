@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from edgeprune.channels import Channels
-from edgeprune.surgery import out_dim
+from edgeprune.pruning.channels import Channels
+from edgeprune.pruning.surgery import out_dim
 
 #: Against a division by zero in a group whose weights are all zero.
 TINY = 1e-300

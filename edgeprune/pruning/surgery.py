@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from edgeprune.channels import Channels
-from edgeprune.plan import PrunePlan
+from edgeprune.pruning.channels import Channels
+from edgeprune.pruning.plan import PrunePlan
 
 #: Attributes of stock Ultralytics modules that repeat a width, and where the width now stands. `forward` of most of
 #: them chunks and does not look, but `forward_split`, `fuse`, exporters and `repr` do.

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from edgeprune.channels import Channels
-from edgeprune.criteria._slices import sums
 from edgeprune.data.samples import Samples
-from edgeprune.features import default_loss
+from edgeprune.pruning.channels import Channels
+from edgeprune.pruning.criteria._slices import sums
+from edgeprune.pruning.features import default_loss
 
 NEEDS_SAMPLES = True
 #: Pictures of one batch.

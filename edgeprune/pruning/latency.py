@@ -18,16 +18,16 @@ import numpy as np
 from edgeprune_device.errors import InputError
 from torch import nn
 
-from edgeprune import budget as budgets
-from edgeprune import cost as costs
-from edgeprune import surgery
-from edgeprune.budget import Budget
-from edgeprune.channels import Channels
-from edgeprune.cost import Cost
 from edgeprune.exporting.to_onnx import OPSET, trace
 from edgeprune.model.prepare import prepare
-from edgeprune.plan import PrunePlan
-from edgeprune.timing import Clock
+from edgeprune.pruning import budget as budgets
+from edgeprune.pruning import cost as costs
+from edgeprune.pruning import surgery
+from edgeprune.pruning.budget import Budget
+from edgeprune.pruning.channels import Channels
+from edgeprune.pruning.cost import CostModel
+from edgeprune.pruning.plan import PrunePlan
+from edgeprune.pruning.timing import Clock
 
 #: What a coefficient stands before. MACs: of 1 x 1 convolutions, of larger ones, and of those whose input is not
 #: followed (the first convolution, depthwise ones); values of output and input maps; weights; the network itself.
@@ -54,7 +54,7 @@ class Latency:
     architectures: int
     runtime: str
 
-    def cost(self, channels: Channels) -> Cost:
+    def cost(self, channels: Channels) -> CostModel:
         """Milliseconds, also of a network cut out of the one that was fitted."""
         parts = _features(channels, self.unused)
         pair, out, inp = (
@@ -102,7 +102,7 @@ def fit(
         measure: the clock (timing/); None: ONNX Runtime here. YOLOv8n at 512 px took 78 s of processor time.
     """
     if measure is None:
-        from edgeprune.timing.ort import Ort
+        from edgeprune.pruning.timing.ort import Ort
 
         measure = Ort()
     counts = sample(channels, architectures, multiple=multiple, seed=seed)

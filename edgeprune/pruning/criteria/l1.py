@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from edgeprune.channels import Channels
-from edgeprune.criteria._slices import per_mean_of_group, sums
+from edgeprune.pruning.channels import Channels
+from edgeprune.pruning.criteria._slices import per_mean_of_group, sums
 
 NEEDS_SAMPLES = False
 

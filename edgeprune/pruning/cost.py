@@ -11,11 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgeprune.channels import Channels
+from edgeprune.pruning.channels import Channels
 
 
 @dataclass(frozen=True)
-class Cost:
+class CostModel:
     """sum over convolutions of  pair * out * in + out_ * out + in_ * in,  plus `fixed`; out and in are channel counts.
 
     made, read: (convolutions, groups) how many channels that a convolution makes (reads) one atom of a group is; an
@@ -40,13 +40,13 @@ class Cost:
         """Indices of the convolutions whose cost depends on any of these groups."""
         return np.flatnonzero((self.made[:, groups] > 0).any(1) | (self.read[:, groups] > 0).any(1))
 
-    def rows(self, index: np.ndarray) -> Cost:
+    def rows(self, index: np.ndarray) -> CostModel:
         """The share of some convolutions, without `fixed`."""
-        return Cost(self.pair[index], self.out[index], self.inp[index], 0.0, self.made[index], self.read[index],
+        return CostModel(self.pair[index], self.out[index], self.inp[index], 0.0, self.made[index], self.read[index],
                     self.unfollowed[index])  # fmt: skip
 
 
-def bilinear(channels: Channels, pair, out=None, inp=None, fixed: float = 0.0) -> Cost:
+def bilinear(channels: Channels, pair, out=None, inp=None, fixed: float = 0.0) -> CostModel:
     """A Cost over the followed convolutions, in the order of `channels.positions`; pair, out, inp: (convolutions,)."""
     names = list(channels.positions)
     of = np.empty(channels.atoms, dtype=np.int64)
@@ -60,18 +60,18 @@ def bilinear(channels: Channels, pair, out=None, inp=None, fixed: float = 0.0) -
             np.add.at(read[row], of[channels.inp[name]], 1)
     unfollowed = np.array([float(n not in channels.inp) for n in names])
     zero = np.zeros(len(names))
-    return Cost(
+    return CostModel(
         np.asarray(pair, dtype=float), zero if out is None else np.asarray(out, dtype=float),
         zero if inp is None else np.asarray(inp, dtype=float), fixed, made / sizes, read / sizes, unfollowed,
     )  # fmt: skip
 
 
-def macs(channels: Channels) -> Cost:
+def macs(channels: Channels) -> CostModel:
     """Multiply-accumulates of the convolutions, as count.py counts them."""
     return bilinear(channels, [channels.positions[n] * channels.taps[n] for n in channels.positions])
 
 
-def params(channels: Channels) -> Cost:
+def params(channels: Channels) -> CostModel:
     """Parameters: the weights, and two a channel for the batch norm behind (a bias is one: too little to matter)."""
     return bilinear(
         channels,
@@ -80,6 +80,6 @@ def params(channels: Channels) -> Cost:
     )
 
 
-def of(kind: str, channels: Channels) -> Cost:
+def of(kind: str, channels: Channels) -> CostModel:
     """The cost that a budget of kind macs or params counts."""
     return {"macs": macs, "params": params}[kind](channels)

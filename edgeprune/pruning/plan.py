@@ -11,7 +11,7 @@ import numpy as np
 from edgeprune_device.errors import InputError
 from edgeprune_device.files import write_atomic
 
-from edgeprune.channels import Channels
+from edgeprune.pruning.channels import Channels
 
 SCHEMA_VERSION = 2
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from torch import nn
 
-from edgeprune.channels import Channels
+from edgeprune.pruning.channels import Channels
 
 NEEDS_SAMPLES = False
 

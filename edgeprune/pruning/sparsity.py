@@ -15,7 +15,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from edgeprune.channels import trace
+from edgeprune.pruning.channels import trace
 
 #: Below this part of the largest scale of its layer, a channel says next to nothing.
 SMALL = 1e-2

@@ -1,0 +1,1 @@
+"""Which channels go, and how: trace, score, budget, plan, surgery, compensation."""
