@@ -29,7 +29,6 @@ from edgeprune_device.errors import InputError
 from edgeprune_device.files import write_atomic
 from torch import nn
 
-from edgeprune import distill
 from edgeprune.console.text import aligned
 from edgeprune.data.samples import Samples
 from edgeprune.model.count import Cost, count
@@ -40,6 +39,7 @@ from edgeprune.pruning.channels import Channels, trace
 from edgeprune.pruning.compensate import RIDGES
 from edgeprune.pruning.features import Moments, moments
 from edgeprune.pruning.plan import PrunePlan
+from edgeprune.training import distill
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -11,9 +11,8 @@ from edgeprune_device.bundle import Bundle
 from edgeprune_device.errors import EdgepruneError, InputError
 from edgeprune_device.files import sha256, write_atomic
 
-from edgeprune import comparison, finetuning, on, ssh
+from edgeprune import comparison, on, ssh
 from edgeprune import pack as packing
-from edgeprune import qat as rounding
 from edgeprune import record as records
 from edgeprune.exporting import nms, precisions
 from edgeprune.exporting import tensorrt as engines
@@ -26,6 +25,8 @@ from edgeprune.model import checkpoint
 from edgeprune.model.count import count
 from edgeprune.pruning import prune as pruning
 from edgeprune.pruning.plan import PrunePlan
+from edgeprune.training import finetune
+from edgeprune.training.qat import thresholds
 
 #: The architecture that NVIDIA's parser and builder are tried with where the target itself cannot be built for.
 PROBE = "SM86"
@@ -168,13 +169,13 @@ def tune(job, step) -> dict:
     }
 
 
-def _finetune(job, weights: Path, out: Path, settings: finetuning.Settings, step, *, work: Path) -> dict:
-    def show(p: finetuning.Progress) -> None:
+def _finetune(job, weights: Path, out: Path, settings: finetune.TrainingSettings, step, *, work: Path) -> dict:
+    def show(p: finetune.Progress) -> None:
         done = (p.epoch - 1 + p.step / p.steps) / p.epochs
         step(min(done, 1.0), f"epoch {p.epoch}/{p.epochs}  loss {p.loss:.3f}")
 
     teacher = job.options.weights if job.options.distill else None
-    return finetuning.finetune(weights, job.data, out, settings, work, teacher=teacher, on_step=show)
+    return finetune.finetune_network(weights, job.data, out, settings, work, teacher=teacher, on_step=show)
 
 
 def qat(job, step) -> dict:
@@ -237,7 +238,7 @@ def quantize(job, step) -> dict:
             job.options.max_drop,
             lambda session: score(session, job.data, job.splits["select"], job.imgsz),
             lambda name, session: job.evaluate(session, step, name),
-            thresholds=rounding.thresholds(checkpoint.load(job.trained)),
+            thresholds=thresholds(checkpoint.load(job.trained)),
             finish=job.finish,
             step=lambda what: step(0.0, what),
         )

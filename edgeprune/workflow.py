@@ -29,17 +29,18 @@ from edgeprune_device.hint import did_you_mean
 from edgeprune_device.target import Target
 
 import edgeprune
-from edgeprune import comparison, on, qat, ssh, tracking
+from edgeprune import comparison, on, ssh
 from edgeprune.console.progress import Reporter
 from edgeprune.data import dataset, samples
 from edgeprune.exporting import nms
-from edgeprune.finetuning import Settings, check_device
 from edgeprune.measuring.accuracy import evaluate
 from edgeprune.measuring.timing import Timing
 from edgeprune.model import checkpoint
 from edgeprune.model import head as heads
 from edgeprune.pruning import criteria, prune
 from edgeprune.pruning.budget import Budget
+from edgeprune.training import qat, tracking
+from edgeprune.training.finetune import TrainingSettings, check_device
 
 SCHEMA_VERSION = 1
 PRECISIONS = ("fp32", "fp16", "int8")
@@ -90,12 +91,12 @@ class Options:
     pictures: int = comparison.GALLERY  # in the page's gallery
     allow_poor_baseline: bool = False
 
-    def settings(self, epochs: int) -> Settings:
-        return Settings(
+    def settings(self, epochs: int) -> TrainingSettings:
+        return TrainingSettings(
             epochs, self.batch, self.lr, self.imgsz, self.device, self.workers, self.seed, patience=self.patience
         )
 
-    def qat_settings(self) -> Settings:
+    def qat_settings(self) -> TrainingSettings:
         return replace(self.settings(self.qat), lr=self.lr * qat.RATE, patience=0, qat=True)
 
     def to_json(self) -> dict:

@@ -25,10 +25,10 @@ from edgeprune_device.files import check_writable, write_atomic
 
 from benchmarks.pruning import cells, plot, results
 from benchmarks.pruning.methods import METHODS
-from edgeprune import finetuning
 from edgeprune.data import dataset
 from edgeprune.model import checkpoint
 from edgeprune.model.threads import use_all_cores
+from edgeprune.training import finetune
 
 
 def arguments() -> argparse.Namespace:
@@ -66,7 +66,7 @@ def main(args: argparse.Namespace) -> None:
         check_writable(path)
     source, data = checkpoint.load(args.weights), dataset.load(args.data)
     dataset.check_names(data, source.names)
-    settings = finetuning.Settings(
+    settings = finetune.TrainingSettings(
         epochs=args.epochs, batch=args.batch, lr=args.lr, imgsz=source.input_size(args.imgsz), device=args.device
     )
     work = args.work or Path("runs") / args.out.name

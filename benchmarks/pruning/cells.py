@@ -25,7 +25,6 @@ from torch import nn
 
 from benchmarks.pruning import opens
 from benchmarks.pruning.methods import METHODS
-from edgeprune import finetuning
 from edgeprune.data import samples
 from edgeprune.data.dataset import Dataset
 from edgeprune.data.samples import Samples
@@ -34,6 +33,7 @@ from edgeprune.measuring.sessions import TorchSession
 from edgeprune.model import checkpoint
 from edgeprune.model.checkpoint import Checkpoint
 from edgeprune.model.count import count
+from edgeprune.training import finetune
 
 #: A class has to have as many validation boxes to be judged by.
 MIN_BOXES = 30
@@ -48,7 +48,7 @@ class Job:
 
     source: Checkpoint
     data: Dataset
-    settings: finetuning.Settings
+    settings: finetune.TrainingSettings
     multiple: int
     work: Path
 
@@ -119,14 +119,14 @@ def tuned(job: Job, method: str, macs: float, seed: int, say: Callable[[str], No
         return
     begin = folder / f"{json.loads((folder / 'cell.json').read_text())['starts_from']}.pt"
     training = folder / f"training-{seed}"
-    settings = finetuning.Settings(**{**asdict(job.settings), "seed": seed})
+    settings = finetune.TrainingSettings(**{**asdict(job.settings), "seed": seed})
 
-    def show(p: finetuning.Progress) -> None:
+    def show(p: finetune.Progress) -> None:
         if p.step == p.steps:
             say(f"seed {seed}: epoch {p.epoch}/{p.epochs}, loss {p.loss:.3f}")
 
     start = time.perf_counter()
-    done = finetuning.finetune(begin, job.data, folder / f"{state}.pt", settings, training, on_step=show)
+    done = finetune.finetune_network(begin, job.data, folder / f"{state}.pt", settings, training, on_step=show)
     say(f"seed {seed}: measuring")
     _measure(job, folder, state, seed=seed, seconds=time.perf_counter() - start, **done, commit=commit())
     shutil.rmtree(training)  # its last.pt holds the optimiser

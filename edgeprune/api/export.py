@@ -14,7 +14,6 @@ from edgeprune_device.files import write_atomic
 from edgeprune_device.hint import did_you_mean
 from edgeprune_device.target import Target
 
-from edgeprune import qat
 from edgeprune.api.result import as_table
 from edgeprune.api.source import Model, opened
 from edgeprune.console.progress import Reporter
@@ -25,6 +24,7 @@ from edgeprune.exporting.parity import Parity, measure_parity
 from edgeprune.exporting.to_onnx import to_onnx
 from edgeprune.measuring.accuracy import evaluate, score
 from edgeprune.model.threads import ready
+from edgeprune.training import qat
 
 PRECISIONS = ("fp32", "fp16", "int8")
 

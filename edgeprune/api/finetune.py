@@ -12,8 +12,6 @@ from edgeprune_device.accuracy import Accuracy
 from edgeprune_device.errors import InputError
 from edgeprune_device.files import check_writable
 
-from edgeprune import finetuning, tracking
-from edgeprune import qat as rounding
 from edgeprune.api.result import Network, as_table
 from edgeprune.api.source import Model, as_file
 from edgeprune.console.progress import Reporter
@@ -26,6 +24,9 @@ from edgeprune.model.checkpoint import Checkpoint
 from edgeprune.model.count import count
 from edgeprune.model.threads import ready
 from edgeprune.pruning.sparsity import SMALL, count_small
+from edgeprune.training import qat as rounding
+from edgeprune.training import tracking
+from edgeprune.training.finetune import Progress, TrainingSettings, finetune_network
 
 
 @dataclass(frozen=True, repr=False)
@@ -133,7 +134,7 @@ def finetune(
         pictures = dataset.load(data)
         dataset.check_names(pictures, source.names)
         size = source.input_size(imgsz)
-        settings = finetuning.Settings(epochs, batch, lr, size, device, workers, seed, patience, sparsity)
+        settings = TrainingSettings(epochs, batch, lr, size, device, workers, seed, patience, sparsity)
         if qat:
             settings = replace(settings, epochs=qat, lr=lr * rounding.RATE, qat=True)
             rounding.thresholds(source)  # for the figure before; damaged ones are told before the training
@@ -141,12 +142,12 @@ def finetune(
         work = file.with_name(f".{file.stem}-training")  # an interrupted run of the same settings goes on from here
         with reporter.stage("finetune") as step:
 
-            def shown(p: finetuning.Progress) -> None:
+            def shown(p: Progress) -> None:
                 done = (p.epoch - 1 + p.step / p.steps) / p.epochs
                 step(done, f"epoch {p.epoch}/{p.epochs}  loss {p.loss:.3f}")
 
             with contextlib.nullcontext() if distill is None else as_file(distill) as teacher:
-                result = finetuning.finetune(
+                result = finetune_network(
                     weights, pictures, file, settings, work, teacher=teacher, on_step=shown, tracked=out is not None
                 )
         tuned = checkpoint.load(file)

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgeprune import qat
 from edgeprune.model import checkpoint
 from edgeprune.model.checkpoint import Checkpoint
+from edgeprune.training import qat
 
 if TYPE_CHECKING:
     from torch import nn

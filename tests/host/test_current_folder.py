@@ -82,7 +82,7 @@ def test_what_is_sent_to_a_drone_as_text(traps, tmp_path):
 
 
 def test_training_on_several_gpus_begins_without_it(traps, monkeypatch):
-    from edgeprune import trainer
+    from edgeprune.training import trainer
 
     theirs = [sys.executable, "-m", "json.tool", "--help"]
     monkeypatch.setattr(trainer, "generate_ddp_command", lambda instance: (theirs, "file"))

@@ -213,7 +213,7 @@ def test_a_folder_is_its_yaml(data):
 
 def test_the_download_of_a_data_yaml_is_never_run(data, tmp_path):
     """Ultralytics runs it as Python, or as a shell script, where the validation pictures are missing."""
-    from edgeprune.finetuning import _write_data
+    from edgeprune.training.finetune import _write_data
 
     marker = tmp_path / "ran"
     text, script = data.read_text(), f"download: open({str(marker)!r}, 'w')\n"
@@ -358,7 +358,7 @@ def test_labels_of_poses_give_their_boxes(data):
     data.write_text("train: images/train\nval: images/val\nnames: [a, b, c]\nkpt_shape: [4, 2]\n")
     found = dataset.load(data)
     np.testing.assert_array_equal(found.labels(found.val[0]), [[1, 0.5, 0.5, 0.2, 0.4]])
-    from edgeprune.finetuning import _write_data
+    from edgeprune.training.finetune import _write_data
 
     written = _write_data(found, data.parent)
     from ultralytics.data.utils import check_det_dataset

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 from ultralytics.utils.dist import ddp_cleanup, generate_ddp_file
 
-from edgeprune import finetuning
 from edgeprune.data import dataset
-from edgeprune.finetuning import Settings
 from edgeprune.model import checkpoint
 from edgeprune.pruning import surgery
 from edgeprune.pruning.channels import trace
+from edgeprune.training import finetune
+from edgeprune.training.finetune import TrainingSettings
 
 from .conftest import dataset as pictures
 from .conftest import network, save
@@ -54,7 +54,7 @@ if distributed.is_initialized():
 @pytest.fixture
 def sent(tmp_path, monkeypatch):
     """A pruned network whose training is about to be sent to other processes: (weights, run folder, script)."""
-    from edgeprune.trainer import KeepArchitecture
+    from edgeprune.training.trainer import KeepArchitecture
 
     model = network(width=0.125)
     channels = trace(model)
@@ -67,11 +67,11 @@ def sent(tmp_path, monkeypatch):
     def send(self):  # what KeepArchitecture.train() does where it sees several GPUs, up to the launch
         files.append((self, generate_ddp_file(self)))
 
-    settings = Settings(epochs=2, batch=8, lr=1e-2, imgsz=96, patience=2, sparsity=1e-2)
-    run = finetuning._Run(tmp_path / "work", finetuning._identity(weights, data, settings, teacher))
+    settings = TrainingSettings(epochs=2, batch=8, lr=1e-2, imgsz=96, patience=2, sparsity=1e-2)
+    run = finetune._Run(tmp_path / "work", finetune._identity(weights, data, settings, teacher))
     monkeypatch.setattr(KeepArchitecture, "train", send)
     monkeypatch.setattr(KeepArchitecture, "check_architecture", lambda self: None)
-    finetuning._train(checkpoint.load(weights), finetuning.hold_back(data), settings, run, teacher, None, None)
+    finetune._train(checkpoint.load(weights), finetune.hold_back(data), settings, run, teacher, None, None)
     ((trainer, script),) = files
     yield weights, run, script
     ddp_cleanup(trainer, script)
@@ -81,7 +81,7 @@ def check(weights, run, batch, steps):
     table = (run.folder / "train" / "results.csv").read_text().split()
     assert "train/distill_loss" in table[0] and len(table) == 3
     assert json.loads((run.folder / "steps.json").read_text())["2"] == {"batch": batch, "steps": steps}
-    assert run.finished(Settings(epochs=2)) and run.best.is_file()
+    assert run.finished(TrainingSettings(epochs=2)) and run.best.is_file()
     before, after = (checkpoint.load(p).model.state_dict() for p in (weights, run.last))
     assert {k: v.shape for k, v in before.items()} == {k: v.shape for k, v in after.items()}
     scales = [k for k in before if "bn.weight" in k]

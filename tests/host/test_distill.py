@@ -10,12 +10,12 @@ import pytest
 import torch
 from edgeprune_device.errors import InputError
 
-from edgeprune import distill, finetuning
 from edgeprune.data import dataset
-from edgeprune.finetuning import Settings
 from edgeprune.model import checkpoint
 from edgeprune.pruning import surgery
 from edgeprune.pruning.channels import trace
+from edgeprune.training import distill, finetune
+from edgeprune.training.finetune import TrainingSettings
 
 from .conftest import network, save
 from .test_checkpoint import STOCK
@@ -106,8 +106,8 @@ def pruned(tmp_path):
 
 def train(weights, data, tmp_path, teacher, epochs=1, name="tuned"):
     seen = []
-    finetuning.finetune(
-        weights, dataset.load(data), tmp_path / f"{name}.pt", Settings(epochs=epochs, batch=4, imgsz=96),
+    finetune.finetune_network(
+        weights, dataset.load(data), tmp_path / f"{name}.pt", TrainingSettings(epochs=epochs, batch=4, imgsz=96),
         tmp_path / "work", teacher=teacher,
         observe=lambda t: seen.append((t.epoch, dict(t.loss_items))),
     )  # fmt: skip

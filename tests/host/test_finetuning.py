@@ -11,12 +11,12 @@ import torch
 from edgeprune_device import cli
 from edgeprune_device.errors import EdgepruneError, InputError
 
-from edgeprune import finetuning
 from edgeprune.data import dataset
-from edgeprune.finetuning import Settings
 from edgeprune.model import checkpoint
 from edgeprune.pruning import surgery
 from edgeprune.pruning.channels import trace
+from edgeprune.training import finetune
+from edgeprune.training.finetune import TrainingSettings
 
 from .conftest import dataset as pictures
 from .conftest import network, save
@@ -38,7 +38,7 @@ def shapes(path):
 
 
 def test_architecture_learning_rates_and_steps(pruned, data, tmp_path, monkeypatch):
-    from edgeprune import trainer
+    from edgeprune.training import trainer
 
     monkeypatch.setattr(trainer, "WARMUP", 0)
     seen = []
@@ -47,8 +47,8 @@ def test_architecture_learning_rates_and_steps(pruned, data, tmp_path, monkeypat
         groups = {g["param_group"]: g["lr"] for g in trainer.optimizer.param_groups}
         seen.append((type(trainer.optimizer).__name__, trainer.accumulate, groups))
 
-    settings = Settings(epochs=4, batch=4, lr=1e-3, imgsz=96)
-    result = finetuning.finetune(
+    settings = TrainingSettings(epochs=4, batch=4, lr=1e-3, imgsz=96)
+    result = finetune.finetune_network(
         pruned, dataset.load(data), tmp_path / "tuned.pt", settings, tmp_path / "work", observe=observe
     )
     # 8 pictures, batch 4: two steps an epoch, each a step of the optimiser (Ultralytics' nbs=64 would make one of 16).
@@ -68,8 +68,8 @@ def test_architecture_learning_rates_and_steps(pruned, data, tmp_path, monkeypat
 def test_the_learning_rate_rises_over_a_hundred_steps(pruned, data, tmp_path):
     """However few steps an epoch has: AdamW's first steps are as long as the rate, whatever the gradient."""
     rates = []
-    finetuning.finetune(
-        pruned, dataset.load(data), tmp_path / "tuned.pt", Settings(epochs=1, batch=2, lr=1e-3, imgsz=96),
+    finetune.finetune_network(
+        pruned, dataset.load(data), tmp_path / "tuned.pt", TrainingSettings(epochs=1, batch=2, lr=1e-3, imgsz=96),
         tmp_path / "work", observe=lambda trainer: rates.append({g["lr"] for g in trainer.optimizer.param_groups}),
     )  # fmt: skip
     assert [r.pop() for r in rates] == pytest.approx([0, 1e-5, 2e-5, 3e-5])
@@ -81,8 +81,8 @@ def test_a_change_of_architecture_is_noticed_at_the_next_step(pruned, data, tmp_
         trainer.model.model[0].conv.bias = torch.nn.Parameter(torch.zeros(trainer.model.model[0].conv.out_channels))
 
     with pytest.raises(EdgepruneError, match="changed the architecture"):
-        finetuning.finetune(
-            pruned, dataset.load(data), tmp_path / "tuned.pt", Settings(epochs=2, batch=4, imgsz=96),
+        finetune.finetune_network(
+            pruned, dataset.load(data), tmp_path / "tuned.pt", TrainingSettings(epochs=2, batch=4, imgsz=96),
             tmp_path / "work", observe=sabotage,
         )  # fmt: skip
     assert not (tmp_path / "tuned.pt").exists()
@@ -91,7 +91,7 @@ def test_a_change_of_architecture_is_noticed_at_the_next_step(pruned, data, tmp_
 RUN = """
 import sys
 from pathlib import Path
-from edgeprune.data import dataset; from edgeprune import finetuning
+from edgeprune.data import dataset; from edgeprune.training import finetune as finetuning
 weights, data, out, work, log, teacher = map(Path, sys.argv[1:])
 with open(log, "a") as file:
     def note(p):
@@ -130,9 +130,9 @@ def test_killed_twice_and_resumed(pruned, data, tmp_path, own_signals):
 
 
 def run(weights, data, tmp_path, epochs=2):
-    settings = Settings(epochs=epochs, batch=4, imgsz=96)
+    settings = TrainingSettings(epochs=epochs, batch=4, imgsz=96)
     seen = []
-    result = finetuning.finetune(
+    result = finetune.finetune_network(
         weights, dataset.load(data), tmp_path / "tuned.pt", settings, tmp_path / "work", observe=seen.append
     )
     return result, len(seen)
@@ -181,15 +181,15 @@ def test_what_the_users_training_said_of_pictures_is_kept(pruned, data, tmp_path
     content["train_args"].update(fliplr=0.0, cls=1.5, lr0=0.5)
     t.save(content, pruned)
     seen = []
-    finetuning.finetune(
-        pruned, dataset.load(data), tmp_path / "tuned.pt", Settings(epochs=1, batch=8, imgsz=96), tmp_path / "work",
+    finetune.finetune_network(
+        pruned, dataset.load(data), tmp_path / "tuned.pt", TrainingSettings(epochs=1, batch=8, imgsz=96), tmp_path / "work",
         observe=lambda trainer: seen.append((trainer.args.fliplr, trainer.args.cls, trainer.args.lr0)),
     )  # fmt: skip
     assert set(seen) == {(0.0, 1.5, 1e-4)}
 
 
 def test_batch_is_lowered_when_memory_runs_out(pruned, data, tmp_path, monkeypatch):
-    from edgeprune.trainer import KeepArchitecture
+    from edgeprune.training.trainer import KeepArchitecture
 
     preprocess = KeepArchitecture.preprocess_batch
 
@@ -199,37 +199,37 @@ def test_batch_is_lowered_when_memory_runs_out(pruned, data, tmp_path, monkeypat
         return preprocess(self, batch)
 
     monkeypatch.setattr(KeepArchitecture, "preprocess_batch", small_memory)
-    result = finetuning.finetune(
-        pruned, dataset.load(data), tmp_path / "tuned.pt", Settings(epochs=1, batch=8, imgsz=96), tmp_path / "work"
+    result = finetune.finetune_network(
+        pruned, dataset.load(data), tmp_path / "tuned.pt", TrainingSettings(epochs=1, batch=8, imgsz=96), tmp_path / "work"
     )
     assert result == {"epochs": 1, "batch": 2, "steps": 4}
 
 
 def test_memory_that_does_not_even_hold_one_picture(pruned, data, tmp_path, monkeypatch):
-    from edgeprune.trainer import KeepArchitecture
+    from edgeprune.training.trainer import KeepArchitecture
 
     def none(self, batch):
         raise MemoryError
 
     monkeypatch.setattr(KeepArchitecture, "preprocess_batch", none)
     with pytest.raises(InputError, match="batch of 1"):
-        finetuning.finetune(
-            pruned, dataset.load(data), tmp_path / "tuned.pt", Settings(epochs=1, batch=2, imgsz=96), tmp_path / "work"
+        finetune.finetune_network(
+            pruned, dataset.load(data), tmp_path / "tuned.pt", TrainingSettings(epochs=1, batch=2, imgsz=96), tmp_path / "work"
         )
 
 
 def test_a_device_that_is_not_there():
     with pytest.raises(InputError, match="--device 0,1: not on this machine"):
-        finetuning.check_device("0,1")
+        finetune.check_device("0,1")
     with pytest.raises(InputError, match="not on this machine"):
-        finetuning.check_device("7")
-    finetuning.check_device("cpu")
+        finetune.check_device("7")
+    finetune.check_device("cpu")
 
 
 def test_several_gpus_share_a_batch():
-    assert Settings(batch=4, device="0,1").gpus == 2
+    assert TrainingSettings(batch=4, device="0,1").gpus == 2
     with pytest.raises(InputError, match="multiple of the 3 GPUs"):
-        Settings(batch=4, device="0,1,2")
+        TrainingSettings(batch=4, device="0,1,2")
 
 
 def test_the_average_is_what_is_saved_and_it_follows_a_short_run(pruned, data, tmp_path):
@@ -240,8 +240,8 @@ def test_the_average_is_what_is_saved_and_it_follows_a_short_run(pruned, data, t
         average = trainer.ema.ema.state_dict()
         seen.update(raw={k: v.clone() for k, v in raw.items()}, average={k: v.clone() for k, v in average.items()})
 
-    finetuning.finetune(
-        pruned, dataset.load(data), tmp_path / "tuned.pt", Settings(epochs=2, batch=4, lr=1e-2, imgsz=96),
+    finetune.finetune_network(
+        pruned, dataset.load(data), tmp_path / "tuned.pt", TrainingSettings(epochs=2, batch=4, lr=1e-2, imgsz=96),
         tmp_path / "work", observe=observe,
     )  # fmt: skip
     start, saved = (checkpoint.load(p).model.state_dict() for p in (pruned, tmp_path / "tuned.pt"))
@@ -276,9 +276,9 @@ def patient(weights, data, tmp_path, monkeypatch, figures, **more):
         averages[trainer.epoch :] = [{k: v.clone() for k, v in trainer.ema.ema.state_dict().items()}]
 
     monkeypatch.setattr(accuracy, "evaluate", evaluate)
-    settings = Settings(**{"epochs": 6, "batch": 16, "imgsz": 96, "lr": 1e-3, "patience": 2, **more})
+    settings = TrainingSettings(**{"epochs": 6, "batch": 16, "imgsz": 96, "lr": 1e-3, "patience": 2, **more})
     out = tmp_path / "tuned.pt"
-    result = finetuning.finetune(weights, dataset.load(data), out, settings, tmp_path / "work", observe=observe)
+    result = finetune.finetune_network(weights, dataset.load(data), out, settings, tmp_path / "work", observe=observe)
     return result, asked, averages, {os.path.abspath(p) for p in trained}
 
 
@@ -311,8 +311,8 @@ def test_patience_that_does_not_run_out(pruned, many, tmp_path, monkeypatch):
 
 def test_too_few_pictures_to_hold_some_back(pruned, data, tmp_path):
     with pytest.raises(InputError, match="needs 32 labelled ones, not 8"):
-        finetuning.finetune(
-            pruned, dataset.load(data), tmp_path / "tuned.pt", Settings(patience=1, imgsz=96), tmp_path / "work"
+        finetune.finetune_network(
+            pruned, dataset.load(data), tmp_path / "tuned.pt", TrainingSettings(patience=1, imgsz=96), tmp_path / "work"
         )
 
 
@@ -338,7 +338,7 @@ def test_command(pruned, many, tmp_path, capsys):
 
 
 def test_the_trainer_refuses_to_build_from_yaml():
-    from edgeprune.trainer import KeepArchitecture
+    from edgeprune.training.trainer import KeepArchitecture
 
     with pytest.raises(EdgepruneError, match="no weights"):
         KeepArchitecture.get_model(object(), cfg="yolov8n.yaml", weights=None)
@@ -349,4 +349,4 @@ def test_the_trainer_refuses_to_build_from_yaml():
 )
 def test_settings_out_of_range(bad):
     with pytest.raises(InputError):
-        Settings(**bad)
+        TrainingSettings(**bad)

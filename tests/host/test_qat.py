@@ -21,15 +21,16 @@ from onnx import TensorProto, helper, numpy_helper
 from ultralytics.nn.tasks import DetectionModel
 
 import edgeprune as ep
-from edgeprune import finetuning, qat, stages, workflow
 from edgeprune import quantize as q
+from edgeprune import stages, workflow
 from edgeprune.console.progress import Reporter
 from edgeprune.data import dataset
 from edgeprune.exporting.parity import measure_parity
 from edgeprune.exporting.to_onnx import to_onnx
-from edgeprune.finetuning import Settings
 from edgeprune.model import checkpoint
 from edgeprune.quantize.graph import Graph, layer_of
+from edgeprune.training import finetune, qat
+from edgeprune.training.finetune import TrainingSettings
 
 from .conftest import dataset as pictures_of
 from .conftest import network, save, settle
@@ -214,9 +215,9 @@ def test_blocks_that_export_joins_are_refused_by_name():
 
 
 def train(weights, data, folder, observe=None, **more):
-    settings = Settings(**{"epochs": 1, "batch": 4, "imgsz": SIZE, "lr": 1e-3, "qat": True, **more})
+    settings = TrainingSettings(**{"epochs": 1, "batch": 4, "imgsz": SIZE, "lr": 1e-3, "qat": True, **more})
     out = folder / "qat.pt"
-    return finetuning.finetune(weights, dataset.load(data), out, settings, folder / "work", observe=observe), out
+    return finetune.finetune_network(weights, dataset.load(data), out, settings, folder / "work", observe=observe), out
 
 
 def test_training_rounds_keeps_statistics_and_carries_its_scales(weights, data, tmp_path):
@@ -299,8 +300,8 @@ RUN = """
 import sys
 from pathlib import Path
 from types import SimpleNamespace
-from edgeprune.data import dataset; from edgeprune import finetuning
-from edgeprune.finetuning import Settings
+from edgeprune.data import dataset; from edgeprune.training import finetune as finetuning
+from edgeprune.training.finetune import Settings
 weights, data, out, work, log = map(Path, sys.argv[1:])
 settings = Settings(epochs=4, batch=4, imgsz=96, lr=1e-4, qat=True)
 def note(trainer):
@@ -338,15 +339,15 @@ def test_a_process_of_several_rounds_too(weights, data, tmp_path, monkeypatch):
     pytest.importorskip("cloudpickle")
     from ultralytics.utils.dist import ddp_cleanup, generate_ddp_file
 
-    from edgeprune.trainer import KeepArchitecture
+    from edgeprune.training.trainer import KeepArchitecture
 
     sent = []
     monkeypatch.setattr(KeepArchitecture, "train", lambda self: sent.append((self, generate_ddp_file(self))))
     monkeypatch.setattr(KeepArchitecture, "check_architecture", lambda self: None)
     start, pairs = checkpoint.load(weights), dataset.load(data)
-    settings = Settings(epochs=1, batch=4, imgsz=SIZE, lr=1e-3, qat=True)
-    run = finetuning._Run(tmp_path / "work", finetuning._identity(weights, pairs, settings, None))
-    finetuning._train(start, pairs, settings, run, None, None, None, run.scheme(start.model, pairs, SIZE))
+    settings = TrainingSettings(epochs=1, batch=4, imgsz=SIZE, lr=1e-3, qat=True)
+    run = finetune._Run(tmp_path / "work", finetune._identity(weights, pairs, settings, None))
+    finetune._train(start, pairs, settings, run, None, None, None, run.scheme(start.model, pairs, SIZE))
     ((trainer, script),) = sent
     done = subprocess.run([sys.executable, script], capture_output=True, text=True)
     ddp_cleanup(trainer, script)
@@ -360,7 +361,7 @@ def test_a_process_of_several_rounds_too(weights, data, tmp_path, monkeypatch):
 def test_settings_that_do_not_go_together():
     for more in ({"patience": 2}, {"sparsity": 1e-5}):
         with pytest.raises(InputError, match="--qat is short"):
-            Settings(qat=True, **more)
+            TrainingSettings(qat=True, **more)
 
 
 # --- the commands
@@ -370,7 +371,7 @@ def test_settings_that_do_not_go_together():
 def test_build_warns_where_it_lowered_what_it_started_from(weights, tmp_path, monkeypatch, capsys, after, warned):
     monkeypatch.setattr(stages, "_finetune", lambda *_, **__: {"epochs": 1, "steps": 4, "batch": 4})
     job = SimpleNamespace(
-        options=SimpleNamespace(qat_settings=Settings), model_path=lambda name: weights, work=tmp_path, imgsz=SIZE,
+        options=SimpleNamespace(qat_settings=TrainingSettings), model_path=lambda name: weights, work=tmp_path, imgsz=SIZE,
         evaluate=lambda *_: (SimpleNamespace(map50_95=after), None), enter=lambda *_, **__: None,
         record={"models": {"tuned": {"map50_95": 0.40}}}, reporter=Reporter(quiet=True),
     )  # fmt: skip

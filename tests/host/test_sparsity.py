@@ -4,12 +4,12 @@ import pytest
 import torch
 from edgeprune_device.errors import InputError
 
-from edgeprune import finetuning
 from edgeprune.data import dataset
-from edgeprune.finetuning import Settings
 from edgeprune.model import checkpoint
 from edgeprune.pruning import sparsity
 from edgeprune.pruning.channels import trace
+from edgeprune.training import finetune
+from edgeprune.training.finetune import TrainingSettings
 
 from .conftest import network, save
 
@@ -51,13 +51,13 @@ def train(data, tmp_path, weights, amount):
         seen.append((rate, decay["bn"], decay["weight"]))
 
     out = tmp_path / f"{amount}.pt"
-    settings = Settings(epochs=4, batch=4, lr=1e-2, imgsz=96, sparsity=amount)
-    finetuning.finetune(weights, dataset.load(data), out, settings, tmp_path / "work", observe=observe)
+    settings = TrainingSettings(epochs=4, batch=4, lr=1e-2, imgsz=96, sparsity=amount)
+    finetune.finetune_network(weights, dataset.load(data), out, settings, tmp_path / "work", observe=observe)
     return checkpoint.load(out).model, seen
 
 
 def test_scales_shrink_by_the_schedule_and_the_average_that_is_saved_shows_it(data, tmp_path, monkeypatch):
-    from edgeprune import trainer
+    from edgeprune.training import trainer
 
     monkeypatch.setattr(trainer, "WARMUP", 0)
     model = network("yolo11n.yaml", width=0.25)
@@ -88,5 +88,5 @@ def test_scales_shrink_by_the_schedule_and_the_average_that_is_saved_shows_it(da
 @pytest.mark.parametrize("amount", [-1e-4, 2e-4, float("nan")])
 def test_out_of_range(amount):
     with pytest.raises(InputError, match="sparsity"):
-        Settings(lr=1e-4, sparsity=amount)
-    Settings(lr=1e-4, sparsity=1e-4)
+        TrainingSettings(lr=1e-4, sparsity=amount)
+    TrainingSettings(lr=1e-4, sparsity=1e-4)

@@ -11,16 +11,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from edgeprune import finetuning, tracking
 from edgeprune.data import dataset
-from edgeprune.finetuning import Settings
 from edgeprune.model import checkpoint
+from edgeprune.training import finetune, tracking
+from edgeprune.training.finetune import TrainingSettings
 
 
 def tune(weights, data, out, on_step=None, observe=None, **settings):
-    chosen = Settings(**{"epochs": 2, "batch": 4, "lr": 1e-3, "imgsz": 96, **settings})
+    chosen = TrainingSettings(**{"epochs": 2, "batch": 4, "lr": 1e-3, "imgsz": 96, **settings})
     work = out.with_name(".work")
-    finetuning.finetune(weights, dataset.load(data), out, chosen, work, on_step=on_step, observe=observe)
+    finetune.finetune_network(weights, dataset.load(data), out, chosen, work, on_step=on_step, observe=observe)
     return checkpoint.load(out).model.state_dict(), work
 
 
@@ -73,7 +73,7 @@ def test_nobody_else_hears_of_a_training(weights, data, tmp_path, monkeypatch):
     monkeypatch.setattr(tracking, "switched_on", lambda: ())
     _, work = tune(weights, data, tmp_path / "t.pt", epochs=1, observe=lambda t: seen.append(t.callbacks))
     modules = {c.__module__ for callbacks in seen[0].values() for c in callbacks}
-    assert modules == {"ultralytics.utils.callbacks.base", "edgeprune.finetuning"}
+    assert modules == {"ultralytics.utils.callbacks.base", "edgeprune.training.finetune"}
     assert not sent and not (work / "tracking.json").exists() and not (tmp_path / "logs").exists()
 
 
@@ -161,7 +161,7 @@ from pathlib import Path
 from ultralytics.utils import SETTINGS
 tracker, weights, data, die = sys.argv[1:]
 SETTINGS.update({name: name == tracker for name in ("mlflow", "tensorboard", "wandb")})
-from edgeprune.data import dataset; from edgeprune import finetuning, tracking
+from edgeprune.data import dataset; from edgeprune.training import finetune as finetuning, tracking
 steps = 0
 def step(p):
     global steps

@@ -26,15 +26,15 @@ import yaml
 from edgeprune_device.errors import EdgepruneError, InputError
 from edgeprune_device.files import sha256, write_atomic
 
-from edgeprune import distill, qat, tracking
 from edgeprune.data import samples
 from edgeprune.data.dataset import Dataset
 from edgeprune.model import checkpoint
 from edgeprune.model.threads import use_all_cores
+from edgeprune.training import distill, qat, tracking
 
 
 @dataclass(frozen=True)
-class Settings:
+class TrainingSettings:
     """epochs: passes over the training pictures; batch: pictures a step; lr: learning rate (AdamW, warm-up, cosine to
     1 %); device: cpu or the number of a GPU, or of several: 0,1; workers: data loading processes; patience: epochs
     without a better figure on held-back training pictures after which it stops (0: never); sparsity: see sparsity.py
@@ -112,11 +112,11 @@ def check_device(device: str) -> None:
         raise InputError(f"--device {device}: several GPUs need a package more: pip install cloudpickle")
 
 
-def finetune(
+def finetune_network(
     weights: Path,
     dataset: Dataset,
     out: Path,
-    settings: Settings,
+    settings: TrainingSettings,
     folder: Path,
     *,
     teacher: Path | None = None,
@@ -192,7 +192,7 @@ def hold_back(dataset: Dataset) -> Dataset:
     return replace(dataset, train=tuple(p for p in dataset.train if p in trained), val=tuple(held))
 
 
-def _identity(weights: Path, dataset: Dataset, settings: Settings, teacher: Path | None) -> dict:
+def _identity(weights: Path, dataset: Dataset, settings: TrainingSettings, teacher: Path | None) -> dict:
     """What a run's result depends on; where and with how much memory it runs is not part of it."""
     asked = {k: v for k, v in asdict(settings).items() if k not in ("device", "workers", "batch")}
     teacher = None if teacher is None else sha256(teacher)
@@ -239,7 +239,7 @@ class _Run:
         """Whole epochs in last.pt."""
         return self._state().get("epoch", -1) + 1
 
-    def finished(self, settings: Settings) -> bool:
+    def finished(self, settings: TrainingSettings) -> bool:
         """Whether every epoch is done, or patience has run out."""
         state = self._state()
         done = state.get("epoch", -1) + 1
@@ -260,7 +260,7 @@ _INHERITED = (
 
 
 def _train(start: checkpoint.Checkpoint, dataset, settings, run, teacher, on_step, observe, scheme=None) -> None:
-    from edgeprune.trainer import KeepArchitecture, Recipe
+    from edgeprune.training.trainer import KeepArchitecture, Recipe
 
     theirs = start.extra.get("train_args") or {}
     overrides = {

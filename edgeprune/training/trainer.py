@@ -25,13 +25,13 @@ from ultralytics.utils import RANK
 from ultralytics.utils.dist import generate_ddp_command
 from ultralytics.utils.torch_utils import unwrap_model
 
-from edgeprune import distill, qat, tracking
 from edgeprune.data import dataset
 from edgeprune.measuring.accuracy import evaluate
 from edgeprune.measuring.sessions import TorchSession
 from edgeprune.model import checkpoint
 from edgeprune.model.threads import use_all_cores
 from edgeprune.pruning import sparsity
+from edgeprune.training import distill, qat, tracking
 
 #: Steps until the learning rate is what was asked for. AdamW knows no gradient's size at first, and moves every weight
 #: by the whole rate: a COCO model pruned to 74 % of its MACs and tuned for 16 steps at 320 px went from mAP 0.150 to
