@@ -23,8 +23,8 @@ from edgeprune.measuring.sessions import TorchSession
 from edgeprune.measuring.timing import time_models
 from edgeprune.model import checkpoint
 from edgeprune.model.count import count
-from edgeprune.pruning import prune as pruning
 from edgeprune.pruning.plan import PrunePlan
+from edgeprune.pruning.prune import PruneRequest, cut, prune_network, trace_channels
 from edgeprune.training import finetune
 from edgeprune.training.qat import thresholds
 
@@ -88,10 +88,10 @@ def _choose(job, model, steps: int, step) -> tuple:
     """(Cut, what to note): the first of `steps` equal steps from `model` to the budget."""
     o = job.options
     asked, latency, said = job.measured(step)
-    ask = pruning.PruneRequest(asked, job.target.channel_multiple, job.imgsz, o.uniform, o.portable, latency)
+    ask = PruneRequest(asked, job.target.channel_multiple, job.imgsz, o.uniform, o.portable, latency)
     if o.steps > 1:
-        ask = ask.toward(*(pruning.trace_channels(m, job.imgsz) for m in (job.original.model, model)), steps)
-    return pruning.prune_network(model, criterion=o.criterion, ask=ask, samples=job.features, step=step), said
+        ask = ask.toward(*(trace_channels(m, job.imgsz) for m in (job.original.model, model)), steps)
+    return prune_network(model, criterion=o.criterion, ask=ask, samples=job.features, step=step), said
 
 
 def step(job, step, *, number: int) -> dict:
@@ -125,7 +125,7 @@ def prune(job, step) -> dict:
     chosen = getattr(job, "chosen", None)
     if chosen is None or chosen.plan.sha256 != plan.sha256:
         step(0.1, "cutting and compensating")
-        chosen = pruning.cut(model, pruning.trace_channels(model, job.imgsz), plan, job.features)
+        chosen = cut(model, trace_channels(model, job.imgsz), plan, job.features)
     path = job.out / "pruned.pt"
     checkpoint.save(path, chosen.model, like=job.original)
     saved = checkpoint.load(path).model

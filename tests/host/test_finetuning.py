@@ -91,13 +91,14 @@ def test_a_change_of_architecture_is_noticed_at_the_next_step(pruned, data, tmp_
 RUN = """
 import sys
 from pathlib import Path
-from edgeprune.data import dataset; from edgeprune.training import finetune as finetuning
+from edgeprune.data import dataset
+from edgeprune.training import finetune
 weights, data, out, work, log, teacher = map(Path, sys.argv[1:])
 with open(log, "a") as file:
     def note(p):
         print(p.epoch, p.step, file=file, flush=True)
-    settings = finetuning.Settings(epochs=6, batch=4, imgsz=96)
-    print(finetuning.finetune(weights, dataset.load(data), out, settings, work, teacher=teacher, on_step=note))
+    settings = finetune.TrainingSettings(epochs=6, batch=4, imgsz=96)
+    print(finetune.finetune_network(weights, dataset.load(data), out, settings, work, teacher=teacher, on_step=note))
 """
 
 
@@ -182,7 +183,8 @@ def test_what_the_users_training_said_of_pictures_is_kept(pruned, data, tmp_path
     t.save(content, pruned)
     seen = []
     finetune.finetune_network(
-        pruned, dataset.load(data), tmp_path / "tuned.pt", TrainingSettings(epochs=1, batch=8, imgsz=96), tmp_path / "work",
+        pruned, dataset.load(data), tmp_path / "tuned.pt", TrainingSettings(epochs=1, batch=8, imgsz=96),
+        tmp_path / "work",
         observe=lambda trainer: seen.append((trainer.args.fliplr, trainer.args.cls, trainer.args.lr0)),
     )  # fmt: skip
     assert set(seen) == {(0.0, 1.5, 1e-4)}

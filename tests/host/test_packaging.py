@@ -35,7 +35,8 @@ def test_one_version():
 
 def test_what_is_in_them(wheels):
     host, device = (set(zipfile.ZipFile(w).namelist()) for w in wheels)
-    assert {"edgeprune/demo/yolov8n-scenes.pt", "edgeprune/pruning/criteria/energy.py", "edgeprune/commands/build.py"} <= host
+    criterion = "edgeprune/pruning/criteria/energy.py"
+    assert {"edgeprune/demo/yolov8n-scenes.pt", criterion, "edgeprune/commands/build.py"} <= host
     assert {"edgeprune/page/style.css", "edgeprune/page/comfort.js", "edgeprune/py.typed"} <= host
     assert {"edgeprune_device/targets/jetson-orin.json", "edgeprune_device/schema/manifest.json"} <= device
     assert not [n for n in host | device if "test" in n.lower()]

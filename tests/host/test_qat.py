@@ -300,14 +300,15 @@ RUN = """
 import sys
 from pathlib import Path
 from types import SimpleNamespace
-from edgeprune.data import dataset; from edgeprune.training import finetune as finetuning
-from edgeprune.training.finetune import Settings
+from edgeprune.data import dataset
+from edgeprune.training import finetune
+from edgeprune.training.finetune import TrainingSettings
 weights, data, out, work, log = map(Path, sys.argv[1:])
-settings = Settings(epochs=4, batch=4, imgsz=96, lr=1e-4, qat=True)
+settings = TrainingSettings(epochs=4, batch=4, imgsz=96, lr=1e-4, qat=True)
 def note(trainer):
     with open(log, "a") as file:
         print(trainer.epoch, file=file)
-print(finetuning.finetune(weights, dataset.load(data), out, settings, work, observe=note))
+print(finetune.finetune_network(weights, dataset.load(data), out, settings, work, observe=note))
 """
 
 
@@ -371,7 +372,8 @@ def test_settings_that_do_not_go_together():
 def test_build_warns_where_it_lowered_what_it_started_from(weights, tmp_path, monkeypatch, capsys, after, warned):
     monkeypatch.setattr(stages, "_finetune", lambda *_, **__: {"epochs": 1, "steps": 4, "batch": 4})
     job = SimpleNamespace(
-        options=SimpleNamespace(qat_settings=TrainingSettings), model_path=lambda name: weights, work=tmp_path, imgsz=SIZE,
+        options=SimpleNamespace(qat_settings=TrainingSettings), model_path=lambda name: weights, work=tmp_path,
+        imgsz=SIZE,
         evaluate=lambda *_: (SimpleNamespace(map50_95=after), None), enter=lambda *_, **__: None,
         record={"models": {"tuned": {"map50_95": 0.40}}}, reporter=Reporter(quiet=True),
     )  # fmt: skip

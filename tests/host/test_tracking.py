@@ -161,16 +161,17 @@ from pathlib import Path
 from ultralytics.utils import SETTINGS
 tracker, weights, data, die = sys.argv[1:]
 SETTINGS.update({name: name == tracker for name in ("mlflow", "tensorboard", "wandb")})
-from edgeprune.data import dataset; from edgeprune.training import finetune as finetuning, tracking
+from edgeprune.data import dataset
+from edgeprune.training import finetune, tracking
 steps = 0
 def step(p):
     global steps
     steps += 1
     if die == str(steps):
         os._exit(9)
-settings = finetuning.Settings(epochs=3, batch=4, lr=1e-3, imgsz=96)
+settings = finetune.TrainingSettings(epochs=3, batch=4, lr=1e-3, imgsz=96)
 out = Path("t.pt")
-finetuning.finetune(Path(weights), dataset.load(data), out, settings, Path("work"), on_step=step)
+finetune.finetune_network(Path(weights), dataset.load(data), out, settings, Path("work"), on_step=step)
 print(tracking.report(Path("work"), {"tuned": {"map50_95": 0.25}}, [out]))
 """
 
