@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from edgeprune_device.errors import EdgepruneError, GateError, InputError
     from edgeprune_device.target import Target
 
-    from edgeprune.analysis import Analysis
+    from edgeprune.analysis.findings import Analysis
     from edgeprune.api.analyze import analyze
     from edgeprune.api.build import Build, build, embedded_demo
     from edgeprune.api.compare import compare
@@ -73,7 +73,7 @@ _MODULES = {
     "edgeprune_device.bundle": ("Bundle",),
     "edgeprune_device.errors": ("EdgepruneError", "GateError", "InputError"),
     "edgeprune_device.target": ("Target",),
-    "edgeprune.analysis": ("Analysis",),
+    "edgeprune.analysis.analyze": ("Analysis",),
     "edgeprune.api.analyze": ("analyze",),
     "edgeprune.api.build": ("Build", "build", "embedded_demo"),
     "edgeprune.api.compare": ("compare",),

@@ -7,8 +7,9 @@ from pathlib import Path
 from edgeprune_device.errors import InputError
 from edgeprune_device.target import Target
 
-from edgeprune import analysis
-from edgeprune.analysis import Analysis
+from edgeprune.analysis import budgets, sensitivity
+from edgeprune.analysis.analyze import analyze_network
+from edgeprune.analysis.findings import Analysis
 from edgeprune.api.source import Model, opened
 from edgeprune.console.progress import Reporter
 from edgeprune.data import dataset, samples
@@ -39,8 +40,8 @@ def analyze(
     Raises:
         InputError: bad arguments, model or data. GateError: surgery is not exact on this model.
     """
-    if kind not in analysis.LADDERS:
-        raise InputError(f"--kind {kind}: takes {', '.join(analysis.LADDERS)}")
+    if kind not in budgets.LADDERS:
+        raise InputError(f"--kind {kind}: takes {', '.join(budgets.LADDERS)}")
     if criterion == "auto":
         raise InputError("analyze looks at one criterion at a time: --criterion energy, or another by name")
     multiple = Target.load(target).channel_multiple
@@ -55,14 +56,14 @@ def analyze(
         few = len(pictures.train)
         reporter.warn(f"only {few} training pictures: measured on the pictures solved with, so too high")
     with reporter.stage("analyze") as step:
-        return analysis.analyze(
+        return analyze_network(
             source.model,
             criterion=criterion,
             kind=kind,
             multiple=multiple,
             imgsz=size,
             samples=samples.read(pictures, solve, size),
-            judges=samples.read(pictures, samples.pick(select, analysis.COMPARED), size).pictures,
+            judges=samples.read(pictures, samples.pick(select, sensitivity.COMPARED), size).pictures,
             measure=lambda network: accuracy.evaluate(TorchSession(network, size), pictures, select, size),
             name=source.path.name,
             step=step,

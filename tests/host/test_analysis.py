@@ -10,8 +10,8 @@ import torch
 from edgeprune_device import cli, vision
 from edgeprune_device.errors import InputError
 
-from edgeprune import analysis, chart
-from edgeprune.analysis import Advice, Rung
+from edgeprune.analysis import budgets, chart, findings, sensitivity, table
+from edgeprune.analysis.findings import Advice, Rung
 from edgeprune.measuring.sessions import TorchSession
 from edgeprune.model.count import Cost
 from edgeprune.model.head import has_one_to_one
@@ -39,10 +39,10 @@ def moved(model, channels, gone, *, repaired=True):
     """Divergence when the atoms `gone` go."""
     keep = np.ones(channels.atoms, dtype=bool)
     keep[gone] = False
-    seen = moments(model, pictures(), analysis._solvable(model, channels)) if repaired else {}
-    trial = analysis.alone(model, channels, keep, seen)
+    seen = moments(model, pictures(), sensitivity._solvable(model, channels)) if repaired else {}
+    trial = sensitivity.alone(model, channels, keep, seen)
     judges = pictures(4, seed=1)
-    return analysis.divergence(analysis.predictions(model, judges), analysis.predictions(trial, judges))
+    return sensitivity.divergence(sensitivity.predictions(model, judges), sensitivity.predictions(trial, judges))
 
 
 # -- each group ------------------------------------------------------------------------------------------------------
@@ -78,8 +78,8 @@ def test_the_means_of_the_outputs_are_kept(small):
     channels = trace(small)
     keep = np.ones(channels.atoms, dtype=bool)
     keep[hidden(channels)] = False  # all: the weights can do nothing, the batch norm behind can
-    seen = moments(small, pictures(), analysis._solvable(small, channels))
-    trial = analysis.alone(small, channels, keep, seen)
+    seen = moments(small, pictures(), sensitivity._solvable(small, channels))
+    trial = sensitivity.alone(small, channels, keep, seen)
     conv, norm = (trial.get_submodule(f"model.4.m.0.cv2.{part}") for part in ("conv", "bn"))
     assert not conv.weight.any()
     before, weight = small.get_submodule("model.4.m.0.cv2.bn"), small.get_submodule("model.4.m.0.cv2.conv").weight
@@ -100,25 +100,25 @@ def test_every_head(config):
     model = network(config, width=0.125)
     head = model.model[-1]
     judges = pictures(2)
-    before = analysis.predictions(model, judges)
+    before = sensitivity.predictions(model, judges)
     assert before["scores"].shape[:2] == (2, 3) and before["boxes"].shape[:2] == (2, 4 * head.reg_max)
-    assert analysis.divergence(before, analysis.predictions(model, judges)) == 0
+    assert sensitivity.divergence(before, sensitivity.predictions(model, judges)) == 0
     if has_one_to_one(model):
         idle = copy.deepcopy(model)
         idle.model[-1].cv3[0][-1].bias.data += 1
-        assert analysis.divergence(before, analysis.predictions(idle, judges)) == 0
+        assert sensitivity.divergence(before, sensitivity.predictions(idle, judges)) == 0
     for tower in ("cv2", "cv3"):
         changed = copy.deepcopy(model)
         tower = getattr(changed.model[-1], f"one2one_{tower}" if has_one_to_one(model) else tower)
         tower[0][-1].weight.data *= 0.5
-        assert analysis.divergence(before, analysis.predictions(changed, judges)) > 0
+        assert sensitivity.divergence(before, sensitivity.predictions(changed, judges)) > 0
 
 
 def test_every_unit_is_reported_once_in_the_order_of_the_network(small):
     channels = trace(small)
     scores = np.random.default_rng(0).random(channels.atoms)
     units = budget.units(channels, scores, 8)
-    found = analysis.sensitivity(small, channels, scores, units, pictures(), pictures(2, seed=1))
+    found = sensitivity.sensitivity(small, channels, scores, units, pictures(), pictures(2, seed=1))
     assert sorted(g.width for g in found) == sorted(int(u.options[0].sum()) for u in units)
     order = list(channels.out)
     firsts = [order.index(g.layers[0]) for g in found]
@@ -151,7 +151,7 @@ def test_no_recommendation_where_nothing_holds_or_nothing_is_known():
 
 def climbed(kind, kept):
     """The ladder of a network that keeps `kept` of each value; a value that is not named cannot be reached."""
-    ladder = object.__new__(analysis._Ladder)
+    ladder = object.__new__(budgets.Ladder)
 
     def cut(asked):
         if asked.value not in kept:
@@ -169,7 +169,7 @@ def test_half_a_step_is_added_where_the_recommendation_ends():
         [0.9, 0.8, 0.75, 0.7, 0.6, 0.5], ["macs 0.4: less than can be reached"]
     )  # fmt: skip
     assert climbed("ratio", {0.1: 0.8, 0.05: 0.9, 0.2: 0.6})[0] == [0.05, 0.1, 0.2]
-    assert climbed("macs", {v: 1.0 for v in analysis.LADDERS["macs"]})[0] == list(analysis.LADDERS["macs"])
+    assert climbed("macs", {v: 1.0 for v in budgets.LADDERS["macs"]})[0] == list(budgets.LADDERS["macs"])
     with pytest.raises(InputError):
         climbed("macs", {})
 
@@ -206,7 +206,7 @@ def call(capsys, inputs, *words):
 
 
 def test_the_command(inputs, tmp_path, capsys, monkeypatch):
-    monkeypatch.setitem(analysis.LADDERS, "macs", (0.9, 0.6, 0.4))
+    monkeypatch.setitem(budgets.LADDERS, "macs", (0.9, 0.6, 0.4))
     code, out, err = call(
         capsys, inputs, "--json", str(tmp_path / "a.json"), "--plot", str(tmp_path / "a.png"), "--quiet"
     )
@@ -249,15 +249,15 @@ def test_mistakes_are_one_line(inputs, tmp_path, capsys):
 def test_the_plot_and_the_table_of_any_outcome(kept):
     from edgeprune_device.accuracy import Accuracy
 
-    groups = tuple(analysis.Sensitivity((f"model.{i}.conv",), 16, 8, 0.1, 0.1 * i) for i in range(30))
+    groups = tuple(findings.GroupSensitivity((f"model.{i}.conv",), 16, 8, 0.1, 0.1 * i) for i in range(30))
     rungs = (rung(0.9, kept), rung(0.8, kept))
     accuracy = Accuracy(0.6, 0.0 if kept is None else 1.0, None, 8, 20, 0, ())
     if kept is None:
         rungs = tuple(Rung(r.budget, r.value, 1, 1, 1, 1, 0.0, 0.0, 0.0, None, None) for r in rungs)
-    found = analysis.Analysis(
+    found = findings.Analysis(
         "best.pt", "macs", "energy", 8, 96, Cost(2, 2, 2), accuracy, rungs, (), groups, Advice.of(list(rungs))
     )
     assert chart.png(found).startswith(b"\x89PNG")
-    said = analysis.table(found)
+    said = table.table(found)
     assert {0.95: "recommended: --macs 0.8", 0.3: "recommended: no cut", None: "nothing to recommend"}[kept] in said
     assert "10 between" in said and "model.29.conv" in said and "model.0.conv" in said and "model.15.conv" not in said

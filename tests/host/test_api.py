@@ -100,7 +100,7 @@ def test_types_reach_the_user(tmp_path):
         "float | None",
         "dict[str, pathlib.Path]",
         "pathlib.Path",
-        "edgeprune.analysis.Rung | None",
+        "edgeprune.analysis.findings.Rung | None",
         "pathlib.Path",
     ], done.stdout
     errors = [line for line in lines if line.startswith("error")]

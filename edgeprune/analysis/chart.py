@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgeprune.analysis import COLLAPSE, KEEP, SHARE, Analysis, Sensitivity
+from edgeprune.analysis.findings import COLLAPSE, KEEP, SHARE, Analysis, GroupSensitivity
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -70,7 +70,7 @@ def _whole(axes, found: Analysis) -> None:
     axes.set_title(f"{found.accuracy.pictures} training pictures, {found.accuracy.boxes} boxes", fontsize=10)
 
 
-def _groups(axes, groups: tuple[Sensitivity, ...]) -> None:
+def _groups(axes, groups: tuple[GroupSensitivity, ...]) -> None:
     known = [g for g in groups if g.divergence is not None]
     places = np.arange(len(known))
     axes.bar(places, [g.divergence for g in known], color=_BLUE, width=0.75)
@@ -90,5 +90,5 @@ def _groups(axes, groups: tuple[Sensitivity, ...]) -> None:
     )
 
 
-def _short(group: Sensitivity) -> str:
+def _short(group: GroupSensitivity) -> str:
     return group.layers[0].removeprefix("model.").removesuffix(".conv")
