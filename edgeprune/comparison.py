@@ -28,6 +28,7 @@ from edgeprune_device.report import BenchReport
 from edgeprune import gallery, per_class, versions
 from edgeprune.console.text import number, table
 from edgeprune.data.dataset import Dataset, check_names
+from edgeprune.drones.store import Store
 from edgeprune.exporting.to_onnx import to_onnx
 from edgeprune.measuring.accuracy import SHOWN_CONF, evaluate, upright_shape
 from edgeprune.measuring.sessions import OnnxSession, TorchSession
@@ -35,7 +36,6 @@ from edgeprune.measuring.timing import time_models
 from edgeprune.model import checkpoint
 from edgeprune.model.count import Cost, count, widths
 from edgeprune.model.head import NOTE, of_file, of_network, output_of_file
-from edgeprune.store import Store
 
 SCHEMA_VERSION = 2
 #: Pictures that a gallery shows unless told otherwise.

@@ -11,9 +11,11 @@ from edgeprune_device.bundle import Bundle
 from edgeprune_device.errors import EdgepruneError, InputError
 from edgeprune_device.files import sha256, write_atomic
 
-from edgeprune import comparison, on, ssh
+from edgeprune import comparison
 from edgeprune import pack as packing
 from edgeprune import record as records
+from edgeprune.drones import ssh
+from edgeprune.drones.reference import build, keep
 from edgeprune.exporting import nms, precisions
 from edgeprune.exporting import tensorrt as engines
 from edgeprune.exporting.parity import measure_parity
@@ -327,10 +329,10 @@ def reference(job, step) -> dict:
     job.work.mkdir(exist_ok=True)
     bundle = _packed_before(job, path) or _pack(job, path, _engines(job), step)
     with ssh.Link(job.options.on, say=job.reporter.say) as link:
-        found = on.build(link, bundle, job.work, say=lambda text: step(0.5, text))
+        found = build(link, bundle, job.work, say=lambda text: step(0.5, text))
     for name, plan in found.plans().items():
         write_atomic(job.out / name, plan)
-    on.keep(found)
+    keep(found)
     for text in found.warnings():
         job.reporter.warn(text)
     return {

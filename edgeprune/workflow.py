@@ -29,9 +29,10 @@ from edgeprune_device.hint import did_you_mean
 from edgeprune_device.target import Target
 
 import edgeprune
-from edgeprune import comparison, on, ssh
+from edgeprune import comparison
 from edgeprune.console.progress import Reporter
 from edgeprune.data import dataset, samples
+from edgeprune.drones import reference, ssh
 from edgeprune.exporting import nms
 from edgeprune.measuring.accuracy import evaluate
 from edgeprune.measuring.timing import Timing
@@ -397,7 +398,7 @@ def _check_reference(job: Job) -> None:
     """Whether it is there, can build engines, and is known: asked now, as it is needed only after hours."""
     signer = keys.fingerprint(keys.load_or_create().verify_key)
     with ssh.Link(job.options.on, say=job.reporter.say) as link:
-        agent = on.meet(link, signer)
+        agent = reference.meet(link, signer)
     job.reporter.say(f"engines are built and measured by {agent.name} ({job.options.on})")
 
 

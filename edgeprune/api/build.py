@@ -14,11 +14,12 @@ from edgeprune_device import strict_json
 from edgeprune_device.errors import InputError, Interrupted
 from edgeprune_device.target import Target
 
-from edgeprune import cache, demo, ssh, workflow
+from edgeprune import cache, demo, workflow
 from edgeprune.api.source import opened
 from edgeprune.card import card
 from edgeprune.comparison import GALLERY, Comparison
 from edgeprune.console.progress import Reporter
+from edgeprune.drones import ssh
 from edgeprune.model import checkpoint
 from edgeprune.model.checkpoint import Checkpoint
 from edgeprune.model.threads import ready

@@ -25,9 +25,9 @@ def run(args) -> None:
     from edgeprune_device.errors import InputError
     from edgeprune_device.progress import Line
 
-    from edgeprune.collect import Drone, Folder, collect
-    from edgeprune.ssh import Link, shown
-    from edgeprune.store import Store
+    from edgeprune.drones.collect import Drone, Folder, collect
+    from edgeprune.drones.ssh import Link, shown
+    from edgeprune.drones.store import Store
 
     store, source = Store(), args.source
     with Line() as line:

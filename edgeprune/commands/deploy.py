@@ -48,7 +48,7 @@ def run(args) -> None:
     from edgeprune_device.bundle import Bundle
     from edgeprune_device.errors import InputError
 
-    from edgeprune.deploy import image, remote, rootfs
+    from edgeprune.drones.deploy import image, live, rootfs
 
     def say(text):
         print(text, file=sys.stderr, flush=True)
@@ -62,8 +62,8 @@ def run(args) -> None:
             return "image", lambda: image.deploy(bundle, path, settings, say)
         if text.startswith((".", "/", "~")):
             raise InputError(f"{text}: no such folder or image")
-        where = remote.where(text, settings.root)
-        return "drone", lambda: remote.deploy(bundle, where, settings, say, retries=args.retries)
+        where = live.where(text, settings.root)
+        return "drone", lambda: live.deploy(bundle, where, settings, say, retries=args.retries)
 
     settings = options.settings(args)
     kinds = {text: kind(text) for text in args.destinations}

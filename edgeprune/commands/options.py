@@ -159,7 +159,7 @@ def drone(parser: argparse.ArgumentParser) -> None:
 
 
 def retries(parser: argparse.ArgumentParser) -> None:
-    from edgeprune.ssh import RETRIES
+    from edgeprune.drones.ssh import RETRIES
 
     text = f"how often to try again in a row while the link moves nothing (default {RETRIES})"
     parser.add_argument("--retries", type=_count, default=RETRIES, metavar="N", help=text)
@@ -186,7 +186,7 @@ def settings(args):
 
     from edgeprune_device.errors import InputError
 
-    from edgeprune.deploy import Settings
+    from edgeprune.drones.deploy import Settings
 
     root = PurePosixPath(args.root)
     if not root.is_absolute() or ".." in root.parts or len(root.parts) < 2 or not args.root.isprintable():

@@ -25,7 +25,7 @@ def run(args) -> None:
 
     from edgeprune_device.bundle import Bundle
 
-    from edgeprune.deploy import oci
+    from edgeprune.drones.deploy import oci
 
     settings = options.settings(args)
     bundle = Bundle.open(args.bundle, allow_untrusted=args.allow_untrusted)

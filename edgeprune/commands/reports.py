@@ -27,7 +27,7 @@ def run(args) -> None:
     from edgeprune_device.files import check_writable, write_atomic
 
     from edgeprune.console.text import aligned
-    from edgeprune.store import Store
+    from edgeprune.drones.store import Store
 
     if args.csv:
         check_writable(args.csv)

@@ -23,9 +23,9 @@ def configure(parser) -> None:
 def run(args) -> None:
     import sys
 
-    from edgeprune import setup
-    from edgeprune.ssh import Link
-    from edgeprune.store import Store
+    from edgeprune.drones import setup
+    from edgeprune.drones.ssh import Link
+    from edgeprune.drones.store import Store
 
     def say(text):
         print(text, file=sys.stderr, flush=True)

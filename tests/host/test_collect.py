@@ -19,9 +19,9 @@ from edgeprune_device.errors import GateError
 from edgeprune_device.spool import Spool
 from nacl.signing import SigningKey
 
-from edgeprune import ssh
-from edgeprune.collect import Drone, Folder, collect
-from edgeprune.store import Store
+from edgeprune.drones import ssh
+from edgeprune.drones.collect import Drone, Folder, collect
+from edgeprune.drones.store import Store
 
 from .loopback import Drone as Board
 
@@ -253,7 +253,7 @@ def test_a_report_that_the_drones_card_cannot_read_stops_no_other_and_is_told(st
 
 def test_what_is_too_large_for_a_report_is_told_and_not_fetched(store, monkeypatch):
     small, large = signed(1), signed(2, samples=400)
-    monkeypatch.setattr(sys.modules["edgeprune.collect"], "_MOST_BYTES", len(small.to_bytes()) + 100)
+    monkeypatch.setattr(sys.modules["edgeprune.drones.collect"], "_MOST_BYTES", len(small.to_bytes()) + 100)
     outcome = collect(Drone(FakeLink(listed(small, large))), store)
     assert len(outcome.collected) == 1 and re.search("bytes are no report", *outcome.damaged.values())
 

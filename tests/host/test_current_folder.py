@@ -11,8 +11,8 @@ import pytest
 from edgeprune_device import cli, interpreter
 from edgeprune_device.interpreter import START
 
-from edgeprune import remote, wheels
-from edgeprune.deploy import agent
+from edgeprune.drones import bootstrap, wheels
+from edgeprune.drones.deploy import agent
 
 from .conftest import dataset, network, save
 
@@ -65,17 +65,17 @@ def test_every_command_says_what_it_does(traps):
 
 
 def test_pip_of_this_environment_fetches_the_wheels(traps, tmp_path):
-    code = "from edgeprune import wheels; wheels.fetch(wheels.Python('3.10.12', 'aarch64', (2, 35), {}), [])"
+    code = "from edgeprune.drones import wheels; wheels.fetch(wheels.Python('3.10.12', 'aarch64', (2, 35), {}), [])"
     offline = {"PIP_INDEX_URL": "http://127.0.0.1:9", "PIP_RETRIES": "0", "XDG_CACHE_HOME": str(tmp_path)}
     done = called(traps, interpreter.command(code), **offline)
     assert "InputError: no wheels for Python 3.10.12 on aarch64" in done.stderr
 
 
 def test_what_is_sent_to_a_drone_as_text(traps, tmp_path):
-    done = called(traps, [sys.executable, "-c", remote.source("probe")], HOME=str(tmp_path))
+    done = called(traps, [sys.executable, "-c", bootstrap.source("probe")], HOME=str(tmp_path))
     assert done.stdout.startswith('{"python": "')
     text = subprocess.run(
-        [sys.executable, "-", tmp_path / "base", "agent-1", "no-pip.whl"], input=remote.source("install"), text=True,
+        [sys.executable, "-", tmp_path / "base", "agent-1", "no-pip.whl"], input=bootstrap.source("install"), text=True,
         cwd=traps.path, capture_output=True, env={**os.environ, "HOME": str(tmp_path)},
     ).stderr  # fmt: skip
     assert "the agent could not be installed" in text and traps.marks() == []

@@ -21,8 +21,8 @@ from edgeprune_device.evaluation import EvaluationSet
 from edgeprune_device.releases import Releases
 from nacl.signing import SigningKey
 
-from edgeprune import ssh
-from edgeprune.deploy import Settings, remote, transfer
+from edgeprune.drones import ssh
+from edgeprune.drones.deploy import Settings, live, transfer
 
 from .loopback import Drone
 
@@ -141,13 +141,13 @@ def in_use(drone):
     ],
 )
 def test_a_destination_is_a_drone_and_perhaps_a_folder(text, target, root):
-    assert remote.where(text) == remote.Where(target, PurePosixPath(root))
+    assert live.where(text) == live.Where(target, PurePosixPath(root))
 
 
 @pytest.mark.parametrize("text", ["drone:/", "drone:/a/../b", "drone:x", "-x:/a", "drone:/a\x1b", "a b"])
 def test_what_is_no_destination_is_said(text):
     with pytest.raises(InputError):
-        remote.where(text)
+        live.where(text)
 
 
 def test_every_destination_is_looked_at_before_the_first_is_touched(drone, make, edgeprune):
@@ -218,7 +218,7 @@ def answer(**fields):
 
 
 def test_what_an_agent_says_is_checked():
-    there = remote.parse_there(answer(held=["0" * 64, "x", 5], service="a\x1b[2Jb"), "drone")
+    there = live.parse_there(answer(held=["0" * 64, "x", 5], service="a\x1b[2Jb"), "drone")
     assert (there.agent, there.python, there.held) == ("/a/edgeprune", "python3", ("0" * 64,))
     assert "\x1b" not in there.service
     for fields, words in [
@@ -230,10 +230,10 @@ def test_what_an_agent_says_is_checked():
         ({"systemd": 1}, "systemd"),
     ]:
         with pytest.raises(InputError, match=words):
-            remote.parse_there(answer(**fields), "drone")
+            live.parse_there(answer(**fields), "drone")
     for text in (b"hello\n", b"/a\nrm -rf\n{}", b"x\n" + answer()):
         with pytest.raises(InputError, match="drone"):
-            remote.parse_there(text, "drone")
+            live.parse_there(text, "drone")
 
 
 @pytest.mark.parametrize(
@@ -249,14 +249,14 @@ def test_what_an_agent_says_is_checked():
 def test_what_cannot_work_is_refused_with_what_to_do(make, fields, settings, words):
     bundle = make(counter=6)
     with pytest.raises((InputError, SignatureError), match=words):
-        remote.check(remote.parse_there(answer(**fields), "drone"), bundle, "drone", Settings(**settings))
+        live.check(live.parse_there(answer(**fields), "drone"), bundle, "drone", Settings(**settings))
 
 
 def test_a_revoked_key_is_refused_whatever_is_allowed(make):
     bundle = make(counter=6)
-    there = remote.parse_there(answer(revoked=[bundle.key_fingerprint]), "drone")
+    there = live.parse_there(answer(revoked=[bundle.key_fingerprint]), "drone")
     with pytest.raises(SignatureError, match="was revoked there"):
-        remote.check(there, bundle, "drone", Settings(allow_untrusted=True, allow_older=True))
+        live.check(there, bundle, "drone", Settings(allow_untrusted=True, allow_older=True))
 
 
 def test_without_an_agent_setup_is_named(drone, make, edgeprune):
@@ -290,7 +290,7 @@ def test_a_strangers_bundle_an_old_one_and_a_full_drone_get_nothing(drone, make,
     assert code == 1 and "not trusted" in err
     code, _, err = deploy(edgeprune, stranger, drone, "--allow-untrusted", "--dry-run")
     assert code == 0 and "NOT trusted here" in err
-    monkeypatch.setattr(remote, "_SPARE_BYTES", 1 << 60)
+    monkeypatch.setattr(live, "_SPARE_BYTES", 1 << 60)
     code, _, err = deploy(edgeprune, make("next", counter=11), drone)
     assert code == 2 and "are needed: free some" in err
     assert drone.proxy.sent - before < 60_000 and not list((drone.root / "incoming").iterdir())
@@ -546,7 +546,7 @@ def test_a_drone_whose_disk_fills_up_says_so_and_goes_on_when_there_is_room(dron
         bundle = make(fp32_bytes=5_000_000)
         code, _, err = deploy(edgeprune, bundle, drone)
         assert code == 2 and "MB are needed: free some" in err and drone.proxy.sent < 60_000
-        monkeypatch.setattr(remote, "_check_room", lambda *_: None)  # it fills up meanwhile
+        monkeypatch.setattr(live, "_check_room", lambda *_: None)  # it fills up meanwhile
         code, _, err = deploy(edgeprune, bundle, drone)
         assert code == 2 and "its disk is full" in err and "run the same command again" in err
         assert not (drone.root / "current").exists()

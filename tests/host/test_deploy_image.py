@@ -19,8 +19,8 @@ from edgeprune_device.bundle import Bundle
 from edgeprune_device.errors import GateError, InputError
 from edgeprune_device.releases import Releases
 
-from edgeprune import wheels
-from edgeprune.deploy import Settings, debugfs, ext4, gpt, image, overlay
+from edgeprune.drones import wheels
+from edgeprune.drones.deploy import Settings, debugfs, ext4, gpt, image, overlay
 
 from . import drone_root
 from .drone_root import PATH

@@ -16,8 +16,8 @@ from edgeprune_device import cli
 from edgeprune_device.errors import InputError, SignatureError
 from edgeprune_device.releases import Releases
 
-from edgeprune import wheels
-from edgeprune.deploy import Settings, oci
+from edgeprune.drones import wheels
+from edgeprune.drones.deploy import Settings, oci
 
 from . import drone_root
 

@@ -18,9 +18,9 @@ from edgeprune_device.errors import GateError, InputError, SignatureError
 from edgeprune_device.releases import Releases
 from nacl.signing import SigningKey
 
-from edgeprune import wheels
-from edgeprune.deploy import Settings, agent, rootfs
-from edgeprune.deploy.rootfs import Folder
+from edgeprune.drones import wheels
+from edgeprune.drones.deploy import Settings, agent, rootfs
+from edgeprune.drones.deploy.rootfs import Folder
 
 from . import drone_root
 

@@ -24,10 +24,11 @@ from nacl.signing import SigningKey
 from PIL import Image
 
 import edgeprune as ep
-from edgeprune import on, ssh, stages, workflow
+from edgeprune import stages, workflow
 from edgeprune.card import card
 from edgeprune.console.progress import Reporter
-from edgeprune.store import Store
+from edgeprune.drones import reference, ssh
+from edgeprune.drones.store import Store
 
 from .conftest import dataset, network, save
 from .loopback import Drone
@@ -117,7 +118,7 @@ def jetson(tmp_path, cudart, monkeypatch):
     monkeypatch.setenv("EDGEPRUNE_HOME", str(tmp_path / "host"))
     monkeypatch.setenv("EDGEPRUNE_REPORTS", str(tmp_path / "reports"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(on, "BENCH", ("--seconds", "0.05", "--warmup", "0.05", "--idle", "0.1"))
+    monkeypatch.setattr(reference, "BENCH", ("--seconds", "0.05", "--warmup", "0.05", "--idle", "0.1"))
     found = Jetson(tmp_path / "jetson", cudart)
     monkeypatch.setenv("EDGEPRUNE_SSH", f"ssh -F {found.board.config}")
     found.install()
@@ -242,7 +243,7 @@ def test_a_link_that_breaks_again_and_again_costs_no_second_build(jetson, make_b
 
 @pytest.mark.slow
 def test_after_a_link_that_failed_for_good_the_same_command_goes_on(jetson, make_bundle, capfd, monkeypatch, tmp_path):
-    bundle, work = make_bundle(), on._work
+    bundle, work = make_bundle(), reference._work
 
     def cut(link, there, job, *rest):
         done = work(link, there, job, *rest)
@@ -250,12 +251,12 @@ def test_after_a_link_that_failed_for_good_the_same_command_goes_on(jetson, make
             raise ssh.LinkError("drone: no answer")
         return done
 
-    monkeypatch.setattr(on, "_work", cut)
+    monkeypatch.setattr(reference, "_work", cut)
     code, _, err = engine(capfd, bundle)
     assert code == 2 and "no answer" in err and len(jetson.left()) == 1
     (folder,) = (tmp_path / "cache/edgeprune/on").iterdir()
     assert [p.name for p in folder.glob("*.plan")] == ["int8-fp16.plan"]
-    monkeypatch.setattr(on, "_work", work)
+    monkeypatch.setattr(reference, "_work", work)
     jetson.install(FAKE_TENSORRT_BUILD="refuse")  # nothing is built or measured again: its results are there
     code, _, err = engine(capfd, bundle)
     assert code == 0, err
@@ -466,20 +467,20 @@ def test_a_job_that_died_with_the_board_is_begun_again_and_not_for_ever(jetson):
     there = str(jetson.scratch)
     once = "if [ -e seen ]; then echo well >&2; exit 3; fi; touch seen; kill -9 $PPID"
     with link_to(jetson) as link:
-        assert on._work(link, there, "once", ["sh", "-c", once], "x", lambda text: None) == (3, "well")
+        assert reference._work(link, there, "once", ["sh", "-c", once], "x", lambda text: None) == (3, "well")
         with pytest.raises(InputError, match="it was ended there three times"):
-            on._work(link, there, "dies", ["sh", "-c", "kill -9 $PPID"], "x", lambda text: None)
+            reference._work(link, there, "dies", ["sh", "-c", "kill -9 $PPID"], "x", lambda text: None)
     assert (jetson.scratch / "once.tries").read_text().count("\n") == 2
 
 
 def test_a_job_runs_once_however_often_it_is_asked_for(jetson, monkeypatch):
-    monkeypatch.setattr(on, "_LOOK_S", 1)
+    monkeypatch.setattr(reference, "_LOOK_S", 1)
     jetson.scratch.mkdir(parents=True)
     said = []
     with link_to(jetson) as link:
         command = ["sh", "-c", "echo x >>count; sleep 3; cat count >&2"]
-        assert on._work(link, str(jetson.scratch), "slow", command, "sleeping", said.append) == (0, "x")
-        assert on._work(link, str(jetson.scratch), "slow", command, "sleeping", said.append) == (0, "x")
+        assert reference._work(link, str(jetson.scratch), "slow", command, "sleeping", said.append) == (0, "x")
+        assert reference._work(link, str(jetson.scratch), "slow", command, "sleeping", said.append) == (0, "x")
     assert len(said) >= 3 and said[0] == "drone: sleeping, 0 s"
 
 

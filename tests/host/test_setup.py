@@ -17,8 +17,8 @@ from edgeprune_device import cli, keys
 from edgeprune_device.errors import InputError, SignatureError
 from nacl.signing import SigningKey
 
-from edgeprune import setup, wheels
-from edgeprune.ssh import Link, RemoteError
+from edgeprune.drones import setup, wheels
+from edgeprune.drones.ssh import Link, RemoteError
 
 from .loopback import Drone
 from .test_wheels import make_wheel

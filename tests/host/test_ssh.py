@@ -13,7 +13,7 @@ import types
 import pytest
 from edgeprune_device.errors import InputError, SignatureError
 
-from edgeprune import ssh
+from edgeprune.drones import ssh
 
 from .loopback import SSH, Drone
 
@@ -171,7 +171,7 @@ def test_the_users_settings_for_terminals_are_left_out(link, drone):
 
 def test_nothing_is_left_when_it_ends_nor_when_it_is_killed(drone, tmp_path):
     code = (
-        "import os, sys, signal\nfrom edgeprune.ssh import Link\nlink = Link('drone')\nlink.connect()\n"
+        "import os, sys, signal\nfrom edgeprune.drones.ssh import Link\nlink = Link('drone')\nlink.connect()\n"
         "print(link._master._popen.pid, link._folder, flush=True)\n"
         "link.close() if sys.argv[1] == 'close' else os.kill(os.getpid(), signal.SIGKILL)\n"
     )

@@ -8,7 +8,7 @@ from edgeprune_device import keys
 from edgeprune_device.errors import InputError, SignatureError
 from nacl.signing import SigningKey
 
-from edgeprune.store import Receipt, Store
+from edgeprune.drones.store import Receipt, Store
 
 sys.path.append(str(Path(__file__).parents[1] / "device"))
 from fakes.reports import make_report

@@ -15,8 +15,8 @@ from edgeprune_device import keys
 from edgeprune_device.errors import InputError
 from packaging.requirements import Requirement
 
-from edgeprune import wheels
-from edgeprune.wheels import Python
+from edgeprune.drones import wheels
+from edgeprune.drones.wheels import Python
 
 XAVIER = Python("3.8.10", "aarch64", (2, 31), {"numpy": "1.17.4", "tensorrt": "8.5.2.2"})  # JetPack 5
 ORIN = Python("3.10.12", "aarch64", (2, 35), {"numpy": "1.21.5", "tensorrt": "10.3.0"})  # JetPack 6

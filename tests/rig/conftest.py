@@ -117,7 +117,7 @@ class Agent:
 
 def wheels_for(drone, glibc):
     """What lets pip on the ground find wheels, as it has no internet there: fetched before take-off, and kept."""
-    from edgeprune import wheels
+    from edgeprune.drones import wheels
 
     version = drone.exec("python3 -c 'import platform; print(platform.python_version())'").stdout.strip()
     with pytest.MonkeyPatch.context() as patch:

@@ -13,7 +13,7 @@ import pytest
 from edgeprune_device import keys
 from edgeprune_device.bundle import Bundle
 
-from edgeprune import wheels
+from edgeprune.drones import wheels
 
 from . import rootfs
 from .machine import Machine

@@ -11,7 +11,7 @@ import pytest
 from edgeprune_device.bundle import Bundle
 from edgeprune_device.evaluation import EvaluationSet
 
-from edgeprune.deploy import Settings, image
+from edgeprune.drones.deploy import Settings, image
 
 from . import bundle as bundles
 from . import rootfs

@@ -16,8 +16,8 @@ from . import relay
 SENDER = """
 import sys, time
 from pathlib import Path
-from edgeprune.deploy import transfer
-from edgeprune.ssh import Link
+from edgeprune.drones.deploy import transfer
+from edgeprune.drones.ssh import Link
 from edgeprune_device.bundle import Bundle
 
 bundle = Bundle.open(sys.argv[1], allow_untrusted=True)

@@ -22,10 +22,10 @@ from pathlib import Path
 from edgeprune_device.bundle import Bundle
 from edgeprune_device.errors import GateError, InputError
 
-from edgeprune.deploy import Settings, agent, debugfs, ext4, gpt, mount, overlay, tree
-from edgeprune.deploy.debugfs import FileSystem, Place
-from edgeprune.deploy.ext4 import Superblock
-from edgeprune.deploy.tree import Plan, Say
+from edgeprune.drones.deploy import Settings, agent, debugfs, ext4, gpt, mount, overlay, tree
+from edgeprune.drones.deploy.debugfs import FileSystem, Place
+from edgeprune.drones.deploy.ext4 import Superblock
+from edgeprune.drones.deploy.tree import Plan, Say
 
 __all__ = ["Target", "deploy", "target"]
 

@@ -18,8 +18,8 @@ from edgeprune_device import board, files, keys, strict_json, version
 from edgeprune_device.errors import InputError
 from nacl.signing import VerifyKey
 
-from edgeprune import remote, wheels
-from edgeprune.ssh import Link, RemoteError, shown
+from edgeprune.drones import bootstrap, wheels
+from edgeprune.drones.ssh import Link, RemoteError, shown
 
 __all__ = ["Agent", "Board", "install", "learn"]
 
@@ -104,7 +104,7 @@ def learn(link: Link) -> Board:
     Raises:
         InputError: it has no Python that the agent could use, or answers nonsense. LinkError.
     """
-    answer = link.run(_PYTHONS, remote.source("probe"), limit_bytes=1 << 16, timeout_s=600)
+    answer = link.run(_PYTHONS, bootstrap.source("probe"), limit_bytes=1 << 16, timeout_s=600)
     found = []
     for line in answer.splitlines():
         if line.startswith(b"{"):
@@ -202,7 +202,7 @@ def install(
             say("installing")
         answer = link.run(
             'exec "$@"', there.executable, "-", base, agent, pip.name, *(path.name for path in needed),
-            input=remote.source("install").encode("utf-8"), limit_bytes=1 << 16, timeout_s=_INSTALL_S,
+            input=bootstrap.source("install").encode("utf-8"), limit_bytes=1 << 16, timeout_s=_INSTALL_S,
         )  # fmt: skip
     installed = strict_json.loads(answer, f"{link.target}: installing")
     command = installed.get("command") if isinstance(installed, dict) else None

@@ -17,10 +17,10 @@ from pathlib import Path
 from edgeprune_device.errors import InputError
 from edgeprune_device.interpreter import START
 
-from edgeprune import wheels
-from edgeprune.deploy import Settings
-from edgeprune.deploy.tree import FILE, FOLDER, Root, Say
-from edgeprune.wheels import Python
+from edgeprune.drones import wheels
+from edgeprune.drones.deploy import Settings
+from edgeprune.drones.deploy.tree import FILE, FOLDER, Root, Say
+from edgeprune.drones.wheels import Python
 
 __all__ = ["files", "learn", "unpack"]
 

@@ -25,8 +25,8 @@ from edgeprune_device.bundle import Bundle
 from edgeprune_device.errors import EdgepruneError, InputError
 from edgeprune_device.progress import Line
 
-from edgeprune import remote
-from edgeprune.ssh import Link, LinkError, Session, shown
+from edgeprune.drones import bootstrap
+from edgeprune.drones.ssh import Link, LinkError, Session, shown
 
 __all__ = ["CONNECTIONS", "Piece", "held", "lacking", "pieces", "send"]
 
@@ -65,7 +65,7 @@ def pieces(bundle: Bundle, held: Iterable[str]) -> list[Piece]:
 
 def held(link: Link, python: str, folder: str) -> dict[str, str]:
     """{name: SHA-256} of the pieces that lie in `folder` on the drone; `python` runs there."""
-    answer = link.run(_SCRIPT, python, remote.source("receive"), folder, "held", timeout_s=600)
+    answer = link.run(_SCRIPT, python, bootstrap.source("receive"), folder, "held", timeout_s=600)
     return dict(re.findall(r"^(\S+) ([0-9a-f]{64})$", answer.decode("ascii", "replace"), re.M))
 
 
@@ -92,7 +92,7 @@ def send(
             line(f"{link.name}: {arrived_bytes / total:.0%} of {total / 1e6:.1f} MB{over}")
 
         most = min(connections, 1 + total // _SHARE_BYTES)
-        with _Crew(link, path, _Work(pieces), (python, remote.source("receive"), folder), most, show) as crew:
+        with _Crew(link, path, _Work(pieces), (python, bootstrap.source("receive"), folder), most, show) as crew:
             crew.run()
 
 

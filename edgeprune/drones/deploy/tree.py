@@ -25,8 +25,8 @@ from edgeprune_device.errors import GateError, InputError, SignatureError
 from edgeprune_device.printable import printable
 from edgeprune_device.releases import Release
 
-from edgeprune.deploy import Settings
-from edgeprune.setup import host_name
+from edgeprune.drones.deploy import Settings
+from edgeprune.drones.setup import host_name
 
 __all__ = ["ROOT_USER", "Entry", "Node", "Plan", "Root", "User", "differences", "owner", "plan", "users"]
 

@@ -20,8 +20,8 @@ from edgeprune_device import installation, restart, strict_json, version
 from edgeprune_device.bundle import Bundle
 from edgeprune_device.errors import EdgepruneError, GateError, InputError, Interrupted, SignatureError
 
-from edgeprune.deploy import DEFAULT_ROOT, Settings, transfer
-from edgeprune.ssh import RETRIES, Link, RemoteError, parse, shown
+from edgeprune.drones.deploy import DEFAULT_ROOT, Settings, transfer
+from edgeprune.drones.ssh import RETRIES, Link, RemoteError, parse, shown
 
 __all__ = ["There", "Where", "deploy", "look", "parse_there", "releases", "rollback", "where"]
 

@@ -15,9 +15,9 @@ from pathlib import Path
 from edgeprune_device.errors import EdgepruneError, InputError
 from edgeprune_device.printable import printable
 
-from edgeprune.deploy import rootfs
-from edgeprune.deploy.debugfs import Place
-from edgeprune.deploy.tree import Plan
+from edgeprune.drones.deploy import rootfs
+from edgeprune.drones.deploy.debugfs import Place
+from edgeprune.drones.deploy.tree import Plan
 
 __all__ = ["CannotMount", "write"]
 

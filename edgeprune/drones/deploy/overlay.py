@@ -24,7 +24,7 @@ from edgeprune_device.errors import InputError
 from edgeprune_device.files import replacing
 from edgeprune_device.printable import printable
 
-from edgeprune.deploy.debugfs import Place, run
+from edgeprune.drones.deploy.debugfs import Place, run
 
 __all__ = ["Change", "Overlay", "apply", "read_journal", "undo", "write_journal"]
 

@@ -18,8 +18,8 @@ from pathlib import Path
 from edgeprune_device.bundle import Bundle
 from edgeprune_device.errors import GateError, InputError
 
-from edgeprune.deploy import Settings, agent, tree
-from edgeprune.deploy.tree import Entry, Node, Plan, Root, Say
+from edgeprune.drones.deploy import Settings, agent, tree
+from edgeprune.drones.deploy.tree import Entry, Node, Plan, Root, Say
 
 __all__ = ["Folder", "deploy", "write"]
 

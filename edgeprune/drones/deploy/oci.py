@@ -29,8 +29,8 @@ from edgeprune_device.errors import InputError, SignatureError
 from edgeprune_device.files import replacing
 from edgeprune_device.printable import printable
 
-from edgeprune.deploy import Settings, agent, tree
-from edgeprune.deploy.tree import Node, Plan, Root, Say, User
+from edgeprune.drones.deploy import Settings, agent, tree
+from edgeprune.drones.deploy.tree import Node, Plan, Root, Say, User
 
 __all__ = ["Layers", "pack"]
 

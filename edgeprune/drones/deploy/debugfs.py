@@ -21,8 +21,8 @@ from edgeprune_device import files
 from edgeprune_device.errors import InputError
 from edgeprune_device.printable import printable
 
-from edgeprune.deploy import tree
-from edgeprune.deploy.tree import Node, Plan, Root
+from edgeprune.drones.deploy import tree
+from edgeprune.drones.deploy.tree import Node, Plan, Root
 
 __all__ = ["FileSystem", "Place", "blocks", "check", "tool", "write"]
 

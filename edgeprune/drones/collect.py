@@ -22,8 +22,8 @@ from edgeprune_device.errors import GateError, InputError, SignatureError
 from edgeprune_device.report import BenchReport
 from nacl.signing import VerifyKey
 
-from edgeprune.ssh import Link, RemoteError, shown
-from edgeprune.store import Receipt, Store
+from edgeprune.drones.ssh import Link, RemoteError, shown
+from edgeprune.drones.store import Receipt, Store
 
 __all__ = ["Drone", "Folder", "Outcome", "collect"]
 

@@ -1,0 +1,1 @@
+"""A drone over SSH: set up, given bundles, asked for reports; disk images and containers."""
