@@ -4,7 +4,7 @@ An engine is native code of one TensorRT for one GPU, so only such a device can 
 is, the device's own agent verifies it, builds (`edgeprune engine`) and measures (`edgeprune bench`), and plans, what
 the agent says of them, and signed reports come back:
 
-    ~/.cache/edgeprune/drones/reference/ID     there ($XDG_CACHE_HOME): bundle.epb, what comes back in out/, and of each job
+    ~/.cache/edgeprune/on/ID     there ($XDG_CACHE_HOME): bundle.epb, what comes back in out/, and of each job
                                  JOB.pid, .out, .err and at last .rc; removed when all is here, or has failed
 
 A job goes on when the link breaks, and whoever runs the same command again finds it, or its result. What comes back is

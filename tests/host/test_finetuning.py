@@ -202,7 +202,8 @@ def test_batch_is_lowered_when_memory_runs_out(pruned, data, tmp_path, monkeypat
 
     monkeypatch.setattr(KeepArchitecture, "preprocess_batch", small_memory)
     result = finetune.finetune_network(
-        pruned, dataset.load(data), tmp_path / "tuned.pt", TrainingSettings(epochs=1, batch=8, imgsz=96), tmp_path / "work"
+        pruned, dataset.load(data), tmp_path / "tuned.pt", TrainingSettings(epochs=1, batch=8, imgsz=96),
+        tmp_path / "work",
     )
     assert result == {"epochs": 1, "batch": 2, "steps": 4}
 
@@ -216,7 +217,8 @@ def test_memory_that_does_not_even_hold_one_picture(pruned, data, tmp_path, monk
     monkeypatch.setattr(KeepArchitecture, "preprocess_batch", none)
     with pytest.raises(InputError, match="batch of 1"):
         finetune.finetune_network(
-            pruned, dataset.load(data), tmp_path / "tuned.pt", TrainingSettings(epochs=1, batch=2, imgsz=96), tmp_path / "work"
+            pruned, dataset.load(data), tmp_path / "tuned.pt", TrainingSettings(epochs=1, batch=2, imgsz=96),
+        tmp_path / "work",
         )
 
 
