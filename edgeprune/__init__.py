@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from edgeprune_device.errors import EdgepruneError, GateError, InputError
     from edgeprune_device.target import Target
 
-    from edgeprune.analysis.findings import Analysis
+    from edgeprune.analysis.analyze import Analysis
     from edgeprune.api.analyze import analyze
     from edgeprune.api.build import Build, build, embedded_demo
     from edgeprune.api.compare import compare

@@ -14,20 +14,51 @@ little is left for a short fine-tuning.
 
 from __future__ import annotations
 
+import base64
+import html
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from edgeprune_device.files import write_atomic
 from torch import nn
 
+from edgeprune.analysis import chart
+from edgeprune.analysis.budgets import Ladder, Measure, Step
+from edgeprune.analysis.findings import Advice, Findings
+from edgeprune.analysis.sensitivity import sensitivity
+from edgeprune.analysis.table import table
 from edgeprune.data.samples import Samples
 from edgeprune.pruning import budget, criteria
 from edgeprune.pruning.channels import trace
 
 if TYPE_CHECKING:
-    pass
-from edgeprune.analysis.budgets import Ladder, Measure, Step
-from edgeprune.analysis.findings import Advice, Analysis
-from edgeprune.analysis.sensitivity import sensitivity
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True, repr=False)
+class Analysis(Findings):
+    """The findings of one analysis; they print as a table, and plot."""
+
+    def __str__(self) -> str:
+        return table(self)
+
+    __repr__ = __str__
+
+    def plot(self) -> Figure:
+        """Accuracy against budget, and the sensitivity of every group, as a matplotlib Figure."""
+        return chart.figure(self)
+
+    def save_plot(self, path: str | Path) -> Path:
+        """The same as a PNG."""
+        return write_atomic(Path(path), chart.png(self))
+
+    def _repr_html_(self) -> str:
+        picture = base64.b64encode(chart.png(self)).decode()
+        text = html.escape(table(self))
+        shown = f'<img alt="What the table says" style="max-width:100%" src="data:image/png;base64,{picture}">'
+        return f'{shown}<pre style="overflow:auto">{text}</pre>'
 
 
 def analyze_network(

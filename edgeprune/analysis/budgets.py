@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import numpy as np
 from edgeprune_device.accuracy import Accuracy, Matches
 from edgeprune_device.errors import InputError
 from torch import nn
 
+from edgeprune.analysis.findings import Advice, Rung
 from edgeprune.data.samples import Samples
 from edgeprune.model.count import count
 from edgeprune.pruning import budget, prune
 from edgeprune.pruning.budget import Budget, Unit
 from edgeprune.pruning.channels import Channels
 from edgeprune.pruning.plan import PrunePlan
-
-if TYPE_CHECKING:
-    pass
-from edgeprune.analysis.findings import Advice, Rung
 
 #: The budgets that are tried; a half step is added where the recommendation ends.
 LADDERS = {

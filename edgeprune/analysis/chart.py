@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgeprune.analysis.findings import COLLAPSE, KEEP, SHARE, Analysis, GroupSensitivity
+from edgeprune.analysis.findings import COLLAPSE, KEEP, SHARE, Findings, GroupSensitivity
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -16,7 +16,7 @@ _BLUE, _GREEN, _RED, _GREY = "#1f5fa8", "#2a8a3e", "#c0392b", "#777777"
 _COUNTED = {"macs": "multiply-accumulates left", "params": "parameters left", "ratio": "prunable channels removed"}
 
 
-def figure(found: Analysis) -> Figure:
+def figure(found: Findings) -> Figure:
     """The plot as a matplotlib Figure."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -31,14 +31,14 @@ def figure(found: Analysis) -> Figure:
     return drawn
 
 
-def png(found: Analysis) -> bytes:
+def png(found: Findings) -> bytes:
     """The plot as a PNG."""
     stream = io.BytesIO()
     figure(found).savefig(stream, format="png")
     return stream.getvalue()
 
 
-def _whole(axes, found: Analysis) -> None:
+def _whole(axes, found: Findings) -> None:
     base = found.accuracy.map50_95
     axes.set_xlabel(f"{_COUNTED[found.kind]}, % (the cut grows to the right)")
     axes.set_ylabel("mAP50-95")

@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-import base64
-import html
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 from edgeprune_device.accuracy import Accuracy
-from edgeprune_device.files import write_atomic
 
 from edgeprune.model.count import Cost
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-from edgeprune.analysis.table import table
-
 SCHEMA_VERSION = 1
-
 #: Fraction of the uncut mAP50-95 that a short fine-tuning has brought back, and below which it has little to go on.
 KEEP, COLLAPSE = 0.9, 0.5
-
 #: The fraction of a group's channels that goes when it is cut alone, as near as the target's rounding allows.
 SHARE = 0.375
 
@@ -90,9 +79,9 @@ def _last(rungs: list[Rung], of: Callable[[Rung], float]) -> Rung | None:
 
 
 @dataclass(frozen=True, repr=False)
-class Analysis:
-    """What `analyze` found. uncut: cost and accuracy of the network as it came; rungs: from the smallest cut to the
-    largest; unreached: budgets below what the floors allow; groups: in the order of the network; name: of the
+class Findings:
+    """The figures of one analysis. uncut: cost and accuracy of the network as it came; rungs: from the smallest cut to
+    the largest; unreached: budgets below what the floors allow; groups: in the order of the network; name: of the
     model."""
 
     name: str
@@ -106,31 +95,6 @@ class Analysis:
     unreached: tuple[str, ...]
     groups: tuple[GroupSensitivity, ...]
     advice: Advice
-
-    def __str__(self) -> str:
-        return table(self)
-
-    __repr__ = __str__
-
-    def plot(self) -> Figure:
-        """Accuracy against budget, and the sensitivity of every group, as a matplotlib Figure."""
-        from edgeprune.analysis import chart
-
-        return chart.figure(self)
-
-    def save_plot(self, path: str | Path) -> Path:
-        """The same as a PNG."""
-        from edgeprune.analysis import chart
-
-        return write_atomic(Path(path), chart.png(self))
-
-    def _repr_html_(self) -> str:
-        from edgeprune.analysis import chart
-
-        picture = base64.b64encode(chart.png(self)).decode()
-        text = html.escape(table(self))
-        shown = f'<img alt="What the table says" style="max-width:100%" src="data:image/png;base64,{picture}">'
-        return f'{shown}<pre style="overflow:auto">{text}</pre>'
 
     def to_json(self) -> dict:
         return {

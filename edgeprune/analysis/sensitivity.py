@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from edgeprune.analysis.budgets import Step
+from edgeprune.analysis.findings import SHARE, GroupSensitivity
 from edgeprune.pruning import budget, surgery
 from edgeprune.pruning import cost as costs
 from edgeprune.pruning.budget import Unit
@@ -17,11 +17,6 @@ from edgeprune.pruning.compensate import RIDGES
 from edgeprune.pruning.features import Moments, moments
 from edgeprune.pruning.plan import PrunePlan
 from edgeprune.training import distill
-
-if TYPE_CHECKING:
-    pass
-from edgeprune.analysis.budgets import Step
-from edgeprune.analysis.findings import SHARE, GroupSensitivity
 
 #: Pictures on which the predictions are compared: 0.7 s a group for YOLOv8n at 320 px.
 COMPARED = 16

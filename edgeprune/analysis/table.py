@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from edgeprune.analysis.findings import COLLAPSE, KEEP, SHARE, Findings, GroupSensitivity, Rung
 from edgeprune.console.text import aligned
 from edgeprune.model.count import Cost
 
-if TYPE_CHECKING:
-    pass
-from edgeprune.analysis.findings import COLLAPSE, KEEP, SHARE, Analysis, GroupSensitivity, Rung
 
-
-def table(found: Analysis, show: int = 10) -> str:
+def table(found: Findings, show: int = 10) -> str:
     """The analysis as text: the whole, the `show` most and least sensitive groups, the recommendation."""
     return "\n".join([*_whole(found), "", *_groups(found, show), "", *_advice(found)])
 
 
-def _whole(found: Analysis) -> list[str]:
+def _whole(found: Findings) -> list[str]:
     head = ["cut, no training", "params M", "", "GMACs", "", "channels", "predicted loss", "mAP50-95", "kept", "95 %"]
     base = found.uncut
     rows = [head, _cells("uncut", base, base, 0.0, found.accuracy.map50_95, None, None)]
@@ -46,7 +41,7 @@ def _cells(name: str, size, base: Cost, loss: float, map50_95, kept, interval) -
     ]  # fmt: skip
 
 
-def _groups(found: Analysis, show: int) -> list[str]:
+def _groups(found: Findings, show: int) -> list[str]:
     tried = sorted((g for g in found.groups if g.divergence is not None), key=lambda g: -g.divergence)
     head = ["group, cut alone", "channels", "left", "MACs", "divergence"]
     cells = [[label(g), str(g.width), str(g.left), f"{g.macs:.1%}", f"{g.divergence:.3g}"] for g in tried]
@@ -68,7 +63,7 @@ def label(group: GroupSensitivity) -> str:
     return group.layers[0] + (f" +{len(group.layers) - 1}" if len(group.layers) > 1 else "")
 
 
-def _advice(found: Analysis) -> list[str]:
+def _advice(found: Findings) -> list[str]:
     advice, first, last = found.advice, found.rungs[0], found.rungs[-1]
     if first.kept is None:
         return ["nothing to recommend: the uncut network finds nothing on these pictures; are they the kind it knows?"]

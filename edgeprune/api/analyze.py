@@ -8,8 +8,7 @@ from edgeprune_device.errors import InputError
 from edgeprune_device.target import Target
 
 from edgeprune.analysis import budgets, sensitivity
-from edgeprune.analysis.analyze import analyze_network
-from edgeprune.analysis.findings import Analysis
+from edgeprune.analysis.analyze import Analysis, analyze_network
 from edgeprune.api.source import Model, opened
 from edgeprune.console.progress import Reporter
 from edgeprune.data import dataset, samples

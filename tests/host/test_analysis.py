@@ -10,7 +10,7 @@ import torch
 from edgeprune_device import cli, vision
 from edgeprune_device.errors import InputError
 
-from edgeprune.analysis import budgets, chart, findings, sensitivity, table
+from edgeprune.analysis import analyze, budgets, chart, findings, sensitivity, table
 from edgeprune.analysis.findings import Advice, Rung
 from edgeprune.measuring.sessions import TorchSession
 from edgeprune.model.count import Cost
@@ -254,7 +254,7 @@ def test_the_plot_and_the_table_of_any_outcome(kept):
     accuracy = Accuracy(0.6, 0.0 if kept is None else 1.0, None, 8, 20, 0, ())
     if kept is None:
         rungs = tuple(Rung(r.budget, r.value, 1, 1, 1, 1, 0.0, 0.0, 0.0, None, None) for r in rungs)
-    found = findings.Analysis(
+    found = analyze.Analysis(
         "best.pt", "macs", "energy", 8, 96, Cost(2, 2, 2), accuracy, rungs, (), groups, Advice.of(list(rungs))
     )
     assert chart.png(found).startswith(b"\x89PNG")
