@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from edgeprune.api.export import Exported, export
     from edgeprune.api.finetune import Finetuned, finetune
     from edgeprune.api.prune import Pruned, prune
-    from edgeprune.comparison import Comparison
+    from edgeprune.comparison.comparison import Comparison
     from edgeprune.model.count import Cost
     from edgeprune.pruning.plan import PrunePlan
 
@@ -80,7 +80,7 @@ _MODULES = {
     "edgeprune.api.export": ("Exported", "export"),
     "edgeprune.api.finetune": ("Finetuned", "finetune"),
     "edgeprune.api.prune": ("Pruned", "prune"),
-    "edgeprune.comparison": ("Comparison",),
+    "edgeprune.comparison.compare": ("Comparison",),
     "edgeprune.model.count": ("Cost",),
     "edgeprune.pruning.plan": ("PrunePlan",),
 }

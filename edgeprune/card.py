@@ -12,8 +12,8 @@ from typing import Any
 from edgeprune_device import terminal
 from edgeprune_device.terminal import Look
 
-from edgeprune import per_class
 from edgeprune import record as records
+from edgeprune.comparison import per_class
 from edgeprune.console.text import NOT_MEASURED, clock, number, table
 from edgeprune.model.head import NOTE
 

@@ -11,8 +11,11 @@ import onnx
 from edgeprune_device import clock
 from edgeprune_device.files import sha256
 
-from edgeprune import comparison, demo
-from edgeprune.comparison import FOR_A_GPU, Comparison, Row
+from edgeprune import demo
+from edgeprune.comparison import compare, items
+from edgeprune.comparison.comparison import Comparison
+from edgeprune.comparison.items import FOR_A_GPU
+from edgeprune.comparison.row import Row
 from edgeprune.exporting import parity
 from edgeprune.model import checkpoint
 from edgeprune.model.count import widths
@@ -41,7 +44,7 @@ def compared(
         created=clock.wall(),
         reproduce=_reproduce(options, stages, out),
         data=data,
-        machine=stages.get("quantize", {}).get("machine") or comparison.machine(),
+        machine=stages.get("quantize", {}).get("machine") or compare.machine(),
         items=(*(_row(name, entry, out) for name, entry in made.items()), *_engines(stages.get("reference"))),
         classes=classes,
         gates=tuple(gates(record)),
@@ -77,7 +80,7 @@ def _row(name: str, entry: Mapping[str, Any], out: Path) -> Row:
 
 def _layers(path: Path) -> dict[str, int]:
     if path.suffix == ".onnx":
-        return comparison.layers_of(onnx.load(path))
+        return items.layers_of(onnx.load(path))
     return widths(checkpoint.load(path).model)
 
 

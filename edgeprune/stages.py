@@ -11,9 +11,9 @@ from edgeprune_device.bundle import Bundle
 from edgeprune_device.errors import EdgepruneError, InputError
 from edgeprune_device.files import sha256, write_atomic
 
-from edgeprune import comparison
 from edgeprune import pack as packing
 from edgeprune import record as records
+from edgeprune.comparison import compare
 from edgeprune.drones import ssh
 from edgeprune.drones.reference import build, keep
 from edgeprune.exporting import nms, precisions
@@ -280,7 +280,7 @@ def quantize(job, step) -> dict:
         notes[0] += f" (one class per box, as NMS inside gives it; {before:.3f} with all)"
     return {
         "files": [job.model_path(p).name for p in made.files],
-        "machine": comparison.machine(),  # on which it was timed
+        "machine": compare.machine(),  # on which it was timed
         "calibration_pictures": len(pictures),
         "drops_map50_95": made.drops,
         "max_drop": job.options.max_drop,
@@ -368,8 +368,8 @@ def page(job, step) -> dict:
             found[model] = shown
     step(0.9, "drawing")
     wanted = job.options.pictures if found else 0
-    gallery = comparison.shown_best(job.data, found, wanted) if wanted else None
-    data = comparison.about(job.data, job.shared)
+    gallery = compare.shown_best(job.data, found, wanted) if wanted else None
+    data = compare.about(job.data, job.shared)
     result = records.compared(job.record, job.out, tuple(job.original.names), data, gallery)
     result.save_json(job.out / "comparison.json")
     path = result.save_html(job.out / PAGE)

@@ -29,7 +29,7 @@ from edgeprune_device.hint import did_you_mean
 from edgeprune_device.target import Target
 
 import edgeprune
-from edgeprune import comparison
+from edgeprune.comparison import compare, row
 from edgeprune.console.progress import Reporter
 from edgeprune.data import dataset, samples
 from edgeprune.drones import reference, ssh
@@ -89,7 +89,7 @@ class Options:
     name: str
     qat: int = 0  # epochs; 0: without
     on: str | None = None  # a device, as ssh has it, that builds the engines and measures them
-    pictures: int = comparison.GALLERY  # in the page's gallery
+    pictures: int = compare.GALLERY  # in the page's gallery
     allow_poor_baseline: bool = False
 
     def settings(self, epochs: int) -> TrainingSettings:
@@ -226,7 +226,7 @@ class Job:
             return {}
         shown = self.shown(model)
         return {
-            **comparison.accuracy_of(accuracy),
+            **row.accuracy_of(accuracy),
             "objects_found": shown and sum(map(len, shown)),
             "head": heads.of_network(self.original.model),
         }

@@ -17,7 +17,8 @@ from edgeprune_device.target import Target
 from edgeprune import cache, demo, workflow
 from edgeprune.api.source import opened
 from edgeprune.card import card
-from edgeprune.comparison import GALLERY, Comparison
+from edgeprune.comparison.compare import GALLERY
+from edgeprune.comparison.comparison import Comparison
 from edgeprune.console.progress import Reporter
 from edgeprune.drones import ssh
 from edgeprune.model import checkpoint

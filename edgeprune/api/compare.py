@@ -9,10 +9,13 @@ from typing import Any, TypeAlias
 
 from edgeprune_device.errors import InputError
 
-from edgeprune import comparison
 from edgeprune.api.export import Exported
 from edgeprune.api.source import Model, opened
-from edgeprune.comparison import GALLERY, Comparison, Item, Row
+from edgeprune.comparison import recorded
+from edgeprune.comparison.compare import GALLERY, compare_items
+from edgeprune.comparison.comparison import Comparison
+from edgeprune.comparison.items import Item, of_model, open_item
+from edgeprune.comparison.row import Row
 from edgeprune.console.progress import Reporter
 from edgeprune.data import dataset
 from edgeprune.model import checkpoint
@@ -58,13 +61,13 @@ def compare(
         if isinstance(item, tuple) and len(item) != 2:
             raise InputError(f"a named item is (name, item), not {len(item)} things")
         name, thing = item if isinstance(item, tuple) else (None, item)
-        if isinstance(thing, (str, Path)) and comparison.is_recorded(str(thing)):
-            rows = comparison.recorded(str(thing))
+        if isinstance(thing, (str, Path)) and recorded.is_recorded(str(thing)):
+            rows = recorded.recorded(str(thing))
             reports += [replace(row, name=f"{name} *") for row in rows] if name else rows
         else:
             models += _items(thing, name, imgsz)
     with ready(Reporter(quiet=quiet)).stage("compare") as step:
-        return comparison.compare(
+        return compare_items(
             models, judges, reports, threads=threads, rounds=rounds, pictures=pictures,
             reproduce=_command(items, data, imgsz, threads, rounds), step=step,
         )  # fmt: skip
@@ -72,13 +75,13 @@ def compare(
 
 def _items(thing: Any, name: str | None, imgsz: int | None) -> list[Item]:
     if isinstance(thing, (str, Path)):
-        return comparison.open_item(thing, imgsz, name)
+        return open_item(thing, imgsz, name)
     if isinstance(thing, Exported):
         named = {p: f"{name}:{p}" if name else path.name for p, path in thing.files.items()}
-        return [i for p, path in thing.files.items() for i in comparison.open_item(path, imgsz, named[p])]
+        return [i for p, path in thing.files.items() for i in open_item(path, imgsz, named[p])]
     source = opened(thing)
     size = len(checkpoint.to_bytes(source.model, source))
-    item = comparison.of_model(source, imgsz, name or source.path.name, size)
+    item = of_model(source, imgsz, name or source.path.name, size)
     return [replace(item, path=IN_MEMORY)]  # it is not what lies in the file that it came from
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edgeprune import gallery
+from edgeprune.comparison import gallery
 
 
 def boxes(*rows):

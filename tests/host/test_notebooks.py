@@ -113,8 +113,9 @@ def test_they_use_the_public_api_only(name):
 
 @pytest.mark.parametrize(
     "text",
-    ["import torch", "import edgeprune.page", "from edgeprune.page import svg", "from edgeprune import page",
-     "import edgeprune", "import edgeprune as ep\nep.comparison.compare()", "x._html", "getattr(ep, 'x')"],
+    ["import torch", "import edgeprune.comparison.page", "from edgeprune.comparison.page import svg",
+     "from edgeprune.comparison import page", "import edgeprune", "import edgeprune as ep\nep.comparison.compare()",
+     "x._html", "getattr(ep, 'x')"],
 )  # fmt: skip
 def test_what_is_not_public_would_be_seen(text):
     assert unlisted(text)

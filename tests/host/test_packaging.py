@@ -37,7 +37,7 @@ def test_what_is_in_them(wheels):
     host, device = (set(zipfile.ZipFile(w).namelist()) for w in wheels)
     criterion = "edgeprune/pruning/criteria/energy.py"
     assert {"edgeprune/demo/yolov8n-scenes.pt", criterion, "edgeprune/commands/build.py"} <= host
-    assert {"edgeprune/page/style.css", "edgeprune/page/comfort.js", "edgeprune/py.typed"} <= host
+    assert {"edgeprune/comparison/page/style.css", "edgeprune/comparison/page/comfort.js", "edgeprune/py.typed"} <= host
     assert {"edgeprune_device/targets/jetson-orin.json", "edgeprune_device/schema/manifest.json"} <= device
     assert not [n for n in host | device if "test" in n.lower()]
     assert wheels[1].stat().st_size <= 1_000_000

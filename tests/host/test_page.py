@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgeprune import page
-from edgeprune.comparison import Comparison
-from edgeprune.page import distribution, figures, html, layers, summary, theme, tradeoff, view
+from edgeprune.comparison import page
+from edgeprune.comparison.comparison import Comparison
+from edgeprune.comparison.page import distribution, figures, html, layers, summary, theme, tradeoff, view
 
 from . import page_comparisons as made
 

@@ -1,6 +1,6 @@
 import pytest
 
-from edgeprune.per_class import FEW_BOXES, worst
+from edgeprune.comparison.per_class import FEW_BOXES, worst
 
 
 def classes(**found):

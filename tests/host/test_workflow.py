@@ -19,9 +19,10 @@ from edgeprune_device.errors import GateError, InputError
 from edgeprune_device.evaluation import EvaluationSet
 
 import edgeprune as ep
-from edgeprune import comparison, demo, quantize, record, workflow
+from edgeprune import demo, quantize, record, workflow
 from edgeprune.commands import build as command
 from edgeprune.commands import options as arguments
+from edgeprune.comparison import compare, items
 from edgeprune.console.progress import Reporter
 from edgeprune.data import samples
 from edgeprune.data.dataset import load
@@ -371,7 +372,7 @@ def test_with_nms_inside_every_file_and_the_bundle_answer_in_rows(inputs, tmp_pa
         assert [d.dim_value for d in model.graph.output[0].type.tensor_type.shape.dim] == [1, 189, 6]
         assert record["models"][precision]["map50_95"] == entry["map50_95"] > 0
     pictures = load(fitted / "data" / "data.yaml")
-    rows = comparison.compare(comparison.open_item(str(out / "small.epb"), None), pictures, rounds=1).items
+    rows = compare.compare_items(items.open_item(str(out / "small.epb"), None), pictures, rounds=1).items
     found = {row.name: row for row in rows}
     assert set(found) == {f"small:{p}" for p in bundle.manifest.models}
     assert found["small:fp32"].map50_95 == pytest.approx(record["models"]["fp32"]["map50_95"])

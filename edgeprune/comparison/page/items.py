@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from edgeprune.comparison.page import figures, parts
+from edgeprune.comparison.page.figures import Change, number, show
+from edgeprune.comparison.page.html import Markup, join, tag
+from edgeprune.comparison.page.view import View, p50, place, same_pictures, setting, speedup
 from edgeprune.model.head import NOTE
-from edgeprune.page import figures, parts
-from edgeprune.page.figures import Change, number, show
-from edgeprune.page.html import Markup, join, tag
-from edgeprune.page.view import View, p50, place, same_pictures, setting, speedup
 
 _HEAD = (
     "Item", "Size", "Parameters", "MACs", "p50", "Speed", "FPS", "mAP50-95", "Small", "mAP50", "Found", "mJ",

@@ -10,12 +10,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from edgeprune.gallery import match
-from edgeprune.page import jpegs, parts
-from edgeprune.page.figures import number
-from edgeprune.page.html import Markup, join, tag
-from edgeprune.page.svg import px
-from edgeprune.page.view import View
+from edgeprune.comparison.gallery import match
+from edgeprune.comparison.page import jpegs, parts
+from edgeprune.comparison.page.figures import number
+from edgeprune.comparison.page.html import Markup, join, tag
+from edgeprune.comparison.page.svg import px
+from edgeprune.comparison.page.view import View
 
 _TRUTH = "truth"
 _STEPS = ("pruned", "tuned")  # of a build

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from itertools import groupby
 
-from edgeprune.page import parts, svg, theme
-from edgeprune.page.figures import number, show
-from edgeprune.page.html import Markup, join, tag
-from edgeprune.page.view import View
+from edgeprune.comparison.page import parts, svg, theme
+from edgeprune.comparison.page.figures import number, show
+from edgeprune.comparison.page.html import Markup, join, tag
+from edgeprune.comparison.page.view import View
 
 _NAMES = ("decode", "pre", "infer", "post")
 _MEANING = {"decode": "picture file to pixels", "pre": "letterbox and scaling", "infer": "the network",

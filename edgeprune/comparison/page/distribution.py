@@ -9,10 +9,10 @@ from __future__ import annotations
 import numpy as np
 from edgeprune_device.percentiles import SAMPLES_NEEDED, percentile
 
-from edgeprune.page import parts, svg, theme
-from edgeprune.page.figures import number, show
-from edgeprune.page.html import Markup, join, tag
-from edgeprune.page.view import View, place, settings
+from edgeprune.comparison.page import parts, svg, theme
+from edgeprune.comparison.page.figures import number, show
+from edgeprune.comparison.page.html import Markup, join, tag
+from edgeprune.comparison.page.view import View, place, settings
 
 _STEPS = 240  # points of a curve: beyond them samples are drawn at even ranks, with the tail whole
 _TAIL = 40

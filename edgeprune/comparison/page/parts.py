@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from edgeprune.page.html import Markup, join, tag
+from edgeprune.comparison.page.html import Markup, join, tag
 
 #: Style classes of a change.
 SENSES = {"better": "good", "worse": "bad", "same": "quiet"}

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 
-from edgeprune.page import parts, svg
-from edgeprune.page.html import Markup, join, tag
-from edgeprune.page.view import View
+from edgeprune.comparison.page import parts, svg
+from edgeprune.comparison.page.html import Markup, join, tag
+from edgeprune.comparison.page.view import View
 
 Layers = dict[str, int]
 

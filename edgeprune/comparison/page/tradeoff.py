@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from edgeprune.page import parts, svg, theme
-from edgeprune.page.figures import number, show
-from edgeprune.page.html import Markup, join, tag
-from edgeprune.page.view import View, p50, place, setting, settings
+from edgeprune.comparison.page import parts, svg, theme
+from edgeprune.comparison.page.figures import number, show
+from edgeprune.comparison.page.html import Markup, join, tag
+from edgeprune.comparison.page.view import View, p50, place, setting, settings
 
 _LOG_FROM = 12  # times between the fastest and the slowest: beyond, a linear axis is a heap in a corner
 

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from edgeprune.page.html import Markup, join, tag
+from edgeprune.comparison.page.html import Markup, join, tag
 
 WIDE, NARROW = 920, 360  # px of the view box
 _FONT = "system-ui,-apple-system,'Segoe UI',Roboto,sans-serif"

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from edgeprune import per_class
-from edgeprune.page import figures, parts, svg, theme
-from edgeprune.page.figures import number, show
-from edgeprune.page.html import Markup, join, tag
-from edgeprune.page.view import View, same_pictures
+from edgeprune.comparison import per_class
+from edgeprune.comparison.page import figures, parts, svg, theme
+from edgeprune.comparison.page.figures import number, show
+from edgeprune.comparison.page.html import Markup, join, tag
+from edgeprune.comparison.page.view import View, same_pictures
 
 _CHARTED = 24
 

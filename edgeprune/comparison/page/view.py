@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from edgeprune.page.figures import number
+from edgeprune.comparison.page.figures import number
 
 #: Of a build: what flies, the first that there is. The gallery's last item goes before all.
 _DELIVERED = ("int8", "int8-fp16", "fp16", "fp32", "qat", "tuned", "pruned")

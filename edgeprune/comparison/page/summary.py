@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from edgeprune import per_class
-from edgeprune.page import figures, parts
-from edgeprune.page.figures import NOT_MEASURED, Change, number, show
-from edgeprune.page.html import Markup, join, tag
-from edgeprune.page.view import View, p50, place, same_pictures, same_run, setting, speedup
+from edgeprune.comparison import per_class
+from edgeprune.comparison.page import figures, parts
+from edgeprune.comparison.page.figures import NOT_MEASURED, Change, number, show
+from edgeprune.comparison.page.html import Markup, join, tag
+from edgeprune.comparison.page.view import View, p50, place, same_pictures, same_run, setting, speedup
 
 _STATES = {True: ("passed", "✓", "good"), False: ("failed", "✕", "bad"), None: ("not judged", "–", "quiet")}
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from edgeprune.page import parts
-from edgeprune.page.figures import NOT_MEASURED, number
-from edgeprune.page.html import Markup, join, tag
-from edgeprune.page.view import View
+from edgeprune.comparison.page import parts
+from edgeprune.comparison.page.figures import NOT_MEASURED, number
+from edgeprune.comparison.page.html import Markup, join, tag
+from edgeprune.comparison.page.view import View
 
 
 def reproduce(view: View) -> Markup:

@@ -4,8 +4,8 @@
     pareto(comparison)    its plot of latency × mAP, an SVG for a notebook
     fragment(comparison)  a small table for a notebook
 
-Each takes the Comparison's JSON (edgeprune.comparison). The page loads nothing: pictures are in it, its script is for
-comfort only, and its own policy forbids the network. A section is a function of the View that returns HTML.
+Each takes the Comparison's JSON. The page loads nothing: images are in it, its script is for comfort only, and its own
+policy forbids the network. A section is a function of the view that returns HTML.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import hashlib
 from collections.abc import Callable
 from importlib.resources import files
 
-from edgeprune.page import (
+from edgeprune.comparison.page import (
     classes,
     distribution,
     environment,
@@ -27,8 +27,8 @@ from edgeprune.page import (
     theme,
     tradeoff,
 )
-from edgeprune.page.html import Markup, join, tag
-from edgeprune.page.view import View
+from edgeprune.comparison.page.html import Markup, join, tag
+from edgeprune.comparison.page.view import View
 
 __all__ = ["fragment", "pareto", "render"]
 
