@@ -11,11 +11,11 @@ What stands in `__all__` is the public API. Importing this imports neither torch
 
 import importlib
 import os
-from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 import edgeprune_device  # noqa: F401  first: it keeps ONNX Runtime's telemetry off
 
+from edgeprune import versions
 from edgeprune.model import threads
 
 # Before torch and Ultralytics are imported: both read the environment when they load. The user's own variables win.
@@ -24,7 +24,7 @@ os.environ.setdefault("YOLO_AUTOINSTALL", "false")
 os.environ.setdefault("YOLO_OFFLINE", "true")
 threads.prepare()
 
-__version__ = version("edgeprune")
+__version__ = versions.edgeprune()
 
 if TYPE_CHECKING:
     from edgeprune_device.accuracy import Accuracy

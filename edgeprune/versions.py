@@ -7,6 +7,11 @@ from importlib import metadata
 _PACKAGES = ("edgeprune", "torch", "ultralytics", "onnx", "onnxruntime", "onnxsim", "tensorrt-rtx-cu13")
 
 
+def edgeprune() -> str:
+    """This distribution's version."""
+    return metadata.version("edgeprune")
+
+
 def of_packages() -> dict[str, str | None]:
     """{package: version, None if not installed}."""
     return {name: _version(name) for name in _PACKAGES}

@@ -14,9 +14,8 @@ from edgeprune_device import strict_json
 from edgeprune_device.errors import InputError, Interrupted
 from edgeprune_device.target import Target
 
-from edgeprune import cache, demo, workflow
+from edgeprune import cache, demo
 from edgeprune.api.source import opened
-from edgeprune.card import card
 from edgeprune.comparison.compare import GALLERY
 from edgeprune.comparison.comparison import Comparison
 from edgeprune.console.progress import Reporter
@@ -25,6 +24,9 @@ from edgeprune.model import checkpoint
 from edgeprune.model.checkpoint import Checkpoint
 from edgeprune.model.threads import ready
 from edgeprune.pruning.budget import Budget
+from edgeprune.workflow import job
+from edgeprune.workflow.build import run_build
+from edgeprune.workflow.card import card
 
 #: Scenes to fine-tune on and to validate on: less than ten minutes on two cores, more than 4,000 boxes to judge by.
 DEMO_SCENES = (200, 400)
@@ -158,7 +160,7 @@ def build(
     name = _name(name, base, target, asked)
     precision = tuple(precision.split(",") if isinstance(precision, str) else precision)  # as the command line has it
     folder = Path(out) if out is not None else _folder(name, resume=resume)
-    options = workflow.Options(
+    options = job.BuildOptions(
         weights=weights.resolve(), data=data.resolve(), target=target, budget=asked, uniform=uniform,
         portable=portable, steps=steps, criterion=criterion, imgsz=checkpoint.load(weights).input_size(imgsz),
         epochs=epochs, batch=batch, lr=lr, distill=distill, patience=patience, device=device, workers=workers,
@@ -166,7 +168,7 @@ def build(
         allow_poor_baseline=allow_poor_baseline,
     )  # fmt: skip
     try:
-        return Build(workflow.build(options, folder, ready(reporter), resume=resume), folder)
+        return Build(run_build(options, folder, ready(reporter), resume=resume), folder)
     except KeyboardInterrupt:
         raise Interrupted(f"interrupted; the same command with --out {folder} --resume goes on") from None
 

@@ -32,7 +32,7 @@ def run(args) -> None:
     from edgeprune_device.errors import InputError
     from edgeprune_device.files import check_writable, sha256, write_atomic
 
-    import edgeprune
+    from edgeprune import versions
     from edgeprune.api.analyze import analyze
     from edgeprune.data import dataset
 
@@ -50,7 +50,7 @@ def run(args) -> None:
     if args.json:
         said = {
             **found.to_json(),
-            "edgeprune": edgeprune.__version__,
+            "edgeprune": versions.edgeprune(),
             "weights": {"path": str(args.weights), "sha256": sha256(args.weights)},
             "data": {"path": str(args.data), "sha256": dataset.load(args.data).sha256},
             "target": args.target,

@@ -49,7 +49,7 @@ def run(args) -> None:
     with Line() as line:
         line("loading PyTorch and Ultralytics")
         from edgeprune.api.build import build
-        from edgeprune.card import show
+        from edgeprune.workflow.card import show
 
     done = build(
         target=args.target, **options.budgets(args), weights=args.weights, data=args.data, imgsz=args.imgsz,

@@ -32,8 +32,7 @@ from edgeprune_device.hint import did_you_mean
 from edgeprune_device.report import BenchReport
 from edgeprune_device.target import Target
 
-import edgeprune
-from edgeprune import cache
+from edgeprune import cache, versions
 from edgeprune.drones.ssh import Link, LinkError, shown
 from edgeprune.drones.store import Receipt, Store
 
@@ -244,7 +243,7 @@ def with_engines(bundle: Bundle, reference: Reference, path: Path) -> Bundle:
     manifest.update(
         counter=keys.next_counter(),
         created=clock.wall(),
-        edgeprune_version=edgeprune.__version__,
+        edgeprune_version=versions.edgeprune(),
         engines={**manifest["engines"], **entries},
     )
     return Bundle.write(path, manifest, payloads, keys.load_or_create())

@@ -52,8 +52,9 @@ def _load() -> None:
     import ultralytics  # noqa: F401
 
     import edgeprune as ep
-    from edgeprune import demo, stages
+    from edgeprune import demo
     from edgeprune.exporting import to_onnx  # noqa: F401
+    from edgeprune.workflow import stages
 
     # edgeprune.api.build is the function as well as the module.
     ep.build, ep.compare, ep.analyze  # noqa: B018

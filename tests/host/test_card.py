@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from edgeprune_device.terminal import Look
 
-from edgeprune.card import card, show
+from edgeprune.workflow.card import card, show
 
 OUT = Path("runs/demo jetson")
 

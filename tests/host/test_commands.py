@@ -116,8 +116,8 @@ def test_a_report_stands_beside_what_is_measured(here, capsys, built_report):
 @pytest.fixture
 def built_report(here, capsys):
     """A real report: a bundle packed from an exported model, benched here."""
-    from edgeprune import pack
     from edgeprune.data.dataset import load
+    from edgeprune.workflow import pack
 
     assert call(capsys, "export", "--weights", "best.pt", "--precision", "fp32", "--out", "onnx")[0] == 0
     data = load("data/data.yaml")

@@ -10,7 +10,6 @@ from edgeprune_device.output import END2END, RAW
 from onnx import TensorProto, helper
 
 import edgeprune as ep
-from edgeprune import pack
 from edgeprune.data import dataset, samples
 from edgeprune.exporting import nms
 from edgeprune.exporting.parity import compare_outputs
@@ -18,6 +17,7 @@ from edgeprune.exporting.to_onnx import to_onnx
 from edgeprune.measuring.accuracy import evaluate, true_boxes
 from edgeprune.measuring.sessions import OnnxSession, ReferenceSession, TorchSession
 from edgeprune.model import checkpoint, head
+from edgeprune.workflow import pack
 
 from .conftest import dataset as drawn
 from .conftest import label_by, network, save

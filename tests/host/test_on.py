@@ -24,11 +24,12 @@ from nacl.signing import SigningKey
 from PIL import Image
 
 import edgeprune as ep
-from edgeprune import stages, workflow
-from edgeprune.card import card
 from edgeprune.console.progress import Reporter
 from edgeprune.drones import reference, ssh
 from edgeprune.drones.store import Store
+from edgeprune.workflow import stages
+from edgeprune.workflow.build import run_build
+from edgeprune.workflow.card import card
 
 from .conftest import dataset, network, save
 from .loopback import Drone
@@ -531,7 +532,7 @@ def build(inputs, tmp_path, monkeypatch, make_bundle):
 
     def run(**changes):
         asked = options(inputs, epochs=1, precision=("fp32",), criterion="bn_scale", **changes)
-        return workflow.build(asked, out, Reporter(quiet=True), resume=out.exists())
+        return run_build(asked, out, Reporter(quiet=True), resume=out.exists())
 
     return run
 

@@ -22,7 +22,6 @@ from ultralytics.nn.tasks import DetectionModel
 
 import edgeprune as ep
 from edgeprune import quantize as q
-from edgeprune import stages, workflow
 from edgeprune.console.progress import Reporter
 from edgeprune.data import dataset
 from edgeprune.exporting.parity import measure_parity
@@ -31,6 +30,7 @@ from edgeprune.model import checkpoint
 from edgeprune.quantize.graph import Graph, layer_of
 from edgeprune.training import finetune, qat
 from edgeprune.training.finetune import TrainingSettings
+from edgeprune.workflow import build, stages
 
 from .conftest import dataset as pictures_of
 from .conftest import network, save, settle
@@ -397,7 +397,7 @@ def test_build_killed_while_it_rounds_and_resumed(tmp_path):
             break
     assert process.wait() == -signal.SIGKILL
     kept = (out / "tuned.pt").stat().st_mtime_ns
-    record = workflow.build(asked, out, Reporter(quiet=True), resume=True)
+    record = build.run_build(asked, out, Reporter(quiet=True), resume=True)
     names = [s["name"] for s in record["stages"]]
     assert names[3:6] == ["finetune", "qat", "export"] and (out / "tuned.pt").stat().st_mtime_ns == kept
     assert list(record["models"]) == ["original", "pruned", "tuned", "qat", "fp32", "int8", "int8-fp16"]
@@ -412,7 +412,7 @@ def test_build_killed_while_it_rounds_and_resumed(tmp_path):
     assert all(scales[f"{n}_scale"] == np.float32(t / 127) for n, t in qat.thresholds(trained).items())
     assert len(Bundle.open(out / "small.epb").manifest.lineage["qat_sha256"]) == 64
     # Without it: what comes before stays, what comes after is made again.
-    record = workflow.build(replace(asked, qat=0), out, Reporter(quiet=True), resume=True)
+    record = build.run_build(replace(asked, qat=0), out, Reporter(quiet=True), resume=True)
     assert "qat" not in record["models"] and not (out / "qat.pt").exists()
     assert (out / "tuned.pt").stat().st_mtime_ns == kept
     assert next(s for s in record["stages"] if s["name"] == "quantize")["int8"]["method"] in q.METHODS
@@ -428,7 +428,7 @@ def test_build_killed_while_it_rounds_and_resumed(tmp_path):
 )
 def test_bad_options_of_build(weights, data, tmp_path, change, message):
     with pytest.raises(InputError, match=message):
-        workflow.build(options(tmp_path, qat=1, **change), tmp_path / "out", Reporter(quiet=True))
+        build.run_build(options(tmp_path, qat=1, **change), tmp_path / "out", Reporter(quiet=True))
     assert not (tmp_path / "out").exists()
 
 

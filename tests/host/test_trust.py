@@ -12,7 +12,7 @@ from edgeprune_device.errors import InputError
 from edgeprune_device.evaluation import EvaluationSet
 from onnx import TensorProto, helper
 
-from edgeprune import pack
+from edgeprune.workflow import pack
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from edgeprune_device.errors import GateError, InputError
 from edgeprune_device.evaluation import EvaluationSet
 
 import edgeprune as ep
-from edgeprune import demo, quantize, record, workflow
+from edgeprune import demo, quantize
 from edgeprune.commands import build as command
 from edgeprune.commands import options as arguments
 from edgeprune.comparison import compare, items
@@ -28,7 +28,8 @@ from edgeprune.data import samples
 from edgeprune.data.dataset import load
 from edgeprune.model import checkpoint
 from edgeprune.pruning.budget import Budget
-from edgeprune.workflow import Options
+from edgeprune.workflow import build, record, resume
+from edgeprune.workflow.job import BuildOptions, Job
 
 from . import forked
 from .conftest import dataset, label_by, save, short
@@ -45,7 +46,7 @@ def options(folder, **changes):
         "precision": ("fp32", "fp16", "int8"), "max_drop": 1.0, "nms": False, "name": "small",
         "allow_poor_baseline": True,  # random weights find nothing
     }  # fmt: skip
-    return Options(**{**given, **changes})
+    return BuildOptions(**{**given, **changes})
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +60,7 @@ def inputs(tmp_path_factory):
 @pytest.fixture(scope="module")
 def built(inputs):
     out = inputs / "built"
-    return workflow.build(options(inputs), out, Reporter(quiet=True)), out
+    return build.run_build(options(inputs), out, Reporter(quiet=True)), out
 
 
 def test_the_files_of_the_contract(built):
@@ -129,7 +130,7 @@ def test_bench_reads_it_and_agrees_with_the_host(built, tmp_path):
 def test_in_two_steps_with_the_original_as_the_teacher(inputs, tmp_path):
     """Each step is cut and tuned; together they meet the budget; interrupted, the second goes on from the first."""
     asked = options(inputs, budget=Budget("macs", 0.6), steps=2, distill=True, precision=("fp32",))
-    record = workflow.build(asked, tmp_path, Reporter(quiet=True))
+    record = build.run_build(asked, tmp_path, Reporter(quiet=True))
     assert [s["name"] for s in record["stages"]][:3] == ["baseline", "step 1", "plan"]
     macs = {name: m["macs"] for name, m in record["models"].items()}
     middle = next(s for s in record["stages"] if s["name"] == "step 1")
@@ -137,14 +138,14 @@ def test_in_two_steps_with_the_original_as_the_teacher(inputs, tmp_path):
     assert 0.6 * 0.98 <= macs["tuned"] / macs["original"] <= 0.6 * 1.002
     assert [s["epochs"] for s in record["stages"] if s["name"] in ("step 1", "finetune")] == [1, 1]
     (tmp_path / "plan.json").unlink()
-    with_plan = workflow.build(asked, tmp_path, Reporter(quiet=True), resume=True)
+    with_plan = build.run_build(asked, tmp_path, Reporter(quiet=True), resume=True)
     assert with_plan["models"]["pruned"]["macs"] == macs["pruned"]
 
 
 def test_a_finished_build_resumes_to_itself(built, inputs):
     record, out = built
     before = {p.name: p.stat().st_mtime_ns for p in out.iterdir() if p.name != "build.json"}
-    assert workflow.build(options(inputs), out, Reporter(quiet=True), resume=True) == record
+    assert build.run_build(options(inputs), out, Reporter(quiet=True), resume=True) == record
     assert {p.name: p.stat().st_mtime_ns for p in out.iterdir() if p.name != "build.json"} == before
 
 
@@ -155,7 +156,7 @@ def test_another_gallery_needs_the_page_only(built, inputs, tmp_path):
     out = tmp_path / "copy"
     shutil.copytree(built[1], out)
     before = {p.name: p.read_bytes() for p in out.iterdir()}
-    record = workflow.build(options(inputs, pictures=2), out, Reporter(quiet=True), resume=True)
+    record = build.run_build(options(inputs, pictures=2), out, Reporter(quiet=True), resume=True)
     changed = {p.name for p in out.iterdir() if p.read_bytes() != before[p.name]}
     assert changed == {"report.html", "comparison.json", "build.json"}
     assert record["stages"][:-1] == built[0]["stages"][:-1]
@@ -164,8 +165,8 @@ def test_another_gallery_needs_the_page_only(built, inputs, tmp_path):
     # Begun again and killed before it is done, it does not count as done.
     (out / "report.html").unlink()
     with pytest.raises(RuntimeError, match="killed"), pytest.MonkeyPatch.context() as patch:
-        patch.setattr("edgeprune.stages.page", lambda job, step: (_ for _ in ()).throw(RuntimeError("killed")))
-        workflow.build(options(inputs, pictures=2), out, Reporter(quiet=True), resume=True)
+        patch.setattr("edgeprune.workflow.stages.page", lambda job, step: (_ for _ in ()).throw(RuntimeError("killed")))
+        build.run_build(options(inputs, pictures=2), out, Reporter(quiet=True), resume=True)
     with pytest.raises(InputError, match="not finished"):
         ep.Build.open(out)
 
@@ -173,9 +174,9 @@ def test_another_gallery_needs_the_page_only(built, inputs, tmp_path):
 def test_what_cannot_be_resumed(built, inputs):
     _, out = built
     with pytest.raises(InputError, match="already holds a build"):
-        workflow.build(options(inputs), out, Reporter(quiet=True))
+        build.run_build(options(inputs), out, Reporter(quiet=True))
     with pytest.raises(InputError, match="budget changed"):
-        workflow.build(options(inputs, budget=Budget("ratio", 0.3)), out, Reporter(quiet=True), resume=True)
+        build.run_build(options(inputs, budget=Budget("ratio", 0.3)), out, Reporter(quiet=True), resume=True)
 
 
 def test_the_page_shows_what_was_measured(built):
@@ -246,8 +247,8 @@ def test_a_changed_file_takes_its_stage_with_it(built, inputs, tmp_path):
     out = tmp_path / "copy"
     shutil.copytree(built[1], out)
     (out / "model.fp16.onnx").write_bytes(b"damaged")
-    job = workflow.Job(options(inputs), out, Reporter(quiet=True))
-    record = workflow._begin(job, resume=True)
+    job = Job(options(inputs), out, Reporter(quiet=True))
+    record = resume.begin(job, resume=True)
     assert [s["name"] for s in record["stages"]] == STAGES[:5]
     assert not (out / "small.epb").exists(), "a bundle of files that are being made again must not be delivered"
     assert set(record["models"]) == {"original", "pruned", "tuned", "fp32"}
@@ -257,7 +258,7 @@ def test_a_changed_file_takes_its_stage_with_it(built, inputs, tmp_path):
 def test_a_record_that_is_not_ours(inputs, tmp_path, content):
     (tmp_path / "build.json").write_text(content)
     with pytest.raises(InputError, match="not the record of a build"):
-        workflow.build(options(inputs), tmp_path, Reporter(quiet=True), resume=True)
+        build.run_build(options(inputs), tmp_path, Reporter(quiet=True), resume=True)
 
 
 def test_memory_options_may_change_until_the_training_is_done(built, inputs, tmp_path):
@@ -265,26 +266,26 @@ def test_memory_options_may_change_until_the_training_is_done(built, inputs, tmp
 
     out = tmp_path / "copy"
     shutil.copytree(built[1], out)
-    job = workflow.Job(options(inputs, batch=2), out, Reporter(quiet=True))
+    job = Job(options(inputs, batch=2), out, Reporter(quiet=True))
     with pytest.raises(InputError, match="batch changed"):
-        workflow._begin(job, resume=True)
+        resume.begin(job, resume=True)
     (out / "tuned.pt").unlink()
-    workflow._begin(job, resume=True)  # the record says finetune is done: only a second look tells it is not
+    resume.begin(job, resume=True)  # the record says finetune is done: only a second look tells it is not
 
 
 def test_two_builds_in_one_folder(inputs, tmp_path):
-    with workflow._locked(tmp_path), pytest.raises(InputError, match="another build is running"):
-        workflow.build(options(inputs), tmp_path, Reporter(quiet=True))
+    with build._locked(tmp_path), pytest.raises(InputError, match="another build is running"):
+        build.run_build(options(inputs), tmp_path, Reporter(quiet=True))
 
 
 RUN = """
 import json
 import sys
 from pathlib import Path
-from edgeprune import workflow
+from edgeprune.workflow.build import build as workflow
 from edgeprune.console.progress import Reporter
 from edgeprune.pruning.budget import Budget
-from edgeprune.workflow import Options
+from edgeprune.workflow.build import Options
 given = json.loads(sys.argv[1])
 kind, value = given["budget"].split()
 given.update(weights=Path(given["weights"]), data=Path(given["data"]), precision=tuple(given["precision"]),
@@ -320,7 +321,7 @@ def test_no_box_to_choose_int8_by_is_told_before_the_training(inputs, tmp_path):
         (given.parent / "labels" / "train" / f"{picture.stem}.txt").write_text("")
     asked = options(inputs, data=given)
     with pytest.raises(InputError, match="chosen on 4 of the training pictures, and none of those has a labelled box"):
-        workflow.build(asked, tmp_path / "out", Reporter(quiet=True))
+        build.run_build(asked, tmp_path / "out", Reporter(quiet=True))
     assert not (tmp_path / "out").exists()
 
 
@@ -342,7 +343,7 @@ def test_a_failed_gate_writes_no_bundle_and_tells_the_figures(inputs, tmp_path, 
     out.mkdir()
     (out / "model.int8.onnx").write_text("of a job that was killed while it timed its files")
     with pytest.raises(GateError, match=r"int8 loses 0\.\d+ mAP50-95 .* --max-drop 0.0005"):
-        workflow.build(options(fitted, max_drop=0.0005, precision=("fp32", "int8")), out, Reporter(quiet=True))
+        build.run_build(options(fitted, max_drop=0.0005, precision=("fp32", "int8")), out, Reporter(quiet=True))
     assert not list(out.glob("*.epb")) and not (out / "model.int8.onnx").exists()
     record = json.loads((out / "build.json").read_text())
     assert record["failed"]["stage"] == "quantize"
@@ -356,7 +357,7 @@ def test_a_failed_gate_writes_no_bundle_and_tells_the_figures(inputs, tmp_path, 
         ep.Build.open(out)
     # The limit may change without doing the training again.
     monkeypatch.setattr(quantize, "to_int8", whole)
-    record = workflow.build(
+    record = build.run_build(
         options(fitted, max_drop=1.0, precision=("fp32", "fp16")), out, Reporter(quiet=True), resume=True
     )
     assert "failed" not in record and Bundle.open(out / "small.epb").trusted
@@ -364,7 +365,7 @@ def test_a_failed_gate_writes_no_bundle_and_tells_the_figures(inputs, tmp_path, 
 
 def test_with_nms_inside_every_file_and_the_bundle_answer_in_rows(inputs, tmp_path):
     fitted, out = _fitted(inputs, tmp_path), tmp_path / "out"
-    record = workflow.build(options(fitted, epochs=1, nms=True), out, Reporter(quiet=True))
+    record = build.run_build(options(fitted, epochs=1, nms=True), out, Reporter(quiet=True))
     bundle = Bundle.open(out / "small.epb")
     assert bundle.manifest.output == "end2end"
     for precision, entry in bundle.manifest.models.items():
@@ -396,20 +397,20 @@ def _fitted(inputs, folder):
 def test_an_original_that_finds_nothing_is_told_at_once_and_can_be_built_all_the_same(
     inputs, tmp_path, monkeypatch, weights_find
 ):
-    from edgeprune import stages
+    from edgeprune.workflow import stages
 
-    monkeypatch.setattr(workflow, "stages", lambda options: [("baseline", stages.baseline)])
+    monkeypatch.setattr(build, "stages", lambda options: [("baseline", stages.baseline)])
     folder, out = _fitted(inputs, tmp_path) if weights_find else inputs, tmp_path / "out"
     careful = options(folder, allow_poor_baseline=False, imgsz=64)
     if weights_find:
-        found = workflow.build(replace(careful, imgsz=96), out, Reporter(quiet=True))["models"]["original"]
+        found = build.run_build(replace(careful, imgsz=96), out, Reporter(quiet=True))["models"]["original"]
         assert found["map50_95"] > stages.POOR and found["head"] is None
         return
     with pytest.raises(InputError, match=r"mAP50-95 0\.00\d on 4 validation .* in another order") as caught:
-        workflow.build(careful, out, Reporter(quiet=True))
+        build.run_build(careful, out, Reporter(quiet=True))
     assert "--imgsz 64 (trained at 96); --allow-poor-baseline" in str(caught.value) and "\n" not in str(caught.value)
     again = replace(careful, allow_poor_baseline=True)
-    record = workflow.build(again, out, Reporter(quiet=True), resume=(out / "build.json").exists())
+    record = build.run_build(again, out, Reporter(quiet=True), resume=(out / "build.json").exists())
     assert [stage["name"] for stage in record["stages"]] == ["baseline"]
 
 
@@ -430,5 +431,5 @@ def test_an_original_that_finds_nothing_is_told_at_once_and_can_be_built_all_the
 def test_bad_options_leave_nothing(inputs, tmp_path, change, message):
     out = tmp_path / "out"
     with pytest.raises(InputError, match=message):
-        workflow.build(options(inputs, **change), out, Reporter(quiet=True))
+        build.run_build(options(inputs, **change), out, Reporter(quiet=True))
     assert not out.exists()

@@ -16,13 +16,14 @@ def make(folder: Path, name: str = "rig") -> Path:
     """folder/NAME.epb, signed by the key of $EDGEPRUNE_HOME."""
     from edgeprune_device.target import Target
 
-    from edgeprune import demo, pack
+    from edgeprune import demo
     from edgeprune import quantize as q
     from edgeprune.data import dataset, samples
     from edgeprune.exporting import precisions
     from edgeprune.exporting.to_onnx import to_onnx
     from edgeprune.measuring.accuracy import evaluate
     from edgeprune.model import checkpoint
+    from edgeprune.workflow import pack
 
     source = checkpoint.load(demo.WEIGHTS)
     imgsz = source.input_size(None)

@@ -1,9 +1,13 @@
-"""What each stage of `build` does. A stage takes the job and `step(fraction, what)`, leaves its files, enters its
-figures, and returns what the record should say of it ("files": the files that must be whole for it to count as done).
+"""The stages of `build`, and their order (`pipeline`, at the end).
+
+A stage takes the job and `progress(fraction, text)`, writes its files, enters its figures, and returns its entry in the
+record ("files": those that must be intact for it to count as done).
 """
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
 
 import onnx
@@ -11,8 +15,6 @@ from edgeprune_device.bundle import Bundle
 from edgeprune_device.errors import EdgepruneError, InputError
 from edgeprune_device.files import sha256, write_atomic
 
-from edgeprune import pack as packing
-from edgeprune import record as records
 from edgeprune.comparison import compare
 from edgeprune.drones import ssh
 from edgeprune.drones.reference import build, keep
@@ -29,6 +31,11 @@ from edgeprune.pruning.plan import PrunePlan
 from edgeprune.pruning.prune import PruneRequest, cut, prune_network, trace_channels
 from edgeprune.training import finetune
 from edgeprune.training.qat import thresholds
+from edgeprune.workflow import pack as packing
+from edgeprune.workflow.job import BuildOptions, Job, Progress
+from edgeprune.workflow.record import compared
+
+Stage = Callable[[Job, Progress], dict]
 
 #: The architecture that NVIDIA's parser and builder are tried with where the target itself cannot be built for.
 PROBE = "SM86"
@@ -40,10 +47,10 @@ POOR = 0.01
 PAGE = "report.html"
 
 
-def baseline(job, step) -> dict:
+def baseline(job: Job, progress: Progress) -> dict:
     """Cost and accuracy of the original, on the pictures that judge everything after it."""
     model = job.original.model
-    accuracy, _ = job.evaluate(TorchSession(model, job.imgsz), step, "original")
+    accuracy, _ = job.evaluate(TorchSession(model, job.imgsz), progress, "original")
     _check_baseline(job, accuracy)
     cost = count(model, (job.imgsz, job.imgsz))
     size = len(checkpoint.to_bytes(model, job.original))
@@ -57,7 +64,7 @@ def baseline(job, step) -> dict:
     }
 
 
-def _check_baseline(job, accuracy) -> None:
+def _check_baseline(job: Job, accuracy) -> None:
     """Not hours of work on a detector that finds nothing: the fault is nearly always in what was given."""
     found = accuracy.map50_95 or 0.0
     if found >= POOR or job.options.allow_poor_baseline:
@@ -71,11 +78,11 @@ def _check_baseline(job, accuracy) -> None:
     )
 
 
-def plan(job, step) -> dict:
+def plan(job: Job, progress: Progress) -> dict:
     """Choose the channels."""
-    chosen, said = _choose(job, job.start.model, 1, step)
+    chosen, said = _choose(job, job.start.model, 1, progress)
     chosen.plan.save(job.out / "plan.json")
-    job.chosen = chosen  # spares the prune stage the work where it follows in the same process
+    job.chosen = chosen
     return {
         "files": ["plan.json"],
         "criterion": chosen.plan.criterion,
@@ -86,27 +93,27 @@ def plan(job, step) -> dict:
     }
 
 
-def _choose(job, model, steps: int, step) -> tuple:
+def _choose(job: Job, model, steps: int, progress) -> tuple:
     """(Cut, what to note): the first of `steps` equal steps from `model` to the budget."""
     o = job.options
-    asked, latency, said = job.measured(step)
+    asked, latency, said = job.measured(progress)
     ask = PruneRequest(asked, job.target.channel_multiple, job.imgsz, o.uniform, o.portable, latency)
     if o.steps > 1:
         ask = ask.toward(*(trace_channels(m, job.imgsz) for m in (job.original.model, model)), steps)
-    return prune_network(model, criterion=o.criterion, ask=ask, samples=job.features, step=step), said
+    return prune_network(model, criterion=o.criterion, ask=ask, samples=job.features, step=progress), said
 
 
-def step(job, step, *, number: int) -> dict:
+def step(job: Job, progress: Progress, *, number: int) -> dict:
     """One of several rounds of pruning and fine-tuning before the last."""
     o = job.options
     before = job.original if number == 1 else checkpoint.load(job.out / f"step{number - 1}.pt")
-    chosen, said = _choose(job, before.model, o.steps - number + 1, lambda f, what: step(f / 2, what))
+    chosen, said = _choose(job, before.model, o.steps - number + 1, lambda f, what: progress(f / 2, what))
     cut = job.work / "step.pt"
     job.work.mkdir(exist_ok=True)
     checkpoint.save(cut, chosen.model, like=job.original)
     path = job.out / f"step{number}.pt"
     settings = o.settings(o.epochs // o.steps)
-    result = _finetune(job, cut, path, settings, lambda f, what: step(0.5 + f / 2, what), work=job.work)
+    result = _finetune(job, cut, path, settings, lambda f, what: progress(0.5 + f / 2, what), work=job.work)
     cost = count(checkpoint.load(path).model, (job.imgsz, job.imgsz))
     return {
         "files": [path.name],
@@ -120,18 +127,18 @@ def step(job, step, *, number: int) -> dict:
     }
 
 
-def prune(job, step) -> dict:
+def prune(job: Job, progress: Progress) -> dict:
     """Cut, compensate, and measure what is left before any training."""
     plan = PrunePlan.load(job.out / "plan.json")
     model = job.start.model
-    chosen = getattr(job, "chosen", None)
+    chosen = job.chosen
     if chosen is None or chosen.plan.sha256 != plan.sha256:
-        step(0.1, "cutting and compensating")
+        progress(0.1, "cutting and compensating")
         chosen = cut(model, trace_channels(model, job.imgsz), plan, job.features)
     path = job.out / "pruned.pt"
     checkpoint.save(path, chosen.model, like=job.original)
     saved = checkpoint.load(path).model
-    accuracy, _ = job.evaluate(TorchSession(saved, job.imgsz), step, "pruned")
+    accuracy, _ = job.evaluate(TorchSession(saved, job.imgsz), progress, "pruned")
     cost = count(saved, (job.imgsz, job.imgsz))
     job.enter("pruned", path, accuracy, cost, size_bytes=path.stat().st_size)
     before, after = (job.record["models"][m] for m in ("original", "pruned"))
@@ -146,14 +153,14 @@ def prune(job, step) -> dict:
     }
 
 
-def tune(job, step) -> dict:
+def tune(job: Job, progress: Progress) -> dict:
     """Fine-tune the pruned network; the architecture is checked at every step."""
     o = job.options
     path = job.out / "tuned.pt"
     epochs = o.epochs - (o.steps - 1) * (o.epochs // o.steps)  # the last step takes what does not divide
-    result = _finetune(job, job.out / "pruned.pt", path, o.settings(epochs), step, work=job.work)
+    result = _finetune(job, job.out / "pruned.pt", path, o.settings(epochs), progress, work=job.work)
     tuned = checkpoint.load(path).model
-    accuracy, _ = job.evaluate(TorchSession(tuned, job.imgsz), step, "tuned")
+    accuracy, _ = job.evaluate(TorchSession(tuned, job.imgsz), progress, "tuned")
     cost = count(tuned, (job.imgsz, job.imgsz))
     job.enter("tuned", path, accuracy, cost, size_bytes=path.stat().st_size)
     before, cut = (job.record["models"][m]["map50_95"] for m in ("original", "pruned"))
@@ -171,23 +178,23 @@ def tune(job, step) -> dict:
     }
 
 
-def _finetune(job, weights: Path, out: Path, settings: finetune.TrainingSettings, step, *, work: Path) -> dict:
+def _finetune(job: Job, weights: Path, out: Path, settings: finetune.TrainingSettings, progress, *, work: Path) -> dict:
     def show(p: finetune.Progress) -> None:
         done = (p.epoch - 1 + p.step / p.steps) / p.epochs
-        step(min(done, 1.0), f"epoch {p.epoch}/{p.epochs}  loss {p.loss:.3f}")
+        progress(min(done, 1.0), f"epoch {p.epoch}/{p.epochs}  loss {p.loss:.3f}")
 
     teacher = job.options.weights if job.options.distill else None
     return finetune.finetune_network(weights, job.data, out, settings, work, teacher=teacher, on_step=show)
 
 
-def qat(job, step) -> dict:
+def qat(job: Job, progress: Progress) -> dict:
     """A few gentle epochs more, rounded as the INT8 file will be; the checkpoint carries the scales."""
     o = job.options
     path = job.model_path("qat")
     settings = o.qat_settings()
-    result = _finetune(job, job.model_path("tuned"), path, settings, step, work=job.work / "qat")
+    result = _finetune(job, job.model_path("tuned"), path, settings, progress, work=job.work / "qat")
     model = checkpoint.load(path).model
-    accuracy, _ = job.evaluate(TorchSession(model, job.imgsz), step, "qat")
+    accuracy, _ = job.evaluate(TorchSession(model, job.imgsz), progress, "qat")
     job.enter("qat", path, accuracy, count(model, (job.imgsz, job.imgsz)), size_bytes=path.stat().st_size)
     before = job.record["models"]["tuned"]["map50_95"]
     if accuracy.map50_95 < before:
@@ -204,13 +211,13 @@ def qat(job, step) -> dict:
     }
 
 
-def export(job, step) -> dict:
+def export(job: Job, progress: Progress) -> dict:
     """One static ONNX, equal to the model on real pictures."""
     tuned = checkpoint.load(job.trained).model
-    step(0.1, "exporting")
+    progress(0.1, "exporting")
     fp32 = to_onnx(tuned, (job.imgsz, job.imgsz))
     pictures = [job.features.pictures[i : i + 1].numpy() for i in range(min(8, len(job.features.pictures)))]
-    step(0.4, "comparing with PyTorch")
+    progress(0.4, "comparing with PyTorch")
     parity = measure_parity(tuned, fp32, pictures)
     parity.check()
     path = job.model_path("fp32")
@@ -224,7 +231,7 @@ def export(job, step) -> dict:
     }
 
 
-def quantize(job, step) -> dict:
+def quantize(job: Job, progress: Progress) -> dict:
     """FP16 and INT8 files, each measured on the validation pictures, each held to --max-drop; and the time of all
     against the original, in turns."""
     for precision in PRECISIONS[1:]:  # of a job that was killed here, perhaps with other options
@@ -239,10 +246,10 @@ def quantize(job, step) -> dict:
             job.options.precision,
             job.options.max_drop,
             lambda session: score(session, job.data, job.splits["select"], job.imgsz),
-            lambda name, session: job.evaluate(session, step, name),
+            lambda name, session: job.evaluate(session, progress, name),
             thresholds=thresholds(checkpoint.load(job.trained)),
             finish=job.finish,
-            step=lambda what: step(0.0, what),
+            step=lambda what: progress(0.0, what),
         )
     except precisions.TooLossy as error:
         job.lost = {
@@ -252,13 +259,11 @@ def quantize(job, step) -> dict:
         raise
     for precision, model in made.files.items():  # only now: a failed gate leaves no file that looks delivered
         write_atomic(job.model_path(precision), model.SerializeToString())
-    step(0.97, "timing")
+    progress(0.97, "timing")
     original = job.finish(to_onnx(job.original.model, (job.imgsz, job.imgsz))).SerializeToString()
     # ONNX Runtime has no kernels for INT8 among FP16 on a CPU: what it would take says nothing.
     runnable = {p: job.model_path(p) for p in ("fp32", *made.files) if p != "int8-fp16"}
-    timed = time_models(
-        {"original": original, **runnable}, job.imgsz, job.data.val, classes=len(job.data.names)
-    )
+    timed = time_models({"original": original, **runnable}, job.imgsz, job.data.val, classes=len(job.data.names))
     job.enter("original", job.options.weights, timing=timed["original"])
     subset = packing.evaluation_pictures(job.data.val)
     for precision, (accuracy, matches, described) in made.judged.items():
@@ -290,7 +295,7 @@ def quantize(job, step) -> dict:
     }
 
 
-def engine(job, step) -> dict:
+def engine(job: Job, progress: Progress) -> dict:
     """NVIDIA's parser and builder read every file. Engines ship for targets that can be built for here; for a Jetson
     this proves parsing and typing, and the device builds its own."""
     computes = list(job.target.ahead_of_time) or [PROBE]
@@ -300,7 +305,7 @@ def engine(job, step) -> dict:
     names = [p for p in PRECISIONS if p in job.record["models"]] if on_gpu else []
     for i, precision in enumerate(names):
         for compute in computes:
-            step(i / len(names), f"{precision} for {compute}")
+            progress(i / len(names), f"{precision} for {compute}")
             result = engines.build(job.model_path(precision), compute, precision=precision)
             entry = {**result.to_json(), "payload": None}
             if ships and result.plan is not None:
@@ -323,13 +328,13 @@ def engine(job, step) -> dict:
     return {"files": files, "engines": built, "note": note}
 
 
-def reference(job, step) -> dict:
+def reference(job: Job, progress: Progress) -> dict:
     """A device builds the engines and measures them (--on)."""
     path = job.work / "reference.epb"
     job.work.mkdir(exist_ok=True)
-    bundle = _packed_before(job, path) or _pack(job, path, _engines(job), step)
+    bundle = _packed_before(job, path) or _pack(job, path, _engines(job), progress)
     with ssh.Link(job.options.on, say=job.reporter.say) as link:
-        found = build(link, bundle, job.work, say=lambda text: step(0.5, text))
+        found = build(link, bundle, job.work, say=lambda text: progress(0.5, text))
     for name, plan in found.plans().items():
         write_atomic(job.out / name, plan)
     keep(found)
@@ -344,9 +349,9 @@ def reference(job, step) -> dict:
     }
 
 
-def pack(job, step) -> dict:
+def pack(job: Job, progress: Progress) -> dict:
     """Everything into one signed file."""
-    bundle = _pack(job, job.bundle_path, _engines(job), step)
+    bundle = _pack(job, job.bundle_path, _engines(job), progress)
     return {
         "files": [job.bundle_path.name],
         "bundle": bundle.path.name,
@@ -355,29 +360,29 @@ def pack(job, step) -> dict:
     }
 
 
-def page(job, step) -> dict:
+def page(job: Job, progress: Progress) -> dict:
     """Everything that was measured, to look at."""
     models = [*job.record["models"], *(name for name in job.lost if name not in job.record["models"])]
     found = {}
     for i, model in enumerate(models):
         shown = job.shown(model)
         if shown is None and model not in job.lost:  # evaluated before an interruption that took its notes along
-            job.evaluate(_session(job, model), lambda f, what, i=i: step((i + f) / len(models), what), model)
+            job.evaluate(_session(job, model), lambda f, what, i=i: progress((i + f) / len(models), what), model)
             shown = job.shown(model)
         if shown is not None:
             found[model] = shown
-    step(0.9, "drawing")
+    progress(0.9, "drawing")
     wanted = job.options.pictures if found else 0
     gallery = compare.shown_best(job.data, found, wanted) if wanted else None
     data = compare.about(job.data, job.shared)
-    result = records.compared(job.record, job.out, tuple(job.original.names), data, gallery)
+    result = compared(job.record, job.out, tuple(job.original.names), data, gallery)
     result.save_json(job.out / "comparison.json")
     path = result.save_html(job.out / PAGE)
     job.record["page"] = PAGE
     return {"files": [PAGE, "comparison.json"], "note": f"{path} ({path.stat().st_size / 1e6:.1f} MB)"}
 
 
-def _session(job, model: str):
+def _session(job: Job, model: str):
     """What the accuracy of a model of the build was measured with."""
     if model in PRECISIONS:
         return precisions.session(job.target, model, onnx.load(job.model_path(model)))
@@ -385,7 +390,7 @@ def _session(job, model: str):
     return TorchSession(source.model, job.imgsz)
 
 
-def _engines(job) -> dict[str, dict]:
+def _engines(job: Job) -> dict[str, dict]:
     """The manifest's engines: those of the host, then those of the reference device."""
     found = {}
     for stage in job.record["stages"]:
@@ -396,7 +401,7 @@ def _engines(job) -> dict[str, dict]:
     return found
 
 
-def _packed_before(job, path: Path) -> Bundle | None:
+def _packed_before(job: Job, path: Path) -> Bundle | None:
     """The bundle for the reference device, of before an interruption: the device may have it, and be at work on it."""
     try:
         bundle = Bundle.open(path)
@@ -407,11 +412,11 @@ def _packed_before(job, path: Path) -> Bundle | None:
     return bundle if there == wanted else None
 
 
-def _pack(job, path: Path, built: dict[str, dict], step) -> Bundle:
+def _pack(job: Job, path: Path, built: dict[str, dict], progress) -> Bundle:
     record = job.record
     val = job.data.val
     pictures = [val[i] for i in packing.evaluation_pictures(val)]
-    step(0.2, "evaluation set")
+    progress(0.2, "evaluation set")
     how = next(s for s in record["stages"] if s["name"] == "quantize")
     models = {}
     for precision in PRECISIONS:
@@ -454,7 +459,7 @@ def _engine_entry(entry: dict) -> dict:
     }
 
 
-def _lineage(job) -> dict:
+def _lineage(job: Job) -> dict:
     models = job.record["models"]
     costs = {m: {k: models[m][k] for k in ("parameters", "macs", "channels")} for m in ("original", "tuned")}
     done = next(s for s in job.record["stages"] if s["name"] == "plan")
@@ -468,3 +473,21 @@ def _lineage(job) -> dict:
         "criterion": done["criterion"],
         **costs,
     }
+
+
+def pipeline(options: BuildOptions) -> list[tuple[str, Stage]]:
+    """The stages of a build, in order; each but the last of several pruning steps is a stage of its own."""
+    return [
+        ("baseline", baseline),
+        *((f"step {i}", functools.partial(step, number=i)) for i in range(1, options.steps)),
+        ("plan", plan),
+        ("prune", prune),
+        ("finetune", tune),
+        *([("qat", qat)] if options.qat else []),
+        ("export", export),
+        ("quantize", quantize),
+        ("engine", engine),
+        *([("reference", reference)] if options.on else []),
+        ("pack", pack),
+        ("page", page),
+    ]

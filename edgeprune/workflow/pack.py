@@ -13,7 +13,7 @@ from edgeprune_device.bundle import Bundle
 from edgeprune_device.errors import InputError
 from edgeprune_device.evaluation import EvaluationSet
 
-import edgeprune
+from edgeprune import versions
 from edgeprune.data.dataset import Dataset
 from edgeprune.data.samples import pick
 from edgeprune.model import head
@@ -94,7 +94,7 @@ def pack(
         "name": name,
         "counter": keys.next_counter(),
         "created": clock.wall(),
-        "edgeprune_version": edgeprune.__version__,
+        "edgeprune_version": versions.edgeprune(),
         "target": target,
         "classes": list(names),
         "imgsz": [imgsz, imgsz],

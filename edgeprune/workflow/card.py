@@ -12,10 +12,10 @@ from typing import Any
 from edgeprune_device import terminal
 from edgeprune_device.terminal import Look
 
-from edgeprune import record as records
 from edgeprune.comparison import per_class
 from edgeprune.console.text import NOT_MEASURED, clock, number, table
 from edgeprune.model.head import NOTE
+from edgeprune.workflow.record import gates
 
 #: The figures at a glance: (title, what it is called where it is, how it reads, (less of it is, more of it is)).
 _SIZES = (
@@ -136,7 +136,7 @@ def _file(entry: Mapping[str, Any], fp32: Mapping[str, Any]) -> tuple[str, ...]:
 
 # -- what it was held to -----------------------------------------------------------------------------------------------
 def _gates(record: Mapping[str, Any], look: Look, width: int | None) -> Iterator[str]:
-    for gate in records.gates(record):
+    for gate in gates(record):
         word, style = _VERDICTS[gate["passed"]]
         limit = f", limit: {gate['limit']}" if gate["limit"] else ""
         indent = len(word) + 4

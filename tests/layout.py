@@ -1,0 +1,141 @@
+"""Measures the layout of both packages from their syntax trees; lazy imports and those for annotations count.
+
+    python -m tests.layout
+
+prints, for each package: its rooms (folders, and the modules of its root) by level, the imports that run upwards, the
+circles between modules and between rooms, and the modules in the root. `ORDER` is the order that
+tests/test_layout.py holds.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections import defaultdict
+from collections.abc import Iterable
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = {"edgeprune": ROOT / "edgeprune", "edgeprune_device": ROOT / "device" / "edgeprune_device"}
+#: Rooms from low to high: a room imports from those before it only. Modules of the root stand among them by name.
+ORDER = {
+    "edgeprune": (
+        "versions", "cache", "console", "model", "data", "measuring",
+    ),
+    "edgeprune_device": (),
+}  # fmt: skip
+
+
+def modules(package: str) -> dict[str, Path]:
+    """{dotted name: file} of every module of a package."""
+    base = PACKAGES[package]
+    found = {}
+    for path in sorted(base.rglob("*.py")):
+        parts = [package, *path.relative_to(base).with_suffix("").parts]
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+def imports(package: str) -> dict[str, set[str]]:
+    """{module: modules of the same package that it imports}, wherever the import stands."""
+    known = modules(package)
+    return {name: set(_imported(path, package, known)) - {name} for name, path in known.items()}
+
+
+def _imported(path: Path, package: str, known: dict[str, Path]) -> Iterable[str]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name in known)
+        elif isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == package:
+            for alias in node.names:
+                whole = f"{node.module}.{alias.name}"
+                yield whole if whole in known else node.module
+
+
+def room(module: str) -> str:
+    """The folder below the package that a module lives in, or its own name in the root: `edgeprune.data.samples` is in
+    `data`, `edgeprune.cache` is `cache`, the package itself is ``."""
+    return module.split(".")[1] if "." in module else ""
+
+
+def arrows(package: str) -> dict[str, set[str]]:
+    """{room: rooms that it imports from}."""
+    found: dict[str, set[str]] = defaultdict(set)
+    for module, targets in imports(package).items():
+        found[room(module)] |= {room(target) for target in targets} - {room(module)}
+    return dict(found)
+
+
+def circles(graph: dict[str, set[str]]) -> list[list[str]]:
+    """Strongly connected sets of more than one node, each sorted."""
+    index: dict[str, int] = {}
+    low: dict[str, int] = {}
+    stack: list[str] = []
+    found = []
+
+    def visit(node: str) -> None:
+        index[node] = low[node] = len(index)
+        stack.append(node)
+        for target in graph.get(node, ()):
+            if target not in index:
+                visit(target)
+                low[node] = min(low[node], low[target])
+            elif target in stack:
+                low[node] = min(low[node], index[target])
+        if low[node] == index[node]:
+            at = stack.index(node)
+            if len(stack) - at > 1:
+                found.append(sorted(stack[at:]))
+            del stack[at:]
+
+    for node in graph:
+        if node not in index:
+            visit(node)
+    return found
+
+
+def levels(graph: dict[str, set[str]]) -> dict[str, int]:
+    """{room: 1 + the highest level among those that it imports from}; CycleError where rooms form a circle."""
+    found: dict[str, int] = {}
+    for node in TopologicalSorter(graph).static_order():
+        found[node] = 1 + max((found[target] for target in graph.get(node, ())), default=0)
+    return found
+
+
+def upwards(package: str) -> list[str]:
+    """Imports against `ORDER`, as `module -> module`. A room that is missing from `ORDER` imports upwards always."""
+    place = {name: i for i, name in enumerate(ORDER[package])}
+    found = []
+    for module, targets in imports(package).items():
+        for target in targets:
+            here, there = room(module), room(target)
+            if here != there and there not in ORDER[package][: place.get(here, 0)]:
+                found.append(f"{module} -> {target}")
+    return sorted(found)
+
+
+def report(package: str) -> str:
+    """All of it as text."""
+    graph = arrows(package)
+    lines = [f"{package}: {len(graph)} rooms, {len(modules(package))} modules"]
+    try:
+        by_level = defaultdict(list)
+        for name, level in levels(graph).items():
+            by_level[level].append(name or "(package)")
+        lines += [f"  level {level:2}  {' '.join(sorted(names))}" for level, names in sorted(by_level.items())]
+    except CycleError:
+        lines.append("  rooms form a circle")
+    roots = [name for name in modules(package) if name.count(".") == 1 and modules(package)[name].name != "__init__.py"]
+    for title, found in (
+        ("circles of rooms", [" ".join(names) for names in circles(graph)]),
+        ("circles of modules", [" ".join(names) for names in circles(imports(package))]),
+        ("upward imports", upwards(package)),
+        ("modules in the root", [name.split(".")[1] for name in roots]),
+    ):
+        lines.append(f"  {title}: {len(found)}" + "".join(f"\n    {text}" for text in found))
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    for name in PACKAGES:
+        print(report(name))
