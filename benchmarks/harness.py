@@ -22,10 +22,10 @@ import time
 from pathlib import Path
 
 from edgeprune_device import benchmark, vision
-from edgeprune_device.bundle import Bundle
 from edgeprune_device.environment import Environment
 from edgeprune_device.evaluation import EvaluationSet
 from edgeprune_device.files import write_atomic
+from edgeprune_device.trust.bundle import Bundle
 
 RESULTS = Path(__file__).parent / "results"
 

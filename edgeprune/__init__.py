@@ -28,9 +28,9 @@ __version__ = versions.edgeprune()
 
 if TYPE_CHECKING:
     from edgeprune_device.accuracy import Accuracy
-    from edgeprune_device.bundle import Bundle
     from edgeprune_device.errors import EdgepruneError, GateError, InputError
     from edgeprune_device.target import Target
+    from edgeprune_device.trust.bundle import Bundle
 
     from edgeprune.analysis.analyze import Analysis
     from edgeprune.api.analyze import analyze
@@ -70,7 +70,7 @@ __all__ = [
 
 _MODULES = {
     "edgeprune_device.accuracy": ("Accuracy",),
-    "edgeprune_device.bundle": ("Bundle",),
+    "edgeprune_device.trust.bundle": ("Bundle",),
     "edgeprune_device.errors": ("EdgepruneError", "GateError", "InputError"),
     "edgeprune_device.target": ("Target",),
     "edgeprune.analysis.analyze": ("Analysis",),

@@ -61,7 +61,7 @@ def ssh() -> Check:
 
 def drones() -> Check:
     """Whose reports this host takes."""
-    from edgeprune_device import keys
+    from edgeprune_device.trust import keys
 
     names = sorted(name for name, _ in keys.enrolled().values())
     advice = "" if names else "edgeprune setup user@drone enrols one"

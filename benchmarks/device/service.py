@@ -26,10 +26,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from edgeprune_device.bundle import Bundle
 from edgeprune_device.environment import Environment
 from edgeprune_device.evaluation import EvaluationSet
 from edgeprune_device.files import write_atomic
+from edgeprune_device.trust.bundle import Bundle
 
 RESULTS = Path(__file__).parents[1] / "results"
 WARM_UP = 30  # frames

@@ -1,7 +1,7 @@
 """The drone's half of edgeprune: verify a bundle, run it, measure it, report back.
 
 Imports nothing by itself; take what you need from the module of that noun, e.g.
-`from edgeprune_device.bundle import Bundle`.
+`from edgeprune_device.trust.bundle import Bundle`.
 """
 
 from __future__ import annotations

@@ -15,19 +15,18 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, Dict, Iterable, List, Mapping, NamedTuple, Union
 
-from edgeprune_device import bundle as bundles
-from edgeprune_device.bundle import Bundle
 from edgeprune_device.errors import EdgepruneError, InputError, SignatureError
 from edgeprune_device.files import check_room, replacing
-from edgeprune_device.manifest import Manifest, Payload
 from edgeprune_device.releases import Releases
+from edgeprune_device.trust.bundle import MAX_MANIFEST_BYTES, Bundle, read_manifest
+from edgeprune_device.trust.manifest import Manifest, Payload
 
 __all__ = ["ENVELOPE", "Piece", "assemble", "held", "missing", "piece_bytes", "pieces"]
 
 ENVELOPE = "envelope"
 _SMALLEST_BYTES, _LARGEST_BYTES = 1 << 16, 1 << 22
 _PIECES = 1024  # of a payload between 64 MiB and 4 GiB, at most
-_MAX_ENVELOPE_BYTES = 112 + bundles.MAX_MANIFEST_BYTES
+_MAX_ENVELOPE_BYTES = 112 + MAX_MANIFEST_BYTES
 _BLOCK_BYTES = 1 << 20
 _SPARE_BYTES = 1 << 20
 
@@ -90,7 +89,7 @@ def assemble(
     """
     incoming, target = Path(incoming), Path(target)
     envelope = _read_envelope(incoming / ENVELOPE)
-    manifest, _, _ = bundles.read_manifest(envelope, str(incoming / ENVELOPE), allow_untrusted=allow_untrusted)
+    manifest, _, _ = read_manifest(envelope, str(incoming / ENVELOPE), allow_untrusted=allow_untrusted)
     places = _places(releases)
     for payload in missing(manifest, places):
         _check_arrived(incoming, payload)

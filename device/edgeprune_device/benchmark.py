@@ -15,7 +15,6 @@ from edgeprune_device import (
     board,
     clock,
     cpu_load,
-    keys,
     parity,
     percentiles,
     preflight,
@@ -27,18 +26,19 @@ from edgeprune_device import (
     vision,
 )
 from edgeprune_device.accuracy import Accuracy
-from edgeprune_device.bundle import Bundle
 from edgeprune_device.engine import offer
 from edgeprune_device.environment import Environment
 from edgeprune_device.errors import DeviceError, InputError
 from edgeprune_device.evaluation import EvaluationSet, evaluate
-from edgeprune_device.manifest import Manifest
 from edgeprune_device.printable import printable
 from edgeprune_device.probes import summary
 from edgeprune_device.progress import Line
 from edgeprune_device.report import DEVICE_STAGES, END_TO_END, BenchReport
 from edgeprune_device.spool import Spool
 from edgeprune_device.target import Target
+from edgeprune_device.trust import keys
+from edgeprune_device.trust.bundle import Bundle
+from edgeprune_device.trust.manifest import Manifest
 
 __all__ = ["MODES", "choose_precision", "int8_is_for_cpu", "run"]
 

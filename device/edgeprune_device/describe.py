@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from typing import Any, Dict
 
-from edgeprune_device import assembly, installation, keys, restart, version
+from edgeprune_device import assembly, installation, restart, version
 from edgeprune_device.errors import InputError
 from edgeprune_device.printable import printable
 from edgeprune_device.releases import Releases
+from edgeprune_device.trust import keys
 
 __all__ = ["describe", "table"]
 

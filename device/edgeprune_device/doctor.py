@@ -211,7 +211,7 @@ def disk() -> Check:
 
 def trust() -> Check:
     """Whose bundles run here."""
-    from edgeprune_device import keys
+    from edgeprune_device.trust import keys
 
     others = sorted(set(keys.trusted()) - set(keys.own()))
     if others or keys.own():

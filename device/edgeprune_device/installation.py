@@ -27,10 +27,10 @@ from pathlib import Path
 from typing import Callable, Dict, List, Optional
 
 from edgeprune_device import clock, files, interpreter, restart, strict_json
-from edgeprune_device.bundle import Bundle
 from edgeprune_device.errors import DeviceError, GateError, InputError, SignatureError
 from edgeprune_device.printable import printable
 from edgeprune_device.releases import BUNDLE, Release, Releases
+from edgeprune_device.trust.bundle import Bundle
 
 __all__ = ["HEALTH_S", "KEEP", "MAX_DROP", "Options", "Say", "install", "make_root", "problem", "roll_back"]
 
@@ -457,8 +457,8 @@ def _go_back(releases: Releases, release: Release, former: Optional[Release], wh
 
 
 def _write_unit(releases: Releases, options: Options) -> None:
-    from edgeprune_device import keys
     from edgeprune_device.service import unit
+    from edgeprune_device.trust import keys
 
     text = unit.text(
         user=pwd.getpwuid(os.getuid()).pw_name,

@@ -26,10 +26,10 @@ from pathlib import Path
 from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Union
 
 from edgeprune_device import schema, strict_json
-from edgeprune_device.bundle import Bundle
 from edgeprune_device.errors import InputError, SignatureError
 from edgeprune_device.files import sync_folder, write_atomic
 from edgeprune_device.printable import printable
+from edgeprune_device.trust.bundle import Bundle
 
 __all__ = ["DEFAULT_ROOT", "Release", "Releases", "identity", "parse_counter", "worthiest"]
 

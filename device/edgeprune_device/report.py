@@ -9,10 +9,11 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from nacl.signing import SigningKey, VerifyKey
 
-from edgeprune_device import percentiles, schema, signature, strict_json
+from edgeprune_device import percentiles, schema, strict_json
 from edgeprune_device.accuracy import Accuracy
 from edgeprune_device.environment import Environment
 from edgeprune_device.probes.series import Series
+from edgeprune_device.trust import signature
 
 __all__ = ["DEVICE_STAGES", "END_TO_END", "BenchReport"]
 
@@ -48,7 +49,7 @@ class BenchReport:
     - `peak_rss_bytes`: of the whole process, evaluation included; `memory_drop_bytes`: how much less the machine had
     - `parity`: {reference, pictures, anchors, unmatched, box_px, score}, see `edgeprune_device.parity.Parity`
     - `verdict`: {state, reasons}, see `edgeprune_device.verdict`
-    - `signature`: {key, value}, see `edgeprune_device.signature`
+    - `signature`: {key, value}, see `edgeprune_device.trust.signature`
     """
 
     created: str

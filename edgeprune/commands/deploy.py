@@ -45,8 +45,8 @@ def run(args) -> None:
     import sys
 
     from edgeprune_device import strict_json
-    from edgeprune_device.bundle import Bundle
     from edgeprune_device.errors import InputError
+    from edgeprune_device.trust.bundle import Bundle
 
     from edgeprune.drones.deploy import image, live, rootfs
 

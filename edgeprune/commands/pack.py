@@ -23,7 +23,7 @@ def configure(parser) -> None:
 def run(args) -> None:
     import sys
 
-    from edgeprune_device.bundle import Bundle
+    from edgeprune_device.trust.bundle import Bundle
 
     from edgeprune.drones.deploy import oci
 

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import onnx
-from edgeprune_device.bundle import Bundle
 from edgeprune_device.errors import InputError
 from edgeprune_device.files import sha256
 from edgeprune_device.hint import no_such_file
+from edgeprune_device.trust.bundle import Bundle
 
 from edgeprune.exporting.to_onnx import to_onnx
 from edgeprune.measuring.sessions import OnnxSession, TorchSession

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from edgeprune_device import keys, strict_json
+from edgeprune_device import strict_json
 from edgeprune_device.errors import InputError
 from edgeprune_device.report import BenchReport
+from edgeprune_device.trust import keys
 
 from edgeprune.comparison.row import Row, accuracy_of
 from edgeprune.drones.store import Store

@@ -17,9 +17,10 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from edgeprune_device import clock, keys, strict_json
+from edgeprune_device import clock, strict_json
 from edgeprune_device.errors import GateError, InputError, SignatureError
 from edgeprune_device.report import BenchReport
+from edgeprune_device.trust import keys
 from nacl.signing import VerifyKey
 
 from edgeprune.drones.ssh import Link, RemoteError, shown

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from edgeprune_device import keys
 from edgeprune_device.errors import InputError
 from edgeprune_device.hint import did_you_mean
 from edgeprune_device.target import Target
+from edgeprune_device.trust import keys
 
 from edgeprune.drones import reference, ssh
 from edgeprune.model import head as heads

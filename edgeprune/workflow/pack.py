@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from edgeprune_device import clock, keys
+from edgeprune_device import clock
 from edgeprune_device.accuracy import Matches
-from edgeprune_device.bundle import Bundle
 from edgeprune_device.errors import InputError
 from edgeprune_device.evaluation import EvaluationSet
+from edgeprune_device.trust import keys
+from edgeprune_device.trust.bundle import Bundle
 
 from edgeprune import versions
 from edgeprune.data.dataset import Dataset

@@ -11,9 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import onnx
-from edgeprune_device.bundle import Bundle
 from edgeprune_device.errors import EdgepruneError, InputError
 from edgeprune_device.files import sha256, write_atomic
+from edgeprune_device.trust.bundle import Bundle
 
 from edgeprune.comparison import compare
 from edgeprune.drones import ssh

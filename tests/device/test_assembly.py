@@ -5,11 +5,12 @@ import random
 import shutil
 
 import pytest
-from edgeprune_device import assembly, keys
-from edgeprune_device.bundle import Bundle
+from edgeprune_device import assembly
 from edgeprune_device.errors import InputError, SignatureError
-from edgeprune_device.manifest import Manifest, Payload
 from edgeprune_device.releases import Release, Releases
+from edgeprune_device.trust import keys
+from edgeprune_device.trust.bundle import Bundle
+from edgeprune_device.trust.manifest import Manifest, Payload
 from nacl.signing import SigningKey
 
 

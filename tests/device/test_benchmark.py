@@ -4,11 +4,12 @@ import time
 
 import numpy as np
 import pytest
-from edgeprune_device import benchmark, keys, schema, strict_json
-from edgeprune_device.bundle import Bundle
+from edgeprune_device import benchmark, schema, strict_json
 from edgeprune_device.environment import Environment
 from edgeprune_device.errors import InputError, RuntimeUnavailable
 from edgeprune_device.evaluation import EvaluationSet
+from edgeprune_device.trust import keys
+from edgeprune_device.trust.bundle import Bundle
 from fakes import models
 
 QUICK = {"seconds": 0.05, "warmup_seconds": 0.05}

@@ -4,10 +4,11 @@ import random
 import struct
 
 import pytest
-from edgeprune_device import keys, strict_json
-from edgeprune_device.bundle import MAGIC, Bundle, read_manifest
+from edgeprune_device import strict_json
 from edgeprune_device.errors import EdgepruneError, InputError, SignatureError
-from edgeprune_device.manifest import Manifest
+from edgeprune_device.trust import keys
+from edgeprune_device.trust.bundle import MAGIC, Bundle, read_manifest
+from edgeprune_device.trust.manifest import Manifest
 from fakes import hostile
 from fakes.hostile import KEY, MINIMAL, seal
 from hypothesis import HealthCheck, given, settings

@@ -10,12 +10,13 @@ import time
 
 import pytest
 import sysfs as boards
-from edgeprune_device import cli, keys, strict_json
+from edgeprune_device import cli, strict_json
 from edgeprune_device.commands import find_bundle
 from edgeprune_device.errors import InputError
 from edgeprune_device.report import BenchReport
 from edgeprune_device.spool import Spool
 from edgeprune_device.target import Target
+from edgeprune_device.trust import keys
 
 QUICK = ["--seconds", "0.05", "--warmup", "0.05", "--threads", "1"]
 
@@ -225,8 +226,8 @@ def test_a_spool_without_room_is_said_before_the_run(capsys, bundle, tmp_path, m
 
 def test_the_gate(capsys, bundle, tmp_path, manifest, labelled_pictures, tiny_onnx):
     pytest.importorskip("onnxruntime")
-    from edgeprune_device.bundle import Bundle
     from edgeprune_device.evaluation import EvaluationSet
+    from edgeprune_device.trust.bundle import Bundle
 
     code, _, _ = edgeprune(capsys, "bench", str(bundle.path), "--max-drop", "0.01", *QUICK)
     assert code == 0

@@ -4,13 +4,14 @@ import hashlib
 import json
 
 import pytest
-from edgeprune_device import benchmark, cli, keys
-from edgeprune_device.bundle import Bundle
+from edgeprune_device import benchmark, cli
 from edgeprune_device.cuda import Device
 from edgeprune_device.engine import Engine, Request, offer
 from edgeprune_device.engine.cache import Cache
 from edgeprune_device.errors import SignatureError
 from edgeprune_device.evaluation import EvaluationSet
+from edgeprune_device.trust import keys
+from edgeprune_device.trust.bundle import Bundle
 from fakes import fake_tensorrt as fake
 from fakes import models
 from nacl.signing import SigningKey

@@ -10,11 +10,12 @@ import sys
 from dataclasses import replace
 
 import pytest
-from edgeprune_device import keys, strict_json
+from edgeprune_device import strict_json
 from edgeprune_device.cuda import Device
 from edgeprune_device.engine import Request, cache, process
 from edgeprune_device.engine.cache import Cache
 from edgeprune_device.errors import GateError, InputError
+from edgeprune_device.trust import keys
 from fakes import fake_tensorrt as fake
 from fakes import models
 

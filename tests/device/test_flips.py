@@ -15,11 +15,12 @@ import sys
 import zipfile
 
 import pytest
-from edgeprune_device import cli, keys, schema
-from edgeprune_device.bundle import Bundle
+from edgeprune_device import cli, schema
 from edgeprune_device.engine import cache, onnx_file
 from edgeprune_device.errors import EdgepruneError
-from edgeprune_device.manifest import Manifest
+from edgeprune_device.trust import keys
+from edgeprune_device.trust.bundle import Bundle
+from edgeprune_device.trust.manifest import Manifest
 from PIL import Image
 
 #: What may be made of a bundle's bytes.

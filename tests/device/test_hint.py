@@ -42,8 +42,8 @@ def test_a_file_that_is_not_there(tmp_path, monkeypatch):
 
 def test_a_bundle_and_a_runtime_that_were_mistyped(tmp_path):
     from edgeprune_device import runtimes
-    from edgeprune_device.bundle import Bundle
     from edgeprune_device.errors import InputError
+    from edgeprune_device.trust.bundle import Bundle
 
     (tmp_path / "demo.epb").write_bytes(b"")
     with pytest.raises(InputError, match=r"dmo.epb: no such file; did you mean demo.epb\?"):

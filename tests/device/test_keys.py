@@ -6,9 +6,10 @@ import sys
 import time
 
 import pytest
-from edgeprune_device import cli, keys, releases
-from edgeprune_device.bundle import Bundle
+from edgeprune_device import cli, releases
 from edgeprune_device.errors import InputError, SignatureError
+from edgeprune_device.trust import keys
+from edgeprune_device.trust.bundle import Bundle
 from nacl.signing import SigningKey
 
 
@@ -34,7 +35,7 @@ def test_made_once_and_private(home):
 
 
 def test_two_processes_at_once_end_with_one_key(home):
-    code = "from edgeprune_device import keys; print(bytes(keys.load_or_create()).hex())"
+    code = "from edgeprune_device.trust import keys; print(bytes(keys.load_or_create()).hex())"
     runs = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) for _ in range(4)]
     assert len({run.communicate(timeout=60)[0] for run in runs}) == 1
     assert all(run.returncode == 0 for run in runs)
@@ -300,7 +301,7 @@ def test_a_damaged_counter_goes_on_from_when_it_was_written(home, monkeypatch, c
 
 
 def test_many_builds_at_once_each_have_a_counter_of_their_own(home):
-    code = "from edgeprune_device import keys\nfor _ in range(25): print(keys.next_counter())"
+    code = "from edgeprune_device.trust import keys\nfor _ in range(25): print(keys.next_counter())"
     runs = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) for _ in range(4)]
     seen = [int(line) for run in runs for line in run.communicate(timeout=120)[0].split()]
     assert len(seen) == len(set(seen)) == 100 and all(run.returncode == 0 for run in runs)

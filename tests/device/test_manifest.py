@@ -3,7 +3,7 @@ import json
 import pytest
 from edgeprune_device import schema
 from edgeprune_device.errors import InputError
-from edgeprune_device.manifest import Manifest
+from edgeprune_device.trust.manifest import Manifest
 
 A = {"name": "model.fp32.onnx", "offset_bytes": 0, "size_bytes": 10, "sha256": "a" * 64}
 B = {"name": "evaluation.zip", "offset_bytes": 10, "size_bytes": 5, "sha256": "b" * 64}

@@ -2,10 +2,11 @@ import os
 import shutil
 
 import pytest
-from edgeprune_device import clock, keys
-from edgeprune_device.bundle import Bundle
+from edgeprune_device import clock
 from edgeprune_device.errors import InputError, SignatureError
 from edgeprune_device.releases import Release, Releases, identity
+from edgeprune_device.trust import keys
+from edgeprune_device.trust.bundle import Bundle
 
 
 @pytest.fixture

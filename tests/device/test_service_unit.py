@@ -6,9 +6,10 @@ import subprocess
 import sys
 
 import pytest
-from edgeprune_device import cli, keys
+from edgeprune_device import cli
 from edgeprune_device.errors import InputError
 from edgeprune_device.service import unit
+from edgeprune_device.trust import keys
 from nacl.signing import SigningKey
 
 needs_systemd = pytest.mark.needs("systemd-analyze")

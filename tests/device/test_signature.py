@@ -1,8 +1,8 @@
 import json
 
 import pytest
-from edgeprune_device import keys, signature
 from edgeprune_device.errors import SignatureError
+from edgeprune_device.trust import keys, signature
 from hypothesis import given
 from hypothesis import strategies as st
 from nacl.signing import SigningKey

@@ -49,8 +49,8 @@ done
 
 
 _NEWER = """
-from edgeprune_device import keys
-from edgeprune_device.bundle import Bundle
+from edgeprune_device.trust import keys
+from edgeprune_device.trust.bundle import Bundle
 
 old = Bundle.open(".old.epb")
 said = {**old.manifest.to_json(), "counter": old.manifest.counter + 1, "name": "newer"}

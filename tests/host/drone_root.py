@@ -11,8 +11,8 @@ import subprocess
 import zipfile
 from pathlib import Path
 
-from edgeprune_device import keys
-from edgeprune_device.bundle import Bundle
+from edgeprune_device.trust import keys
+from edgeprune_device.trust.bundle import Bundle
 
 AARCH64, X86_64 = 0xB7, 0x3E
 PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"

@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from edgeprune_device.bundle import Bundle
+from edgeprune_device.trust.bundle import Bundle
 
 pytestmark = pytest.mark.slow
 

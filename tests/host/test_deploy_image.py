@@ -14,10 +14,11 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 import pytest
-from edgeprune_device import cli, keys
-from edgeprune_device.bundle import Bundle
+from edgeprune_device import cli
 from edgeprune_device.errors import GateError, InputError
 from edgeprune_device.releases import Releases
+from edgeprune_device.trust import keys
+from edgeprune_device.trust.bundle import Bundle
 
 from edgeprune.drones import wheels
 from edgeprune.drones.deploy import Settings, debugfs, ext4, gpt, image, overlay

@@ -12,10 +12,10 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 import pytest
-from edgeprune_device import keys
-from edgeprune_device.bundle import Bundle
 from edgeprune_device.errors import GateError, InputError, SignatureError
 from edgeprune_device.releases import Releases
+from edgeprune_device.trust import keys
+from edgeprune_device.trust.bundle import Bundle
 from nacl.signing import SigningKey
 
 from edgeprune.drones import wheels
@@ -366,7 +366,7 @@ def test_the_images_own_python_glibc_and_packages_decide(tmp_path, version, fake
     script = content["bin/edgeprune"].decode()
     assert f"exec /usr/bin/python{version.rpartition('.')[0]} -c 'import sys; sys.path" in script
     assert "PYTHONPATH=/opt/edgeprune/agent/lib" in script
-    assert content["lib/helper/__init__.py"] == b"A = 1\n" and "lib/edgeprune_device/keys.py" in content
+    assert content["lib/helper/__init__.py"] == b"A = 1\n" and "lib/edgeprune_device/trust/keys.py" in content
 
 
 def test_where_there_is_no_tensorrt_the_agent_brings_onnx_runtime(root, fake_registry):

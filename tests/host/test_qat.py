@@ -15,8 +15,8 @@ import onnx
 import pytest
 import torch
 from edgeprune_device import cli
-from edgeprune_device.bundle import Bundle
 from edgeprune_device.errors import EdgepruneError, InputError
+from edgeprune_device.trust.bundle import Bundle
 from onnx import TensorProto, helper, numpy_helper
 from ultralytics.nn.tasks import DetectionModel
 

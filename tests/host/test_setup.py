@@ -13,8 +13,9 @@ import time
 from pathlib import Path
 
 import pytest
-from edgeprune_device import cli, keys
+from edgeprune_device import cli
 from edgeprune_device.errors import InputError, SignatureError
+from edgeprune_device.trust import keys
 from nacl.signing import SigningKey
 
 from edgeprune.drones import setup, wheels

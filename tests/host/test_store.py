@@ -4,8 +4,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from edgeprune_device import keys
 from edgeprune_device.errors import InputError, SignatureError
+from edgeprune_device.trust import keys
 from nacl.signing import SigningKey
 
 from edgeprune.drones.store import Receipt, Store

@@ -6,10 +6,11 @@ import time
 
 import onnx
 import pytest
-from edgeprune_device import cli, keys
-from edgeprune_device.bundle import Bundle
+from edgeprune_device import cli
 from edgeprune_device.errors import InputError
 from edgeprune_device.evaluation import EvaluationSet
+from edgeprune_device.trust import keys
+from edgeprune_device.trust.bundle import Bundle
 from onnx import TensorProto, helper
 
 from edgeprune.workflow import pack

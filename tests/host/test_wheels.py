@@ -11,8 +11,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from edgeprune_device import keys
 from edgeprune_device.errors import InputError
+from edgeprune_device.trust import keys
 from packaging.requirements import Requirement
 
 from edgeprune.drones import wheels
@@ -37,7 +37,7 @@ def test_the_device_wheel_is_the_installed_package_byte_for_byte_the_same_each_t
     assert first.read_bytes() == second.read_bytes() and first.stat().st_size < 1_000_000
     opened = zipfile.ZipFile(first)
     assert opened.testzip() is None
-    assert opened.read("edgeprune_device/keys.py").decode() == Path(keys.__file__).read_text()
+    assert opened.read("edgeprune_device/trust/keys.py").decode() == Path(keys.__file__).read_text()
     names = opened.namelist()
     assert {"edgeprune_device/schema/report.json", "edgeprune_device/targets/cpu.json"} <= set(names)
     assert not [name for name in names if "__pycache__" in name or name.endswith(".pyc")]

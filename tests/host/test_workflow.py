@@ -14,9 +14,9 @@ import numpy as np
 import onnx
 import pytest
 from edgeprune_device import benchmark
-from edgeprune_device.bundle import Bundle
 from edgeprune_device.errors import GateError, InputError
 from edgeprune_device.evaluation import EvaluationSet
+from edgeprune_device.trust.bundle import Bundle
 
 import edgeprune as ep
 from edgeprune import demo, quantize

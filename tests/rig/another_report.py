@@ -9,9 +9,9 @@ import random
 import sys
 from dataclasses import replace
 
-from edgeprune_device import keys
 from edgeprune_device.report import BenchReport
 from edgeprune_device.spool import Spool
+from edgeprune_device.trust import keys
 
 path, count = sys.argv[1], int(sys.argv[2])
 with open(path) as file:

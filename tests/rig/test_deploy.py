@@ -15,8 +15,8 @@ from pathlib import Path
 
 import onnx
 import pytest
-from edgeprune_device.bundle import Bundle
 from edgeprune_device.releases import Releases
+from edgeprune_device.trust.bundle import Bundle
 
 from . import link as veth
 from . import relay
@@ -37,7 +37,7 @@ def changed(bundle, ground, tmp_path):
     """changed(number, **payloads) -> the path of the bundle with another INT8 file, or with other payloads besides."""
 
     def change(number, int8=True, **more):
-        from edgeprune_device import keys
+        from edgeprune_device.trust import keys
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("EDGEPRUNE_HOME", str(ground.home / ".config/edgeprune"))

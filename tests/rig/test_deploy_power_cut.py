@@ -10,8 +10,8 @@ from pathlib import Path
 
 import edgeprune_device
 import pytest
-from edgeprune_device import keys
-from edgeprune_device.bundle import Bundle
+from edgeprune_device.trust import keys
+from edgeprune_device.trust.bundle import Bundle
 
 from edgeprune.drones import wheels
 

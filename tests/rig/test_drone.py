@@ -91,7 +91,7 @@ def test_a_damaged_bundle_is_refused_there_in_one_line(agent, bundle, place):
 
 
 def test_a_strangers_bundle_is_refused_there_in_one_line(agent, bundle, tmp_path):
-    from edgeprune_device.bundle import Bundle
+    from edgeprune_device.trust.bundle import Bundle
     from nacl.signing import SigningKey
 
     with pytest.MonkeyPatch.context() as patch:
@@ -176,8 +176,8 @@ def put(agent, drone, measured):
 
 def arrived(reports):
     """The ids that the host has, each file whole and signed by the drone's own key."""
-    from edgeprune_device import keys
     from edgeprune_device.report import BenchReport
+    from edgeprune_device.trust import keys
 
     found = []
     for path in sorted(reports.glob("*.json")):

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 from edgeprune_device import cli
-from edgeprune_device.bundle import Bundle
 from edgeprune_device.evaluation import EvaluationSet
+from edgeprune_device.trust.bundle import Bundle
 
 from . import bundle as bundles
 from . import rootfs
@@ -31,7 +31,7 @@ ExecStart=/bin/sh -c 'test "$(readlink /opt/edgeprune/current)" != releases/{bad
 
 def another(bundle, name):
     """The same content, by another name and later."""
-    from edgeprune_device import keys
+    from edgeprune_device.trust import keys
 
     manifest = bundle.manifest.to_json()
     del manifest["payloads"]

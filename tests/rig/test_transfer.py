@@ -7,7 +7,7 @@ import subprocess
 import time
 
 import pytest
-from edgeprune_device.bundle import Bundle
+from edgeprune_device.trust.bundle import Bundle
 from nacl.signing import SigningKey
 
 from . import link as veth
@@ -18,7 +18,7 @@ import sys, time
 from pathlib import Path
 from edgeprune.drones.deploy import transfer
 from edgeprune.drones.ssh import Link
-from edgeprune_device.bundle import Bundle
+from edgeprune_device.trust.bundle import Bundle
 
 bundle = Bundle.open(sys.argv[1], allow_untrusted=True)
 with Link("root@drone") as link:

@@ -68,9 +68,9 @@ def configure(parser) -> None:
 def run(args) -> None:
     """Verify, measure, keep the report, show it; then the gate."""
     from edgeprune_device import benchmark, files, strict_json
-    from edgeprune_device.bundle import Bundle
     from edgeprune_device.errors import DeviceError, InputError, Interrupted
     from edgeprune_device.spool import Spool
+    from edgeprune_device.trust.bundle import Bundle
 
     if args.max_drop is not None and args.no_accuracy:
         raise InputError("--max-drop needs the accuracy: leave out --no-accuracy")

@@ -41,9 +41,9 @@ def run(args) -> None:
 
 def _here(args) -> None:
     from edgeprune_device import cuda, files, strict_json
-    from edgeprune_device.bundle import Bundle
     from edgeprune_device.engine import cache
     from edgeprune_device.errors import DeviceError, GateError, InputError, SignatureError
+    from edgeprune_device.trust.bundle import Bundle
 
     bundle = Bundle.open(find_bundle(args.bundle), allow_untrusted=args.allow_untrusted)
     if args.out is not None and not args.out.is_dir():

@@ -28,8 +28,9 @@ def run(args) -> None:
 def describe_machine() -> dict:
     """A JSON object: versions, machine, board, its sensors and what they say now ({"value": null}: nothing), its state
     (preflight) and what of that spoils a benchmark, runtimes ("available" or why not), keys."""
-    from edgeprune_device import board, keys, preflight, probes, runtimes, version
+    from edgeprune_device import board, preflight, probes, runtimes, version
     from edgeprune_device.environment import Environment
+    from edgeprune_device.trust import keys
 
     state = preflight.read()
     return {
@@ -48,7 +49,7 @@ def describe_machine() -> dict:
 
 def describe_bundle(path, allow_untrusted: bool) -> dict:
     """A JSON object; the bundle is verified first."""
-    from edgeprune_device.bundle import Bundle
+    from edgeprune_device.trust.bundle import Bundle
 
     bundle = Bundle.open(path, allow_untrusted=allow_untrusted)
     return {

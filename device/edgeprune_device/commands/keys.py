@@ -48,7 +48,7 @@ def run(args) -> None:
 def describe() -> dict:
     """A JSON object: this machine's two keys (null where none was made yet), and whom it trusts, refuses, and takes
     reports of. Makes nothing."""
-    from edgeprune_device import keys
+    from edgeprune_device.trust import keys
 
     revoked, trusted, devices = keys.revoked(), keys.trusted_files(), keys.enrolled()
     names = {mark: path.stem for mark, (path, _) in trusted.items()}
@@ -87,7 +87,7 @@ def _list(args) -> None:
 
 
 def _make(args) -> None:
-    from edgeprune_device import keys
+    from edgeprune_device.trust import keys
 
     key, former = keys.renew()
     print(f"own      {keys.fingerprint(key.verify_key)}")
@@ -98,8 +98,8 @@ def _make(args) -> None:
 
 
 def _export(args) -> None:
-    from edgeprune_device import keys
     from edgeprune_device.files import write_atomic
+    from edgeprune_device.trust import keys
 
     key = keys.load_or_create("report" if args.report else "host").verify_key
     text = bytes(key).hex() + "\n"
@@ -114,7 +114,7 @@ def _export(args) -> None:
 
 
 def _trust(args) -> None:
-    from edgeprune_device import keys
+    from edgeprune_device.trust import keys
 
     mark, key, name = _identify(args.key)
     if key is None:
@@ -124,7 +124,7 @@ def _trust(args) -> None:
 
 
 def _revoke(args) -> None:
-    from edgeprune_device import keys
+    from edgeprune_device.trust import keys
 
     mark, _, _ = _identify(args.key)
     print(f"revoked  {mark}" + ("" if keys.revoke(mark) else ", as before"))
@@ -149,7 +149,7 @@ def _warn_of_releases(mark: str) -> None:
 
 def _identify(text: str):
     """(fingerprint, the key itself or None, a name for it) of what was given."""
-    from edgeprune_device import keys
+    from edgeprune_device.trust import keys
 
     if re.fullmatch("SHA256:[A-Za-z0-9+/]{22}", text):
         return text, None, ""
@@ -164,7 +164,7 @@ def _identify(text: str):
 
 
 def _own(name: str):
-    from edgeprune_device import keys
+    from edgeprune_device.trust import keys
 
     key = keys.own(name)
     path = keys.home() / "keys" / f"{name}.pub"

@@ -59,10 +59,10 @@ def configure(parser) -> None:
 
 def run(args) -> int:
     """Check what can be checked now, then serve. Nothing here imports numpy."""
-    from edgeprune_device.bundle import Bundle
     from edgeprune_device.errors import InputError
     from edgeprune_device.releases import DEFAULT_ROOT
     from edgeprune_device.service import supervisor
+    from edgeprune_device.trust.bundle import Bundle
 
     if not args.source:
         raise InputError("--source is empty; give a folder, a video, a camera, or bundle")

@@ -21,8 +21,8 @@ def configure(parser) -> None:
 
 def run(args) -> None:
     """Verify, then unpack."""
-    from edgeprune_device.bundle import Bundle
     from edgeprune_device.printable import printable
+    from edgeprune_device.trust.bundle import Bundle
 
     bundle = Bundle.open(find_bundle(args.bundle), allow_untrusted=args.allow_untrusted)
     folder = args.out or Path(bundle.manifest.name)

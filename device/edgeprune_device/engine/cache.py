@@ -24,12 +24,13 @@ from typing import Any, Dict, Iterator, Optional, Sequence, Tuple, Union
 
 from nacl.exceptions import CryptoError
 
-from edgeprune_device import keys, strict_json
+from edgeprune_device import strict_json
 from edgeprune_device.engine import Engine, Request, library, process
 from edgeprune_device.engine.build import Progress
 from edgeprune_device.engine.offer import Offer
 from edgeprune_device.errors import InputError
 from edgeprune_device.files import write_atomic
+from edgeprune_device.trust import keys
 
 __all__ = ["Cache", "folder"]
 

@@ -10,9 +10,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Callable, Tuple
 
-from edgeprune_device.bundle import Bundle
 from edgeprune_device.engine import Engine
 from edgeprune_device.errors import InputError
+from edgeprune_device.trust.bundle import Bundle
 
 __all__ = ["Offer", "of"]
 

@@ -11,11 +11,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Dict, Optional
 
-from edgeprune_device import cuda, errors, keys
+from edgeprune_device import cuda, errors
 from edgeprune_device.engine import library, memory
 from edgeprune_device.engine.build import build
 from edgeprune_device.errors import EdgepruneError
 from edgeprune_device.files import write_atomic
+from edgeprune_device.trust import keys
 
 __all__ = ["main"]
 

@@ -129,8 +129,8 @@ class _Worker:
 
     def _bundle(self) -> Any:
         """Verified: before that nothing of it reaches any parser."""
-        from edgeprune_device.bundle import Bundle
         from edgeprune_device.releases import Releases
+        from edgeprune_device.trust.bundle import Bundle
 
         order = self._order
         try:

@@ -19,8 +19,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgeprune_device.bundle import Bundle
 from edgeprune_device.errors import GateError, InputError
+from edgeprune_device.trust.bundle import Bundle
 
 from edgeprune.drones.deploy import Settings, agent, debugfs, ext4, gpt, mount, overlay, tree
 from edgeprune.drones.deploy.debugfs import FileSystem, Place

@@ -17,8 +17,8 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from edgeprune_device import installation, restart, strict_json, version
-from edgeprune_device.bundle import Bundle
 from edgeprune_device.errors import EdgepruneError, GateError, InputError, Interrupted, SignatureError
+from edgeprune_device.trust.bundle import Bundle
 
 from edgeprune.drones.deploy import DEFAULT_ROOT, Settings, transfer
 from edgeprune.drones.ssh import RETRIES, Link, RemoteError, parse, shown

@@ -24,10 +24,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 from edgeprune_device import strict_json
-from edgeprune_device.bundle import Bundle
 from edgeprune_device.errors import InputError, SignatureError
 from edgeprune_device.files import replacing
 from edgeprune_device.printable import printable
+from edgeprune_device.trust.bundle import Bundle
 
 from edgeprune.drones.deploy import Settings, agent, tree
 from edgeprune.drones.deploy.tree import Node, Plan, Root, Say, User

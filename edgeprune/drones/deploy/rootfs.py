@@ -15,8 +15,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from edgeprune_device.bundle import Bundle
 from edgeprune_device.errors import GateError, InputError
+from edgeprune_device.trust.bundle import Bundle
 
 from edgeprune.drones.deploy import Settings, agent, tree
 from edgeprune.drones.deploy.tree import Entry, Node, Plan, Root, Say

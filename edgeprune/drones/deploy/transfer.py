@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from edgeprune_device import assembly
-from edgeprune_device.bundle import Bundle
 from edgeprune_device.errors import EdgepruneError, InputError
 from edgeprune_device.progress import Line
+from edgeprune_device.trust.bundle import Bundle
 
 from edgeprune.drones import bootstrap
 from edgeprune.drones.ssh import Link, LinkError, Session, shown

@@ -19,11 +19,12 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 
-from edgeprune_device import clock, keys, releases, strict_json
-from edgeprune_device.bundle import Bundle
+from edgeprune_device import clock, releases, strict_json
 from edgeprune_device.errors import GateError, InputError, SignatureError
 from edgeprune_device.printable import printable
 from edgeprune_device.releases import Release
+from edgeprune_device.trust import keys
+from edgeprune_device.trust.bundle import Bundle
 
 from edgeprune.drones.deploy import Settings
 from edgeprune.drones.setup import host_name

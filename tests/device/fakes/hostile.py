@@ -10,7 +10,7 @@ import zipfile
 import zlib
 
 from edgeprune_device import strict_json
-from edgeprune_device.bundle import FORMAT_VERSION, MAGIC
+from edgeprune_device.trust.bundle import FORMAT_VERSION, MAGIC
 from nacl.signing import SigningKey
 
 #: The key of whoever made these: a test trusts it.

@@ -8,9 +8,10 @@ import sys
 import time
 from pathlib import Path
 
-from edgeprune_device import keys, schema
-from edgeprune_device.bundle import Bundle
+from edgeprune_device import schema
 from edgeprune_device.releases import Release, Releases
+from edgeprune_device.trust import keys
+from edgeprune_device.trust.bundle import Bundle
 
 MISBEHAVING = Path(__file__).parent / "misbehaving"
 LIVE = "videotestsrc is-live=true ! video/x-raw,width=64,height=48,framerate=25/1"

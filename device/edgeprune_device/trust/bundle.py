@@ -25,11 +25,12 @@ from typing import BinaryIO, Iterable, List, Mapping, Optional, Tuple, Union
 from nacl.exceptions import CryptoError
 from nacl.signing import SigningKey, VerifyKey
 
-from edgeprune_device import keys, strict_json
+from edgeprune_device import strict_json
 from edgeprune_device.errors import InputError, SignatureError
 from edgeprune_device.files import replacing
 from edgeprune_device.hint import no_such_file
-from edgeprune_device.manifest import Manifest, Payload
+from edgeprune_device.trust import keys
+from edgeprune_device.trust.manifest import Manifest, Payload
 
 __all__ = ["Bundle", "read_manifest"]
 
