@@ -21,11 +21,13 @@ import tempfile
 import time
 from pathlib import Path
 
-from edgeprune_device import benchmark, vision
+from edgeprune_device import benchmark
 from edgeprune_device.environment import Environment
-from edgeprune_device.evaluation import EvaluationSet
 from edgeprune_device.files import write_atomic
 from edgeprune_device.trust.bundle import Bundle
+from edgeprune_device.vision import preprocess
+from edgeprune_device.vision.evaluation import EvaluationSet
+from edgeprune_device.vision.postprocess import detections
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -94,7 +96,7 @@ def bare(bundle: Bundle, seconds: float, rounds: int) -> dict:
     session = onnxruntime.InferenceSession(bundle.read(manifest.models["fp32"]["payload"]), options)
     name = session.get_inputs()[0].name
     pictures = list(EvaluationSet.read(bundle.read(manifest.evaluation["payload"])))
-    inputs = [vision.letterbox(vision.decode(p.data), manifest.imgsz) for p in pictures]
+    inputs = [preprocess.letterbox(preprocess.decode(p.data), manifest.imgsz) for p in pictures]
     nms = dict(manifest.nms)
 
     def loop(between: bool) -> float:
@@ -102,12 +104,12 @@ def bare(bundle: Bundle, seconds: float, rounds: int) -> dict:
         while time.perf_counter() < until:
             x, box = inputs[i % len(inputs)]
             if between:
-                x, box = vision.letterbox(vision.decode(pictures[i % len(inputs)].data), manifest.imgsz)
+                x, box = preprocess.letterbox(preprocess.decode(pictures[i % len(inputs)].data), manifest.imgsz)
             began = time.perf_counter_ns()
             out = session.run(None, {name: x})
             took.append(time.perf_counter_ns() - began)
             if between:
-                box.undo(vision.detections(out, manifest.output, classes=len(manifest.classes), **nms))
+                box.undo(detections(out, manifest.output, classes=len(manifest.classes), **nms))
             i += 1
         return statistics.median(took) / 1e6
 

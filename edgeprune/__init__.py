@@ -27,10 +27,10 @@ threads.prepare()
 __version__ = versions.edgeprune()
 
 if TYPE_CHECKING:
-    from edgeprune_device.accuracy import Accuracy
     from edgeprune_device.errors import EdgepruneError, GateError, InputError
     from edgeprune_device.target import Target
     from edgeprune_device.trust.bundle import Bundle
+    from edgeprune_device.vision.accuracy import Accuracy
 
     from edgeprune.analysis.analyze import Analysis
     from edgeprune.api.analyze import analyze
@@ -69,7 +69,7 @@ __all__ = [
 ]
 
 _MODULES = {
-    "edgeprune_device.accuracy": ("Accuracy",),
+    "edgeprune_device.vision.accuracy": ("Accuracy",),
     "edgeprune_device.trust.bundle": ("Bundle",),
     "edgeprune_device.errors": ("EdgepruneError", "GateError", "InputError"),
     "edgeprune_device.target": ("Target",),

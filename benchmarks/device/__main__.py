@@ -27,9 +27,9 @@ import numpy as np
 import torch
 import torchvision
 import ultralytics
-from edgeprune_device import vision
 from edgeprune_device.environment import Environment
 from edgeprune_device.files import check_writable, write_atomic
+from edgeprune_device.vision import preprocess
 
 from benchmarks.device import outputs, table
 from benchmarks.device.ways import CONF, IOU, MAX_DET, Ours, Ultralytics
@@ -87,7 +87,7 @@ def pictures(folder: Path, shape: tuple[int, int]) -> list[tuple[np.ndarray, np.
     paths = sorted(p for p in folder.rglob("*") if p.suffix in (".jpg", ".png"))[:4]
     frames = []
     for path in paths:
-        rgb = vision.decode(path)
+        rgb = preprocess.decode(path)
         if rgb.shape[:2] != shape:
             rgb = cv2.resize(rgb, shape[::-1])
         frames.append((rgb, np.ascontiguousarray(rgb[:, :, ::-1])))

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from edgeprune_device import runtimes, vision
+from edgeprune_device import runtimes
 from edgeprune_device.output import RAW
+from edgeprune_device.vision import postprocess, preprocess
 
 from benchmarks.device.ways import CONF, IOU
 from edgeprune.exporting.to_onnx import to_onnx
@@ -46,7 +47,7 @@ def answers(network: Network, shared: Path, folder: Path, count: int = 128) -> n
     path.write_bytes(to_onnx(source.model, (network.size, network.size)).SerializeToString())
     session = runtimes.open(path, "ort", runtimes.Settings(1))
     paths = sorted(p for p in (shared / network.pictures).rglob("*") if p.suffix in (".jpg", ".png"))[:count]
-    return np.concatenate([session.infer(vision.letterbox(vision.decode(p), network.size)[0])[0] for p in paths])
+    return np.concatenate([session.infer(preprocess.letterbox(preprocess.decode(p), network.size)[0])[0] for p in paths])
 
 
 def exactly(count: int, real: np.ndarray) -> Made:
@@ -89,4 +90,4 @@ def _crowd(count: int, real: np.ndarray) -> tuple[np.ndarray, str]:
 
 
 def _boxes(output: np.ndarray) -> np.ndarray:
-    return vision.detections([output[None]], RAW, classes=len(output) - 4, conf=CONF, iou=IOU, max_det=30_000)
+    return postprocess.detections([output[None]], RAW, classes=len(output) - 4, conf=CONF, iou=IOU, max_det=30_000)

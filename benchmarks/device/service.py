@@ -27,9 +27,9 @@ import time
 from pathlib import Path
 
 from edgeprune_device.environment import Environment
-from edgeprune_device.evaluation import EvaluationSet
 from edgeprune_device.files import write_atomic
 from edgeprune_device.trust.bundle import Bundle
+from edgeprune_device.vision.evaluation import EvaluationSet
 
 RESULTS = Path(__file__).parents[1] / "results"
 WARM_UP = 30  # frames
@@ -130,21 +130,23 @@ def run(way: str, bundle: Path, runtime: str, pictures: Path) -> list:
 
 def loop(path: Path, way: str, runtime: str, folder: str) -> None:
     """One bare loop; prints when each frame began, s."""
-    from edgeprune_device import runtimes, vision
+    from edgeprune_device import runtimes
+    from edgeprune_device.vision import preprocess
+    from edgeprune_device.vision.postprocess import detections
 
     bundle = Bundle.open(path, allow_untrusted=True)
     manifest = bundle.manifest
     settings = runtimes.Settings(threads=1, shapes=manifest.shapes)
     session = runtimes.open(bundle.read(manifest.models["fp32"]["payload"]), runtime, settings)
     pictures = [(str(file), file.read_bytes()) for file in sorted(Path(folder).iterdir())]
-    prepare, names, nms = vision.Preprocessor(manifest.imgsz), manifest.classes, dict(manifest.nms)
+    prepare, names, nms = preprocess.Preprocessor(manifest.imgsz), manifest.classes, dict(manifest.nms)
     moments, number = [], 0
     output = open(os.devnull if way == "bare" else f"{tempfile.mkdtemp()}/lines", "ab", buffering=0)  # noqa: SIM115
     for name, data in pictures:
         moments.append(time.clock_gettime(time.CLOCK_BOOTTIME))
-        image = vision.decode(data, name)
+        image = preprocess.decode(data, name)
         x, box = prepare(image)
-        found = box.undo(vision.detections(session.infer(x), manifest.output, classes=len(names), **nms))
+        found = box.undo(detections(session.infer(x), manifest.output, classes=len(names), **nms))
         if way == "line":
             line = {
                 "frame": number,

@@ -8,8 +8,9 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 import torchvision  # noqa: F401  imported, it serves Ultralytics its quick NMS; without it their NMS is Python
-from edgeprune_device import vision
 from edgeprune_device.output import RAW
+from edgeprune_device.vision import preprocess
+from edgeprune_device.vision.postprocess import detections
 from ultralytics.models.yolo.detect import DetectionPredictor
 from ultralytics.utils import nms, ops
 
@@ -17,17 +18,17 @@ CONF, IOU, MAX_DET = 0.25, 0.7, 300
 
 
 class Ours:
-    """edgeprune_device.vision as `bench` runs it; takes RGB, which is what our decoders give."""
+    """edgeprune_device.vision.preprocess as `bench` runs it; takes RGB, which is what our decoders give."""
 
     def __init__(self, size: int, opencv: bool):
         self.name = "ours" if opencv else "ours without OpenCV"
-        self._opencv, self._pre, self._box = opencv, vision.Preprocessor(size), None
+        self._opencv, self._pre, self._box = opencv, preprocess.Preprocessor(size), None
 
     def use(self) -> None:
         """Before a measurement: with OpenCV or without."""
         os.environ["EDGEPRUNE_OPENCV"] = "1" if self._opencv else "0"
-        vision._opencv.cache_clear()
-        assert vision.uses_opencv() == self._opencv
+        preprocess._opencv.cache_clear()
+        assert preprocess.uses_opencv() == self._opencv
 
     def pre(self, rgb: np.ndarray, bgr: np.ndarray) -> np.ndarray:
         x, self._box = self._pre(rgb)
@@ -35,7 +36,7 @@ class Ours:
 
     def post(self, output: np.ndarray) -> np.ndarray:
         classes = output.shape[1] - 4
-        return self._box.undo(vision.detections([output], RAW, classes=classes, conf=CONF, iou=IOU, max_det=MAX_DET))
+        return self._box.undo(detections([output], RAW, classes=classes, conf=CONF, iou=IOU, max_det=MAX_DET))
 
 
 class Ultralytics:

@@ -6,9 +6,10 @@ import time
 from dataclasses import dataclass, field
 
 import numpy as np
-from edgeprune_device import accuracy, evaluation, runtimes, vision
-from edgeprune_device.accuracy import Matches
+from edgeprune_device import runtimes
 from edgeprune_device.errors import GateError
+from edgeprune_device.vision import accuracy, evaluation, preprocess
+from edgeprune_device.vision.accuracy import Matches
 
 from benchmarks.precision.files import File, OpenVino
 from edgeprune.data.dataset import Dataset
@@ -46,7 +47,7 @@ def parity(expected: File, actual: File, data: Dataset, size: int, conf: float =
     a, b = expected.open(), actual.open()
     boxes, scores = [], []
     for picture in data.val:
-        x, _ = vision.letterbox(vision.decode(picture), size)
+        x, _ = preprocess.letterbox(preprocess.decode(picture), size)
         one, other = a.infer(x)[0][0], b.infer(x)[0][0]
         chosen = one[4:].max(0) >= conf
         difference = np.abs(one[:, chosen] - other[:, chosen])

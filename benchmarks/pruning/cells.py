@@ -18,9 +18,9 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from edgeprune_device.accuracy import Accuracy, Matches
 from edgeprune_device.errors import InputError
 from edgeprune_device.files import sha256, write_atomic
+from edgeprune_device.vision.accuracy import Accuracy, Matches
 from torch import nn
 
 from benchmarks.pruning import opens

@@ -23,13 +23,10 @@ from edgeprune_device import (
     sources,
     verdict,
     version,
-    vision,
 )
-from edgeprune_device.accuracy import Accuracy
 from edgeprune_device.engine import offer
 from edgeprune_device.environment import Environment
 from edgeprune_device.errors import DeviceError, InputError
-from edgeprune_device.evaluation import EvaluationSet, evaluate
 from edgeprune_device.printable import printable
 from edgeprune_device.probes import summary
 from edgeprune_device.progress import Line
@@ -39,6 +36,10 @@ from edgeprune_device.target import Target
 from edgeprune_device.trust import keys
 from edgeprune_device.trust.bundle import Bundle
 from edgeprune_device.trust.manifest import Manifest
+from edgeprune_device.vision import preprocess
+from edgeprune_device.vision.accuracy import Accuracy
+from edgeprune_device.vision.evaluation import EvaluationSet, evaluate
+from edgeprune_device.vision.postprocess import detections
 
 __all__ = ["MODES", "choose_precision", "int8_is_for_cpu", "run"]
 
@@ -195,7 +196,7 @@ def run(
             "pictures": len(pictures),
             "imgsz": list(manifest.imgsz),
             **manifest.nms,
-            "opencv_resize": vision.uses_opencv(),
+            "opencv_resize": preprocess.uses_opencv(),
         },
         warmup={
             "frames": samples.warmup_frames,
@@ -428,9 +429,9 @@ def _stages(session, manifest: Manifest, source: sources.Source) -> Dict[str, An
         return session.infer(prepared[0]), prepared[1]
 
     def post(inferred):
-        return inferred[1].undo(vision.detections(inferred[0], kind, classes=classes, **nms))
+        return inferred[1].undo(detections(inferred[0], kind, classes=classes, **nms))
 
-    return {"decode": source.decode, "pre": vision.Preprocessor(manifest.imgsz), "infer": infer, "post": post}
+    return {"decode": source.decode, "pre": preprocess.Preprocessor(manifest.imgsz), "infer": infer, "post": post}
 
 
 def _parity(session, model: bytes, pictures: EvaluationSet, manifest: Manifest):
@@ -438,7 +439,7 @@ def _parity(session, model: bytes, pictures: EvaluationSet, manifest: Manifest):
     if session.name == "null":
         return None, ("parity was not measured: runtime null runs no model",)
     few = list(pictures)[:_PARITY_PICTURES]
-    inputs = (vision.letterbox(vision.decode(picture.data, picture.name), manifest.imgsz)[0] for picture in few)
+    inputs = (preprocess.letterbox(preprocess.decode(picture.data, picture.name), manifest.imgsz)[0] for picture in few)
     try:
         return parity.measure(session, model, inputs, len(manifest.classes), manifest.output), ()
     except InputError as error:

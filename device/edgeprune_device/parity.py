@@ -12,10 +12,10 @@ from typing import Any, Dict, Iterable, Optional, Tuple
 
 import numpy as np
 
-from edgeprune_device.accuracy import iou
 from edgeprune_device.errors import InputError
 from edgeprune_device.output import RAW, checked
 from edgeprune_device.runtimes import ort
+from edgeprune_device.vision.accuracy import iou
 
 __all__ = ["CONF", "Parity", "measure"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from edgeprune_device.accuracy import Accuracy, Matches
 from edgeprune_device.errors import InputError
+from edgeprune_device.vision.accuracy import Accuracy, Matches
 from torch import nn
 
 from edgeprune.analysis.findings import Advice, Rung

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
-from edgeprune_device.accuracy import Accuracy
+from edgeprune_device.vision.accuracy import Accuracy
 
 from edgeprune.model.count import Cost
 

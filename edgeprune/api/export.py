@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import onnx
-from edgeprune_device.accuracy import Accuracy
 from edgeprune_device.errors import InputError
 from edgeprune_device.files import write_atomic
 from edgeprune_device.hint import did_you_mean
 from edgeprune_device.target import Target
+from edgeprune_device.vision.accuracy import Accuracy
 
 from edgeprune.api.result import as_table
 from edgeprune.api.source import Model, opened

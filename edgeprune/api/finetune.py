@@ -8,9 +8,9 @@ import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from edgeprune_device.accuracy import Accuracy
 from edgeprune_device.errors import InputError
 from edgeprune_device.files import check_writable
+from edgeprune_device.vision.accuracy import Accuracy
 
 from edgeprune.api.result import Network, as_table
 from edgeprune.api.source import Model, as_file

@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from edgeprune_device import clock
-from edgeprune_device.accuracy import Accuracy
 from edgeprune_device.environment import Environment
 from edgeprune_device.errors import InputError
+from edgeprune_device.vision.accuracy import Accuracy
 
 from edgeprune import versions
 from edgeprune.comparison import gallery

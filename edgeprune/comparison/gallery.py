@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from edgeprune_device.accuracy import iou
+from edgeprune_device.vision.accuracy import iou
 
 #: Overlap from which a detection finds an object.
 IOU = 0.5

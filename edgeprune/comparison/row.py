@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from edgeprune_device.accuracy import Accuracy
+from edgeprune_device.vision.accuracy import Accuracy
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from edgeprune_device import vision
+from edgeprune_device.vision import preprocess
 
 from edgeprune.data.dataset import Dataset
 
@@ -65,8 +65,8 @@ def read(dataset: Dataset, pictures: Sequence[Path], imgsz: int) -> Samples:
     """
     tensors, labels = [], []
     for path in pictures:
-        image = vision.decode(path)
-        x, box = vision.letterbox(image, imgsz)
+        image = preprocess.decode(path)
+        x, box = preprocess.letterbox(image, imgsz)
         truth = dataset.truth(path, image.shape[:2])
         xyxy = truth[:, 1:] * box.scale + (box.left, box.top, box.left, box.top)
         centre, size = (xyxy[:, :2] + xyxy[:, 2:]) / 2, xyxy[:, 2:] - xyxy[:, :2]

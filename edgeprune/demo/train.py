@@ -18,7 +18,7 @@ import platform
 import time
 from pathlib import Path
 
-from edgeprune_device.accuracy import Accuracy
+from edgeprune_device.vision.accuracy import Accuracy
 
 from edgeprune.demo import WEIGHTS, card, dataset
 from edgeprune.model.threads import use_all_cores

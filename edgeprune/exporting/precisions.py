@@ -9,10 +9,10 @@ from typing import NamedTuple
 import numpy as np
 import onnx
 import torch
-from edgeprune_device.accuracy import Accuracy, Matches
 from edgeprune_device.environment import Environment
 from edgeprune_device.errors import GateError
 from edgeprune_device.target import Target
+from edgeprune_device.vision.accuracy import Accuracy, Matches
 
 from edgeprune import quantize as q
 from edgeprune.measuring.accuracy import bootstrap

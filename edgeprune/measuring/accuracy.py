@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-from edgeprune_device import accuracy, evaluation, vision
-from edgeprune_device.accuracy import Accuracy, Matches
+from edgeprune_device.vision import accuracy, evaluation, preprocess
+from edgeprune_device.vision.accuracy import Accuracy, Matches
+from edgeprune_device.vision.postprocess import detections
 
 from edgeprune.data.dataset import Dataset
 
@@ -36,7 +37,7 @@ def evaluate(
     items = [(p.name, str(p), true_boxes(dataset, p)) for p in pictures]
 
     def seen(outputs, box):
-        shown.append(box.undo(vision.detections(outputs, session.kind, classes=len(classes), conf=SHOWN_CONF)))
+        shown.append(box.undo(detections(outputs, session.kind, classes=len(classes), conf=SHOWN_CONF)))
 
     found_accuracy, found = evaluation.evaluate(
         session,
@@ -59,11 +60,11 @@ def score(session, dataset: Dataset, pictures: Sequence[Path], imgsz: int) -> fl
 def upright_shape(picture: Path) -> tuple[int, int]:
     """(height, width) of a picture, upright. InputError: it is gone or damaged."""
     try:
-        with vision.opened(picture) as image:
+        with preprocess.opened(picture) as image:
             width, height = image.size
             turned = image.getexif().get(_ORIENTATION, 1) >= 5
     except Exception:  # a damaged file makes Pillow's plug-ins raise almost anything: decode() says what
-        height, width = vision.decode(picture).shape[:2]
+        height, width = preprocess.decode(picture).shape[:2]
         return height, width
     # Lying on its side: decode() turns it, labels mean it turned.
     return (width, height) if turned else (height, width)

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from edgeprune_device import vision
 from edgeprune_device.errors import InputError
+from edgeprune_device.vision import preprocess
+from edgeprune_device.vision.postprocess import detections
 
 from edgeprune.data.samples import pick
 from edgeprune.measuring.accuracy import SHOWN_CONF
@@ -84,7 +85,7 @@ def time_models(
     sessions = {name: runtimes.open(model, "ort", runtimes.Settings(threads)) for name, model in models.items()}
     noise = np.random.default_rng(0).random((1, 3, imgsz, imgsz), dtype=np.float32)
     sources = [(str(path), _content(path)) for path in pick(pictures, rounds)]
-    prepare = vision.Preprocessor(imgsz)
+    prepare = preprocess.Preprocessor(imgsz)
     meant = {}
     if sources:
         stated = kinds or {}
@@ -94,14 +95,14 @@ def time_models(
         """(stage, when it ended) of one picture, the first being its begin."""
         ends, x = [("", time.perf_counter_ns())], noise
         if source is not None:
-            image = vision.decode(source[1], source[0])
+            image = preprocess.decode(source[1], source[0])
             ends.append(("decode", time.perf_counter_ns()))
             x, box = prepare(image)
             ends.append(("pre", time.perf_counter_ns()))
         outputs = session.infer(x)
         ends.append(("infer", time.perf_counter_ns()))
         if source is not None:
-            box.undo(vision.detections(outputs, meant[name], classes=classes, conf=SHOWN_CONF))
+            box.undo(detections(outputs, meant[name], classes=classes, conf=SHOWN_CONF))
             ends.append(("post", time.perf_counter_ns()))
         return ends
 

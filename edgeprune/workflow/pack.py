@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import onnx
 from edgeprune_device import clock
-from edgeprune_device.accuracy import Matches
 from edgeprune_device.errors import InputError
-from edgeprune_device.evaluation import EvaluationSet
 from edgeprune_device.trust import keys
 from edgeprune_device.trust.bundle import Bundle
+from edgeprune_device.vision.accuracy import Matches
+from edgeprune_device.vision.evaluation import EvaluationSet
 
 from edgeprune import versions
 from edgeprune.data.dataset import Dataset
@@ -37,7 +37,7 @@ def evaluation_pictures(pictures: Sequence[Path]) -> list[int]:
 
 
 def evaluation_set(dataset: Dataset, pictures: Sequence[Path]) -> bytes:
-    from edgeprune_device.vision import decode
+    from edgeprune_device.vision.preprocess import decode
 
     items = []
     for i, path in enumerate(pictures):

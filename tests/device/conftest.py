@@ -155,9 +155,9 @@ def manifest():
 @pytest.fixture
 def bundle(tmp_path, manifest, tiny_onnx, labelled_pictures):
     """A signed bundle with the tiny model and its pictures."""
-    from edgeprune_device.evaluation import EvaluationSet
     from edgeprune_device.trust import keys
     from edgeprune_device.trust.bundle import Bundle
+    from edgeprune_device.vision.evaluation import EvaluationSet
 
     payloads = {"model.fp32.onnx": tiny_onnx, "evaluation.zip": EvaluationSet.pack(labelled_pictures)}
     return Bundle.write(tmp_path / "tiny.epb", manifest, payloads, keys.load_or_create())

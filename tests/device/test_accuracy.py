@@ -4,8 +4,8 @@ import time
 
 import numpy as np
 import pytest
-from edgeprune_device.accuracy import Accuracy, match
 from edgeprune_device.errors import InputError
+from edgeprune_device.vision.accuracy import Accuracy, match
 
 
 def scene(rng, pictures, classes, boxes, dets, ties=False):

@@ -7,9 +7,9 @@ import pytest
 from edgeprune_device import benchmark, schema, strict_json
 from edgeprune_device.environment import Environment
 from edgeprune_device.errors import InputError, RuntimeUnavailable
-from edgeprune_device.evaluation import EvaluationSet
 from edgeprune_device.trust import keys
 from edgeprune_device.trust.bundle import Bundle
+from edgeprune_device.vision.evaluation import EvaluationSet
 from fakes import models
 
 QUICK = {"seconds": 0.05, "warmup_seconds": 0.05}

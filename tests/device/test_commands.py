@@ -226,8 +226,8 @@ def test_a_spool_without_room_is_said_before_the_run(capsys, bundle, tmp_path, m
 
 def test_the_gate(capsys, bundle, tmp_path, manifest, labelled_pictures, tiny_onnx):
     pytest.importorskip("onnxruntime")
-    from edgeprune_device.evaluation import EvaluationSet
     from edgeprune_device.trust.bundle import Bundle
+    from edgeprune_device.vision.evaluation import EvaluationSet
 
     code, _, _ = edgeprune(capsys, "bench", str(bundle.path), "--max-drop", "0.01", *QUICK)
     assert code == 0

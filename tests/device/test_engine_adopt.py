@@ -9,9 +9,9 @@ from edgeprune_device.cuda import Device
 from edgeprune_device.engine import Engine, Request, offer
 from edgeprune_device.engine.cache import Cache
 from edgeprune_device.errors import SignatureError
-from edgeprune_device.evaluation import EvaluationSet
 from edgeprune_device.trust import keys
 from edgeprune_device.trust.bundle import Bundle
+from edgeprune_device.vision.evaluation import EvaluationSet
 from fakes import fake_tensorrt as fake
 from fakes import models
 from nacl.signing import SigningKey

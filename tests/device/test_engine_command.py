@@ -6,9 +6,9 @@ import sys
 import pytest
 from edgeprune_device import benchmark, cli, runtimes, schema
 from edgeprune_device.errors import InputError
-from edgeprune_device.evaluation import EvaluationSet
 from edgeprune_device.trust import keys
 from edgeprune_device.trust.bundle import Bundle
+from edgeprune_device.vision.evaluation import EvaluationSet
 from fakes import fake_tensorrt as fake
 from fakes import models
 

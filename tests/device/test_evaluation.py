@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from edgeprune_device import runtimes
 from edgeprune_device.errors import InputError
-from edgeprune_device.evaluation import EvaluationSet, evaluate
+from edgeprune_device.vision.evaluation import EvaluationSet, evaluate
 from fakes import hostile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st

@@ -16,12 +16,12 @@ import pytest
 from edgeprune_device import assembly, cli, installation, restart
 from edgeprune_device.commands.releases import elsewhere
 from edgeprune_device.errors import DeviceError, GateError, InputError, SignatureError
-from edgeprune_device.evaluation import EvaluationSet
 from edgeprune_device.installation import Options
 from edgeprune_device.releases import Releases
 from edgeprune_device.spool import Spool
 from edgeprune_device.trust import keys
 from edgeprune_device.trust.bundle import Bundle
+from edgeprune_device.vision.evaluation import EvaluationSet
 
 QUICK = Options(keep=2, health_s=0.1)
 MEASURED = installation._Measured("fp32", "ort", "0" * 64, {"map50_95": 1.0, "host_map50_95": 1.0, "delta": 0.0})

@@ -15,13 +15,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from edgeprune_device import sources, vision
+from edgeprune_device import sources
 from edgeprune_device.errors import DeviceError, InputError, RuntimeUnavailable
-from edgeprune_device.evaluation import EvaluationSet
 from edgeprune_device.sources import camera, ffmpeg, gstreamer, opencv, pictures, video, y4m
 from edgeprune_device.sources.program import Program, last_words
 from edgeprune_device.sources.reader import Reader
 from edgeprune_device.sources.source import Frame, Source
+from edgeprune_device.vision import preprocess
+from edgeprune_device.vision.evaluation import EvaluationSet
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -336,7 +337,7 @@ def test_a_decoder_that_cannot_leaves_it_to_the_next(clip, monkeypatch):
 def test_without_any_decoder_it_is_told_what_to_install(tmp_path, monkeypatch):
     (tmp_path / "a.mp4").write_bytes(b"x")
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(vision, "uses_opencv", lambda: False)
+    monkeypatch.setattr(preprocess, "uses_opencv", lambda: False)
     with pytest.raises(RuntimeUnavailable, match=r"OpenCV is not installed; ffmpeg is not .* apt-get install ffmpeg"):
         sources.open(str(tmp_path / "a.mp4"))
 
@@ -414,7 +415,7 @@ def test_both_layouts_of_y4m_are_understood(width, height, padded, count, seed):
 
 
 def test_planes_become_pixels_without_opencv(monkeypatch):
-    monkeypatch.setattr(vision, "uses_opencv", lambda: False)
+    monkeypatch.setattr(preprocess, "uses_opencv", lambda: False)
     planes = np.arange(3 * 20 * 30, dtype=np.uint8).reshape(3, 20, 30)[:, :, :29]
     image = y4m.rgb(planes)
     assert image.flags.c_contiguous and (image == planes[[2, 0, 1]].transpose(1, 2, 0)).all()
@@ -560,9 +561,9 @@ def test_a_camera_gives_the_newest_frame_and_counts_the_others():
 @pytest.mark.parametrize("size", [(64, 48), (66, 50), (33, 17)])
 @pytest.mark.parametrize("with_opencv", [True, False])
 def test_a_camera_of_any_size_has_its_colours_in_their_places(size, with_opencv, monkeypatch):
-    if with_opencv and not vision.uses_opencv():
+    if with_opencv and not preprocess.uses_opencv():
         pytest.skip("needs OpenCV")
-    monkeypatch.setattr(vision, "uses_opencv", lambda: with_opencv)
+    monkeypatch.setattr(preprocess, "uses_opencv", lambda: with_opencv)
     bars = f"videotestsrc is-live=true pattern=smpte75 ! video/x-raw,format=RGB,width={size[0]},height={size[1]}"
     with sources.open(bars) as source:
         image = source.decode(source.next(5)).astype(int)

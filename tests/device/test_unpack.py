@@ -9,10 +9,10 @@ import pytest
 from edgeprune_device import cli
 from edgeprune_device.commands.unpack import unpack
 from edgeprune_device.errors import InputError, SignatureError
-from edgeprune_device.evaluation import EvaluationSet
 from edgeprune_device.trust import bundle as bundle_module
 from edgeprune_device.trust import keys
 from edgeprune_device.trust.bundle import Bundle
+from edgeprune_device.vision.evaluation import EvaluationSet
 from fakes import hostile
 from fakes.hostile import KEY
 

@@ -4,9 +4,10 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from edgeprune_device import vision
 from edgeprune_device.errors import InputError
 from edgeprune_device.output import END2END, RAW
+from edgeprune_device.vision import preprocess
+from edgeprune_device.vision.postprocess import detections
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -29,14 +30,14 @@ SHAPES = [
 @pytest.fixture(params=["numpy", "opencv"])
 def resizer(request, monkeypatch):
     """Both ways of resizing."""
-    vision._opencv.cache_clear()
+    preprocess._opencv.cache_clear()
     if request.param == "numpy":
         monkeypatch.setenv("EDGEPRUNE_OPENCV", "0")
-    elif not vision.uses_opencv():
+    elif not preprocess.uses_opencv():
         pytest.skip("OpenCV is not installed")
-    assert vision.uses_opencv() == (request.param == "opencv")
+    assert preprocess.uses_opencv() == (request.param == "opencv")
     yield request.param
-    vision._opencv.cache_clear()
+    preprocess._opencv.cache_clear()
 
 
 def noise(shape):
@@ -56,8 +57,8 @@ def test_rgb_order_from_path_and_bytes(tmp_path):
     image = noise((5, 7))
     data = saved(Image.fromarray(image))
     (tmp_path / "a.png").write_bytes(data)
-    assert np.array_equal(vision.decode(data), image)
-    decoded = vision.decode(tmp_path / "a.png")
+    assert np.array_equal(preprocess.decode(data), image)
+    decoded = preprocess.decode(tmp_path / "a.png")
     assert np.array_equal(decoded, image) and decoded.dtype == np.uint8 and decoded.flags["C_CONTIGUOUS"]
 
 
@@ -73,7 +74,7 @@ def test_modes_as_opencv_reads_them(mode):
             image.putalpha(Image.fromarray(grey))
         expected = np.asarray(image.convert("RGB"))
     data = saved(image)
-    decoded = vision.decode(data)
+    decoded = preprocess.decode(data)
     assert np.array_equal(decoded, expected)
     try:
         cv2 = importlib.import_module("cv2")
@@ -88,9 +89,9 @@ def test_exif_orientation_is_applied_as_opencv_does(orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     data = saved(image, "JPEG", exif=exif.tobytes(), quality=95)
-    decoded = vision.decode(data)
+    decoded = preprocess.decode(data)
     assert decoded.shape == ((32, 48, 3) if orientation < 5 else (48, 32, 3))
-    plain = vision.decode(saved(image, "JPEG", quality=95))
+    plain = preprocess.decode(saved(image, "JPEG", quality=95))
     assert np.array_equal(decoded, plain) == (orientation == 1)
     try:
         cv2 = importlib.import_module("cv2")
@@ -107,7 +108,7 @@ def test_damaged_pictures_name_the_file(tmp_path, content):
     for source, name in ((path, ""), (content, "bad.jpg")):
         wrong = "not a picture" if content else "the file is empty"
         with pytest.raises(InputError, match=rf"bad\.jpg: {wrong}") as caught:
-            vision.decode(source, name)
+            preprocess.decode(source, name)
         assert "\n" not in str(caught.value)
 
 
@@ -115,14 +116,14 @@ def test_damaged_pictures_name_the_file(tmp_path, content):
 def test_truncated_pictures(kind):
     data = saved(Image.fromarray(noise((64, 64))), kind)
     with pytest.raises(InputError, match=r"cut: not a picture"):
-        vision.decode(data[: len(data) // 2], "cut")
+        preprocess.decode(data[: len(data) // 2], "cut")
 
 
 def test_floats_are_refused_and_a_missing_file_is_said(tmp_path):
     with pytest.raises(InputError, match="mode F"):
-        vision.decode(saved(Image.fromarray(np.zeros((4, 4), np.float32)), "TIFF"), "x.tif")
+        preprocess.decode(saved(Image.fromarray(np.zeros((4, 4), np.float32)), "TIFF"), "x.tif")
     with pytest.raises(InputError, match="no such file"):
-        vision.decode(tmp_path / "none.jpg")
+        preprocess.decode(tmp_path / "none.jpg")
 
 
 # letterbox
@@ -134,13 +135,13 @@ def test_numpy_resizes_as_opencv(shape, size):
     cv2 = pytest.importorskip("cv2")
     image = noise(shape)
     scale = size / max(shape)
-    h, w = vision._resized(shape, scale)
+    h, w = preprocess._resized(shape, scale)
     try:
         expected = cv2.resize(image, (w, h), interpolation=cv2.INTER_LINEAR)
     except cv2.error:
         assert shape == (1, 1)
         pytest.skip("this OpenCV refuses pictures of a single pixel")
-    assert np.abs(vision.resize_numpy(image, h, w).astype(int) - expected).max() <= 1
+    assert np.abs(preprocess.resize_numpy(image, h, w).astype(int) - expected).max() <= 1
 
 
 def test_numpy_resizes_to_the_bit_on_random_shapes():
@@ -149,7 +150,7 @@ def test_numpy_resizes_to_the_bit_on_random_shapes():
     for h0, w0, h1, w1 in RNG.integers(1, 200, (150, 4)).tolist():
         image = noise((h0, w0))
         expected = cv2.resize(image, (w1, h1), interpolation=cv2.INTER_LINEAR)
-        difference = np.abs(vision.resize_numpy(image, h1, w1).astype(int) - expected)
+        difference = np.abs(preprocess.resize_numpy(image, h1, w1).astype(int) - expected)
         assert difference.max() <= 1
         equal += not difference.any()
     assert equal >= 145  # all of them with OpenCV 4.5 to 5.0 on x86-64; ARM has other SIMD paths
@@ -160,7 +161,7 @@ def test_every_odd_pixel_is_what_opencv_makes_of_a_whole_multiple(times):
     cv2 = pytest.importorskip("cv2")
     for h, w in [(1, 1), (4, 7), (31, 20), (180, 320)]:
         image = noise((h * times[0], w * times[1]))
-        found = vision.resize_numpy(image, h, w)
+        found = preprocess.resize_numpy(image, h, w)
         assert np.array_equal(found, cv2.resize(image, (w, h), interpolation=cv2.INTER_LINEAR))
         assert np.shares_memory(found, image)
 
@@ -171,21 +172,21 @@ def test_even_multiples_are_mixed_as_opencv_mixes_them(times):
     for h, w in [(2, 2), (4, 7), (31, 20), (180, 320)]:
         image = noise((h * times[0], w * times[1]))
         expected = cv2.resize(image, (w, h), interpolation=cv2.INTER_LINEAR)
-        assert np.array_equal(vision.resize_numpy(image, h, w), expected)
+        assert np.array_equal(preprocess.resize_numpy(image, h, w), expected)
 
 
 def test_resize_known_values():
     image = np.array([[0, 100], [200, 40]], np.uint8)[:, :, None].repeat(3, 2)
-    assert vision.resize_numpy(image, 1, 1)[0, 0].tolist() == [85] * 3  # the mean of four
-    wide = vision.resize_numpy(image[:1], 1, 4)[0, :, 0]
+    assert preprocess.resize_numpy(image, 1, 1)[0, 0].tolist() == [85] * 3  # the mean of four
+    wide = preprocess.resize_numpy(image[:1], 1, 4)[0, :, 0]
     assert wide.tolist() == [0, 25, 75, 100]  # half-pixel centres, edges held
 
 
 def test_letterbox_layout(resizer):
     image = np.full((100, 200, 3), 255, np.uint8)
-    x, box = vision.letterbox(image, 64)
+    x, box = preprocess.letterbox(image, 64)
     assert x.shape == (1, 3, 64, 64) and x.dtype == np.float32 and x.flags["C_CONTIGUOUS"]
-    assert box == vision.Letterbox((64, 64), 0.32, 0, 16, (100, 200)) and box.resized == (32, 64)
+    assert box == preprocess.Letterbox((64, 64), 0.32, 0, 16, (100, 200)) and box.resized == (32, 64)
     grey = np.float32(114) / np.float32(255)
     assert (x[0, :, :16] == grey).all() and (x[0, :, 48:] == grey).all() and (x[0, :, 16:48] == 1).all()
 
@@ -193,19 +194,19 @@ def test_letterbox_layout(resizer):
 def test_letterbox_keeps_rgb_order(resizer):
     image = np.zeros((64, 64, 3), np.uint8)
     image[..., 0] = 255
-    x, _ = vision.letterbox(image, 64)
+    x, _ = preprocess.letterbox(image, 64)
     assert x[0, 0].min() == 1 and x[0, 1:].max() == 0
 
 
 @pytest.mark.parametrize("shape", [*SHAPES, (1080, 1920), (60, 96), (64, 64)])
 def test_letterbox_is_the_resized_picture_by_255_to_the_last_bit(shape, resizer):
     image = noise(shape)
-    x, box = vision.letterbox(image, 64)
+    x, box = preprocess.letterbox(image, 64)
     h, w = box.resized
     if resizer == "opencv" and (h, w) != shape and shape != (1, 1):
         small = importlib.import_module("cv2").resize(image, (w, h), interpolation=1)
     else:
-        small = vision.resize_numpy(image, h, w)
+        small = preprocess.resize_numpy(image, h, w)
     expected = np.full((64, 64, 3), 114, np.uint8)
     expected[box.top : box.top + h, box.left : box.left + w] = small
     assert np.array_equal(x[0], expected.transpose(2, 0, 1).astype(np.float32) / np.float32(255))
@@ -215,18 +216,18 @@ def test_a_picture_may_be_a_view(resizer):
     image = noise((50, 70))
     for view in (image[:, :, ::-1], image[::-1], image[5:45, 3:60], image.transpose(1, 0, 2)):
         for size in (57, 64, (40, 57)):
-            assert np.array_equal(vision.letterbox(view, size)[0], vision.letterbox(view.copy(), size)[0])
+            assert np.array_equal(preprocess.letterbox(view, size)[0], preprocess.letterbox(view.copy(), size)[0])
 
 
 # Preprocessor
 
 
 def test_a_preprocessor_is_letterbox_whatever_came_before(resizer):
-    pre = vision.Preprocessor((64, 96))
+    pre = preprocess.Preprocessor((64, 96))
     for shape in [(64, 96), (30, 40), (30, 40), (90, 20), (1, 1), (30, 40), (128, 192), (192, 288), (64, 96)] * 2:
         image = noise(shape)
         x, box = pre(image)
-        expected, expected_box = vision.letterbox(image, (64, 96))
+        expected, expected_box = preprocess.letterbox(image, (64, 96))
         assert np.array_equal(x, expected) and box == expected_box
         assert x.shape == (1, 3, 64, 96) and x.dtype == np.float32 and x.flags["C_CONTIGUOUS"] and x.flags["ALIGNED"]
 
@@ -234,14 +235,14 @@ def test_a_preprocessor_is_letterbox_whatever_came_before(resizer):
 def test_what_is_held_is_never_written_again():
     pictures = [noise((32, 20)) for _ in range(12)]
     for hold in (lambda x: x, lambda x: x[0, 1, :, 5:9], lambda x: x[0][1:].T, memoryview):
-        pre = vision.Preprocessor(32)
+        pre = preprocess.Preprocessor(32)
         held = [hold(pre(image)[0]) for image in pictures]
         for image, part in zip(pictures, held):
-            assert np.array_equal(np.asarray(part), np.asarray(hold(vision.letterbox(image, 32)[0])))
+            assert np.array_equal(np.asarray(part), np.asarray(hold(preprocess.letterbox(image, 32)[0])))
 
 
 def test_memory_that_nobody_holds_is_used_again():
-    pre = vision.Preprocessor(32)
+    pre = preprocess.Preprocessor(32)
     addresses = set()
     before = None  # one frame is held while the next is made, as in a pipeline
     for _ in range(20):
@@ -252,26 +253,26 @@ def test_memory_that_nobody_holds_is_used_again():
 
 
 def test_a_preprocessor_refuses_what_is_not_a_picture_and_goes_on():
-    pre = vision.Preprocessor(32)
+    pre = preprocess.Preprocessor(32)
     with pytest.raises(InputError, match="letterbox takes"):
         pre(np.zeros((4, 4), np.uint8))
     assert pre(noise((32, 32)))[0].shape == (1, 3, 32, 32)
 
 
 def test_rectangular_size(resizer):
-    x, box = vision.letterbox(noise((512, 640)), (256, 320))
+    x, box = preprocess.letterbox(noise((512, 640)), (256, 320))
     assert x.shape == (1, 3, 256, 320) and (box.left, box.top) == (0, 0)
 
 
 @pytest.mark.parametrize("image", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3)), np.zeros((0, 4, 3), np.uint8)])
 def test_letterbox_refuses_what_is_not_a_picture(image):
     with pytest.raises(InputError, match="letterbox takes"):
-        vision.letterbox(image, 64)
+        preprocess.letterbox(image, 64)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_undo_brings_back_the_corners_and_clips(shape):
-    _, box = vision.letterbox(np.zeros((*shape, 3), np.uint8), 640)
+    _, box = preprocess.letterbox(np.zeros((*shape, 3), np.uint8), 640)
     h, w = box.resized
     dets = np.array(
         [[box.left, box.top, box.left + w, box.top + h, 0.5, 1], [-50, -50, 900, 900, 0.4, 0]], dtype=np.float32
@@ -306,47 +307,47 @@ def test_nms_keeps_the_best_and_other_classes():
         ],
         classes=2,
     )
-    found = vision.detections([out], RAW, classes=2, conf=0.25)
+    found = detections([out], RAW, classes=2, conf=0.25)
     assert found.dtype == np.float32
     assert np.allclose(found, [[41, 40, 61, 60, 0.9, 0], [40, 40, 60, 60, 0.7, 1]])
-    assert len(vision.detections([out], RAW, classes=2, conf=0.25, agnostic=True)) == 1
-    assert len(vision.detections([out], RAW, classes=2, conf=0.25, max_det=1)) == 1
-    assert len(vision.detections([out], RAW, classes=2, conf=0.05)) == 3
+    assert len(detections([out], RAW, classes=2, conf=0.25, agnostic=True)) == 1
+    assert len(detections([out], RAW, classes=2, conf=0.25, max_det=1)) == 1
+    assert len(detections([out], RAW, classes=2, conf=0.05)) == 3
 
 
 def test_multi_label_gives_every_class_above_conf():
     out = raw([(50, 50, 20, 20, {0: 0.8, 1: 0.6})], classes=2)
-    assert vision.detections([out], RAW, classes=2, conf=0.25)[:, 5].tolist() == [0]
-    assert vision.detections([out], RAW, classes=2, conf=0.25, multi_label=True)[:, 5].tolist() == [0, 1]
+    assert detections([out], RAW, classes=2, conf=0.25)[:, 5].tolist() == [0]
+    assert detections([out], RAW, classes=2, conf=0.25, multi_label=True)[:, 5].tolist() == [0, 1]
 
 
 def test_nothing_found_and_nan_scores():
     out = raw([], classes=3)
-    assert vision.detections([out], RAW, classes=3, conf=0.25).shape == (0, 6)
+    assert detections([out], RAW, classes=3, conf=0.25).shape == (0, 6)
     out[0, 4:] = np.nan
-    assert vision.detections([out], RAW, classes=3, conf=0.25).shape == (0, 6)
-    assert vision.detections([out[:, :5]], RAW, classes=1, conf=0.0, multi_label=True).shape == (0, 6)
+    assert detections([out], RAW, classes=3, conf=0.25).shape == (0, 6)
+    assert detections([out[:, :5]], RAW, classes=1, conf=0.0, multi_label=True).shape == (0, 6)
 
 
 def test_half_precision_output():
     out = raw([(50, 50, 20, 20, {0: 0.5})], classes=2).astype(np.float16)
-    assert np.allclose(vision.detections([out], RAW, classes=2, conf=0.25), [[40, 40, 60, 60, 0.5, 0]])
+    assert np.allclose(detections([out], RAW, classes=2, conf=0.25), [[40, 40, 60, 60, 0.5, 0]])
 
 
 def test_end_to_end_output_is_only_filtered():
     rows = np.array([[1, 2, 3, 4, 0.9, 0], [1, 2, 3, 4, 0.8, 0], [0, 0, 9, 9, 0.2, 1]], np.float32)
-    assert np.array_equal(vision.detections([rows[None]], END2END, classes=2, conf=0.25), rows[:2])
-    assert len(vision.detections([rows[None]], END2END, classes=2, conf=0.25, max_det=1)) == 1
+    assert np.array_equal(detections([rows[None]], END2END, classes=2, conf=0.25), rows[:2])
+    assert len(detections([rows[None]], END2END, classes=2, conf=0.25, max_det=1)) == 1
 
 
 def test_the_same_shape_is_what_it_is_stated_to_be():
     """(1, 84, 6): of 80 classes raw output of six anchors, or 84 rows."""
     out = np.zeros((1, 84, 6), np.float32)
     out[0, 0] = 10, 20, 30, 40, 0.9, 7
-    assert np.array_equal(vision.detections([out], END2END, classes=80, conf=0.25), out[0, :1])
-    assert vision.detections([out], RAW, classes=80, conf=0.25).shape == (0, 6)
+    assert np.array_equal(detections([out], END2END, classes=80, conf=0.25), out[0, :1])
+    assert detections([out], RAW, classes=80, conf=0.25).shape == (0, 6)
     out[0, :4], out[0, 4 + 7, 3] = 20, 0.8
-    assert np.allclose(vision.detections([out], RAW, classes=80, conf=0.25), [[10, 10, 30, 30, 0.8, 7]])
+    assert np.allclose(detections([out], RAW, classes=80, conf=0.25), [[10, 10, 30, 30, 0.8, 7]])
 
 
 @pytest.mark.parametrize(
@@ -365,22 +366,22 @@ def test_the_same_shape_is_what_it_is_stated_to_be():
 )
 def test_a_shape_that_contradicts_what_is_stated_is_refused(kind, shape):
     with pytest.raises(InputError, match=f"has shape .*stated to be {kind}, .*check the class list") as caught:
-        vision.detections([np.zeros(shape, np.float32)], kind, classes=2, conf=0.25)
+        detections([np.zeros(shape, np.float32)], kind, classes=2, conf=0.25)
     assert "\n" not in str(caught.value)
 
 
 def test_nothing_is_guessed_where_nothing_is_stated():
     with pytest.raises(InputError, match="stated as raw or end2end, not as ''"):
-        vision.detections([np.zeros((1, 6, 100), np.float32)], "", classes=2, conf=0.25)
+        detections([np.zeros((1, 6, 100), np.float32)], "", classes=2, conf=0.25)
 
 
 def test_an_overlap_of_exactly_iou_is_decided_as_torchvision_does():
     # 3 / 5 in float32 is 0.60000002, above the float64 0.6 that torchvision compares with.
     out = raw([(2.5, 5, 5, 10, {0: 0.9}), (1.5, 5, 3, 10, {0: 0.8})], classes=1)
-    assert len(vision.detections([out], RAW, classes=1, conf=0.25, iou=0.6)) == 1
-    assert len(vision.detections([out], RAW, classes=1, conf=0.25, iou=0.600001)) == 2
+    assert len(detections([out], RAW, classes=1, conf=0.25, iou=0.6)) == 1
+    assert len(detections([out], RAW, classes=1, conf=0.25, iou=0.600001)) == 2
     half = raw([(2, 5, 4, 10, {0: 0.9}), (1, 5, 2, 10, {0: 0.8})], classes=1)
-    assert len(vision.detections([half], RAW, classes=1, conf=0.25, iou=0.5)) == 2  # not above
+    assert len(detections([half], RAW, classes=1, conf=0.25, iou=0.5)) == 2  # not above
 
 
 def test_boxes_whose_area_float32_can_barely_hold_are_decided_by_its_rounding():
@@ -388,10 +389,10 @@ def test_boxes_whose_area_float32_can_barely_hold_are_decided_by_its_rounding():
     unit = np.float32(3.9e-23)
     boxes = [(unit, 0, 2 * unit, unit / 2, {0: 0.9}), (2 * unit, 0, 2 * unit, unit / 2, {0: 0.8})]
     out = raw(boxes, classes=1)
-    assert len(vision.detections([out], RAW, classes=1, conf=0.25)) == len(
+    assert len(detections([out], RAW, classes=1, conf=0.25)) == len(
         plain(out, conf=0.25, iou=0.7, max_det=300, multi_label=False, agnostic=False)
     )
-    assert len(vision.detections([out], RAW, classes=1, conf=0.25)) == 1
+    assert len(detections([out], RAW, classes=1, conf=0.25)) == 1
 
 
 # beside a plain NMS
@@ -453,7 +454,7 @@ def outputs(draw):
     agnostic=st.booleans(),
 )
 def test_any_output_gives_what_a_plain_nms_gives(out, **options):
-    found = vision.detections([out], RAW, classes=out.shape[1] - 4, **options)
+    found = detections([out], RAW, classes=out.shape[1] - 4, **options)
     with np.errstate(all="ignore"):
         expected = plain(out, **options)
     assert found.dtype == np.float32 and found.flags["C_CONTIGUOUS"]
@@ -472,7 +473,7 @@ def test_a_broken_model_that_finds_everything_takes_neither_long_nor_much_memory
     if shape != "one place":
         out[0, 1 if shape == "a column" else 0] = steps * (2 if shape == "a chain" else 30)
     tracemalloc.start()
-    found = vision.detections([out], RAW, classes=1, conf=0.25, max_det=2000)
+    found = detections([out], RAW, classes=1, conf=0.25, max_det=2000)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert len(found) == (1 if shape == "one place" else 2000)
@@ -500,7 +501,7 @@ def test_nms_is_that_of_ultralytics(classes, boxes, conf, multi_label):
     expected = nms.non_max_suppression(
         torch.from_numpy(out.copy()), conf, 0.7, multi_label=multi_label, max_det=300, nc=classes
     )[0].numpy()
-    found = vision.detections([out], RAW, classes=classes, conf=conf, multi_label=multi_label)
+    found = detections([out], RAW, classes=classes, conf=conf, multi_label=multi_label)
     assert found.shape == expected.shape and len(found) > 10
     assert np.abs(found[:, :4] - expected[:, :4]).max() < 1e-3
     assert np.array_equal(found[:, 4:], expected[:, 4:])
@@ -511,7 +512,7 @@ def test_letterbox_and_undo_are_those_of_ultralytics(shape, resizer):
     augment, ops = pytest.importorskip("ultralytics.data.augment"), pytest.importorskip("ultralytics.utils.ops")
     image = noise(shape)
     expected = augment.LetterBox((640, 640), auto=False, scaleup=True)(image=image)
-    x, box = vision.letterbox(image, 640)
+    x, box = preprocess.letterbox(image, 640)
     levels = np.abs(x[0].transpose(1, 2, 0) * 255 - expected)
     assert levels.max() <= (1.001 if resizer == "numpy" else 0.001)
     dets = np.array([[100, 120, 400, 500, 0.5, 0], [320, 320, 330, 345, 0.5, 0]], np.float32)
@@ -528,10 +529,10 @@ def test_the_whole_way_is_that_of_ultralytics_on_real_pictures(shared_data):
     for path in pictures:
         options = {"imgsz": 320, "conf": 0.25, "iou": 0.7, "rect": False, "verbose": False, "device": "cpu"}
         theirs = yolo.predict(str(path), **options)[0].boxes.data.numpy()
-        x, box = vision.letterbox(vision.decode(path), 320)
+        x, box = preprocess.letterbox(preprocess.decode(path), 320)
         with torch.inference_mode():
             out = yolo.model(torch.from_numpy(x))[0].numpy()
-        ours = box.undo(vision.detections([out], RAW, classes=4, conf=0.25))
+        ours = box.undo(detections([out], RAW, classes=4, conf=0.25))
         assert ours.shape == theirs.shape
         assert np.abs(ours[:, :4] - theirs[:, :4]).max(initial=0) < 0.5
         assert np.abs(ours[:, 4] - theirs[:, 4]).max(initial=0) < 1e-3
@@ -551,14 +552,14 @@ def test_thousands_of_real_boxes_are_those_of_ultralytics(weights, folder, size,
     nms = importlib.import_module("ultralytics.utils.nms")
     model = ultralytics.YOLO(str(shared_data / "weights" / f"{weights}.pt")).model.eval()
     box_of = augment.LetterBox((size, size), auto=False)
-    pre, compared = vision.Preprocessor(size), 0
+    pre, compared = preprocess.Preprocessor(size), 0
     paths = sorted(path for path in (shared_data / folder).rglob("*") if path.suffix in (".jpg", ".png"))
     for path in paths[:count]:
-        image = vision.decode(path)
+        image = preprocess.decode(path)
         x, box = pre(image)
         theirs = torch.from_numpy(box_of(image=image[:, :, ::-1].copy())[None])
         theirs = theirs.permute(0, 3, 1, 2).contiguous().flip(1).float().div_(255)
-        if vision.uses_opencv():
+        if preprocess.uses_opencv():
             assert np.array_equal(x, theirs.numpy())
         with torch.inference_mode():
             out = model(theirs)[0].numpy()
@@ -566,7 +567,7 @@ def test_thousands_of_real_boxes_are_those_of_ultralytics(weights, folder, size,
             options = {"multi_label": multi_label, "max_det": 300}
             expected = nms.non_max_suppression(torch.from_numpy(out.copy()), conf, 0.7, **options)[0]
             expected[:, :4] = ops.scale_boxes((size, size), expected[:, :4], image.shape)
-            found = box.undo(vision.detections([out], RAW, classes=out.shape[1] - 4, conf=conf, **options))
+            found = box.undo(detections([out], RAW, classes=out.shape[1] - 4, conf=conf, **options))
             assert found.shape == tuple(expected.shape)
             assert np.abs(found[:, :4] - expected[:, :4].numpy()).max(initial=0) < 1e-3  # px
             assert np.array_equal(found[:, 4:], expected[:, 4:].numpy())
@@ -581,7 +582,7 @@ def test_decode_is_that_of_ultralytics_on_real_pictures(shared_data):
     assert len(paths) >= 8
     for path in paths:
         theirs = patches.imread(str(path))[:, :, ::-1]
-        ours = vision.decode(path)
+        ours = preprocess.decode(path)
         assert ours.shape == theirs.shape
         difference = np.abs(ours.astype(int) - theirs)
         assert difference.max() <= 3 and difference.mean() < 0.05, path.name  # two builds of libjpeg

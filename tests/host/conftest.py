@@ -138,11 +138,12 @@ def dataset(folder, *, train=8, val=4, size=96, classes=3, seed=0):
 
 def label_by(session, folder, size, classes=3):
     """Label every picture of `folder` with the best detections of `session`, so that its network finds something."""
-    from edgeprune_device import vision
+    from edgeprune_device.vision import preprocess
+    from edgeprune_device.vision.postprocess import detections
 
     for picture in (folder / "images").rglob("*.png"):
-        x, _ = vision.letterbox(vision.decode(picture), size)
-        found = vision.detections(session.infer(x), session.kind, classes=classes, conf=0.01, max_det=5)
+        x, _ = preprocess.letterbox(preprocess.decode(picture), size)
+        found = detections(session.infer(x), session.kind, classes=classes, conf=0.01, max_det=5)
         found[:, :4] = found[:, :4].clip(0, size)
         found = found[(found[:, 2] - found[:, 0] > 4) & (found[:, 3] - found[:, 1] > 4)]
         rows = [

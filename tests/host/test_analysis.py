@@ -7,8 +7,10 @@ import json
 import numpy as np
 import pytest
 import torch
-from edgeprune_device import cli, vision
+from edgeprune_device import cli
 from edgeprune_device.errors import InputError
+from edgeprune_device.vision import preprocess
+from edgeprune_device.vision.postprocess import detections
 
 from edgeprune.analysis import analyze, budgets, chart, findings, sensitivity, table
 from edgeprune.analysis.findings import Advice, Rung
@@ -185,8 +187,8 @@ def inputs(tmp_path_factory):
     session = TorchSession(model.half().float(), 64)
     found = {}
     for picture in (folder / "data/images/train").iterdir():
-        x, _ = vision.letterbox(vision.decode(picture), 64)
-        found[picture.stem] = vision.detections(session.infer(x), session.kind, classes=3, conf=0.001, multi_label=True)
+        x, _ = preprocess.letterbox(preprocess.decode(picture), 64)
+        found[picture.stem] = detections(session.infer(x), session.kind, classes=3, conf=0.001, multi_label=True)
     # One threshold for all pictures: no other detection outranks a label.
     least = np.sort(np.concatenate(list(found.values()))[:, 4])[-150]
     for stem, boxes in found.items():
@@ -247,7 +249,7 @@ def test_mistakes_are_one_line(inputs, tmp_path, capsys):
 # -- the plot --------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("kept", [0.95, 0.3, None])
 def test_the_plot_and_the_table_of_any_outcome(kept):
-    from edgeprune_device.accuracy import Accuracy
+    from edgeprune_device.vision.accuracy import Accuracy
 
     groups = tuple(findings.GroupSensitivity((f"model.{i}.conv",), 16, 8, 0.1, 0.1 * i) for i in range(30))
     rungs = (rung(0.9, kept), rung(0.8, kept))

@@ -16,10 +16,10 @@ from pathlib import Path, PurePosixPath
 import pytest
 from edgeprune_device import cli, strict_json
 from edgeprune_device.errors import InputError, SignatureError
-from edgeprune_device.evaluation import EvaluationSet
 from edgeprune_device.releases import Releases
 from edgeprune_device.trust import keys
 from edgeprune_device.trust.bundle import Bundle
+from edgeprune_device.vision.evaluation import EvaluationSet
 from nacl.signing import SigningKey
 
 from edgeprune.drones import ssh

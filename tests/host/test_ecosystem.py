@@ -5,8 +5,9 @@ import re
 import numpy as np
 import onnx
 import pytest
-from edgeprune_device import vision
 from edgeprune_device.output import END2END
+from edgeprune_device.vision import preprocess
+from edgeprune_device.vision.postprocess import detections
 from PIL import Image
 
 from edgeprune.exporting import nms
@@ -54,7 +55,7 @@ def exported(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
     weights = save(network(f"{request.param}.yaml", width=0.125), folder / "tuned.pt", imgsz=SIZE)
     model = checkpoint.load(weights).model
-    pictures = [vision.letterbox(picture(seed), SIZE)[0] for seed in range(4)]
+    pictures = [preprocess.letterbox(picture(seed), SIZE)[0] for seed in range(4)]
     found = {}
     for kind, made in files(model, pictures).items():
         found[kind] = folder / f"model.{kind}.onnx"
@@ -106,7 +107,7 @@ def test_stock_ultralytics_reads_what_it_is_and_finds_the_same_boxes(exported):
     weights, found = exported
     image = picture(7)
     bgr = np.ascontiguousarray(image[..., ::-1])
-    x, box = vision.letterbox(image, SIZE)
+    x, box = preprocess.letterbox(image, SIZE)
     for kind in found.keys() - {TENSORRT}:
         yolo = YOLO(str(found[kind]))
         theirs = yolo.predict(bgr, conf=0.05, iou=0.7, verbose=False)[0].boxes.data.numpy()
@@ -117,7 +118,7 @@ def test_stock_ultralytics_reads_what_it_is_and_finds_the_same_boxes(exported):
         assert (backend.stride, list(backend.imgsz), backend.batch, backend.channels) == (32, [SIZE, SIZE], 1, 3)
         stated = head.output_of_file(onnx.load(found[kind]))
         assert backend.end2end == (stated == END2END)
-        ours = box.undo(vision.detections(raw, stated, classes=3, conf=0.05, iou=0.7))
+        ours = box.undo(detections(raw, stated, classes=3, conf=0.05, iou=0.7))
         assert len(theirs) == len(ours) > 5, kind
         assert (unlike(theirs, ours) <= (0.02, 1e-4)).all() and (unlike(ours, theirs) <= (0.02, 1e-4)).all(), kind
         if kind in ("fp32", "nms"):
@@ -136,7 +137,7 @@ def test_the_real_network(shared, tmp_path):
     weights = shared / "weights" / "yolov8n-coco-rebuilt.pt"
     photo = sorted((shared / "coco8/images/val").iterdir())[0]
     model = checkpoint.load(weights).model
-    pixels = vision.letterbox(np.asarray(Image.open(photo).convert("RGB")), 320)[0]
+    pixels = preprocess.letterbox(np.asarray(Image.open(photo).convert("RGB")), 320)[0]
     fp32 = to_onnx(model, (320, 320))
     made = {"fp32": fp32, "fp16": to_fp16(fp32, calibrate(fp32, [pixels])).model, "nms": nms.add(fp32)}
     expected = YOLO(weights).predict(photo, imgsz=320, rect=False, verbose=False)[0]

@@ -4,9 +4,10 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from edgeprune_device import accuracy, vision
 from edgeprune_device.errors import InputError
 from edgeprune_device.output import END2END, RAW
+from edgeprune_device.vision import accuracy, preprocess
+from edgeprune_device.vision.postprocess import detections
 from onnx import TensorProto, helper
 
 import edgeprune as ep
@@ -62,9 +63,9 @@ def test_eighty_four_rows_of_eighty_classes_are_rows(two):
     """The shape alone says the opposite: (1, 84, 6) has 4 + 80 of something."""
     session = TorchSession(two, 64)
     (rows,) = session.infer(noise(64))
-    found = vision.detections([rows], session.kind, classes=CLASSES, conf=0.001)
+    found = detections([rows], session.kind, classes=CLASSES, conf=0.001)
     assert np.array_equal(found, rows[0][rows[0, :, 4] > 0.001]) and len(found) > 20
-    assert not np.array_equal(found, vision.detections([rows], RAW, classes=CLASSES, conf=0.001))
+    assert not np.array_equal(found, detections([rows], RAW, classes=CLASSES, conf=0.001))
 
 
 def test_another_size_is_refused_and_not_answered_in_part(two):
@@ -185,7 +186,7 @@ def test_yolo26_has_one_figure_by_pt_by_onnx_and_by_ultralytics(shared):
     by_onnx, _ = evaluate(OnnxSession(to_onnx(model, (size, size))), data, pictures, size)
     stock, found = YOLO(weights), []
     for picture in pictures:
-        bgr = np.ascontiguousarray(vision.decode(picture)[..., ::-1])
+        bgr = np.ascontiguousarray(preprocess.decode(picture)[..., ::-1])
         result = stock.predict(bgr, imgsz=size, rect=False, conf=0.001, nms=False, verbose=False, device="cpu")[0]
         found.append(result.boxes.data.numpy())
     theirs = accuracy.match(found, [true_boxes(data, p) for p in pictures], list(data.names)).accuracy()

@@ -18,9 +18,9 @@ import pytest
 from edgeprune_device import cli
 from edgeprune_device.engine import Engine
 from edgeprune_device.errors import GateError, InputError
-from edgeprune_device.evaluation import EvaluationSet
 from edgeprune_device.trust import keys, signature
 from edgeprune_device.trust.bundle import Bundle
+from edgeprune_device.vision.evaluation import EvaluationSet
 from nacl.signing import SigningKey
 from PIL import Image
 

@@ -8,9 +8,9 @@ import onnx
 import pytest
 from edgeprune_device import cli
 from edgeprune_device.errors import InputError
-from edgeprune_device.evaluation import EvaluationSet
 from edgeprune_device.trust import keys
 from edgeprune_device.trust.bundle import Bundle
+from edgeprune_device.vision.evaluation import EvaluationSet
 from onnx import TensorProto, helper
 
 from edgeprune.workflow import pack

@@ -15,8 +15,8 @@ import onnx
 import pytest
 from edgeprune_device import benchmark
 from edgeprune_device.errors import GateError, InputError
-from edgeprune_device.evaluation import EvaluationSet
 from edgeprune_device.trust.bundle import Bundle
+from edgeprune_device.vision.evaluation import EvaluationSet
 
 import edgeprune as ep
 from edgeprune import demo, quantize

@@ -8,8 +8,8 @@ import shutil
 import subprocess
 
 import pytest
-from edgeprune_device.evaluation import EvaluationSet
 from edgeprune_device.trust.bundle import Bundle
+from edgeprune_device.vision.evaluation import EvaluationSet
 
 from edgeprune.drones.deploy import Settings, image
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 from edgeprune_device import cli
-from edgeprune_device.evaluation import EvaluationSet
 from edgeprune_device.trust.bundle import Bundle
+from edgeprune_device.vision.evaluation import EvaluationSet
 
 from . import bundle as bundles
 from . import rootfs

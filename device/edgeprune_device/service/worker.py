@@ -219,7 +219,7 @@ class _Worker:
 
     def _pictures(self, bundle: Any) -> Any:
         """The bundle's own pictures, where they are the source."""
-        from edgeprune_device.evaluation import EvaluationSet
+        from edgeprune_device.vision.evaluation import EvaluationSet
 
         if self._order["source"] != "bundle" or bundle.manifest.evaluation is None:
             return None
@@ -228,7 +228,8 @@ class _Worker:
 
     def _frames(self, source: Any, manifest: Any, session: Any, lines: Callable[..., bytes], sink: Any) -> None:
         """The loop. Whatever it looks up, it looks up once; the first frame may take its time."""
-        from edgeprune_device.vision import Preprocessor, detections
+        from edgeprune_device.vision.postprocess import detections
+        from edgeprune_device.vision.preprocess import Preprocessor
 
         cells, watchdog_ns, clock = self._cells, self._watchdog_ns, time.monotonic_ns
         supply, live = self._supply(source)

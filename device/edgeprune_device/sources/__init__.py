@@ -14,9 +14,9 @@ import importlib
 from typing import Optional
 
 from edgeprune_device.errors import InputError
-from edgeprune_device.evaluation import EvaluationSet
 from edgeprune_device.sources.paced import Paced
 from edgeprune_device.sources.source import Frame, Source
+from edgeprune_device.vision.evaluation import EvaluationSet
 
 __all__ = ["KINDS", "Frame", "Paced", "Source", "open"]
 

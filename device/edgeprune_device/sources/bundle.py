@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Optional
 
 from edgeprune_device.errors import InputError
-from edgeprune_device.evaluation import EvaluationSet
 from edgeprune_device.sources.pictures import Pictures
+from edgeprune_device.vision.evaluation import EvaluationSet
 
 __all__ = ["open", "takes"]
 

@@ -15,11 +15,11 @@ from typing import Iterator, List, Optional
 import numpy as np
 
 from edgeprune_device.errors import DeviceError, InputError, RuntimeUnavailable
-from edgeprune_device.evaluation import EvaluationSet
 from edgeprune_device.sources import gstreamer, y4m
 from edgeprune_device.sources.program import Program
 from edgeprune_device.sources.reader import Reader
 from edgeprune_device.sources.source import Frame, Source
+from edgeprune_device.vision.evaluation import EvaluationSet
 
 __all__ = ["Camera", "elements", "open", "takes"]
 

@@ -9,15 +9,15 @@ from typing import Iterator, Optional
 
 import numpy as np
 
-from edgeprune_device import vision
 from edgeprune_device.errors import InputError
+from edgeprune_device.vision import preprocess
 
 __all__ = ["Clip", "available"]
 
 
 def available() -> Optional[str]:
     """None where OpenCV is installed."""
-    return None if vision.uses_opencv() else "OpenCV is not installed"
+    return None if preprocess.uses_opencv() else "OpenCV is not installed"
 
 
 class Clip:

@@ -14,10 +14,10 @@ from typing import Iterator, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
-from edgeprune_device import vision
 from edgeprune_device.errors import InputError
-from edgeprune_device.evaluation import EvaluationSet
 from edgeprune_device.sources.source import Frame, Source
+from edgeprune_device.vision import preprocess
+from edgeprune_device.vision.evaluation import EvaluationSet
 
 __all__ = ["Pictures", "open", "takes"]
 
@@ -52,7 +52,7 @@ class Pictures(Source):
 
     def decode(self, frame: Frame) -> np.ndarray:
         """Upright RGB, as Ultralytics reads a labelled picture."""
-        return vision.decode(frame.data, frame.name)
+        return preprocess.decode(frame.data, frame.name)
 
 
 def takes(text: str) -> bool:
@@ -95,7 +95,7 @@ def _in_folder(folder: Path) -> List[Path]:
 def _format(name: str, data: Data) -> str:
     """What the file's head says, e.g. "JPEG"; a damaged body shows when it is decoded."""
     try:
-        with vision.opened(io.BytesIO(data) if isinstance(data, bytes) else data) as image:
+        with preprocess.opened(io.BytesIO(data) if isinstance(data, bytes) else data) as image:
             return str(image.format)
     except Exception as error:  # a damaged file makes Pillow's plug-ins raise almost anything
         empty = not (len(data) if isinstance(data, bytes) else data.stat().st_size)

@@ -13,10 +13,10 @@ from typing import Iterator, List, Optional, Tuple
 import numpy as np
 
 from edgeprune_device.errors import DeviceError, InputError, RuntimeUnavailable
-from edgeprune_device.evaluation import EvaluationSet
 from edgeprune_device.sources import ffmpeg, gstreamer, opencv
 from edgeprune_device.sources.reader import Reader
 from edgeprune_device.sources.source import Frame, Source
+from edgeprune_device.vision.evaluation import EvaluationSet
 
 __all__ = ["DECODERS", "Video", "open", "takes"]
 

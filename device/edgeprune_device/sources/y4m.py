@@ -12,8 +12,8 @@ from typing import BinaryIO, Iterator, Optional
 
 import numpy as np
 
-from edgeprune_device import vision
 from edgeprune_device.errors import DeviceError
+from edgeprune_device.vision import preprocess
 
 __all__ = ["Stream", "read_into", "rgb"]
 
@@ -80,7 +80,7 @@ def read_into(stream: BinaryIO, array: np.ndarray) -> bool:
 def rgb(planes: np.ndarray) -> np.ndarray:
     """A frame of a `Stream` -> (h, w, 3) uint8 RGB."""
     green, blue, red = planes
-    if vision.uses_opencv():
+    if preprocess.uses_opencv():
         import cv2
 
         return cv2.merge([red, green, blue])

@@ -7,8 +7,8 @@ import io
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgeprune_device import vision
 from edgeprune_device.errors import InputError
+from edgeprune_device.vision import preprocess
 from PIL import Image
 
 #: (longest side px, JPEG quality), the best first.
@@ -29,7 +29,7 @@ def read(path: str | None) -> Picture:
     if not path:
         return Picture(None, None, "its file is not known")
     try:
-        image = Image.fromarray(vision.decode(Path(path), Path(path).name))
+        image = Image.fromarray(preprocess.decode(Path(path), Path(path).name))
     except InputError as error:
         return Picture(None, None, str(error))
     except ValueError as error:  # a path that no file system takes (a NUL in it)

@@ -26,9 +26,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import yaml
-from edgeprune_device import vision
 from edgeprune_device.errors import InputError
 from edgeprune_device.files import sha256
+from edgeprune_device.vision import preprocess
 
 from edgeprune.data.formats import cache
 from edgeprune.data.pictures import PICTURES
@@ -303,7 +303,7 @@ def _check_size(file: Path, picture: Path, entry: dict) -> None:
     if not all(isinstance(v, (int, float)) and v > 0 for v in (width, height)):
         raise InputError(f"{file}: picture {entry['file_name']} is listed with {width}x{height} pixels")
     try:
-        with vision.opened(picture) as image:
+        with preprocess.opened(picture) as image:
             found = image.size
             if found != (width, height) and image.getexif().get(0x0112, 1) in (5, 6, 7, 8):
                 found = found[::-1]

@@ -17,9 +17,10 @@ from typing import Callable, Iterable, Iterator, List, NamedTuple, Optional, Seq
 import numpy as np
 
 from edgeprune_device import schema, strict_json
-from edgeprune_device.accuracy import Accuracy, match
 from edgeprune_device.errors import InputError
-from edgeprune_device.vision import Letterbox, decode, detections, letterbox
+from edgeprune_device.vision.accuracy import Accuracy, match
+from edgeprune_device.vision.postprocess import detections
+from edgeprune_device.vision.preprocess import Letterbox, decode, letterbox
 
 __all__ = ["EvaluationSet", "Picture", "evaluate"]
 

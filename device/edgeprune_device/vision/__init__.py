@@ -1,0 +1,1 @@
+"""Images to network input, network output to boxes, boxes to accuracy."""
