@@ -22,8 +22,8 @@ import time
 from pathlib import Path
 
 from edgeprune_device import benchmark
-from edgeprune_device.environment import Environment
 from edgeprune_device.files import write_atomic
+from edgeprune_device.machine.environment import Environment
 from edgeprune_device.trust.bundle import Bundle
 from edgeprune_device.vision import preprocess
 from edgeprune_device.vision.evaluation import EvaluationSet

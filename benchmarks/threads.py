@@ -27,9 +27,10 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from edgeprune_device import clock, cpu_load
-from edgeprune_device.environment import Environment
+from edgeprune_device import clock
 from edgeprune_device.files import write_atomic
+from edgeprune_device.machine import cpu_load
+from edgeprune_device.machine.environment import Environment
 
 from edgeprune import versions
 from edgeprune.model import threads

@@ -27,8 +27,8 @@ import numpy as np
 import torch
 import torchvision
 import ultralytics
-from edgeprune_device.environment import Environment
 from edgeprune_device.files import check_writable, write_atomic
+from edgeprune_device.machine.environment import Environment
 from edgeprune_device.vision import preprocess
 
 from benchmarks.device import outputs, table

@@ -26,8 +26,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from edgeprune_device.environment import Environment
 from edgeprune_device.files import write_atomic
+from edgeprune_device.machine.environment import Environment
 from edgeprune_device.trust.bundle import Bundle
 from edgeprune_device.vision.evaluation import EvaluationSet
 
@@ -171,7 +171,7 @@ def loop(path: Path, way: str, runtime: str, folder: str) -> None:
 
 def supervisor(bundle: Path, pictures: Path) -> dict:
     """Of the process that watches: resident memory, and the share of a core that it uses while nothing happens."""
-    from edgeprune_device import cpu_load
+    from edgeprune_device.machine import cpu_load
 
     with tempfile.TemporaryDirectory() as root:
         command = [sys.executable, "-m", "edgeprune_device", "run", "--root", root, "--source", "/nowhere"]

@@ -25,8 +25,8 @@ from pathlib import Path
 
 import onnxruntime
 import torch
-from edgeprune_device.environment import Environment
 from edgeprune_device.files import check_writable, write_atomic
+from edgeprune_device.machine.environment import Environment
 
 from benchmarks.precision import files, judge, table
 from edgeprune.data import dataset

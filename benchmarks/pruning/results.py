@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from edgeprune_device.environment import Environment
 from edgeprune_device.files import sha256, write_atomic
+from edgeprune_device.machine.environment import Environment
 
 from benchmarks.pruning import cells
 from edgeprune.exporting.to_onnx import to_onnx

@@ -10,23 +10,11 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
-from edgeprune_device import (
-    bench,
-    board,
-    clock,
-    cpu_load,
-    parity,
-    percentiles,
-    preflight,
-    probes,
-    runtimes,
-    sources,
-    verdict,
-    version,
-)
+from edgeprune_device import bench, clock, parity, percentiles, probes, runtimes, sources, verdict, version
 from edgeprune_device.engine import offer
-from edgeprune_device.environment import Environment
 from edgeprune_device.errors import DeviceError, InputError
+from edgeprune_device.machine import board, cpu_load, preflight
+from edgeprune_device.machine.environment import Environment
 from edgeprune_device.printable import printable
 from edgeprune_device.probes import summary
 from edgeprune_device.progress import Line

@@ -72,7 +72,7 @@ def python() -> Check:
 
 def board_() -> Check:
     """The board, by its device tree."""
-    from edgeprune_device import board
+    from edgeprune_device.machine import board
 
     found = board.read()
     if found.model is None and found.l4t is None:
@@ -158,7 +158,7 @@ def sensors() -> Check:
 
 def power_mode() -> Check:
     """nvpmodel, which tells the power mode."""
-    from edgeprune_device import preflight
+    from edgeprune_device.machine import preflight
 
     if not _jetson():
         return Check("power mode", "note", "nvpmodel is a Jetson's")
@@ -170,7 +170,7 @@ def power_mode() -> Check:
 
 def conditions() -> Check:
     """What would spoil a benchmark right now."""
-    from edgeprune_device import preflight
+    from edgeprune_device.machine import preflight
 
     warnings = preflight.read().warnings()
     return Check("bench", "note" if warnings else "ok", "; ".join(warnings) or "nothing found that spoils one")
@@ -235,7 +235,7 @@ def _from_host() -> List[Callable[[], Check]]:
 
 
 def _jetson() -> bool:
-    from edgeprune_device import board
+    from edgeprune_device.machine import board
 
     return board.read().l4t is not None
 

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from edgeprune_device import clock
-from edgeprune_device.environment import Environment
 from edgeprune_device.errors import InputError
+from edgeprune_device.machine.environment import Environment
 from edgeprune_device.vision.accuracy import Accuracy
 
 from edgeprune import versions

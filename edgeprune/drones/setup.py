@@ -14,8 +14,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgeprune_device import board, files, strict_json, version
+from edgeprune_device import files, strict_json, version
 from edgeprune_device.errors import InputError
+from edgeprune_device.machine import board
 from edgeprune_device.trust import keys
 from nacl.signing import VerifyKey
 

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import numpy as np
 import onnx
 import torch
-from edgeprune_device.environment import Environment
 from edgeprune_device.errors import GateError
+from edgeprune_device.machine.environment import Environment
 from edgeprune_device.target import Target
 from edgeprune_device.vision.accuracy import Accuracy, Matches
 

@@ -5,8 +5,8 @@ import time
 import numpy as np
 import pytest
 from edgeprune_device import benchmark, schema, strict_json
-from edgeprune_device.environment import Environment
 from edgeprune_device.errors import InputError, RuntimeUnavailable
+from edgeprune_device.machine.environment import Environment
 from edgeprune_device.trust import keys
 from edgeprune_device.trust.bundle import Bundle
 from edgeprune_device.vision.evaluation import EvaluationSet

@@ -2,7 +2,8 @@ import json
 
 import pytest
 import sysfs as boards
-from edgeprune_device import board, schema
+from edgeprune_device import schema
+from edgeprune_device.machine import board
 from hypothesis import given
 from hypothesis import strategies as st
 

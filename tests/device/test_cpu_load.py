@@ -4,7 +4,7 @@ import sys
 import time
 
 import pytest
-from edgeprune_device import cpu_load
+from edgeprune_device.machine import cpu_load
 from hypothesis import given
 from hypothesis import strategies as st
 

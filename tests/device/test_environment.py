@@ -2,7 +2,7 @@ import json
 from dataclasses import replace
 
 import pytest
-from edgeprune_device.environment import Environment, parse_cpuinfo, parse_key_values, parse_meminfo
+from edgeprune_device.machine.environment import Environment, parse_cpuinfo, parse_key_values, parse_meminfo
 
 X86 = """processor	: 0
 model name	: AMD EPYC 7763

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 import sysfs as boards
-from edgeprune_device import preflight, schema
-from edgeprune_device.preflight import Preflight, parse_nvpmodel
+from edgeprune_device import schema
+from edgeprune_device.machine import preflight
+from edgeprune_device.machine.preflight import Preflight, parse_nvpmodel
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -105,7 +106,7 @@ def test_other_users_of_the_gpu_are_named(tmp_path):
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become another user")
 def test_without_root_it_says_that_it_could_not_look_everywhere():
     code = (
-        "import os; from edgeprune_device import preflight; os.setuid(65534); "
+        "import os; from edgeprune_device.machine import preflight; os.setuid(65534); "
         "print(preflight.read().gpu_users_complete)"
     )
     done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=True)

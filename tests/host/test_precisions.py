@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import onnx
 import pytest
-from edgeprune_device.environment import Environment
 from edgeprune_device.errors import GateError
+from edgeprune_device.machine.environment import Environment
 from edgeprune_device.output import END2END, RAW
 from edgeprune_device.target import Target
 from onnx import numpy_helper

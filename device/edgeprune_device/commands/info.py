@@ -28,8 +28,9 @@ def run(args) -> None:
 def describe_machine() -> dict:
     """A JSON object: versions, machine, board, its sensors and what they say now ({"value": null}: nothing), its state
     (preflight) and what of that spoils a benchmark, runtimes ("available" or why not), keys."""
-    from edgeprune_device import board, preflight, probes, runtimes, version
-    from edgeprune_device.environment import Environment
+    from edgeprune_device import probes, runtimes, version
+    from edgeprune_device.machine import board, preflight
+    from edgeprune_device.machine.environment import Environment
     from edgeprune_device.trust import keys
 
     state = preflight.read()
@@ -63,7 +64,7 @@ def describe_bundle(path, allow_untrusted: bool) -> dict:
 
 def _readable(data: dict) -> dict:
     """The same, with the sensors and the state in words; a bundle's contents as they are."""
-    from edgeprune_device.preflight import Preflight
+    from edgeprune_device.machine.preflight import Preflight
 
     if "preflight" not in data:
         return data

@@ -13,7 +13,8 @@ import time
 from contextlib import suppress
 from typing import Any, Dict, List, Sequence
 
-from edgeprune_device import cpu_load, interpreter
+from edgeprune_device import interpreter
+from edgeprune_device.machine import cpu_load
 from edgeprune_device.service.protocol import DEADLINE, FRAMES, LAST, LOADING, LOST, Pulse
 from edgeprune_device.service.worker import COMMAND, LOAD_S
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from edgeprune_device import runtimes
-from edgeprune_device.environment import Environment
+from edgeprune_device.machine.environment import Environment
 from edgeprune_device.runtimes import Session
 
 #: Sessions open at once: each of a large network takes gigabytes.
