@@ -10,7 +10,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
-from edgeprune_device import bench, clock, parity, percentiles, probes, runtimes, sources, verdict, version
+from edgeprune_device import bench, clock, parity, probes, runtimes, sources, verdict, version
 from edgeprune_device.engine import offer
 from edgeprune_device.errors import DeviceError, InputError
 from edgeprune_device.machine import board, cpu_load, preflight
@@ -18,8 +18,9 @@ from edgeprune_device.machine.environment import Environment
 from edgeprune_device.printable import printable
 from edgeprune_device.probes import summary
 from edgeprune_device.progress import Line
-from edgeprune_device.report import DEVICE_STAGES, END_TO_END, BenchReport
-from edgeprune_device.spool import Spool
+from edgeprune_device.reports import percentiles
+from edgeprune_device.reports.report import DEVICE_STAGES, END_TO_END, BenchReport
+from edgeprune_device.reports.spool import Spool
 from edgeprune_device.target import Target
 from edgeprune_device.trust import keys
 from edgeprune_device.trust.bundle import Bundle

@@ -188,7 +188,7 @@ def wall_clock() -> Check:
 
 def spool() -> Check:
     """Where reports wait."""
-    from edgeprune_device.spool import Spool
+    from edgeprune_device.reports.spool import Spool
 
     found = Spool()
     waiting = sum(not entry.delivered for entry in found.entries())
@@ -199,7 +199,7 @@ def spool() -> Check:
 
 def disk() -> Check:
     """Room for engines and reports."""
-    from edgeprune_device.spool import Spool
+    from edgeprune_device.reports.spool import Spool
 
     place = next(path for path in [Spool().folder, *Spool().folder.parents] if path.exists())
     free = shutil.disk_usage(str(place)).free

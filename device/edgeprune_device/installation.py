@@ -263,7 +263,7 @@ def _current(releases: Releases) -> Optional[Release]:
 def _measure(releases: Releases, bundle: Bundle, folder: Path, options: Options) -> _Measured:
     """By `edgeprune bench` in a process of its own, which builds the engine, too: native code that crashes there ends
     the installation, not this process. Its report waits for `edgeprune collect`."""
-    from edgeprune_device.report import BenchReport  # brings numpy, which whoever only follows does without
+    from edgeprune_device.reports.report import BenchReport  # brings numpy, which whoever only follows does without
 
     path = folder / "report.json"
     _run_tool(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from edgeprune_device import strict_json
 from edgeprune_device.errors import InputError
-from edgeprune_device.report import BenchReport
+from edgeprune_device.reports.report import BenchReport
 from edgeprune_device.trust import keys
 
 from edgeprune.comparison.row import Row, accuracy_of

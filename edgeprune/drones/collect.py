@@ -19,7 +19,7 @@ from typing import NamedTuple, Protocol
 
 from edgeprune_device import clock, strict_json
 from edgeprune_device.errors import GateError, InputError, SignatureError
-from edgeprune_device.report import BenchReport
+from edgeprune_device.reports.report import BenchReport
 from edgeprune_device.trust import keys
 from nacl.signing import VerifyKey
 
@@ -32,7 +32,7 @@ _MOST_BYTES = 1 << 29  # of one report; ten hours at 100 frames a second take 0.
 _MOST_REPORTS = 10_000
 _BATCH = 20  # reports acknowledged at once; a round trip each is long over a radio
 
-#: Where the spool is, as `edgeprune_device.spool` has it; what waits there; the boot and the seconds since.
+#: Where the spool is, as `edgeprune_device.reports.spool` has it; what waits there; the boot and the seconds since.
 _LIST = """
 spool="${EDGEPRUNE_SPOOL:-${XDG_STATE_HOME:-$HOME/.local/state}/edgeprune/spool}"
 cat /proc/sys/kernel/random/boot_id 2>/dev/null || echo -

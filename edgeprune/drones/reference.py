@@ -28,7 +28,7 @@ from edgeprune_device import clock, files, schema, strict_json, version
 from edgeprune_device.engine import PRECISIONS, Engine
 from edgeprune_device.errors import EdgepruneError, GateError, InputError, SignatureError
 from edgeprune_device.hint import did_you_mean
-from edgeprune_device.report import BenchReport
+from edgeprune_device.reports.report import BenchReport
 from edgeprune_device.target import Target
 from edgeprune_device.trust import keys
 from edgeprune_device.trust.bundle import Bundle

@@ -23,7 +23,7 @@ from pathlib import Path
 from edgeprune_device import strict_json
 from edgeprune_device.errors import EdgepruneError, InputError, SignatureError
 from edgeprune_device.files import sync_folder, write_atomic
-from edgeprune_device.report import BenchReport
+from edgeprune_device.reports.report import BenchReport
 from edgeprune_device.trust import keys
 
 __all__ = ["Receipt", "Store", "Stored"]

@@ -13,8 +13,8 @@ import sysfs as boards
 from edgeprune_device import cli, strict_json
 from edgeprune_device.commands import find_bundle
 from edgeprune_device.errors import InputError
-from edgeprune_device.report import BenchReport
-from edgeprune_device.spool import Spool
+from edgeprune_device.reports.report import BenchReport
+from edgeprune_device.reports.spool import Spool
 from edgeprune_device.target import Target
 from edgeprune_device.trust import keys
 

@@ -18,7 +18,7 @@ from edgeprune_device.commands.releases import elsewhere
 from edgeprune_device.errors import DeviceError, GateError, InputError, SignatureError
 from edgeprune_device.installation import Options
 from edgeprune_device.releases import Releases
-from edgeprune_device.spool import Spool
+from edgeprune_device.reports.spool import Spool
 from edgeprune_device.trust import keys
 from edgeprune_device.trust.bundle import Bundle
 from edgeprune_device.vision.evaluation import EvaluationSet

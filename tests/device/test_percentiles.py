@@ -2,7 +2,7 @@ import math
 import random
 
 import pytest
-from edgeprune_device import percentiles
+from edgeprune_device.reports import percentiles
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -4,7 +4,7 @@ import pytest
 from edgeprune_device import schema, strict_json
 from edgeprune_device.errors import InputError, SignatureError
 from edgeprune_device.machine.preflight import Preflight
-from edgeprune_device.report import BenchReport
+from edgeprune_device.reports.report import BenchReport
 from fakes.reports import make_report, timing
 from hypothesis import given, settings
 from hypothesis import strategies as st

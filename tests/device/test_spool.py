@@ -8,7 +8,7 @@ import time
 
 import pytest
 from edgeprune_device.errors import InputError, SignatureError
-from edgeprune_device.spool import Spool
+from edgeprune_device.reports.spool import Spool
 
 
 @pytest.fixture

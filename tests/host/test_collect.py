@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from edgeprune_device import cli, clock, strict_json
 from edgeprune_device.errors import GateError
-from edgeprune_device.spool import Spool
+from edgeprune_device.reports.spool import Spool
 from edgeprune_device.trust import keys
 from nacl.signing import SigningKey
 

@@ -119,7 +119,7 @@ def tiny(monkeypatch, tmp_path):
         fetched.mkdir()
         modules = {
             "numpy/__init__.py": "", "PIL/__init__.py": "", "PIL/Image.py": "", "nacl/__init__.py": "",
-            "nacl/signing.py": "", "edgeprune_device/__init__.py": "", "edgeprune_device/report.py": content,
+            "nacl/signing.py": "", "edgeprune_device/__init__.py": "", "edgeprune_device/reports/report.py": content,
             "edgeprune_device/cli.py": FAKE_CLI,
         }  # fmt: skip
         wheel = make_wheel(fetched, "agent-1.0")

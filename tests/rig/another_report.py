@@ -9,8 +9,8 @@ import random
 import sys
 from dataclasses import replace
 
-from edgeprune_device.report import BenchReport
-from edgeprune_device.spool import Spool
+from edgeprune_device.reports.report import BenchReport
+from edgeprune_device.reports.spool import Spool
 from edgeprune_device.trust import keys
 
 path, count = sys.argv[1], int(sys.argv[2])

@@ -176,7 +176,7 @@ def put(agent, drone, measured):
 
 def arrived(reports):
     """The ids that the host has, each file whole and signed by the drone's own key."""
-    from edgeprune_device.report import BenchReport
+    from edgeprune_device.reports.report import BenchReport
     from edgeprune_device.trust import keys
 
     found = []

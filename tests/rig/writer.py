@@ -3,7 +3,7 @@
 import os
 import random
 
-from edgeprune_device.spool import Spool
+from edgeprune_device.reports.spool import Spool
 
 spool = Spool("/var/spool/edgeprune")
 with open("/proc/sys/kernel/random/boot_id") as file:

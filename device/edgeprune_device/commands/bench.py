@@ -69,7 +69,7 @@ def run(args) -> None:
     """Verify, measure, keep the report, show it; then the gate."""
     from edgeprune_device import benchmark, files, strict_json
     from edgeprune_device.errors import DeviceError, InputError, Interrupted
-    from edgeprune_device.spool import Spool
+    from edgeprune_device.reports.spool import Spool
     from edgeprune_device.trust.bundle import Bundle
 
     if args.max_drop is not None and args.no_accuracy:

@@ -18,7 +18,7 @@ def run(args) -> None:
     """Copy or prune, then list."""
     from edgeprune_device import strict_json
     from edgeprune_device.errors import InputError
-    from edgeprune_device.spool import Spool
+    from edgeprune_device.reports.spool import Spool
 
     spool = Spool()
     if args.to is not None and not args.to.is_dir():

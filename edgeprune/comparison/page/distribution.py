@@ -1,13 +1,13 @@
 """How latency is distributed: every sample, not only its median.
 
 An empirical distribution is honest for 40 samples, where it shows 40 steps, and for 10,000, where it is a curve. A tail
-percentile is stated only with the samples that it takes (edgeprune_device.percentiles).
+percentile is stated only with the samples that it takes (edgeprune_device.reports.percentiles).
 """
 
 from __future__ import annotations
 
 import numpy as np
-from edgeprune_device.percentiles import SAMPLES_NEEDED, percentile
+from edgeprune_device.reports.percentiles import SAMPLES_NEEDED, percentile
 
 from edgeprune.comparison.page import parts, svg, theme
 from edgeprune.comparison.page.figures import number, show

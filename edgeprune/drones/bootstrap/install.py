@@ -42,7 +42,7 @@ def make(agent, pip, wheels):
     steps = (
         [sys.executable, "-m", "venv", "--without-pip", "--system-site-packages", agent],
         [python, os.path.join(pip, "pip"), "install", *options, "--ignore-installed", *wheels],
-        [python, "-c", "import numpy, PIL.Image, nacl.signing, edgeprune_device.report"],
+        [python, "-c", "import numpy, PIL.Image, nacl.signing, edgeprune_device.reports.report"],
         [os.path.join(agent, "bin", "edgeprune"), "--version"],
     )
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("PIP_", "PYTHON"))}

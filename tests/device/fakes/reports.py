@@ -1,8 +1,8 @@
 """A bench report made by hand, for tests of what reads one. Its figures are invented."""
 
-from edgeprune_device import percentiles
 from edgeprune_device.machine.environment import Environment
-from edgeprune_device.report import BenchReport
+from edgeprune_device.reports import percentiles
+from edgeprune_device.reports.report import BenchReport
 from edgeprune_device.vision.accuracy import Accuracy, ClassAccuracy
 
 

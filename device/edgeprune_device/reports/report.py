@@ -9,9 +9,10 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from nacl.signing import SigningKey, VerifyKey
 
-from edgeprune_device import percentiles, schema, strict_json
+from edgeprune_device import schema, strict_json
 from edgeprune_device.machine.environment import Environment
 from edgeprune_device.probes.series import Series
+from edgeprune_device.reports import percentiles
 from edgeprune_device.trust import signature
 from edgeprune_device.vision.accuracy import Accuracy
 

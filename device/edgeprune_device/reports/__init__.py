@@ -1,0 +1,1 @@
+"""Signed reports, and the spool that keeps them until they are delivered."""
