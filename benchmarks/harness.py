@@ -21,7 +21,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from edgeprune_device import benchmark
+from edgeprune_device.benchmark import run
 from edgeprune_device.files import write_atomic
 from edgeprune_device.machine.environment import Environment
 from edgeprune_device.trust.bundle import Bundle
@@ -59,7 +59,7 @@ def process() -> dict:
     """Seconds and bytes of fresh processes, the median of seven."""
     imports, commands, resident = [], [], []
     measure = (
-        "import time; t = time.perf_counter(); import edgeprune_device.benchmark; t = time.perf_counter() - t; "
+        "import time; t = time.perf_counter(); import edgeprune_device.benchmark.run; t = time.perf_counter() - t; "
         "print(t, next(int(l.split()[1]) for l in open('/proc/self/status') if l.startswith('VmRSS')))"
     )
     for _ in range(7):
@@ -79,7 +79,7 @@ def process() -> dict:
 
 def harness(bundle: Bundle, seconds: float) -> dict:
     """Microseconds of each frame that belong to no stage, with runtime null."""
-    report = benchmark.run(bundle, runtime="null", precision="fp32", seconds=seconds)
+    report = run.run_benchmark(bundle, runtime="null", precision="fp32", seconds=seconds)
     frames = report.stages["end_to_end"]["samples"]
     inside = sum(sum(report.stages[name]["samples_ns"]) for name in ("decode", "pre", "infer", "post"))
     wall_ns = frames / report.fps_end_to_end * 1e9
@@ -115,7 +115,7 @@ def bare(bundle: Bundle, seconds: float, rounds: int) -> dict:
 
     rows = []
     for _ in range(rounds):
-        report = benchmark.run(
+        report = run.run_benchmark(
             bundle, runtime="ort", precision="fp32", threads=1, seconds=seconds, with_accuracy=False
         )
         rows.append({"bench": report.stages["infer"]["p50_ms"], "bare": loop(False), "between": loop(True)})

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from edgeprune_device.layers import layer_of_node
+from edgeprune_device.engine.layers import layer_of_node
 
 __all__ = ["layer_of_node"]

@@ -3,7 +3,7 @@ import threading
 import time
 
 import pytest
-from edgeprune_device import bench
+from edgeprune_device.benchmark import timing
 from edgeprune_device.errors import DeviceError, InputError
 
 
@@ -12,7 +12,7 @@ class Clock:
 
     def __init__(self, monkeypatch):
         self.now = 1_000
-        monkeypatch.setattr(bench.time, "monotonic_ns", lambda: self.now)
+        monkeypatch.setattr(timing.time, "monotonic_ns", lambda: self.now)
 
     def stage(self, *durations_ms):
         durations = list(durations_ms)
@@ -26,8 +26,8 @@ class Clock:
 
 def measure(stages, frames, *, seconds=10.0, min_samples=64, warmup_seconds=10.0, **more):
     """`bench.measure` of frames that come again and again."""
-    plan = bench.Plan(seconds, min_samples, warmup_seconds)
-    return bench.measure(stages, itertools.cycle(frames).__next__, plan, **more)
+    plan = timing.TimingPlan(seconds, min_samples, warmup_seconds)
+    return timing.measure(stages, itertools.cycle(frames).__next__, plan, **more)
 
 
 def test_each_stage_gets_its_own_time_and_the_value_flows(monkeypatch):
@@ -64,9 +64,9 @@ def test_a_warm_up_that_never_settles_is_flagged(monkeypatch):
 @pytest.mark.parametrize("mode", ["one", "pipelined"])
 def test_there_is_always_a_frame(mode):
     stages = {"a": lambda value: value, "b": lambda value: value, "c": lambda value: value}
-    plan = bench.Plan(seconds=1e-9, warmup_seconds=0.01)
+    plan = timing.TimingPlan(seconds=1e-9, warmup_seconds=0.01)
     frames = itertools.count().__next__
-    run = bench.measure if mode == "one" else lambda *given: bench.pipelined(*given, middle="b")
+    run = timing.measure if mode == "one" else lambda *given: timing.pipelined(*given, middle="b")
     assert len(run(stages, frames, plan).frames_ns) >= 1
 
 
@@ -126,13 +126,13 @@ def test_an_interrupt_keeps_what_was_measured(monkeypatch):
 def test_an_interrupt_in_the_middle_of_a_row_leaves_whole_ones(monkeypatch):
     appended = itertools.count()
 
-    class Column(bench.array):
+    class Column(timing.array):
         def append(self, value):
             if next(appended) == 31:  # three figures a row
                 raise KeyboardInterrupt
             super().append(value)
 
-    monkeypatch.setattr(bench, "array", Column)
+    monkeypatch.setattr(timing, "array", Column)
     samples = measure({"a": Clock(monkeypatch).stage(10)}, [0])
     assert samples.interrupted
     assert [len(column) for column in (samples.begins_ns, samples.stages_ns["a"], samples.frames_ns)] == [10, 10, 10]
@@ -163,8 +163,8 @@ def test_a_device_that_fails_keeps_what_was_measured(monkeypatch):
 
 def pipelined(stages, **more):
     frames = itertools.count()
-    plan = bench.Plan(seconds=more.pop("seconds", 0.3), min_samples=5, warmup_seconds=0.05)
-    return bench.pipelined(stages, frames.__next__, plan, middle="b", **more)
+    plan = timing.TimingPlan(seconds=more.pop("seconds", 0.3), min_samples=5, warmup_seconds=0.05)
+    return timing.pipelined(stages, frames.__next__, plan, middle="b", **more)
 
 
 def test_a_pipeline_overlaps_its_parts_and_keeps_the_order():

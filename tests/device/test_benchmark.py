@@ -4,7 +4,8 @@ import time
 
 import numpy as np
 import pytest
-from edgeprune_device import benchmark, schema, strict_json
+from edgeprune_device import schema, strict_json
+from edgeprune_device.benchmark import precision, run
 from edgeprune_device.errors import InputError, RuntimeUnavailable
 from edgeprune_device.machine.environment import Environment
 from edgeprune_device.trust import keys
@@ -30,7 +31,7 @@ def rebuilt(tmp_path, manifest, tiny_onnx, labelled_pictures):
 def test_a_whole_run(bundle):
     pytest.importorskip("onnxruntime")
     jsonschema = pytest.importorskip("jsonschema")
-    report = benchmark.run(bundle, threads=1, **QUICK)
+    report = run.run_benchmark(bundle, threads=1, **QUICK)
     jsonschema.validate(json.loads(json.dumps(report.to_json())), schema.load("report"))
     assert list(report.stages) == ["decode", "pre", "infer", "post", "end_to_end"]
     assert report.precision == "fp32" and report.runtime["name"] == "ort" and report.runtime["threads"] == 1
@@ -48,11 +49,11 @@ def test_a_whole_run(bundle):
 def test_timing_spins_and_the_report_says_so(bundle, monkeypatch):
     pytest.importorskip("onnxruntime")
     monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")  # OpenMP's: not that of what is timed here
-    report = benchmark.run(bundle, runtime="ort", threads=2, with_accuracy=False, **QUICK)
+    report = run.run_benchmark(bundle, runtime="ort", threads=2, with_accuracy=False, **QUICK)
     assert report.runtime["spinning"] is True
     assert ", 2 threads; they spin while they wait\n" in report.table()
-    assert benchmark.run(bundle, runtime="ort", threads=1, with_accuracy=False, **QUICK).runtime["spinning"] is None
-    assert benchmark.run(bundle, runtime="null", **QUICK).runtime["spinning"] is None
+    assert run.run_benchmark(bundle, runtime="ort", threads=1, with_accuracy=False, **QUICK).runtime["spinning"] is None
+    assert run.run_benchmark(bundle, runtime="null", **QUICK).runtime["spinning"] is None
 
 
 BOXES = [(20, 20, 16, 16, 0), (44, 40, 12, 20, 1)]  # what `labelled_pictures` show
@@ -78,10 +79,10 @@ def test_rows_of_eighty_classes_are_rows_because_the_manifest_says_so(rebuilt):
     pytest.importorskip("onnxruntime")
     model = table_of(BOXES, (0.9, 0.8))
     eighty = {"payloads": {"model.fp32.onnx": model}, "classes": [f"c{i}" for i in range(80)]}
-    report = benchmark.run(rebuilt(**eighty, output="end2end"), runtime="ort", check=True, **QUICK)
+    report = run.run_benchmark(rebuilt(**eighty, output="end2end"), runtime="ort", check=True, **QUICK)
     assert report.accuracy.map50_95 == pytest.approx(1) and report.map50_95_delta == pytest.approx(0)
     assert report.parity["anchors"] == 6 and report.parity["unmatched"] == 0 == report.parity["box_px"]
-    null = benchmark.run(rebuilt(**eighty, output="end2end"), runtime="null", **QUICK)
+    null = run.run_benchmark(rebuilt(**eighty, output="end2end"), runtime="null", **QUICK)
     assert null.stages["post"]["samples"] > 0
 
 
@@ -91,12 +92,12 @@ def test_an_output_that_contradicts_the_manifest_ends_the_run_in_one_line(rebuil
     pytest.importorskip("onnxruntime")
     bundle = rebuilt(output=stated, classes=[f"c{i}" for i in range(classes)])
     with pytest.raises(InputError, match=rf"shape \(1, 6, 84\), but it is stated to be {stated}") as caught:
-        benchmark.run(bundle, runtime="ort", **more, **QUICK)
+        run.run_benchmark(bundle, runtime="ort", **more, **QUICK)
     assert "\n" not in str(caught.value)
 
 
 def test_null_measures_the_harness_and_states_no_accuracy(bundle):
-    report = benchmark.run(bundle, runtime="null", **QUICK)
+    report = run.run_benchmark(bundle, runtime="null", **QUICK)
     assert report.accuracy is None and report.map50_95_delta is None
     assert report.host_accuracy["map50_95"] == 1.0
     assert report.verdict["state"] == "invalid" and "harness" in report.verdict["reasons"][0]
@@ -106,19 +107,19 @@ def test_null_measures_the_harness_and_states_no_accuracy(bundle):
 def test_a_check_of_the_outputs(bundle, rebuilt, monkeypatch):
     pytest.importorskip("onnxruntime")
     jsonschema = pytest.importorskip("jsonschema")
-    report = benchmark.run(bundle, runtime="ort", check=True, with_accuracy=False, **QUICK)
+    report = run.run_benchmark(bundle, runtime="ort", check=True, with_accuracy=False, **QUICK)
     jsonschema.validate(json.loads(json.dumps(report.to_json())), schema.load("report"))
     assert report.parity["pictures"] == 3 and report.parity["anchors"] == 6
     assert report.parity["box_px"] == report.parity["score"] == 0
     assert "parity      boxes within 0 px, scores within 0 of onnxruntime" in report.table()
     assert type(report).from_json(json.loads(json.dumps(report.to_json()))) == report
-    unchecked = benchmark.run(bundle, runtime="ort", with_accuracy=False, **QUICK)
+    unchecked = run.run_benchmark(bundle, runtime="ort", with_accuracy=False, **QUICK)
     assert unchecked.parity is None and "parity      not measured" in unchecked.table()
     assert not any("parity" in text for text in unchecked.warnings)
-    null = benchmark.run(bundle, runtime="null", check=True, **QUICK)
+    null = run.run_benchmark(bundle, runtime="null", check=True, **QUICK)
     assert null.parity is None and "parity was not measured: runtime null runs no model" in null.warnings
-    monkeypatch.setattr(benchmark.parity, "measure", raises("onnxruntime is not installed"))
-    report = benchmark.run(bundle, runtime="ort", check=True, with_accuracy=False, **QUICK)
+    monkeypatch.setattr(run.parity, "measure", raises("onnxruntime is not installed"))
+    report = run.run_benchmark(bundle, runtime="ort", check=True, with_accuracy=False, **QUICK)
     assert report.parity is None and "parity was not measured: onnxruntime is not installed" in report.warnings
 
 
@@ -130,7 +131,7 @@ def raises(words):
 
 
 def test_the_report_is_signed_by_a_key_of_its_own(bundle):
-    report = benchmark.run(bundle, runtime="null", **QUICK)
+    report = run.run_benchmark(bundle, runtime="null", **QUICK)
     signer = report.verify()
     assert keys.fingerprint(signer) == report.device["key_fingerprint"]
     assert bytes(signer) == bytes(keys.load_or_create("report").verify_key)
@@ -139,7 +140,7 @@ def test_the_report_is_signed_by_a_key_of_its_own(bundle):
 
 
 def test_sustained_is_single_for_minutes(bundle):
-    report = benchmark.run(bundle, runtime="null", mode="sustained", seconds=0.6, warmup_seconds=0.05)
+    report = run.run_benchmark(bundle, runtime="null", mode="sustained", seconds=0.6, warmup_seconds=0.05)
     assert report.mode == "sustained" and report.settings["seconds"] == 0.6
     assert report.drift["window_s"] == pytest.approx(0.2, rel=0.3)  # of 20 frames or more, on a busy machine too
 
@@ -150,7 +151,7 @@ def test_camera_counts_what_becomes_of_each_frame(bundle, monkeypatch):
 
     zeros = null.NullSession.infer
     monkeypatch.setattr(null.NullSession, "infer", lambda self, x: (time.sleep(0.025), zeros(self, x))[1])
-    report = benchmark.run(bundle, runtime="null", fps=100, seconds=0.8, warmup_seconds=0.1)
+    report = run.run_benchmark(bundle, runtime="null", fps=100, seconds=0.8, warmup_seconds=0.1)
     jsonschema.validate(json.loads(json.dumps(report.to_json())), schema.load("report"))
     camera = report.camera
     # A frame takes 25 ms and they come every 10: one or two are dropped for each that is processed, every one is late.
@@ -167,26 +168,26 @@ def test_making_room_for_the_report_is_no_time_of_the_camera(bundle):
             assert size_bytes < 2 << 20  # a camera's frames are few, however fast the machine is
             time.sleep(0.5)  # ten frames
 
-    camera = benchmark.run(bundle, runtime="null", fps=20, seconds=0.6, warmup_seconds=0.1, spool=Slow()).camera
+    camera = run.run_benchmark(bundle, runtime="null", fps=20, seconds=0.6, warmup_seconds=0.1, spool=Slow()).camera
     assert camera["dropped"] == 0 and camera["arrived"] == camera["processed"] and camera["age"]["max_ms"] < 50
 
 
 def test_a_machine_that_keeps_up_drops_nothing(bundle):
-    camera = benchmark.run(bundle, runtime="null", mode="camera", fps=20, seconds=0.6, warmup_seconds=0.1).camera
+    camera = run.run_benchmark(bundle, runtime="null", mode="camera", fps=20, seconds=0.6, warmup_seconds=0.1).camera
     assert camera["dropped"] == 0 and camera["missed"] == 0 and camera["arrived"] == camera["processed"]
 
 
 def test_offline_does_more_than_one_frame_at_a_time(bundle, monkeypatch):
     from edgeprune_device.runtimes import null
 
-    zeros, found = null.NullSession.infer, benchmark.vision.detections
+    zeros, found = null.NullSession.infer, run.vision.detections
     monkeypatch.setattr(null.NullSession, "infer", lambda self, x: (time.sleep(0.01), zeros(self, x))[1])
     monkeypatch.setattr(
-        benchmark.vision, "detections", lambda *given, **more: (time.sleep(0.01), found(*given, **more))[1]
+        run.vision, "detections", lambda *given, **more: (time.sleep(0.01), found(*given, **more))[1]
     )
     fps = {}
     for mode in ("single", "offline"):
-        report = benchmark.run(bundle, runtime="null", mode=mode, seconds=0.8, warmup_seconds=0.1)
+        report = run.run_benchmark(bundle, runtime="null", mode=mode, seconds=0.8, warmup_seconds=0.1)
         fps[mode] = report.fps_end_to_end
         assert len(report.begins_ns) == report.stages["post"]["samples"] == report.stages["end_to_end"]["samples"]
     assert fps["offline"] > 1.3 * fps["single"]
@@ -204,7 +205,7 @@ def test_offline_does_more_than_one_frame_at_a_time(bundle, monkeypatch):
 )
 def test_modes_and_sources_that_do_not_fit(bundle, change, words):
     with pytest.raises(InputError, match=words):
-        benchmark.run(bundle, runtime="null", **change)
+        run.run_benchmark(bundle, runtime="null", **change)
 
 
 def test_power_and_heat_of_a_board(bundle, tmp_path, monkeypatch):
@@ -213,7 +214,7 @@ def test_power_and_heat_of_a_board(bundle, tmp_path, monkeypatch):
     import sysfs as boards
 
     monkeypatch.setenv("EDGEPRUNE_SYSROOT", str(boards.write("jetson-orin-nx, JetPack 6", tmp_path / "board")))
-    report = benchmark.run(bundle, runtime="null", seconds=1.5, warmup_seconds=0.1, idle_seconds=1.2)
+    report = run.run_benchmark(bundle, runtime="null", seconds=1.5, warmup_seconds=0.1, idle_seconds=1.2)
     jsonschema.validate(json.loads(json.dumps(report.to_json())), schema.load("report"))
     assert report.power["idle_mw"] == report.power["load_mw"] == 5250 and report.power["whole_module"]
     assert report.power["mj_per_frame_gross"] == pytest.approx(5250 / report.fps_end_to_end, rel=0.05)
@@ -236,7 +237,7 @@ def test_an_interrupt_gives_a_report_of_what_was_measured(bundle, monkeypatch):
         return zeros(self, x)
 
     monkeypatch.setattr(null.NullSession, "infer", infer)
-    report = benchmark.run(bundle, runtime="null", seconds=600, warmup_seconds=0)
+    report = run.run_benchmark(bundle, runtime="null", seconds=600, warmup_seconds=0)
     assert report.interrupted and report.stages["infer"]["samples"] == 19
     assert "interrupted: shorter than what was asked for" in report.verdict["reasons"]
 
@@ -244,7 +245,7 @@ def test_an_interrupt_gives_a_report_of_what_was_measured(bundle, monkeypatch):
 def test_an_interrupted_pipeline_has_as_many_samples_of_each_stage(bundle, monkeypatch):
     from edgeprune_device.runtimes import null
 
-    found, calls = benchmark.vision.detections, itertools.count()
+    found, calls = run.vision.detections, itertools.count()
 
     def detections(*given, **more):
         if next(calls) == 20:
@@ -252,8 +253,8 @@ def test_an_interrupted_pipeline_has_as_many_samples_of_each_stage(bundle, monke
         return found(*given, **more)
 
     monkeypatch.setattr(null.NullSession, "device_ms", {"h2d": 0.1, "gpu": 2.0, "d2h": 0.1})
-    monkeypatch.setattr(benchmark.vision, "detections", detections)
-    report = benchmark.run(bundle, runtime="null", mode="offline", seconds=60, warmup_seconds=0)
+    monkeypatch.setattr(run.vision, "detections", detections)
+    report = run.run_benchmark(bundle, runtime="null", mode="offline", seconds=60, warmup_seconds=0)
     assert report.interrupted and {stage["samples"] for stage in report.stages.values()} == {len(report.begins_ns)}
 
 
@@ -263,8 +264,8 @@ def test_an_interrupt_while_the_accuracy_is_measured_keeps_the_timings(bundle, m
     def evaluate(*given, **more):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(benchmark, "evaluate", evaluate)
-    report = benchmark.run(bundle, runtime="ort", check=True, **QUICK)
+    monkeypatch.setattr(run, "evaluate", evaluate)
+    report = run.run_benchmark(bundle, runtime="ort", check=True, **QUICK)
     assert report.interrupted and report.accuracy is None and report.parity is None
     assert report.stages["infer"]["samples"] >= 1 and "accuracy was not measured: interrupted" in report.warnings
     assert not any("shorter" in reason for reason in report.verdict["reasons"])
@@ -278,8 +279,8 @@ def test_whatever_a_machine_says_the_host_can_read_the_report(bundle, tmp_path, 
     (folder / "1.png").write_bytes(labelled_pictures[0][1])
     monkeypatch.setattr(null.NullSession, "description", "\x1b[2J" + "long " * 1000)
     monkeypatch.setattr(null.NullSession, "warnings", ("\n" + "long " * 1000,) * 300)
-    monkeypatch.setattr(benchmark.preflight.Preflight, "warnings", lambda self: ["clock " * 1000] * 300)
-    report = benchmark.run(bundle, runtime="null", source=str(folder), **QUICK)
+    monkeypatch.setattr(run.preflight.Preflight, "warnings", lambda self: ["clock " * 1000] * 300)
+    report = run.run_benchmark(bundle, runtime="null", source=str(folder), **QUICK)
     again = type(report).from_json(strict_json.loads(report.to_bytes(), "r"))
     assert again == report and again.verify() == report.verify()
     assert len(report.warnings) == len(report.verdict["reasons"]) == 100
@@ -291,8 +292,8 @@ def test_a_monitor_that_fails_says_why(bundle, monkeypatch):
         self.problem = "the monitor failed (it ended)"
         return self
 
-    monkeypatch.setattr(benchmark.probes.Monitor, "__enter__", enter)
-    report = benchmark.run(bundle, runtime="null", **QUICK)
+    monkeypatch.setattr(run.probes.Monitor, "__enter__", enter)
+    report = run.run_benchmark(bundle, runtime="null", **QUICK)
     assert report.series is None and "the monitor failed (it ended)" in " ".join(report.warnings)
 
 
@@ -300,17 +301,17 @@ def test_a_worse_model_shows_in_the_delta(rebuilt, tmp_path, labelled_pictures):
     pytest.importorskip("onnxruntime")
     # The truth lists a third box that the model never sees.
     more = [(n, d, np.vstack([t, [0, 1, 1, 9, 9]])) for n, d, t in labelled_pictures]
-    report = benchmark.run(rebuilt({"evaluation.zip": EvaluationSet.pack(more)}), **QUICK)
+    report = run.run_benchmark(rebuilt({"evaluation.zip": EvaluationSet.pack(more)}), **QUICK)
     assert report.accuracy.map50_95 < 0.9 and report.map50_95_delta == pytest.approx(report.accuracy.map50_95 - 1)
 
 
 def test_host_figures_of_other_pictures_give_no_delta(rebuilt, manifest):
     pytest.importorskip("onnxruntime")
     model = {**manifest["models"]["fp32"], "pictures": 400}
-    report = benchmark.run(rebuilt(models={"fp32": model}), **QUICK)
+    report = run.run_benchmark(rebuilt(models={"fp32": model}), **QUICK)
     assert report.map50_95_delta is None and any("no delta" in text for text in report.warnings)
     same = {**manifest["evaluation"], "accuracy": {"fp32": {"map50_95": 0.9}}}
-    report = benchmark.run(rebuilt(models={"fp32": model}, evaluation=same), **QUICK)
+    report = run.run_benchmark(rebuilt(models={"fp32": model}, evaluation=same), **QUICK)
     assert report.map50_95_delta == pytest.approx(0.1)
 
 
@@ -324,9 +325,9 @@ def test_auto_leaves_out_weights_that_would_saturate(rebuilt, manifest, monkeypa
     monkeypatch.setattr(Environment, "saturates", saturates)
     entry = {**manifest["models"]["fp32"], "weight_bits": bits}
     other = rebuilt(target="cpu", models={**manifest["models"], "int8": entry})
-    assert benchmark.choose_precision(other.manifest, "ort") == expected
+    assert precision.choose_precision(other.manifest, "ort") == expected
     pytest.importorskip("onnxruntime")
-    report = benchmark.run(other, runtime="ort", precision="int8", with_accuracy=False, **QUICK)
+    report = run.run_benchmark(other, runtime="ort", precision="int8", with_accuracy=False, **QUICK)
     assert any("no VNNI" in text for text in report.warnings) == (bits == 8 and saturates)
 
 
@@ -334,37 +335,37 @@ def test_auto_leaves_out_weights_that_would_saturate(rebuilt, manifest, monkeypa
 def test_auto_takes_int8_only_where_it_was_made_for_a_cpu(rebuilt, manifest, monkeypatch, target, expected):
     monkeypatch.setattr(Environment, "saturates", False)
     bundle = rebuilt(**both(manifest, target))
-    assert benchmark.choose_precision(bundle.manifest, "ort") == expected
-    assert benchmark.choose_precision(bundle.manifest, "ort", "int8") == "int8"
+    assert precision.choose_precision(bundle.manifest, "ort") == expected
+    assert precision.choose_precision(bundle.manifest, "ort", "int8") == "int8"
 
 
 def test_int8_of_tensorrt_on_a_cpu_is_warned_of(rebuilt, manifest):
     pytest.importorskip("onnxruntime")
-    report = benchmark.run(rebuilt(**both(manifest, "jetson-orin")), precision="int8", with_accuracy=False, **QUICK)
+    report = run.run_benchmark(rebuilt(**both(manifest, "jetson-orin")), precision="int8", with_accuracy=False, **QUICK)
     assert any("TensorRT's form" in text for text in report.warnings) and report.accuracy is None
 
 
 def test_a_precision_that_is_not_there_says_why(bundle):
     with pytest.raises(InputError, match=r"no int8 model \(the accuracy gate failed\); it has fp32"):
-        benchmark.run(bundle, runtime="null", precision="int8")
+        run.run_benchmark(bundle, runtime="null", precision="int8")
     with pytest.raises(InputError, match="no fp16 model; it has fp32"):
-        benchmark.run(bundle, runtime="null", precision="fp16")
+        run.run_benchmark(bundle, runtime="null", precision="fp16")
     with pytest.raises(RuntimeUnavailable):
-        benchmark.run(bundle, runtime="tpu")
+        run.run_benchmark(bundle, runtime="tpu")
 
 
 def test_bundles_without_what_is_needed(rebuilt):
     with pytest.raises(InputError, match="carries no model"):
-        benchmark.run(rebuilt(models={}), runtime="null")
+        run.run_benchmark(rebuilt(models={}), runtime="null")
     with pytest.raises(InputError, match="no evaluation pictures"):
-        benchmark.run(rebuilt(evaluation=None), runtime="null")
+        run.run_benchmark(rebuilt(evaluation=None), runtime="null")
     with pytest.raises(InputError, match="holds no picture"):
-        benchmark.run(rebuilt({"evaluation.zip": EvaluationSet.pack([])}), runtime="null")
+        run.run_benchmark(rebuilt({"evaluation.zip": EvaluationSet.pack([])}), runtime="null")
     with pytest.raises(InputError, match=r"evaluation\.zip: not an evaluation set"):
-        benchmark.run(rebuilt({"evaluation.zip": b"zip?"}), runtime="null")
+        run.run_benchmark(rebuilt({"evaluation.zip": b"zip?"}), runtime="null")
 
 
 def test_a_model_of_other_classes_is_refused(rebuilt):
     pytest.importorskip("onnxruntime")
     with pytest.raises(InputError, match="check the class list"):
-        benchmark.run(rebuilt(classes=["only one"]), **QUICK)
+        run.run_benchmark(rebuilt(classes=["only one"]), **QUICK)

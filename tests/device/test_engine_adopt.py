@@ -4,7 +4,8 @@ import hashlib
 import json
 
 import pytest
-from edgeprune_device import benchmark, cli
+from edgeprune_device import cli
+from edgeprune_device.benchmark import run
 from edgeprune_device.cuda import Device
 from edgeprune_device.engine import Engine, Request, offer
 from edgeprune_device.engine.cache import Cache
@@ -71,7 +72,7 @@ def loaded(monkeypatch, fake_tensorrt):
 
 def bench(bundle):
     options = {"runtime": "trt", "cuda": "ctypes", "seconds": 0.05, "warmup_seconds": 0.05, "idle_seconds": 0.1}
-    return benchmark.run(bundle, **options)
+    return run.run_benchmark(bundle, **options)
 
 
 def edgeprune(capsys, *args):

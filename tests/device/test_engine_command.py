@@ -4,7 +4,8 @@ import json
 import sys
 
 import pytest
-from edgeprune_device import benchmark, cli, runtimes, schema
+from edgeprune_device import cli, runtimes, schema
+from edgeprune_device.benchmark import precision, run
 from edgeprune_device.errors import InputError
 from edgeprune_device.trust import keys
 from edgeprune_device.trust.bundle import Bundle
@@ -141,7 +142,7 @@ def test_tensorrt_for_rtx_builds_where_it_is_all_there_is(capsys, gpu_bundle, fa
 def test_bench_runs_a_bundle_on_tensorrt(gpu_bundle, fake_tensorrt, builds):
     pytest.importorskip("onnxruntime")
     fake_tensorrt("10.3.0")
-    report = benchmark.run(
+    report = run.run_benchmark(
         gpu_bundle(), runtime="trt", cuda="ctypes", cuda_graph=True, seconds=0.05, warmup_seconds=0.05, check=True
     )
     assert report.precision == "int8-fp16" and report.runtime["name"] == "trt"
@@ -163,8 +164,8 @@ def test_the_runtime_decides_what_int8_means(gpu_bundle, fake_tensorrt):
     manifest = gpu_bundle().manifest
     for release, expected in (("8.6.1", "int8"), ("10.3.0", "int8-fp16")):
         fake_tensorrt(release)
-        assert benchmark.choose_precision(manifest, "trt", "int8") == expected
-    assert benchmark.choose_precision(manifest, "ort", "int8") == "int8"
+        assert precision.choose_precision(manifest, "trt", "int8") == expected
+    assert precision.choose_precision(manifest, "ort", "int8") == "int8"
     assert runtimes.order("null") == ("fp32", "fp16", "int8", "int8-fp16")
     with pytest.raises(InputError, match="has no int8 model; it has fp32"):
-        benchmark.choose_precision(gpu_bundle(("fp32",)).manifest, "trt", "int8")
+        precision.choose_precision(gpu_bundle(("fp32",)).manifest, "trt", "int8")

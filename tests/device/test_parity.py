@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from edgeprune_device import parity, runtimes
+from edgeprune_device import runtimes
+from edgeprune_device.benchmark import parity
 from edgeprune_device.errors import InputError
 from edgeprune_device.output import END2END, RAW
 from edgeprune_device.runtimes import Session, ort

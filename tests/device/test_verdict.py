@@ -1,7 +1,7 @@
 import re
 
 import pytest
-from edgeprune_device.verdict import Verdict, judge
+from edgeprune_device.benchmark.verdict import Verdict, judge
 
 QUIET = {
     "runtime": "trt",

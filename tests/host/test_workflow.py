@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from edgeprune_device import benchmark
+from edgeprune_device.benchmark import run
 from edgeprune_device.errors import GateError, InputError
 from edgeprune_device.trust.bundle import Bundle
 from edgeprune_device.vision.evaluation import EvaluationSet
@@ -378,7 +378,7 @@ def test_with_nms_inside_every_file_and_the_bundle_answer_in_rows(inputs, tmp_pa
     assert set(found) == {f"small:{p}" for p in bundle.manifest.models}
     assert found["small:fp32"].map50_95 == pytest.approx(record["models"]["fp32"]["map50_95"])
     assert all(row.objects_found > 0 for row in rows)
-    report = benchmark.run(bundle, runtime="ort", precision="fp32", seconds=0.2, warmup_seconds=0.2)
+    report = run.run_benchmark(bundle, runtime="ort", precision="fp32", seconds=0.2, warmup_seconds=0.2)
     assert report.accuracy.map50_95 == pytest.approx(bundle.manifest.evaluation["accuracy"]["fp32"]["map50_95"])
 
 

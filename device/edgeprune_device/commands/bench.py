@@ -67,7 +67,8 @@ def configure(parser) -> None:
 
 def run(args) -> None:
     """Verify, measure, keep the report, show it; then the gate."""
-    from edgeprune_device import benchmark, files, strict_json
+    from edgeprune_device import files, strict_json
+    from edgeprune_device.benchmark.run import run_benchmark
     from edgeprune_device.errors import DeviceError, InputError, Interrupted
     from edgeprune_device.reports.spool import Spool
     from edgeprune_device.trust.bundle import Bundle
@@ -82,7 +83,7 @@ def run(args) -> None:
     # The spool first: what reads the output may have gone away. Then the rest, last to first, each whatever becomes of
     # the others: with a full disk the figures are shown all the same.
     with _hung_up_is_interrupted() as deaf, ExitStack() as rest:
-        report = benchmark.run(
+        report = run_benchmark(
             bundle,
             mode=args.mode,
             source=args.source,

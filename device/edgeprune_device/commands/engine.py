@@ -115,12 +115,13 @@ def _library():
 
 
 def _precisions(manifest, runtime: str, asked: str):
-    from edgeprune_device import benchmark, runtimes
+    from edgeprune_device import runtimes
+    from edgeprune_device.benchmark.precision import choose_precision, int8_is_for_cpu
 
     if asked == "all":
-        known = runtimes.order(runtime, int8_for_cpu=benchmark.int8_is_for_cpu(manifest))
+        known = runtimes.order(runtime, int8_for_cpu=int8_is_for_cpu(manifest))
         return [p for p in known if manifest.models.get(p, {}).get("payload")]
-    return list(dict.fromkeys(benchmark.choose_precision(manifest, runtime, p) for p in asked.split(",")))
+    return list(dict.fromkeys(choose_precision(manifest, runtime, p) for p in asked.split(",")))
 
 
 def _table(engines, device) -> str:

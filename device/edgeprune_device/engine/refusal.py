@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, List, Optional
 
 from edgeprune_device.engine import onnx_file
-from edgeprune_device.layers import layer_of_node
+from edgeprune_device.engine.layers import layer_of_node
 
 __all__ = ["is_of_memory", "of_builder", "of_parser"]
 

@@ -143,7 +143,8 @@ class _Worker:
 
     def _chosen(self, bundle: Any) -> Tuple[str, str]:
         """(runtime, precision)."""
-        from edgeprune_device import benchmark, runtimes
+        from edgeprune_device import runtimes
+        from edgeprune_device.benchmark.precision import choose_precision
 
         order = self._order
         if order["runtime"] not in ("auto", *runtimes.names()):
@@ -154,7 +155,7 @@ class _Worker:
         except RuntimeUnavailable as error:
             raise _End(protocol.UNREADY, error) from error
         try:
-            return runtime, benchmark.choose_precision(bundle.manifest, runtime, order["precision"])
+            return runtime, choose_precision(bundle.manifest, runtime, order["precision"])
         except EdgepruneError as error:
             raise _End(protocol.UNFIT, error) from error
 

@@ -15,7 +15,7 @@ from typing import Any, Callable, List, Mapping, Optional, Sequence, Tuple
 
 from edgeprune_device.errors import DeviceError
 
-__all__ = ["Plan", "Samples", "measure", "pipelined"]
+__all__ = ["FrameTimes", "TimingPlan", "measure", "pipelined"]
 
 _WINDOW_SECONDS, _WINDOW_FRAMES = 0.2, 5  # a warm-up window lasts at least both
 _TELL_SECONDS = 0.2
@@ -26,7 +26,7 @@ Supply = Callable[[], Any]
 
 
 @dataclass(frozen=True)
-class Samples:
+class FrameTimes:
     """Every sample of a run, in ns and in the order taken.
 
     - `begins_ns`: when each frame's first stage began (CLOCK_MONOTONIC); `frames_ns`: from there to its last one's end
@@ -50,7 +50,7 @@ class Samples:
 
 
 @dataclass(frozen=True)
-class Plan:
+class TimingPlan:
     """How long.
 
     - the measured loop lasts `seconds`, and longer, up to four times that, until it has `min_samples`; one frame at
@@ -66,18 +66,18 @@ class Plan:
 def measure(
     stages: Stages,
     supply: Supply,
-    plan: Plan = Plan(),
+    plan: TimingPlan = TimingPlan(),
     *,
     warmed: Optional[Callable[[int], None]] = None,
     after: Optional[Callable[[Any, int], None]] = None,
     progress: Optional[Callable[[str], None]] = None,
-) -> Samples:
+) -> FrameTimes:
     """One frame after another through `stages`, in order.
 
     - `warmed` is told the median frame, ns, between warm-up and measuring
     - `after` is called with each measured frame and its end, ns, outside its time
     """
-    run = _Run(stages, supply, plan, progress, warmed)
+    run = _TimedRun(stages, supply, plan, progress, warmed)
     steps = list(stages.values())
     try:
         while run.goes_on():
@@ -94,19 +94,19 @@ def measure(
 def pipelined(
     stages: Stages,
     supply: Supply,
-    plan: Plan = Plan(),
+    plan: TimingPlan = TimingPlan(),
     *,
     middle: str,
     warmed: Optional[Callable[[int], None]] = None,
     progress: Optional[Callable[[str], None]] = None,
-) -> Samples:
+) -> FrameTimes:
     """Up to three frames at once: while `middle` has one, the stages before it have the next, those after it the last.
     How many frames a second the machine can do; a frame's time has the waiting between the three in it.
 
     `middle` stays in the caller's thread, as a CUDA context may belong to one. It begins a frame only when the one
     before the last has left: a runtime's results stay valid that long.
     """
-    run = _Run(stages, supply, plan, progress, warmed)
+    run = _TimedRun(stages, supply, plan, progress, warmed)
     names = list(stages)
     cut = names.index(middle)
     before, after = [stages[n] for n in names[:cut]], [stages[n] for n in names[cut + 1 :]]
@@ -135,14 +135,14 @@ def pipelined(
     return run.samples()
 
 
-class _Run:
+class _TimedRun:
     """Warms up when it is made; then keeps the rows, (begin, ns of each stage …, ns of the frame), and the time.
 
     Column by column in plain memory, 8 bytes a figure: in hours as objects they would be a gigabyte, which the machine
     then seems to need.
     """
 
-    def __init__(self, stages: Stages, supply: Supply, plan: Plan, progress, warmed):
+    def __init__(self, stages: Stages, supply: Supply, plan: TimingPlan, progress, warmed):
         steps = list(stages.values())
         self._names, self._plan, self._progress = list(stages), plan, progress
         begin = time.monotonic_ns()
@@ -177,10 +177,10 @@ class _Run:
         self._interrupted = True
         self._failure = str(error) if isinstance(error, DeviceError) else None
 
-    def samples(self) -> Samples:
+    def samples(self) -> FrameTimes:
         # Ctrl-C may have come in the middle of a row.
         begins, *columns, frames = (column[: len(self._columns[-1])] for column in self._columns)
-        return Samples(
+        return FrameTimes(
             begins_ns=begins,
             frames_ns=frames,
             stages_ns=dict(zip(self._names, columns)),

@@ -17,13 +17,13 @@ from edgeprune_device.output import RAW, checked
 from edgeprune_device.runtimes import ort
 from edgeprune_device.vision.accuracy import iou
 
-__all__ = ["CONF", "Parity", "measure"]
+__all__ = ["CONF", "RuntimeParity", "measure"]
 
 CONF = 0.001  # anchors below it in both runtimes are background to every evaluator
 
 
 @dataclass(frozen=True)
-class Parity:
+class RuntimeParity:
     """E.g. Parity("onnxruntime 1.32.0, CPUExecutionProvider, default threads, yielding", pictures=4, anchors=812,
     unmatched=0, box_px=0.03, score=0.0002).
 
@@ -46,7 +46,7 @@ class Parity:
         return asdict(self)
 
 
-def measure(session, model: bytes, inputs: Iterable[np.ndarray], classes: int, kind: str) -> Parity:
+def measure(session, model: bytes, inputs: Iterable[np.ndarray], classes: int, kind: str) -> RuntimeParity:
     """`session` against ONNX Runtime on the CPU, on the same network inputs, (1, 3, h, w) each. `kind`: what the output
     means, see output.py.
 
@@ -67,7 +67,7 @@ def measure(session, model: bytes, inputs: Iterable[np.ndarray], classes: int, k
             pictures, anchors, unmatched = pictures + 1, anchors + seen, unmatched + alone
             differences.append(found)
         box_px, score = (np.concatenate([found[i] for found in differences]) for i in (0, 1))
-        return Parity(reference.description, pictures, anchors, unmatched, _largest(box_px), _largest(score))
+        return RuntimeParity(reference.description, pictures, anchors, unmatched, _largest(box_px), _largest(score))
 
 
 def _checked(session, x: np.ndarray, classes: int, kind: str) -> np.ndarray:

@@ -10,7 +10,10 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
-from edgeprune_device import bench, clock, parity, probes, runtimes, sources, verdict, version
+from edgeprune_device import clock, probes, runtimes, sources, version
+from edgeprune_device.benchmark import parity, timing, verdict
+from edgeprune_device.benchmark.feed import Feed, timing_summary
+from edgeprune_device.benchmark.precision import choose_precision, int8_is_for_cpu
 from edgeprune_device.engine import offer
 from edgeprune_device.errors import DeviceError, InputError
 from edgeprune_device.machine import board, cpu_load, preflight
@@ -21,7 +24,6 @@ from edgeprune_device.progress import Line
 from edgeprune_device.reports import percentiles
 from edgeprune_device.reports.report import DEVICE_STAGES, END_TO_END, BenchReport
 from edgeprune_device.reports.spool import Spool
-from edgeprune_device.target import Target
 from edgeprune_device.trust import keys
 from edgeprune_device.trust.bundle import Bundle
 from edgeprune_device.trust.manifest import Manifest
@@ -30,21 +32,25 @@ from edgeprune_device.vision.accuracy import Accuracy
 from edgeprune_device.vision.evaluation import EvaluationSet, evaluate
 from edgeprune_device.vision.postprocess import detections
 
-__all__ = ["MODES", "choose_precision", "int8_is_for_cpu", "run"]
+__all__ = ["MODES", "choose_precision", "int8_is_for_cpu", "run_benchmark"]
 
 #: How frames follow each other, and how long each is measured by default, s.
 MODES = {"single": 10.0, "sustained": 300.0, "camera": 30.0, "offline": 10.0}
+
 _PARITY_PICTURES = 4
+
 _FRAME_BYTES = 140  # in the report's JSON: a time stamp, and a dozen digits for each stage
+
 _ROUND_BYTES = 500  # of the sensors' readings: some forty on a Jetson
+
 _ROUND_S, _MOST_ROUNDS = 0.2, 12000  # the monitor's own limit
-_FRAME_TIMEOUT_S = 10.0
-_PACES_FPS = (0.1, 1000)
+
 _LONGEST_LINE, _LONGEST_TEXT, _MOST_TEXTS = 500, 1000, 100  # in the report's schema
+
 _GLANCE_S = 0.5
 
 
-def run(
+def run_benchmark(
     bundle: Bundle,
     *,
     mode: Optional[str] = None,
@@ -83,9 +89,9 @@ def run(
     model = bundle.read(payload.name)
     with ExitStack() as stack:
         say = stack.enter_context(Line())
-        feed = _Feed(stack.enter_context(sources.open(source, pictures)), mode, fps)
+        feed = Feed(stack.enter_context(sources.open(source, pictures)), mode, fps)
         stack.callback(feed.source.close)
-        plan = bench.Plan(seconds or MODES[feed.mode], warmup_seconds=warmup_seconds)
+        plan = timing.TimingPlan(seconds or MODES[feed.mode], warmup_seconds=warmup_seconds)
         settings = runtimes.Settings(
             threads=threads,
             spinning=True,  # what is fastest on a quiet board, and the verdict says when it was not quiet
@@ -131,7 +137,7 @@ def run(
     # Ctrl-C can leave the GPU a frame or two ahead of the rest.
     on_gpu = {name: ns[: len(samples.frames_ns)] for name, ns in on_device.items()}
     timings = {**samples.stages_ns, END_TO_END: samples.frames_ns, **on_gpu}
-    stages = {name: _timing(ns) for name, ns in timings.items()}
+    stages = {name: timing_summary(ns) for name, ns in timings.items()}
     load = (samples.begins_ns[0], samples.begins_ns[-1] + samples.frames_ns[-1])
     drift = percentiles.drift(samples.begins_ns, samples.frames_ns)
     throttling = summary.throttling(series, load)
@@ -231,7 +237,7 @@ def run(
     ).sign(key)
 
 
-def _measure(session, manifest: Manifest, feed: _Feed, plan: bench.Plan, spool: Optional[Spool], say):
+def _measure(session, manifest: Manifest, feed: Feed, plan: timing.TimingPlan, spool: Optional[Spool], say):
     """(Samples, {stage of the device: ns of each frame})."""
     on_device: Dict[str, array] = {}
 
@@ -256,69 +262,10 @@ def _measure(session, manifest: Manifest, feed: _Feed, plan: bench.Plan, spool: 
 
     stages = _stages(session, manifest, feed.source)
     if feed.mode != "offline":
-        return bench.measure(stages, feed.next, plan, warmed=warmed, after=after, progress=say), on_device
+        return timing.measure(stages, feed.next, plan, warmed=warmed, after=after, progress=say), on_device
     # Another frame is in the GPU when this one is done: its times are read at once, in its own thread.
     stages["infer"] = _followed(stages["infer"], device_times)
-    return bench.pipelined(stages, feed.next, plan, middle="infer", warmed=warmed, progress=say), on_device
-
-
-class _Feed:
-    """Where the next frame comes from in each mode, and what became of those that came by themselves."""
-
-    def __init__(self, source: sources.Source, mode: Optional[str], fps: Optional[float]):
-        self.mode = mode or ("camera" if source.live or fps else "single")
-        if source.live and self.mode != "camera":
-            raise InputError(f"mode {self.mode} needs frames that wait; a camera's do not: use --mode camera")
-        if fps and self.mode != "camera":
-            raise InputError(f"--fps is the pace of mode camera, and means nothing in mode {self.mode}")
-        if self.mode == "camera" and not source.live:
-            if not (fps or source.fps):
-                raise InputError("mode camera needs --fps, the pace of the camera that these pictures stand for")
-            pace = fps or source.fps
-            if not _PACES_FPS[0] <= pace <= _PACES_FPS[1]:
-                limits = f"between {_PACES_FPS[0]} and {_PACES_FPS[1]}"
-                raise InputError(f"{pace:g} frames a second: a camera's pace must lie {limits}; set it by --fps")
-            source = sources.Paced(source, pace)
-        self.source, self.fps = source, (source.fps or fps) if self.mode == "camera" else None
-        self._ages_ns = array("q")
-        self._before = (0, 0, 0)
-        if self.mode == "camera":
-            self.next = lambda: source.next(_FRAME_TIMEOUT_S)
-        else:
-            frames = source.frames()
-            self.next = lambda: next(frames)
-
-    def begin(self) -> None:
-        """From now on frames count: those after the one that is due by now."""
-        if self.mode == "camera":
-            self.next()
-        self._before = self._counts()
-
-    def done(self, frame: sources.Frame, end_ns: int) -> None:
-        """A measured frame's result is there."""
-        if self.mode == "camera":
-            self._ages_ns.append(end_ns - frame.due_ns)
-
-    def camera(self) -> Optional[Dict[str, Any]]:
-        """The report's `camera`, None in the other modes."""
-        if self.mode != "camera" or not self._ages_ns:
-            return None
-        arrived, dropped, late = (now - then for now, then in zip(self._counts(), self._before))
-        deadline_ns = 1e9 / self.fps if self.fps else None
-        return {
-            "fps": self.fps,
-            "deadline_ms": None if deadline_ns is None else deadline_ns / 1e6,
-            "arrived": arrived,
-            "dropped": dropped,
-            "late": late,
-            "processed": len(self._ages_ns),
-            "missed": None if deadline_ns is None else sum(age > deadline_ns for age in self._ages_ns),
-            "age": _timing(self._ages_ns),
-        }
-
-    def _counts(self) -> Tuple[int, int, int]:
-        source = self.source
-        return (source.arrived, source.dropped, source.late) if self.mode == "camera" else (0, 0, 0)
+    return timing.pipelined(stages, feed.next, plan, middle="infer", warmed=warmed, progress=say), on_device
 
 
 def _followed(step, then):
@@ -334,10 +281,6 @@ def _close(session) -> None:
     """A GPU that failed may fail at that, too: no reason to lose what was measured."""
     with suppress(DeviceError):
         session.close()
-
-
-def _timing(ns) -> Dict[str, Any]:
-    return {**percentiles.summary(ns), "samples_ns": list(ns)}
 
 
 def _plain(text: str, longest: int) -> str:
@@ -366,38 +309,6 @@ def _memory_drop(series: Optional[probes.Series], load: Tuple[int, int]) -> Opti
     """Free memory of the whole machine at the first reading, less its least until the load's end."""
     free = [value for t, value in series.points("memory", "available") if t <= load[1]] if series else []
     return int(free[0] - min(free)) if len(free) > 1 else None
-
-
-def choose_precision(manifest: Manifest, runtime: str, precision: str = "auto") -> str:
-    """The precision to run; InputError, with the manifest's reason, when the bundle does not carry it."""
-    present = [name for name, entry in manifest.models.items() if entry["payload"] is not None]
-    wanted = runtimes.order(runtime, precision, int8_is_for_cpu(manifest))
-    if precision == "auto" and runtime == "ort" and Environment.read().saturates:
-        # Made where nothing saturates: what it loses here, nobody has measured.
-        wide = manifest.models.get("int8", {}).get("weight_bits", 8) == 8
-        wanted = tuple(p for p in wanted if not (wide and p == "int8"))
-    found = [name for name in wanted if name in present]
-    if found:
-        return found[0]
-    if precision == "auto" and not present:
-        raise InputError(f"bundle {manifest.name} carries no model")
-    if precision == "auto":
-        raise InputError(
-            f"runtime {runtime} takes {', '.join(wanted)}; bundle {manifest.name} has {', '.join(present)}"
-        )
-    if precision not in present:
-        reason = manifest.models.get(precision, {}).get("reason")
-        because = f" ({reason})" if reason else ""
-        raise InputError(
-            f"bundle {manifest.name} has no {precision} model{because}; it has {', '.join(present) or 'none'}"
-        )
-    return precision
-
-
-def int8_is_for_cpu(manifest: Manifest) -> bool:
-    """Whether the bundle's INT8 model is in the unsigned form for CPUs, which TensorRT does not read."""
-    # A target of the user's own is not known here by name; its INT8 then counts as TensorRT's.
-    return manifest.target in Target.names() and Target.load(manifest.target).int8_activations == "unsigned"
 
 
 def _pictures(bundle: Bundle) -> EvaluationSet:

@@ -1,0 +1,1 @@
+"""`edgeprune bench`: a bundle becomes a report with a verdict."""

@@ -1,0 +1,77 @@
+"""Where the next frame comes from in each mode, and what becomes of frames that arrive by themselves."""
+
+from __future__ import annotations
+
+from array import array
+from typing import Any, Dict, Optional, Tuple
+
+from edgeprune_device import sources
+from edgeprune_device.errors import InputError
+from edgeprune_device.reports import percentiles
+
+_FRAME_TIMEOUT_S = 10.0
+
+_PACES_FPS = (0.1, 1000)
+
+
+class Feed:
+    """Where the next frame comes from in each mode, and what became of those that came by themselves."""
+
+    def __init__(self, source: sources.Source, mode: Optional[str], fps: Optional[float]):
+        self.mode = mode or ("camera" if source.live or fps else "single")
+        if source.live and self.mode != "camera":
+            raise InputError(f"mode {self.mode} needs frames that wait; a camera's do not: use --mode camera")
+        if fps and self.mode != "camera":
+            raise InputError(f"--fps is the pace of mode camera, and means nothing in mode {self.mode}")
+        if self.mode == "camera" and not source.live:
+            if not (fps or source.fps):
+                raise InputError("mode camera needs --fps, the pace of the camera that these pictures stand for")
+            pace = fps or source.fps
+            if not _PACES_FPS[0] <= pace <= _PACES_FPS[1]:
+                limits = f"between {_PACES_FPS[0]} and {_PACES_FPS[1]}"
+                raise InputError(f"{pace:g} frames a second: a camera's pace must lie {limits}; set it by --fps")
+            source = sources.Paced(source, pace)
+        self.source, self.fps = source, (source.fps or fps) if self.mode == "camera" else None
+        self._ages_ns = array("q")
+        self._before = (0, 0, 0)
+        if self.mode == "camera":
+            self.next = lambda: source.next(_FRAME_TIMEOUT_S)
+        else:
+            frames = source.frames()
+            self.next = lambda: next(frames)
+
+    def begin(self) -> None:
+        """From now on frames count: those after the one that is due by now."""
+        if self.mode == "camera":
+            self.next()
+        self._before = self._counts()
+
+    def done(self, frame: sources.Frame, end_ns: int) -> None:
+        """A measured frame's result is there."""
+        if self.mode == "camera":
+            self._ages_ns.append(end_ns - frame.due_ns)
+
+    def camera(self) -> Optional[Dict[str, Any]]:
+        """The report's `camera`, None in the other modes."""
+        if self.mode != "camera" or not self._ages_ns:
+            return None
+        arrived, dropped, late = (now - then for now, then in zip(self._counts(), self._before))
+        deadline_ns = 1e9 / self.fps if self.fps else None
+        return {
+            "fps": self.fps,
+            "deadline_ms": None if deadline_ns is None else deadline_ns / 1e6,
+            "arrived": arrived,
+            "dropped": dropped,
+            "late": late,
+            "processed": len(self._ages_ns),
+            "missed": None if deadline_ns is None else sum(age > deadline_ns for age in self._ages_ns),
+            "age": timing_summary(self._ages_ns),
+        }
+
+    def _counts(self) -> Tuple[int, int, int]:
+        source = self.source
+        return (source.arrived, source.dropped, source.late) if self.mode == "camera" else (0, 0, 0)
+
+
+def timing_summary(ns) -> Dict[str, Any]:
+    return {**percentiles.summary(ns), "samples_ns": list(ns)}
