@@ -47,7 +47,8 @@ def answers(network: Network, shared: Path, folder: Path, count: int = 128) -> n
     path.write_bytes(to_onnx(source.model, (network.size, network.size)).SerializeToString())
     session = runtimes.open(path, "ort", runtimes.Settings(1))
     paths = sorted(p for p in (shared / network.pictures).rglob("*") if p.suffix in (".jpg", ".png"))[:count]
-    return np.concatenate([session.infer(preprocess.letterbox(preprocess.decode(p), network.size)[0])[0] for p in paths])
+    inputs = (preprocess.letterbox(preprocess.decode(path), network.size)[0] for path in paths)
+    return np.concatenate([session.infer(x)[0] for x in inputs])
 
 
 def exactly(count: int, real: np.ndarray) -> Made:

@@ -31,8 +31,8 @@ weights, no picture that was not drawn by `scenes.py`). It is what `edgeprune` p
 
 {table}
 
-Evaluator: `edgeprune_device.vision.accuracy` (COCO mAP, equal to pycocotools), square letterbox of {size} px, confidence
-0.001, IoU 0.7, 300 detections. Small: under 32² px. Ultralytics' own `val` with `rect=False` gives mAP50
+Evaluator: `edgeprune_device.vision.accuracy` (COCO mAP, equal to pycocotools), square letterbox of {size} px,
+confidence 0.001, IoU 0.7, 300 detections. Small: under 32² px. Ultralytics' own `val` with `rect=False` gives mAP50
 {stock50:.3f}, mAP50-95 {stock:.3f}.
 
 ## Training

@@ -9,6 +9,8 @@ from edgeprune_device import sources
 from edgeprune_device.errors import InputError
 from edgeprune_device.reports import percentiles
 
+__all__ = ["Feed", "timing_summary"]
+
 _FRAME_TIMEOUT_S = 10.0
 
 _PACES_FPS = (0.1, 1000)

@@ -8,6 +8,8 @@ from edgeprune_device.machine.environment import Environment
 from edgeprune_device.target import Target
 from edgeprune_device.trust.manifest import Manifest
 
+__all__ = ["choose_precision", "int8_is_for_cpu"]
+
 
 def choose_precision(manifest: Manifest, runtime: str, precision: str = "auto") -> str:
     """The precision to run; InputError, with the manifest's reason, when the bundle does not carry it."""

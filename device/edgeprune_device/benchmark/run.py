@@ -32,7 +32,7 @@ from edgeprune_device.vision.accuracy import Accuracy
 from edgeprune_device.vision.evaluation import EvaluationSet, evaluate
 from edgeprune_device.vision.postprocess import detections
 
-__all__ = ["MODES", "choose_precision", "int8_is_for_cpu", "run_benchmark"]
+__all__ = ["MODES", "run_benchmark"]
 
 #: How frames follow each other, and how long each is measured by default, s.
 MODES = {"single": 10.0, "sustained": 300.0, "camera": 30.0, "offline": 10.0}

@@ -48,7 +48,7 @@ class BenchReport:
     - `accuracy`: measured here, on the bundle's evaluation set; `host_accuracy`: {map50, map50_95, small_map50_95} that
       the host states for this precision; `map50_95_delta`: here minus host
     - `peak_rss_bytes`: of the whole process, evaluation included; `memory_drop_bytes`: how much less the machine had
-    - `parity`: {reference, pictures, anchors, unmatched, box_px, score}, see `edgeprune_device.benchmark.parity.RuntimeParity`
+    - `parity`: {reference, pictures, anchors, unmatched, box_px, score}, see `benchmark.parity.RuntimeParity`
     - `verdict`: {state, reasons}, see `edgeprune_device.benchmark.verdict`
     - `signature`: {key, value}, see `edgeprune_device.trust.signature`
     """

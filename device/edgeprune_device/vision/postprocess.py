@@ -8,6 +8,8 @@ import numpy as np
 
 from edgeprune_device.output import END2END, checked
 
+__all__ = ["detections"]
+
 _MAX_CANDIDATES = 30_000  # before NMS, as Ultralytics' max_nms
 
 _CLASS_OFFSET = 7680  # px between classes, so that one NMS serves all of them; Ultralytics' max_wh

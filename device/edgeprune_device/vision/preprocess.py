@@ -21,7 +21,7 @@ from PIL import Image, ImageOps
 from edgeprune_device.errors import InputError
 
 __all__ = [
-    "PAD", "Letterbox", "Preprocessor", "decode", "detections", "letterbox", "opened", "resize_numpy", "uses_opencv",
+    "PAD", "Letterbox", "Preprocessor", "decode", "letterbox", "opened", "resize_numpy", "uses_opencv",
 ]  # fmt: skip
 
 PAD = 114  # the grey that Ultralytics trains with
