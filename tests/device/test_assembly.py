@@ -5,8 +5,8 @@ import random
 import shutil
 
 import pytest
-from edgeprune_device import assembly
 from edgeprune_device.errors import InputError, SignatureError
+from edgeprune_device.installation import assembly
 from edgeprune_device.releases import Release, Releases
 from edgeprune_device.trust import keys
 from edgeprune_device.trust.bundle import Bundle

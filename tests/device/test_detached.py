@@ -6,8 +6,8 @@ import os
 import time
 
 import pytest
-from edgeprune_device import detached
 from edgeprune_device.errors import InputError
+from edgeprune_device.installation import detached
 from edgeprune_device.releases import Release, Releases
 
 RELEASE = Release("0" * 64, "tiny", 1, "SHA256:" + "A" * 22, True, "2026-11-24T12:00:00Z", 1, state="good")

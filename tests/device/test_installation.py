@@ -13,18 +13,19 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from edgeprune_device import assembly, cli, installation, restart
+from edgeprune_device import cli
 from edgeprune_device.commands.releases import elsewhere
 from edgeprune_device.errors import DeviceError, GateError, InputError, SignatureError
-from edgeprune_device.installation import Options
+from edgeprune_device.installation import assembly, install, measure, restart
+from edgeprune_device.installation.options import InstallOptions
 from edgeprune_device.releases import Releases
 from edgeprune_device.reports.spool import Spool
 from edgeprune_device.trust import keys
 from edgeprune_device.trust.bundle import Bundle
 from edgeprune_device.vision.evaluation import EvaluationSet
 
-QUICK = Options(keep=2, health_s=0.1)
-MEASURED = installation._Measured("fp32", "ort", "0" * 64, {"map50_95": 1.0, "host_map50_95": 1.0, "delta": 0.0})
+QUICK = InstallOptions(keep=2, health_s=0.1)
+MEASURED = measure.Measured("fp32", "ort", "0" * 64, {"map50_95": 1.0, "host_map50_95": 1.0, "delta": 0.0})
 
 
 @pytest.fixture
@@ -48,7 +49,7 @@ def make(tmp_path, manifest, tiny_onnx, labelled_pictures):
 @pytest.fixture
 def unmeasured(monkeypatch):
     """The benchmark takes seconds and runs in a process of its own: tests of what is around it go without."""
-    monkeypatch.setattr(installation, "_measure", lambda *_: MEASURED)
+    monkeypatch.setattr(measure, "measure", lambda *_: MEASURED)
 
 
 class Watched(restart.Service):
@@ -147,11 +148,11 @@ def test_a_model_that_no_runtime_takes_is_not_installed(releases, make, capfd):
 
 def test_a_bundle_from_the_past_is_refused_and_a_rollback_is_not(releases, make, unmeasured, capfd):
     new, old = make(9), make(8)
-    installation.install(releases, old, QUICK, quiet)
-    installation.install(releases, new, QUICK, quiet)
+    install.install(releases, old, QUICK, quiet)
+    install.install(releases, new, QUICK, quiet)
     for _ in range(2):
         with pytest.raises(SignatureError, match=r"its counter is 8, here 9 holds.*--allow-older"):
-            installation.install(releases, old, QUICK, quiet)
+            install.install(releases, old, QUICK, quiet)
     assert releases.current().counter == 9
     assert cli.main(["rollback", str(releases.root)]) == 0
     assert releases.current().counter == 8 and releases.counter == 9
@@ -160,8 +161,8 @@ def test_a_bundle_from_the_past_is_refused_and_a_rollback_is_not(releases, make,
 
 
 def test_an_older_bundle_is_taken_when_that_is_said_and_the_record_tells(releases, make, unmeasured):
-    installation.install(releases, make(9), QUICK, quiet)
-    release = installation.install(releases, make(3), Options(allow_older=True), quiet)
+    install.install(releases, make(9), QUICK, quiet)
+    release = install.install(releases, make(3), InstallOptions(allow_older=True), quiet)
     assert release.older and releases.current() == release and releases.counter == 9
 
 
@@ -170,53 +171,53 @@ def test_an_untrusted_bundle_is_taken_only_when_that_is_said_and_the_record_tell
 
     path = make(1, key=SigningKey.generate())
     with pytest.raises(SignatureError, match="not trusted here"):
-        installation.install(releases, path, QUICK, quiet)
+        install.install(releases, path, QUICK, quiet)
     assert releases.all() == []
-    release = installation.install(releases, path, Options(allow_untrusted=True), quiet)
+    release = install.install(releases, path, InstallOptions(allow_untrusted=True), quiet)
     assert not release.trusted and releases.open(releases.current()).trusted is False
 
 
 def test_the_same_bundle_again_is_verified_and_nothing_else(releases, make, unmeasured, service):
     path = make(1)
-    release = installation.install(releases, path, QUICK, quiet)
+    release = install.install(releases, path, QUICK, quiet)
     said = []
-    assert installation.install(releases, path, QUICK, lambda *words: said.append(words)) == release
+    assert install.install(releases, path, QUICK, lambda *words: said.append(words)) == release
     assert said[-1] == ("verify", f"{release} is in use already, and intact") and service.restarts == 1
 
 
 def test_the_same_bundle_again_repairs_a_damaged_one(releases, make, unmeasured):
     path = make(1)
-    release = installation.install(releases, path, QUICK, quiet)
+    release = install.install(releases, path, QUICK, quiet)
     damaged = releases.folder(release) / "bundle.epb"
     damaged.write_bytes(damaged.read_bytes()[:-1] + b"\0")
-    installation.install(releases, path, QUICK, quiet)
+    install.install(releases, path, QUICK, quiet)
     assert releases.open(releases.current()).sha256 == release.bundle_sha256
 
 
 def test_what_is_not_healthy_is_rolled_back(releases, make, unmeasured, service):
-    good = installation.install(releases, make(1), QUICK, quiet)
+    good = install.install(releases, make(1), QUICK, quiet)
     service.sick = {2}
     with pytest.raises(GateError, match=rf"was rolled back: seen with 2; {good.identity} \(tiny\) is in use"):
-        installation.install(releases, make(2), QUICK, quiet)
+        install.install(releases, make(2), QUICK, quiet)
     assert releases.current() == good and releases.counter == 1 and service.restarts == 3
     assert [r.state for r in releases.all()] == ["bad", "good"] and releases.all()[0].reason == "seen with 2"
     service.sick = ()
-    assert installation.install(releases, make(2), QUICK, quiet).state == "good"  # a person may try it again
+    assert install.install(releases, make(2), QUICK, quiet).state == "good"  # a person may try it again
 
 
 def test_the_same_bundle_with_another_precision_or_runtime_is_installed_anew(releases, make, unmeasured, service):
     path = make(1)
     for number, asked in enumerate(({}, {"precision": "fp16"}, {"runtime": "trt"}, {"precision": "fp32"}), 1):
-        installation.install(releases, path, replace(QUICK, **asked), quiet)
+        install.install(releases, path, replace(QUICK, **asked), quiet)
         assert service.restarts == min(number, 3)
 
 
 def test_failures_do_not_fill_the_disk_and_the_last_one_says_why(releases, make, unmeasured, service):
-    good = [installation.install(releases, make(n), QUICK, quiet).identity for n in (1, 2)]
+    good = [install.install(releases, make(n), QUICK, quiet).identity for n in (1, 2)]
     service.sick = {3, 4, 5}
     for number in sorted(service.sick):
         with pytest.raises(GateError):
-            installation.install(releases, make(number), QUICK, quiet)
+            install.install(releases, make(number), QUICK, quiet)
         assert [r.counter for r in releases.all()] == [number, 2, 1] and not leftovers(releases)
     assert [r.identity for r in releases.all()[1:]] == good[::-1] and releases.all()[0].reason == "seen with 5"
 
@@ -224,10 +225,10 @@ def test_failures_do_not_fill_the_disk_and_the_last_one_says_why(releases, make,
 def test_a_bad_release_that_is_tried_again_has_all_its_starts_and_what_it_falls_back_to(
     releases, make, unmeasured, service
 ):
-    bad, good = (installation.install(releases, make(n), QUICK, quiet) for n in (1, 2))
+    bad, good = (install.install(releases, make(n), QUICK, quiet) for n in (1, 2))
     releases.mark(replace(bad, starts=3), "bad", "3 starts")
     service.watch = lambda *_: (None, "its source gives no frames")
-    again = installation.roll_back(releases, bad.identity, None, quiet)
+    again = install.roll_back(releases, bad.identity, None, quiet)
     assert releases.current() == again and (again.state, again.starts) == ("trial", 0)
     assert releases.fallback() == good
 
@@ -235,22 +236,22 @@ def test_a_bad_release_that_is_tried_again_has_all_its_starts_and_what_it_falls_
 def test_a_first_release_that_is_not_healthy_leaves_nothing_in_use(releases, make, unmeasured, service):
     service.sick = {1}
     with pytest.raises(GateError, match="nothing is in use"):
-        installation.install(releases, make(1), QUICK, quiet)
+        install.install(releases, make(1), QUICK, quiet)
     assert releases.current() is None
 
 
 def test_a_former_release_that_is_damaged_is_not_what_it_goes_back_to(releases, make, unmeasured, service):
-    options = Options(keep=3, health_s=0.1)
-    first, second = (installation.install(releases, make(n), options, quiet) for n in (1, 2))
+    options = InstallOptions(keep=3, health_s=0.1)
+    first, second = (install.install(releases, make(n), options, quiet) for n in (1, 2))
     (releases.folder(second) / "bundle.epb").write_bytes(b"rotten")
     service.sick = {3}
     with pytest.raises(GateError, match=first.identity):
-        installation.install(releases, make(3), options, quiet)
+        install.install(releases, make(3), options, quiet)
     assert releases.current() == first
 
 
 def test_it_can_be_rolled_back_to_any_release_that_is_kept(releases, make, unmeasured, capfd):
-    made = [installation.install(releases, make(n), Options(keep=4, health_s=0.1), quiet) for n in (1, 2, 3)]
+    made = [install.install(releases, make(n), InstallOptions(keep=4, health_s=0.1), quiet) for n in (1, 2, 3)]
     root = str(releases.root)
     assert cli.main(["rollback", root, "--to", made[0].identity[:8]]) == 0
     assert releases.current() == made[0]
@@ -269,13 +270,13 @@ def test_it_can_be_rolled_back_to_any_release_that_is_kept(releases, make, unmea
 
 def test_old_releases_and_what_nobody_sent_to_the_end_are_removed(releases, make, unmeasured):
     for number in (1, 2, 3, 4):
-        installation.install(releases, make(number), QUICK, quiet)
+        install.install(releases, make(number), QUICK, quiet)
         stale, fresh = (releases.root / "incoming" / name for name in ("a" * 64, "b" * 64))
         for folder in (stale, fresh):
             folder.mkdir(exist_ok=True)
         os.utime(str(stale), (1, 1))
     assert [r.counter for r in releases.all()] == [4, 3]
-    installation.install(releases, make(5), QUICK, quiet)
+    install.install(releases, make(5), QUICK, quiet)
     assert [path.name[0] for path in (releases.root / "incoming").iterdir()] == ["b"]
 
 
@@ -339,7 +340,7 @@ class Install:
         self.root, self._releases, self._send, self._options = releases.root, releases, send_again, options
 
     def __call__(self):
-        return installation.install(self._releases, self._send, self._options, quiet)
+        return install.install(self._releases, self._send, self._options, quiet)
 
 
 @pytest.fixture
@@ -347,7 +348,7 @@ def scene(releases, make, unmeasured, service, tmp_path):
     """A device with two releases, the second in use; what was sent of a third that is like it but for its counter; and
     a way back to this state."""
     for number in (1, 2):
-        installation.install(releases, make(number), QUICK, quiet)
+        install.install(releases, make(number), QUICK, quiet)
     folder = send(releases, make(3))
     shutil.copytree(str(releases.root), str(tmp_path / "before"), symlinks=True)
 
@@ -381,10 +382,10 @@ def test_killed_before_any_write_it_leaves_a_verified_release_in_use_and_goes_on
         check_in_use(releases, {2, 3})
         if sick:
             with pytest.raises(GateError):
-                installation.install(releases, folder, QUICK, quiet)
+                install.install(releases, folder, QUICK, quiet)
             assert check_in_use(releases, {1, 2}).counter == 2, number
         else:
-            installation.install(releases, folder, QUICK, quiet)
+            install.install(releases, folder, QUICK, quiet)
             assert check_in_use(releases, {3}).state == "good", number
             assert [r.counter for r in releases.all()] == [3, 2]
             assert not leftovers(releases)
@@ -404,7 +405,7 @@ def test_with_a_full_disk_from_any_write_on_it_leaves_a_verified_release_in_use_
         release = check_in_use(releases, {2, 3})
         if os.WEXITSTATUS(status) == 0:
             assert release.counter == 3
-        installation.install(releases, folder, QUICK, quiet)
+        install.install(releases, folder, QUICK, quiet)
         assert not folder.exists() and check_in_use(releases, {3}).state == "good", number
     assert number > 20
 
@@ -414,7 +415,7 @@ def test_a_rollback_killed_before_any_write_leaves_a_verified_release_in_use(sce
         root = releases.root
 
         def __call__(self):
-            installation.roll_back(releases, None, None, quiet)
+            install.roll_back(releases, None, None, quiet)
 
     number = 0
     while True:
@@ -425,7 +426,7 @@ def test_a_rollback_killed_before_any_write_leaves_a_verified_release_in_use(sce
             break
         assert os.WIFSIGNALED(status), (number, status)
         if check_in_use(releases, {1, 2}).counter == 2:
-            installation.roll_back(releases, None, None, quiet)
+            install.roll_back(releases, None, None, quiet)
         assert check_in_use(releases, {1}).state == "good"
     assert number > 3
 
@@ -434,9 +435,10 @@ def test_a_rollback_killed_before_any_write_leaves_a_verified_release_in_use(sce
 
 SLOW_MEASURE = """
 import sys, time
-from edgeprune_device import cli, installation
-measured = installation._Measured("fp32", "ort", "0" * 64, None)
-installation._measure = lambda *_: time.sleep({seconds}) or measured
+from edgeprune_device import cli
+from edgeprune_device.installation import measure
+measured = measure.Measured("fp32", "ort", "0" * 64, None)
+measure.measure = lambda *_: time.sleep({seconds}) or measured
 sys.exit(cli.main(sys.argv[1:]))
 """
 
@@ -576,9 +578,9 @@ def test_root_does_not_install_into_what_belongs_to_a_user(releases, make, capfd
 
 
 def test_a_benchmark_that_is_killed_says_what_to_do(releases, make, monkeypatch, tmp_path):
-    monkeypatch.setattr(installation, "_TOOL", "import os; os.kill(os.getpid(), 9)")
+    monkeypatch.setattr(measure, "_TOOL", "import os; os.kill(os.getpid(), 9)")
     with pytest.raises(DeviceError, match=r"bench: was killed, most likely because memory ran out.*stop the service"):
-        installation.install(releases, make(1), QUICK, quiet)
+        install.install(releases, make(1), QUICK, quiet)
     assert releases.all() == [] and not leftovers(releases)
 
 
@@ -613,11 +615,12 @@ def test_engines_of_models_that_no_release_has_are_removed(releases, make, unmea
         (folder / f"{name}.plan").write_bytes(b"plan")
         (folder / f"{name}.json").write_text(json.dumps({"engine": {"onnx_sha256": sha256}}))
     (folder / "odd.json").write_text("{}")
-    installation.install(releases, make(1), QUICK, quiet)
+    install.install(releases, make(1), QUICK, quiet)
     assert sorted(path.name for path in folder.iterdir()) == ["odd.json", "used.json", "used.plan"]
 
 
 def test_whoever_follows_an_installation_loads_no_numpy():
     """The command that follows stays small while a Nano measures."""
-    code = "import sys; from edgeprune_device import installation, detached, describe; sys.exit('numpy' in sys.modules)"
+    code = "import sys; from edgeprune_device.installation import describe, detached, install; "
+    code += "sys.exit('numpy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -10,8 +10,9 @@ import time
 from dataclasses import replace
 
 import pytest
-from edgeprune_device import clock, restart
+from edgeprune_device import clock
 from edgeprune_device.errors import InputError
+from edgeprune_device.installation import restart
 from edgeprune_device.releases import Release, Releases
 
 SYSTEMCTL = """#!/bin/sh

@@ -32,7 +32,8 @@ pytestmark = pytest.mark.needs("ssh", "sshd")
 AGENT = """#!{python}
 import os, sys, time
 from pathlib import Path
-from edgeprune_device import cli, installation
+from edgeprune_device import cli
+from edgeprune_device.installation import measure as measuring
 from edgeprune_device.errors import GateError
 
 def measure(releases, bundle, folder, options):
@@ -43,9 +44,9 @@ def measure(releases, bundle, folder, options):
         time.sleep(0.05)
     if (home / "bad").exists():
         raise GateError("bench: mAP50-95 lost 0.2 against the host")
-    return installation._Measured("fp32", "ort", "0" * 64, {{"map50_95": 1.0, "host_map50_95": 1.0, "delta": 0.0}})
+    return measuring.Measured("fp32", "ort", "0" * 64, {{"map50_95": 1.0, "host_map50_95": 1.0, "delta": 0.0}})
 
-installation._measure = measure
+measuring.measure = measure
 sys.exit(cli.main())
 """
 

@@ -4,12 +4,13 @@ what it has done. The benchmark is left out (a FAKE measurement): what is under 
 import sys
 from pathlib import Path
 
-from edgeprune_device import installation
 from edgeprune_device.errors import EdgepruneError
+from edgeprune_device.installation import install, measure
+from edgeprune_device.installation.options import InstallOptions
 from edgeprune_device.releases import Releases
 
-measured = installation._Measured("fp32", "none", "0" * 64, None)
-installation._measure = lambda *_: measured
+measured = measure.Measured("fp32", "none", "0" * 64, None)
+measure.measure = lambda *_: measured
 
 releases = Releases("/srv/edgeprune")
 bundles = sorted(Path("/opt/bundles").glob("*.epb"))
@@ -20,7 +21,7 @@ try:
     print(f"found {release.counter if release else 0} {releases.counter}", flush=True)
     while True:
         following = (release.counter if release else 0) + 1
-        release = installation.install(releases, bundles[following - 1], installation.Options(), lambda *_: None)
+        release = install.install(releases, bundles[following - 1], InstallOptions(), lambda *_: None)
         print(f"installed {release.counter} {release.state}", flush=True)
 except EdgepruneError as error:
     print(f"BROKEN {error}", flush=True)

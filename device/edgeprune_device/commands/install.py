@@ -12,27 +12,27 @@ HELP = "install a bundle on this device as a release: verified, measured, watche
 
 def configure(parser) -> None:
     """Options."""
-    from edgeprune_device import installation
-
     parser.add_argument("bundle", metavar="BUNDLE", nargs="?", type=Path, help="default: the only *.epb here")
     parser.add_argument("--incoming", metavar="SHA256", help="instead: what edgeprune deploy has sent")
     add_root(parser)
-    add_options(parser, installation)
+    add_options(parser)
     parser.add_argument("--ticket", metavar="TEXT", help="name this installation: asked again, it is not done twice")
     parser.add_argument("--json", action="store_true", help="one JSON object a step, the result at last")
 
 
-def add_options(parser: argparse.ArgumentParser, installation) -> None:
+def add_options(parser: argparse.ArgumentParser) -> None:
     """How to install."""
+    from edgeprune_device.installation.options import HEALTH_S, KEEP, MAX_DROP
+
     add = parser.add_argument
     add("--precision", default="auto", choices=("auto", "fp32", "fp16", "int8", "int8-fp16"), help="default: the best")
     add("--runtime", default="auto", help="auto, trt, rtx, ort, ort-cuda, ort-tensorrt; default auto")
-    add("--max-drop", type=positive_float, default=installation.MAX_DROP, metavar="X",
-        help=f"mAP50-95 it may lose here against the host's figure (default {installation.MAX_DROP:g})")  # fmt: skip
-    add("--keep", type=positive_int, default=installation.KEEP, metavar="N",
-        help=f"releases to keep, this one included, at least 2 (default {installation.KEEP})")  # fmt: skip
-    add("--health", type=positive_float, default=installation.HEALTH_S, metavar="S",
-        help=f"how long it must run well before it is good, s (default {installation.HEALTH_S:g})")  # fmt: skip
+    add("--max-drop", type=positive_float, default=MAX_DROP, metavar="X",
+        help=f"mAP50-95 it may lose here against the host's figure (default {MAX_DROP:g})")  # fmt: skip
+    add("--keep", type=positive_int, default=KEEP, metavar="N",
+        help=f"releases to keep, this one included, at least 2 (default {KEEP})")  # fmt: skip
+    add("--health", type=positive_float, default=HEALTH_S, metavar="S",
+        help=f"how long it must run well before it is good, s (default {HEALTH_S:g})")  # fmt: skip
     add("--unit", metavar="NAME", help="the systemd unit to restart (default: edgeprune run, where it runs)")
     add("--source", help="write edgeprune.service, which runs it on this camera, video or folder")
     add("--output", help="where its detections go: -, a file, or unix:PATH (default -, the journal)")
@@ -44,9 +44,11 @@ def run(args) -> None:
     """Start it in a process of its own, and follow that."""
     import re
 
-    from edgeprune_device import detached, installation, printable
+    from edgeprune_device import printable
     from edgeprune_device.errors import InputError
     from edgeprune_device.hint import no_such_file
+    from edgeprune_device.installation import detached, install, root
+    from edgeprune_device.installation.options import InstallOptions
     from edgeprune_device.releases import Releases
 
     if args.keep < 2:
@@ -62,7 +64,7 @@ def run(args) -> None:
     if args.ticket is not None and not re.fullmatch("[0-9A-Za-z]{8,64}", args.ticket):
         raise InputError("--ticket: 8 to 64 letters and digits")
     releases = Releases(args.root)
-    options = installation.Options(
+    options = InstallOptions(
         precision=args.precision,
         runtime=args.runtime,
         max_drop=args.max_drop,
@@ -80,10 +82,10 @@ def run(args) -> None:
         source = Path(find_bundle(args.bundle)).absolute()
         if not source.is_file():
             raise InputError(no_such_file(source))
-    installation.make_root(releases.root)
+    root.make_root(releases.root)
     return detached.run(
         releases,
-        lambda say: installation.install(releases, source, options, say),
+        lambda say: install.install(releases, source, options, say),
         request=[str(source), *map(str, vars(options).values())],
         ticket=args.ticket,
         as_json=args.json,

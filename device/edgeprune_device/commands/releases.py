@@ -19,8 +19,9 @@ def run(args) -> None:
     """Those of this device; on a host, of another one."""
     from pathlib import Path
 
-    from edgeprune_device import describe, strict_json
+    from edgeprune_device import strict_json
     from edgeprune_device.errors import InputError
+    from edgeprune_device.installation import describe
     from edgeprune_device.releases import DEFAULT_ROOT, Releases
 
     if elsewhere(args.where):

@@ -19,8 +19,8 @@ def run(args) -> None:
     """Here; on a host, on another device."""
     from pathlib import Path
 
-    from edgeprune_device import installation
     from edgeprune_device.errors import InputError
+    from edgeprune_device.installation import install
     from edgeprune_device.releases import DEFAULT_ROOT, Releases
 
     if elsewhere(args.where):
@@ -32,7 +32,7 @@ def run(args) -> None:
 
     releases = Releases(Path(args.where or DEFAULT_ROOT))
     try:
-        release = installation.roll_back(releases, args.to, args.unit, say)
+        release = install.roll_back(releases, args.to, args.unit, say)
     except BlockingIOError as error:
         raise InputError(f"{releases.root}: an installation is at work here; try again when it has ended") from error
     print(f"{release} is in use, and {'good' if release.state == 'good' else 'on trial'}")

@@ -19,8 +19,8 @@ def run(args) -> None:
     """Print it."""
     import getpass
 
-    from edgeprune_device import restart
     from edgeprune_device.errors import InputError
+    from edgeprune_device.installation import restart
     from edgeprune_device.releases import DEFAULT_ROOT
     from edgeprune_device.service import unit
     from edgeprune_device.trust import keys

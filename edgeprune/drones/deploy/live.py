@@ -16,8 +16,10 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-from edgeprune_device import installation, restart, strict_json, version
+from edgeprune_device import strict_json, version
 from edgeprune_device.errors import EdgepruneError, GateError, InputError, Interrupted, SignatureError
+from edgeprune_device.installation import restart
+from edgeprune_device.installation.options import HEALTH_S, MAX_DROP
 from edgeprune_device.trust.bundle import Bundle
 
 from edgeprune.drones.deploy import DEFAULT_ROOT, Settings, transfer
@@ -322,8 +324,8 @@ def _given(option: str, value: Any) -> list[str]:
 
 def _steps(there: There, bundle: Bundle, settings: Settings) -> list[str]:
     """What an installation does, for a dry run."""
-    drop = installation.MAX_DROP if settings.max_drop is None else settings.max_drop
-    health_s = installation.HEALTH_S if settings.health_s is None else settings.health_s
+    drop = MAX_DROP if settings.max_drop is None else settings.max_drop
+    health_s = HEALTH_S if settings.health_s is None else settings.health_s
     unit = settings.unit or (restart.UNIT if settings.source is not None else there.service)
     back = there.current or "nothing"
     return [

@@ -20,8 +20,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from edgeprune_device import assembly
 from edgeprune_device.errors import EdgepruneError, InputError
+from edgeprune_device.installation import assembly
 from edgeprune_device.progress import Line
 from edgeprune_device.trust.bundle import Bundle
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from typing import Any, Dict
 
-from edgeprune_device import assembly, installation, restart, version
+from edgeprune_device import version
 from edgeprune_device.errors import InputError
+from edgeprune_device.installation import assembly, restart, root
 from edgeprune_device.printable import printable
 from edgeprune_device.releases import Releases
 from edgeprune_device.trust import keys
@@ -24,7 +25,7 @@ def describe(releases: Releases) -> Dict[str, Any]:
     - `problem`: why nothing can be installed here, in one line; null where it can
     - `held`: payloads of intact releases, which need not be sent; `root_user`: root, or sudo without a password
     """
-    problem, counter, current, service = installation.problem(releases.root), None, None, None
+    problem, counter, current, service = root.problem(releases.root), None, None, None
     try:
         counter = releases.counter
         now = releases.current()

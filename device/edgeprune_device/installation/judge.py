@@ -1,0 +1,88 @@
+"""Restart, watch, confirm; or back to the release that worked."""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+from typing import Callable, Optional
+
+from edgeprune_device.errors import GateError, InputError, SignatureError
+from edgeprune_device.installation import restart
+from edgeprune_device.installation.options import InstallOptions, Say
+from edgeprune_device.releases import Release, Releases
+
+__all__ = ["current", "judge"]
+
+_TOLD_S = 5.0  # between two words of how a watched release does
+
+
+def current(releases: Releases) -> Optional[Release]:
+    with suppress(InputError):  # damaged: then it is none, and whatever is installed now takes its place
+        return releases.current()
+    return None
+
+
+# --- judge -----------------------------------------------------------------------------------------------------------
+def judge(
+    releases: Releases,
+    service: restart.Service,
+    release: Release,
+    former: Optional[Release],
+    options: InstallOptions,
+    say: Say,
+) -> Release:
+    """Restart, watch, confirm; or go back and raise GateError."""
+    say("restart", service.description)
+    try:
+        service.restart()
+        healthy, why = service.watch(release, options.health_s, _now_and_then(lambda text: say("watch", text)))
+    except InputError as error:
+        healthy, why = False, str(error)
+    say("watch", why)
+    with releases.state_locked():
+        now = releases.get(release.identity)  # the service may have confirmed it, or given it up, by itself
+        if healthy and now.state != "bad":
+            say("confirm", f"{now} is good")
+            return now if now.state == "good" else releases.confirm(now)
+        if healthy is None and now.state != "bad":
+            say("confirm", f"{now} stays on trial: {why}")
+            return now
+        back = _go_back(releases, now, former, why)
+    say("restart", f"back to {back or 'nothing'}")
+    with suppress(InputError):
+        service.restart()
+    raise GateError(
+        f"{release} was rolled back: {now.reason or why}; " + (f"{back} is in use" if back else "nothing is in use")
+    )
+
+
+def _now_and_then(say: Callable[[str], None]) -> Callable[[str], None]:
+    following = [0.0]
+
+    def told(text: str) -> None:
+        if time.monotonic() >= following[0]:
+            following[0] = time.monotonic() + _TOLD_S
+            say(text)
+
+    return told
+
+
+def _go_back(releases: Releases, release: Release, former: Optional[Release], why: str) -> Optional[Release]:
+    """Switch to what works, unless the service has; what is in use then. First the switch: a release that is marked
+    bad is never the one in use."""
+    now = current(releases)
+    if now is not None and now.identity != release.identity:
+        back: Optional[Release] = now
+    else:
+        back = None
+        for candidate in (former, *(r for r in releases.all() if r.state == "good")):
+            if candidate is None or candidate.identity == release.identity or candidate.state == "bad":
+                continue
+            with suppress(InputError, SignatureError):
+                releases.open(candidate)
+                back = candidate
+                break
+        releases.switch(back)
+    if release.state != "bad":
+        releases.mark(release, "bad", why)
+    return back

@@ -1,0 +1,52 @@
+"""Old releases, their engines, and bundles that were never installed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from edgeprune_device.installation.options import InstallOptions, Say
+from edgeprune_device.releases import Releases
+
+__all__ = ["tidy", "tidy_engines"]
+
+_STALE_S = 7 * 86400  # what a host sent, and never installed
+
+
+# --- tidy ------------------------------------------------------------------------------------------------------------
+def tidy(releases: Releases, source: Path, options: InstallOptions, say: Say) -> None:
+    gone = releases.tidy(options.keep)
+    if gone:
+        say("tidy", f"removed {', '.join(gone)}")
+    _tidy_incoming(releases, source)
+    tidy_engines(releases)
+
+
+def _tidy_incoming(releases: Releases, source: Path) -> None:
+    """What this one was made from, and what was never finished."""
+    incoming = releases.root / "incoming"
+    for folder in incoming.iterdir():
+        with suppress(OSError):
+            stale = time.time() - max(path.stat().st_mtime for path in (folder, *folder.iterdir())) > _STALE_S
+            if stale or (source.is_dir() and folder.samefile(source)):
+                shutil.rmtree(str(folder), ignore_errors=True)
+
+
+def tidy_engines(releases: Releases) -> None:
+    """Engines of models that no release has any more; only of these releases' own folder."""
+    folder = releases.root / "engines"
+    kept = set()
+    for release in releases.all():
+        path = releases.folder(release) / "manifest.json"
+        try:
+            kept |= {entry["sha256"] for entry in json.loads(path.read_bytes())["payloads"]}
+        except (OSError, ValueError, KeyError, TypeError):
+            return  # what this one needs cannot be told: everything stays
+    for path in folder.glob("*.json"):
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            if json.loads(path.read_bytes())["engine"]["onnx_sha256"] not in kept:
+                path.unlink()
+                path.with_suffix(".plan").unlink()
