@@ -195,7 +195,7 @@ def ort_pass(model: Path, count: int) -> Callable[[], object]:
     import numpy as np
     from edgeprune_device import runtimes
 
-    session = runtimes.open(model, "ort", runtimes.Settings(count))
+    session = runtimes.open(model, "ort", runtimes.RuntimeSettings(count))
     x = np.random.default_rng(0).random((1, 3, SIZE, SIZE), dtype=np.float32)
     return lambda: session.infer(x)
 

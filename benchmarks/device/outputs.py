@@ -45,7 +45,7 @@ def answers(network: Network, shared: Path, folder: Path, count: int = 128) -> n
     source = checkpoint.load(shared / "weights" / network.weights)
     path = folder / f"{network.name}-{network.size}.onnx"
     path.write_bytes(to_onnx(source.model, (network.size, network.size)).SerializeToString())
-    session = runtimes.open(path, "ort", runtimes.Settings(1))
+    session = runtimes.open(path, "ort", runtimes.RuntimeSettings(1))
     paths = sorted(p for p in (shared / network.pictures).rglob("*") if p.suffix in (".jpg", ".png"))[:count]
     inputs = (preprocess.letterbox(preprocess.decode(path), network.size)[0] for path in paths)
     return np.concatenate([session.infer(x)[0] for x in inputs])

@@ -136,7 +136,7 @@ def loop(path: Path, way: str, runtime: str, folder: str) -> None:
 
     bundle = Bundle.open(path, allow_untrusted=True)
     manifest = bundle.manifest
-    settings = runtimes.Settings(threads=1, shapes=manifest.shapes)
+    settings = runtimes.RuntimeSettings(threads=1, shapes=manifest.shapes)
     session = runtimes.open(bundle.read(manifest.models["fp32"]["payload"]), runtime, settings)
     pictures = [(str(file), file.read_bytes()) for file in sorted(Path(folder).iterdir())]
     prepare, names, nms = preprocess.Preprocessor(manifest.imgsz), manifest.classes, dict(manifest.nms)

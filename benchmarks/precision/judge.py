@@ -61,7 +61,8 @@ def parity(expected: File, actual: File, data: Dataset, size: int, conf: float =
 
 def latency(files: dict[str, File], size: int) -> dict[str, dict]:
     """ms p50, and how many times as fast as FP32: median of pairs, all in turns, one thread."""
-    sessions = {n: runtimes.open(f.path, "ort", runtimes.Settings(1)) for n, f in files.items() if f.path and f.timed}
+    one = runtimes.RuntimeSettings(threads=1)
+    sessions = {n: runtimes.open(f.path, "ort", one) for n, f in files.items() if f.path and f.timed}
     for name, file in files.items():
         if file.runtime == "OpenVINO":
             sessions[name] = OpenVino(file.open().folder, threads=1)

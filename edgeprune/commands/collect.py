@@ -25,7 +25,7 @@ def run(args) -> None:
     from edgeprune_device.errors import InputError
     from edgeprune_device.progress import Line
 
-    from edgeprune.drones.collect import Drone, Folder, collect
+    from edgeprune.drones.collect import Drone, ReportFolder, collect
     from edgeprune.drones.ssh import Link, shown
     from edgeprune.drones.store import Store
 
@@ -33,7 +33,7 @@ def run(args) -> None:
     with Line() as line:
         if Path(args.source).is_dir():
             source = f"the folder {args.source}"  # told, as a host may have the same name
-            outcome = collect(Folder(Path(args.source)), store, trust_new=args.trust_new, say=line)
+            outcome = collect(ReportFolder(Path(args.source)), store, trust_new=args.trust_new, say=line)
         elif "/" in args.source:
             raise InputError(f"{args.source}: no such folder")
         else:

@@ -186,7 +186,7 @@ def settings(args):
 
     from edgeprune_device.errors import InputError
 
-    from edgeprune.drones.deploy import Settings
+    from edgeprune.drones.deploy import DeploySettings
 
     root = PurePosixPath(args.root)
     if not root.is_absolute() or ".." in root.parts or len(root.parts) < 2 or not args.root.isprintable():
@@ -202,7 +202,7 @@ def settings(args):
         value = given.get(name)
         if value is not None and not 0 < value < 1e6:
             raise InputError(f"--{name.replace('_', '-')} {value:g}{unit}: must be above 0")
-    return Settings(
+    return DeploySettings(
         root=root,
         keep=args.keep,
         unit=given.get("unit"),

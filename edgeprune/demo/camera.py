@@ -16,7 +16,7 @@ SUPERSAMPLE = 2  # objects are drawn at twice the resolution and averaged down
 
 
 @dataclass(frozen=True)
-class View:
+class CameraView:
     """A pinhole camera above flat ground.
 
     View(size=320, px_per_m=8, tilt=0.4, half_fov=0.5): a metre at the centre covers 8 pixels of the final

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from edgeprune.demo import terrain
-from edgeprune.demo.camera import SUPERSAMPLE, View
+from edgeprune.demo.camera import SUPERSAMPLE, CameraView
 from edgeprune.demo.objects import MAKERS
 from edgeprune.demo.solids import Thing
 from edgeprune.demo.surroundings import CLUTTER, building, clutter, tree
@@ -21,10 +21,10 @@ _RADIUS_M = {"person": 0.5, "cycle": 0.8, "car": 1.5, "truck": 1.9, "bus": 2.0}
 _LENGTH_M = {"person": 0.4, "cycle": 1.2, "car": 3.2, "truck": 9.0, "bus": 11.0}
 
 
-class Plan:
+class SitePlan:
     """Where things go: keeps footprints apart with circles, (x, y, radius) in metres."""
 
-    def __init__(self, rng: np.random.Generator, view: View):
+    def __init__(self, rng: np.random.Generator, view: CameraView):
         self.rng, self.view = rng, view
         self.things: list[Thing] = []
         self._circles = np.empty((0, 3))
@@ -106,7 +106,7 @@ class Plan:
                 self.things.append(building(self.rng, where, heading, length, width))
 
 
-def _people_scale(view: View) -> float:
+def _people_scale(view: CameraView) -> float:
     """How many people are worth drawing: none where one would cover under four pixels."""
     return float(np.clip((view.px_per_m - 4.5) / 3, 0, 1))
 
@@ -116,7 +116,7 @@ def _near(roads: list[Road], where, margin: float) -> bool:
     return any(np.hypot(*(r.line - where).T).min() < r.width_m / 2 + margin for r in roads)
 
 
-def _roads(plan: Plan, canvas: np.ndarray, count: int, paved: bool) -> list[Road]:
+def _roads(plan: SitePlan, canvas: np.ndarray, count: int, paved: bool) -> list[Road]:
     rng, view = plan.rng, plan.view
     through = plan.spot(-0.25)
     width = rng.choice([6.5, 7.5, 13.5], p=[0.4, 0.4, 0.2]) if paved else rng.uniform(3, 5)
@@ -128,7 +128,7 @@ def _roads(plan: Plan, canvas: np.ndarray, count: int, paved: bool) -> list[Road
     return roads
 
 
-def _traffic(plan: Plan, roads: list[Road], density: float, classes, weights) -> None:
+def _traffic(plan: SitePlan, roads: list[Road], density: float, classes, weights) -> None:
     """Vehicles in their lanes, and some parked at the kerb."""
     rng = plan.rng
     for road in roads:
@@ -153,7 +153,7 @@ def _traffic(plan: Plan, roads: list[Road], density: float, classes, weights) ->
                     plan.put("car", where, heading + (0 if rng.random() < 0.8 else np.pi), tight=0.85)
 
 
-def _lot(plan: Plan, canvas: np.ndarray) -> None:
+def _lot(plan: SitePlan, canvas: np.ndarray) -> None:
     """Rows of painted bays, part of them taken; the wide bays are for buses and lorries."""
     rng, view = plan.rng, plan.view
     angle, centre = rng.uniform(0, np.pi), plan.spot(-0.3)
@@ -193,7 +193,7 @@ def _lot(plan: Plan, canvas: np.ndarray) -> None:
         plan.put(str(rng.choice(["car", "truck", "bus"], p=[0.6, 0.25, 0.15])), plan.spot(), angle + rng.normal(0, 0.2))
 
 
-def _decals(plan: Plan, canvas: np.ndarray) -> None:
+def _decals(plan: SitePlan, canvas: np.ndarray) -> None:
     """Flat paint and patches: arrows, squares, repairs, towels."""
     rng, view = plan.rng, plan.view
     for _ in range(rng.poisson(3)):
@@ -206,9 +206,9 @@ def _decals(plan: Plan, canvas: np.ndarray) -> None:
         terrain.paint(canvas, view, [corners @ turn + where], colour, rng.uniform(0.35, 0.9))
 
 
-def compose(rng: np.random.Generator, view: View, layout: str) -> tuple[np.ndarray, Plan]:
+def compose(rng: np.random.Generator, view: CameraView, layout: str) -> tuple[np.ndarray, SitePlan]:
     """The painted ground as a canvas, and the plan of what stands on it."""
-    plan = Plan(rng, view)
+    plan = SitePlan(rng, view)
     ground = terrain.base(rng, view, LAYOUTS[layout].grounds, furrowed=layout == "field" and rng.random() < 0.7)
     wet = None
     if layout == "beach" or (layout in ("empty", "field") and rng.random() < 0.25):

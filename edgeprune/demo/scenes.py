@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from edgeprune.demo.camera import SUPERSAMPLE, View, shoot
-from edgeprune.demo.layouts import LAYOUTS, Plan, compose
+from edgeprune.demo.camera import SUPERSAMPLE, CameraView, shoot
+from edgeprune.demo.layouts import LAYOUTS, SitePlan, compose
 from edgeprune.demo.solids import MARGIN, Stage, Thing
 
 NAMES = ("person", "cycle", "car", "truck", "bus")
@@ -19,7 +19,7 @@ VISIBLE_MIN = 0.35
 SIDE_MIN_PX = 3.0  # of the final picture: what is smaller is a smudge, drawn but not labelled
 
 
-def _stand(rng: np.random.Generator, stage: Stage, plan: Plan) -> list[tuple[int, int, int]]:
+def _stand(rng: np.random.Generator, stage: Stage, plan: SitePlan) -> list[tuple[int, int, int]]:
     """Draw all things, far ones first; returns (tag, class, pixels drawn before anything hid them)."""
     for thing in plan.things:
         stage.cast(thing.base, thing.height)
@@ -95,7 +95,7 @@ def render_with_masks(seed: int, size: int = 320) -> tuple[np.ndarray, np.ndarra
     layout = names[rng.choice(len(names), p=[LAYOUTS[n].share for n in names])]
     low, high = np.log(LAYOUTS[layout].px_per_m)
     scale = float(np.exp(rng.uniform(low, high))) * size / 320
-    view = View(
+    view = CameraView(
         size,
         scale,
         tilt=float(rng.choice([0.0, 1.0], p=[0.2, 0.8]) * rng.uniform(0.05, 0.75)),

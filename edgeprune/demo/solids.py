@@ -12,7 +12,7 @@ from functools import cache
 import cv2
 import numpy as np
 
-from edgeprune.demo.camera import View
+from edgeprune.demo.camera import CameraView
 
 MARGIN = 128  # canvas pixels around the picture in which the mask still counts, so that cut objects are known as cut
 
@@ -66,7 +66,7 @@ class Stage:
     ids: (2s + 2 MARGIN, same) uint8, which labelled object owns a pixel; 0 for none.
     """
 
-    def __init__(self, canvas: np.ndarray, view: View, sun_azimuth: float, sun_slope: float):
+    def __init__(self, canvas: np.ndarray, view: CameraView, sun_azimuth: float, sun_slope: float):
         self.canvas, self.view = canvas, view
         self.side = len(canvas)
         self.ids = np.zeros((self.side + 2 * MARGIN,) * 2, np.uint8)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from edgeprune.demo.camera import SUPERSAMPLE, View
+from edgeprune.demo.camera import SUPERSAMPLE, CameraView
 
 # Two colours a texture (RGB), between which the noise mixes.
 GROUNDS = {
@@ -45,7 +45,7 @@ def texture(rng: np.random.Generator, size: int, kind: str, px_per_m: float) -> 
     return cv2.merge([mix * float(h - b) + np.float32(b) for b, h in zip(low, high, strict=True)])
 
 
-def furrows(rng: np.random.Generator, view: View, ground: np.ndarray) -> np.ndarray:
+def furrows(rng: np.random.Generator, view: CameraView, ground: np.ndarray) -> np.ndarray:
     """Plough lines and rows of a crop, in perspective."""
     x, y = view.ground_map()
     angle, pitch = rng.uniform(0, np.pi), max(rng.uniform(0.7, 2.5), 3.0 / view.px_per_m)
@@ -54,7 +54,7 @@ def furrows(rng: np.random.Generator, view: View, ground: np.ndarray) -> np.ndar
     return ground * (1 + wave * rng.uniform(0.06, 0.2)).astype(np.float32)[..., None]
 
 
-def water(rng: np.random.Generator, view: View, ground: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def water(rng: np.random.Generator, view: CameraView, ground: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """A shore along one side: the ground with water, foam and wet rim, and the mask (size, size) bool of water."""
     size = view.size
     angle, shift = rng.uniform(0, 2 * np.pi), rng.uniform(-0.15, 0.35)
@@ -72,7 +72,7 @@ def water(rng: np.random.Generator, view: View, ground: np.ndarray) -> tuple[np.
     return ground * (1 - foam) + 225 * foam, depth > 0
 
 
-def base(rng: np.random.Generator, view: View, kinds: tuple[str, ...], furrowed: bool) -> np.ndarray:
+def base(rng: np.random.Generator, view: CameraView, kinds: tuple[str, ...], furrowed: bool) -> np.ndarray:
     """(size, size, 3) float32: one or two grounds that meet along an irregular or a straight edge."""
     ground = texture(rng, view.size, str(rng.choice(kinds)), view.px_per_m)
     if furrowed:
@@ -90,13 +90,13 @@ def to_canvas(ground: np.ndarray) -> np.ndarray:
     return cv2.resize(np.clip(ground, 0, 255).astype(np.uint8), (side, side), interpolation=cv2.INTER_LINEAR)
 
 
-def flat(view: View, polygon: np.ndarray) -> np.ndarray:
+def flat(view: CameraView, polygon: np.ndarray) -> np.ndarray:
     """(n, 2) metres on the ground -> (n, 2) int32 with three fractional bits, as OpenCV's fill functions take."""
     points = np.concatenate([polygon, np.zeros((len(polygon), 1))], axis=1)
     return np.round(view.project(points) * 8).astype(np.int32)
 
 
-def paint(canvas: np.ndarray, view: View, polygons: list[np.ndarray], colour, alpha: float = 1.0) -> None:
+def paint(canvas: np.ndarray, view: CameraView, polygons: list[np.ndarray], colour, alpha: float = 1.0) -> None:
     """Fill ground polygons; with alpha < 1 the ground shines through (worn paint)."""
     shapes = [flat(view, p) for p in polygons]
     if not shapes:
@@ -109,7 +109,7 @@ def paint(canvas: np.ndarray, view: View, polygons: list[np.ndarray], colour, al
     cv2.addWeighted(over, alpha, canvas, 1 - alpha, 0, dst=canvas)
 
 
-def surface(canvas: np.ndarray, view: View, polygons: list[np.ndarray], ground: np.ndarray) -> None:
+def surface(canvas: np.ndarray, view: CameraView, polygons: list[np.ndarray], ground: np.ndarray) -> None:
     """Fill ground polygons with a texture of the canvas' own size."""
     mask = np.zeros(canvas.shape[:2], np.uint8)
     cv2.fillPoly(mask, [flat(view, p) for p in polygons], 255, cv2.LINE_8, 3)
@@ -119,7 +119,7 @@ def surface(canvas: np.ndarray, view: View, polygons: list[np.ndarray], ground: 
 class Road:
     """A centre line (n, 2) in metres and a width; `at(s)` gives a point and heading for vehicles."""
 
-    def __init__(self, rng: np.random.Generator, view: View, width_m: float, through: np.ndarray):
+    def __init__(self, rng: np.random.Generator, view: CameraView, width_m: float, through: np.ndarray):
         reach = 2.2 * view.size / view.px_per_m
         angle, bend = rng.uniform(0, 2 * np.pi), rng.normal(0, 0.7)
         s = np.linspace(-reach, reach, 49)
@@ -152,7 +152,9 @@ class Road:
         )
         return list(np.stack([low[0], low[1], high[1], high[0]], axis=1))
 
-    def draw(self, rng: np.random.Generator, canvas: np.ndarray, view: View, ground: np.ndarray, paved: bool) -> None:
+    def draw(
+        self, rng: np.random.Generator, canvas: np.ndarray, view: CameraView, ground: np.ndarray, paved: bool
+    ) -> None:
         """Surface, kerbs and markings."""
         half = self.width_m / 2
         if paved and rng.random() < 0.5:

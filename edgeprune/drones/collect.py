@@ -26,7 +26,7 @@ from nacl.signing import VerifyKey
 from edgeprune.drones.ssh import Link, RemoteError, shown
 from edgeprune.drones.store import Receipt, Store
 
-__all__ = ["Drone", "Folder", "Outcome", "collect"]
+__all__ = ["Drone", "Outcome", "ReportFolder", "collect"]
 
 _MOST_BYTES = 1 << 29  # of one report; ten hours at 100 frames a second take 0.3 GB
 _MOST_REPORTS = 10_000
@@ -66,7 +66,7 @@ class Moment(NamedTuple):
     within_s: float
 
 
-class Source(Protocol):
+class ReportSource(Protocol):
     """Where reports come from."""
 
     title: str
@@ -116,14 +116,14 @@ class Drone:
             except RemoteError as error:
                 if self._link.run('[ ! -e "$1" ] || echo there', remote).strip() == b"there":
                     raise SignatureError(str(error)) from error  # its card cannot read it; others may still be whole
-                raise _Gone(str(error)) from error
+                raise _FetchedElsewhere(str(error)) from error
         return local.read_bytes()
 
     def delivered(self, names: list[str]) -> None:
         self._link.run(_DELIVERED, self._spool, *names)
 
 
-class Folder:
+class ReportFolder:
     """A stick, a copied spool, or this machine's own: nothing in it is changed."""
 
     def __init__(self, folder: Path) -> None:
@@ -191,7 +191,7 @@ class Outcome:
 
 
 def collect(
-    source: Source, store: Store, *, trust_new: bool = False, say: Callable[[str], None] = lambda text: None
+    source: ReportSource, store: Store, *, trust_new: bool = False, say: Callable[[str], None] = lambda text: None
 ) -> Outcome:
     """Fetch, verify and keep everything that waits.
 
@@ -212,7 +212,7 @@ def collect(
                 data = source.fetch(item, store.incoming)
                 if _keep(data, item, source, store, moment, trust_new, outcome):
                     held.append(item.name)
-            except _Gone:
+            except _FetchedElsewhere:
                 outcome.left.append(item.name)
             except (SignatureError, _NoReport) as error:
                 if item.id is None and isinstance(error, _NoReport):
@@ -234,12 +234,12 @@ class _NoReport(InputError):
     """The content is something else."""
 
 
-class _Gone(InputError):
+class _FetchedElsewhere(InputError):
     """Another host has just fetched it."""
 
 
 def _keep(
-    data: bytes, item: Waiting, source: Source, store: Store, moment: Moment, trust_new: bool, outcome: Outcome
+    data: bytes, item: Waiting, source: ReportSource, store: Store, moment: Moment, trust_new: bool, outcome: Outcome
 ) -> bool:
     """Whether it is in the store now."""
     what = f"{source.title}: {item.name}"
@@ -274,9 +274,9 @@ def _keep(
     return True
 
 
-def _keep_damaged(item: Waiting, source: Source, store: Store) -> None:
+def _keep_damaged(item: Waiting, source: ReportSource, store: Store) -> None:
     came = store.incoming / Path(item.name).name
-    if isinstance(source, Folder):
+    if isinstance(source, ReportFolder):
         came = source.folder / item.name
     if came.is_symlink() or item.size_bytes > _MOST_BYTES:  # a link on a stick may name any file of this host
         return

@@ -37,7 +37,7 @@ from edgeprune import cache, versions
 from edgeprune.drones.ssh import Link, LinkError, shown
 from edgeprune.drones.store import Receipt, Store
 
-__all__ = ["Agent", "Built", "Reference", "build", "meet", "run", "with_engines"]
+__all__ = ["Built", "Reference", "ReferenceDevice", "build", "meet", "run", "with_engines"]
 
 #: What the measuring is told beside the bundle and the precision.
 BENCH: tuple[str, ...] = ()
@@ -86,7 +86,7 @@ if [ -f "$1" ]; then wc -c <"$1"; sha256sum <"$1"; fi
 
 
 @dataclass(frozen=True)
-class Agent:
+class ReferenceDevice:
     """A device that can build: its `edgeprune`, its folder for this, and the name that it is enrolled here by."""
 
     path: str
@@ -160,7 +160,7 @@ class Reference:
         }
 
 
-def meet(link: Link, signer: str) -> Agent:
+def meet(link: Link, signer: str) -> ReferenceDevice:
     """The device's agent. `signer`: fingerprint of the key that signed, or will sign, what it has to trust.
 
     Raises:
@@ -191,7 +191,7 @@ def meet(link: Link, signer: str) -> Agent:
     trusted = info.get("trusted_keys")
     if not isinstance(trusted, list) or signer not in trusted:
         raise InputError(f"{link.target}: does not trust {signer}, which signs this bundle: {again} lets it")
-    return Agent(path, folder, name)
+    return ReferenceDevice(path, folder, name)
 
 
 def build(

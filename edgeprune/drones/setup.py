@@ -23,7 +23,7 @@ from nacl.signing import VerifyKey
 from edgeprune.drones import bootstrap, wheels
 from edgeprune.drones.ssh import Link, RemoteError, shown
 
-__all__ = ["Agent", "Board", "install", "learn"]
+__all__ = ["BareBoard", "InstalledAgent", "install", "learn"]
 
 _FOLDER = ".local/share/edgeprune"
 #: Every Python 3 there, each once: its answer to the probe, one line each.
@@ -60,7 +60,7 @@ _INSTALL_S = 3600  # of a slow card, or an emulated processor
 
 
 @dataclass(frozen=True)
-class Board:
+class BareBoard:
     """A drone before the agent is there: its Python that the agent will have, and where that is.
 
     `report_key`: the public half of the one that was made there by a former agent.
@@ -85,7 +85,7 @@ class Board:
 
 
 @dataclass(frozen=True)
-class Agent:
+class InstalledAgent:
     """What `install` did. `command`: None where something else is called edgeprune in ~/.local/bin.
 
     `enrolled`: the key is new here. `doctor`: the drone's own check, `healthy`: nothing needed is missing.
@@ -100,7 +100,7 @@ class Agent:
     healthy: bool
 
 
-def learn(link: Link) -> Board:
+def learn(link: Link) -> BareBoard:
     """Ask the drone what it is.
 
     Raises:
@@ -119,7 +119,7 @@ def learn(link: Link) -> Board:
     return next((b for b in usable if "tensorrt" in b.python.packages), usable[0])
 
 
-def parse_probe(line: bytes, what: str) -> tuple[Board, str | None]:
+def parse_probe(line: bytes, what: str) -> tuple[BareBoard, str | None]:
     """A line of `remote/probe.py` -> (the board, why the agent cannot use this Python or None).
 
     Raises:
@@ -144,7 +144,7 @@ def parse_probe(line: bytes, what: str) -> tuple[Board, str | None]:
     libc = re.fullmatch(r"glibc (\d{1,2})\.(\d{1,3})", data.get("libc") if isinstance(data.get("libc"), str) else "")
     l4t = board.parse_l4t(data["l4t"]) if isinstance(data.get("l4t"), str) else None
     public = data.get("report_key")
-    found = Board(
+    found = BareBoard(
         python=wheels.Python(
             re.match(r"3\.\d+\.\d+", number)[0],
             take("machine", str, r"\w{1,20}"),
@@ -174,7 +174,7 @@ def install(
     extras: Sequence[str] = (),
     re_enrol: bool = False,
     say: Callable[[str], None] = lambda text: None,
-) -> Agent:
+) -> InstalledAgent:
     """Install, or renew, the agent, and enrol the drone here as `name`.
 
     Raises:
@@ -213,7 +213,7 @@ def install(
     enrolled = keys.enrol(name, key, replace=re_enrol)
     trusted_as = _trust(link)
     report, healthy = _doctor(link, edgeprune)
-    return Agent(
+    return InstalledAgent(
         path=f"{base}/{agent}",
         command=shown(command) if isinstance(command, str) else None,
         fingerprint=keys.fingerprint(key),
@@ -224,7 +224,7 @@ def install(
     )
 
 
-def _agent_name(there: Board, paths: Sequence[Path]) -> str:
+def _agent_name(there: BareBoard, paths: Sequence[Path]) -> str:
     """The same content for the same Python has the same name."""
     what = [there.executable, there.python.version, *sorted((path.name, files.sha256(path)) for path in paths)]
     return f"agent-{version()}-{hashlib.sha256(strict_json.canonical(what)).hexdigest()[:12]}"

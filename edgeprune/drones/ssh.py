@@ -39,7 +39,7 @@ from edgeprune_device.errors import EdgepruneError, InputError, SignatureError
 from edgeprune_device.printable import printable
 from edgeprune_device.progress import Line
 
-__all__ = ["Link", "LinkError", "RemoteError", "Session", "explain", "parse", "program", "shown"]
+__all__ = ["Link", "LinkError", "RemoteError", "SshSession", "explain", "parse", "program", "shown"]
 
 RETRIES = 8
 _OPTIONS = {
@@ -192,11 +192,11 @@ class Link:
         self._say = say or (lambda text: print(text, file=sys.stderr, flush=True))
         self._mark = f"edgeprune {secrets.token_hex(8)}".encode("ascii")
         self._folder: Path | None = None
-        self._master: Session | None = None
+        self._master: SshSession | None = None
         self._masters = 0
         self._reached = False
         self._shared = shared
-        self._login: Session | None = None
+        self._login: SshSession | None = None
         self._closed = False
 
     def __enter__(self) -> Link:
@@ -226,7 +226,7 @@ class Link:
         where a login needs a person, it is a LinkError whose `lasting` is True."""
         return Link(self.target, retries=0, say=lambda text: None, shared=False)
 
-    def talk(self, script: str, *arguments: str) -> Session:
+    def talk(self, script: str, *arguments: str) -> SshSession:
         """Run a POSIX shell script whose input and output are the caller's business, once. Use it with `with`.
 
         Raises:
@@ -402,7 +402,7 @@ class Link:
                 with contextlib.suppress(LinkError):
                     return self._connected()
 
-    def _session(self, script: str, arguments=()) -> Session:
+    def _session(self, script: str, arguments=()) -> SshSession:
         """A script that runs on the drone, over the one connection where it is shared."""
         if not self._shared:
             return self._start(["-o", "ControlMaster=no", "-o", "BatchMode=yes"], script, arguments)
@@ -426,14 +426,14 @@ class Link:
         if master is not None:
             master.kill()
 
-    def _start(self, options: list[str], script: str, arguments, login: bool = False) -> Session:
+    def _start(self, options: list[str], script: str, arguments, login: bool = False) -> SshSession:
         settings = {**_OPTIONS, "ControlPath": str(self._folder / f"s{self._masters}") if self._shared else "none"}
         if self._reached or not self._shared:
             settings["ConnectTimeout"] = str(_CONNECT_AGAIN_S)
         argv = [*program(), *options, *(word for pair in settings.items() for word in ("-o", "=".join(pair)))]
         # A login shell may print something of its own first: what counts begins after the mark.
         words = ("sh", "-c", f"echo '{self._mark.decode('ascii')}'\n{script}", "edgeprune", *arguments)
-        process = Session([*argv, *self._address, " ".join(map(shlex.quote, words))], self.target)
+        process = SshSession([*argv, *self._address, " ".join(map(shlex.quote, words))], self.target)
         try:
             self._login = process
             if self._closed:
@@ -449,7 +449,7 @@ class Link:
         return process
 
 
-class Session:
+class SshSession:
     """One ssh, and a command at its other end. `with` kills it unless it has ended."""
 
     def __init__(self, argv: list[str], target: str) -> None:
@@ -467,7 +467,7 @@ class Session:
         self._listener = threading.Thread(target=self._listen, daemon=True)
         self._listener.start()
 
-    def __enter__(self) -> Session:
+    def __enter__(self) -> SshSession:
         return self
 
     def __exit__(self, *exc) -> None:

@@ -30,7 +30,7 @@ class Judged(NamedTuple):
     described: str
 
 
-class TooLossy(GateError):
+class AccuracyDrop(GateError):
     """A precision loses more than it may. judged: precision -> Judged, of all that were measured."""
 
     def __init__(self, text: str, judged: Mapping[str, Judged]) -> None:
@@ -75,7 +75,7 @@ def make(
     chosen one.
 
     Raises:
-        TooLossy: a precision loses more than `max_drop` in the end; the figures are in it.
+        AccuracyDrop: a precision loses more than `max_drop` in the end; the figures are in it.
     """
     names = [p for p in target.precisions if p != "fp32" and p.split("-")[0] in wanted]
     files: dict[str, onnx.ModelProto] = {}
@@ -267,7 +267,7 @@ def gate(found: Mapping[str, Judged], max_drop: float, rescued: int, *, trainabl
     """What each precision loses against FP32, in absolute mAP50-95. trainable: whether --qat is left to be tried.
 
     Raises:
-        TooLossy: one loses more than `max_drop`; in it are the figures, the interval that so many pictures leave, the
+        AccuracyDrop: one loses more than `max_drop`; in it are the figures, the interval that so many pictures leave, the
             worst class, small objects, and how many layers had been rescued.
     """
     drops = {name: _drop(found, name) for name in found if name != "fp32"}
@@ -275,7 +275,7 @@ def gate(found: Mapping[str, Judged], max_drop: float, rescued: int, *, trainabl
     if failed:
         after = f"; {rescued} layers had been rescued from INT8" if rescued else ""
         advice = ", or train for INT8 with --qat" if trainable and any(f.startswith("int8") for f in failed) else ""
-        raise TooLossy(
+        raise AccuracyDrop(
             f"{'; '.join(failed)}{after}; the limit is --max-drop {max_drop:g}. Nothing was delivered. Where the "
             f"interval holds the limit, more validation pictures decide{advice}",
             found,

@@ -82,7 +82,7 @@ def time_models(
     """
     from edgeprune_device import runtimes
 
-    sessions = {name: runtimes.open(model, "ort", runtimes.Settings(threads)) for name, model in models.items()}
+    sessions = {name: runtimes.open(model, "ort", runtimes.RuntimeSettings(threads)) for name, model in models.items()}
     noise = np.random.default_rng(0).random((1, 3, imgsz, imgsz), dtype=np.float32)
     sources = [(str(path), _content(path)) for path in pick(pictures, rounds)]
     prepare = preprocess.Preprocessor(imgsz)

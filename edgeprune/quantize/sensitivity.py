@@ -14,11 +14,11 @@ from .disagreement import disagreement
 from .graph import Graph, layer_of
 from .reference import reference_session
 
-__all__ = ["Probe", "Sensitivity", "sensitivities"]
+__all__ = ["LayerSensitivity", "Probe", "sensitivities"]
 
 
 @dataclass(frozen=True)
-class Sensitivity:
+class LayerSensitivity:
     """One convolution: its layer, the disagreement when it alone is INT8, its share of the MACs.
 
     Example: `Sensitivity("model.2.cv1.conv", 0.0806, 0.006)`: 0.6 % of the work, a third of the whole error.
@@ -55,7 +55,7 @@ def sensitivities(
     probe: Probe,
     *,
     step: Callable[[float], None] = lambda fraction: None,
-) -> list[Sensitivity]:
+) -> list[LayerSensitivity]:
     """Every convolution that may become INT8, in the order of the graph.
 
     build: layers that stay float -> the quantized model.
@@ -67,7 +67,7 @@ def sensitivities(
     for i, (layer, node) in enumerate(nodes.items()):
         step(i / len(nodes))
         error = probe(build(others(nodes, [layer])))
-        found.append(Sensitivity(layer, error, graph.macs(node) / total))
+        found.append(LayerSensitivity(layer, error, graph.macs(node) / total))
     return found
 
 

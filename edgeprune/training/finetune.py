@@ -148,7 +148,7 @@ def finetune_network(
     if teacher is not None:
         distill.check(start.model, checkpoint.load(teacher).model)
     data = hold_back(dataset) if settings.patience else dataset
-    run = _Run(folder, _identity(weights, dataset, settings, teacher))
+    run = _TrainingRun(folder, _identity(weights, dataset, settings, teacher))
     if tracked:
         tracking.prepare(run.folder, weights=weights, data=dataset.path, out=out)
     scheme = run.scheme(start.model, dataset, settings.imgsz) if settings.qat else None
@@ -199,7 +199,7 @@ def _identity(weights: Path, dataset: Dataset, settings: TrainingSettings, teach
     return {"weights_sha256": sha256(weights), "data_sha256": dataset.sha256, "teacher_sha256": teacher, **asked}
 
 
-class _Run:
+class _TrainingRun:
     """The state of one fine-tuning on disk: whose it is, its checkpoints, and the steps behind each epoch."""
 
     def __init__(self, folder: Path, identity: dict) -> None:

@@ -251,7 +251,7 @@ def quantize(job: Job, progress: Progress) -> dict:
             finish=job.finish,
             step=lambda what: progress(0.0, what),
         )
-    except precisions.TooLossy as error:
+    except precisions.AccuracyDrop as error:
         job.lost = {
             p: {"path": job.model_path(p).name, **job.figures(p, j.accuracy), "measured_with": j.described}
             for p, j in error.judged.items()

@@ -113,7 +113,7 @@ def test_any_damage_is_read_or_refused_in_one_line(labelled_pictures, position, 
 def test_evaluate_the_whole_way(labelled_pictures, tiny_onnx):
     pytest.importorskip("onnxruntime")
     done = []
-    with runtimes.open(tiny_onnx, "ort", runtimes.Settings(1)) as session:
+    with runtimes.open(tiny_onnx, "ort", runtimes.RuntimeSettings(1)) as session:
         accuracy, found = evaluate(
             session, labelled_pictures, imgsz=64, classes=["person", "car"], kind="raw", progress=done.append
         )

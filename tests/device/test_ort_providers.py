@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from edgeprune_device import runtimes
 from edgeprune_device.errors import DeviceError, InputError, RuntimeUnavailable
-from edgeprune_device.runtimes import Settings, ort
+from edgeprune_device.runtimes import RuntimeSettings, ort
 from fakes import models
 
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -73,7 +73,7 @@ def test_that_fp32_may_be_tf32_is_said(front, monkeypatch, runtime):
     monkeypatch.delenv("NVIDIA_TF32_OVERRIDE", raising=False)
     with runtimes.open(models.detector(), runtime) as session:
         assert len(session.warnings) == 1 and "NVIDIA_TF32_OVERRIDE=0" in session.warnings[0]
-    with runtimes.open(models.detector("fp16"), runtime, Settings(precision="fp16")) as session:
+    with runtimes.open(models.detector("fp16"), runtime, RuntimeSettings(precision="fp16")) as session:
         assert not any("TF32" in text for text in session.warnings)
     monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "0")
     with runtimes.open(models.detector(), runtime) as session:
@@ -135,7 +135,7 @@ def test_a_failing_run_is_the_devices_error_on_a_gpu(front, monkeypatch):
     "precision, half, whole", [("fp32", 0, 0), ("fp16", 1, 0), ("int8", 1, 1), ("int8-fp16", 1, 1)]
 )
 def test_tensorrt_is_told_the_precision(front, engines, precision, half, whole):
-    settings = Settings(precision=precision, workspace_bytes=300 * 10**6)
+    settings = RuntimeSettings(precision=precision, workspace_bytes=300 * 10**6)
     with runtimes.open(models.detector(precision), "ort-tensorrt", settings) as session:
         warned = "cannot tell TensorRT which layers must stay FP32" in " ".join(session.warnings)
         assert warned == (precision != "fp32")

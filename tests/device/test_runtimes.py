@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from edgeprune_device import runtimes
 from edgeprune_device.errors import InputError, RuntimeUnavailable
-from edgeprune_device.runtimes import Settings
+from edgeprune_device.runtimes import RuntimeSettings
 
 X = np.zeros((1, 3, 64, 64), np.float32)
 
@@ -33,7 +33,7 @@ def test_without_onnxruntime_auto_says_what_to_install(monkeypatch):
 def test_ort_runs_from_bytes_and_path(ort, tiny_onnx, tmp_path):
     (tmp_path / "a.onnx").write_bytes(tiny_onnx)
     for model in (tiny_onnx, tmp_path / "a.onnx", str(tmp_path / "a.onnx")):
-        with runtimes.open(model, settings=Settings(1)) as session:
+        with runtimes.open(model, settings=RuntimeSettings(1)) as session:
             assert session.name == "ort" and session.input_shape == (1, 3, 64, 64)
             assert session.description == f"onnxruntime {ort.__version__}, CPUExecutionProvider, 1 thread"
             (dark,) = session.infer(X)
@@ -51,13 +51,13 @@ def test_ort_threads_yield_unless_asked_to_spin(ort, tiny_onnx, monkeypatch, ask
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
     if policy:
         monkeypatch.setenv("OMP_WAIT_POLICY", policy)
-    with runtimes.open(tiny_onnx, "ort", Settings(2, spinning=asked)) as session:
+    with runtimes.open(tiny_onnx, "ort", RuntimeSettings(2, spinning=asked)) as session:
         options = session._session.get_session_options()
         said = {options.get_session_config_entry(f"session.{pool}_op.allow_spinning") for pool in ("intra", "inter")}
         assert said == {"1" if spins else "0"}
         assert session.spinning is spins
         assert session.description.endswith("2 threads" if spins else "2 threads, yielding")
-    with runtimes.open(tiny_onnx, "ort", Settings(1, spinning=asked)) as session:  # nobody to wait for
+    with runtimes.open(tiny_onnx, "ort", RuntimeSettings(1, spinning=asked)) as session:  # nobody to wait for
         assert session.spinning is None and session.description.endswith("1 thread")
 
 
@@ -69,7 +69,7 @@ def test_ort_takes_float16_where_the_model_wants_float32(ort, tiny_onnx):
 @pytest.mark.parametrize("shape", [(1, 3, 32, 32), (1, 3, 64), (2, 3, 64, 64)])
 @pytest.mark.parametrize("runtime", ["ort", "null"])
 def test_another_shape_is_refused(ort, tiny_onnx, runtime, shape):
-    settings = Settings(shapes=((1, 3, 64, 64), [(1, 6, 84)]))
+    settings = RuntimeSettings(shapes=((1, 3, 64, 64), [(1, 6, 84)]))
     with runtimes.open(tiny_onnx, runtime, settings) as session, pytest.raises(InputError, match="takes"):
         session.infer(np.zeros(shape, np.float32))
 
@@ -101,13 +101,13 @@ def test_bad_use(tiny_onnx):
     with pytest.raises(InputError, match="no such model file"):
         runtimes.open("none.onnx", "null")
     with pytest.raises(InputError, match="at least 1"):
-        runtimes.open(tiny_onnx, settings=Settings(threads=0))
+        runtimes.open(tiny_onnx, settings=RuntimeSettings(threads=0))
     with pytest.raises(InputError, match="needs the shapes"):
         runtimes.open(tiny_onnx, "null")
 
 
 def test_null_returns_zeros_of_the_right_shape():
-    with runtimes.open(b"", "null", Settings(shapes=((1, 3, 64, 64), [(1, 6, 84), (1, 2)]))) as session:
+    with runtimes.open(b"", "null", RuntimeSettings(shapes=((1, 3, 64, 64), [(1, 6, 84), (1, 2)]))) as session:
         outputs = session.infer(X)
     assert [out.shape for out in outputs] == [(1, 6, 84), (1, 2)] and not outputs[0].any()
     assert "no inference" in session.description

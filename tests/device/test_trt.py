@@ -9,7 +9,7 @@ from edgeprune_device import cuda, runtimes
 from edgeprune_device.engine import library
 from edgeprune_device.engine.build import build
 from edgeprune_device.errors import DeviceError, InputError, RuntimeUnavailable
-from edgeprune_device.runtimes import Settings, trt
+from edgeprune_device.runtimes import RuntimeSettings, trt
 from fakes import fake_tensorrt as fake
 from fakes import models
 
@@ -64,7 +64,7 @@ def test_the_runtime_builds_once_and_runs(fake_tensorrt, builds, tmp_path, relea
     fake_tensorrt(release)
     runtime = "rtx" if release == fake.RTX else "trt"
     assert runtimes.available()[runtime] is None
-    settings = Settings(precision="fp16", cuda="ctypes")
+    settings = RuntimeSettings(precision="fp16", cuda="ctypes")
     (x,) = pictures(1)
     with runtimes.open(models.detector("fp16"), "ort") as reference:
         (expected,) = reference.infer(x)
@@ -83,7 +83,7 @@ def test_settings_reach_the_builder(fake_tensorrt, builds, tmp_path):
     fake_tensorrt("8.6.1")
     (tmp_path / "m.onnx").write_bytes(models.detector("int8"))
     seen = []
-    settings = Settings(
+    settings = RuntimeSettings(
         precision="int8",
         fp32_nodes=(models.TAIL,),
         cuda="ctypes",

@@ -21,7 +21,7 @@ from edgeprune_device.trust import keys
 from nacl.signing import SigningKey
 
 from edgeprune.drones import ssh
-from edgeprune.drones.collect import Drone, Folder, collect
+from edgeprune.drones.collect import Drone, ReportFolder, collect
 from edgeprune.drones.store import Store
 
 from .loopback import Drone as Board
@@ -326,12 +326,12 @@ def test_a_stick_is_read_and_left_alone(store, tmp_path):
     os.mkfifo(stick / "pipe.json")
     (stick / "dangling.json").symlink_to(stick / "nowhere")
     before = sorted(path.name for path in stick.iterdir())
-    outcome = collect(Folder(stick), store)
+    outcome = collect(ReportFolder(stick), store)
     assert len(outcome.collected) == 2 and identity in outcome.collected and outcome.left == ["music.json"]
     outcome.check()
     assert sorted(path.name for path in stick.iterdir()) == before and len(store.entries()) == 2
-    assert collect(Folder(stick), store).collected == {}
-    assert set(collect(Folder(spool.folder), Store(tmp_path / "other")).collected) == {identity}  # a whole spool
+    assert collect(ReportFolder(stick), store).collected == {}
+    assert set(collect(ReportFolder(spool.folder), Store(tmp_path / "other")).collected) == {identity}  # a whole spool
 
 
 def test_a_link_on_a_stick_copies_no_file_of_this_host(store, tmp_path):
@@ -339,7 +339,7 @@ def test_a_link_on_a_stick_copies_no_file_of_this_host(store, tmp_path):
     stick.mkdir()
     secret.write_text("secret")
     (stick / f"{'a' * 64}.json").symlink_to(secret)
-    outcome = collect(Folder(stick), store)
+    outcome = collect(ReportFolder(stick), store)
     assert list(outcome.damaged) == [f"{'a' * 64}.json"] and not list((store.folder / "damaged").iterdir())
 
 
@@ -349,7 +349,7 @@ def test_a_file_of_a_stick_that_cannot_be_read_stops_no_other(store, tmp_path):
     (stick / "a.json").write_bytes(signed(1).to_bytes())
     bad = stick / f"{'0' * 64}.json"
     bad.symlink_to("/proc/self/mem")  # a regular file whose first byte is an input/output error
-    outcome = collect(Folder(stick), store)
+    outcome = collect(ReportFolder(stick), store)
     assert len(outcome.collected) == 1 and "cannot be read (input/output error)" in outcome.damaged[bad.name]
 
 
@@ -364,7 +364,7 @@ def test_names_on_a_stick_do_not_move_the_terminals_cursor(capsys, tmp_path):
 def test_a_spreadsheet_takes_no_word_of_a_device_for_a_formula(capsys, tmp_path, store):
     bundle = {**make_report().to_json()["bundle"], "name": "=cmd|' /C calc'!A0"}
     (tmp_path / "r.json").write_bytes(signed(bundle=bundle).to_bytes())
-    collect(Folder(tmp_path), store)
+    collect(ReportFolder(tmp_path), store)
     assert edgeprune(capsys, "reports", "--csv", str(tmp_path / "r.csv"))[0] == 0
     (row,) = csv.DictReader((tmp_path / "r.csv").open())
     assert row["bundle"] == "'=cmd|' /C calc'!A0" and row["delta"] == "-0.02"
@@ -372,7 +372,7 @@ def test_a_spreadsheet_takes_no_word_of_a_device_for_a_formula(capsys, tmp_path,
 
 def test_compare_takes_the_store_where_a_folder_is_called_reports(capsys, tmp_path, store, monkeypatch):
     (tmp_path / "r.json").write_bytes(signed().to_bytes())
-    collect(Folder(tmp_path), store)
+    collect(ReportFolder(tmp_path), store)
     monkeypatch.chdir(tmp_path)
     assert (tmp_path / "reports").is_dir()
     code, out, _ = edgeprune(capsys, "compare", "reports")

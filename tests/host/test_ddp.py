@@ -68,7 +68,7 @@ def sent(tmp_path, monkeypatch):
         files.append((self, generate_ddp_file(self)))
 
     settings = TrainingSettings(epochs=2, batch=8, lr=1e-2, imgsz=96, patience=2, sparsity=1e-2)
-    run = finetune._Run(tmp_path / "work", finetune._identity(weights, data, settings, teacher))
+    run = finetune._TrainingRun(tmp_path / "work", finetune._identity(weights, data, settings, teacher))
     monkeypatch.setattr(KeepArchitecture, "train", send)
     monkeypatch.setattr(KeepArchitecture, "check_architecture", lambda self: None)
     finetune._train(checkpoint.load(weights), finetune.hold_back(data), settings, run, teacher, None, None)

@@ -14,7 +14,7 @@ import pytest
 from edgeprune_device.errors import InputError
 
 from edgeprune.demo import NAMES, WEIGHTS, dataset, render, scenes, write_dataset
-from edgeprune.demo.camera import SUPERSAMPLE, View
+from edgeprune.demo.camera import SUPERSAMPLE, CameraView
 from edgeprune.demo.objects import MAKERS
 from edgeprune.demo.solids import MARGIN, Stage
 from edgeprune.demo.surroundings import CLUTTER, building, clutter, tree
@@ -34,7 +34,7 @@ def digest(seed: int) -> str:
 def stage(size: int = 320, px_per_m: float = 10, tilt: float = 0.4) -> Stage:
     """An empty stage of one colour that nothing else has."""
     canvas = np.full((size * SUPERSAMPLE,) * 2 + (3,), (255, 0, 254), np.uint8)
-    return Stage(canvas, View(size, px_per_m, tilt, 0.5), sun_azimuth=0.7, sun_slope=1.0)
+    return Stage(canvas, CameraView(size, px_per_m, tilt, 0.5), sun_azimuth=0.7, sun_slope=1.0)
 
 
 def painted(place: Stage) -> np.ndarray:

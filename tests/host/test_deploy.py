@@ -23,7 +23,7 @@ from edgeprune_device.vision.evaluation import EvaluationSet
 from nacl.signing import SigningKey
 
 from edgeprune.drones import ssh
-from edgeprune.drones.deploy import Settings, live, transfer
+from edgeprune.drones.deploy import DeploySettings, live, transfer
 
 from .loopback import Drone
 
@@ -251,14 +251,14 @@ def test_what_an_agent_says_is_checked():
 def test_what_cannot_work_is_refused_with_what_to_do(make, fields, settings, words):
     bundle = make(counter=6)
     with pytest.raises((InputError, SignatureError), match=words):
-        live.check(live.parse_there(answer(**fields), "drone"), bundle, "drone", Settings(**settings))
+        live.check(live.parse_there(answer(**fields), "drone"), bundle, "drone", DeploySettings(**settings))
 
 
 def test_a_revoked_key_is_refused_whatever_is_allowed(make):
     bundle = make(counter=6)
     there = live.parse_there(answer(revoked=[bundle.key_fingerprint]), "drone")
     with pytest.raises(SignatureError, match="was revoked there"):
-        live.check(there, bundle, "drone", Settings(allow_untrusted=True, allow_older=True))
+        live.check(there, bundle, "drone", DeploySettings(allow_untrusted=True, allow_older=True))
 
 
 def test_without_an_agent_setup_is_named(drone, make, edgeprune):
@@ -590,7 +590,7 @@ def test_the_other_end_takes_nothing_but_pieces(tmp_path):
 def test_a_piece_that_is_late_on_one_connection_goes_over_another(monkeypatch):
     clock = [0.0]
     monkeypatch.setattr(transfer, "time", type("", (), {"monotonic": staticmethod(lambda: clock[0])}))
-    a, b = (transfer.Piece(name, 0, 10, "0" * 64) for name in "ab")
+    a, b = (transfer.BundlePiece(name, 0, 10, "0" * 64) for name in "ab")
     work = transfer._Work([a, b])
     assert (work.take(wait=True), work.take(wait=True), work.take(wait=False)) == (a, b, None)
     work.arrived(b)
@@ -605,7 +605,7 @@ def test_a_piece_that_is_late_on_one_connection_goes_over_another(monkeypatch):
 def test_a_slow_connection_that_answers_is_not_late(monkeypatch):
     clock = [0.0]
     monkeypatch.setattr(transfer, "time", type("", (), {"monotonic": staticmethod(lambda: clock[0])}))
-    a, b, c = (transfer.Piece(name, 0, 10, "0" * 64) for name in "abc")
+    a, b, c = (transfer.BundlePiece(name, 0, 10, "0" * 64) for name in "abc")
     work = transfer._Work([a, b, c])
     assert [work.take(wait=True) for _ in range(3)] == [a, b, c]  # a and b over one connection
     clock[0] = 5.0

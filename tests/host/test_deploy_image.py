@@ -21,14 +21,14 @@ from edgeprune_device.trust import keys
 from edgeprune_device.trust.bundle import Bundle
 
 from edgeprune.drones import wheels
-from edgeprune.drones.deploy import Settings, debugfs, ext4, gpt, image, overlay
+from edgeprune.drones.deploy import DeploySettings, debugfs, ext4, gpt, image, overlay
 
 from . import drone_root
 from .drone_root import PATH
 
 pytestmark = pytest.mark.needs("debugfs", "mke2fs", "sfdisk")
 ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: owners, mounts")
-BARE = Settings(agent=False)
+BARE = DeploySettings(agent=False)
 #: Bytes before and behind the file system that must never change, and where it begins.
 OFFSET = 20 << 20
 SIZE_MB = 32
@@ -129,10 +129,10 @@ def test_debugfs_and_the_kernel_leave_the_same_and_nothing_else_changes(drone, b
     for kernel in (False, True):
         file = tmp_path / f"{kernel}.img"
         shutil.copy(drone, file)
-        said = deploy(bundle, file, Settings(source="camera:0", precision="fp32"), kernel=kernel)
+        said = deploy(bundle, file, DeploySettings(source="camera:0", precision="fp32"), kernel=kernel)
         assert ("loop mount" if kernel else "debugfs, without root") in said
         assert "every file has its SHA-256" in said and "partition 1 APP" in said
-        deploy(second, file, Settings(keep=2), kernel=kernel)
+        deploy(second, file, DeploySettings(keep=2), kernel=kernel)
         assert e2fsck(file).returncode == 0 and e2fsck(file, OFFSET + (SIZE_MB << 20)).returncode == 0
         after[kernel] = seen_by_the_kernel(file, tmp_path)
         for entry in after[kernel].values():
@@ -204,7 +204,7 @@ def test_the_files_that_were_there_stay_whatever_the_file_system_is_like(
     content = os.urandom(5000) + bytes(200_000) + os.urandom(3000) + bytes(9000)
     data = {**drone_root.MANIFEST, "counter": 1}
     bundle = Bundle.write(tmp_path / "z.epb", data, {"model.fp32.onnx": content}, keys.load_or_create())
-    deploy(bundle, file, Settings(), kernel)
+    deploy(bundle, file, DeploySettings(), kernel)
     assert e2fsck(file, 0).returncode == 0
     after = seen_by_the_kernel(file, tmp_path, 0, 24 << 20)
     assert after[f"/opt/edgeprune/releases/{bundle.sha256[:16]}/bundle.epb"][5] == bundle.sha256
@@ -213,9 +213,9 @@ def test_the_files_that_were_there_stay_whatever_the_file_system_is_like(
 
 
 def test_a_second_deployment_changes_no_byte(drone, bundle, fake_registry):
-    deploy(bundle, drone, Settings())
+    deploy(bundle, drone, DeploySettings())
     before = sha256(drone)
-    assert "already; nothing was changed" in deploy(bundle, drone, Settings())
+    assert "already; nothing was changed" in deploy(bundle, drone, DeploySettings())
     assert sha256(drone) == before
 
 
@@ -582,12 +582,12 @@ def test_killed_at_any_moment_the_image_is_the_old_or_the_next_run_makes_it_so(d
     spare = tmp_path / "spare.img"
     shutil.copy(drone, spare)
     begun = time.monotonic()
-    deploy(bundle, spare, Settings(), kernel)
+    deploy(bundle, spare, DeploySettings(), kernel)
     seconds, before, whole = time.monotonic() - begun, sha256(drone), 0
     for part in range(1, 5):
         child = os.fork()
         if child == 0:
-            deploy(bundle, drone, Settings(), kernel)
+            deploy(bundle, drone, DeploySettings(), kernel)
             os._exit(0)
         time.sleep(seconds * part / 4)
         os.kill(child, signal.SIGKILL)
@@ -597,10 +597,10 @@ def test_killed_at_any_moment_the_image_is_the_old_or_the_next_run_makes_it_so(d
         assert "no such partition" in told
         assert e2fsck(drone).returncode == 0
         if sha256(drone) != before:
-            assert "already; nothing was changed" in deploy(bundle, drone, Settings(), kernel)
+            assert "already; nothing was changed" in deploy(bundle, drone, DeploySettings(), kernel)
             whole += 1
             break
-    done = deploy(bundle, drone, Settings(), kernel)
+    done = deploy(bundle, drone, DeploySettings(), kernel)
     assert e2fsck(drone).returncode == 0 and ("SHA-256" in done or whole)
     assert not [p for p in Path("/sys/block").glob("loop*/loop/backing_file") if str(tmp_path) in p.read_text()]
 
@@ -616,8 +616,8 @@ def test_an_image_that_was_used_after_a_kill_is_left_alone(drone, bundle, tmp_pa
 
 def test_a_journal_that_was_damaged_is_not_followed(tmp_path):
     path = tmp_path / "journal"
-    overlay.write_journal(path, iter([overlay.Change(512, b"a" * 512, b"b" * 512)]))
-    assert list(overlay.read_journal(path)) == [overlay.Change(512, b"a" * 512, b"b" * 512)]
+    overlay.write_journal(path, iter([overlay.BlockChange(512, b"a" * 512, b"b" * 512)]))
+    assert list(overlay.read_journal(path)) == [overlay.BlockChange(512, b"a" * 512, b"b" * 512)]
     for position in range(0, path.stat().st_size, 97):
         data = bytearray(path.read_bytes())
         data[position] ^= 1

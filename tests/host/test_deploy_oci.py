@@ -17,12 +17,12 @@ from edgeprune_device.errors import InputError, SignatureError
 from edgeprune_device.releases import Releases
 
 from edgeprune.drones import wheels
-from edgeprune.drones.deploy import Settings, oci
+from edgeprune.drones.deploy import DeploySettings, oci
 
 from . import drone_root
 
 ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: owners")
-BARE = Settings(agent=False)
+BARE = DeploySettings(agent=False)
 MANIFEST, INDEX = "application/vnd.oci.image.manifest.v1+json", "application/vnd.oci.image.index.v1+json"
 LAYER = "application/vnd.oci.image.layer.v1.tar"
 
@@ -147,7 +147,7 @@ def test_skopeo_and_umoci_take_it_and_what_is_unpacked_is_a_deployment(tmp_path,
     run("umoci", "insert", "--image", f"{layout}:base", str(root), "/")
     run("umoci", "config", "--image", f"{layout}:base", "--architecture", "arm64", "--config.user", "pilot")
     out = tmp_path / "image.tar"
-    said = pack(bundle, Path(layout), out, Settings(source="/data/clip.mp4"))
+    said = pack(bundle, Path(layout), out, DeploySettings(source="/data/clip.mp4"))
     assert "pilot (1000:1000)" in said and "linux/arm64" in said
     seen = json.loads(run("skopeo", "inspect", "--override-arch", "arm64", f"oci-archive:{out}"))
     assert (seen["Architecture"], seen["Os"], len(seen["Layers"])) == ("arm64", "linux", 2)
@@ -169,10 +169,10 @@ def test_skopeo_and_umoci_take_it_and_what_is_unpacked_is_a_deployment(tmp_path,
 
 
 def test_the_same_bundle_on_the_same_base_gives_the_same_bytes(tmp_path, bundle, base, fake_registry):
-    pack(bundle, base, tmp_path / "a.tar", Settings())
+    pack(bundle, base, tmp_path / "a.tar", DeploySettings())
     with tarfile.open(tmp_path / "base.tar", "w") as archive:
         archive.add(base, arcname=".")
-    pack(bundle, tmp_path / "base.tar", tmp_path / "b.tar", Settings())
+    pack(bundle, tmp_path / "base.tar", tmp_path / "b.tar", DeploySettings())
     assert (tmp_path / "a.tar").read_bytes() == (tmp_path / "b.tar").read_bytes()
 
 

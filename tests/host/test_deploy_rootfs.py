@@ -19,12 +19,12 @@ from edgeprune_device.trust.bundle import Bundle
 from nacl.signing import SigningKey
 
 from edgeprune.drones import wheels
-from edgeprune.drones.deploy import Settings, agent, rootfs
-from edgeprune.drones.deploy.rootfs import Folder
+from edgeprune.drones.deploy import DeploySettings, agent, rootfs
+from edgeprune.drones.deploy.rootfs import RootFolder
 
 from . import drone_root
 
-BARE = Settings(agent=False)
+BARE = DeploySettings(agent=False)
 ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: owners")
 
 
@@ -70,7 +70,7 @@ def snapshot(folder):
 @ROOT
 def test_the_release_is_on_trial_and_everything_has_its_owner_mode_and_time(root, tmp_path, fake_registry):
     bundle = drone_root.bundle(tmp_path / "tiny.epb")
-    said = deploy(bundle, root, Settings(precision="fp32"))
+    said = deploy(bundle, root, DeploySettings(precision="fp32"))
     base = root / "opt/edgeprune"
     found = Releases(base)
     release = found.current()
@@ -101,12 +101,12 @@ def test_the_release_is_on_trial_and_everything_has_its_owner_mode_and_time(root
 
 def test_a_second_deployment_has_nothing_to_do_and_forgets_nothing(root, tmp_path, fake_registry):
     bundle = drone_root.bundle(tmp_path / "tiny.epb")
-    deploy(bundle, root, Settings())
+    deploy(bundle, root, DeploySettings())
     found = Releases(root / "opt/edgeprune")
     found.confirm(found.current())
     (found.root / "state.json").chmod(0o600)
     before = snapshot(root)
-    assert "0 files, 0 folders, 0 links" in deploy(bundle, root, Settings())
+    assert "0 files, 0 folders, 0 links" in deploy(bundle, root, DeploySettings())
     assert snapshot(root) == before and found.current().state == "good"
 
 
@@ -121,7 +121,7 @@ def test_a_release_that_was_bad_is_tried_again_when_it_is_deployed_again(root, t
 
 def test_a_dry_run_changes_nothing(root, tmp_path, fake_registry):
     before = snapshot(root)
-    said = deploy(drone_root.bundle(tmp_path / "tiny.epb"), root, Settings(dry_run=True))
+    said = deploy(drone_root.bundle(tmp_path / "tiny.epb"), root, DeploySettings(dry_run=True))
     assert snapshot(root) == before and "would get release" in said
 
 
@@ -246,7 +246,7 @@ def test_without_root_every_file_is_ones_own_and_that_is_said(root, tmp_path):
 
 @ROOT
 def test_with_a_source_the_service_starts_at_boot_as_the_owner_and_makes_its_key_there(root, tmp_path, fake_registry):
-    said = deploy(drone_root.bundle(tmp_path / "tiny.epb"), root, Settings(source="camera:0"))
+    said = deploy(drone_root.bundle(tmp_path / "tiny.epb"), root, DeploySettings(source="camera:0"))
     system = root / "etc/systemd/system"
     text = (system / "edgeprune.service").read_text()
     assert "ExecStart=/opt/edgeprune/agent/bin/edgeprune run --root /opt/edgeprune --source camera:0 --output -" in text
@@ -262,7 +262,8 @@ def test_with_a_source_the_service_starts_at_boot_as_the_owner_and_makes_its_key
     assert {path.lstat().st_uid for path in system.rglob("edgeprune*")} == {0}
     assert "pilot is not in the group video" in said
     (root / "etc/group").write_text("video:x:44:somebody,pilot\n")
-    assert "not in the group" not in deploy(drone_root.bundle(tmp_path / "b.epb"), root, Settings(source="camera:0"))
+    settings = DeploySettings(source="camera:0")
+    assert "not in the group" not in deploy(drone_root.bundle(tmp_path / "b.epb"), root, settings)
 
 
 def test_a_service_without_an_agent_is_refused(root, tmp_path):
@@ -359,7 +360,7 @@ def test_killed_before_each_change_current_names_a_whole_release_and_the_next_ru
 @pytest.mark.parametrize("version", ["3.8.10", "3.10.12", "3.12.3"])
 def test_the_images_own_python_glibc_and_packages_decide(tmp_path, version, fake_registry):
     root = drone_root.tree(tmp_path / "root", version)
-    content = agent.files(Folder(root), Settings(), lambda text: None)
+    content = agent.files(RootFolder(root), DeploySettings(), lambda text: None)
     python, extras = fake_registry[0]
     assert (python.version, python.machine, python.glibc) == (version, "aarch64", (2, 35))
     assert python.packages == {"numpy": "1.21.5", "tensorrt": "10.3.0"} and extras == ()
@@ -372,7 +373,7 @@ def test_the_images_own_python_glibc_and_packages_decide(tmp_path, version, fake
 def test_where_there_is_no_tensorrt_the_agent_brings_onnx_runtime(root, fake_registry):
     os.rename(root / "usr/lib/python3.10/dist-packages/tensorrt", root / "gone")
     said = []
-    agent.files(Folder(root), Settings(), said.append)
+    agent.files(RootFolder(root), DeploySettings(), said.append)
     assert fake_registry[0][1] == ("ort",) and "ONNX Runtime" in said[-1]
 
 
@@ -380,7 +381,7 @@ def test_the_python_that_sees_tensorrt_is_taken(root, fake_registry):
     (root / "usr/bin/python3.12").write_bytes(drone_root.program("3.12.1"))
     (root / "usr/bin/python3").unlink()
     (root / "usr/bin/python3").symlink_to("/usr/bin/python3.12")
-    assert agent.learn(Folder(root))[1] == "/usr/bin/python3.10"
+    assert agent.learn(RootFolder(root))[1] == "/usr/bin/python3.10"
 
 
 @pytest.mark.parametrize(
@@ -397,7 +398,7 @@ def test_the_python_that_sees_tensorrt_is_taken(root, fake_registry):
 def test_an_image_that_cannot_have_the_agent_is_refused(root, tmp_path, fake_registry, change, told):
     change(root)
     with pytest.raises(InputError, match=told):
-        deploy(drone_root.bundle(tmp_path / "tiny.epb"), root, Settings())
+        deploy(drone_root.bundle(tmp_path / "tiny.epb"), root, DeploySettings())
     assert not (root / "opt").exists()
 
 
@@ -407,21 +408,21 @@ def test_without_wheels_it_is_said_that_the_agent_can_be_left_out(root, tmp_path
 
     monkeypatch.setattr(wheels, "fetch", fetch)
     with pytest.raises(InputError, match=r"--no-agent leaves it out \(no wheels for Python 3.10.12"):
-        deploy(drone_root.bundle(tmp_path / "tiny.epb"), root, Settings())
+        deploy(drone_root.bundle(tmp_path / "tiny.epb"), root, DeploySettings())
 
 
 def test_a_new_agent_takes_the_place_of_the_former_one(root, tmp_path, fake_registry, monkeypatch):
     bundle = drone_root.bundle(tmp_path / "tiny.epb")
-    deploy(bundle, root, Settings())
+    deploy(bundle, root, DeploySettings())
     former = os.readlink(root / "opt/edgeprune/agent")
     monkeypatch.setattr(wheels, "fetch", lambda *a: (None, [drone_root.wheel(tmp_path, files={"b.py": b"B = 2"})]))
-    deploy(bundle, root, Settings())
+    deploy(bundle, root, DeploySettings())
     now = os.readlink(root / "opt/edgeprune/agent")
     assert now != former and sorted(p.name for p in (root / "opt/edgeprune").glob("agent*")) == sorted(["agent", now])
     assert (root / "opt/edgeprune/agent/lib/b.py").read_bytes() == b"B = 2"
     (root / "usr/local/bin/edgeprune").unlink()
     (root / "usr/local/bin/edgeprune").write_text("somebody else's")
-    deploy(bundle, root, Settings())
+    deploy(bundle, root, DeploySettings())
     assert (root / "usr/local/bin/edgeprune").read_text() == "somebody else's"
 
 
@@ -472,7 +473,7 @@ def test_a_wheels_data_folders_go_where_pip_would_put_them(tmp_path):
 
 def test_another_place_is_taken_where_it_is_asked_for(root, tmp_path, fake_registry):
     bundle = drone_root.bundle(tmp_path / "tiny.epb")
-    deploy(bundle, root, Settings(root=PurePosixPath("/srv/it's here")))
+    deploy(bundle, root, DeploySettings(root=PurePosixPath("/srv/it's here")))
     base = root / "srv/it's here"
     assert hashlib.sha256((base / "current/bundle.epb").read_bytes()).hexdigest() == bundle.sha256
     assert "'/srv/it'\\''s here/agent/lib'" in (base / "agent/bin/edgeprune").read_text()

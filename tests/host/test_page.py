@@ -216,25 +216,27 @@ def test_figures_have_three_digits_and_a_unit(value, unit, words):
 
 
 def test_a_change_says_its_direction_in_words():
-    assert figures.share(200, 50, "smaller", "larger") == figures.Change("75 % smaller", "better")
-    assert figures.share(50, 60, "smaller", "larger") == figures.Change("20 % larger", "worse")
+    assert figures.share(200, 50, "smaller", "larger") == figures.FigureChange("75 % smaller", "better")
+    assert figures.share(50, 60, "smaller", "larger") == figures.FigureChange("20 % larger", "worse")
     assert figures.share(1000, 1000.1, "fewer", "more").text == "unchanged"
     assert figures.share(0, 5, "less", "more") is None
     assert figures.accuracy(0.25, 0.2499).text == "±0.000"
-    assert figures.times(0.5) == figures.Change("0.50× as fast", "worse")
+    assert figures.times(0.5) == figures.FigureChange("0.50× as fast", "worse")
 
 
 def test_a_file_that_this_machine_cannot_judge_gets_no_verdict_of_its_speed(comparisons):
     comparison = copy.deepcopy(comparisons["build"])
     comparison["gallery"]["last"] = "int8-fp16"
-    tiles = {f.name: f for f in summary.compared(view.View(comparison), comparison["items"][0], comparison["items"][6])}
+    rows = comparison["items"]
+    tiles = {f.name: f for f in summary.compared(view.PageView(comparison), rows[0], rows[6])}
     latency = tiles["Latency, p50, of fp32"]
     assert latency.after == 7.12 and latency.change.text == "1.38× as fast"
     assert latency.note == f"fp32, the same network, on this machine's CPU; int8-fp16: {made.GPU_FILE}"
     assert tiles["FPS, end to end, of fp32"].change.sense == "better" and "Latency, p50" not in tiles
     # Where there is nothing to stand for it, nothing is said of it.
     del comparison["items"][3]
-    tiles = {f.name: f for f in summary.compared(view.View(comparison), comparison["items"][0], comparison["items"][5])}
+    rows = comparison["items"]
+    tiles = {f.name: f for f in summary.compared(view.PageView(comparison), rows[0], rows[5])}
     assert tiles["Latency, p50"].change is None and tiles["FPS, end to end"].change is None
     assert tiles["mAP50-95"].change.text == "−0.004"
     assert '<span class="quiet">1.06×</span>' in page.render(comparison)
@@ -317,7 +319,7 @@ def test_a_tail_percentile_takes_its_samples(comparisons):
 
 def test_channels_are_drawn_once_a_network_with_every_layer(comparisons):
     comparison = comparisons["build"]
-    text = layers.section(view.View(comparison))
+    text = layers.section(view.PageView(comparison))
     assert "<b>pruned, tuned, fp32, int8, int8-fp16</b> against <b>original</b>" in text
     before, after = comparison["items"][0]["layers"], comparison["items"][1]["layers"]
     total = f"{sum(after.values()):,} of {sum(before.values()):,} output channels kept"

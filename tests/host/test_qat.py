@@ -347,7 +347,7 @@ def test_a_process_of_several_rounds_too(weights, data, tmp_path, monkeypatch):
     monkeypatch.setattr(KeepArchitecture, "check_architecture", lambda self: None)
     start, pairs = checkpoint.load(weights), dataset.load(data)
     settings = TrainingSettings(epochs=1, batch=4, imgsz=SIZE, lr=1e-3, qat=True)
-    run = finetune._Run(tmp_path / "work", finetune._identity(weights, pairs, settings, None))
+    run = finetune._TrainingRun(tmp_path / "work", finetune._identity(weights, pairs, settings, None))
     finetune._train(start, pairs, settings, run, None, None, None, run.scheme(start.model, pairs, SIZE))
     ((trainer, script),) = sent
     done = subprocess.run([sys.executable, script], capture_output=True, text=True)

@@ -199,10 +199,10 @@ def test_the_page_shows_what_was_measured(built):
 def test_the_page_names_the_layers_that_int8_spared(built):
     """As the ladder writes them into the record; where no INT8 was made, nothing is said of it."""
     from edgeprune.quantize.ladder import Ladder
-    from edgeprune.quantize.sensitivity import Sensitivity
+    from edgeprune.quantize.sensitivity import LayerSensitivity
 
     record, out = json.loads(json.dumps(built[0])), built[1]
-    ladder = Ladder((Sensitivity("model.2.cv2.conv", 0.1, 0.02),), (0, 1))
+    ladder = Ladder((LayerSensitivity("model.2.cv2.conv", 0.1, 0.02),), (0, 1))
     stages_ = {stage["name"]: stage for stage in record["stages"]}
     stages_["quantize"]["int8"]["rescued"] = ladder.to_json(1)
     shown = compared(record, out)

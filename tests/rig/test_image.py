@@ -11,7 +11,7 @@ import pytest
 from edgeprune_device.trust.bundle import Bundle
 from edgeprune_device.vision.evaluation import EvaluationSet
 
-from edgeprune.drones.deploy import Settings, image
+from edgeprune.drones.deploy import DeploySettings, image
 
 from . import bundle as bundles
 from . import rootfs
@@ -101,7 +101,7 @@ def disk(base, tmp_path, monkeypatch):
 def test_a_machine_starts_from_the_image_and_runs_what_was_put_there(disk, tmp_path):
     path, bundle = disk
     said = []
-    image.deploy(bundle, path, Settings(), said.append, kernel=False)
+    image.deploy(bundle, path, DeploySettings(), said.append, kernel=False)
     assert "pilot (1000:1000)" in "\n".join(said) and "every file has its SHA-256" in said[-1]
     machine = Started(tmp_path, path)
     machine.start()

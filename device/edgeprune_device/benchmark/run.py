@@ -92,7 +92,7 @@ def run_benchmark(
         feed = Feed(stack.enter_context(sources.open(source, pictures)), mode, fps)
         stack.callback(feed.source.close)
         plan = timing.TimingPlan(seconds or MODES[feed.mode], warmup_seconds=warmup_seconds)
-        settings = runtimes.Settings(
+        settings = runtimes.RuntimeSettings(
             threads=threads,
             spinning=True,  # what is fastest on a quiet board, and the verdict says when it was not quiet
             shapes=manifest.shapes,

@@ -82,7 +82,7 @@ def run(args) -> int:
             raise InputError(f"{root}: no such folder of releases; edgeprune deploy makes it, or give BUNDLE or --root")
         asked.update(root=root)
         os.environ.setdefault("EDGEPRUNE_ENGINES", str(root.absolute() / "engines"))
-    return supervisor.run(supervisor.Options(**asked))
+    return supervisor.run(supervisor.ServiceOptions(**asked))
 
 
 def _confidence(text: str) -> float:

@@ -21,7 +21,7 @@ from edgeprune_device.releases import Releases
 from edgeprune_device.trust.bundle import MAX_MANIFEST_BYTES, Bundle, read_manifest
 from edgeprune_device.trust.manifest import Manifest, Payload
 
-__all__ = ["ENVELOPE", "Piece", "assemble", "held", "missing", "piece_bytes", "pieces"]
+__all__ = ["ENVELOPE", "PayloadPiece", "assemble", "held", "missing", "piece_bytes", "pieces"]
 
 ENVELOPE = "envelope"
 _SMALLEST_BYTES, _LARGEST_BYTES = 1 << 16, 1 << 22
@@ -31,7 +31,7 @@ _BLOCK_BYTES = 1 << 20
 _SPARE_BYTES = 1 << 20
 
 
-class Piece(NamedTuple):
+class PayloadPiece(NamedTuple):
     """A part of a payload: its file's name in `incoming`, and where in the payload it begins."""
 
     name: str
@@ -54,11 +54,11 @@ def piece_bytes(size_bytes: int) -> int:
     return size
 
 
-def pieces(payload: Payload) -> List[Piece]:
+def pieces(payload: Payload) -> List[PayloadPiece]:
     """All of them, in order. The same content has the same pieces in every bundle."""
     step = piece_bytes(payload.size_bytes)
     return [
-        Piece(f"{payload.sha256}.{number:05}", at, min(step, payload.size_bytes - at))
+        PayloadPiece(f"{payload.sha256}.{number:05}", at, min(step, payload.size_bytes - at))
         for number, at in enumerate(range(0, payload.size_bytes, step))
     ]
 

@@ -107,7 +107,7 @@ class Service:
         return True, "nothing runs it here, so nothing was watched"
 
 
-class _Run(Service):
+class _RunService(Service):
     """`edgeprune run` on these releases."""
 
     def __init__(self, releases: Releases, unit: Optional[str]):
@@ -204,16 +204,16 @@ def find(releases: Releases, unit: Optional[str] = None) -> Service:
     if not systemd_runs():
         if unit is not None:
             raise InputError(f"--unit {unit}: there is no systemd here")
-        return _Run(releases, None) if status(releases) else Service()
+        return _RunService(releases, None) if status(releases) else Service()
     name = UNIT if unit is None else unit if "." in unit else f"{unit}.service"
     known = _properties(name).get("LoadState") == "loaded"
     if not known and unit is not None:
         raise InputError(f"--unit {unit}: systemd knows no such unit here")
     if not known:
-        return _Run(releases, None) if status(releases) else Service()
+        return _RunService(releases, None) if status(releases) else Service()
     if privileged() is None:
         raise InputError(f"unit {name} can be restarted by root only, and sudo asks for a password here")
-    return _Run(releases, name) if name == UNIT else _Unit(name)
+    return _RunService(releases, name) if name == UNIT else _Unit(name)
 
 
 _QUIET: Dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}

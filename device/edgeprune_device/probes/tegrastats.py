@@ -77,10 +77,10 @@ def fallback(interval_s: float) -> List[Channel]:
     if program is None:
         return []
     command = [program, "--interval", str(max(100, round(interval_s * 1000)))]
-    trial = _Reader(command, interval_s)
+    trial = _Tegrastats(command, interval_s)
     found = trial.first()
     trial.close()
-    reader = _Reader(command, interval_s)
+    reader = _Tegrastats(command, interval_s)
     channels = []
     for key in found:
         kind, _, name = key.partition(".")
@@ -88,7 +88,7 @@ def fallback(interval_s: float) -> List[Channel]:
     return channels
 
 
-class _Reader:
+class _Tegrastats:
     """The running program, and its newest line."""
 
     def __init__(self, command: List[str], interval_s: float) -> None:

@@ -22,12 +22,12 @@ from typing import Iterator, List, NamedTuple, Optional, Union
 from edgeprune_device.errors import InputError, SignatureError
 from edgeprune_device.files import sha256, sync_folder, write_atomic
 
-__all__ = ["Entry", "Spool"]
+__all__ = ["Spool", "SpoolEntry"]
 
 _NAME = re.compile(r"([0-9a-f]{64})\.json")
 
 
-class Entry(NamedTuple):
+class SpoolEntry(NamedTuple):
     """One report: its id (the SHA-256 of the file), size and place."""
 
     id: str
@@ -62,7 +62,7 @@ class Spool:
                 return data
         raise InputError(f"{self.folder}: has no report {identity}")
 
-    def entries(self) -> List[Entry]:
+    def entries(self) -> List[SpoolEntry]:
         """Every report, those that wait first; each group in the order of its ids, as the clock may be wrong."""
         found = []
         for name, delivered in (("pending", False), ("delivered", True)):
@@ -71,7 +71,7 @@ class Spool:
                     match = _NAME.fullmatch(path.name)
                     if match:
                         with suppress(FileNotFoundError):  # delivered, or pruned, at this moment
-                            found.append(Entry(match.group(1), path.stat().st_size, path, delivered))
+                            found.append(SpoolEntry(match.group(1), path.stat().st_size, path, delivered))
         return found
 
     def copy_pending(self, to: Path) -> List[str]:

@@ -23,14 +23,14 @@ import numpy as np
 from edgeprune_device.errors import InputError, RuntimeUnavailable
 from edgeprune_device.hint import did_you_mean
 
-__all__ = ["Session", "Settings", "Shapes", "available", "choose", "names", "open", "order"]
+__all__ = ["RuntimeSettings", "Session", "Shapes", "available", "choose", "names", "open", "order"]
 
 # (input shape, output shapes), e.g. ((1, 3, 640, 640), [(1, 84, 8400)]): for runtimes that do not read the model.
 Shapes = Tuple[Tuple[int, ...], List[Tuple[int, ...]]]
 
 
 @dataclass(frozen=True)
-class Settings:
+class RuntimeSettings:
     """How to run a model; a runtime takes from it what concerns it. E.g. `Settings(threads=1)`.
 
     - `threads`: CPU threads, None for the library's own choice
@@ -110,7 +110,7 @@ def available() -> Dict[str, Optional[str]]:
 def open(
     model: Union[bytes, str, Path],
     runtime: str = "auto",
-    settings: Settings = Settings(),
+    settings: RuntimeSettings = RuntimeSettings(),
 ) -> Session:
     """Open an ONNX model (its bytes or path).
 

@@ -27,7 +27,7 @@ from edgeprune_device.service.child import Child
 from edgeprune_device.service.keeper import Keeper
 from edgeprune_device.service.notify import Notify
 
-__all__ = ["Options", "run"]
+__all__ = ["ServiceOptions", "run"]
 
 _PAUSES_S = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)  # after a crash; the last one for ever
 _TICK_S = 1.0
@@ -38,7 +38,7 @@ _STOPPED_S = 10.0  # between looks for a release where there is none
 
 
 @dataclass(frozen=True)
-class Options:
+class ServiceOptions:
     """What `edgeprune run` was asked for. Either `root` or `bundle`, whose SHA-256 begins with `identity`.
 
     - `watchdog_s`: a worker that is silent for so long hangs; `window_s`: a release that ran well for so long is good
@@ -60,7 +60,7 @@ class Options:
     window_s: float = 30.0
 
 
-def run(options: Options) -> int:
+def run(options: ServiceOptions) -> int:
     """Until it is told to end, or the source has ended: the exit code. Raises what ends it in the first seconds."""
     sinks.check(options.output)
     with ExitStack() as stack:
@@ -72,7 +72,7 @@ def run(options: Options) -> int:
 
 
 class _Supervisor:
-    def __init__(self, options: Options, lock: Optional[int], listener: Optional[int]):
+    def __init__(self, options: ServiceOptions, lock: Optional[int], listener: Optional[int]):
         self._options, self._lock, self._listener = options, lock, listener
         self._root = None if options.root is None else options.root.absolute()
         self._keeper = Keeper(Releases(self._root), options.window_s, self._say_once) if self._root else None

@@ -40,7 +40,7 @@ class _Told(BaseException):
     """It was told to end while it waited."""
 
 
-class _Gone(Exception):
+class _NoFrames(Exception):
     """The source gives no frame; the message says why."""
 
 
@@ -165,7 +165,7 @@ class _Worker:
 
         manifest = bundle.manifest
         entry = manifest.models[precision]
-        settings = runtimes.Settings(
+        settings = runtimes.RuntimeSettings(
             threads=self._order["threads"],
             shapes=manifest.shapes,
             precision=precision,
@@ -192,12 +192,12 @@ class _Worker:
                     source = sources.open(self._order["source"], pictures, once=True)
                 except EdgepruneError as error:
                     self._never(error)
-                    raise _Gone(str(error)) from error
+                    raise _NoFrames(str(error)) from error
                 with source:
                     self.tell(step="reading", text=source.description)
                     self._frames(source, bundle.manifest, session, lines, sink)
                     return
-            except _Gone as gone:
+            except _NoFrames as gone:
                 if time.monotonic() - begun > _SOURCE_IS_THERE_S and self._cells[LAST] > begun * 1e9:
                     failures = 0
                 said = str(gone)
@@ -253,7 +253,7 @@ class _Worker:
             except EdgepruneError as error:
                 if not live:
                     raise _End(protocol.SOURCE_BROKE, error) from error
-                raise _Gone(str(error)) from error
+                raise _NoFrames(str(error)) from error
             try:
                 b = clock()
                 x, box = prepare(image)

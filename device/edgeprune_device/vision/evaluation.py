@@ -22,10 +22,10 @@ from edgeprune_device.vision.accuracy import Accuracy, match
 from edgeprune_device.vision.postprocess import detections
 from edgeprune_device.vision.preprocess import Letterbox, decode, letterbox
 
-__all__ = ["EvaluationSet", "Picture", "evaluate"]
+__all__ = ["EvaluationImage", "EvaluationSet", "evaluate"]
 
 
-class Picture(NamedTuple):
+class EvaluationImage(NamedTuple):
     """`name`, the picture file's bytes, and its truth: (m, 5) float64 [class, x1, y1, x2, y2], picture px."""
 
     name: str
@@ -37,12 +37,12 @@ class Picture(NamedTuple):
 class EvaluationSet:
     """Labelled pictures; iterate for `Picture`s. `len()` is the number of pictures, `boxes` that of the boxes."""
 
-    pictures: Tuple[Picture, ...]
+    pictures: Tuple[EvaluationImage, ...]
 
     def __len__(self) -> int:
         return len(self.pictures)
 
-    def __iter__(self) -> Iterator[Picture]:
+    def __iter__(self) -> Iterator[EvaluationImage]:
         return iter(self.pictures)
 
     @property
@@ -54,7 +54,8 @@ class EvaluationSet:
     def pack(items: Iterable[Tuple[str, bytes, np.ndarray]]) -> bytes:
         """(name, picture file bytes, truth px) -> zip bytes; the same input gives the same bytes."""
         pictures = [
-            Picture(name, data, np.asarray(truth, dtype=np.float64).reshape(-1, 5)) for name, data, truth in items
+            EvaluationImage(name, data, np.asarray(truth, dtype=np.float64).reshape(-1, 5))
+            for name, data, truth in items
         ]
         entries = [{"name": picture.name, "boxes": picture.truth.tolist()} for picture in pictures]
         listing = _checked({"schema_version": 1, "pictures": entries}, "evaluation set")
@@ -87,7 +88,7 @@ class EvaluationSet:
                         f"{what}: {min(surplus)!r:.80} stands in it, which truth.json does not know, or twice"
                     )
                 pictures = tuple(
-                    Picture(
+                    EvaluationImage(
                         entry["name"],
                         archive.read(f"pictures/{entry['name']}"),
                         np.array(entry["boxes"], dtype=np.float64).reshape(-1, 5),

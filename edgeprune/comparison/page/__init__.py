@@ -28,14 +28,14 @@ from edgeprune.comparison.page import (
     tradeoff,
 )
 from edgeprune.comparison.page.html import Markup, join, tag
-from edgeprune.comparison.page.view import View
+from edgeprune.comparison.page.view import PageView
 
 __all__ = ["fragment", "pareto", "render"]
 
 MOST_BYTES = 3_000_000
 _SPARE = 20_000
 
-Section = tuple[str, str, Callable[[View], Markup]]
+Section = tuple[str, str, Callable[[PageView], Markup]]
 #: (word in the navigation, heading, what fills it), in the page's order. The gallery, which takes the room that is
 #: left, stands between the two.
 _BEFORE: tuple[Section, ...] = (
@@ -56,7 +56,7 @@ _AFTER: tuple[Section, ...] = (
 
 def render(comparison: dict) -> str:
     """The page, at most 3 MB however many pictures the gallery has; it says how many were left out."""
-    view = View(comparison)
+    view = PageView(comparison)
     before = [_section(*entry, view) for entry in (_BEFORE if view.items else _BEFORE[:1])]
     after = [_section(*entry, view) for entry in _AFTER]
     rest = _document(view, join(before, after))
@@ -66,16 +66,16 @@ def render(comparison: dict) -> str:
 
 def pareto(comparison: dict) -> str:
     """The plot of latency × mAP over all items, as an SVG element."""
-    return str(tradeoff.plot(View(comparison), 760))
+    return str(tradeoff.plot(PageView(comparison), 760))
 
 
 def fragment(comparison: dict) -> str:
     """A small table, before -> after of every item, for a notebook's `_repr_html_`."""
-    view = View(comparison)
+    view = PageView(comparison)
     return str(items.fragment(view)) if view.items else "<p>Nothing was compared.</p>"
 
 
-def _section(word: str, heading: str, fill: Callable[[View], Markup], view: View) -> Markup:
+def _section(word: str, heading: str, fill: Callable[[PageView], Markup], view: PageView) -> Markup:
     return _wrap(word, heading, fill(view))
 
 
@@ -88,7 +88,7 @@ def _key(word: str) -> str:
     return f"section-{word.lower()}"
 
 
-def _document(view: View, body: Markup) -> Markup:
+def _document(view: PageView, body: Markup) -> Markup:
     style, script = theme.css() + _asset("style.css"), _asset("comfort.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     policy = (
@@ -110,7 +110,7 @@ def _document(view: View, body: Markup) -> Markup:
     return Markup(f'<!doctype html>\n<html lang="en">{head}{tag("body", *parts)}</html>\n')
 
 
-def _header(view: View) -> Markup:
+def _header(view: PageView) -> Markup:
     kind = "Build report" if view.is_build else "Comparison"
     created = str(view.data.get("created") or "").replace("T", " ").replace("Z", " UTC")
     title = view.data.get("title") or "Comparison"
@@ -124,7 +124,7 @@ def _header(view: View) -> Markup:
     )
 
 
-def _navigation(view: View) -> Markup:
+def _navigation(view: PageView) -> Markup:
     words = [word for word, *_ in (*(_BEFORE if view.items else _BEFORE[:1]), _GALLERY, *_AFTER)]
     links = [tag("li", tag("a", word, href=f"#{_key(word)}")) for word in words]
     return tag("nav", tag("ul", links), aria_label="Sections")

@@ -6,12 +6,12 @@ from edgeprune.comparison import per_class
 from edgeprune.comparison.page import figures, parts, svg, theme
 from edgeprune.comparison.page.figures import number, show
 from edgeprune.comparison.page.html import Markup, join, tag
-from edgeprune.comparison.page.view import View, same_pictures
+from edgeprune.comparison.page.view import PageView, same_pictures
 
 _CHARTED = 24
 
 
-def section(view: View) -> Markup:
+def section(view: PageView) -> Markup:
     first = view.first
     if not first or not first.get("per_class"):
         return parts.quiet("No AP by class was measured for what is compared with.")
@@ -35,7 +35,7 @@ def _ap(item: dict, name: str) -> float | None:
     return number(found.get("map50_95")) if found else None
 
 
-def _chart(view: View, first: dict, item: dict, names: list[str]) -> Markup:
+def _chart(view: PageView, first: dict, item: dict, names: list[str]) -> Markup:
     """From the original's AP to the delivered one's, worst loss on top."""
     pairs = [(name, _ap(first, name), _ap(item, name)) for name in names]
     pairs = [(name, a, b) for name, a, b in pairs if a is not None and b is not None]

@@ -12,14 +12,14 @@ from edgeprune_device.reports.percentiles import SAMPLES_NEEDED, percentile
 from edgeprune.comparison.page import parts, svg, theme
 from edgeprune.comparison.page.figures import number, show
 from edgeprune.comparison.page.html import Markup, join, tag
-from edgeprune.comparison.page.view import View, place, settings
+from edgeprune.comparison.page.view import PageView, place, settings
 
 _STEPS = 240  # points of a curve: beyond them samples are drawn at even ranks, with the tail whole
 _TAIL = 40
 _LOG_FROM = 12
 
 
-def section(view: View) -> Markup:
+def section(view: PageView) -> Markup:
     groups = [(where, [(item, found) for item in items if len(found := samples(item))])
               for where, items in settings(view.items)]  # fmt: skip
     groups = [(where, members) for where, members in groups if members]
@@ -49,7 +49,7 @@ def steps(values: np.ndarray) -> list[tuple[float, float]]:
     return corners
 
 
-def _group(view: View, where: tuple, members: list[tuple[dict, np.ndarray]], key: str, count: int) -> Markup:
+def _group(view: PageView, where: tuple, members: list[tuple[dict, np.ndarray]], key: str, count: int) -> Markup:
     lines = [
         (_stroke(view.index(item)), f"{item['name']} ({len(found):,} sample{'s' if len(found) > 1 else ''})")
         for item, found in members
@@ -68,7 +68,7 @@ def _stroke(index: int) -> Markup:
     return tag("svg", line, width=28, height=14, aria_hidden="true")
 
 
-def _curves(view: View, members: list, width: float, key: str) -> Markup:
+def _curves(view: PageView, members: list, width: float, key: str) -> Markup:
     narrow = width < 600
     height, left, right, top, bottom = (300 if narrow else 340), 44, 12, 22, 52
     low, high = min(found[0] for _, found in members), max(found[-1] for _, found in members)

@@ -5,21 +5,21 @@ from __future__ import annotations
 from edgeprune.comparison.page import parts
 from edgeprune.comparison.page.figures import NOT_MEASURED, number
 from edgeprune.comparison.page.html import Markup, join, tag
-from edgeprune.comparison.page.view import View
+from edgeprune.comparison.page.view import PageView
 
 
-def reproduce(view: View) -> Markup:
+def reproduce(view: PageView) -> Markup:
     commands = view.data.get("reproduce") or []
     if not commands:
         return parts.quiet("No command was recorded.")
     return tag("div", [tag("pre", tag("code", line), tabindex="0", class_="command") for line in commands])
 
 
-def section(view: View) -> Markup:
+def section(view: PageView) -> Markup:
     return join(_machine(view), _data(view), _files(view), _build(view))
 
 
-def _machine(view: View) -> Markup:
+def _machine(view: PageView) -> Markup:
     machine = view.data.get("machine") or {}
     memory = number(machine.get("memory_bytes"))
     pairs = [
@@ -40,7 +40,7 @@ def _pairs(pairs: list[tuple]) -> Markup:
     return tag("dl", [[tag("dt", name), tag("dd", value)] for name, value in known], class_="pairs")
 
 
-def _data(view: View) -> Markup:
+def _data(view: PageView) -> Markup:
     data = view.data.get("data")
     if not data:
         return join(tag("h3", "Data set"), parts.quiet("None: no accuracy was measured on this machine."))
@@ -60,7 +60,7 @@ def _hash(value: str | None) -> Markup | str:
     return tag("code", value, class_="hash") if value else "not known"
 
 
-def _files(view: View) -> Markup:
+def _files(view: PageView) -> Markup:
     rows = [
         parts.row(
             item["name"], tag("td", tag("code", item.get("path") or "–", class_="hash"), class_="words"),
@@ -74,7 +74,7 @@ def _files(view: View) -> Markup:
     )
 
 
-def _build(view: View) -> Markup | None:
+def _build(view: PageView) -> Markup | None:
     more = view.data.get("more")
     if not more:
         return None

@@ -53,7 +53,7 @@ _UNITS = {
 
 
 @dataclass(frozen=True)
-class Change:
+class FigureChange:
     """What became of a figure: the words, and whether that is "better", "worse" or the "same"."""
 
     text: str
@@ -66,7 +66,7 @@ def signed(value: float, digits: int = 3) -> str:
     return f"±{text}" if float(text) == 0 else f"{'+' if value > 0 else MINUS}{text}"
 
 
-def share(before: Any, after: Any, less: str, more: str, *, good: str = "less") -> Change | None:
+def share(before: Any, after: Any, less: str, more: str, *, good: str = "less") -> FigureChange | None:
     """Of a figure of which less (or more) is good, in percent; None where one of them was not measured.
 
     >>> share(200, 50, "smaller", "larger")
@@ -78,25 +78,25 @@ def share(before: Any, after: Any, less: str, more: str, *, good: str = "less") 
     percent = 100 * (after / before - 1)
     amount = f"{abs(percent):.0f}" if abs(percent) >= 9.95 else f"{abs(percent):.1f}"
     if float(amount) == 0:
-        return Change("unchanged", "same")
+        return FigureChange("unchanged", "same")
     fewer = percent < 0
-    return Change(f"{amount} % {less if fewer else more}", "better" if fewer == (good == "less") else "worse")
+    return FigureChange(f"{amount} % {less if fewer else more}", "better" if fewer == (good == "less") else "worse")
 
 
-def accuracy(before: Any, after: Any) -> Change | None:
+def accuracy(before: Any, after: Any) -> FigureChange | None:
     """Of an average precision, in its own unit: a difference of 0.01 is one point."""
     before, after = number(before), number(after)
     if before is None or after is None:
         return None
     text = signed(after - before)
-    return Change(text, "same" if text[0] == "±" else "better" if after > before else "worse")
+    return FigureChange(text, "same" if text[0] == "±" else "better" if after > before else "worse")
 
 
-def times(speedup: Any) -> Change | None:
+def times(speedup: Any) -> FigureChange | None:
     """Of a latency, as a factor: 2.00× faster."""
     speedup = number(speedup)
     if speedup is None or speedup <= 0:
         return None
     if f"{speedup:.2f}" == "1.00":
-        return Change("the same", "same")
-    return Change(f"{speedup:.2f}× as fast", "better" if speedup > 1 else "worse")
+        return FigureChange("the same", "same")
+    return FigureChange(f"{speedup:.2f}× as fast", "better" if speedup > 1 else "worse")

@@ -15,7 +15,7 @@ from edgeprune.comparison.page import jpegs, parts
 from edgeprune.comparison.page.figures import number
 from edgeprune.comparison.page.html import Markup, join, tag
 from edgeprune.comparison.page.svg import px
-from edgeprune.comparison.page.view import View
+from edgeprune.comparison.page.view import PageView
 
 _TRUTH = "truth"
 _STEPS = ("pruned", "tuned")  # of a build
@@ -49,7 +49,7 @@ class _Shot:
     path: str | None
 
 
-def section(view: View, budget: int) -> Markup:
+def section(view: PageView, budget: int) -> Markup:
     """budget: bytes that the section may take."""
     gallery = view.data.get("gallery")
     if not gallery or not gallery.get("pictures"):
@@ -91,7 +91,7 @@ def _shot(index: int, entry: dict, conf: float, iou: float) -> _Shot:
     )  # fmt: skip
 
 
-def _panels(view: View, shots: list[_Shot], first: str) -> list[str]:
+def _panels(view: PageView, shots: list[_Shot], first: str) -> list[str]:
     """The first item, then the others in their order."""
     known = {name for shot in shots for name in shot.seen}
     return [first, *(item["name"] for item in view.items if item["name"] in known and item["name"] != first)]
@@ -127,7 +127,7 @@ def _sign(kind: str) -> Markup:
     return tag("svg", ground, box, width=24, height=18, aria_hidden="true")
 
 
-def _head(shot: _Shot, picture: jpegs.Picture) -> Markup:
+def _head(shot: _Shot, picture: jpegs.GalleryImage) -> Markup:
     return join(
         tag("h3", shot.name, id=f"picture-{shot.index}"),
         tag(
@@ -138,7 +138,7 @@ def _head(shot: _Shot, picture: jpegs.Picture) -> Markup:
     )  # fmt: skip
 
 
-def _trouble(shot: _Shot, picture: jpegs.Picture) -> Markup | None:
+def _trouble(shot: _Shot, picture: jpegs.GalleryImage) -> Markup | None:
     words = None
     if picture.error:
         words = f" The picture is not here: {picture.error}. Only its boxes are drawn."
@@ -157,7 +157,7 @@ def _embedded(shot: _Shot, url: str | None) -> Markup | None:
     return tag("svg", tag("defs", image), width=0, height=0, class_="pixels", aria_hidden="true")
 
 
-def _body(view: View, shot: _Shot, picture: jpegs.Picture, items: list[str], first: str, last: str) -> Markup:
+def _body(view: PageView, shot: _Shot, picture: jpegs.GalleryImage, items: list[str], first: str, last: str) -> Markup:
     labelled = _layer(view, shot.truth, "truth", f"b{shot.index}-0")
     truth = _figure(shot, 0, _TRUTH, f"{len(shot.truth)} labelled", [labelled], picture.image is not None)
     numbers = {object_: i for i, object_ in enumerate(_lost(shot, first, last), 1)}
@@ -167,7 +167,7 @@ def _body(view: View, shot: _Shot, picture: jpegs.Picture, items: list[str], fir
 
 
 def _panel(
-    view: View, shot: _Shot, column: int, name: str, first: str, numbers: dict[int, int], pixels: bool
+    view: PageView, shot: _Shot, column: int, name: str, first: str, numbers: dict[int, int], pixels: bool
 ) -> Markup:
     key, seen = f"b{shot.index}-{column}", shot.seen.get(name)
     if seen is None:
@@ -195,7 +195,9 @@ def _figure(shot: _Shot, column: int, name: str, said: str, layers: list, pixels
     return tag("figure", tag("figcaption", tag("b", name), " ", tag("span", said)), drawing, class_=f"panel p{column}")
 
 
-def _layer(view: View, boxes: list[Box], kind: str, key: str, shot: _Shot | None = None, numbers=()) -> Markup | None:
+def _layer(
+    view: PageView, boxes: list[Box], kind: str, key: str, shot: _Shot | None = None, numbers=()
+) -> Markup | None:
     """Boxes of one kind, over a dark edge of their own so that they show on any picture; some with a number."""
     if not boxes:
         return None
@@ -232,7 +234,7 @@ def _mark(box: tuple, kind: str) -> Markup | None:
     return None
 
 
-def _words(view: View, box: Box) -> str:
+def _words(view: PageView, box: Box) -> str:
     """A box in words: car 0.83."""
     classes = view.data.get("classes") or []
     index = int(box[0])
@@ -240,7 +242,7 @@ def _words(view: View, box: Box) -> str:
     return f"{name} {box[1]:.2f}" if len(box) == 6 else str(name)
 
 
-def _told(view: View, shot: _Shot, first: str, last: str) -> Markup | None:
+def _told(view: PageView, shot: _Shot, first: str, last: str) -> Markup | None:
     """What the last item lost and gained, in words; the numbers are those in the pictures."""
     if first not in shot.seen or last not in shot.seen or first == last:
         return None

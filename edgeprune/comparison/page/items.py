@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from edgeprune.comparison.page import figures, parts
-from edgeprune.comparison.page.figures import Change, number, show
+from edgeprune.comparison.page.figures import FigureChange, number, show
 from edgeprune.comparison.page.html import Markup, join, tag
-from edgeprune.comparison.page.view import View, p50, place, same_pictures, setting, speedup
+from edgeprune.comparison.page.view import PageView, p50, place, same_pictures, setting, speedup
 from edgeprune.model.head import NOTE
 
 _HEAD = (
@@ -14,7 +14,7 @@ _HEAD = (
 )  # fmt: skip
 
 
-def section(view: View) -> Markup:
+def section(view: PageView) -> Markup:
     return join(
         parts.table("All items", _HEAD, [_row(view, item) for item in view.items], class_="items"),
         parts.quiet(
@@ -28,7 +28,7 @@ def section(view: View) -> Markup:
     )  # fmt: skip
 
 
-def _row(view: View, item: dict) -> Markup:
+def _row(view: PageView, item: dict) -> Markup:
     first = view.first
     other = item is not first
     pictures = other and same_pictures(first, item)
@@ -65,15 +65,15 @@ def flags(item: dict) -> list[str]:
     return [word for key, word in (("recorded", "recorded"), ("caveat", "see note")) if item.get(key)]
 
 
-def _percent(change: Change | None) -> Change | None:
+def _percent(change: FigureChange | None) -> FigureChange | None:
     """Short enough for a cell: −20 %."""
     if change is None or change.text == "unchanged":
-        return change and Change("±0 %", "same")
+        return change and FigureChange("±0 %", "same")
     amount, _, direction = change.text.partition(" % ")
-    return Change(f"{figures.MINUS if direction == 'less' else '+'}{amount} %", change.sense)
+    return FigureChange(f"{figures.MINUS if direction == 'less' else '+'}{amount} %", change.sense)
 
 
-def _cell(value, unit: str, change: Change | None = None, mark: str | None = None) -> Markup:
+def _cell(value, unit: str, change: FigureChange | None = None, mark: str | None = None) -> Markup:
     if number(value) is None:
         return tag("td", tag("span", "–", aria_hidden="true"), tag("span", figures.NOT_MEASURED, class_="hidden"))
     words = show(value, unit).removesuffix(" FPS").removesuffix(" mJ")
@@ -81,7 +81,7 @@ def _cell(value, unit: str, change: Change | None = None, mark: str | None = Non
     return tag("td", words, mark, small)
 
 
-def _notes(view: View) -> Markup:
+def _notes(view: PageView) -> Markup:
     """How each item was measured, and what its figures cannot say; items of which the same holds stand together."""
     groups: dict[tuple[str, str | None], list[str]] = {}
     for item in view.items:
@@ -98,7 +98,7 @@ def _notes(view: View) -> Markup:
     return parts.folded("How each item was measured", tag("dl", lines, class_="pairs"), opened=noted)
 
 
-def _measured(view: View, item: dict) -> str:
+def _measured(view: PageView, item: dict) -> str:
     said = []
     if setting(item) is not None:
         rounds = number(item["latency_ms"].get("rounds"))
@@ -119,7 +119,7 @@ def _measured(view: View, item: dict) -> str:
 _COLUMNS = (("size", "size_bytes", "bytes"), ("parameters", "parameters", "count"), ("MACs", "macs", "count"))
 
 
-def fragment(view: View) -> Markup:
+def fragment(view: PageView) -> Markup:
     """A small table: before -> after of every item. Its ink is the notebook's own, light or dark."""
     head = ["", *(name for name, _, _ in _COLUMNS), "p50", "mAP50-95", "small"]
     cell = "padding:.25em .6em;text-align:right;vertical-align:top;white-space:nowrap;"
@@ -141,11 +141,11 @@ def fragment(view: View) -> Markup:
     return tag("div", title, tag("div", table, style="overflow-x:auto"), told, style="color:inherit")
 
 
-def _arrows(view: View, item: dict) -> list[Markup]:
+def _arrows(view: PageView, item: dict) -> list[Markup]:
     """Each figure as "before → after", its change below; of the first item its own."""
     first = view.first
 
-    def arrow(before, after, unit: str, change: Change | None) -> Markup:
+    def arrow(before, after, unit: str, change: FigureChange | None) -> Markup:
         if item is first or change is None or number(before) is None or number(after) is None:
             return join(show(after, unit))
         was, now = show(before, unit), show(after, unit)
@@ -158,14 +158,14 @@ def _arrows(view: View, item: dict) -> list[Markup]:
         before, after = first.get(key), view.network(item, key)[0]
         said.append(arrow(before, after, unit, _percent(figures.share(before, after, "less", "more"))))
     faster = None if item.get("caveat") else speedup(first, item)
-    said.append(arrow(p50(first), p50(item), "ms", Change(f"{faster:.2f}×", "same") if faster else None))
+    said.append(arrow(p50(first), p50(item), "ms", FigureChange(f"{faster:.2f}×", "same") if faster else None))
     for key in ("map50_95", "small_map50_95"):
         change = figures.accuracy(first.get(key), item.get(key)) if same_pictures(first, item) else None
         said.append(arrow(first.get(key), item.get(key), "map", change))
     return said
 
 
-def _outcome(view: View) -> str | None:
+def _outcome(view: PageView) -> str | None:
     gates = view.data.get("gates") or []
     failed = [gate["name"] for gate in gates if gate.get("passed") is False]
     if failed:

@@ -16,7 +16,7 @@ _LADDER = ((960, 84), (960, 76), (800, 74), (640, 72), (512, 68), (400, 62))
 
 
 @dataclass(frozen=True)
-class Picture:
+class GalleryImage:
     """A picture of the gallery, upright, no larger than the ladder's first step; or why there is none."""
 
     image: Image.Image | None
@@ -24,22 +24,22 @@ class Picture:
     error: str | None = None
 
 
-def read(path: str | None) -> Picture:
+def read(path: str | None) -> GalleryImage:
     """The picture at `path`; one that is missing or damaged says so and ends nothing."""
     if not path:
-        return Picture(None, None, "its file is not known")
+        return GalleryImage(None, None, "its file is not known")
     try:
         image = Image.fromarray(preprocess.decode(Path(path), Path(path).name))
     except InputError as error:
-        return Picture(None, None, str(error))
+        return GalleryImage(None, None, str(error))
     except ValueError as error:  # a path that no file system takes (a NUL in it)
-        return Picture(None, None, f"cannot be read ({error})")
+        return GalleryImage(None, None, f"cannot be read ({error})")
     size = image.size
     image.thumbnail((_LADDER[0][0], _LADDER[0][0]), Image.Resampling.LANCZOS)
-    return Picture(image, size)
+    return GalleryImage(image, size)
 
 
-def encode(picture: Picture, step: int) -> str:
+def encode(picture: GalleryImage, step: int) -> str:
     """A data: URL, at that step of the ladder."""
     side, quality = _LADDER[step]
     image = picture.image.copy()
@@ -49,7 +49,7 @@ def encode(picture: Picture, step: int) -> str:
     return f"data:image/jpeg;base64,{base64.b64encode(stream.getvalue()).decode()}"
 
 
-def fit(pictures: list[Picture], around: list[int], budget: int) -> tuple[list[str | None], int]:
+def fit(pictures: list[GalleryImage], around: list[int], budget: int) -> tuple[list[str | None], int]:
     """Data URLs of as many first pictures as fit into `budget` bytes, each with `around` bytes of markup beside it.
 
     Returns them, None where there is no picture, and the longest side in px that they were scaled to. All of them at

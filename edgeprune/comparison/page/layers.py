@@ -6,12 +6,12 @@ import re
 
 from edgeprune.comparison.page import parts, svg
 from edgeprune.comparison.page.html import Markup, join, tag
-from edgeprune.comparison.page.view import View
+from edgeprune.comparison.page.view import PageView
 
 Layers = dict[str, int]
 
 
-def section(view: View) -> Markup:
+def section(view: PageView) -> Markup:
     before = view.first.get("layers") if view.first else None
     if not before:
         return parts.quiet("The layers of ", tag("b", view.first["name"]) if view.first else "it", " are not known.")
@@ -28,7 +28,7 @@ def section(view: View) -> Markup:
     )
 
 
-def _networks(view: View, before: Layers) -> list[tuple[list[str], Layers]]:
+def _networks(view: PageView, before: Layers) -> list[tuple[list[str], Layers]]:
     """Each network that differs from the original, with the names of the items that are it; what is delivered first."""
     found: list[tuple[list[str], Layers]] = []
     for item in view.items[1:]:
@@ -45,7 +45,7 @@ def _networks(view: View, before: Layers) -> list[tuple[list[str], Layers]]:
     return sorted(found, key=lambda network: delivered not in network[0])
 
 
-def _one(view: View, before: Layers, names: list[str], after: Layers, key: str) -> Markup:
+def _one(view: PageView, before: Layers, names: list[str], after: Layers, key: str) -> Markup:
     shared = [name for name in before if name in after]
     who = ", ".join(names)
     if not shared:

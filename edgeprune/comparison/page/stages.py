@@ -7,14 +7,14 @@ from itertools import groupby
 from edgeprune.comparison.page import parts, svg, theme
 from edgeprune.comparison.page.figures import number, show
 from edgeprune.comparison.page.html import Markup, join, tag
-from edgeprune.comparison.page.view import View
+from edgeprune.comparison.page.view import PageView
 
 _NAMES = ("decode", "pre", "infer", "post")
 _MEANING = {"decode": "picture file to pixels", "pre": "letterbox and scaling", "infer": "the network",
             "post": "boxes and NMS"}  # fmt: skip
 
 
-def section(view: View) -> Markup:
+def section(view: PageView) -> Markup:
     items = [item for item in view.items if _of(item)]
     if not items:
         return parts.quiet("No item has its time by stage measured.")

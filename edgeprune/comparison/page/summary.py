@@ -7,9 +7,9 @@ from typing import Any
 
 from edgeprune.comparison import per_class
 from edgeprune.comparison.page import figures, parts
-from edgeprune.comparison.page.figures import NOT_MEASURED, Change, number, show
+from edgeprune.comparison.page.figures import NOT_MEASURED, FigureChange, number, show
 from edgeprune.comparison.page.html import Markup, join, tag
-from edgeprune.comparison.page.view import View, p50, place, same_pictures, same_run, setting, speedup
+from edgeprune.comparison.page.view import PageView, p50, place, same_pictures, same_run, setting, speedup
 
 _STATES = {True: ("passed", "✓", "good"), False: ("failed", "✕", "bad"), None: ("not judged", "–", "quiet")}
 
@@ -22,11 +22,11 @@ class Figure:
     unit: str
     before: Any
     after: Any
-    change: Change | None
+    change: FigureChange | None
     note: str | None = None
 
 
-def compared(view: View, first: dict, item: dict) -> list[Figure]:
+def compared(view: PageView, first: dict, item: dict) -> list[Figure]:
     """The summary's figures of `item` beside those of `first`. A change is stated only among figures of one run."""
     pictures, timed = same_pictures(first, item), _timed(view, first, item)
     macs, macs_of = view.network(item, "macs")
@@ -51,7 +51,7 @@ def _share(name, unit, before, after, less, more, *, good="less", note=None, com
     return Figure(name, unit, before, after, change, note)
 
 
-def _timed(view: View, first: dict, item: dict) -> dict:
+def _timed(view: PageView, first: dict, item: dict) -> dict:
     """Whose time stands for the delivered network's: its own, or, of a file that this machine cannot judge, that of the
     same network in floating point."""
     plain = view.item("fp32")
@@ -101,7 +101,7 @@ def _apart(first: dict, item: dict) -> str | None:
 
 
 # -- what stands at the top ------------------------------------------------------------------------------------------
-def verdict(view: View) -> Markup:
+def verdict(view: PageView) -> Markup:
     """One line in large type: whether the gates passed, and what was won."""
     gates = view.data.get("gates") or []
     failed = [gate for gate in gates if gate.get("passed") is False]
@@ -127,7 +127,7 @@ def verdict(view: View) -> Markup:
     )
 
 
-def _won(view: View) -> Markup | None:
+def _won(view: PageView) -> Markup | None:
     """What was won and lost, in one sentence."""
     first, item = view.first, view.delivered
     if first is None or item is None:
@@ -147,7 +147,7 @@ def _won(view: View) -> Markup | None:
     return join(tag("b", item["name"]), " against ", tag("b", first["name"]), f": {', '.join(said)}.") if said else None
 
 
-def warnings(view: View) -> Markup:
+def warnings(view: PageView) -> Markup:
     """What a reader must know before any figure."""
     found = []
     if view.untrusted:
@@ -162,7 +162,7 @@ def warnings(view: View) -> Markup:
     return join([tag("p", tag("b", "Warning. "), words, class_="notice warn") for words in found])
 
 
-def section(view: View) -> Markup:
+def section(view: PageView) -> Markup:
     first, item = view.first, view.delivered
     if first is None:
         return tag("p", "Nothing was compared.", class_="quiet")
@@ -217,7 +217,7 @@ def _bars(figure: Figure) -> Markup | None:
     return tag("dd", tag("svg", list(bars), width="100%", height=10, aria_hidden="true"), class_="bars")
 
 
-def _gates(view: View) -> Markup | None:
+def _gates(view: PageView) -> Markup | None:
     gates = view.data.get("gates") or []
     if not gates:
         return None
@@ -239,7 +239,7 @@ def _gates(view: View) -> Markup | None:
     return join(tag("h3", "Gates", id="gates"), table)
 
 
-def _recorded(view: View, shown: dict | None) -> Markup | None:
+def _recorded(view: PageView, shown: dict | None) -> Markup | None:
     """What devices reported, one line each: the figures that a build on another machine cannot give."""
     reports = [item for item in view.items if item.get("recorded") and item is not shown]
     if not reports:

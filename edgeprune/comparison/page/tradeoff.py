@@ -11,7 +11,7 @@ from typing import Any
 from edgeprune.comparison.page import parts, svg, theme
 from edgeprune.comparison.page.figures import number, show
 from edgeprune.comparison.page.html import Markup, join, tag
-from edgeprune.comparison.page.view import View, p50, place, setting, settings
+from edgeprune.comparison.page.view import PageView, p50, place, setting, settings
 
 _LOG_FROM = 12  # times between the fastest and the slowest: beyond, a linear axis is a heap in a corner
 
@@ -48,7 +48,7 @@ def front(points: list[tuple[float, float]]) -> list[int]:
     return kept
 
 
-def plot(view: View, width: float = svg.WIDE, key: str = "pareto") -> Markup:
+def plot(view: PageView, width: float = svg.WIDE, key: str = "pareto") -> Markup:
     """The SVG; with nothing to plot it says so."""
     points = [
         _Point(item, p50(item), number(item.get("map50_95")), theme.colour(view.index(item)))
@@ -169,7 +169,7 @@ def _overlap(a: tuple, b: tuple) -> bool:
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
-def section(view: View) -> Markup:
+def section(view: PageView) -> Markup:
     missing = [item for item in view.items if p50(item) is None or number(item.get("map50_95")) is None]
     left_out = [tag("li", tag("b", item["name"]), ": ", _why(item)) for item in missing]
     plotted = len(missing) < len(view.items)
@@ -189,7 +189,7 @@ def _why(item: dict) -> str:
     return f"{lacks[0]} not measured ({'mAP50-95' if lacks == ['latency'] else 'p50'} {known})"
 
 
-def _legend(view: View) -> Markup:
+def _legend(view: PageView) -> Markup:
     def sample(shape: int, hollow: bool = False) -> Markup:
         mark = svg.marker(shape, 9, 9, "currentColor", hollow=hollow)
         return tag("svg", mark, width=18, height=18, aria_hidden="true", fill="currentColor")
@@ -205,7 +205,7 @@ def _legend(view: View) -> Markup:
     return parts.legend(entries)
 
 
-def _table(view: View) -> Markup:
+def _table(view: PageView) -> Markup:
     rows = [
         parts.row(
             item["name"], show(p50(item), "ms"), show(item.get("map50_95"), "map"),

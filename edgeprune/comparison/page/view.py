@@ -16,7 +16,7 @@ PRECISIONS = ("fp32", "fp16", "int8", "int8-fp16")
 
 
 @dataclass(frozen=True)
-class View:
+class PageView:
     """The comparison's JSON with a few questions answered."""
 
     data: dict

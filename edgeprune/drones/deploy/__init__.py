@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-__all__ = ["DEFAULT_ROOT", "Settings"]
+__all__ = ["DEFAULT_ROOT", "DeploySettings"]
 
 DEFAULT_ROOT = PurePosixPath("/opt/edgeprune")
 
 
 @dataclass(frozen=True)
-class Settings:
+class DeploySettings:
     """What is asked of a deployment, the same for every kind of destination. E.g. Settings(keep=2, source="camera:0").
 
     - `root`: the folder on the drone that holds the releases; absolute

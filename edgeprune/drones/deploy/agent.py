@@ -18,7 +18,7 @@ from edgeprune_device.errors import InputError
 from edgeprune_device.interpreter import START
 
 from edgeprune.drones import wheels
-from edgeprune.drones.deploy import Settings
+from edgeprune.drones.deploy import DeploySettings
 from edgeprune.drones.deploy.tree import FILE, FOLDER, Root, Say
 from edgeprune.drones.wheels import Python
 
@@ -47,7 +47,7 @@ sys.exit(main())' "$@"
 """
 
 
-def files(root: Root, settings: Settings, say: Say) -> dict[str, bytes] | None:
+def files(root: Root, settings: DeploySettings, say: Say) -> dict[str, bytes] | None:
     """{path below the agent's folder: content}; None where no agent is wanted. A wheel's files are in lib/.
 
     Raises:

@@ -22,7 +22,7 @@ from edgeprune_device.errors import InputError
 from edgeprune_device.printable import printable
 
 from edgeprune.drones.deploy import tree
-from edgeprune.drones.deploy.tree import Node, Plan, Root
+from edgeprune.drones.deploy.tree import Node, Root, TreePlan
 
 __all__ = ["FileSystem", "Place", "blocks", "check", "tool", "write"]
 
@@ -174,7 +174,7 @@ def blocks(place: Place, paths: Sequence[str]) -> list[int]:
     return [int(number) for text in said for number in text.split()]
 
 
-def write(place: Place, root: Root, plan: Plan) -> None:
+def write(place: Place, root: Root, plan: TreePlan) -> None:
     """Do what the plan says. `root`: the same file system as it is now.
 
     Raises:

@@ -22,12 +22,12 @@ from pathlib import Path
 from edgeprune_device.errors import GateError, InputError
 from edgeprune_device.trust.bundle import Bundle
 
-from edgeprune.drones.deploy import Settings, agent, debugfs, ext4, gpt, mount, overlay, tree
+from edgeprune.drones.deploy import DeploySettings, agent, debugfs, ext4, gpt, mount, overlay, tree
 from edgeprune.drones.deploy.debugfs import FileSystem, Place
 from edgeprune.drones.deploy.ext4 import Superblock
-from edgeprune.drones.deploy.tree import Plan, Say
+from edgeprune.drones.deploy.tree import Say, TreePlan
 
-__all__ = ["Target", "deploy", "target"]
+__all__ = ["Partition", "deploy", "target"]
 
 _NAME = "APP"
 _JOURNAL = "journal"
@@ -46,7 +46,7 @@ _OTHERS = {
 
 
 @dataclass(frozen=True)
-class Target:
+class Partition:
     """The file system in an image. `name`: in messages, e.g. "partition 1 APP"."""
 
     name: str
@@ -54,7 +54,7 @@ class Target:
     superblock: Superblock
 
 
-def deploy(bundle: Bundle, file: Path, settings: Settings, say: Say, *, kernel: bool | None = None) -> None:
+def deploy(bundle: Bundle, file: Path, settings: DeploySettings, say: Say, *, kernel: bool | None = None) -> None:
     """Put `bundle` into the image `file`; with settings.dry_run only say what that means.
 
     kernel: write through a loop mount, or through debugfs; None: the former where it can be.
@@ -98,7 +98,7 @@ def deploy(bundle: Bundle, file: Path, settings: Settings, say: Say, *, kernel: 
     say(f"{where}: e2fsck is content; read back from the image, every file has its SHA-256, owner, mode and time")
 
 
-def target(descriptor: int, what: str, wanted: str | None) -> Target:
+def target(descriptor: int, what: str, wanted: str | None) -> Partition:
     """The file system that is meant: partition `wanted` (name or number), else the one named APP, else the only ext4.
 
     Raises:
@@ -124,10 +124,10 @@ def target(descriptor: int, what: str, wanted: str | None) -> Target:
         raise InputError(f"{what}: partition {partition} is not ext4; there are {listed}")
     if superblock.size_bytes > partition.size_bytes:
         raise InputError(f"{what}: the file system of partition {partition} is larger than the partition")
-    return Target(f"partition {partition}", partition.offset_bytes, superblock)
+    return Partition(f"partition {partition}", partition.offset_bytes, superblock)
 
 
-def _bare(stream, what: str, wanted: str | None) -> Target:
+def _bare(stream, what: str, wanted: str | None) -> Partition:
     superblock = ext4.read(stream, 0)
     total = stream.seek(0, os.SEEK_END)
     if superblock is None:
@@ -139,14 +139,14 @@ def _bare(stream, what: str, wanted: str | None) -> Target:
         raise InputError(f"{what}: has no partitions, and --partition {wanted} was given")
     if superblock.size_bytes > total:
         raise InputError(f"{what}: is cut off: its file system has {superblock.size_bytes} bytes, the file {total}")
-    return Target("ext4", 0, superblock)
+    return Partition("ext4", 0, superblock)
 
 
 # --- before ----------------------------------------------------------------------------------------------------------
 
 
 @contextmanager
-def _opened(file: Path, settings: Settings) -> Iterator[int]:
+def _opened(file: Path, settings: DeploySettings) -> Iterator[int]:
     """The image, which nobody else has meanwhile."""
     try:
         descriptor = os.open(file, os.O_RDONLY if settings.dry_run else os.O_RDWR)
@@ -187,7 +187,7 @@ def _lock(descriptor: int, file: Path, kind: int) -> None:
             raise
 
 
-def _repair(descriptor: int, file: Path, work: Path, settings: Settings, say: Say) -> None:
+def _repair(descriptor: int, file: Path, work: Path, settings: DeploySettings, say: Say) -> None:
     """Undo what a run that was killed left."""
     if not work.exists():
         return
@@ -208,7 +208,7 @@ def _check_clean(place: Place, superblock: Superblock) -> None:
         raise InputError(f"{place.what}: e2fsck is not content ({wrong}); repair a copy with e2fsck -f")
 
 
-def _check_room(where: str, file: Path, superblock: Superblock, plan: Plan) -> None:
+def _check_room(where: str, file: Path, superblock: Superblock, plan: TreePlan) -> None:
     """In the file system, and beside the image for the overlay and the journal."""
     block = superblock.block_bytes
     blocks, inodes = 0, 16
@@ -237,7 +237,7 @@ def _check_room(where: str, file: Path, superblock: Superblock, plan: Plan) -> N
 
 
 def _prepare(
-    place: Place, root: FileSystem, plan: Plan, work: Path, block_bytes: int, kernel: bool | None, say: Say
+    place: Place, root: FileSystem, plan: TreePlan, work: Path, block_bytes: int, kernel: bool | None, say: Say
 ) -> str:
     """Everything but the image's own change: work/journal holds it then. How it was written."""
     copy = overlay.Overlay(work, place, block_bytes)
@@ -265,7 +265,7 @@ def _prepare(
         copy.close()
 
 
-def _bring(descriptor: int, place: Place, plan: Plan, work: Path) -> int:
+def _bring(descriptor: int, place: Place, plan: TreePlan, work: Path) -> int:
     """The journal into the image; back again if that is not what it should be. The bytes that changed."""
     journal = work / _JOURNAL
     try:
@@ -281,7 +281,7 @@ def _bring(descriptor: int, place: Place, plan: Plan, work: Path) -> int:
     return changed
 
 
-def _verify(place: Place, plan: Plan) -> None:
+def _verify(place: Place, plan: TreePlan) -> None:
     if wrong := debugfs.check(place):
         raise GateError(f"{place.what}: e2fsck is not content with what was written ({wrong}); nothing was changed")
     different = tree.differences(FileSystem(place), plan)

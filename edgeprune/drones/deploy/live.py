@@ -22,7 +22,7 @@ from edgeprune_device.installation import restart
 from edgeprune_device.installation.options import HEALTH_S, MAX_DROP
 from edgeprune_device.trust.bundle import Bundle
 
-from edgeprune.drones.deploy import DEFAULT_ROOT, Settings, transfer
+from edgeprune.drones.deploy import DEFAULT_ROOT, DeploySettings, transfer
 from edgeprune.drones.ssh import RETRIES, Link, RemoteError, parse, shown
 
 __all__ = ["There", "Where", "deploy", "look", "parse_there", "releases", "rollback", "where"]
@@ -100,7 +100,7 @@ def where(text: str, root: PurePosixPath = DEFAULT_ROOT) -> Where:
 
 
 def deploy(
-    bundle: Bundle, to: Where, settings: Settings, say: Callable[[str], None], *, retries: int = RETRIES
+    bundle: Bundle, to: Where, settings: DeploySettings, say: Callable[[str], None], *, retries: int = RETRIES
 ) -> dict[str, Any] | None:
     """Deploy onto one drone. The record of the release as the drone tells it; None after a dry run.
 
@@ -195,7 +195,7 @@ def parse_there(answer: bytes, what: str) -> There:
     )
 
 
-def check(there: There, bundle: Bundle, what: str, settings: Settings) -> None:
+def check(there: There, bundle: Bundle, what: str, settings: DeploySettings) -> None:
     """Raise what would end the installation anyhow, before anything is sent."""
     if there.problem:
         raise InputError(f"{what}: nothing can be installed there: {there.problem}")
@@ -260,7 +260,7 @@ def _say_what(bundle: Bundle, there: There, wanted, lacks, what: str, say) -> No
     say(f"{what}: {', '.join(parts)}")
 
 
-def _check_room(there: There, bundle: Bundle, lacks: Sequence[transfer.Piece], what: str) -> None:
+def _check_room(there: There, bundle: Bundle, lacks: Sequence[transfer.BundlePiece], what: str) -> None:
     sizes = [p.size_bytes for p in bundle.manifest.payloads]
     needs = sum(piece.size_bytes for piece in lacks) + bundle.envelope_bytes + sum(sizes) + max(sizes, default=0)
     needs += _SPARE_BYTES
@@ -279,7 +279,7 @@ def _send(link: Link, bundle: Bundle, lacks, there: There, folder: str, say) -> 
         raise
 
 
-def _install(link: Link, bundle: Bundle, there: There, to: Where, settings: Settings, say) -> dict[str, Any]:
+def _install(link: Link, bundle: Bundle, there: There, to: Where, settings: DeploySettings, say) -> dict[str, Any]:
     """Let the agent install what has arrived, and follow it."""
     result: dict[str, Any] = {}
 
@@ -307,7 +307,7 @@ def _install(link: Link, bundle: Bundle, there: There, to: Where, settings: Sett
     raise {1: GateError, 130: Interrupted}.get(result.get("exit"), InputError)(words)
 
 
-def _options(root: PurePosixPath, settings: Settings) -> list[str]:
+def _options(root: PurePosixPath, settings: DeploySettings) -> list[str]:
     """Of `edgeprune install`."""
     return [
         "--root", str(root), "--precision", settings.precision, "--keep", str(settings.keep),
@@ -322,7 +322,7 @@ def _given(option: str, value: Any) -> list[str]:
     return [] if value is None else [f"{option}={value:g}" if isinstance(value, float) else f"{option}={value}"]
 
 
-def _steps(there: There, bundle: Bundle, settings: Settings) -> list[str]:
+def _steps(there: There, bundle: Bundle, settings: DeploySettings) -> list[str]:
     """What an installation does, for a dry run."""
     drop = MAX_DROP if settings.max_drop is None else settings.max_drop
     health_s = HEALTH_S if settings.health_s is None else settings.health_s

@@ -17,7 +17,7 @@ from edgeprune_device.printable import printable
 
 from edgeprune.drones.deploy import rootfs
 from edgeprune.drones.deploy.debugfs import Place
-from edgeprune.drones.deploy.tree import Plan
+from edgeprune.drones.deploy.tree import TreePlan
 
 __all__ = ["CannotMount", "write"]
 
@@ -30,7 +30,7 @@ class CannotMount(Exception):
     """No root, no loop device, no name space: nothing was written."""
 
 
-def write(place: Place, plan: Plan) -> None:
+def write(place: Place, plan: TreePlan) -> None:
     """Do what the plan says in the file system that is the whole file at `place`.
 
     Raises:
@@ -54,7 +54,7 @@ def write(place: Place, plan: Plan) -> None:
         raise InputError(said or f"{place.what}: the process that wrote to it ended with {status}")
 
 
-def _work(place: Place, plan: Plan, folder: Path, writer: int) -> None:
+def _work(place: Place, plan: TreePlan, folder: Path, writer: int) -> None:
     """In the child, which never returns."""
     code = 1
     try:

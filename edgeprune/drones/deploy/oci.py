@@ -29,8 +29,8 @@ from edgeprune_device.files import replacing
 from edgeprune_device.printable import printable
 from edgeprune_device.trust.bundle import Bundle
 
-from edgeprune.drones.deploy import Settings, agent, tree
-from edgeprune.drones.deploy.tree import Node, Plan, Root, Say, User
+from edgeprune.drones.deploy import DeploySettings, agent, tree
+from edgeprune.drones.deploy.tree import Node, Root, Say, TreePlan, User
 
 __all__ = ["Layers", "pack"]
 
@@ -47,7 +47,7 @@ _OPAQUE, _WHITEOUT = ".wh..wh..opq", ".wh."
 _MOST_INDEXES = 4
 
 
-def pack(bundle: Bundle, base: Path, out: Path, settings: Settings, say: Say) -> None:
+def pack(bundle: Bundle, base: Path, out: Path, settings: DeploySettings, say: Say) -> None:
     """Write `out`, an OCI archive: `base` for arm64 with the bundle, its agent and this host's key.
 
     Raises:
@@ -352,7 +352,7 @@ def _account(root: Layers, config: dict) -> User:
 # --- what is written -------------------------------------------------------------------------------------------------
 
 
-def _write_layer(path: Path, plan: Plan) -> None:
+def _write_layer(path: Path, plan: TreePlan) -> None:
     with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as archive:
         for entry in sorted(plan.entries, key=lambda entry: entry.path):  # a folder before what is in it
             info = _info(entry.path.lstrip("/"), entry.mtime, entry.mode)
@@ -391,7 +391,7 @@ class _Chunks(io.RawIOBase):
 
 
 def _write(
-    path: Path, layout: _Layout, manifest: dict, config: dict, layer: Path, bundle: Bundle, settings: Settings
+    path: Path, layout: _Layout, manifest: dict, config: dict, layer: Path, bundle: Bundle, settings: DeploySettings
 ) -> None:
     """The whole archive: the base's layers as they are, then ours, and what names them."""
     digest = hashlib.sha256()

@@ -26,7 +26,7 @@ from edgeprune_device.printable import printable
 
 from edgeprune.drones.deploy.debugfs import Place, run
 
-__all__ = ["Change", "Overlay", "apply", "read_journal", "undo", "write_journal"]
+__all__ = ["BlockChange", "Overlay", "apply", "read_journal", "undo", "write_journal"]
 
 _CHANGE = struct.Struct("<QI")
 _RUN_BYTES = 1 << 20
@@ -34,7 +34,7 @@ _SECTOR_BYTES = 512  # a disk writes at least one of these whole
 
 
 @dataclass(frozen=True)
-class Change:
+class BlockChange:
     """Bytes of the image before and after."""
 
     offset_bytes: int
@@ -64,7 +64,7 @@ class Overlay:
             for at in range(begin, end, _RUN_BYTES):
                 _write(self._before, at, os.pread(descriptor, min(_RUN_BYTES, end - at), at))
 
-    def changes(self, held: Iterable[int]) -> Iterator[Change]:
+    def changes(self, held: Iterable[int]) -> Iterator[BlockChange]:
         """What is to be written to the image, in order. `held`: the blocks that hold the contents of the new files."""
         size = self._block_bytes
         blocks = sorted(set(held) | set(self._changed()))
@@ -74,7 +74,7 @@ class Overlay:
             old = os.pread(self._image.descriptor, length, self._image.offset_bytes + at)
             new = os.pread(self.place.descriptor, length, at)
             if old != new:
-                yield Change(self._image.offset_bytes + at, old, new)
+                yield BlockChange(self._image.offset_bytes + at, old, new)
 
     def close(self) -> None:
         os.close(self.place.descriptor)
@@ -94,7 +94,7 @@ class Overlay:
                             yield (at + within) // size
 
 
-def write_journal(path: Path, changes: Iterator[Change]) -> None:
+def write_journal(path: Path, changes: Iterator[BlockChange]) -> None:
     """Whole, and on the disk before it returns."""
     with replacing(path) as temporary, open(temporary, "wb") as stream:
         digest = hashlib.sha256()
@@ -107,7 +107,7 @@ def write_journal(path: Path, changes: Iterator[Change]) -> None:
         os.fsync(stream.fileno())
 
 
-def read_journal(path: Path) -> Iterator[Change]:
+def read_journal(path: Path) -> Iterator[BlockChange]:
     """What `write_journal` wrote.
 
     Raises:
@@ -122,7 +122,7 @@ def read_journal(path: Path) -> Iterator[Change]:
                 break
             old, new = stream.read(size), stream.read(size)
             digest.update(head + old + new)
-            yield Change(offset, old, new)
+            yield BlockChange(offset, old, new)
         if stream.read() != digest.digest():
             raise InputError(f"{path}: is damaged")
 

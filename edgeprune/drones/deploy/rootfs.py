@@ -18,23 +18,23 @@ from pathlib import Path
 from edgeprune_device.errors import GateError, InputError
 from edgeprune_device.trust.bundle import Bundle
 
-from edgeprune.drones.deploy import Settings, agent, tree
-from edgeprune.drones.deploy.tree import Entry, Node, Plan, Root, Say
+from edgeprune.drones.deploy import DeploySettings, agent, tree
+from edgeprune.drones.deploy.tree import Node, Root, Say, TreeEntry, TreePlan
 
-__all__ = ["Folder", "deploy", "write"]
+__all__ = ["RootFolder", "deploy", "write"]
 
 _CHUNK_BYTES = 1 << 20
 _SPARE_BYTES = 16 << 20
 _KINDS = {stat.S_IFREG: tree.FILE, stat.S_IFDIR: tree.FOLDER, stat.S_IFLNK: tree.LINK}
 
 
-def deploy(bundle: Bundle, folder: Path, settings: Settings, say: Say) -> None:
+def deploy(bundle: Bundle, folder: Path, settings: DeploySettings, say: Say) -> None:
     """Put `bundle` into the root file system in `folder`; with settings.dry_run only say what that means.
 
     Raises:
         InputError, GateError: nothing that counts was changed there.
     """
-    root = Folder(folder)
+    root = RootFolder(folder)
     if not {"etc", "usr"} <= set(root.names("/")):
         raise InputError(f"{folder}: is not a root file system: it has no etc and usr")
     with _alone(folder):
@@ -60,7 +60,7 @@ def deploy(bundle: Bundle, folder: Path, settings: Settings, say: Say) -> None:
     say(f"{folder}: {plan.described()}; read back, every file has its SHA-256")
 
 
-def write(folder: Path, plan: Plan, *, owners: bool) -> None:
+def write(folder: Path, plan: TreePlan, *, owners: bool) -> None:
     """Do what the plan says. owners: give the files their owners, which only root can.
 
     Raises:
@@ -90,7 +90,7 @@ def write(folder: Path, plan: Plan, *, owners: bool) -> None:
         raise InputError(f"{folder}: {error.filename or ''}: {str(error.strerror or error).lower()}") from error
 
 
-class Folder(Root):
+class RootFolder(Root):
     """A folder as a root file system."""
 
     def __init__(self, folder: Path):
@@ -133,7 +133,7 @@ class Folder(Root):
         return InputError(f"{error.filename}: cannot be read ({str(error.strerror).lower()})")
 
 
-def _put(top: int, entry: Entry, owners: bool) -> None:
+def _put(top: int, entry: TreeEntry, owners: bool) -> None:
     """One entry, beside what has its name, then in its place."""
     with _parent(top, entry.path) as (parent, name):
         if entry.kind == tree.FOLDER:
@@ -194,7 +194,7 @@ def _sync(descriptor: int) -> None:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
-def _check_room(folder: Path, plan: Plan) -> None:
+def _check_room(folder: Path, plan: TreePlan) -> None:
     found = os.statvfs(folder)
     free = found.f_bavail * found.f_frsize
     needed = plan.size_bytes + len(plan.entries) * found.f_frsize + _SPARE_BYTES

@@ -26,9 +26,9 @@ from edgeprune_device.progress import Line
 from edgeprune_device.trust.bundle import Bundle
 
 from edgeprune.drones import bootstrap
-from edgeprune.drones.ssh import Link, LinkError, Session, shown
+from edgeprune.drones.ssh import Link, LinkError, SshSession, shown
 
-__all__ = ["CONNECTIONS", "Piece", "held", "lacking", "pieces", "send"]
+__all__ = ["CONNECTIONS", "BundlePiece", "held", "lacking", "pieces", "send"]
 
 CONNECTIONS = 16
 _SHARE_BYTES = 1 << 18  # for less another connection is not worth its login
@@ -40,7 +40,7 @@ _BLOCK_BYTES = 1 << 16
 _SCRIPT = 'exec "$1" -I -c "$2" "$3" $4'
 
 
-class Piece(NamedTuple):
+class BundlePiece(NamedTuple):
     """A range of the bundle's file: its name on the drone, where it begins, how long it is, its hash."""
 
     name: str
@@ -49,7 +49,7 @@ class Piece(NamedTuple):
     sha256: str
 
 
-def pieces(bundle: Bundle, held: Iterable[str]) -> list[Piece]:
+def pieces(bundle: Bundle, held: Iterable[str]) -> list[BundlePiece]:
     """The envelope, and every piece of the payloads whose SHA-256 is not among `held`."""
     ranges = [(assembly.ENVELOPE, 0, bundle.envelope_bytes)]
     for payload in assembly.missing(bundle.manifest, held):
@@ -59,7 +59,7 @@ def pieces(bundle: Bundle, held: Iterable[str]) -> list[Piece]:
     with open(bundle.path, "rb") as source:
         for name, at, size in ranges:
             source.seek(at)
-            found.append(Piece(name, at, size, hashlib.sha256(source.read(size)).hexdigest()))
+            found.append(BundlePiece(name, at, size, hashlib.sha256(source.read(size)).hexdigest()))
     return found
 
 
@@ -69,13 +69,13 @@ def held(link: Link, python: str, folder: str) -> dict[str, str]:
     return dict(re.findall(r"^(\S+) ([0-9a-f]{64})$", answer.decode("ascii", "replace"), re.M))
 
 
-def lacking(pieces: Sequence[Piece], held: dict[str, str]) -> list[Piece]:
+def lacking(pieces: Sequence[BundlePiece], held: dict[str, str]) -> list[BundlePiece]:
     """Those that are not there as they should be."""
     return [piece for piece in pieces if held.get(piece.name) != piece.sha256]
 
 
 def send(
-    link: Link, path: Path, pieces: Sequence[Piece], python: str, folder: str, *, connections: int = CONNECTIONS
+    link: Link, path: Path, pieces: Sequence[BundlePiece], python: str, folder: str, *, connections: int = CONNECTIONS
 ) -> None:
     """Bring `pieces` of the file `path` into `folder` on the drone. Interrupted, what arrived is there.
 
@@ -99,9 +99,10 @@ def send(
 class _Work:
     """What must be sent, what is under way, what is there; shared by all connections."""
 
-    def __init__(self, pieces: Sequence[Piece]) -> None:
+    def __init__(self, pieces: Sequence[BundlePiece]) -> None:
         self._waiting = deque(pieces)
-        self._since: dict[Piece, float] = {}  # of those under way: when they were the next to be answered, or sent
+        # Of those under way: when they were the next to be answered, or sent.
+        self._since: dict[BundlePiece, float] = {}
         self._usual_s = 0.0
         self._left = set(pieces)
         self._changed = threading.Condition()
@@ -116,7 +117,7 @@ class _Work:
     def waiting(self) -> bool:
         return bool(self._waiting)
 
-    def take(self, wait: bool) -> Piece | None:
+    def take(self, wait: bool) -> BundlePiece | None:
         """The next piece to send. `wait`: while there is none, until one comes back, or is late elsewhere. None: there
         is none, or never again."""
         with self._changed:
@@ -136,7 +137,7 @@ class _Work:
                 self._since[piece] = now
                 return piece
 
-    def arrived(self, piece: Piece, behind: Iterable[Piece] = ()) -> None:
+    def arrived(self, piece: BundlePiece, behind: Iterable[BundlePiece] = ()) -> None:
         """It is there. behind: those that the same connection has sent after it."""
         with self._changed:
             now = time.monotonic()
@@ -150,7 +151,7 @@ class _Work:
             if self.done:
                 self._changed.notify_all()
 
-    def give_back(self, pieces: Iterable[Piece]) -> None:
+    def give_back(self, pieces: Iterable[BundlePiece]) -> None:
         """They may not have arrived."""
         with self._changed:
             for piece in pieces:
@@ -181,7 +182,7 @@ class _Crew:
         self._most, self._show = connections, show
         self._lock = threading.Lock()
         self._helpers: dict[threading.Thread, Link] = {}
-        self._sessions: set[Session] = set()
+        self._sessions: set[SshSession] = set()
         self._error: EdgepruneError | None = None
 
     def __enter__(self) -> _Crew:
@@ -243,7 +244,7 @@ class _Crew:
 
     def _serve(self, link: Link) -> None:
         """Send pieces over one connection while there are any."""
-        sent: deque[Piece] = deque()
+        sent: deque[BundlePiece] = deque()
         with (
             link.talk(_SCRIPT, *self._receiver) as session,
             session.moving() as moved,
@@ -267,7 +268,7 @@ class _Crew:
                 self._work.give_back(sent)
 
     @staticmethod
-    def _write(session: Session, source, piece: Piece, moved: Callable[[], None]) -> bool:
+    def _write(session: SshSession, source, piece: BundlePiece, moved: Callable[[], None]) -> bool:
         """False: the other end reads no more."""
         source.seek(piece.offset_bytes)
         left, head = piece.size_bytes, f"{piece.name} {piece.size_bytes} {piece.sha256}\n".encode("ascii")
@@ -282,7 +283,7 @@ class _Crew:
             head = b""
 
     @staticmethod
-    def _answered(link: Link, session: Session, piece: Piece) -> None:
+    def _answered(link: Link, session: SshSession, piece: BundlePiece) -> None:
         line = session.stdout.readline(200)
         if not line:
             session.end()
@@ -290,7 +291,7 @@ class _Crew:
         if line != f"{piece.name}\n".encode("ascii"):
             raise InputError(f"{link.target}: answers {shown(line.decode('ascii', 'replace'))!r} to a piece")
 
-    def _arrived(self, piece: Piece, behind: Iterable[Piece]) -> None:
+    def _arrived(self, piece: BundlePiece, behind: Iterable[BundlePiece]) -> None:
         self._work.arrived(piece, behind)
         self._show(self._work.arrived_bytes, len(self._helpers) + 1)
         if self._work.done:
@@ -299,7 +300,7 @@ class _Crew:
             self._grow()
 
     @contextlib.contextmanager
-    def _known(self, session: Session):
+    def _known(self, session: SshSession):
         with self._lock:
             self._sessions.add(session)
         try:

@@ -26,10 +26,10 @@ from edgeprune_device.releases import Release
 from edgeprune_device.trust import keys
 from edgeprune_device.trust.bundle import Bundle
 
-from edgeprune.drones.deploy import Settings
+from edgeprune.drones.deploy import DeploySettings
 from edgeprune.drones.setup import host_name
 
-__all__ = ["ROOT_USER", "Entry", "Node", "Plan", "Root", "User", "differences", "owner", "plan", "users"]
+__all__ = ["ROOT_USER", "Node", "Root", "TreeEntry", "TreePlan", "User", "differences", "owner", "plan", "users"]
 
 FILE, FOLDER, LINK = "file", "folder", "link"
 _MOST_LINKS = 40  # as Linux
@@ -67,7 +67,7 @@ ROOT_USER = User("root", 0, 0, "/root")
 
 
 @dataclass(frozen=True)
-class Entry:
+class TreeEntry:
     """One thing to be, e.g. Entry("/opt/edgeprune/current", "link", 0o777, 1000, 1000, 1764000000, target="…").
 
     `path`: without links in its folders. `content`: of a file: bytes, or the host's file that holds them, and then
@@ -191,7 +191,7 @@ class Root(ABC):
 
 
 @dataclass(frozen=True)
-class Plan:
+class TreePlan:
     """What is to be done, in this order: the entries (folders before what is in them, `current` last), the removals.
 
     `release`: the deployed one; `owner`: of the deployment; `removed`: (path, kind) of former releases, in an order in
@@ -200,7 +200,7 @@ class Plan:
 
     release: Release
     owner: User
-    entries: tuple[Entry, ...]
+    entries: tuple[TreeEntry, ...]
     removed: tuple[tuple[str, str], ...]
     told: tuple[str, ...]
 
@@ -219,13 +219,13 @@ class Plan:
 def plan(
     root: Root,
     bundle: Bundle,
-    settings: Settings,
+    settings: DeploySettings,
     *,
     agent: Mapping[str, bytes] | None = None,
     account: User | None = None,
     unit: bool = True,
     installed: str | None = None,
-) -> Plan:
+) -> TreePlan:
     """What `bundle` with these settings means for this root file system.
 
     agent: its files below the agent's folder, e.g. {"bin/edgeprune": …}; None: it stays as it is. account: who owns the
@@ -278,10 +278,10 @@ def plan(
     gone = [path.rpartition("/")[2] for path, kind in removed if releases.IDENTITY.fullmatch(path.rpartition("/")[2])]
     if gone:
         told.append(f"former releases that go: {', '.join(gone)}")
-    return Plan(release, user, tuple(made.entries), tuple(removed), tuple(told))
+    return TreePlan(release, user, tuple(made.entries), tuple(removed), tuple(told))
 
 
-def differences(root: Root, plan: Plan, *, owners: bool = True) -> list[str]:
+def differences(root: Root, plan: TreePlan, *, owners: bool = True) -> list[str]:
     """What of the plan is not there as it should be, one line each; every file is read and hashed.
 
     owners: also who owns it.
@@ -317,7 +317,7 @@ class _Tree:
 
     def __init__(self, root: Root, user: User, mtime: int):
         self.root, self.user, self.mtime = root, user, mtime
-        self.entries: list[Entry] = []
+        self.entries: list[TreeEntry] = []
         self._folders: set[str] = set()
 
     def owned_folder(self, path: str, mode: int = 0o755) -> None:
@@ -351,17 +351,17 @@ class _Tree:
             above = real.rpartition("/")[0] or "/"
             if above != "/":
                 self._folder(above, ROOT_USER)
-            self.entries.append(Entry(_named(real), FOLDER, mode, user.uid, user.gid, self.mtime))
+            self.entries.append(TreeEntry(_named(real), FOLDER, mode, user.uid, user.gid, self.mtime))
         self._folders.add(real)
         return real
 
     def _file(self, path: str, content: bytes | Path, mode: int, user: User, sha256: str | None = None) -> None:
-        self._put(Entry(path, FILE, mode, user.uid, user.gid, self.mtime, content, known_sha256=sha256))
+        self._put(TreeEntry(path, FILE, mode, user.uid, user.gid, self.mtime, content, known_sha256=sha256))
 
     def _link(self, path: str, target: str, user: User) -> None:
-        self._put(Entry(path, LINK, 0o777, user.uid, user.gid, self.mtime, target=_named(target)))
+        self._put(TreeEntry(path, LINK, 0o777, user.uid, user.gid, self.mtime, target=_named(target)))
 
-    def _put(self, entry: Entry) -> None:
+    def _put(self, entry: TreeEntry) -> None:
         above, _, name = entry.path.rpartition("/")
         folder = self._folder(above, ROOT_USER)
         entry = replace(entry, path=_named(f"{folder}/{name}"))
@@ -372,7 +372,7 @@ class _Tree:
             self.entries.append(entry)
 
 
-def _difference(root: Root, entry: Entry, node: Node, *, owners: bool = True, times: bool = False) -> str | None:
+def _difference(root: Root, entry: TreeEntry, node: Node, *, owners: bool = True, times: bool = False) -> str | None:
     """What of `node` is not as `entry` says; None: nothing."""
     if node.kind != entry.kind:
         return f"is a {node.kind}, not a {entry.kind}"
@@ -413,7 +413,7 @@ def _current(root: Root, base: str) -> str | None:
     return node.target.rpartition("/")[2] if node is not None and node.kind == LINK else None
 
 
-def _check_counter(root: Root, base: str, bundle: Bundle, settings: Settings) -> bool:
+def _check_counter(root: Root, base: str, bundle: Bundle, settings: DeploySettings) -> bool:
     """Whether the bundle is older than what was confirmed there; an error unless that was asked for."""
     data = root.read(f"{base}/state.json", releases.MAX_RECORD_BYTES)
     counter = 0 if data is None else releases.parse_counter(data, f"{root.what}: {base}/state.json")
@@ -462,7 +462,7 @@ def _in_group(root: Root, user: User, group: str) -> bool:
 
 
 def _release(
-    bundle: Bundle, settings: Settings, there: Sequence[Release], older: bool, installed: str | None
+    bundle: Bundle, settings: DeploySettings, there: Sequence[Release], older: bool, installed: str | None
 ) -> Release:
     """On trial: the drone's first start confirms it, or falls back."""
     return Release(
@@ -530,7 +530,7 @@ def _trust(made: _Tree, bundle: Bundle, folder: str, put: Callable[[str, bytes],
         told.append(f"bundles of {keys.fingerprint(key)} are trusted there from now on ({path})")
 
 
-def _unit(made: _Tree, settings: Settings, user: User, told: list[str], *, has_agent: bool) -> None:
+def _unit(made: _Tree, settings: DeploySettings, user: User, told: list[str], *, has_agent: bool) -> None:
     """The service, started at boot, and what it needs of its user's home, which it may only read."""
     from edgeprune_device.service import unit
 

@@ -40,11 +40,11 @@ def score(model: nn.Module, channels: Channels, samples: Samples) -> np.ndarray:
     scores = np.full(channels.atoms, np.inf)
     unseen = set(readers)
     waiting = {i: g for i, g in enumerate(channels.groups) if not g.frozen and unseen & set(g.consumers)}
-    known: dict[str, _Reader] = {}
+    known: dict[str, _Consumer] = {}
 
     def take(name: str, seen: Moments) -> None:
         """A group is decided when the last of its readers has been seen; a reader is forgotten with its last group."""
-        known[name] = _Reader(modules[name], modules.get(channels.norm_of.get(name)), felt[name], seen)
+        known[name] = _Consumer(modules[name], modules.get(channels.norm_of.get(name)), felt[name], seen)
         unseen.discard(name)
         for i in [i for i, g in waiting.items() if not unseen & set(g.consumers)]:
             group = waiting.pop(i)
@@ -57,7 +57,7 @@ def score(model: nn.Module, channels: Channels, samples: Samples) -> np.ndarray:
     return scores
 
 
-class _Reader:
+class _Consumer:
     """A convolution: its weights in units of cost, and the inverse of its input moments."""
 
     def __init__(self, conv: nn.Conv2d, norm: nn.BatchNorm2d | None, felt: torch.Tensor, seen: Moments) -> None:

@@ -46,7 +46,8 @@ class Ort:
         for start in range(0, len(others), _AT_ONCE) or [0]:
             names = [first, *others[start : start + _AT_ONCE]]
             with contextlib.ExitStack() as stack:
-                sessions = [stack.enter_context(runtimes.open(files[n], "ort", runtimes.Settings(1))) for n in names]
+                one = runtimes.RuntimeSettings(threads=1)
+                sessions = [stack.enter_context(runtimes.open(files[n], "ort", one)) for n in names]
                 times = self._turns(sessions, self.seconds * len(names) / len(files))
             alone.append(times[:, 0])
             shares.update(zip(names, np.median(times / times[:, :1], axis=0).tolist()))
