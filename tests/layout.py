@@ -3,13 +3,15 @@
     python -m tests.layout
 
 prints, for each package: its rooms (folders, and the modules of its root) by level, the imports that run upwards, the
-circles between modules and between rooms, and the modules in the root. `ORDER` is the order that
-tests/test_layout.py holds.
+circles between modules and between rooms, and the modules in the root. `python -m tests.layout map` prints the map of
+CONTRIBUTING.md, which is made from the folders' own docstrings. `ORDER` is the order that tests/test_layout.py holds.
 """
 
 from __future__ import annotations
 
 import ast
+import sys
+import textwrap
 from collections import defaultdict
 from collections.abc import Iterable
 from graphlib import CycleError, TopologicalSorter
@@ -20,9 +22,14 @@ PACKAGES = {"edgeprune": ROOT / "edgeprune", "edgeprune_device": ROOT / "device"
 #: Rooms from low to high: a room imports from those before it only. Modules of the root stand among them by name.
 ORDER = {
     "edgeprune": (
-        "versions", "cache", "console", "model", "data", "measuring",
+        "versions", "cache", "console", "data", "model", "quantize", "measuring", "exporting", "pruning", "training",
+        "analysis", "demo", "drones", "comparison", "workflow", "api", "", "commands", "doctor", "__main__",
     ),
-    "edgeprune_device": (),
+    "edgeprune_device": (
+        "", "errors", "clock", "printable", "terminal", "interpreter", "hint", "files", "strict_json", "progress",
+        "output", "schema", "target", "cuda", "probes", "trust", "vision", "machine", "engine", "reports", "sources",
+        "runtimes", "benchmark", "releases", "service", "installation", "doctor", "commands", "cli", "__main__",
+    ),
 }  # fmt: skip
 
 
@@ -125,17 +132,52 @@ def report(package: str) -> str:
         lines += [f"  level {level:2}  {' '.join(sorted(names))}" for level, names in sorted(by_level.items())]
     except CycleError:
         lines.append("  rooms form a circle")
-    roots = [name for name in modules(package) if name.count(".") == 1 and modules(package)[name].name != "__init__.py"]
     for title, found in (
         ("circles of rooms", [" ".join(names) for names in circles(graph)]),
         ("circles of modules", [" ".join(names) for names in circles(imports(package))]),
         ("upward imports", upwards(package)),
-        ("modules in the root", [name.split(".")[1] for name in roots]),
+        ("modules in the root", _root_modules(package)),
     ):
         lines.append(f"  {title}: {len(found)}" + "".join(f"\n    {text}" for text in found))
     return "\n".join(lines)
 
 
+def map_of(package: str) -> str:
+    """The folders of a package from high to low, each with the first sentence of its docstring and its modules; then
+    the modules of the root."""
+    base, lines = PACKAGES[package], [f"{PACKAGES[package].relative_to(ROOT)}/"]
+    for name in reversed(ORDER[package]):
+        folder = base / name
+        if name and folder.is_dir():
+            lines += textwrap.wrap(f"{name + '/':14} {_first_sentence(folder / '__init__.py')}", 118, **_INDENT)
+            inside = sorted(p.stem if p.is_file() else f"{p.name}/" for p in folder.iterdir() if _shown(p))
+            lines += textwrap.wrap(" ".join(inside), 118, initial_indent=" " * 17, subsequent_indent=" " * 17)
+    lines += textwrap.wrap(" ".join(["(root)        ", *sorted(_root_modules(package))]), 118, **_INDENT)
+    return "\n".join(lines)
+
+
+_INDENT = {"initial_indent": "  ", "subsequent_indent": " " * 17}
+
+
+def _first_sentence(path: Path) -> str:
+    text = ast.get_docstring(ast.parse(path.read_text())) or ""
+    return " ".join(text.split("\n\n")[0].split())
+
+
+def _shown(path: Path) -> bool:
+    if path.is_dir():
+        return (path / "__init__.py").exists()
+    return path.suffix == ".py" and not path.stem.startswith("_")
+
+
+def _root_modules(package: str) -> list[str]:
+    return [name.split(".")[1] for name in modules(package) if name.count(".") == 1 and _is_module(name, package)]
+
+
+def _is_module(name: str, package: str) -> bool:
+    return modules(package)[name].name != "__init__.py"
+
+
 if __name__ == "__main__":
     for name in PACKAGES:
-        print(report(name))
+        print(map_of(name) if sys.argv[1:] == ["map"] else report(name))

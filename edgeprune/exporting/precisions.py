@@ -267,8 +267,8 @@ def gate(found: Mapping[str, Judged], max_drop: float, rescued: int, *, trainabl
     """What each precision loses against FP32, in absolute mAP50-95. trainable: whether --qat is left to be tried.
 
     Raises:
-        AccuracyDrop: one loses more than `max_drop`; in it are the figures, the interval that so many pictures leave, the
-            worst class, small objects, and how many layers had been rescued.
+        AccuracyDrop: one loses more than `max_drop`. It holds the figures, the bootstrap interval, the worst class,
+            small objects, and the number of layers that fell back to float.
     """
     drops = {name: _drop(found, name) for name in found if name != "fp32"}
     failed = [f"{name} loses {_told(found['fp32'], found[name])}" for name, drop in drops.items() if drop > max_drop]

@@ -21,6 +21,7 @@ from typing import Any, Dict, List, Optional
 
 from edgeprune_device import interpreter
 from edgeprune_device.probes.channel import Channel
+from edgeprune_device.probes.discovery import discover
 from edgeprune_device.probes.series import Series
 from edgeprune_device.probes.sysfs import sysroot
 
@@ -53,8 +54,6 @@ class Monitor:
 
     def __enter__(self) -> Monitor:
         """Starts, and waits for the first round of readings."""
-        from edgeprune_device.probes import discover
-
         if not discover(self._root, self._interval_s):
             self.problem = "no sensors found"
             return self
@@ -189,8 +188,6 @@ def _plain(value: float) -> Optional[float]:
 
 def main(arguments: List[str]) -> None:
     """The worker: the root of sysfs and the interval in seconds, on standard input what is asked for."""
-    from edgeprune_device.probes import discover
-
     parent = os.getppid()
     root, interval_s = Path(arguments[0]), float(arguments[1])
     recorder = _Recorder(discover(root, interval_s), interval_s)
