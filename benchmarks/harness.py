@@ -107,7 +107,7 @@ def bare(bundle: Bundle, seconds: float, rounds: int) -> dict:
             out = session.run(None, {name: x})
             took.append(time.perf_counter_ns() - began)
             if between:
-                box.undo(vision.detections(out, classes=len(manifest.classes), **nms))
+                box.undo(vision.detections(out, manifest.output, classes=len(manifest.classes), **nms))
             i += 1
         return statistics.median(took) / 1e6
 

@@ -50,7 +50,8 @@ class Comparison:
         self.scores = self._scores()
         boxes = self.data.boxes(self.data.val)
         self.judged = {i for i, n in enumerate(boxes) if n >= MIN_BOXES}
-        _, self.original = measure.evaluate(measure.TorchSession(self.model), self.data, self.data.val, self.size)
+        session = measure.TorchSession(self.model, self.size)
+        _, self.original = measure.evaluate(session, self.data, self.data.val, self.size)
 
     def _scores(self) -> np.ndarray:
         path = self.out / "scores.npy"
@@ -104,7 +105,7 @@ class Comparison:
     def _evaluate(self, keep: np.ndarray):
         plan = PrunePlan.of(self.channels, keep, budget="benchmark", criterion="energy")
         pruned = pruning.cut(self.model, self.channels, plan, self.samples).model
-        _, matches = measure.evaluate(measure.TorchSession(pruned), self.data, self.data.val, self.size)
+        _, matches = measure.evaluate(measure.TorchSession(pruned, self.size), self.data, self.data.val, self.size)
         macs = cost.macs(self.channels)
         return matches, float(macs.of(self.counts(keep)) / macs.of(self.counts(np.ones_like(keep))))
 

@@ -72,7 +72,7 @@ def write(args, control: Path) -> None:
     for name, path in files.items():
         model = checkpoint.load(path).model
         costs[name] = count(model, (size, size))
-        _, matches[name] = measure.evaluate(measure.TorchSession(model), data, data.val, size)
+        _, matches[name] = measure.evaluate(measure.TorchSession(model, size), data, data.val, size)
     rows = []
     for name in files:
         row = {"model": name, **costs[name].to_json(), "map50_95": mean_ap(matches[name].accuracy())}

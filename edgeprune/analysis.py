@@ -368,14 +368,14 @@ def alone(model: nn.Module, channels: Channels, keep: np.ndarray, seen: dict[str
 
 @torch.no_grad()
 def predictions(model: nn.Module, pictures: torch.Tensor, *, at_once: int = 4) -> dict[str, torch.Tensor]:
-    """What the head says before decoding: scores (N, classes, positions), boxes (N, 4 * bins, positions). Of an
-    end-to-end head, the branch that predicts."""
+    """What the head says before decoding: scores (N, classes, positions), boxes (N, 4 * bins, positions). Of two
+    heads, the one-to-one."""
     model.eval()
     found = []
     for start in range(0, len(pictures), at_once):
         raw = model(pictures[start : start + at_once])[1]
         if "one2many" in raw:
-            raw = raw["one2one" if model.model[-1].end2end else "one2many"]
+            raw = raw["one2one"]  # which is exported
         found.append(raw)
     return {key: torch.cat([raw[key] for raw in found]) for key in ("boxes", "scores")}
 

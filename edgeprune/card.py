@@ -12,6 +12,7 @@ from typing import Any
 from edgeprune_device import terminal
 from edgeprune_device.terminal import Look
 
+from edgeprune import head as heads
 from edgeprune import per_class
 from edgeprune import record as records
 from edgeprune.text import NOT_MEASURED, clock, number, table
@@ -158,6 +159,8 @@ def _warnings(record: Mapping[str, Any], look: Look) -> Iterator[list[str]]:
 def _notes(record: Mapping[str, Any]) -> Iterator[str]:
     pictures, models = record["pictures"], record["models"]
     yield f"mAP: {pictures['val']} validation pictures, {pictures['val_boxes']} boxes; COCO, conf 0.001, IoU 0.7."
+    if models["original"].get("head"):
+        yield f"mAP is that of {heads.NOTE}."
     if models["fp32"]["latency_ms"]:
         yield "ms: inference alone on this machine's CPU, 1 thread, ONNX Runtime, in turns; not the target's."
     if models["fp32"].get("fps_end_to_end"):

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import onnx
-from edgeprune_device import clock, keys, runtimes, strict_json
+from edgeprune_device import clock, keys, strict_json
 from edgeprune_device.accuracy import Accuracy
 from edgeprune_device.bundle import Bundle
 from edgeprune_device.environment import Environment
@@ -26,6 +26,7 @@ from edgeprune_device.hint import no_such_file
 from edgeprune_device.report import BenchReport
 
 from edgeprune import checkpoint, exporting, gallery, measure, per_class, versions
+from edgeprune import head as heads
 from edgeprune.count import Cost, count, widths
 from edgeprune.dataset import Dataset, check_names
 from edgeprune.store import Store
@@ -40,8 +41,8 @@ FOR_A_GPU = "a file for a GPU, run by ONNX Runtime on this CPU: its time here sa
 
 @dataclass(frozen=True)
 class Item:
-    """A model to compare. cost, layers: where they can be counted; model: its ONNX bytes; session: opens what the
-    accuracy is measured with."""
+    """A model to compare. cost, layers: where they can be counted; model: its ONNX bytes; kind: what its output means;
+    session: opens what the accuracy is measured with; head: which it answers with, where it has two."""
 
     name: str
     path: Path
@@ -52,8 +53,10 @@ class Item:
     cost: Cost | None
     layers: dict[str, int] | None
     model: bytes
+    kind: str
     session: Callable[[], Any]
     caveat: str | None = None
+    head: str | None = None
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ class Row:
 
     layers: output channels of each convolution; latency_ms, stages_ms, fps_*: see measure.Timing; pictures: that the
     accuracy was measured on; objects_found: detections of confidence >= 0.25; recorded: figures of another run, on
-    `machine`; caveat: why a figure is not what it seems.
+    `machine`; caveat: why a figure is not what it seems; head: which of a network's two its figures are of.
     """
 
     name: str
@@ -90,6 +93,7 @@ class Row:
     recorded: bool = False
     machine: str | None = None
     caveat: str | None = None
+    head: str | None = None
 
 
 class Drawing(str):
@@ -190,12 +194,12 @@ def open_item(text: str | Path, imgsz: int | None, name: str | None = None) -> l
         return [_onnx(name or path.name, path, data, len(data))]
     if path.suffix == ".epb":
         bundle = Bundle.open(path)
-        entries = bundle.manifest.models.items()
+        present = {p: e["payload"] for p, e in bundle.manifest.models.items() if e["payload"]}
         return [
-            _onnx(f"{name or path.stem}:{p}", path, bundle.read(e["payload"]), bundle.payloads[e["payload"]].size_bytes)
-            for p, e in entries
-            if e["payload"]
-        ]
+            _onnx(f"{name or path.stem}:{p}", path, bundle.read(file), bundle.payloads[file].size_bytes,
+                  bundle.manifest.output)
+            for p, file in present.items()
+        ]  # fmt: skip
     raise InputError(f"{path}: compare takes .pt, .onnx and .epb files, and .json reports")
 
 
@@ -204,14 +208,16 @@ def of_model(
 ) -> Item:
     """A network as an item; what is timed is its ONNX export."""
     size = source.input_size(imgsz)
-    exported = exporting.to_onnx(source.model, (size, size)).SerializeToString()
+    exported = exporting.to_onnx(source.model, (size, size))
     return Item(
         name, source.path, size_bytes, digest, tuple(source.names), size, count(source.model, (size, size)),
-        widths(source.model), exported, lambda: measure.TorchSession(source.model),
+        widths(source.model), exported.SerializeToString(), heads.output_of_file(exported),
+        lambda: measure.TorchSession(source.model, size), head=heads.of_network(source.model),
     )  # fmt: skip
 
 
-def _onnx(name: str, path: Path, data: bytes, size_bytes: int) -> Item:
+def _onnx(name: str, path: Path, data: bytes, size_bytes: int, stated: str | None = None) -> Item:
+    """stated: what a manifest says of its output."""
     try:
         model = onnx.load_from_string(data)
         shape = [d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim]
@@ -219,10 +225,11 @@ def _onnx(name: str, path: Path, data: bytes, size_bytes: int) -> Item:
         raise InputError(f"{path}: not an ONNX file ({' '.join(str(error).split())[:80]})") from error
     if len(shape) != 4 or shape[0] != 1 or shape[2] != shape[3] or not shape[2]:
         raise InputError(f"{path}: input of shape {shape}; compare takes static (1, 3, N, N) detectors")
+    names, kind = _names(model, path), heads.output_of_file(model, stated, what=str(path))
     # As ONNX Runtime runs it on this machine: that is what the latency beside it belongs to.
     return Item(
-        name, path, size_bytes, _sha256(data), _names(model, path), shape[2], None, layers_of(model), data,
-        lambda: runtimes.open(data, "ort"), FOR_A_GPU if for_a_gpu(model) else None,
+        name, path, size_bytes, _sha256(data), names, shape[2], None, layers_of(model), data, kind,
+        lambda: measure.OnnxSession(data, kind), FOR_A_GPU if for_a_gpu(model) else None, heads.of_file(model),
     )  # fmt: skip
 
 
@@ -416,9 +423,12 @@ def _timed(items, names, dataset, threads: int, rounds: int, step) -> dict[str, 
     took: dict[str, dict] = {}
     for size in dict.fromkeys(item.imgsz for item in items):  # turns only make sense on one input
         group = {name: item.model for name, item in zip(names, items) if item.imgsz == size}
+        kinds = {name: item.kind for name, item in zip(names, items)}
         step(0.0, f"timing {len(group)} models at {size} px")
         val, classes = (dataset.val, len(dataset.names)) if dataset else ((), 0)
-        timed = measure.latency(group, size, val, classes=classes, threads=threads, rounds=rounds)
+        timed = measure.latency(
+            group, size, val, classes=classes, kinds=kinds, threads=threads, rounds=rounds
+        )
         for name, timing in timed.items():
             took[name] = timing.to_json()
             if size != items[0].imgsz:
@@ -440,6 +450,7 @@ def _row(item: Item, name: str, took: dict, accuracy: Accuracy | None, shown, de
         objects_found=None if shown is None else sum(map(len, shown)),
         measured_with=described,
         caveat=item.caveat,
+        head=item.head,
     )
 
 
@@ -489,6 +500,8 @@ def as_text(comparison: Comparison) -> str:
     if comparison.data and measured:
         pictures = comparison.data["pictures"]
         lines.append(f"mAP: {pictures} pictures, conf 0.001, IoU 0.7; found: detections of conf >= 0.25.")
+        if two := [row.name for row in measured if row.head and row.map50_95 is not None]:
+            lines.append(f"mAP of {', '.join(two)}: that of {heads.NOTE}.")
         for row in measured[1:]:
             if lost := per_class.worst(measured[0].per_class, row.per_class):
                 lines.append(f"{row.name}: worst class {lost[0]}, mAP50-95 {lost[1]:.3f} -> {lost[2]:.3f}.")

@@ -17,6 +17,8 @@ import torch.nn.functional as F
 from edgeprune_device.errors import InputError
 from torch import nn
 
+from edgeprune.head import has_one_to_one
+
 #: The teacher's part beside the labels' part, which has the same gains.
 WEIGHT = 1.0
 
@@ -35,7 +37,7 @@ def _shape(model: nn.Module) -> tuple:
     head = model.model[-1]
     names = [str(model.names[i]).lower() for i in range(len(model.names))]
     strides = [int(s) for s in model.stride]
-    return names, strides, getattr(head, "reg_max", None), getattr(head, "one2one_cv2", None) is not None
+    return names, strides, getattr(head, "reg_max", None), has_one_to_one(model)
 
 
 class Distilled:

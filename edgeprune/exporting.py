@@ -22,7 +22,9 @@ import onnx
 import onnxsim
 import torch
 from edgeprune_device.errors import GateError, InputError
+from edgeprune_device.output import END2END, MAX_ROWS
 
+from edgeprune import head as heads
 from edgeprune.quantize.graph import name_constants
 
 __all__ = ["Parity", "compare_outputs", "metadata_of", "parity", "prepare", "to_onnx"]
@@ -31,8 +33,6 @@ __all__ = ["Parity", "compare_outputs", "metadata_of", "parity", "prepare", "to_
 OPSET = 17
 # ONNX Runtime 1.15, the oldest the device package accepts, reads IR 9 at most; opset 17 needs IR 8.
 IR_VERSION = 8
-# Detections kept by a head that needs no NMS; Ultralytics' default.
-MAX_DETECTIONS = 300
 # Anchors below this score never become a detection: the confidence of the one evaluator.
 MIN_SCORE = 1e-3
 # Measured on YOLOv8n at 640 px, ONNX Runtime 1.32 against PyTorch 2.15 in FP32: 2e-4 px and 4e-6; FP16 differs by
@@ -88,8 +88,9 @@ def to_onnx(
     end2end: take the one-to-one head, whose output needs no NMS. None takes it where the model has one.
 
     Input `images` (1, 3, h, w) float32, RGB in 0..1. Output `output0`: (1, 4 + classes, anchors) with boxes as
-    cx, cy, w, h in pixels and scores after the sigmoid; of a one-to-one head (1, 300, 6) with x1, y1, x2, y2, score,
-    class. Raises InputError for a size that the model cannot take, GateError where the simplified graph is not valid.
+    cx, cy, w, h in pixels and scores after the sigmoid; of a one-to-one head (1, n, 6) with x1, y1, x2, y2, score,
+    class, where n is 300, or the number of anchors where there are fewer. Raises InputError for a size that the model
+    cannot take, GateError where the simplified graph is not valid.
     """
     height, width = imgsz
     ready = prepare(model, imgsz, end2end=end2end)
@@ -129,7 +130,7 @@ def metadata_of(model: torch.nn.Module, imgsz: tuple[int, int]) -> dict[str, Any
         "names": names,
         "args": {"batch": 1, "dynamic": False, "simplify": True, "nms": False},
         "channels": _channels(model),
-        "end2end": bool(getattr(model.model[-1], "end2end", False)),
+        "end2end": heads.output_of_network(model) == END2END,
     }
 
 
@@ -145,7 +146,7 @@ def prepare(model: torch.nn.Module, imgsz: tuple[int, int], *, end2end: bool | N
     for parameter in ready.parameters():
         parameter.requires_grad_(False)
     head = ready.model[-1]
-    one_to_one = getattr(head, "one2one_cv2", None) is not None
+    one_to_one = heads.has_one_to_one(ready)
     if end2end and not one_to_one:
         raise InputError(f"this model's head ({type(head).__name__}) has no one-to-one branch: leave end2end out")
     if hasattr(type(head), "end2end"):
@@ -159,7 +160,7 @@ def prepare(model: torch.nn.Module, imgsz: tuple[int, int], *, end2end: bool | N
     anchors = sum((imgsz[0] // int(s)) * (imgsz[1] // int(s)) for s in ready.stride)
     # The anchors of another picture size are cached in `shape`.
     head.export, head.format, head.dynamic, head.shape = True, "onnx", False, None
-    head.max_det = min(MAX_DETECTIONS, anchors)
+    head.max_det = min(MAX_ROWS, anchors)  # which TopK keeps for good: another size needs another copy
     for module in ready.modules():
         # split() with constant sizes exports as one Split; chunk() as a dozen nodes of shape arithmetic.
         if hasattr(module, "forward_split"):
@@ -180,22 +181,23 @@ def parity(model: torch.nn.Module, exported: onnx.ModelProto | str | Path, pictu
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
     _, _, height, width = session.get_inputs()[0].shape
-    rows = session.get_outputs()[0].shape[-1] == 6
-    ready = prepare(model, (height, width), end2end=rows if _one_to_one(model) else None)
+    kind = heads.output_of_file(graph)
+    ready = prepare(model, (height, width), end2end=kind == END2END if heads.has_one_to_one(model) else None)
     found = []
     for picture in pictures:
         with torch.inference_mode():
             expected = ready(torch.from_numpy(picture)).numpy()
-        found.append(compare_outputs(expected, session.run(None, {session.get_inputs()[0].name: picture})[0]))
+        found.append(compare_outputs(expected, session.run(None, {session.get_inputs()[0].name: picture})[0], kind))
     box, score, compared, unmatched = (list(column) for column in zip(*found)) if found else ([], [], [], [])
     return Parity(
         float(np.max(box, initial=0.0)), float(np.max(score, initial=0.0)), len(found), sum(compared), sum(unmatched)
     )
 
 
-def compare_outputs(expected: np.ndarray, actual: np.ndarray) -> tuple[float, float, int, int]:
+def compare_outputs(expected: np.ndarray, actual: np.ndarray, kind: str) -> tuple[float, float, int, int]:
     """The largest box difference in px, the largest score difference, boxes compared, boxes without a partner.
 
+    kind: what both mean, see edgeprune_device.output.
     Raw heads (1, 4 + classes, anchors): anchor by anchor, over the anchors where either side has a score above 0.001;
     where there is none (an untrained model), over the 100 anchors with the highest scores.
     One-to-one heads (1, n, 6): the order of two nearly equal scores may change, so each expected row above 0.001 takes
@@ -207,7 +209,7 @@ def compare_outputs(expected: np.ndarray, actual: np.ndarray) -> tuple[float, fl
         return float("inf"), float("inf"), 0, 1
     if not np.isfinite(actual).all() or not np.isfinite(expected).all():
         return float("inf"), float("inf"), 1, 0
-    if expected.shape[2] == 6 and expected.shape[1] <= MAX_DETECTIONS:
+    if kind == END2END:
         return _compare_rows(expected[0].astype(np.float64), actual[0].astype(np.float64))
     return _compare_anchors(expected[0].astype(np.float64), actual[0].astype(np.float64))
 
@@ -237,10 +239,6 @@ def _compare_rows(expected: np.ndarray, actual: np.ndarray) -> tuple[float, floa
         box = max(box, float(np.abs(nearest[:4] - row[:4]).max()))
         score = max(score, float(abs(nearest[4] - row[4])))
     return box, score, len(rows), unmatched
-
-
-def _one_to_one(model: torch.nn.Module) -> bool:
-    return getattr(model.model[-1], "one2one_cv2", None) is not None
 
 
 def _channels(model: torch.nn.Module) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from edgeprune_device.accuracy import Accuracy, Matches
 from edgeprune_device.errors import InputError
 from torch import nn
 
+from edgeprune import head
 from edgeprune.dataset import Dataset
 from edgeprune.samples import pick
 
@@ -30,20 +31,41 @@ _ORIENTATION = 0x0112
 
 
 class TorchSession:
-    """A network as the evaluator takes it: a fused float32 copy on the CPU, returning its detections tensor."""
+    """A network as the evaluator takes it: a fused float32 copy on the CPU, returning its detections tensor.
+
+    imgsz: the one size it runs at, px: a head that sorts its own detections keeps as many as that size has. kind: what
+    the output means, as of every session here, see edgeprune_device.output.
+    """
 
     description = f"PyTorch {torch.__version__.split('+')[0]}, CPU, float32"
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, imgsz: int) -> None:
         from edgeprune.exporting import prepare
 
-        size = int(max(model.stride)) * 2
-        self._model = prepare(model, (size, size))
+        self._model, self._size = prepare(model, (imgsz, imgsz)), (imgsz, imgsz)
+        self.kind = head.output_of_network(self._model)
 
     def infer(self, x: np.ndarray) -> list[np.ndarray]:
+        if x.shape[2:] != self._size:
+            raise InputError(f"the network was made ready for {self._size} px, not {x.shape[2:]}")
         with torch.inference_mode():
             output = self._model(torch.from_numpy(np.ascontiguousarray(x)))
         return [(output[0] if isinstance(output, (list, tuple)) else output).numpy()]
+
+
+class OnnxSession:
+    """An ONNX file as ONNX Runtime runs it on this CPU. kind: what its output means, where not the file says it."""
+
+    def __init__(self, model: onnx.ModelProto | bytes, kind: str | None = None) -> None:
+        from edgeprune_device import runtimes
+
+        proto, data = (onnx.load_from_string(model), model) if isinstance(model, bytes) else (model, None)
+        self.kind = head.output_of_file(proto, kind)
+        self._session = runtimes.open(data or proto.SerializeToString(), "ort")
+        self.description = self._session.description
+
+    def infer(self, x: np.ndarray) -> list[np.ndarray]:
+        return self._session.infer(x)
 
 
 class ReferenceSession:
@@ -55,6 +77,7 @@ class ReferenceSession:
 
         from edgeprune.quantize import reference_session, rounded
 
+        self.kind = head.output_of_file(model)
         self._session = reference_session(rounded(model), threads=torch.get_num_threads())
         self._input = self._session.get_inputs()[0].name
         self.description = f"onnxruntime {onnxruntime.__version__} CPU, as written (FP16 rounded, Q/DQ not fused)"
@@ -73,6 +96,7 @@ def evaluate(
 ) -> tuple[Accuracy, Matches]:
     """COCO mAP of `session` on labelled pictures, and the matches behind it (for bootstrap intervals and subsets).
 
+    session: infers, at `imgsz`, and says by its `kind` what comes out: one of the classes above.
     shown: is given each picture's detections as `yolo predict` would show them, of the same inference: (n, 6)
     [x1, y1, x2, y2, score, class] in picture px, score >= SHOWN_CONF.
     """
@@ -80,10 +104,16 @@ def evaluate(
     items = [(p.name, str(p), truth(dataset, p)) for p in pictures]
 
     def seen(outputs, box):
-        shown.append(box.undo(vision.detections(outputs, classes=len(classes), conf=SHOWN_CONF)))
+        shown.append(box.undo(vision.detections(outputs, session.kind, classes=len(classes), conf=SHOWN_CONF)))
 
     found_accuracy, found = evaluation.evaluate(
-        session, items, imgsz=imgsz, classes=classes, progress=progress, seen=None if shown is None else seen
+        session,
+        items,
+        imgsz=imgsz,
+        classes=classes,
+        kind=session.kind,
+        progress=progress,
+        seen=None if shown is None else seen,
     )
     return found_accuracy, accuracy.match(found, [truth for _, _, truth in items], classes)
 
@@ -114,6 +144,10 @@ def _content(picture: Path) -> bytes:
         return picture.read_bytes()
     except OSError as error:
         raise InputError(f"{picture}: the picture cannot be read ({(error.strerror or str(error)).lower()})") from error
+
+
+def _read(model: bytes | Path) -> onnx.ModelProto:
+    return onnx.load_from_string(model if isinstance(model, bytes) else _content(model))
 
 
 def truth(dataset: Dataset, picture: Path) -> np.ndarray:
@@ -174,6 +208,7 @@ def latency(
     pictures: Sequence[Path] = (),
     *,
     classes: int = 0,
+    kinds: Mapping[str, str] | None = None,
     threads: int = 1,
     rounds: int = 40,
     warmup: int = 5,
@@ -182,6 +217,7 @@ def latency(
 
     pictures: files to decode, letterbox, infer and post-process (NMS for `classes` classes); without any, inference
     alone on noise. They are read into memory before: a disk is nobody's latency.
+    kinds: what the outputs of models mean, see edgeprune_device.output, where not their files say it.
     """
     from edgeprune_device import runtimes
 
@@ -189,8 +225,12 @@ def latency(
     noise = np.random.default_rng(0).random((1, 3, imgsz, imgsz), dtype=np.float32)
     sources = [(str(path), _content(path)) for path in pick(pictures, rounds)]
     prepare = vision.Preprocessor(imgsz)
+    meant = {}
+    if sources:
+        stated = kinds or {}
+        meant = {n: head.output_of_file(_read(m), stated.get(n), classes=classes) for n, m in models.items()}
 
-    def through(session, source: tuple[str, bytes] | None) -> list[tuple[str, int]]:
+    def through(name: str, session, source: tuple[str, bytes] | None) -> list[tuple[str, int]]:
         """(stage, when it ended) of one picture, the first being its begin."""
         ends, x = [("", time.perf_counter_ns())], noise
         if source is not None:
@@ -201,7 +241,7 @@ def latency(
         outputs = session.infer(x)
         ends.append(("infer", time.perf_counter_ns()))
         if source is not None:
-            box.undo(vision.detections(outputs, classes=classes, conf=SHOWN_CONF))
+            box.undo(vision.detections(outputs, meant[name], classes=classes, conf=SHOWN_CONF))
             ends.append(("post", time.perf_counter_ns()))
         return ends
 
@@ -211,7 +251,7 @@ def latency(
         for i in range(-warmup, rounds):
             source = sources[i % len(sources)] if sources else None
             for name, session in sessions.items():
-                ends = through(session, source)
+                ends = through(name, session, source)
                 if i >= 0:
                     for (_, before), (stage, end) in itertools.pairwise(ends):
                         times[name][stage][i] = (end - before) / 1e6

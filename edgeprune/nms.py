@@ -1,4 +1,5 @@
-"""Non-maximum suppression inside the ONNX file (`--nms`): raw outputs become (1, 300, 6) rows, best first.
+"""Non-maximum suppression inside the ONNX file (`--nms`): raw outputs become (1, 300, 6) rows, best first;
+as many rows as there are anchors where a small input has fewer.
 
 For runtimes where nobody is there to do it outside (DeepStream without a parser of its own, a C++ loop). Outside is the
 default: there it can be changed without a new engine.
@@ -24,14 +25,16 @@ from collections.abc import Sequence
 import numpy as np
 import onnx
 from edgeprune_device.errors import InputError
+from edgeprune_device.output import END2END, MAX_ROWS, shape_of
 from onnx import TensorProto, helper, numpy_helper
 
-__all__ = ["CONF", "IOU", "MAX_DET", "add", "without"]
+from edgeprune.head import output_of_file
+
+__all__ = ["CONF", "IOU", "add", "without"]
 
 #: The rows' least score: that of the evaluator. What an application wants more of, it filters (`nms.conf`).
 CONF = 0.001
 IOU = 0.7
-MAX_DET = 300
 #: Boxes that are looked at, the best by score; TensorRT's TopK ends at 3,840.
 CANDIDATES = 1024
 #: YOLOv8n at conf 0.001 needs 8 at most on 128 COCO pictures (up to 2,136 boxes each), 6 on 80 of HIT-UAV (682).
@@ -41,21 +44,22 @@ _PREFIX = "/nms/"
 
 
 def add(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model with NMS behind its output `output0`: (1, 4 + classes, anchors) -> (1, 300, 6).
+    """The model with NMS behind its output `output0`: (1, 4 + classes, anchors) -> (1, min(300, anchors), 6).
 
     A row is x1, y1, x2, y2 in network px, score, class; after the last detection come zeros. What follows the output is
     FP32 in every precision. Raises InputError where the head is a one-to-one head, which needs no NMS.
     """
     (output,) = model.graph.output
     shape = [d.dim_value for d in output.type.tensor_type.shape.dim]
-    if len(shape) != 3 or shape[2] == 6:
+    if output_of_file(model) == END2END:
         raise InputError("--nms: this model's head gives one box per object already; leave --nms out")
     result = onnx.ModelProto()
     result.CopyFrom(model)
     _rename_output(result.graph, output.name, _RAW)
     _append(result, output.name, shape[1] - 4, shape[2])
     del result.graph.output[:]
-    result.graph.output.append(helper.make_tensor_value_info(output.name, TensorProto.FLOAT, [1, MAX_DET, 6]))
+    rows = shape_of(END2END, shape[1] - 4, shape[2])
+    result.graph.output.append(helper.make_tensor_value_info(output.name, TensorProto.FLOAT, rows))
     result.graph.value_info.append(helper.make_tensor_value_info(_RAW, TensorProto.FLOAT, shape))
     _note(result, nms=True)
     return onnx.shape_inference.infer_shapes(result, strict_mode=True, data_prop=True)
@@ -157,14 +161,13 @@ def _append(model: onnx.ModelProto, output: str, classes: int, anchors: int) -> 
         free = node("Less", [covered, constant(f"none{i}", np.float32(0.5))], f"free{i}")
         stays = node("Mul", [node("Cast", [free], f"open{i}", to=TensorProto.FLOAT), valid], f"stays{i}")
 
-    # The first 300 of those that stay; the others become zeros.
+    # The best of those that stay; the others become zeros.
+    most = min(MAX_ROWS, count)
     column = node("Transpose", [stays], "stays", perm=[1, 0])
     rows = node("Mul", [table, column], "kept")
-    node("TopK", [node("Mul", [score, column], "ranking"), constant("most", np.array([min(MAX_DET, count)]))],
+    node("TopK", [node("Mul", [score, column], "ranking"), constant("most", np.array([most]))],
          "first", "ranks", axis=0)  # fmt: skip
-    ranks = node("Reshape", [_PREFIX + "ranks", constant("few", np.array([min(MAX_DET, count)]))], "winners")
+    ranks = node("Reshape", [_PREFIX + "ranks", constant("few", np.array([most]))], "winners")
     found = node("Gather", [rows, ranks], "found", axis=0)
-    if count < MAX_DET:
-        found = node("Concat", [found, constant("rest", np.zeros((MAX_DET - count, 6), np.float32))], "filled", axis=0)
-    shape = constant("shape", np.array([1, MAX_DET, 6]))
+    shape = constant("shape", np.array([1, most, 6]))
     graph.node.append(helper.make_node("Reshape", [found, shape], [output], name=f"{_PREFIX}out"))

@@ -10,9 +10,11 @@ import onnx
 from edgeprune_device import clock, keys
 from edgeprune_device.accuracy import Matches
 from edgeprune_device.bundle import Bundle
+from edgeprune_device.errors import InputError
 from edgeprune_device.evaluation import EvaluationSet
 
 import edgeprune
+from edgeprune import head
 from edgeprune.dataset import Dataset
 from edgeprune.samples import pick
 
@@ -61,7 +63,6 @@ def pack(
     target: str,
     names: Sequence[str],
     imgsz: int,
-    end2end: bool,
     models: Mapping[str, dict],
     files: Mapping[str, Path],
     engines: Mapping[str, dict],
@@ -75,12 +76,17 @@ def pack(
     described: its numbers of pictures and boxes, and the accuracy of each model on it.
 
     Raises:
-        InputError: the bundle cannot be written.
+        InputError: the bundle cannot be written, or its files answer in different ways.
     """
-    entries = {}
+    entries, outputs = {}, {}
     for precision, entry in models.items():
-        opset = next(o.version for o in onnx.load(files[precision]).opset_import if o.domain in ("", "ai.onnx"))
+        model = onnx.load(files[precision])
+        outputs[precision] = head.output_of_file(model, classes=len(names), what=str(files[precision]))
+        opset = next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
         entries[precision] = {"payload": f"model.{precision}.onnx", "opset": opset, **entry}
+    output, *others = sorted(set(outputs.values()))
+    if others:
+        raise InputError(f"{path}: the outputs of its files mean different things ({outputs}); export them alike")
     payloads: dict[str, bytes | Path] = {f"model.{p}.onnx": files[p] for p in models}
     payloads.update(plans)
     payloads["evaluation.zip"] = evaluation
@@ -94,7 +100,7 @@ def pack(
         "imgsz": [imgsz, imgsz],
         "letterbox": {"pad": 114, "stride": 32},
         "nms": {"conf": 0.25, "iou": 0.7, "max_det": 300},
-        "output": "end2end" if end2end else "raw",
+        "output": output,
         "models": entries,
         "engines": dict(engines),
         "evaluation": {"payload": "evaluation.zip", **described},

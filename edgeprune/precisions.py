@@ -9,7 +9,6 @@ from typing import NamedTuple
 import numpy as np
 import onnx
 import torch
-from edgeprune_device import runtimes
 from edgeprune_device.accuracy import Accuracy, Matches
 from edgeprune_device.environment import Environment
 from edgeprune_device.errors import GateError
@@ -255,7 +254,7 @@ class Int8:
 def session(target: Target, precision: str, model: onnx.ModelProto):
     """For a CPU target a file is measured as it will run; for a GPU target as it is written."""
     if precision == "fp32" or target.int8_activations == "unsigned":
-        return runtimes.open(model.SerializeToString(), "ort")
+        return measure.OnnxSession(model)
     return measure.ReferenceSession(model)
 
 

@@ -20,7 +20,7 @@ _TITLES = {"fp32": "FP32", "fp16": "FP16", "int8": "INT8", "int8-fp16": "INT8-FP
 _OPTIONS = {
     "criterion": "auto", "steps": 1, "epochs": 10, "batch": 4, "lr": 1e-4, "patience": 0, "device": "cpu", "workers": 0,
     "seed": 0, "precision": ["fp32", "fp16", "int8"], "max_drop": 0.003, "qat": 0, "on": None, "pictures": 12,
-    "uniform": False, "portable": False, "distill": False, "nms": False,
+    "uniform": False, "portable": False, "distill": False, "nms": False, "allow_poor_baseline": False,
 }  # fmt: skip
 
 
@@ -56,7 +56,7 @@ def _row(name: str, entry: Mapping[str, Any], out: Path) -> Row:
     path = Path(entry["path"]) if name == "original" else out / entry["path"]
     there = path.is_file()  # of a precision that failed its gate nothing is left but its figures
     keys = ("parameters", "macs", "channels", "map50", "map50_95", "small_map50_95", "per_class", "latency_ms",
-            "stages_ms", "fps_inference_only", "fps_end_to_end", "objects_found")  # fmt: skip
+            "stages_ms", "fps_inference_only", "fps_end_to_end", "objects_found", "head")  # fmt: skip
     half = name in ("fp16", "int8", "int8-fp16") and "as written" in (entry.get("measured_with") or "")
     return Row(
         name=name,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import onnx
 from edgeprune_device.bundle import Bundle
-from edgeprune_device.errors import EdgepruneError
+from edgeprune_device.errors import EdgepruneError, InputError
 from edgeprune_device.files import sha256, write_atomic
 
 from edgeprune import checkpoint, comparison, exporting, finetuning, measure, nms, on, precisions, pruning, ssh
@@ -23,6 +23,8 @@ from edgeprune.plan import PrunePlan
 PROBE = "SM86"
 #: The ONNX files, in the order of the job.
 PRECISIONS = ("fp32", "fp16", "int8", "int8-fp16")
+#: mAP50-95 below which an original has nothing that pruning could keep (--allow-poor-baseline).
+POOR = 0.01
 #: The page of a build, in its folder.
 PAGE = "report.html"
 
@@ -30,7 +32,8 @@ PAGE = "report.html"
 def baseline(job, step) -> dict:
     """Cost and accuracy of the original, on the pictures that judge everything after it."""
     model = job.original.model
-    accuracy, _ = job.evaluate(measure.TorchSession(model), step, "original")
+    accuracy, _ = job.evaluate(measure.TorchSession(model, job.imgsz), step, "original")
+    _check_baseline(job, accuracy)
     cost = count(model, (job.imgsz, job.imgsz))
     size = len(checkpoint.to_bytes(model, job.original))
     file_size = job.options.weights.stat().st_size
@@ -41,6 +44,20 @@ def baseline(job, step) -> dict:
         f"mAP50-95 {accuracy.map50_95:.3f} on {accuracy.pictures} pictures, {accuracy.boxes} boxes",
         "runtime": measure.TorchSession.description,
     }
+
+
+def _check_baseline(job, accuracy) -> None:
+    """Not hours of work on a detector that finds nothing: the fault is nearly always in what was given."""
+    found = accuracy.map50_95 or 0.0
+    if found >= POOR or job.options.allow_poor_baseline:
+        return
+    trained = job.original.imgsz
+    size = f"--imgsz {job.imgsz}" + (f" (trained at {trained})" if trained and trained != job.imgsz else "")
+    raise InputError(
+        f"{job.options.weights}: finds next to nothing before any pruning (mAP50-95 {found:.3f} on "
+        f"{accuracy.pictures} validation pictures, at least {POOR:g} expected): other data than it was trained on, "
+        f"classes in another order, or the wrong size, {size}; --allow-poor-baseline builds all the same"
+    )
 
 
 def plan(job, step) -> dict:
@@ -103,7 +120,7 @@ def prune(job, step) -> dict:
     path = job.out / "pruned.pt"
     checkpoint.save(path, chosen.model, like=job.original)
     saved = checkpoint.load(path).model
-    accuracy, _ = job.evaluate(measure.TorchSession(saved), step, "pruned")
+    accuracy, _ = job.evaluate(measure.TorchSession(saved, job.imgsz), step, "pruned")
     cost = count(saved, (job.imgsz, job.imgsz))
     job.enter("pruned", path, accuracy, cost, size_bytes=path.stat().st_size)
     before, after = (job.record["models"][m] for m in ("original", "pruned"))
@@ -125,7 +142,7 @@ def tune(job, step) -> dict:
     epochs = o.epochs - (o.steps - 1) * (o.epochs // o.steps)  # the last step takes what does not divide
     result = _finetune(job, job.out / "pruned.pt", path, o.settings(epochs), step, work=job.work)
     tuned = checkpoint.load(path).model
-    accuracy, _ = job.evaluate(measure.TorchSession(tuned), step, "tuned")
+    accuracy, _ = job.evaluate(measure.TorchSession(tuned, job.imgsz), step, "tuned")
     cost = count(tuned, (job.imgsz, job.imgsz))
     job.enter("tuned", path, accuracy, cost, size_bytes=path.stat().st_size)
     before, cut = (job.record["models"][m]["map50_95"] for m in ("original", "pruned"))
@@ -159,7 +176,7 @@ def qat(job, step) -> dict:
     settings = o.qat_settings()
     result = _finetune(job, job.model_path("tuned"), path, settings, step, work=job.work / "qat")
     model = checkpoint.load(path).model
-    accuracy, _ = job.evaluate(measure.TorchSession(model), step, "qat")
+    accuracy, _ = job.evaluate(measure.TorchSession(model, job.imgsz), step, "qat")
     job.enter("qat", path, accuracy, count(model, (job.imgsz, job.imgsz)), size_bytes=path.stat().st_size)
     before = job.record["models"]["tuned"]["map50_95"]
     if accuracy.map50_95 < before:
@@ -354,7 +371,7 @@ def _session(job, model: str):
     if model in PRECISIONS:
         return precisions.session(job.target, model, onnx.load(job.model_path(model)))
     source = job.original if model == "original" else checkpoint.load(job.model_path(model))
-    return measure.TorchSession(source.model)
+    return measure.TorchSession(source.model, job.imgsz)
 
 
 def _engines(job) -> dict[str, dict]:
@@ -403,7 +420,6 @@ def _pack(job, path: Path, built: dict[str, dict], step) -> Bundle:
         target=job.target.name,
         names=job.original.names,
         imgsz=job.imgsz,
-        end2end=_end2end(job.model_path("fp32")),
         models=models,
         files={p: job.model_path(p) for p in models},
         engines=built,
@@ -425,11 +441,6 @@ def _engine_entry(entry: dict) -> dict:
         "for": entry["compute"],
         **({"reason": entry["reason"]} if entry["reason"] else {}),
     }
-
-
-def _end2end(path: Path) -> bool:
-    shape = onnx.load(path).graph.output[0].type.tensor_type.shape.dim
-    return shape[-1].dim_value == 6
 
 
 def _lineage(job) -> dict:

@@ -130,7 +130,8 @@ class KeepArchitecture(DetectionTrainer):
         if not self.args.patience or RANK not in (-1, 0):
             return self.metrics, None
         held = dataset.load(self.args.data)
-        accuracy, _ = measure.evaluate(measure.TorchSession(self.ema.ema), held, held.val, self.args.imgsz)
+        size = self.args.imgsz
+        accuracy, _ = measure.evaluate(measure.TorchSession(self.ema.ema, size), held, held.val, size)
         fitness = float(accuracy.map50_95)
         if self.best_fitness is None or self.best_fitness < fitness:
             self.best_fitness = fitness

@@ -30,6 +30,7 @@ from edgeprune_device.target import Target
 
 import edgeprune
 from edgeprune import checkpoint, comparison, criteria, dataset, measure, nms, on, pruning, qat, samples, ssh, tracking
+from edgeprune import head as heads
 from edgeprune.budget import Budget
 from edgeprune.finetuning import Settings, check_device
 from edgeprune.progress import Reporter
@@ -40,6 +41,7 @@ PRECISIONS = ("fp32", "fp16", "int8")
 
 #: Options that nothing depends on before a stage: they may change on --resume while it is not done.
 _FIRST_USED = {
+    "baseline": ("allow_poor_baseline",),
     "finetune": ("epochs", "batch", "lr", "distill", "patience", "device", "workers", "seed"),
     "export": ("nms",),
     "quantize": ("precision", "max_drop"),
@@ -80,6 +82,7 @@ class Options:
     qat: int = 0  # epochs; 0: without
     on: str | None = None  # a device, as ssh has it, that builds the engines and measures them
     pictures: int = comparison.GALLERY  # in the page's gallery
+    allow_poor_baseline: bool = False
 
     def settings(self, epochs: int) -> Settings:
         return Settings(
@@ -214,7 +217,11 @@ class Job:
         if accuracy is None:
             return {}
         shown = self.shown(model)
-        return {**comparison.accuracy_of(accuracy), "objects_found": shown and sum(map(len, shown))}
+        return {
+            **comparison.accuracy_of(accuracy),
+            "objects_found": shown and sum(map(len, shown)),
+            "head": heads.of_network(self.original.model),
+        }
 
     def write(self) -> None:
         write_atomic(self.out / "build.json", json.dumps(self.record, indent=1) + "\n")
@@ -222,7 +229,7 @@ class Job:
 
 _FIGURES = (
     "path", "imgsz", "parameters", "macs", "channels", "size_bytes", "map50", "map50_95", "small_map50_95", "per_class",
-    "pictures", "objects_found", "latency_ms", "stages_ms", "fps_inference_only", "fps_end_to_end",
+    "pictures", "objects_found", "head", "latency_ms", "stages_ms", "fps_inference_only", "fps_end_to_end",
 )  # fmt: skip
 Stage = Callable[[Job, Callable[[float, str], None]], dict]
 
@@ -359,7 +366,7 @@ def _check_inputs(job: Job) -> None:
     job.original.input_size(job.imgsz)
     if len(data.train) < 8:
         job.reporter.warn(f"only {len(data.train)} training pictures: choices are made on the pictures solved with")
-    if job.options.nms and getattr(job.original.model.model[-1], "one2one_cv2", None) is not None:
+    if job.options.nms and heads.has_one_to_one(job.original.model):
         raise InputError("--nms: this model's head gives one box per object already; leave --nms out")
     if job.options.qat:
         qat.check(job.original.model, job.imgsz)

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 from edgeprune_device import runtimes, vision
+from edgeprune_device.output import RAW
 
 from benchmarks.device.ways import CONF, IOU
 from edgeprune import checkpoint, exporting
@@ -87,4 +88,4 @@ def _crowd(count: int, real: np.ndarray) -> tuple[np.ndarray, str]:
 
 
 def _boxes(output: np.ndarray) -> np.ndarray:
-    return vision.detections([output[None]], classes=len(output) - 4, conf=CONF, iou=IOU, max_det=30_000)
+    return vision.detections([output[None]], RAW, classes=len(output) - 4, conf=CONF, iou=IOU, max_det=30_000)

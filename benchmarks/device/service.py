@@ -144,7 +144,7 @@ def loop(path: Path, way: str, runtime: str, folder: str) -> None:
         moments.append(time.clock_gettime(time.CLOCK_BOOTTIME))
         image = vision.decode(data, name)
         x, box = prepare(image)
-        found = box.undo(vision.detections(session.infer(x), classes=len(names), **nms))
+        found = box.undo(vision.detections(session.infer(x), manifest.output, classes=len(names), **nms))
         if way == "line":
             line = {
                 "frame": number,

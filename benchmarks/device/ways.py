@@ -9,6 +9,7 @@ import numpy as np
 import torch
 import torchvision  # noqa: F401  imported, it serves Ultralytics its quick NMS; without it their NMS is Python
 from edgeprune_device import vision
+from edgeprune_device.output import RAW
 from ultralytics.models.yolo.detect import DetectionPredictor
 from ultralytics.utils import nms, ops
 
@@ -34,7 +35,7 @@ class Ours:
 
     def post(self, output: np.ndarray) -> np.ndarray:
         classes = output.shape[1] - 4
-        return self._box.undo(vision.detections([output], classes=classes, conf=CONF, iou=IOU, max_det=MAX_DET))
+        return self._box.undo(vision.detections([output], RAW, classes=classes, conf=CONF, iou=IOU, max_det=MAX_DET))
 
 
 class Ultralytics:

@@ -130,7 +130,8 @@ def tuned(job: Job, method: str, macs: float, seed: int, say: Callable[[str], No
 
 def _measure(job: Job, folder: Path, state: str, **said) -> None:
     model = checkpoint.load(folder / f"{state}.pt").model
-    accuracy, matches = measure.evaluate(measure.TorchSession(model), job.data, job.data.val, job.settings.imgsz)
+    size = job.settings.imgsz
+    accuracy, matches = measure.evaluate(measure.TorchSession(model, size), job.data, job.data.val, size)
     buffer = io.BytesIO()
     np.save(buffer, draws(matches, job.score))
     write_atomic(folder / f"{state}.npy", buffer.getvalue())

@@ -416,13 +416,13 @@ def _pictures(bundle: Bundle) -> EvaluationSet:
 
 def _stages(session, manifest: Manifest, source: sources.Source) -> Dict[str, Any]:
     """decode, pre, infer, post; what a later stage needs of an earlier one travels beside the picture."""
-    classes, nms = len(manifest.classes), dict(manifest.nms)
+    classes, kind, nms = len(manifest.classes), manifest.output, dict(manifest.nms)
 
     def infer(prepared):
         return session.infer(prepared[0]), prepared[1]
 
     def post(inferred):
-        return inferred[1].undo(vision.detections(inferred[0], classes=classes, **nms))
+        return inferred[1].undo(vision.detections(inferred[0], kind, classes=classes, **nms))
 
     return {"decode": source.decode, "pre": vision.Preprocessor(manifest.imgsz), "infer": infer, "post": post}
 
@@ -434,7 +434,7 @@ def _parity(session, model: bytes, pictures: EvaluationSet, manifest: Manifest):
     few = list(pictures)[:_PARITY_PICTURES]
     inputs = (vision.letterbox(vision.decode(picture.data, picture.name), manifest.imgsz)[0] for picture in few)
     try:
-        return parity.measure(session, model, inputs, len(manifest.classes)), ()
+        return parity.measure(session, model, inputs, len(manifest.classes), manifest.output), ()
     except InputError as error:
         return None, (f"parity was not measured: {error}",)
 
@@ -445,6 +445,7 @@ def _accuracy(session, pictures: EvaluationSet, manifest: Manifest, say) -> Accu
         pictures,
         imgsz=manifest.imgsz,
         classes=manifest.classes,
+        kind=manifest.output,
         progress=lambda done: say(f"accuracy, picture {done} of {len(pictures)}"),
     )
     return accuracy

@@ -106,6 +106,7 @@ def evaluate(
     *,
     imgsz: Union[int, Sequence[int]],
     classes: Union[int, Sequence[str]],
+    kind: str,
     conf: float = 0.001,
     iou: float = 0.7,
     max_det: int = 300,
@@ -117,6 +118,7 @@ def evaluate(
     - `session`: anything with `.infer(x: (1, 3, h, w) float32 in [0, 1]) -> list[np.ndarray]`
     - `pictures`: (name, picture bytes or path, truth (m, 5) [class, x1, y1, x2, y2] px); an EvaluationSet is one
     - `imgsz`: network size, px, one number or (h, w); `classes`: how many, or their names
+    - `kind`: what the model's output means, see output.py; a bundle's manifest states it
     - `progress`: called with the number of pictures done
     - `seen`: called with each picture's outputs and its letterbox, for whoever wants more of one inference
 
@@ -127,7 +129,7 @@ def evaluate(
     for name, source, truth in pictures:
         x, box = letterbox(decode(source, name), imgsz)
         outputs = session.infer(x)
-        dets = detections(outputs, classes=count, conf=conf, iou=iou, max_det=max_det, multi_label=True)
+        dets = detections(outputs, kind, classes=count, conf=conf, iou=iou, max_det=max_det, multi_label=True)
         found.append(box.undo(dets))
         truths.append(truth)
         if seen:

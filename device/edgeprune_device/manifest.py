@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any, Dict, List, Mapping, Optional, Tuple
 
-from edgeprune_device import schema
+from edgeprune_device import output, schema
 from edgeprune_device.errors import InputError
 
 __all__ = ["Manifest", "Payload"]
@@ -32,7 +32,7 @@ class Manifest:
         "evaluation.zip", "pictures": 80, "boxes": 719}, lineage {…}, payloads (Payload(…), …)
 
     - `imgsz`: network input (height, width), px
-    - `output`: "raw": (1, 4+classes, N) [cx, cy, w, h, scores]; "end2end": (1, 300, 6) [x1, y1, x2, y2, score, class]
+    - `output`: what the models' output means: "raw" or "end2end", see output.py
     - `models[precision]`: figures measured on the host, in [0, 1], null where not measured; payload null with a reason
     - `engines[name]`: a built engine, with its builder and what it is for; payload null (or null itself) if none
     - `lineage`: where the model comes from, free JSON
@@ -78,11 +78,8 @@ class Manifest:
     def shapes(self) -> Tuple[Tuple[int, ...], List[Tuple[int, ...]]]:
         """(input shape, output shapes) of the model, for runtimes that do not read it."""
         height, width = self.imgsz
-        if self.output == "end2end":
-            out = (1, int(self.nms["max_det"]), 6)
-        else:
-            out = (1, 4 + len(self.classes), sum((height // s) * (width // s) for s in (8, 16, 32)))
-        return (1, 3, height, width), [out]
+        anchors = sum((height // s) * (width // s) for s in (8, 16, 32))
+        return (1, 3, height, width), [output.shape_of(self.output, len(self.classes), anchors)]
 
     @property
     def size_bytes(self) -> int:

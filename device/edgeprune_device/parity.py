@@ -8,12 +8,13 @@ signed; unsigned 3.5 px and 0.034), and what a Jetson does was not measured.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, Dict, Iterable, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterable, Optional, Tuple
 
 import numpy as np
 
 from edgeprune_device.accuracy import iou
 from edgeprune_device.errors import InputError
+from edgeprune_device.output import RAW, checked
 from edgeprune_device.runtimes import ort
 
 __all__ = ["CONF", "Parity", "measure"]
@@ -45,11 +46,12 @@ class Parity:
         return asdict(self)
 
 
-def measure(session, model: bytes, inputs: Iterable[np.ndarray], classes: int) -> Parity:
-    """`session` against ONNX Runtime on the CPU, on the same network inputs, (1, 3, h, w) each.
+def measure(session, model: bytes, inputs: Iterable[np.ndarray], classes: int, kind: str) -> Parity:
+    """`session` against ONNX Runtime on the CPU, on the same network inputs, (1, 3, h, w) each. `kind`: what the output
+    means, see output.py.
 
-    InputError: ONNX Runtime is missing or does not run the file; outputs that are neither raw, (1, 4 + classes, N), nor
-    end to end, (1, n, 6), or are no numbers.
+    InputError: ONNX Runtime is missing or does not run the file; outputs of a shape that `kind` does not have, or that
+    are no numbers.
     """
     why = ort.available()
     if why:
@@ -57,10 +59,10 @@ def measure(session, model: bytes, inputs: Iterable[np.ndarray], classes: int) -
     pictures, anchors, unmatched, differences = 0, 0, 0, []
     with ort.OrtSession(model, as_written=True) as reference:
         for x in inputs:
-            here, there = (_checked(each.infer(x), classes, each.name) for each in (session, reference))
+            here, there = (_checked(each, x, classes, kind) for each in (session, reference))
             if here.shape != there.shape:
                 raise InputError(f"the outputs have the shapes {here.shape} and {there.shape}")
-            compare = _anchors if len(here) == 4 + classes else _rows
+            compare = _anchors if kind == RAW else _rows
             seen, alone, found = compare(here, there)
             pictures, anchors, unmatched = pictures + 1, anchors + seen, unmatched + alone
             differences.append(found)
@@ -68,12 +70,13 @@ def measure(session, model: bytes, inputs: Iterable[np.ndarray], classes: int) -
         return Parity(reference.description, pictures, anchors, unmatched, _largest(box_px), _largest(score))
 
 
-def _checked(outputs: Sequence[np.ndarray], classes: int, name: str) -> np.ndarray:
-    out = outputs[0]
-    if out.ndim != 3 or out.shape[0] != 1 or (out.shape[1] != 4 + classes and out.shape[2] != 6):
-        raise InputError(f"runtime {name} gives an output of shape {out.shape}: no detector of {classes} classes")
+def _checked(session, x: np.ndarray, classes: int, kind: str) -> np.ndarray:
+    try:
+        out = checked(session.infer(x)[0], kind, classes)
+    except InputError as error:
+        raise InputError(f"runtime {session.name}: {error}") from error
     if not np.isfinite(out).all():
-        raise InputError(f"runtime {name} gives outputs that are no numbers (an overflow, most likely)")
+        raise InputError(f"runtime {session.name} gives outputs that are no numbers (an overflow, most likely)")
     return out[0].astype(np.float64)
 
 

@@ -2,7 +2,7 @@
 
 The same numbers as Ultralytics' `LetterBox(auto=False)`, `non_max_suppression` and `scale_boxes`, without torch.
 OpenCV is used for resizing where it is installed; without it the same fixed-point arithmetic runs in numpy.
-Knows nothing of models beyond the shape of their output.
+Knows nothing of models beyond what is stated of their output.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from edgeprune_device.errors import InputError
+from edgeprune_device.output import END2END, checked
 
 __all__ = ["PAD", "Letterbox", "Preprocessor", "decode", "detections", "letterbox", "resize_numpy", "uses_opencv"]
 
@@ -314,6 +315,7 @@ def _taps(source: int, target: int, across: bool) -> Tuple[np.ndarray, np.ndarra
 
 def detections(
     outputs: Sequence[np.ndarray],
+    kind: str,
     *,
     classes: int,
     conf: float,
@@ -324,23 +326,18 @@ def detections(
 ) -> np.ndarray:
     """Network outputs -> (n, 6) float32 [x1, y1, x2, y2, score, class] in network px, best score first.
 
-    Takes the first output: (1, 4+classes, N) raw [cx, cy, w, h, scores] as YOLOv8 exports it, or (1, n, 6) end to end
-    (already [x1, y1, x2, y2, score, class]; only filtered). `multi_label` gives one detection for each class above
-    `conf`, as Ultralytics' val does; otherwise the best class only. InputError for any other shape.
+    Takes the first output, which is what `kind` says (see output.py): raw as YOLOv8 exports it, or end to end, whose
+    rows are only filtered. `multi_label` gives one detection for each class above `conf`, as Ultralytics' val does;
+    otherwise the best class only. InputError for a shape that `kind` does not have.
     """
-    out = np.asarray(outputs[0])
-    if out.ndim == 3 and out.shape[0] == 1 and out.shape[1] == 4 + classes:
-        with np.errstate(all="ignore"):  # a broken model's NaN is above nothing and overlaps nothing
-            found = _candidates(out[0], conf, multi_label and classes > 1)
-            kept = _nms(found[:4] + found[5] * np.float32(0 if agnostic else _CLASS_OFFSET), iou, max_det)
-        return np.ascontiguousarray(found[:, kept].T)
-    if out.ndim == 3 and out.shape[0] == 1 and out.shape[2] == 6:
+    out = checked(np.asarray(outputs[0]), kind, classes)
+    if kind == END2END:
         rows = out[0].astype(np.float32)
         return rows[rows[:, 4] > conf][:max_det]
-    raise InputError(
-        f"the model's output has shape {tuple(out.shape)}: neither (1, {4 + classes}, N) for {classes} classes "
-        "nor (1, n, 6) end to end; check the class list, or that it is a detector"
-    )
+    with np.errstate(all="ignore"):  # a broken model's NaN is above nothing and overlaps nothing
+        found = _candidates(out[0], conf, multi_label and classes > 1)
+        kept = _nms(found[:4] + found[5] * np.float32(0 if agnostic else _CLASS_OFFSET), iou, max_det)
+    return np.ascontiguousarray(found[:, kept].T)
 
 
 def _candidates(raw: np.ndarray, conf: float, multi_label: bool) -> np.ndarray:

@@ -60,7 +60,7 @@ def analyze(
             imgsz=size,
             samples=samples.read(pictures, solve, size),
             judges=samples.read(pictures, samples.pick(select, analysis.COMPARED), size).pictures,
-            measure=lambda network: measure.evaluate(measure.TorchSession(network), pictures, select, size),
+            measure=lambda network: measure.evaluate(measure.TorchSession(network, size), pictures, select, size),
             name=source.path.name,
             step=step,
         )

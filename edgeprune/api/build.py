@@ -123,6 +123,7 @@ def build(
     on: str | None = None,
     name: str | None = None,
     pictures: int = GALLERY,
+    allow_poor_baseline: bool = False,
     out: str | Path | None = None,
     resume: bool = False,
     quiet: bool = False,
@@ -135,7 +136,8 @@ def build(
     Without weights and data: best.pt and data.yaml of the working folder if both are there, else the embedded demo.
 
     Raises:
-        InputError: bad arguments or input, a folder in use, or one that holds another build.
+        InputError: bad arguments or input, an original that finds nothing, a folder in use, or one that holds another
+            build.
         GateError: accuracy, parity or surgery failed: no bundle, but report.html says by how much.
         Interrupted: Ctrl-C; resume goes on.
     """
@@ -157,6 +159,7 @@ def build(
         portable=portable, steps=steps, criterion=criterion, imgsz=checkpoint.load(weights).input_size(imgsz),
         epochs=epochs, batch=batch, lr=lr, distill=distill, patience=patience, device=device, workers=workers,
         seed=seed, precision=precision, max_drop=max_drop, nms=nms, name=name, qat=qat, on=on, pictures=pictures,
+        allow_poor_baseline=allow_poor_baseline,
     )  # fmt: skip
     try:
         return Build(workflow.build(options, folder, reporter, resume=resume), folder)

@@ -13,6 +13,7 @@ from edgeprune_device.errors import InputError
 from edgeprune_device.files import check_writable
 
 from edgeprune import checkpoint, dataset, finetuning, measure, tracking
+from edgeprune import head as heads
 from edgeprune import qat as rounding
 from edgeprune import sparsity as slimming
 from edgeprune.api.result import Network, as_table
@@ -55,6 +56,8 @@ class Finetuned(Network):
                 f"{name:<7} {small:,} of {scales:,} prunable scales below {slimming.SMALL:g} of the layer's largest"
             )
         best = "" if self.best_epoch is None else f" (the best was epoch {self.best_epoch})"
+        if heads.has_one_to_one(self.checkpoint.model):
+            notes.append(f"mAP50-95 is of {heads.NOTE}")
         many = "s" * (self.epochs != 1)
         notes.append(f"{self.epochs} epoch{many}{best}, {self.steps} steps of {self.batch} pictures, lr {self.lr:g}")
         return notes
@@ -152,7 +155,8 @@ def finetune(
             def told(n, step=step, total=total):
                 step(n / total, f"{n}/{total} pictures")
 
-            found.append(measure.evaluate(measure.TorchSession(state.model), pictures, pictures.val, size, told)[0])
+            session = measure.TorchSession(state.model, size)
+            found.append(measure.evaluate(session, pictures, pictures.val, size, told)[0])
             if qat:
                 session = measure.ReferenceSession(rounding.int8(state, pictures, size))
                 rounded.append(measure.evaluate(session, pictures, pictures.val, size, told)[0].map50_95)

@@ -9,6 +9,7 @@ from pathlib import Path
 from edgeprune_device.target import Target
 
 from edgeprune import checkpoint, criteria, dataset, measure, pruning, samples
+from edgeprune import head as heads
 from edgeprune.api.result import Network, as_table
 from edgeprune.api.source import Model, opened
 from edgeprune.budget import Budget
@@ -66,6 +67,8 @@ class Pruned(Network):
             a, b = ("not measured" if v is None else f"{v:.3f}" for v in self.accuracy)
             where = "" if self.seen else " that nothing was solved with"
             notes.append(("mAP50-95", f"{a} -> {b} before any training, on {self.pictures} training pictures{where}"))
+            if heads.has_one_to_one(self.checkpoint.model):
+                notes.append(("mAP50-95 is of", heads.NOTE))
         return notes
 
     def __str__(self) -> str:
@@ -138,7 +141,7 @@ def prune(
     if data is not None:
         with reporter.stage("measure"):
             accuracy = tuple(
-                measure.evaluate(measure.TorchSession(m), pictures, select, imgsz)[0].map50_95
+                measure.evaluate(measure.TorchSession(m, imgsz), pictures, select, imgsz)[0].map50_95
                 for m in (source.model, cut.model)
             )
     # Named as the command names its file: an export of it does not lie where that of the original lies.

@@ -32,6 +32,10 @@ def configure(parser) -> None:
         "--on", metavar="user@jetson",
         help="let this device build the TensorRT engines and measure them (see docs/deploying.md)",
     )  # fmt: skip
+    parser.add_argument(
+        "--allow-poor-baseline", action="store_true",
+        help="build also where the original's mAP50-95 is below 0.01 (default: stop; data, classes or size are wrong)",
+    )  # fmt: skip
     options.pictures(parser)
     options.out(parser, "folder for the results (default runs/<name>)")
     parser.add_argument("--name", help="name of the bundle (default: from the weights and the target)")
@@ -52,7 +56,7 @@ def run(args) -> None:
         criterion=args.criterion, uniform=args.uniform, portable=args.portable, steps=args.steps, epochs=args.epochs,
         batch=args.batch, lr=args.lr, distill=args.distill, patience=args.patience, qat=options.qat_epochs(args),
         device=args.device, workers=args.workers, seed=args.seed, precision=options.splitted(args.precision),
-        max_drop=args.max_drop, nms=args.nms, on=args.on, name=args.name, pictures=args.pictures, out=args.out,
-        resume=args.resume, quiet=args.quiet,
+        max_drop=args.max_drop, nms=args.nms, on=args.on, name=args.name, pictures=args.pictures,
+        allow_poor_baseline=args.allow_poor_baseline, out=args.out, resume=args.resume, quiet=args.quiet,
     )  # fmt: skip
     show(done.record, done.out)

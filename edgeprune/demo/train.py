@@ -149,7 +149,7 @@ def score(weights: Path, data: Path) -> Accuracy:
     from edgeprune import dataset as labelled
 
     pictures = labelled.load(data)
-    session = measure.TorchSession(checkpoint.load(weights).model)
+    session = measure.TorchSession(checkpoint.load(weights).model, dataset.SIZE)
     return measure.evaluate(session, pictures, pictures.val, dataset.SIZE)[0]
 
 

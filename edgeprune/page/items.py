@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from edgeprune.head import NOTE
 from edgeprune.page import figures, parts
 from edgeprune.page.figures import Change, number, show
 from edgeprune.page.html import Markup, join, tag
@@ -106,6 +107,8 @@ def _measured(view: View, item: dict) -> str:
         said.append(f"accuracy: {item['measured_with']}" if not item.get("recorded") else item["measured_with"])
     if number(item.get("pictures")) is not None:
         said.append(f"{item['pictures']:,} picture{'s' if item['pictures'] != 1 else ''}")
+    if item.get("head") and number(item.get("map50_95")) is not None:
+        said.append(f"mAP is that of {NOTE}")
     counted = [on for key in ("parameters", "macs", "channels") if (on := view.network(item, key)[1])]
     if counted:
         said.append(f"° counted on {counted[0]}, the same network")

@@ -7,6 +7,7 @@ can: on YOLOv8n the layers' own disagreements add up in quadrature to that of th
 from __future__ import annotations
 
 import numpy as np
+from edgeprune_device.output import END2END
 
 __all__ = ["disagreement"]
 
@@ -14,14 +15,14 @@ __all__ = ["disagreement"]
 MIN_SCORE = 0.01
 
 
-def disagreement(expected: np.ndarray, found: np.ndarray) -> tuple[float, float]:
+def disagreement(expected: np.ndarray, found: np.ndarray, kind: str) -> tuple[float, float]:
     """(what differs, all there is) of one picture; the quotient of their sums over pictures is the disagreement.
 
-    expected, found: outputs in the form of `export.to_onnx`, raw (1, 4 + classes, anchors) or one-to-one (1, n, 6).
+    expected, found: outputs in the form of `exporting.to_onnx`; kind: what they mean, see edgeprune_device.output.
     What differs: the scores' absolute differences, and one less the boxes' IoU weighed by the score. All there is: the
     expected scores. 0 is equal, 0.1 is much. A found value that is not finite counts as all of its answer.
     """
-    if expected.ndim == 3 and expected.shape[2] == 6 and expected.shape[1] <= 300:
+    if kind == END2END:
         return _rows(expected[0].astype(np.float64), found[0].astype(np.float64))
     return _anchors(expected[0].astype(np.float64), found[0].astype(np.float64))
 

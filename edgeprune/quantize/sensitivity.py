@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
+from edgeprune.head import output_of_file
+
 from .disagreement import disagreement
 from .graph import Graph, layer_of
 from .reference import reference_session
@@ -33,10 +35,11 @@ class Probe:
     def __init__(self, fp32: onnx.ModelProto, pictures: Iterable[np.ndarray], *, threads: int = 1) -> None:
         self.pictures = list(pictures)
         self.threads = threads
+        self._kind = output_of_file(fp32)
         self._expected = self._outputs(fp32)
 
     def __call__(self, model: onnx.ModelProto) -> float:
-        pairs = [disagreement(a, b) for a, b in zip(self._expected, self._outputs(model))]
+        pairs = [disagreement(a, b, self._kind) for a, b in zip(self._expected, self._outputs(model))]
         differs, all_there_is = np.sum(pairs, axis=0)
         return float(differs / max(all_there_is, 1e-9))
 

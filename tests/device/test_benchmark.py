@@ -8,6 +8,7 @@ from edgeprune_device.bundle import Bundle
 from edgeprune_device.environment import Environment
 from edgeprune_device.errors import InputError, RuntimeUnavailable
 from edgeprune_device.evaluation import EvaluationSet
+from fakes import models
 
 QUICK = {"seconds": 0.05, "warmup_seconds": 0.05}
 
@@ -40,6 +41,46 @@ def test_a_whole_run(bundle):
     # The two rates are not the same thing.
     assert report.fps_end_to_end < report.fps_inference == pytest.approx(1e3 / report.stages["infer"]["p50_ms"])
     assert report.peak_rss_bytes > 1e7 and report.load_ms > 0
+
+
+BOXES = [(20, 20, 16, 16, 0), (44, 40, 12, 20, 1)]  # what `labelled_pictures` show
+
+
+def table_of(boxes, scores, rows=84):
+    """A "detector" of 64 px whose output is the same rows for every picture, the brighter the surer."""
+    constant, gain = np.zeros((1, rows, 6), np.float32), np.zeros((1, rows, 6), np.float32)
+    for i, ((cx, cy, w, h, c), score) in enumerate(zip(boxes, scores)):
+        constant[0, i] = cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2, 0, c
+        gain[0, i, 4] = score
+    nodes = [
+        models.node("ReduceMean", ["images"], "mean", "/r", ("keepdims", 0)),
+        models.node("Mul", ["mean", "gain"], "scores", "/m"),
+        models.node("Add", ["scores", "constant"], "output0", "/o"),
+    ]
+    tensors = [models.raw("gain", gain), models.raw("constant", constant)]
+    return models.model(nodes, tensors, 13, outputs=(("output0", (1, rows, 6)),))
+
+
+def test_rows_of_eighty_classes_are_rows_because_the_manifest_says_so(rebuilt):
+    """(1, 84, 6) would be six anchors of 80 classes, too."""
+    pytest.importorskip("onnxruntime")
+    model = table_of(BOXES, (0.9, 0.8))
+    eighty = {"payloads": {"model.fp32.onnx": model}, "classes": [f"c{i}" for i in range(80)]}
+    report = benchmark.run(rebuilt(**eighty, output="end2end"), runtime="ort", check=True, **QUICK)
+    assert report.accuracy.map50_95 == pytest.approx(1) and report.map50_95_delta == pytest.approx(0)
+    assert report.parity["anchors"] == 6 and report.parity["unmatched"] == 0 == report.parity["box_px"]
+    null = benchmark.run(rebuilt(**eighty, output="end2end"), runtime="null", **QUICK)
+    assert null.stages["post"]["samples"] > 0
+
+
+@pytest.mark.parametrize("stated, classes", [("end2end", 2), ("raw", 3)])
+@pytest.mark.parametrize("more", [{}, {"mode": "offline"}])
+def test_an_output_that_contradicts_the_manifest_ends_the_run_in_one_line(rebuilt, stated, classes, more):
+    pytest.importorskip("onnxruntime")
+    bundle = rebuilt(output=stated, classes=[f"c{i}" for i in range(classes)])
+    with pytest.raises(InputError, match=rf"shape \(1, 6, 84\), but it is stated to be {stated}") as caught:
+        benchmark.run(bundle, runtime="ort", **more, **QUICK)
+    assert "\n" not in str(caught.value)
 
 
 def test_null_measures_the_harness_and_states_no_accuracy(bundle):

@@ -115,7 +115,7 @@ def test_evaluate_the_whole_way(labelled_pictures, tiny_onnx):
     done = []
     with runtimes.open(tiny_onnx, "ort", runtimes.Settings(1)) as session:
         accuracy, found = evaluate(
-            session, labelled_pictures, imgsz=64, classes=["person", "car"], progress=done.append
+            session, labelled_pictures, imgsz=64, classes=["person", "car"], kind="raw", progress=done.append
         )
     assert accuracy.map50_95 == pytest.approx(1) and accuracy.boxes == 6 and done == [1, 2, 3]
     assert found[0].shape == (2, 6) and np.allclose(found[0][:, :4], labelled_pictures[0][2][:, 1:], atol=1e-3)
@@ -129,7 +129,7 @@ def test_evaluate_takes_anything_that_infers(labelled_pictures):
             assert x.shape == (1, 3, 64, 64)
             return [np.zeros((1, 6, 84), np.float32)]
 
-    accuracy, found = evaluate(Blind(), EvaluationSet(()), imgsz=64, classes=2)
+    accuracy, found = evaluate(Blind(), EvaluationSet(()), imgsz=64, classes=2, kind="raw")
     assert accuracy.map50_95 is None and found == []
-    accuracy, _ = evaluate(Blind(), labelled_pictures, imgsz=(64, 64), classes=2)
+    accuracy, _ = evaluate(Blind(), labelled_pictures, imgsz=(64, 64), classes=2, kind="raw")
     assert accuracy.map50_95 == 0

@@ -26,7 +26,11 @@ def test_round_trip_and_schema(data):
 def test_shapes(data):
     assert Manifest.from_json(data).shapes == ((1, 3, 64, 64), [(1, 6, 84)])
     assert Manifest.from_json({**data, "imgsz": [640, 640], "classes": ["x"] * 80}).shapes[1] == [(1, 84, 8400)]
-    assert Manifest.from_json({**data, "output": "end2end"}).shapes[1] == [(1, 300, 6)]
+    rows = {**data, "output": "end2end"}
+    assert Manifest.from_json(rows).shapes[1] == [(1, 84, 6)]  # all anchors of 64 px, as the file has it
+    # What an application wants to see of them is nothing of the model's.
+    few = {**rows, "imgsz": [640, 640], "nms": {**data["nms"], "max_det": 100}}
+    assert Manifest.from_json(few).shapes[1] == [(1, 300, 6)]
 
 
 @pytest.mark.parametrize(

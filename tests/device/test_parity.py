@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from edgeprune_device import parity, runtimes
 from edgeprune_device.errors import InputError
+from edgeprune_device.output import END2END, RAW
 from edgeprune_device.runtimes import Session, ort
 from fakes import models
 
@@ -25,8 +26,8 @@ class Shifted(Session):
         return [self._change(out.copy())]
 
 
-def measured(change, model):
-    return parity.measure(Shifted(model, change), model, X, CLASSES)
+def measured(change, model, kind=RAW):
+    return parity.measure(Shifted(model, change), model, X, CLASSES, kind)
 
 
 def same(out):
@@ -65,7 +66,7 @@ def test_an_anchor_that_only_one_of_them_sees_counts(tiny_onnx):
 
 def test_where_nothing_is_seen_nothing_was_compared(tiny_onnx):
     dark = np.zeros_like(X)  # the tiny model's scores are the picture's brightness
-    found = parity.measure(Shifted(tiny_onnx, same), tiny_onnx, dark, CLASSES)
+    found = parity.measure(Shifted(tiny_onnx, same), tiny_onnx, dark, CLASSES, RAW)
     assert (found.pictures, found.anchors, found.box_px, found.score) == (2, 0, None, None)
 
 
@@ -99,7 +100,7 @@ def test_an_end_to_end_model_is_checked_by_rows():
         out[0, 0, 2] += 0.25
         return out[:, [1, 0, 2, 3, 4, 5, 6, 7]]
 
-    found = measured(change, model)
+    found = measured(change, model, END2END)
     assert (found.pictures, found.anchors, found.unmatched) == (2, 4, 0)
     assert found.box_px == pytest.approx(0.25, abs=1e-4) and found.score == 0
 
@@ -117,7 +118,7 @@ def test_the_reference_computes_int8_as_written(tiny_onnx, monkeypatch):
     real = ort.OrtSession
     with monkeypatch.context() as patched:
         patched.setattr(ort, "OrtSession", lambda *given, **more: opened.append(more) or real(*given, **more))
-        parity.measure(session, tiny_onnx, X, CLASSES)
+        parity.measure(session, tiny_onnx, X, CLASSES, RAW)
     assert opened == [{"as_written": True}]
     with ort.OrtSession(models.detector("int8"), as_written=True) as session:
         options = session._session.get_session_options()
@@ -138,7 +139,7 @@ def test_every_file_of_a_bundle_can_be_checked(precision):
     "change, words",
     [
         (lambda out: out * np.inf, "no numbers"),
-        (lambda out: np.zeros((1, 300, 7), np.float32), r"shape \(1, 300, 7\): no detector of 2 classes"),
+        (lambda out: np.zeros((1, 300, 7), np.float32), r"shifted: .* shape \(1, 300, 7\), but it is stated to be raw"),
         (lambda out: out[:, :, 1:], "have the shapes"),
     ],
 )
@@ -151,4 +152,4 @@ def test_without_onnxruntime_there_is_nothing_to_compare_with(tiny_onnx, monkeyp
     session = Shifted(tiny_onnx, same)
     monkeypatch.setattr(ort, "available", lambda: "onnxruntime is not installed")
     with pytest.raises(InputError, match="not installed"):
-        parity.measure(session, tiny_onnx, X, CLASSES)
+        parity.measure(session, tiny_onnx, X, CLASSES, RAW)

@@ -539,7 +539,7 @@ def test_a_frame_is_counted_before_it_is_written():
     one = SimpleNamespace(name="a.png", due_ns=None)
     source = SimpleNamespace(live=False, frames=lambda: iter([one]), decode=lambda _: np.zeros((32, 32, 3), np.uint8))
     session = SimpleNamespace(infer=lambda x: [np.zeros((1, 5, 10), np.float32)])
-    described = SimpleNamespace(imgsz=32, classes=["a"], nms={"conf": 0.25, "iou": 0.7, "max_det": 10})
+    described = SimpleNamespace(output="raw", imgsz=32, classes=["a"], nms={"conf": 0.25, "iou": 0.7, "max_det": 10})
     worker = object.__new__(Worker)
     worker._cells, worker._watchdog_ns, worker._ends = dict.fromkeys(range(16), 0), 10**9, False
     worker._order = {"first": 0, "conf": None}

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from edgeprune_device import vision
 from edgeprune_device.errors import InputError
+from edgeprune_device.output import END2END, RAW
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -304,56 +305,81 @@ def test_nms_keeps_the_best_and_other_classes():
         ],
         classes=2,
     )
-    found = vision.detections([out], classes=2, conf=0.25)
+    found = vision.detections([out], RAW, classes=2, conf=0.25)
     assert found.dtype == np.float32
     assert np.allclose(found, [[41, 40, 61, 60, 0.9, 0], [40, 40, 60, 60, 0.7, 1]])
-    assert len(vision.detections([out], classes=2, conf=0.25, agnostic=True)) == 1
-    assert len(vision.detections([out], classes=2, conf=0.25, max_det=1)) == 1
-    assert len(vision.detections([out], classes=2, conf=0.05)) == 3
+    assert len(vision.detections([out], RAW, classes=2, conf=0.25, agnostic=True)) == 1
+    assert len(vision.detections([out], RAW, classes=2, conf=0.25, max_det=1)) == 1
+    assert len(vision.detections([out], RAW, classes=2, conf=0.05)) == 3
 
 
 def test_multi_label_gives_every_class_above_conf():
     out = raw([(50, 50, 20, 20, {0: 0.8, 1: 0.6})], classes=2)
-    assert vision.detections([out], classes=2, conf=0.25)[:, 5].tolist() == [0]
-    assert vision.detections([out], classes=2, conf=0.25, multi_label=True)[:, 5].tolist() == [0, 1]
+    assert vision.detections([out], RAW, classes=2, conf=0.25)[:, 5].tolist() == [0]
+    assert vision.detections([out], RAW, classes=2, conf=0.25, multi_label=True)[:, 5].tolist() == [0, 1]
 
 
 def test_nothing_found_and_nan_scores():
     out = raw([], classes=3)
-    assert vision.detections([out], classes=3, conf=0.25).shape == (0, 6)
+    assert vision.detections([out], RAW, classes=3, conf=0.25).shape == (0, 6)
     out[0, 4:] = np.nan
-    assert vision.detections([out], classes=3, conf=0.25).shape == (0, 6)
-    assert vision.detections([out[:, :5]], classes=1, conf=0.0, multi_label=True).shape == (0, 6)
+    assert vision.detections([out], RAW, classes=3, conf=0.25).shape == (0, 6)
+    assert vision.detections([out[:, :5]], RAW, classes=1, conf=0.0, multi_label=True).shape == (0, 6)
 
 
 def test_half_precision_output():
     out = raw([(50, 50, 20, 20, {0: 0.5})], classes=2).astype(np.float16)
-    assert np.allclose(vision.detections([out], classes=2, conf=0.25), [[40, 40, 60, 60, 0.5, 0]])
+    assert np.allclose(vision.detections([out], RAW, classes=2, conf=0.25), [[40, 40, 60, 60, 0.5, 0]])
 
 
 def test_end_to_end_output_is_only_filtered():
     rows = np.array([[1, 2, 3, 4, 0.9, 0], [1, 2, 3, 4, 0.8, 0], [0, 0, 9, 9, 0.2, 1]], np.float32)
-    assert np.array_equal(vision.detections([rows[None]], classes=2, conf=0.25), rows[:2])
-    assert len(vision.detections([rows[None]], classes=2, conf=0.25, max_det=1)) == 1
+    assert np.array_equal(vision.detections([rows[None]], END2END, classes=2, conf=0.25), rows[:2])
+    assert len(vision.detections([rows[None]], END2END, classes=2, conf=0.25, max_det=1)) == 1
 
 
-def test_six_anchors_with_matching_rows_are_raw():
-    assert vision.detections([np.zeros((1, 6, 6), np.float32)], classes=2, conf=0.25).shape == (0, 6)
+def test_the_same_shape_is_what_it_is_stated_to_be():
+    """(1, 84, 6): of 80 classes raw output of six anchors, or 84 rows."""
+    out = np.zeros((1, 84, 6), np.float32)
+    out[0, 0] = 10, 20, 30, 40, 0.9, 7
+    assert np.array_equal(vision.detections([out], END2END, classes=80, conf=0.25), out[0, :1])
+    assert vision.detections([out], RAW, classes=80, conf=0.25).shape == (0, 6)
+    out[0, :4], out[0, 4 + 7, 3] = 20, 0.8
+    assert np.allclose(vision.detections([out], RAW, classes=80, conf=0.25), [[10, 10, 30, 30, 0.8, 7]])
 
 
-@pytest.mark.parametrize("shape", [(1, 84, 8400), (84, 8400), (2, 6, 100), (1, 6, 100, 1)])
-def test_other_shapes_are_refused(shape):
-    with pytest.raises(InputError, match="check the class list"):
-        vision.detections([np.zeros(shape, np.float32)], classes=2, conf=0.25)
+@pytest.mark.parametrize(
+    "kind, shape",
+    [
+        (RAW, (1, 84, 8400)),
+        (RAW, (6, 100)),
+        (RAW, (2, 6, 100)),
+        (RAW, (1, 6, 100, 1)),
+        (RAW, (1, 300, 6)),
+        (END2END, (1, 6, 100)),
+        (END2END, (1, 300, 7)),
+        (END2END, (2, 300, 6)),
+        (END2END, (300, 6)),
+    ],
+)
+def test_a_shape_that_contradicts_what_is_stated_is_refused(kind, shape):
+    with pytest.raises(InputError, match=f"has shape .*stated to be {kind}, .*check the class list") as caught:
+        vision.detections([np.zeros(shape, np.float32)], kind, classes=2, conf=0.25)
+    assert "\n" not in str(caught.value)
+
+
+def test_nothing_is_guessed_where_nothing_is_stated():
+    with pytest.raises(InputError, match="stated as raw or end2end, not as ''"):
+        vision.detections([np.zeros((1, 6, 100), np.float32)], "", classes=2, conf=0.25)
 
 
 def test_an_overlap_of_exactly_iou_is_decided_as_torchvision_does():
     # 3 / 5 in float32 is 0.60000002, above the float64 0.6 that torchvision compares with.
     out = raw([(2.5, 5, 5, 10, {0: 0.9}), (1.5, 5, 3, 10, {0: 0.8})], classes=1)
-    assert len(vision.detections([out], classes=1, conf=0.25, iou=0.6)) == 1
-    assert len(vision.detections([out], classes=1, conf=0.25, iou=0.600001)) == 2
+    assert len(vision.detections([out], RAW, classes=1, conf=0.25, iou=0.6)) == 1
+    assert len(vision.detections([out], RAW, classes=1, conf=0.25, iou=0.600001)) == 2
     half = raw([(2, 5, 4, 10, {0: 0.9}), (1, 5, 2, 10, {0: 0.8})], classes=1)
-    assert len(vision.detections([half], classes=1, conf=0.25, iou=0.5)) == 2  # not above
+    assert len(vision.detections([half], RAW, classes=1, conf=0.25, iou=0.5)) == 2  # not above
 
 
 def test_boxes_whose_area_float32_can_barely_hold_are_decided_by_its_rounding():
@@ -361,10 +387,10 @@ def test_boxes_whose_area_float32_can_barely_hold_are_decided_by_its_rounding():
     unit = np.float32(3.9e-23)
     boxes = [(unit, 0, 2 * unit, unit / 2, {0: 0.9}), (2 * unit, 0, 2 * unit, unit / 2, {0: 0.8})]
     out = raw(boxes, classes=1)
-    assert len(vision.detections([out], classes=1, conf=0.25)) == len(
+    assert len(vision.detections([out], RAW, classes=1, conf=0.25)) == len(
         plain(out, conf=0.25, iou=0.7, max_det=300, multi_label=False, agnostic=False)
     )
-    assert len(vision.detections([out], classes=1, conf=0.25)) == 1
+    assert len(vision.detections([out], RAW, classes=1, conf=0.25)) == 1
 
 
 # beside a plain NMS
@@ -426,7 +452,7 @@ def outputs(draw):
     agnostic=st.booleans(),
 )
 def test_any_output_gives_what_a_plain_nms_gives(out, **options):
-    found = vision.detections([out], classes=out.shape[1] - 4, **options)
+    found = vision.detections([out], RAW, classes=out.shape[1] - 4, **options)
     with np.errstate(all="ignore"):
         expected = plain(out, **options)
     assert found.dtype == np.float32 and found.flags["C_CONTIGUOUS"]
@@ -445,7 +471,7 @@ def test_a_broken_model_that_finds_everything_takes_neither_long_nor_much_memory
     if shape != "one place":
         out[0, 1 if shape == "a column" else 0] = steps * (2 if shape == "a chain" else 30)
     tracemalloc.start()
-    found = vision.detections([out], classes=1, conf=0.25, max_det=2000)
+    found = vision.detections([out], RAW, classes=1, conf=0.25, max_det=2000)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert len(found) == (1 if shape == "one place" else 2000)
@@ -473,7 +499,7 @@ def test_nms_is_that_of_ultralytics(classes, boxes, conf, multi_label):
     expected = nms.non_max_suppression(
         torch.from_numpy(out.copy()), conf, 0.7, multi_label=multi_label, max_det=300, nc=classes
     )[0].numpy()
-    found = vision.detections([out], classes=classes, conf=conf, multi_label=multi_label)
+    found = vision.detections([out], RAW, classes=classes, conf=conf, multi_label=multi_label)
     assert found.shape == expected.shape and len(found) > 10
     assert np.abs(found[:, :4] - expected[:, :4]).max() < 1e-3
     assert np.array_equal(found[:, 4:], expected[:, 4:])
@@ -504,7 +530,7 @@ def test_the_whole_way_is_that_of_ultralytics_on_real_pictures(shared_data):
         x, box = vision.letterbox(vision.decode(path), 320)
         with torch.inference_mode():
             out = yolo.model(torch.from_numpy(x))[0].numpy()
-        ours = box.undo(vision.detections([out], classes=4, conf=0.25))
+        ours = box.undo(vision.detections([out], RAW, classes=4, conf=0.25))
         assert ours.shape == theirs.shape
         assert np.abs(ours[:, :4] - theirs[:, :4]).max(initial=0) < 0.5
         assert np.abs(ours[:, 4] - theirs[:, 4]).max(initial=0) < 1e-3
@@ -539,7 +565,7 @@ def test_thousands_of_real_boxes_are_those_of_ultralytics(weights, folder, size,
             options = {"multi_label": multi_label, "max_det": 300}
             expected = nms.non_max_suppression(torch.from_numpy(out.copy()), conf, 0.7, **options)[0]
             expected[:, :4] = ops.scale_boxes((size, size), expected[:, :4], image.shape)
-            found = box.undo(vision.detections([out], classes=out.shape[1] - 4, conf=conf, **options))
+            found = box.undo(vision.detections([out], RAW, classes=out.shape[1] - 4, conf=conf, **options))
             assert found.shape == tuple(expected.shape)
             assert np.abs(found[:, :4] - expected[:, :4].numpy()).max(initial=0) < 1e-3  # px
             assert np.array_equal(found[:, 4:], expected[:, 4:].numpy())

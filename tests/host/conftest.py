@@ -115,6 +115,23 @@ def dataset(folder, *, train=8, val=4, size=96, classes=3, seed=0):
     return folder / "data.yaml"
 
 
+def label_by(session, folder, size, classes=3):
+    """Label every picture of `folder` with the best detections of `session`, so that its network finds something."""
+    from edgeprune_device import vision
+
+    for picture in (folder / "images").rglob("*.png"):
+        x, _ = vision.letterbox(vision.decode(picture), size)
+        found = vision.detections(session.infer(x), session.kind, classes=classes, conf=0.01, max_det=5)
+        found[:, :4] = found[:, :4].clip(0, size)
+        found = found[(found[:, 2] - found[:, 0] > 4) & (found[:, 3] - found[:, 1] > 4)]
+        rows = [
+            f"{int(c)} {(a + b) / 2 / size:.6f} {(t + d) / 2 / size:.6f} {(b - a) / size:.6f} {(d - t) / size:.6f}"
+            for a, t, b, d, _, c in found
+        ]
+        label = Path(str(picture).replace("/images/", "/labels/")).with_suffix(".txt")
+        label.write_text("\n".join(rows) + "\n")
+
+
 @pytest.fixture
 def data(tmp_path):
     return dataset(tmp_path / "data")

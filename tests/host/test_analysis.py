@@ -15,6 +15,7 @@ from edgeprune.analysis import Advice, Rung
 from edgeprune.channels import trace
 from edgeprune.count import Cost
 from edgeprune.features import moments
+from edgeprune.head import has_one_to_one
 
 from .conftest import dataset, network, save
 
@@ -100,13 +101,13 @@ def test_every_head(config):
     before = analysis.predictions(model, judges)
     assert before["scores"].shape[:2] == (2, 3) and before["boxes"].shape[:2] == (2, 4 * head.reg_max)
     assert analysis.divergence(before, analysis.predictions(model, judges)) == 0
-    if head.end2end:
+    if has_one_to_one(model):
         idle = copy.deepcopy(model)
         idle.model[-1].cv3[0][-1].bias.data += 1
         assert analysis.divergence(before, analysis.predictions(idle, judges)) == 0
     for tower in ("cv2", "cv3"):
         changed = copy.deepcopy(model)
-        tower = getattr(changed.model[-1], f"one2one_{tower}" if head.end2end else tower)
+        tower = getattr(changed.model[-1], f"one2one_{tower}" if has_one_to_one(model) else tower)
         tower[0][-1].weight.data *= 0.5
         assert analysis.divergence(before, analysis.predictions(changed, judges)) > 0
 
@@ -179,11 +180,11 @@ def inputs(tmp_path_factory):
     model = network(width=0.125)
     save(model, folder / "best.pt", imgsz=64)
     data = dataset(folder / "data", train=24, val=2, size=64)
-    session = measure.TorchSession(model.half().float())
+    session = measure.TorchSession(model.half().float(), 64)
     found = {}
     for picture in (folder / "data/images/train").iterdir():
         x, _ = vision.letterbox(vision.decode(picture), 64)
-        found[picture.stem] = vision.detections(session.infer(x), classes=3, conf=0.001, multi_label=True)
+        found[picture.stem] = vision.detections(session.infer(x), session.kind, classes=3, conf=0.001, multi_label=True)
     # One threshold for all pictures: no other detection outranks a label.
     least = np.sort(np.concatenate(list(found.values()))[:, 4])[-150]
     for stem, boxes in found.items():

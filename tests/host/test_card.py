@@ -57,6 +57,13 @@ def lines_of(text):
     return [re.sub(r" {2,}", "  ", line) for line in text.splitlines()]
 
 
+def test_of_two_heads_the_card_says_whose_figure_it_is(record):
+    said = "mAP is that of the one-to-one head, without NMS"
+    assert said not in card(record, OUT)
+    record["models"]["original"]["head"] = "one-to-one"
+    assert said in card(record, OUT) and "unless nms=False" in card(record, OUT)
+
+
 def test_before_and_after_at_a_glance(record):
     lines = lines_of(card(record, OUT))
     assert lines[:2] == ["", "demo: ratio 0.2 for jetson-orin, in 8:49"]

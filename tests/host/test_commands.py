@@ -124,7 +124,7 @@ def built_report(here, capsys):
     file = Path("onnx/model.fp32.onnx")
     described = {"pictures": len(data.val), "boxes": int(data.boxes(data.val).sum())}
     pack.pack(
-        Path("small.epb"), name="small", target="cpu", names=data.names, imgsz=96, end2end=False,
+        Path("small.epb"), name="small", target="cpu", names=data.names, imgsz=96,
         models={"fp32": {"map50": 0.0, "map50_95": 0.0, "small_map50_95": None, "pictures": len(data.val)}},
         files={"fp32": file}, engines={}, plans={}, evaluation=pack.evaluation_set(data, data.val), described=described,
         lineage={},
@@ -173,6 +173,13 @@ def test_prune_takes_every_task_without_pictures(task, tmp_path, capsys, monkeyp
     words = ["--target", "cpu", "--weights", "best.pt", "--data", "data.yaml"]
     code, _, err = call(capsys, "build", "--macs", "0.8", *words)
     assert code == 2 and "task" in err and err.count("\n") == 1
+
+
+def test_a_build_of_weights_that_find_nothing_stops_with_one_line(here, capsys):
+    words = ["--target", "cpu", "--weights", "best.pt", "--data", "data/data.yaml", "--quiet"]
+    code, out, err = call(capsys, "build", "--macs", "0.8", *words)
+    assert (code, out) == (2, "") and len(err.splitlines()) == 1
+    assert "finds next to nothing" in err and "--allow-poor-baseline" in err
 
 
 def bad(*words, says, make=None):

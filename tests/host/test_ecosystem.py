@@ -6,9 +6,10 @@ import numpy as np
 import onnx
 import pytest
 from edgeprune_device import vision
+from edgeprune_device.output import END2END
 from PIL import Image
 
-from edgeprune import checkpoint, exporting, nms
+from edgeprune import checkpoint, exporting, head, nms
 from edgeprune.layers import layer_of_node
 from edgeprune.quantize import calibrate, to_fp16, to_int8
 
@@ -112,13 +113,14 @@ def test_stock_ultralytics_reads_what_it_is_and_finds_the_same_boxes(exported):
         backend = yolo.predictor.model
         assert yolo.task == "detect" and backend.names == {0: "thing0", 1: "thing1", 2: "thing2"}
         assert (backend.stride, list(backend.imgsz), backend.batch, backend.channels) == (32, [SIZE, SIZE], 1, 3)
-        assert backend.end2end == (raw[0].shape[-1] == 6)
-        ours = box.undo(vision.detections(raw, classes=3, conf=0.05, iou=0.7))
+        stated = head.output_of_file(onnx.load(found[kind]))
+        assert backend.end2end == (stated == END2END)
+        ours = box.undo(vision.detections(raw, stated, classes=3, conf=0.05, iou=0.7))
         assert len(theirs) == len(ours) > 5, kind
         assert (unlike(theirs, ours) <= (0.02, 1e-4)).all() and (unlike(ours, theirs) <= (0.02, 1e-4)).all(), kind
         if kind in ("fp32", "nms"):
             # By itself stock Ultralytics takes the head that needs NMS; the file has the one that does not.
-            one = {"nms": False} if exporting._one_to_one(checkpoint.load(weights).model) else {}
+            one = {"nms": False} if head.has_one_to_one(checkpoint.load(weights).model) else {}
             stock = YOLO(weights).predict(bgr, imgsz=SIZE, rect=False, conf=0.05, iou=0.7, verbose=False, **one)[0]
             stock = stock.boxes.data.numpy()
             assert len(stock) == len(theirs)

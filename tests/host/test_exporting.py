@@ -8,6 +8,7 @@ import onnxruntime
 import pytest
 import torch
 from edgeprune_device.errors import GateError, InputError
+from edgeprune_device.output import END2END, RAW
 from ultralytics import YOLO
 from ultralytics.nn.tasks import DetectionModel
 
@@ -148,7 +149,7 @@ def test_values_that_are_not_numbers_fail():
     good = np.random.default_rng(0).random((1, 8, 50))
     bad = good.copy()
     bad[0, 4, 7] = np.nan
-    box, score, compared, unmatched = compare_outputs(good, bad)
+    box, score, compared, unmatched = compare_outputs(good, bad, RAW)
     with pytest.raises(GateError):
         Parity(box, score, 1, compared, unmatched).check()
     with pytest.raises(GateError):
@@ -162,17 +163,17 @@ def test_raw_outputs_are_compared_where_a_score_matters():
     actual = expected.copy()
     actual[0, 0] = [0.25, 50.0, 0.0]  # the second anchor has no score: its box does not matter
     actual[0, 4, 2] = 0.4
-    assert compare_outputs(expected, actual) == pytest.approx((0.25, 0.1, 2, 0))
+    assert compare_outputs(expected, actual, RAW) == pytest.approx((0.25, 0.1, 2, 0))
     actual[0, 5, 1] = 0.3  # unless the other side sees something there
-    assert compare_outputs(expected, actual)[:3] == pytest.approx((50.0, 0.3, 3))
+    assert compare_outputs(expected, actual, RAW)[:3] == pytest.approx((50.0, 0.3, 3))
 
 
 def test_rows_are_compared_by_place_and_class_not_by_rank():
     row = lambda x, score, label: [x, 0, x + 10, 10, score, label]  # noqa: E731
     expected = np.array([[row(0, 0.9, 1), row(100, 0.8999, 1), row(200, 0.5, 2), row(9, 0.001, 0)]])
     actual = expected[:, [1, 0, 2, 3]].copy()
-    assert compare_outputs(expected, actual) == (0.0, 0.0, 3, 0)
+    assert compare_outputs(expected, actual, END2END) == (0.0, 0.0, 3, 0)
     actual[0, 2, 5] = 3
-    assert compare_outputs(expected, actual)[2:] == (3, 1)
+    assert compare_outputs(expected, actual, END2END)[2:] == (3, 1)
     with pytest.raises(GateError, match="1 detections without a partner"):
-        Parity(*compare_outputs(expected, actual)[:2], 1, 3, 1).check()
+        Parity(*compare_outputs(expected, actual, END2END)[:2], 1, 3, 1).check()

@@ -8,6 +8,7 @@ import onnxruntime
 import pytest
 from edgeprune_device import vision
 from edgeprune_device.errors import InputError
+from edgeprune_device.output import END2END, RAW
 from onnx import TensorProto, helper, numpy_helper
 
 import edgeprune as ep
@@ -49,7 +50,8 @@ def rows_of(model, picture=None):
     picture = np.zeros((1, 3, SIZE, SIZE), np.float32) if picture is None else picture
     session = onnxruntime.InferenceSession(model.SerializeToString())
     (rows,) = session.run(None, {"images": picture})
-    assert rows.shape == (1, 300, 6) and rows.dtype == np.float32
+    anchors = nms.without(model).graph.output[0].type.tensor_type.shape.dim[2].dim_value
+    assert rows.shape == (1, min(300, anchors), 6) and rows.dtype == np.float32
     return rows
 
 
@@ -61,8 +63,8 @@ def test_random_boxes_are_suppressed_as_outside(count, classes, spread):
     output[0, 2:4] = rng.uniform(5, 30, (2, count))
     output[0, 4:] = rng.uniform(0, 1, (classes, count)) ** 8
     output = output.astype(np.float32)
-    expected = vision.detections([output], classes=classes, conf=nms.CONF, iou=nms.IOU)
-    found = vision.detections([rows_of(nms.add(answering(output)))], classes=classes, conf=nms.CONF)
+    expected = vision.detections([output], RAW, classes=classes, conf=nms.CONF, iou=nms.IOU)
+    found = vision.detections([rows_of(nms.add(answering(output)))], END2END, classes=classes, conf=nms.CONF)
     # Of more than 1,024 boxes only the best are looked at, so the list may end earlier.
     assert len(found) == len(expected) or count > nms.CANDIDATES
     assert len(found) > 0 and np.allclose(found, expected[: len(found)], atol=1e-4)
@@ -76,8 +78,8 @@ def test_a_chain_of_boxes_is_undone_link_by_link():
     output[0, 0, :count] = 10 + 3 * np.arange(count)  # 3 px of 20: IoU 0.74; 6 px: 0.54
     output[0, 4, :count] = np.linspace(0.9, 0.5, count)
     rows = rows_of(nms.add(answering(output)))
-    found = vision.detections([rows], classes=1, conf=nms.CONF)
-    expected = vision.detections([output], classes=1, conf=nms.CONF, iou=nms.IOU)
+    found = vision.detections([rows], END2END, classes=1, conf=nms.CONF)
+    expected = vision.detections([output], RAW, classes=1, conf=nms.CONF, iou=nms.IOU)
     assert len(found) == len(expected) == count // 2 and np.allclose(found, expected, atol=1e-4)
     assert not rows[0, len(found) :].any()  # zeros behind
 
@@ -86,7 +88,7 @@ def test_other_classes_do_not_suppress_and_nothing_is_nothing():
     output = np.zeros((1, 6, 20), np.float32)
     output[0, :4, :2] = np.array([48, 48, 20, 20])[:, None]
     output[0, 4, 0], output[0, 5, 1] = 0.9, 0.8
-    found = vision.detections([rows_of(nms.add(answering(output)))], classes=2, conf=nms.CONF)
+    found = vision.detections([rows_of(nms.add(answering(output)))], END2END, classes=2, conf=nms.CONF)
     assert found[:, 5].tolist() == [0, 1]
     assert not rows_of(nms.add(answering(np.zeros((1, 6, 20))))).any()
 
@@ -101,7 +103,8 @@ def test_every_precision_carries_it_and_finds_what_stands_outside(raw):
         onnx.checker.check_model(nms.add(model), full_check=True)
         outside = q.reference_session(q.rounded(model)).run(None, {"images": picture})
         inside = q.reference_session(q.rounded(nms.add(model))).run(None, {"images": picture})
-        expected, found = (vision.detections(out, classes=3, conf=0.01) for out in (outside, inside))
+        expected = vision.detections(outside, RAW, classes=3, conf=0.01)
+        found = vision.detections(inside, END2END, classes=3, conf=0.01)
         assert len(expected) > 3 and np.allclose(expected, found, atol=1e-3)
 
 

@@ -129,6 +129,14 @@ def test_gates_stand_with_limit_and_finding_and_a_failed_one_stands_out(comparis
     assert len(read.of(tag="tr", class_="failed")) == 1
 
 
+def test_of_two_heads_the_page_says_whose_figure_it_is(comparisons):
+    comparison, said = copy.deepcopy(comparisons["build"]), "mAP is that of the one-to-one head, without NMS"
+    assert said not in page.render(comparison)
+    for item in comparison["items"]:
+        item["head"] = "one-to-one"
+    assert said in page.render(comparison)
+
+
 def test_what_was_not_measured_says_so_and_nothing_is_invented(comparisons):
     text = page.render(comparisons["bare"])
     read = Read(text)

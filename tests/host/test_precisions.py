@@ -7,6 +7,7 @@ import onnx
 import pytest
 from edgeprune_device.environment import Environment
 from edgeprune_device.errors import GateError
+from edgeprune_device.output import END2END, RAW
 from edgeprune_device.target import Target
 from onnx import numpy_helper
 
@@ -63,7 +64,7 @@ class Closeness:
 
     def __call__(self, session):
         self.asked += 1
-        pairs = [q.disagreement(a, session.infer(p)[0]) for a, p in zip(self.expected, self.pictures)]
+        pairs = [q.disagreement(a, session.infer(p)[0], session.kind) for a, p in zip(self.expected, self.pictures)]
         differs, total = np.sum(pairs, axis=0)
         return 1 - differs / total
 
@@ -81,23 +82,23 @@ def settled(model, max_drop, target="jetson-orin"):
 def test_disagreement_is_zero_for_equals_and_grows_with_boxes_and_scores(fp32):
     (picture,) = pictures(1)
     expected = q.reference_session(fp32).run(None, {"images": picture})[0]
-    assert q.disagreement(expected, expected)[0] == 0
+    assert q.disagreement(expected, expected, RAW)[0] == 0
     moved, weaker = expected.copy(), expected.copy()
     moved[0, 0] += 2.0
     weaker[0, 4:] *= 0.9
-    differs, total = q.disagreement(expected, moved)
+    differs, total = q.disagreement(expected, moved, RAW)
     assert 0 < differs < total
-    differs, total = q.disagreement(expected, weaker)
+    differs, total = q.disagreement(expected, weaker, RAW)
     seen = expected[0, 4:][:, expected[0, 4:].max(0) > 0.01]
     assert differs == pytest.approx(0.1 * seen.sum(), rel=0.01)
 
 
 def test_disagreement_of_one_to_one_outputs_does_not_care_for_their_order():
     rows = np.array([[[0, 0, 10, 10, 0.9, 0], [20, 20, 40, 40, 0.5, 1], [0, 0, 1, 1, 0.001, 1]]], np.float32)
-    assert q.disagreement(rows, rows[:, [1, 0, 2]])[0] == 0
+    assert q.disagreement(rows, rows[:, [1, 0, 2]], END2END)[0] == 0
     other = rows.copy()
     other[0, 0, 5] = 2  # another class: its answer is lost
-    assert q.disagreement(rows, other)[0] == pytest.approx(0.9 * 2)
+    assert q.disagreement(rows, other, END2END)[0] == pytest.approx(0.9 * 2)
 
 
 @pytest.mark.parametrize("broken", [np.nan, np.inf])
@@ -105,7 +106,7 @@ def test_what_is_not_finite_counts_as_wrong(fp32, broken):
     (picture,) = pictures(1)
     expected = q.reference_session(fp32).run(None, {"images": picture})[0]
     found = np.full_like(expected, broken)
-    differs, total = q.disagreement(expected, found)
+    differs, total = q.disagreement(expected, found, RAW)
     assert np.isfinite(differs) and differs >= total
 
 
@@ -235,7 +236,7 @@ class Shifted:
     """A session whose boxes are all off by some pixels: INT8 that nothing can rescue."""
 
     def __init__(self, session):
-        self.session = session
+        self.session, self.kind = session, session.kind
 
     def infer(self, x):
         (out,) = self.session.infer(x)

@@ -8,6 +8,7 @@ import onnxruntime
 import pytest
 import torch
 from edgeprune_device.errors import GateError, InputError
+from edgeprune_device.output import RAW
 from onnx import TensorProto, helper, numpy_helper
 from ultralytics.nn.tasks import DetectionModel
 
@@ -174,7 +175,7 @@ def test_fp16_body_fp32_ends(fp32, ranges):
     assert len(made.model.SerializeToString()) < 0.55 * len(fp32.SerializeToString())
     picture = pictures(1, seed=9)[0]
     onnxruntime.InferenceSession(made.model.SerializeToString()).run(None, {"images": picture})  # stock options take it
-    box, score, *_ = compare_outputs(run(fp32, picture), run(quantize.rounded(made.model), picture))
+    box, score, *_ = compare_outputs(run(fp32, picture), run(quantize.rounded(made.model), picture), RAW)
     assert 1e-4 < box < 0.5 and 1e-6 < score < 5e-3  # really rounded, and harmless
 
 
@@ -189,10 +190,10 @@ def test_a_layer_whose_activations_overflow_stays_fp32_and_is_named(fp32):
     assert {"model.2", "model.2.cv2.conv"} <= set(named)  # the Split and Concat, and what reads them
     assert not any(layer.startswith("model.9") for layer in named)
     (picture,) = pictures(1)
-    box, score, *_ = compare_outputs(run(model, picture), run(quantize.rounded(made.model), picture))
+    box, score, *_ = compare_outputs(run(model, picture), run(quantize.rounded(made.model), picture), RAW)
     assert box < 1 and score < 0.01
     unguarded = run(quantize.rounded(to_fp16(model).model), picture)  # without ranges the overflow is not seen …
-    assert not compare_outputs(run(model, picture), unguarded)[0] < 1  # … and ruins the boxes
+    assert not compare_outputs(run(model, picture), unguarded, RAW)[0] < 1  # … and ruins the boxes
     assert json.loads(json.dumps(made.to_json()))["kept_fp32"][0]["layer"]
 
 

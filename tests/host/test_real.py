@@ -16,7 +16,7 @@ def test_a_fifth_of_the_channels_goes_before_any_training(shared):
     solve = samples.read(data, samples.pick(data.train, 12), SIZE)
 
     def score(model):
-        return measure.evaluate(measure.TorchSession(model), data, pictures, SIZE)[0].map50_95
+        return measure.evaluate(measure.TorchSession(model, SIZE), data, pictures, SIZE)[0].map50_95
 
     channels = trace(source.model)
     ask = pruning.Ask(Budget("ratio", 0.2), 8)

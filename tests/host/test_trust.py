@@ -17,8 +17,8 @@ from edgeprune import pack
 
 @pytest.fixture
 def model(tmp_path):
-    """An ONNX file that `pack` can read the opset of."""
-    value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in ("x", "y")]
+    """An ONNX file that `pack` can read the opset of, and whose output is a detector's of one class."""
+    value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 5, 84]) for name in ("x", "y")]
     graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "g", value[:1], value[1:])
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]), str(tmp_path / "m.onnx"))
     return tmp_path / "m.onnx"
@@ -38,7 +38,7 @@ def machine(tmp_path, monkeypatch):
 
 def packed(path, model):
     return pack.pack(
-        path, name="small", target="cpu", names=["x"], imgsz=64, end2end=False, models={"fp32": {}},
+        path, name="small", target="cpu", names=["x"], imgsz=64, models={"fp32": {}},
         files={"fp32": model}, engines={}, plans={}, evaluation=EvaluationSet.pack([]),
         described={"pictures": 0, "boxes": 0}, lineage={},
     )  # fmt: skip

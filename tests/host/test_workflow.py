@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,7 @@ from edgeprune.dataset import load
 from edgeprune.progress import Reporter
 from edgeprune.workflow import Options
 
-from .conftest import dataset, network, save
+from .conftest import dataset, label_by, network, save
 
 STAGES = ["baseline", "plan", "prune", "finetune", "export", "quantize", "engine", "pack", "page"]
 
@@ -39,6 +40,7 @@ def options(folder, **changes):
         "distill": False, "patience": 0,
         "criterion": "auto", "imgsz": 96, "epochs": 2, "batch": 4, "lr": 1e-4, "device": "cpu", "workers": 0, "seed": 0,
         "precision": ("fp32", "fp16", "int8"), "max_drop": 1.0, "nms": False, "name": "small",
+        "allow_poor_baseline": True,  # random weights find nothing
     }  # fmt: skip
     return Options(**{**given, **changes})
 
@@ -227,7 +229,8 @@ def test_the_command_that_the_page_gives_asks_for_the_same(inputs, changes):
     command.configure(parser)
     given = parser.parse_args(words[2:])
     assert arguments.asked(given) == asked.budget
-    same = ("criterion", "lr", "uniform", "patience", "max_drop", "nms", "steps", "pictures", "on", "epochs", "imgsz")
+    same = ("criterion", "lr", "uniform", "patience", "max_drop", "nms", "steps", "pictures", "on", "epochs", "imgsz",
+            "allow_poor_baseline")
     for name in same:
         assert getattr(given, name) == getattr(asked, name), name
     assert (given.weights, given.data, given.target) == (asked.weights, asked.data, asked.target)
@@ -366,7 +369,7 @@ def test_with_nms_inside_every_file_and_the_bundle_answer_in_rows(inputs, tmp_pa
     assert bundle.manifest.output == "end2end"
     for precision, entry in bundle.manifest.models.items():
         model = onnx.load_from_string(bundle.read(entry["payload"]))
-        assert [d.dim_value for d in model.graph.output[0].type.tensor_type.shape.dim] == [1, 300, 6]
+        assert [d.dim_value for d in model.graph.output[0].type.tensor_type.shape.dim] == [1, 189, 6]
         assert record["models"][precision]["map50_95"] == entry["map50_95"] > 0
     pictures = load(fitted / "data" / "data.yaml")
     rows = comparison.compare(comparison.open_item(str(out / "small.epb"), None), pictures, rounds=1).items
@@ -380,26 +383,34 @@ def test_with_nms_inside_every_file_and_the_bundle_answer_in_rows(inputs, tmp_pa
 
 def _fitted(inputs, folder):
     """A model that finds something on its pictures: labels made of its own best detections."""
-    from edgeprune_device import vision
-
     from edgeprune import measure
 
     dataset(folder / "data", train=16, val=4, seed=1)
     model = network(width=0.125)
     save(model, folder / "best.pt")
-    session = measure.TorchSession(model)
-    for picture in (folder / "data" / "images").rglob("*.png"):
-        x, _ = vision.letterbox(vision.decode(picture), 96)
-        found = vision.detections(session.infer(x), classes=3, conf=0.01, max_det=5)
-        found = found[(found[:, 2] - found[:, 0] > 4) & (found[:, 3] - found[:, 1] > 4)]
-        boxes = np.clip(found[:, :4], 0, 96)
-        rows = [
-            f"{int(c)} {(a + b) / 192:.6f} {(t + d) / 192:.6f} {(b - a) / 96:.6f} {(d - t) / 96:.6f}"
-            for (a, t, b, d), c in zip(boxes, found[:, 5])
-        ]
-        label = Path(str(picture).replace("/images/", "/labels/")).with_suffix(".txt")
-        label.write_text("\n".join(rows) + "\n")
+    label_by(measure.TorchSession(model, 96), folder / "data", 96)
     return folder
+
+
+@pytest.mark.parametrize("weights_find", [False, True])
+def test_an_original_that_finds_nothing_is_told_at_once_and_can_be_built_all_the_same(
+    inputs, tmp_path, monkeypatch, weights_find
+):
+    from edgeprune import stages
+
+    monkeypatch.setattr(workflow, "stages", lambda options: [("baseline", stages.baseline)])
+    folder, out = _fitted(inputs, tmp_path) if weights_find else inputs, tmp_path / "out"
+    careful = options(folder, allow_poor_baseline=False, imgsz=64)
+    if weights_find:
+        found = workflow.build(replace(careful, imgsz=96), out, Reporter(quiet=True))["models"]["original"]
+        assert found["map50_95"] > stages.POOR and found["head"] is None
+        return
+    with pytest.raises(InputError, match=r"mAP50-95 0\.00\d on 4 validation .* in another order") as caught:
+        workflow.build(careful, out, Reporter(quiet=True))
+    assert "--imgsz 64 (trained at 96); --allow-poor-baseline" in str(caught.value) and "\n" not in str(caught.value)
+    again = replace(careful, allow_poor_baseline=True)
+    record = workflow.build(again, out, Reporter(quiet=True), resume=(out / "build.json").exists())
+    assert [stage["name"] for stage in record["stages"]] == ["baseline"]
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,6 @@ def make(folder: Path, name: str = "rig") -> Path:
         target=target.name,
         names=source.names,
         imgsz=imgsz,
-        end2end=False,
         models=models,
         files=files,
         engines={},

@@ -238,7 +238,8 @@ class _Worker:
         cells, watchdog_ns, clock = self._cells, self._watchdog_ns, time.monotonic_ns
         supply, live = self._supply(source)
         decode, infer, write = source.decode, session.infer, sink.write
-        prepare, classes, nms = Preprocessor(manifest.imgsz), len(manifest.classes), dict(manifest.nms)
+        prepare, classes, kind = Preprocessor(manifest.imgsz), len(manifest.classes), manifest.output
+        nms = dict(manifest.nms)
         nms["conf"] = nms["conf"] if self._order["conf"] is None else self._order["conf"]
         number = self._order["first"] + cells[FRAMES]
         while True:
@@ -262,7 +263,7 @@ class _Worker:
                 c = clock()
                 outputs = infer(x)
                 d = clock()
-                found = box.undo(detections(outputs, classes=classes, **nms))
+                found = box.undo(detections(outputs, kind, classes=classes, **nms))
                 e = clock()
             except EdgepruneError as error:
                 raise _End(protocol.UNFIT, error) from error
