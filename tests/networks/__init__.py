@@ -26,7 +26,7 @@ def path(family: str) -> Path:
     return Path(__file__).with_name(f"{family}.pt")
 
 
-def scenes(folder: Path, val: int = 24, seed: int = UNSEEN, *, train: int = 16) -> Path:
+def scenes(folder: Path, val: int = 24, seed: int = UNSEEN, *, train: int = 12) -> Path:
     """Draw a data set into `folder`; returns its data.yaml. The same seed, the same pictures."""
     for number, (split, count) in enumerate((("train", train), ("val", val))):
         images, labels = folder / "images" / split, folder / "labels" / split

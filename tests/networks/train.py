@@ -104,7 +104,7 @@ def main() -> None:
             path = networks.path(family)
             model = checkpoint.load(path).model
             unseen = dataset.load(networks.scenes(Path(folder) / "unseen"))
-            found = measure.evaluate(measure.TorchSession(model), unseen, unseen.val, networks.SIZE)[0]
+            found = measure.evaluate(measure.TorchSession(model, networks.SIZE), unseen, unseen.val, networks.SIZE)[0]
         parameters = sum(p.numel() for p in model.parameters())
         print(
             f"| {family} | {parameters:,} | {path.stat().st_size:,} | {found.map50:.3f} | {found.map50_95:.3f} | "
