@@ -16,7 +16,7 @@ from edgeprune.channels import trace
 from edgeprune.count import Cost
 from edgeprune.features import moments
 
-from .conftest import dataset, network, save, short
+from .conftest import dataset, network, save
 
 
 def pictures(count=8, size=96, seed=0):
@@ -176,7 +176,7 @@ def test_half_a_step_is_added_where_the_recommendation_ends():
 def inputs(tmp_path_factory):
     """best.pt, and a data set whose labels are what best.pt finds; its val pictures are no pictures at all."""
     folder = tmp_path_factory.mktemp("inputs")
-    model = short()
+    model = network(width=0.125)
     save(model, folder / "best.pt", imgsz=64)
     data = dataset(folder / "data", train=24, val=2, size=64)
     session = measure.TorchSession(model.half().float())
