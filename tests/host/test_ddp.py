@@ -15,7 +15,7 @@ from edgeprune.channels import trace
 from edgeprune.finetuning import Settings
 
 from .conftest import dataset as pictures
-from .conftest import network, save
+from .conftest import save, short
 from .test_surgery import random_plan
 
 pytest.importorskip("cloudpickle")
@@ -53,7 +53,7 @@ def sent(tmp_path, monkeypatch):
     """A pruned network whose training is about to be sent to other processes: (weights, run folder, script)."""
     from edgeprune.trainer import KeepArchitecture
 
-    model = network(width=0.125)
+    model = short()
     channels = trace(model)
     teacher = save(model, tmp_path / "best.pt")
     weights = tmp_path / "pruned.pt"

@@ -6,7 +6,7 @@ from PIL import Image
 
 from edgeprune import exporting, measure
 
-from .conftest import network
+from .conftest import short
 
 
 @pytest.fixture
@@ -29,6 +29,6 @@ def test_a_picture_that_is_gone_or_damaged_is_named(picture, spoil):
     spoil(picture)
     with pytest.raises(InputError, match=r"a\.jpg: .*picture"):
         measure.shape(picture)
-    model = exporting.to_onnx(network(width=0.125), (64, 64)).SerializeToString()
+    model = exporting.to_onnx(short(), (64, 64)).SerializeToString()
     with pytest.raises(InputError, match=r"a\.jpg: .*picture"):
         measure.latency({"a": model}, 64, [picture], classes=3, rounds=1, warmup=0)
