@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 
 from ..host import drone_root
-from ..host.conftest import dataset, network, save
+from ..host.conftest import dataset, save, short
 from . import blocks, host
 from .blocks import Block
 from .drone import STAND_IN, Drone
@@ -144,7 +144,7 @@ class World:
         folder.mkdir(parents=True)
         names = dict(enumerate(demo.NAMES))
         dataset(folder, train=8, val=4).write_text(f"train: images/train\nval: images/val\nnames: {names}\n")
-        model = network(width=0.125, nc=len(names))
+        model = short(nc=len(names))
         model.names = names
         save(model, folder / "best.pt")
 

@@ -14,7 +14,7 @@ from edgeprune_device.errors import InputError
 import edgeprune as ep
 from edgeprune.model import checkpoint
 
-from .conftest import dataset, network, save
+from .conftest import dataset, save, short
 
 PUBLIC = {
     "Accuracy", "Analysis", "Build", "Bundle", "Comparison", "Cost", "EdgepruneError", "Exported", "Finetuned",
@@ -26,7 +26,7 @@ PUBLIC = {
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("inputs")
-    return save(network(width=0.125), folder / "best.pt"), dataset(folder / "data", train=16, val=4)
+    return save(short(), folder / "best.pt"), dataset(folder / "data", train=16, val=4)
 
 
 @pytest.fixture(scope="module")

@@ -13,13 +13,13 @@ from edgeprune.model import checkpoint
 from edgeprune.model.count import count
 from edgeprune.pruning.plan import PrunePlan
 
-from .conftest import dataset, network, save
+from .conftest import dataset, network, save, short
 
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("inputs")
-    save(network(width=0.125), folder / "best.pt")
+    save(short(), folder / "best.pt")
     dataset(folder / "data", train=12, val=4)
     return folder
 

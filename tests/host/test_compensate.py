@@ -36,7 +36,7 @@ def test_a_twin_takes_over(small):
     x = pictures(seed=3)
     before = error(cut, small, x)
     solved = compensate(small, cut, channels, plan, pictures())
-    assert solved > 50
+    assert solved > 25
     assert error(cut, small, x) < 0.05 * before
 
 
@@ -69,7 +69,7 @@ def features(model, x):
 def test_it_repairs_a_random_cut_on_pictures_it_has_not_seen():
     """The trained demo network and its scenes: what reaches the head comes back at least half way."""
     model = checkpoint.load(demo.WEIGHTS).model
-    scenes = torch.stack([torch.from_numpy(demo.render(7_000_000 + i)[0].copy()) for i in range(20)])
+    scenes = torch.stack([torch.from_numpy(demo.render(7_000_000 + i)[0].copy()) for i in range(12)])
     scenes = scenes.permute(0, 3, 1, 2).float() / 255
     channels = trace(model)
     plan = random_plan(channels, share=0.1)
@@ -77,11 +77,11 @@ def test_it_repairs_a_random_cut_on_pictures_it_has_not_seen():
     cut = surgery.apply(plan, model, channels)
 
     def lost():
-        pairs = zip(features(cut, scenes[16:]), features(model, scenes[16:]), kept)
+        pairs = zip(features(cut, scenes[8:]), features(model, scenes[8:]), kept)
         return [float((a - b[:, k]).square().mean() / b[:, k].var()) for a, b, k in pairs]
 
     before = lost()
-    compensate(model, cut, channels, plan, scenes[:16])
+    compensate(model, cut, channels, plan, scenes[:8])
     after = lost()
     assert all(a < 0.5 * b for a, b in zip(after, before)), (before, after)
 

@@ -18,7 +18,7 @@ from edgeprune.training import finetune
 from edgeprune.training.finetune import TrainingSettings
 
 from .conftest import dataset as pictures
-from .conftest import network, save
+from .conftest import save, short
 from .test_surgery import random_plan
 
 pytest.importorskip("cloudpickle")
@@ -56,7 +56,7 @@ def sent(tmp_path, monkeypatch):
     """A pruned network whose training is about to be sent to other processes: (weights, run folder, script)."""
     from edgeprune.training.trainer import KeepArchitecture
 
-    model = network(width=0.125)
+    model = short()
     channels = trace(model)
     teacher = save(model, tmp_path / "best.pt")
     weights = tmp_path / "pruned.pt"

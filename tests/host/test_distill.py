@@ -17,7 +17,7 @@ from edgeprune.pruning.channels import trace
 from edgeprune.training import distill, finetune
 from edgeprune.training.finetune import TrainingSettings
 
-from .conftest import network, save
+from .conftest import network, save, short
 from .test_checkpoint import STOCK
 from .test_surgery import random_plan
 
@@ -96,7 +96,7 @@ def test_the_schedule_of_end_to_end_losses_goes_on():
 
 @pytest.fixture
 def pruned(tmp_path):
-    model = network(width=0.125)
+    model = short()
     channels = trace(model)
     teacher = save(model, tmp_path / "best.pt")
     path = tmp_path / "pruned.pt"
@@ -148,9 +148,9 @@ def test_a_run_with_another_teacher_is_not_resumed(pruned, data, tmp_path):
     assert len(train(weights, data, tmp_path, None)) == 2
 
 
-def test_a_teacher_that_does_not_fit(pruned, data, tmp_path):
-    weights, _ = pruned
-    classes = save(network(width=0.125, nc=2), tmp_path / "classes.pt")
+def test_a_teacher_that_does_not_fit(data, tmp_path):
+    weights = save(network(width=0.125), tmp_path / "best.pt")
+    classes = save(short(nc=2), tmp_path / "classes.pt")
     with pytest.raises(InputError, match="its classes are"):
         train(weights, data, tmp_path, classes)
     end_to_end = save(network("yolov10n.yaml"), tmp_path / "v10.pt")

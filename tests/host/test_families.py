@@ -224,8 +224,9 @@ for path in sys.argv[2:]:
         told[path] = {"error": traceback.format_exc()[-1500:]}
 print("STOCK" + json.dumps(told))
 """
+#: YOLO11's tasks have YOLOv8's heads on the layers of YOLO11's detector.
 STOCK_MODELS = [f"{family}{sizes[0]}" for family, sizes in SIZES.items()] + [
-    f"{family}{suffix}" for family in ("yolov8n", "yolo11n", "yolo26n") for suffix in TASKS.values()
+    f"{family}{suffix}" for family in ("yolov8n", "yolo26n") for suffix in TASKS.values()
 ]
 
 

@@ -2,9 +2,6 @@
 
 import os
 import signal
-import subprocess
-import sys
-import time
 
 import pytest
 import torch
@@ -18,14 +15,15 @@ from edgeprune.pruning.channels import trace
 from edgeprune.training import finetune
 from edgeprune.training.finetune import TrainingSettings
 
+from . import forked
 from .conftest import dataset as pictures
-from .conftest import network, save
+from .conftest import save, short
 from .test_surgery import random_plan
 
 
 @pytest.fixture
 def pruned(tmp_path):
-    model = network(width=0.125)
+    model = short()
     channels = trace(model)
     source = checkpoint.load(save(model, tmp_path / "best.pt"))
     path = tmp_path / "pruned.pt"
@@ -105,21 +103,18 @@ with open(log, "a") as file:
 def test_killed_twice_and_resumed(pruned, data, tmp_path, own_signals):
     """By kill -9 in epoch 3 and by Ctrl-C in epoch 5: each time it goes on from the last whole epoch, still taught."""
     out, work, log = tmp_path / "tuned.pt", tmp_path / "work", tmp_path / "log"
-    command = [sys.executable, "-c", RUN, *map(str, (pruned, data, out, work, log, tmp_path / "best.pt"))]
+    words = (pruned, data, out, work, log, tmp_path / "best.pt")
     reached = 0
     for epoch, kill in ((3, signal.SIGKILL), (5, signal.SIGINT)):
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        deadline = time.monotonic() + 120
-        while not (log.exists() and f"{epoch} 1" in log.read_text()) and time.monotonic() < deadline:
-            time.sleep(0.02)
-        os.kill(process.pid, kill)
-        assert process.wait() != 0
+        process = forked.Process(RUN, *words, folder=tmp_path)
+        process.until(lambda: log.exists() and f"{epoch} 1" in log.read_text())  # noqa: B023
+        assert process.kill(kill) != 0
         assert not out.exists()
         epochs = [int(line.split()[0]) for line in log.read_text().splitlines()]
         assert epochs[0] >= reached and epoch <= epochs[-1] < 6, "resumed from the start, or killed too late"
         reached = epochs[-1]
         log.unlink()
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = forked.run(RUN, *words, folder=tmp_path)
     assert done.returncode == 0, done.stderr
     epochs = [int(line.split()[0]) for line in log.read_text().splitlines()]
     assert epochs[0] >= reached and epochs[-1] == 6

@@ -11,7 +11,7 @@ from edgeprune.pruning.budget import Budget
 from edgeprune.pruning.channels import trace
 from edgeprune.pruning.timing.ort import Ort
 
-from .conftest import network
+from .conftest import network, short
 
 SIZE = 64
 
@@ -44,7 +44,7 @@ class Counting:
 
 @pytest.fixture(scope="module")
 def nano():
-    model = network(width=0.125)
+    model = short()
     return model, trace(model)
 
 

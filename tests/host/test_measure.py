@@ -7,7 +7,7 @@ from PIL import Image
 from edgeprune.exporting.to_onnx import to_onnx
 from edgeprune.measuring import accuracy, timing
 
-from .conftest import network
+from .conftest import short
 
 
 @pytest.fixture
@@ -30,6 +30,6 @@ def test_a_picture_that_is_gone_or_damaged_is_named(picture, spoil):
     spoil(picture)
     with pytest.raises(InputError, match=r"a\.jpg: .*picture"):
         accuracy.upright_shape(picture)
-    model = to_onnx(network(width=0.125), (64, 64)).SerializeToString()
+    model = to_onnx(short(), (64, 64)).SerializeToString()
     with pytest.raises(InputError, match=r"a\.jpg: .*picture"):
         timing.time_models({"a": model}, 64, [picture], classes=3, rounds=1, warmup=0)

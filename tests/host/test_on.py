@@ -32,7 +32,7 @@ from edgeprune.workflow import stages
 from edgeprune.workflow.build import run_build
 from edgeprune.workflow.card import card
 
-from .conftest import dataset, network, save
+from .conftest import dataset, save, short
 from .loopback import Drone
 from .test_workflow import options
 
@@ -511,7 +511,7 @@ def test_mistakes_are_told_before_anybody_is_asked(make_bundle, capfd, tmp_path,
 def inputs(tmp_path_factory):
     """The smallest network and pictures that `build` takes."""
     folder = tmp_path_factory.mktemp("inputs")
-    save(network(width=0.125), folder / "best.pt")
+    save(short(), folder / "best.pt")
     dataset(folder / "data", train=8, val=4)
     return folder
 

@@ -34,7 +34,7 @@ def main(act):
     with reporter.stage("finetune") as step:
         for i in range(30):
             step((i + 1) / 30, "epoch %d/3  loss %.3f" % (i // 10 + 1, 2 - i / 30))
-            time.sleep(0.06)
+            time.sleep(float(os.environ.get("STEP_S", "0.02")))
             if i == 15:
                 act(reporter)
     reporter.done("mAP50-95 0.250 (original 0.247)")
@@ -81,7 +81,7 @@ PLAN = "[2/3] plan       0:00  304 of 1504 channels go, chosen by energy, and mo
 
 
 def test_one_line_a_stage_and_one_that_moves():
-    session = Session(BUILD)
+    session = Session(BUILD, STEP_S="0.06")
     assert session.end() == 0
     shown = session.screen()
     assert shown[0] == "[1/3] baseline         done before, kept"
@@ -109,7 +109,7 @@ def test_it_fits_and_tears_nowhere(columns):
 
 
 def test_a_resize_in_the_middle():
-    session = Session(BUILD, "others", columns=120).until("epoch 1/3")
+    session = Session(BUILD, "others", columns=120, STEP_S="0.06").until("epoch 1/3")
     session.resize(50)
     assert session.end() == 0
     _, after = session.raw.decode().rsplit("a library prints", 1)
@@ -155,7 +155,7 @@ def test_tee_sees_the_same(tmp_path):
 
 
 def test_ctrl_c_leaves_where_it_stopped_and_the_cursor_on_a_line_of_its_own(own_signals):
-    session = Session(BUILD, "waiting").until("ready")
+    session = Session(BUILD, "waiting", STEP_S="0.06").until("ready")
     session.type(b"\x03")
     assert session.end() == 130
     *_, stopped, last = session.screen()
@@ -309,6 +309,6 @@ def test_what_is_dropped_where_it_gets_narrow(monkeypatch):
 
 def test_a_signal_leaves_a_terminal_that_works():
     """Killed in the middle of a line: no mode was changed that would have to be changed back."""
-    session = Session(BUILD, "waiting").until("ready")
+    session = Session(BUILD, "waiting", STEP_S="0.06").until("ready")
     os.kill(session._pid, signal.SIGKILL)
     assert session.end() == -signal.SIGKILL and b"\x1b[?" not in session.raw

@@ -33,7 +33,7 @@ from edgeprune.training.finetune import TrainingSettings
 from edgeprune.workflow import build, stages
 
 from .conftest import dataset as pictures_of
-from .conftest import network, save, settle
+from .conftest import save, settle, short
 from .test_workflow import RUN as BUILD
 from .test_workflow import options
 
@@ -138,7 +138,7 @@ def test_an_addition_that_is_not_rounded_would_be_noticed(monkeypatch):
 
 
 def test_the_scales_of_the_scheme_are_those_of_the_file():
-    fp32 = to_onnx(network(width=0.125), (SIZE, SIZE))
+    fp32 = to_onnx(short(), (SIZE, SIZE))
     ranges = q.calibrate(fp32, pictures())
     scheme = qat.of_graph(fp32, ranges, method="percentile")
     written = q.to_int8(fp32, ranges.fixed(scheme.thresholds), method="qat")
@@ -149,7 +149,7 @@ def test_the_scales_of_the_scheme_are_those_of_the_file():
 
 
 def test_thresholds_of_another_network_are_refused():
-    fp32 = to_onnx(network(width=0.125), (SIZE, SIZE))
+    fp32 = to_onnx(short(), (SIZE, SIZE))
     ranges = q.calibrate(fp32, pictures(1))
     with pytest.raises(InputError, match=r"another network: it has no tensor /model\.99"):
         ranges.fixed({"/model.99/act/Mul_output_0": 1.0})
@@ -239,7 +239,7 @@ def test_training_rounds_keeps_statistics_and_carries_its_scales(weights, data, 
     assert seen["classes"] == {type(m) for m in before.model.modules()}
     a, b = before.model.state_dict(), after.model.state_dict()
     assert all(torch.equal(a[k], b[k]) for k in a if "running" in k)
-    assert sum(not torch.equal(a[k], b[k]) for k in a if "weight" in k) > 40
+    assert sum(not torch.equal(a[k], b[k]) for k in a if "weight" in k) > 25
     found = qat.thresholds(after)
     assert found == json.loads((tmp_path / "work/scheme.json").read_text())["thresholds"]
     assert qat.thresholds(before) is None
@@ -275,7 +275,8 @@ print("STOCK", len(model.predict(sys.argv[2], imgsz=96, verbose=False, save=Fals
 """
 
 
-@pytest.mark.parametrize("safe", ["0", "1"])
+# Without safe loading more is taken, not less.
+@pytest.mark.parametrize("safe", [pytest.param("0", marks=pytest.mark.slow), "1"])
 def test_a_checkpoint_with_scales_in_stock_ultralytics_without_edgeprune(weights, data, tmp_path, safe):
     source = checkpoint.load(weights)
     scheme = qat.Scheme({}, {}, {}, {"images": 1.0})
@@ -383,7 +384,7 @@ def test_build_warns_where_it_lowered_what_it_started_from(weights, tmp_path, mo
 
 @pytest.mark.slow  # others that are alike run always
 def test_build_killed_while_it_rounds_and_resumed(tmp_path):
-    save(network(width=0.125), tmp_path / "best.pt")
+    save(short(), tmp_path / "best.pt")
     pictures_of(tmp_path / "data", train=16, val=4)
     asked = options(tmp_path, qat=1, epochs=1, precision=("fp32", "int8"))
     out = tmp_path / "out"
