@@ -8,7 +8,7 @@ import functools
 
 import pytest
 import torch
-from edgeprune_device.benchmark.run import run_benchmark
+from edgeprune_device.benchmark import run
 from edgeprune_device.machine.environment import Environment
 from edgeprune_device.vision import accuracy, preprocess
 
@@ -135,8 +135,8 @@ def bundle(family, exported, pictures, tmp_path_factory):
 def test_the_drone_measures_what_the_host_did(family, exported, bundle, precision, limit, monkeypatch):
     if precision == "int8" and Environment.read().saturates:
         pytest.skip("this CPU has no VNNI: 8-bit products saturate, and bench says so")
-    monkeypatch.setattr(benchmark, "_GLANCE_S", 0)  # what else runs on this machine is not asked here
+    monkeypatch.setattr(run, "_GLANCE_S", 0)  # what else runs on this machine is not asked here
     assert bundle.manifest.output == ("end2end" if family in networks.ONE_TO_ONE else "raw")
-    report = run_benchmark(bundle, runtime="ort", precision=precision, threads=1, seconds=0.05, warmup_seconds=0.05)
+    report = run.run_benchmark(bundle, runtime="ort", precision=precision, threads=1, seconds=0.05, warmup_seconds=0.05)
     assert report.host_accuracy["map50_95"] == exported.accuracy[precision].map50_95
     assert report.map50_95_delta == pytest.approx(0, abs=limit)

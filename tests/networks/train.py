@@ -93,7 +93,8 @@ def train(family: str, folder: Path, epochs: int) -> None:
         if p.step == p.steps:
             print(f"{family}: epoch {p.epoch} of {p.epochs}, loss {p.loss:.2f}", flush=True)
 
-    finetune.finetune_network(start, pictures, networks.path(family), settings, folder / "run", on_step=said, tracked=False)
+    out = networks.path(family)
+    finetune.finetune_network(start, pictures, out, settings, folder / "run", on_step=said, tracked=False)
 
 
 def main() -> None:
