@@ -566,7 +566,7 @@ def test_a_drone_whose_disk_fills_up_says_so_and_goes_on_when_there_is_room(dron
 
 
 def test_the_other_end_takes_nothing_but_pieces(tmp_path):
-    script = str(Path(transfer.__file__).parents[1] / "remote/receive.py")
+    script = str(Path(transfer.__file__).parents[1] / "bootstrap/receive.py")
 
     def receive(data):
         return subprocess.run([sys.executable, script, str(tmp_path / "in")], input=data, capture_output=True)
