@@ -1,7 +1,7 @@
 """Cut a model to a plan: tensors really shrink, every class stays a stock one.
 
-The oracle (tests/host/test_surgery.py): in float64 the cut model's output equals that of the original whose removed
-channels are masked to zero, to 1e-9 relative, and differs from the uncut output.
+The oracle (tests/host/pruning/test_surgery.py): in float64 the cut model's output equals that of the original whose
+removed channels are masked to zero, to 1e-9 relative, and differs from the uncut output.
 """
 
 from __future__ import annotations

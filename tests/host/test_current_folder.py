@@ -14,7 +14,7 @@ from edgeprune_device.interpreter import START
 from edgeprune.drones import bootstrap, wheels
 from edgeprune.drones.deploy import agent
 
-from .conftest import dataset, network, save
+from .small import dataset, network, save
 
 sys.path.append(str(Path(__file__).parents[1] / "device"))
 from fakes.traps import Traps

@@ -8,7 +8,7 @@ import sys
 import pytest
 from edgeprune_device import interpreter
 
-from .conftest import dataset, network, save
+from .small import dataset, network, save
 
 #: Writes down every process and every use of the network, lets no pip begin, and answers as a network would.
 RECORDER = """

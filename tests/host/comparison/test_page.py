@@ -1,0 +1,696 @@
+"""The page: its figures, its manners, and what a real browser makes of it."""
+
+import base64
+import copy
+import io
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from edgeprune.comparison import page
+from edgeprune.comparison.comparison import Comparison
+from edgeprune.comparison.page import distribution, figures, html, layers, summary, theme, tradeoff, view
+
+from .. import page_comparisons as made
+
+KINDS = ("build", "compare", "bare", "reports", "hostile")
+
+
+@pytest.fixture(scope="module")
+def comparisons(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pictures")
+    return {
+        "build": made.build(folder), "compare": made.compare(folder), "bare": made.bare(), "reports": made.reports(),
+        "hostile": made.hostile(folder),
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def pages(comparisons, tmp_path_factory):
+    """kind -> the file of its page."""
+    folder = tmp_path_factory.mktemp("pages")
+    for kind in KINDS:
+        (folder / f"{kind}.html").write_text(page.render(comparisons[kind]), "utf-8")
+    return {kind: folder / f"{kind}.html" for kind in KINDS}
+
+
+class Read(HTMLParser):
+    """Every element, its text, and whether the nesting holds."""
+
+    VOID = frozenset({"meta", "link", "input", "br", "hr", "col"})
+
+    def __init__(self, text):
+        super().__init__()
+        self.elements, self.open, self.rows = [], [], []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        element = {"tag": tag, "text": "", **dict(attrs)}
+        self.elements.append(element)
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th") and self.rows:
+            element["region"] = next((e.get("aria-label") for e in self.open if e.get("role") == "region"), None)
+            self.rows[-1].append(element)
+        if tag not in self.VOID:
+            self.open.append(element)
+
+    def handle_endtag(self, tag):
+        assert self.open and self.open[-1]["tag"] == tag, f"</{tag}> closes {self.open[-1:]}"
+        self.open.pop()
+
+    def handle_data(self, data):
+        for element in self.open:
+            element["text"] += data
+
+    def table(self, label):
+        """The rows of the table in the region of that name, by their first cell."""
+        rows = [row for row in self.rows if row and row[0]["region"] == f"{label} (table)"]
+        return {" ".join(row[0]["text"].split()): texts(row) for row in rows}
+
+    def of(self, **wanted):
+        return [e for e in self.elements if all(e.get(k.rstrip("_")) == v for k, v in wanted.items())]
+
+
+def texts(elements):
+    return [" ".join(e["text"].split()) for e in elements]
+
+
+# -- what the page says ------------------------------------------------------------------------------------------------
+def test_summary_states_every_figure_before_and_after(comparisons):
+    read = Read(page.render(comparisons["build"]))
+    names = texts(e for e in read.elements if e["tag"] == "dt")[:8]
+    after = texts(e for e in read.elements if (e.get("class") or "").split()[:1] == ["after"])
+    before, change = texts(read.of(class_="before")), texts(read.of(class_="changed"))
+    assert list(zip(names, before, after, change)) == [
+        ("Model size", "before 6.52 MB", "2.31 MB", "65 % smaller"),
+        ("MACs", "before 1.02 G", "765 M", "25 % fewer"),
+        ("Parameters", "before 3.01 M", "2.04 M", "32 % fewer"),
+        ("Latency, p50", "before 9.84 ms", "4.05 ms", "2.43× as fast"),
+        ("FPS, end to end", "before 77.3 FPS", "140 FPS", "81 % more"),
+        ("mAP50-95", "before 0.261", "0.257", "−0.004"),
+        ("mAP50-95, small objects", "before 0.124", "0.120", "−0.004"),
+        ("Energy per frame", "before not measured", "not measured", "–"),
+    ]
+
+
+def test_a_class_that_lost_is_named_at_the_top(comparisons):
+    comparison = copy.deepcopy(comparisons["build"])
+    for item in comparison["items"]:
+        classes = (("a", 0.3), ("b", 0.2))
+        item["per_class"] = [{"name": name, "boxes": 90, "map50": 0.5, "map50_95": ap} for name, ap in classes]
+    assert "worst class" not in page.render(comparison)
+    for item in comparison["items"][1:]:
+        item["per_class"][1]["map50_95"] = 0.129
+    (top,) = Read(page.render(comparison)).of(class_="verdict good")
+    assert top["text"].endswith("mAP50-95 −0.004, worst class b −0.071.")
+    assert "worst class b, mAP50-95 0.200 -> 0.129." in str(Comparison.from_json(comparison))
+
+
+def test_gates_stand_with_limit_and_finding_and_a_failed_one_stands_out(comparisons):
+    comparison = copy.deepcopy(comparisons["build"])
+    assert "4 gates passed, 1 not judged" in page.render(comparison)
+    comparison["gates"][3].update(passed=False, found="0.259 -> 0.246 (-0.0127)")
+    read = Read(page.render(comparison))
+    assert "1 of 5 gates failed: INT8 keeps mAP50-95" in " ".join(texts(read.of(class_="verdict bad")))
+    failed = read.table("Gates")["✕ failed"]
+    assert failed == ["✕ failed", "INT8 keeps mAP50-95", "loses at most 0.003", "0.259 -> 0.246 (-0.0127)"]
+    assert len(read.of(tag="tr", class_="failed")) == 1
+
+
+def test_of_two_heads_the_page_says_whose_figure_it_is(comparisons):
+    comparison, said = copy.deepcopy(comparisons["build"]), "mAP is that of the one-to-one head, without NMS"
+    assert said not in page.render(comparison)
+    for item in comparison["items"]:
+        item["head"] = "one-to-one"
+    assert said in page.render(comparison)
+
+
+def test_what_was_not_measured_says_so_and_nothing_is_invented(comparisons):
+    text = page.render(comparisons["bare"])
+    read = Read(text)
+    assert texts(read.of(class_="after missing")) == ["not measured"] * 7
+    said = " ".join(texts(read.of(tag="main")))
+    for words in (
+        "there is nothing to plot",
+        "The layers of best.pt are not known",
+        "No item has its time by stage measured",
+        "No item has the samples of its latency",
+        "No AP by class was measured",
+        "No pictures:",
+        "No command was recorded",
+        "None: no accuracy was measured on this machine",
+    ):
+        assert words in said  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_figure_is_nan_or_none(comparisons, kind):
+    shown = " ".join(texts(Read(page.render(comparisons[kind])).of(tag="main")))
+    assert not re.search(r"\b(nan|inf|null|undefined)\b", shown, re.IGNORECASE)
+    assert not re.search(r"\bNone\b(?!: no accuracy)", shown)
+
+
+def test_every_item_has_its_row_and_the_first_no_change(comparisons):
+    read = Read(page.render(comparisons["build"]))
+    rows = read.table("All items")
+    assert rows["original"][1:9] == ["6.52 MB", "3.01 M", "1.02 G", "9.84 ms", "–", "77.3", "0.261", "0.124"]
+    assert rows["int8"][1:5] == ["2.31 MB−65 %", "2.04 M°−32 %", "765 M°−25 %", "4.05 ms"]
+    assert rows["int8"][5:9] == ["2.43×", "140", "0.257−0.004", "0.120−0.004"]
+    assert rows["pruned"][4:7] == ["–not measured", "–", "–not measured"]
+    report = next(cells for name, cells in rows.items() if name.startswith("a41f03b2c7d9"))
+    assert report[0].endswith("recorded")
+    assert report[5] == "–" and report[7] == "0.250", "another machine, other pictures: no change is stated"
+
+
+def test_any_figure_may_be_missing(comparisons):
+    whole = {**comparisons["build"], "gallery": None}
+    for key in set(whole["items"][0]) - {"name", "recorded"}:
+        for whom in (whole["items"], whole["items"][:1], whole["items"][5:6]):
+            lacking = [{**item, key: None} if item in whom else item for item in whole["items"]]
+            comparison = {**whole, "items": lacking}
+            assert page.fragment(comparison) and page.pareto(comparison)
+            assert whom is not whole["items"] or page.render(comparison)
+    for key in ("data", "machine", "more", "gates", "created", "reproduce", "title", "classes"):
+        assert page.render({**whole, key: None})
+
+
+def test_pictures_that_were_trained_on_are_said_first(comparisons):
+    comparison = copy.deepcopy(comparisons["build"])
+    comparison["data"]["train_in_val"] = 3
+    warned = "3 validation pictures are training pictures too: no mAP on this page can be trusted."
+    text = page.render(comparison)
+    assert warned in text and text.index(warned) < text.index("Summary</h2>")
+    assert "can be trusted" not in page.render(comparisons["build"])
+
+
+def test_a_latency_is_compared_only_with_one_of_the_same_machine_and_runtime(comparisons):
+    first, *_, report = comparisons["build"]["items"]
+    assert view.speedup(first, report) is None
+    other = copy.deepcopy(first)
+    assert view.speedup(first, other) == 1.0
+    other["latency_ms"].update(p50=4.92, speedup=None)
+    assert view.speedup(first, other) == pytest.approx(2.0)
+    other["latency_ms"]["threads"] = 2
+    assert view.speedup(first, other) is None
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "words"),
+    [(999, "bytes", "999 B"), (6_520_112, "bytes", "6.52 MB"), (8_700_000_000, "count", "8.70 G"),
+     (0.4121, "ms", "0.412 ms"), (12.345, "ms", "12.3 ms"), (99.96, "ms", "100 ms"), (5248, "int", "5,248"),
+     (float("nan"), "map", "not measured"), (True, "int", "not measured"), (None, "fps", "not measured")],
+)  # fmt: skip
+def test_figures_have_three_digits_and_a_unit(value, unit, words):
+    assert figures.show(value, unit) == words
+
+
+def test_a_change_says_its_direction_in_words():
+    assert figures.share(200, 50, "smaller", "larger") == figures.FigureChange("75 % smaller", "better")
+    assert figures.share(50, 60, "smaller", "larger") == figures.FigureChange("20 % larger", "worse")
+    assert figures.share(1000, 1000.1, "fewer", "more").text == "unchanged"
+    assert figures.share(0, 5, "less", "more") is None
+    assert figures.accuracy(0.25, 0.2499).text == "±0.000"
+    assert figures.times(0.5) == figures.FigureChange("0.50× as fast", "worse")
+
+
+def test_a_file_that_this_machine_cannot_judge_gets_no_verdict_of_its_speed(comparisons):
+    comparison = copy.deepcopy(comparisons["build"])
+    comparison["gallery"]["last"] = "int8-fp16"
+    rows = comparison["items"]
+    tiles = {f.name: f for f in summary.compared(view.PageView(comparison), rows[0], rows[6])}
+    latency = tiles["Latency, p50, of fp32"]
+    assert latency.after == 7.12 and latency.change.text == "1.38× as fast"
+    assert latency.note == f"fp32, the same network, on this machine's CPU; int8-fp16: {made.GPU_FILE}"
+    assert tiles["FPS, end to end, of fp32"].change.sense == "better" and "Latency, p50" not in tiles
+    # Where there is nothing to stand for it, nothing is said of it.
+    del comparison["items"][3]
+    rows = comparison["items"]
+    tiles = {f.name: f for f in summary.compared(view.PageView(comparison), rows[0], rows[5])}
+    assert tiles["Latency, p50"].change is None and tiles["FPS, end to end"].change is None
+    assert tiles["mAP50-95"].change.text == "−0.004"
+    assert '<span class="quiet">1.06×</span>' in page.render(comparison)
+
+
+# -- the plots ---------------------------------------------------------------------------------------------------------
+def test_a_front_holds_what_nothing_beats():
+    rng = np.random.default_rng(0)
+    points = [(float(a), float(b)) for a, b in rng.uniform(size=(60, 2)).round(1)]
+    kept = [points[i] for i in tradeoff.front(points)]
+
+    def beaten(p):
+        return any(q[0] <= p[0] and q[1] >= p[1] and q != p for q in points)
+
+    assert set(kept) == {p for p in points if not beaten(p)}
+    assert kept == sorted(kept) and len(set(kept)) == len(kept)
+
+
+def fronts(comparison):
+    found = [
+        e for e in Read(page.pareto(comparison)).elements if e["tag"] == "path" and e.get("stroke-opacity") == "0.45"
+    ]
+    return [e["d"].count(" ") // 2 + 1 for e in found]
+
+
+def test_fronts_join_only_figures_of_one_machine_without_a_caveat(comparisons):
+    comparison = copy.deepcopy(comparisons["build"])
+    assert len(fronts(comparison)) == 1, "the report stands alone"
+    for item in comparison["items"][1:-1]:
+        item["caveat"] = "not this one"
+    assert fronts(comparison) == []
+    report = copy.deepcopy(comparison["items"][-1])
+    report.update(name="faster", map50_95=0.2)
+    report["latency_ms"]["p50"] = 3.0
+    comparison["items"].append(report)
+    assert len(fronts(comparison)) == 1, "two reports of one machine"
+    report["machine"] = "another"
+    assert fronts(comparison) == []
+
+
+def test_what_has_no_latency_is_listed_not_plotted(comparisons):
+    text = page.render(comparisons["build"])
+    assert "<b>pruned</b>: latency not measured (mAP50-95 0.223)" in text
+    assert "pruned" not in page.pareto(comparisons["build"])
+    assert "there is nothing to plot" in page.pareto(comparisons["bare"])
+
+
+def test_names_in_the_plot_do_not_cover_each_other(comparisons):
+    read = Read(page.pareto(comparisons["compare"]))
+    names = {i["name"] for i in comparisons["compare"]["items"]}
+    placed = [e for e in read.elements if e["tag"] == "text" and (e["text"] in names or "…" in e["text"])]
+    assert len(placed) >= 10
+    boxes = [(float(e["x"]), float(e["y"]), len(e["text"]) * 6) for e in placed]
+    for i, (x, y, w) in enumerate(boxes):
+        for u, v, z in boxes[:i]:
+            assert abs(y - v) >= 12 or x + w <= u or u + z <= x
+
+
+def test_few_samples_keep_their_steps_and_many_their_shape():
+    few = np.sort(np.random.default_rng(1).lognormal(size=40))
+    corners = distribution.steps(few)
+    assert [ms for ms, _ in corners[1::2]] == few.tolist()
+    assert [share for _, share in corners[1::2]] == pytest.approx(np.arange(1, 41) / 40)
+    many = np.sort(np.random.default_rng(2).lognormal(size=10_000))
+    corners = distribution.steps(many)
+    assert len(corners) < 700
+    assert corners[0] == (many[0], 0.0) and corners[-1] == (many[-1], 1.0)
+    drawn = np.interp(many, *np.array(corners).T)
+    assert np.abs(drawn - np.arange(1, 10_001) / 10_000).max() < 0.006
+    assert set(many[-40:]) <= {ms for ms, _ in corners}, "the tail is whole"
+
+
+def test_a_tail_percentile_takes_its_samples(comparisons):
+    read = Read(page.render(comparisons["build"]))
+    rows = read.table(f"Latency distribution, this machine, {made.RUNTIME}, 1 thread")
+    assert rows["int8"][1] == "40" and rows["int8"][4:7] == [f"takes {n} samples" for n in (64, 130, 662)]
+    board = read.table("Latency distribution, NVIDIA Jetson Orin Nano, TensorRT 10.3.0")["a41f03b2c7d9:int8 *"]
+    assert board[1] == "1,500" and all(cell.endswith("ms") for cell in board[2:])
+
+
+def test_channels_are_drawn_once_a_network_with_every_layer(comparisons):
+    comparison = comparisons["build"]
+    text = layers.section(view.PageView(comparison))
+    assert "<b>pruned, tuned, fp32, int8, int8-fp16</b> against <b>original</b>" in text
+    before, after = comparison["items"][0]["layers"], comparison["items"][1]["layers"]
+    total = f"{sum(after.values()):,} of {sum(before.values()):,} output channels kept"
+    assert total in text
+    drawn = re.findall(r"<title>([\w.]+): (\d+) → (\d+) ", text)
+    assert drawn[: len(before)] == [(name, str(before[name]), str(after[name])) for name in before]
+    assert len(drawn) == 2 * len(before), "wide and narrow"
+
+
+def test_networks_without_a_layer_in_common_are_not_compared(comparisons):
+    comparison = copy.deepcopy(comparisons["build"])
+    for item in comparison["items"][1:]:
+        item["layers"] = item["layers"] and {f"other.{k}": v for k, v in item["layers"].items()}
+    assert "shares no layer" in page.render(comparison)
+
+
+def test_classes_with_few_boxes_are_marked(comparisons):
+    read = Read(page.render(comparisons["build"]))
+    rows = read.table("AP50-95 by class")
+    assert rows["bus"][1] == "22 †" and rows["person"][1] == "611"
+    truth = comparisons["build"]["items"]
+    was, now = (next(c for c in truth[i]["per_class"] if c["name"] == "car")["map50_95"] for i in (0, 5))
+    assert rows["car"][2] == f"{was:.3f}" and rows["car"][5] == f"{now:.3f}{figures.signed(now - was)}"
+
+
+def test_stages_are_drawn_as_measured_and_add_up(comparisons):
+    text = page.render(comparisons["build"])
+    assert "int8: decode 1.61 ms, pre 0.920 ms, infer 4.05 ms, post 0.550 ms" in text
+    assert Read(text).table("Time by stage")["original"] == [
+        "original",
+        "1.61 ms",
+        "0.920 ms",
+        "9.84 ms",
+        "0.550 ms",
+        "12.9 ms",
+        "77.3 FPS",
+        "this machine",
+    ]
+
+
+def contrast(one, other):
+    def luminance(colour):
+        rgb = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+        return float(np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4) @ [0.2126, 0.7152, 0.0722])
+
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_colours_of_charts_hold_on_white_and_on_the_dark_ground_and_carry_white_text():
+    for colour in theme.BRIGHT:
+        assert contrast(colour, theme.TOKENS["ground"][1]) >= 6, colour
+    for colour in (*theme.ITEMS, *theme.STAGES.values()):
+        assert contrast(colour, "#ffffff") >= 4.5 and contrast(colour, theme.TOKENS["ground"][1]) >= 3, colour
+
+
+# -- the gallery -------------------------------------------------------------------------------------------------------
+
+
+def test_losses_are_marked_numbered_and_told(tmp_path):
+    comparison = made.build(tmp_path, 1, 160)
+    shot = comparison["gallery"]["pictures"][0]
+    shot.update(truth=[[2, 10, 10, 40, 40], [0, 60, 60, 90, 90]], lost=1, gained=1, width=160, height=160, found={
+        "original": [[2, 0.83, 11, 10, 40, 41]],
+        "int8": [[0, 0.52, 60, 61, 90, 90], [4, 0.4, 100, 100, 120, 120], [4, 0.1, 0, 0, 9, 9]],
+    })  # fmt: skip
+    text = page.render(comparison)
+    assert '1 lost</b>, <b class="good">1 gained</b>' in text
+    assert "Lost by int8</b></p><ol><li>car<span>, 30 × 30 px; original 0.83" in text
+    assert "Gained by int8</b></p><ul><li>person<span>, 30 × 30 px; int8 0.52" in text
+    read = Read(text)
+    (panel,) = [
+        e
+        for e in read.elements
+        if (e.get("aria-label") or "").endswith("int8: 1 found, 1 lost, 1 gained, 1 not labelled")
+    ]
+    assert panel["role"] == "img"
+    for kind in ("lost", "gained", "alarm"):
+        assert len(read.of(tag="g", class_=f"b {kind}")) == 2, "in the legend and in the picture"
+
+
+def test_of_many_panels_the_steps_are_shown_and_the_others_on_request(comparisons):
+    def checked(comparison):
+        boxes = [e for e in Read(page.render(comparison)).elements if (e.get("id") or "").startswith("show-")]
+        return ["checked" in e for e in boxes]
+
+    comparison = copy.deepcopy(comparisons["build"])
+    assert checked(comparison) == [True] * 5
+    for shot in comparison["gallery"]["pictures"]:
+        shot["found"] |= {name: [] for name in ("fp32", "fp16", "int8-fp16")}
+    comparison["gallery"]["last"] = "int8-fp16"
+    shown = dict(
+        zip(("truth", "original", "pruned", "tuned", "fp32", "fp16", "int8", "int8-fp16"), checked(comparison))
+    )
+    assert [name for name, on in shown.items() if on] == ["truth", "original", "pruned", "tuned", "int8-fp16"]
+
+
+def embedded(text):
+    return [Image.open(io.BytesIO(base64.b64decode(url))) for url in
+            re.findall(r'<image href="data:image/jpeg;base64,([^"]+)"', text)]  # fmt: skip
+
+
+def test_a_picture_is_embedded_once_and_upright(tmp_path):
+    comparison = made.build(tmp_path, 1, 160)
+    shot = comparison["gallery"]["pictures"][0]
+    lying = np.zeros((120, 200, 3), np.uint8)
+    lying[:, :40] = (255, 0, 0)  # left, which orientation 6 turns to the top
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(lying).save(shot["path"], exif=exif, quality=95)
+    shot.update(width=120, height=200)
+    (image,) = embedded(page.render(comparison))
+    assert image.size == (120, 200)
+    assert image.getpixel((60, 10))[0] > 200 and image.getpixel((60, 190))[0] < 60
+
+
+def test_a_missing_damaged_or_changed_picture_is_said_in_its_place(tmp_path):
+    comparison = made.build(tmp_path, 3, 160)
+    first, second, third = comparison["gallery"]["pictures"]
+    Path(first["path"]).unlink()
+    Path(second["path"]).write_bytes(b"no picture")
+    Image.new("RGB", (99, 50)).save(third["path"])
+    text = page.render(comparison)
+    assert f"The picture is not here: {first['name']}: the picture cannot be read (no such file" in text
+    assert "not a picture that can be decoded" in text
+    assert "it is 99 × 50 px, it was 160 × 160" in text
+    assert len(embedded(text)) == 1
+
+
+def test_the_page_stays_below_3_mb_and_says_what_was_left_out(tmp_path, monkeypatch):
+    comparison = made.build(tmp_path, 1, 160)
+    (shot,) = comparison["gallery"]["pictures"]
+    noise = np.random.default_rng(0).integers(0, 256, (960, 960, 3), np.uint8)  # what no JPEG makes small
+    Image.fromarray(noise).save(shot["path"], quality=70)
+    comparison["gallery"]["pictures"] = [{**shot, "width": 960, "height": 960, "lost": 9 - i} for i in range(6)]
+    text = page.render(comparison)
+    assert len(text.encode()) <= 3_000_000
+    assert len(embedded(text)) == 6 and max(embedded(text)[0].size) < 960
+    monkeypatch.setattr(page, "MOST_BYTES", 480_000)
+    text = page.render(comparison)
+    assert len(text.encode()) <= 480_000
+    kept = len(embedded(text))
+    assert 0 < kept < 6 and f"{6 - kept} more picture" in text and "left out" in text
+
+
+# -- the document ------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_document_holds_together_and_loads_nothing(pages, kind):
+    text = pages[kind].read_text("utf-8")
+    read = Read(text)
+    ids = [e["id"] for e in read.elements if "id" in e]
+    assert len(ids) == len(set(ids))
+    for element in read.elements:
+        for name in ("aria-labelledby", "aria-describedby", "for"):
+            assert set((element.get(name) or "").split()) <= set(ids), element
+        for name in ("href", "src", "xlink:href", "action", "poster", "data"):
+            target = element.get(name)
+            if target is not None and not target.startswith("data:"):
+                assert target[0] == "#" and target[1:] in ids, element
+        assert not [name for name in element if name.startswith("on")], element
+    assert len(read.of(tag="script")) == 1
+    assert {e["tag"] for e in read.elements}.isdisjoint({"img", "iframe", "object", "embed", "base", "form"})
+    assert not re.search(r"url\(|@import", text.split("<style>")[1].split("</style>")[0])
+    assert len(text.encode()) <= 3_000_000
+    headings = [int(e["tag"][1]) for e in read.elements if re.fullmatch("h[1-6]", e["tag"])]
+    assert headings[0] == 1 and headings.count(1) == 1
+    assert all(b - a <= 1 for a, b in pairwise(headings))
+
+
+def test_a_hostile_name_is_text(pages):
+    text = pages["hostile"].read_text("utf-8")
+    assert "&lt;/script&gt;&lt;img src=x onerror=alert(1)&gt;" in text
+    assert "<img" not in text and "\u202e" not in text
+    assert html.tag("b", "<i>", title='"x"') == '<b title="&quot;x&quot;">&lt;i&gt;</b>'
+
+
+def test_what_a_notebook_shows(comparisons):
+    table = page.fragment(comparisons["build"])
+    read = Read(table)
+    rows = {row[0]["text"]: texts(row)[1:] for row in read.rows}
+    assert rows["original"] == ["6.52 MB", "3.01 M", "1.02 G", "9.84 ms", "0.261", "0.124"]
+    assert rows["int8"][:3] == ["6.52 → 2.31 MB−65 %", "3.01 → 2.04 M−32 %", "1.02 G → 765 M−25 %"]
+    assert rows["int8"][3:] == ["9.84 → 4.05 ms2.43×", "0.261 → 0.257−0.004", "0.124 → 0.120−0.004"]
+    assert rows["a41f03b2c7d9:int8 * (recorded)"][3:] == ["6.21 ms", "0.250", "0.118"]
+    assert "4 of 5 gates passed" in table
+    assert not re.search(r"[^-]color:(?!inherit)|background:(?!transparent)", table), "the notebook's own ink"
+    for kind in KINDS:
+        shown = Read(page.fragment(comparisons[kind]) + page.pareto(comparisons[kind]))
+        assert {e["tag"] for e in shown.elements}.isdisjoint({"script", "style", "link", "img"})
+    assert page.pareto(comparisons["build"]).startswith("<svg ")
+
+
+def test_nothing_compared_is_a_page_too():
+    assert "Nothing was compared" in page.render({**made.bare(), "items": []})
+    assert "Nothing was compared" in page.fragment({**made.bare(), "items": []})
+
+
+# -- in a browser ------------------------------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def browser():
+    playwright = pytest.importorskip(
+        "playwright.sync_api", reason="playwright is not installed: pip install playwright"
+    )
+    flags = ("no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-background-networking",
+             "disable-component-update", "disable-sync")  # fmt: skip
+    with playwright.sync_playwright() as driver:
+        program = shutil.which("chromium")
+        chromium = driver.chromium.launch(executable_path=program, args=[f"--{flag}" for flag in flags])
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def opened(browser, pages):
+    """open(kind, width, ...) -> a loaded page; at the end nothing was said on the console and nothing was loaded."""
+    contexts, heard, asked = [], [], []
+
+    def open_(kind, width=1280, **more):
+        context = browser.new_context(viewport={"width": width, "height": 900}, **more)
+        contexts.append(context)
+        tab = context.new_page()
+        tab.on("console", lambda message: heard.append(message.text))
+        tab.on("pageerror", lambda error: heard.append(str(error)))
+        tab.on("dialog", lambda dialog: (heard.append(dialog.message), dialog.dismiss()))
+        tab.on("request", lambda request: asked.append(request.url))
+        tab.goto(pages[kind].as_uri())
+        return tab
+
+    yield open_
+    for context in contexts:
+        context.close()
+    assert heard == []
+    assert [url for url in asked if not url.startswith(("data:", "file:///"))] == []
+    assert {url for url in asked if url.startswith("file:")} <= {path.as_uri() for path in pages.values()}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_phone_never_scrolls_sideways(opened, kind):
+    tab = opened(kind, 360)
+    assert tab.evaluate("document.documentElement.scrollWidth") == 360
+    tab.evaluate("for (const part of document.querySelectorAll('details')) part.open = true")
+    assert tab.evaluate("document.documentElement.scrollWidth") == 360
+    assert tab.locator(".narrow svg").first.is_visible() or kind == "bare"
+    assert not tab.locator(".wide svg").first.is_visible()
+
+
+def test_everything_works_without_a_script(opened):
+    tab = opened("build", java_script_enabled=False)
+    for heading in tab.locator("main h2").all():
+        assert heading.is_visible()
+    assert tab.locator("button").count() == 0
+    panels = tab.locator(".panel.p3")
+    assert panels.count() == 3 and panels.first.is_visible()
+    tab.locator("#show-3").uncheck()
+    assert not panels.first.is_visible() and tab.locator(".panel.p4").first.is_visible()
+    ground = "getComputedStyle(document.body).backgroundColor"
+    assert tab.evaluate(ground) == "rgb(255, 255, 255)"
+    tab.locator("label[for=theme-dark]").click()
+    assert tab.evaluate(ground) == "rgb(18, 22, 28)"
+    tab.get_by_text("Every layer").click()
+    assert tab.locator(".layer").first.is_visible()
+
+
+def test_the_gallery_shows_its_pictures(opened):
+    """Pixels come through <use>: a panel that stayed grey would pass every other test."""
+    tab = opened("build")
+    shot = tab.locator(".panel.p2 svg").first
+    seen = np.asarray(Image.open(io.BytesIO(shot.screenshot())).convert("RGB")).reshape(-1, 3)
+    assert len(np.unique(seen, axis=0)) > 100
+
+
+def test_boxes_are_thin_on_a_small_picture_too(browser, tmp_path):
+    """A stroke that scaled with a 32 px picture would cover what it marks."""
+    comparison = made.build(tmp_path, 1, 160)
+    shot = comparison["gallery"]["pictures"][0]
+    Image.new("RGB", (32, 32), (90, 160, 90)).save(shot["path"])
+    shot.update(width=32, height=32, truth=[[0, 8, 8, 24, 24]], found={"original": [], "int8": []})
+    (tmp_path / "small.html").write_text(page.render(comparison), "utf-8")
+    tab = browser.new_page()
+    tab.goto((tmp_path / "small.html").as_uri())
+    seen = np.asarray(Image.open(io.BytesIO(tab.locator(".panel.p0 svg").first.screenshot())).convert("RGB"), dtype=int)
+    tab.close()
+    across = np.abs(seen[len(seen) // 2] - (90, 160, 90)).max(1) > 30
+    assert 4 <= across.sum() <= 14, "two strokes of some 4 px"
+
+
+def test_the_theme_is_remembered_and_commands_are_copied(opened, comparisons):
+    tab = opened("build", permissions=["clipboard-read", "clipboard-write"])
+    tab.locator("label[for=theme-dark]").click()
+    tab.reload()
+    assert tab.locator("#theme-dark").is_checked()
+    tab.get_by_role("button").first.click()
+    tab.get_by_text("Copied").wait_for(timeout=5000)
+    assert tab.evaluate("navigator.clipboard.readText()") == comparisons["build"]["reproduce"][0]
+
+
+_FOCUSABLE = """() => {
+  const radios = new Set(), shown = e => e.checkVisibility({visibilityProperty: true});
+  return [...document.querySelectorAll('a[href],button,input,summary,[tabindex="0"]')].filter(shown).filter(e => {
+    if (e.type !== 'radio') return true;
+    if (radios.has(e.name)) return false;
+    return radios.add(e.name);
+  }).length;
+}"""
+_FOCUSED = """() => {
+  const e = document.activeElement;
+  if (!e || e === document.body) return null;
+  e.dataset.visited = (+e.dataset.visited || 0) + 1;
+  const ring = getComputedStyle(e.type === 'radio' ? e.nextElementSibling : e);
+  const box = e.getBoundingClientRect();
+  return {visited: +e.dataset.visited, ring: ring.outlineStyle !== 'none' && parseFloat(ring.outlineWidth) >= 2,
+          inside: box.bottom > 0 && box.top < innerHeight, what: e.outerHTML.slice(0, 90)};
+}"""
+
+
+def test_tab_reaches_everything_interactive_and_shows_where_it_is(opened):
+    tab = opened("build", reduced_motion="reduce")
+    reached = 0
+    for _ in range(200):
+        tab.keyboard.press("Tab")
+        focus = tab.evaluate(_FOCUSED)
+        if focus is None or focus["visited"] > 1:
+            break
+        assert focus["ring"], focus
+        assert focus["inside"], focus
+        reached += 1
+        if reached == 1:
+            assert "Skip to the summary" in focus["what"]
+    assert reached == tab.evaluate(_FOCUSABLE) > 30
+
+
+@pytest.fixture(scope="module")
+def axe():
+    """axe-core's source, from npm's registry or the cache of an earlier run."""
+    folder = Path.home() / ".cache" / "edgeprune-tests" / "axe"
+    source = folder / "node_modules" / "axe-core" / "axe.min.js"
+    if not source.is_file():
+        command = ["npm", "install", "--no-audit", "--no-fund", "--prefix", str(folder), "axe-core@4"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        if done.returncode:
+            pytest.skip(f"npm's registry does not give axe-core: {done.stderr.strip()[-200:]}")
+    return source.read_text("utf-8")
+
+
+@pytest.mark.needs("npm")  # it fetches axe-core
+@pytest.mark.parametrize(
+    ("kind", "scheme", "width"),
+    [*(("build", scheme, width) for scheme in ("light", "dark") for width in (1280, 360)), ("bare", "light", 360)],
+)
+def test_axe_finds_no_violation(opened, axe, kind, scheme, width):
+    tab = opened(kind, width, color_scheme=scheme)
+    tab.evaluate("for (const part of document.querySelectorAll('details')) part.open = true")
+    tab.evaluate(axe)
+    found = tab.evaluate("axe.run(document, {resultTypes: ['violations']}).then(r => r.violations)")
+    short = [(rule["id"], rule["help"], [n["html"][:120] for n in rule["nodes"]][:5]) for rule in found]
+    assert short == [], json.dumps(short, indent=1)
+
+
+def test_paper_has_every_section_whole_and_in_colour(opened, tmp_path):
+    pdfium = pytest.importorskip("pypdfium2", reason="pypdfium2 is not installed: pip install pypdfium2")
+    tab = opened("build", color_scheme="dark", java_script_enabled=False)
+    headings = tab.locator("main h2").all_text_contents()
+    tab.pdf(path=tmp_path / "page.pdf", format="A4", print_background=False, prefer_css_page_size=True)
+    paper = pdfium.PdfDocument(tmp_path / "page.pdf")
+    text = " ".join(" ".join(sheet.get_textpage().get_text_range().split()) for sheet in paper)
+    for words in (*headings, "model.22", "takes 662 samples", "scene-03000002.jpg", "FPS alone", "sha256"):
+        assert words in text, f"{words}: not on paper"  # and so are the parts that are folded on a screen
+    assert "Skip to the summary" not in text
+    pixels = [np.asarray(sheet.render(scale=0.5).to_pil().convert("RGB"), dtype=int) for sheet in paper]
+    assert all(sheet[0, 0].min() > 250 for sheet in pixels), "paper is white, whatever the screen is"
+    blue = [((sheet[..., 2] - sheet[..., 0]) > 60).sum() for sheet in pixels]
+    assert sum(blue) > 2000, "bars are printed with their colours"
+    right = [sheet[:, -8:].min() for sheet in pixels]
+    assert min(right) > 250, "nothing is cut off at the right edge"

@@ -1,0 +1,620 @@
+"""edgeprune deploy over real SSH, onto a "drone" that is this machine: its agent is the real one, except that its
+benchmark is a FAKE that takes no time, and fails when told to."""
+
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path, PurePosixPath
+
+import pytest
+from edgeprune_device import cli, strict_json
+from edgeprune_device.errors import InputError, SignatureError
+from edgeprune_device.releases import Releases
+from edgeprune_device.trust import keys
+from edgeprune_device.trust.bundle import Bundle
+from edgeprune_device.vision.evaluation import EvaluationSet
+from nacl.signing import SigningKey
+
+from edgeprune.drones import ssh
+from edgeprune.drones.deploy import DeploySettings, live, transfer
+
+from ..loopback import Drone
+
+pytestmark = pytest.mark.needs("ssh", "sshd")
+
+AGENT = """#!{python}
+import os, sys, time
+from pathlib import Path
+from edgeprune_device import cli
+from edgeprune_device.installation import measure as measuring
+from edgeprune_device.errors import GateError
+
+def measure(releases, bundle, folder, options):
+    home = Path(os.environ["HOME"])
+    with open(home / "measured", "a") as log:
+        print(bundle.sha256, file=log)
+    while (home / "slow").exists():
+        time.sleep(0.05)
+    if (home / "bad").exists():
+        raise GateError("bench: mAP50-95 lost 0.2 against the host")
+    return measuring.Measured("fp32", "ort", "0" * 64, {{"map50_95": 1.0, "host_map50_95": 1.0, "delta": 0.0}})
+
+measuring.measure = measure
+sys.exit(cli.main())
+"""
+
+
+@pytest.fixture(scope="module")
+def board(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("drone")
+    (folder / "bin").mkdir()
+    found = Drone(folder / "board", f"{folder}/bin:/usr/bin:/bin")
+    found.agent = folder / "bin/edgeprune"
+    found.agent.write_text(AGENT.format(python=sys.executable))
+    found.agent.chmod(0o755)
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def drone(board, monkeypatch, tmp_path):
+    """A drone with nothing on it, which trusts the host's key."""
+    monkeypatch.setenv("EDGEPRUNE_SSH", f"ssh -F {board.config}")
+    monkeypatch.setenv("EDGEPRUNE_HOME", str(tmp_path / "host"))
+    shutil.rmtree(board.home)
+    trusted = board.home / ".config/edgeprune/trusted"
+    trusted.mkdir(parents=True)
+    (trusted / "host.pub").write_text(bytes(keys.load_or_create().verify_key).hex() + "\n")
+    board.proxy.budgets, board.proxy.silent, board.proxy.connections = [None], False, 0
+    board.proxy.carried = board.proxy.sent = 0
+    board.configure()
+    board.known(board.folder / "ssh/host.pub")
+    board.root = board.home / "opt"
+    return board
+
+
+def noise(size, seed):
+    return random.Random(seed).randbytes(size)
+
+
+@pytest.fixture
+def make(tmp_path):
+    """make(name, counter=…, int8=seed) -> a signed bundle of 1.3 MB, 0.5 MB of which are its INT8 file."""
+
+    def make(name="demo", counter=1, int8=1, key=None, fp32_bytes=800_000):
+        manifest = {
+            "name": name, "created": "2026-11-24T12:00:00Z", "edgeprune_version": "0.1.0", "target": "cpu",
+            "classes": ["x"], "imgsz": [64, 64], "letterbox": {"pad": 114, "stride": 32},
+            "nms": {"conf": 0.25, "iou": 0.7, "max_det": 300}, "output": "raw", "engines": {}, "lineage": {},
+            "models": {"fp32": {"payload": "model.fp32.onnx"}, "int8": {"payload": "model.int8.onnx"}},
+            "evaluation": {"payload": "evaluation.zip", "pictures": 0, "boxes": 0}, "counter": counter,
+        }  # fmt: skip
+        payloads = {
+            "model.fp32.onnx": noise(fp32_bytes, 0), "model.int8.onnx": noise(500_000, int8),
+            "evaluation.zip": EvaluationSet.pack([]),
+        }  # fmt: skip
+        return Bundle.write(tmp_path / f"{name}.epb", manifest, payloads, key or keys.load_or_create())
+
+    return make
+
+
+@pytest.fixture
+def edgeprune(capfd):
+    def run(*arguments):
+        code = cli.main([str(argument) for argument in arguments])
+        out, err = capfd.readouterr()
+        assert "Traceback" not in err
+        return code, out, err
+
+    return run
+
+
+def deploy(edgeprune, bundle, drone, *arguments):
+    return edgeprune("deploy", bundle.path, f"drone:{drone.root}", "--health", "0.1", *arguments)
+
+
+def in_use(drone):
+    """(the current release, its bundle verified)."""
+    releases = Releases(drone.root)
+    current = releases.current()
+    bundle = Bundle.open(releases.folder(current) / "bundle.epb")
+    assert bundle.sha256 == current.bundle_sha256
+    return current
+
+
+# --- where to -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text, target, root",
+    [
+        ("drone", "drone", "/opt/edgeprune"),
+        ("pilot@drone:2222", "pilot@drone:2222", "/opt/edgeprune"),
+        ("pilot@drone:/data/x", "pilot@drone", "/data/x"),
+        ("pilot@drone:2222:/data/x/", "pilot@drone:2222", "/data/x"),
+        ("pilot@[fe80::1%eth0]:22:/data", "pilot@[fe80::1%eth0]:22", "/data"),
+    ],
+)
+def test_a_destination_is_a_drone_and_perhaps_a_folder(text, target, root):
+    assert live.where(text) == live.Where(target, PurePosixPath(root))
+
+
+@pytest.mark.parametrize("text", ["drone:/", "drone:/a/../b", "drone:x", "-x:/a", "drone:/a\x1b", "a b"])
+def test_what_is_no_destination_is_said(text):
+    with pytest.raises(InputError):
+        live.where(text)
+
+
+def test_every_destination_is_looked_at_before_the_first_is_touched(drone, make, edgeprune):
+    bundle = make()
+    code, _, err = edgeprune("deploy", bundle.path, f"drone:{drone.root}", "drone:x:y")
+    assert code == 2 and "not a drone" in err and drone.proxy.connections == 0
+    code, _, err = edgeprune("deploy", bundle.path, f"drone:{drone.root}", "./no/such.img")
+    assert code == 2 and "no such folder or image" in err and drone.proxy.connections == 0
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        (["--keep", "1"], "keep 2 or more"),
+        (["--output", "-"], "belongs to the unit"),
+        (["--source", "a", "--unit", "b"], "one of the two"),
+        (["--root", "relative"], "absolute"),
+        (["--root", "/"], "absolute"),
+        (["--health", "-1"], "above 0"),
+        (["--max-drop", "nan"], "above 0"),
+    ],
+)
+def test_bad_use_is_one_line(make, edgeprune, options, words):
+    code, _, err = edgeprune("deploy", make().path, "nobody", *options)
+    assert code == 2 and words in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("option", [["--partition", "APP"], ["--no-agent"]])
+def test_what_only_an_image_knows_is_refused_for_a_drone(drone, make, edgeprune, option):
+    code, _, err = edgeprune("deploy", make().path, f"drone:{drone.root}", *option)
+    assert code == 2 and f"{option[0]} is for a" in err and err.count("\n") == 1 and drone.proxy.connections == 0
+
+
+@pytest.mark.parametrize("option", [["--unit", "x"], ["--health", "5"], ["--max-drop", "0.1"], ["--partition", "APP"]])
+def test_what_only_a_drone_or_an_image_knows_is_refused_for_a_folder(tmp_path, make, edgeprune, option):
+    for name in ("etc", "usr"):
+        (tmp_path / "rootfs" / name).mkdir(parents=True)
+    code, _, err = edgeprune("deploy", make().path, tmp_path / "rootfs", "--no-agent", *option)
+    assert code == 2 and f"{option[0]} is for a" in err and not (tmp_path / "rootfs/opt").exists()
+
+
+def test_a_destination_given_twice_is_refused(drone, make, edgeprune):
+    code, _, err = edgeprune("deploy", make().path, *[f"drone:{drone.root}"] * 2)
+    assert code == 2 and "twice" in err and drone.proxy.connections == 0
+
+
+def test_a_precision_that_the_bundle_lacks_is_said_before_anything_is_sent(drone, make, edgeprune):
+    code, _, err = edgeprune("deploy", make().path, f"drone:{drone.root}", "--precision", "fp16")
+    assert code == 2 and "has no fp16 model" in err and drone.proxy.connections == 0
+
+
+def test_a_device_is_no_image_and_that_is_said(make, edgeprune):
+    code, _, err = edgeprune("deploy", make().path, "/dev/null")
+    assert code == 2 and "is not a file; write the image to the card after" in err
+
+
+# --- what is refused before anything is sent --------------------------------------------------------------------------
+
+SAID = {
+    "schema_version": 1, "root": "/opt/edgeprune", "agent": "0.1.0", "problem": None, "free_bytes": 10**9, "counter": 5,
+    "current": None, "releases": [], "held": ["0" * 64], "trusted": [], "revoked": [], "systemd": False,
+    "root_user": True, "service": None,
+}  # fmt: skip
+
+
+def answer(**fields):
+    return b"/a/edgeprune\npython3\n" + strict_json.pretty({**SAID, **fields}).encode()
+
+
+def test_what_an_agent_says_is_checked():
+    there = live.parse_there(answer(held=["0" * 64, "x", 5], service="a\x1b[2Jb"), "drone")
+    assert (there.agent, there.python, there.held) == ("/a/edgeprune", "python3", ("0" * 64,))
+    assert "\x1b" not in there.service
+    for fields, words in [
+        ({"schema_version": 2}, "another language.*edgeprune setup drone"),
+        ({"free_bytes": -1}, "free_bytes"),
+        ({"free_bytes": True}, "free_bytes"),
+        ({"counter": "5"}, "counter"),
+        ({"held": None}, "held"),
+        ({"systemd": 1}, "systemd"),
+    ]:
+        with pytest.raises(InputError, match=words):
+            live.parse_there(answer(**fields), "drone")
+    for text in (b"hello\n", b"/a\nrm -rf\n{}", b"x\n" + answer()):
+        with pytest.raises(InputError, match="drone"):
+            live.parse_there(text, "drone")
+
+
+@pytest.mark.parametrize(
+    "fields, settings, words",
+    [
+        ({"problem": "/opt: read-only"}, {}, "nothing can be installed there: /opt: read-only"),
+        ({}, {}, "not trusted there: edgeprune setup drone"),
+        ({"counter": 7}, {"allow_untrusted": True}, "older than what was in use.*--allow-older"),
+        ({}, {"allow_untrusted": True, "source": "camera:0"}, "there is no systemd"),
+        ({"systemd": True, "root_user": False}, {"allow_untrusted": True, "source": "x"}, "sudo asks for a password"),
+    ],
+)
+def test_what_cannot_work_is_refused_with_what_to_do(make, fields, settings, words):
+    bundle = make(counter=6)
+    with pytest.raises((InputError, SignatureError), match=words):
+        live.check(live.parse_there(answer(**fields), "drone"), bundle, "drone", DeploySettings(**settings))
+
+
+def test_a_revoked_key_is_refused_whatever_is_allowed(make):
+    bundle = make(counter=6)
+    there = live.parse_there(answer(revoked=[bundle.key_fingerprint]), "drone")
+    with pytest.raises(SignatureError, match="was revoked there"):
+        live.check(there, bundle, "drone", DeploySettings(allow_untrusted=True, allow_older=True))
+
+
+def test_without_an_agent_setup_is_named(drone, make, edgeprune):
+    hidden = drone.agent.with_name("hidden")
+    drone.agent.rename(hidden)
+    try:
+        code, _, err = deploy(edgeprune, make(), drone)
+        assert code == 2 and "there is no edgeprune agent: edgeprune setup drone" in err
+        code, _, err = edgeprune("releases", f"drone:{drone.root}")
+        assert code == 2 and "there is no edgeprune agent" in err
+    finally:
+        hidden.rename(drone.agent)
+
+
+def test_an_agent_that_knows_no_releases_is_renewed_by_setup(drone, make, edgeprune):
+    old = drone.home / ".local/share/edgeprune/agent/bin/edgeprune"
+    old.parent.mkdir(parents=True)
+    old.write_text("#!/bin/sh\necho \"edgeprune: error: unknown command '$1' (see edgeprune --help)\" >&2\nexit 2\n")
+    old.chmod(0o755)
+    code, _, err = deploy(edgeprune, make(), drone)
+    assert code == 2 and "its agent cannot do this yet: edgeprune setup drone" in err
+
+
+def test_a_strangers_bundle_an_old_one_and_a_full_drone_get_nothing(drone, make, edgeprune, monkeypatch):
+    assert deploy(edgeprune, make(counter=9), drone)[0] == 0
+    before = drone.proxy.sent
+    code, _, err = deploy(edgeprune, make("old", counter=8), drone)
+    assert code == 1 and "older than what was in use there" in err
+    stranger = make("stranger", counter=10, key=SigningKey.generate())
+    code, _, err = deploy(edgeprune, stranger, drone)
+    assert code == 1 and "not trusted" in err
+    code, _, err = deploy(edgeprune, stranger, drone, "--allow-untrusted", "--dry-run")
+    assert code == 0 and "NOT trusted here" in err
+    monkeypatch.setattr(live, "_SPARE_BYTES", 1 << 60)
+    code, _, err = deploy(edgeprune, make("next", counter=11), drone)
+    assert code == 2 and "are needed: free some" in err
+    assert drone.proxy.sent - before < 60_000 and not list((drone.root / "incoming").iterdir())
+
+
+def test_a_folder_that_may_not_be_written_is_said_before_anything_is_sent(drone, make, edgeprune):
+    """A file stands where the folder should: root, who runs this test perhaps, may write everywhere else."""
+    drone.root.write_text("")
+    code, _, err = deploy(edgeprune, make(), drone)
+    assert code == 2 and "nothing can be installed there" in err and "is not a folder" in err
+    assert drone.proxy.sent < 50_000
+
+
+# --- it goes there ----------------------------------------------------------------------------------------------------
+
+
+def test_a_bundle_is_installed_and_of_the_next_only_what_changed_is_sent(drone, make, edgeprune):
+    first = make(counter=1)
+    code, out, err = deploy(edgeprune, first, drone, "--json")
+    assert code == 0, err
+    outcome = json.loads(out)
+    assert outcome["done"][f"drone:{drone.root}"]["identity"] == first.sha256[:16] and outcome["failed"] == []
+    assert in_use(drone).bundle_sha256 == first.sha256
+    assert drone.proxy.connections > 1
+    assert not list((drone.root / "incoming").iterdir())
+    before = drone.proxy.sent
+    second = make(counter=2, int8=2)
+    code, _, err = deploy(edgeprune, second, drone)
+    assert code == 0, err
+    assert in_use(drone).bundle_sha256 == second.sha256
+    size = second.payloads["model.int8.onnx"].size_bytes
+    there = second.manifest.size_bytes - size
+    assert f"of {second.envelope_bytes + second.manifest.size_bytes} to send, {there} are in releases there" in err
+    assert drone.proxy.sent - before < 1.10 * size, "see tests/rig/test_deploy.py for the same on a real link"
+    # Once more: nothing to send, nothing to do.
+    before = drone.proxy.sent
+    code, _, err = deploy(edgeprune, second, drone)
+    assert code == 0 and "in use already" in err and drone.proxy.sent - before < 40_000
+    assert (drone.home / "measured").read_text().split() == [first.sha256, second.sha256]
+
+
+def test_releases_and_rollback_of_a_drone_from_the_host(drone, make, edgeprune):
+    where = f"drone:{drone.root}"
+    for counter in (1, 2):
+        assert deploy(edgeprune, make(counter=counter, int8=counter), drone)[0] == 0
+    first, second = (make(counter=counter, int8=counter).sha256[:16] for counter in (1, 2))
+    code, out, _ = edgeprune("releases", where)
+    assert code == 0 and re.search(rf"^\* +{second}", out, re.M) and first in out
+    code, out, _ = edgeprune("releases", where, "--json")
+    assert code == 0 and json.loads(out)["current"] == second
+    code, out, err = edgeprune("rollback", where)
+    assert code == 0 and first in out, err
+    assert in_use(drone).identity == first
+    code, _, err = edgeprune("rollback", where)
+    assert code == 2 and "no good release to go back to" in err and err.count("edgeprune: error: ") == 1
+
+
+def test_a_dry_run_says_how_much_and_changes_nothing(drone, make, edgeprune):
+    bundle = make()
+    code, _, err = deploy(edgeprune, bundle, drone, "--dry-run")
+    assert code == 0 and not drone.root.exists()
+    whole = bundle.envelope_bytes + bundle.manifest.size_bytes
+    assert f"{whole} bytes of {whole} to send" in err
+    for step in ("verify signature", "measure", f"switch from no release to {bundle.sha256[:16]}", "restart", "keep 3"):
+        assert step in err
+    assert deploy(edgeprune, bundle, drone)[0] == 0
+    before = sorted(drone.root.rglob("*"))
+    code, _, err = deploy(edgeprune, make(counter=2, int8=2), drone, "--dry-run")
+    assert code == 0 and f"switch from {bundle.sha256[:16]}" in err and sorted(drone.root.rglob("*")) == before
+
+
+def test_a_release_that_fails_its_gate_leaves_the_former_one_in_use(drone, make, edgeprune):
+    first = make(counter=1)
+    assert deploy(edgeprune, first, drone)[0] == 0
+    (drone.home / "bad").touch()
+    code, _, err = deploy(edgeprune, make(counter=2, int8=2), drone)
+    assert code == 1 and "drone: bench: mAP50-95 lost 0.2" in err and err.count("edgeprune: error: ") == 1
+    assert in_use(drone).bundle_sha256 == first.sha256
+    # The pieces are there still: the second try sends next to nothing.
+    (drone.home / "bad").unlink()
+    before = drone.proxy.sent
+    code, _, err = deploy(edgeprune, make(counter=2, int8=2), drone)
+    assert code == 0 and "have arrived before" in err and drone.proxy.sent - before < 60_000
+
+
+def test_of_several_drones_the_first_that_fails_ends_it(drone, make, edgeprune):
+    places = [f"drone:{drone.home}/{name}" for name in ("a", "b", "c")]
+    (drone.home / "b").write_text("")
+    code, out, err = edgeprune("deploy", make().path, *places, "--health", "0.1", "--json")
+    assert code == 2
+    assert f"done: {places[0]}; failed: {places[1]}; not tried: {places[2]}" in err
+    outcome = json.loads(out)
+    assert [*outcome["done"]] == places[:1] and (outcome["failed"], outcome["not_tried"]) == (places[1:2], places[2:])
+    assert (drone.home / "a/current").exists() and not (drone.home / "c").exists()
+
+
+# --- links that break -------------------------------------------------------------------------------------------------
+
+
+def test_a_link_that_breaks_in_mid_transfer_costs_a_piece_of_each_connection(drone, make, edgeprune, monkeypatch):
+    bundle = make(fp32_bytes=5_000_000)
+    drone.proxy.budgets = [None, 300_000, 400_000, 500_000, 200_000, 600_000, None]
+    code, _, err = deploy(edgeprune, bundle, drone)
+    assert code == 0, err
+    assert in_use(drone).bundle_sha256 == bundle.sha256
+    assert drone.proxy.sent < 5_500_000 + 5 * 3 * 65536 + 300_000
+
+
+def test_the_first_connection_breaks_too_and_everything_goes_on_by_itself(drone, make, edgeprune):
+    bundle = make(fp32_bytes=5_000_000)
+    drone.proxy.budgets = [900_000, 300_000, 300_000, 300_000, 300_000, 300_000, None]
+    code, _, err = deploy(edgeprune, bundle, drone)
+    assert code == 0, err
+    assert in_use(drone).bundle_sha256 == bundle.sha256
+
+
+def test_where_a_login_needs_a_person_one_connection_does_it(drone, make, edgeprune, tmp_path, monkeypatch):
+    """A key with a passphrase, which is asked for once."""
+    key = tmp_path / "locked"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "secret", "-f", str(key)], check=True)
+    authorized = drone.folder / "ssh/authorized"
+    former = authorized.read_text()
+    authorized.write_text(key.with_suffix(".pub").read_text())
+    ask = tmp_path / "ask"
+    ask.write_text(f"#!/bin/sh\necho asked >>{tmp_path}/log\necho secret\n")
+    ask.chmod(0o700)
+    monkeypatch.setenv("SSH_ASKPASS", str(ask))
+    monkeypatch.setenv("SSH_ASKPASS_REQUIRE", "force")
+    drone.configure(IdentityFile=str(key), BatchMode="no")
+    try:
+        bundle = make(fp32_bytes=5_000_000)
+        code, _, err = deploy(edgeprune, bundle, drone)
+    finally:
+        authorized.write_text(former)
+    assert code == 0, err
+    assert (tmp_path / "log").read_text() == "asked\n"
+    assert in_use(drone).bundle_sha256 == bundle.sha256
+
+
+def start(bundle, drone, *arguments):
+    """The command in a process of its own, which is the first of a group: Ctrl-C at a terminal goes to all of it."""
+    argv = [sys.executable, "-m", "edgeprune", "deploy", str(bundle.path), f"drone:{drone.root}", "--health", "0.1"]
+    return subprocess.Popen([*argv, *arguments], stderr=subprocess.PIPE, text=True, start_new_session=True)
+
+
+def wait(what, seconds=30):
+    deadline = time.monotonic() + seconds
+    while not (found := what()):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return found
+
+
+@pytest.mark.usefixtures("own_signals")
+def test_ctrl_c_in_mid_transfer_and_the_same_command_again(drone, make, edgeprune):
+    bundle = make(fp32_bytes=20_000_000)
+    drone.proxy.slow = True
+    process = start(bundle, drone)
+    incoming = drone.root / "incoming" / bundle.sha256
+    wait(lambda: len(list(incoming.glob("*.?????"))) > 40)
+    os.killpg(process.pid, signal.SIGINT)
+    err = process.communicate(timeout=20)[1]
+    drone.proxy.slow = False
+    assert process.returncode == 130, err
+    assert "nothing changed there; the same command goes on" in err and "Traceback" not in err
+    assert not (drone.root / "current").exists()
+    wait(lambda: drone.proxy.connections_open() == 0)  # what was under way has gone
+    arrived = sum(path.stat().st_size for path in incoming.iterdir() if not path.name.endswith(".part"))
+    before = drone.proxy.sent
+    code, _, err = deploy(edgeprune, bundle, drone)
+    assert code == 0, err
+    assert int(re.search(r"(\d+) have arrived before", err)[1]) >= arrived - 65536
+    assert drone.proxy.sent - before < 1.05 * (20_500_000 - arrived) + 200_000
+    assert in_use(drone).bundle_sha256 == bundle.sha256
+
+
+def test_a_link_that_breaks_while_the_drone_measures_does_not_stop_it(drone, make):
+    bundle = make()
+    (drone.home / "slow").touch()
+    process = start(bundle, drone)
+    wait(lambda: (drone.home / "measured").exists())
+    drone.proxy.hang_up()
+    wait(lambda: drone.proxy.connections_open() > 0)
+    (drone.home / "slow").unlink()
+    err = process.communicate(timeout=60)[1]
+    assert process.returncode == 0, err
+    assert "trying again" in err and err.count(" verify ") == 1  # what is said again is not shown again
+    assert (drone.home / "measured").read_text().split() == [bundle.sha256]
+    assert in_use(drone).state == "good"
+
+
+@pytest.mark.usefixtures("own_signals")
+def test_ctrl_c_while_the_drone_installs_lets_it_go_on_and_the_same_command_follows(drone, make, edgeprune):
+    bundle = make()
+    (drone.home / "slow").touch()
+    process = start(bundle, drone)
+    wait(lambda: (drone.home / "measured").exists())
+    os.killpg(process.pid, signal.SIGINT)
+    err = process.communicate(timeout=20)[1]
+    assert process.returncode == 130 and "the installation goes on there" in err, err
+    other = make("other", counter=2, int8=2)
+    code, _, err = deploy(edgeprune, other, drone)
+    assert code == 2 and "another installation is at work" in err
+    threading.Timer(1, (drone.home / "slow").unlink).start()
+    code, _, err = deploy(edgeprune, bundle, drone)
+    assert code == 0, err
+    assert in_use(drone).bundle_sha256 == bundle.sha256
+    assert (drone.home / "measured").read_text().split() == [bundle.sha256]
+
+
+def test_what_a_power_cut_spoilt_is_sent_again(drone, make, edgeprune):
+    bundle = make(fp32_bytes=5_000_000)
+    drone.proxy.slow = True
+    process = start(bundle, drone)
+    incoming = drone.root / "incoming" / bundle.sha256
+    wait(lambda: len(list(incoming.glob("*.?????"))) > 20)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate(timeout=20)
+    drone.proxy.slow = False
+    time.sleep(0.5)
+    names = sorted(path for path in incoming.iterdir() if re.fullmatch(r"\w{64}\.\d{5}", path.name))
+    names[0].write_bytes(b"")
+    names[1].write_bytes(b"\0" * names[1].stat().st_size)
+    code, _, err = deploy(edgeprune, bundle, drone)
+    assert code == 0, err
+    assert in_use(drone).bundle_sha256 == bundle.sha256
+
+
+def test_a_card_that_spoils_what_arrived_is_given_it_again(drone, make, edgeprune, monkeypatch):
+    bundle, real, spoilt = make(), transfer.send, []
+
+    def send(*arguments):
+        real(*arguments)
+        if not spoilt:
+            spoilt.append(sorted((drone.root / "incoming" / bundle.sha256).glob(f"{'?' * 64}.00002"))[0])
+            spoilt[0].write_bytes(b"\0" * spoilt[0].stat().st_size)
+
+    monkeypatch.setattr(transfer, "send", send)
+    code, _, err = deploy(edgeprune, bundle, drone)
+    assert code == 0, err
+    assert "pieces were damaged there, and are sent anew" in err and spoilt
+    assert in_use(drone).bundle_sha256 == bundle.sha256
+
+
+def test_a_drone_whose_disk_fills_up_says_so_and_goes_on_when_there_is_room(drone, make, edgeprune, monkeypatch):
+    drone.root.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(drone.root)], stderr=subprocess.DEVNULL
+    )
+    if mounted.returncode:
+        pytest.skip("needs the right to mount a tmpfs")
+    try:
+        bundle = make(fp32_bytes=5_000_000)
+        code, _, err = deploy(edgeprune, bundle, drone)
+        assert code == 2 and "MB are needed: free some" in err and drone.proxy.sent < 60_000
+        monkeypatch.setattr(live, "_check_room", lambda *_: None)  # it fills up meanwhile
+        code, _, err = deploy(edgeprune, bundle, drone)
+        assert code == 2 and "its disk is full" in err and "run the same command again" in err
+        assert not (drone.root / "current").exists()
+        subprocess.run(["mount", "-o", "remount,size=100m", str(drone.root)], check=True)
+        before = drone.proxy.sent
+        code, _, err = deploy(edgeprune, bundle, drone)
+        assert code == 0, err
+        assert drone.proxy.sent - before < 4_500_000
+        assert in_use(drone).bundle_sha256 == bundle.sha256
+    finally:
+        subprocess.run(["umount", "-l", str(drone.root)], check=True)
+
+
+# --- the pieces -------------------------------------------------------------------------------------------------------
+
+
+def test_the_other_end_takes_nothing_but_pieces(tmp_path):
+    script = str(Path(transfer.__file__).parents[1] / "bootstrap/receive.py")
+
+    def receive(data):
+        return subprocess.run([sys.executable, script, str(tmp_path / "in")], input=data, capture_output=True)
+
+    name, good = "0" * 64 + ".00001", b"abc"
+    digest = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    done = receive(f"{name} 3 {digest}\n".encode() + good)
+    assert done.returncode == 0 and done.stdout == f"{name}\n".encode()
+    assert (tmp_path / "in" / name).read_bytes() == good
+    for words in (f"../{name} 3", f"{name}/x 3", f"{name} 9999999", f"{name} -3", f"{name} x", "x"):
+        head = f"{words} {digest}"
+        done = receive(f"{head}\n".encode() + good)
+        assert done.returncode == 1 and b"not a piece" in done.stderr
+    done = receive(f"{name[:-1]}2 3 {digest}\n".encode() + b"abd")
+    assert done.returncode == 1 and b"damaged" in done.stderr
+    done = receive(f"{name[:-1]}3 3 {digest}\n".encode() + b"ab")  # the link broke
+    assert done.returncode == 0 and done.stdout == b""
+    assert [path.name for path in (tmp_path / "in").iterdir()] == [name] and len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_piece_that_is_late_on_one_connection_goes_over_another(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(transfer, "time", type("", (), {"monotonic": staticmethod(lambda: clock[0])}))
+    a, b = (transfer.BundlePiece(name, 0, 10, "0" * 64) for name in "ab")
+    work = transfer._Work([a, b])
+    assert (work.take(wait=True), work.take(wait=True), work.take(wait=False)) == (a, b, None)
+    work.arrived(b)
+    clock[0] = 100.0
+    assert work.take(wait=True) == a
+    work.give_back([a])  # the first connection broke; it waits for another one, and for no third
+    work.arrived(a)
+    work.arrived(a)
+    assert work.done and work.arrived_bytes == 20 and work.take(wait=True) is None
+
+
+def test_a_slow_connection_that_answers_is_not_late(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(transfer, "time", type("", (), {"monotonic": staticmethod(lambda: clock[0])}))
+    a, b, c = (transfer.BundlePiece(name, 0, 10, "0" * 64) for name in "abc")
+    work = transfer._Work([a, b, c])
+    assert [work.take(wait=True) for _ in range(3)] == [a, b, c]  # a and b over one connection
+    clock[0] = 5.0
+    work.arrived(a, behind=[b])
+    assert work.take(wait=True) == c
+
+
+def test_an_answer_to_another_piece_is_no_answer(drone, make, monkeypatch):
+    monkeypatch.setattr(transfer, "_SCRIPT", "head -c 10 >/dev/null; echo something; cat >/dev/null")
+    bundle = make()
+    with ssh.Link("drone") as link, pytest.raises(InputError, match="answers 'something'"):
+        transfer.send(link, bundle.path, transfer.pieces(bundle, ()), "python3", "/nowhere")

@@ -1,0 +1,310 @@
+"""A container of a base image and a bundle: what skopeo and umoci, which know nothing of us, make of it."""
+
+import gzip
+import hashlib
+import io
+import json
+import os
+import shutil
+import subprocess
+import tarfile
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from edgeprune_device import cli
+from edgeprune_device.errors import InputError, SignatureError
+from edgeprune_device.releases import Releases
+
+from edgeprune.drones import wheels
+from edgeprune.drones.deploy import DeploySettings, oci
+
+from .. import drone_root
+
+ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: owners")
+BARE = DeploySettings(agent=False)
+MANIFEST, INDEX = "application/vnd.oci.image.manifest.v1+json", "application/vnd.oci.image.index.v1+json"
+LAYER = "application/vnd.oci.image.layer.v1.tar"
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("EDGEPRUNE_HOME", str(tmp_path / "home"))
+
+
+@pytest.fixture
+def bundle(tmp_path):
+    return drone_root.bundle(tmp_path / "tiny.epb")
+
+
+@pytest.fixture
+def fake_registry(tmp_path, monkeypatch):
+    """The registry's answer is a wheel made here; the device package's own wheel is real."""
+    found = [drone_root.wheel(tmp_path)]
+    monkeypatch.setattr(wheels, "fetch", lambda python, extras: (Path("pip.whl"), found))
+
+
+def run(*command):
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def pack(bundle, base, out, settings=BARE):
+    said = []
+    oci.pack(bundle, base, out, settings, said.append)
+    return "\n".join(said)
+
+
+class Base:
+    """An OCI layout made by hand, blob by blob."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        (folder / "blobs/sha256").mkdir(parents=True)
+        (folder / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
+        self.layers, self.ids = [], []
+
+    def blob(self, data, kind):
+        data = data if isinstance(data, bytes) else json.dumps(data).encode()
+        digest = hashlib.sha256(data).hexdigest()
+        (self.folder / "blobs/sha256" / digest).write_bytes(data)
+        return {"mediaType": kind, "digest": f"sha256:{digest}", "size": len(data)}
+
+    def layer(self, entries, packed=True):
+        """entries: {path: bytes | ("link", target) | ("hard", target) | None for a folder}"""
+        stream = io.BytesIO()
+        with tarfile.open(fileobj=stream, mode="w") as archive:
+            for name, content in entries.items():
+                info = tarfile.TarInfo(name)
+                info.mode = 0o755
+                if content is None:
+                    info.type = tarfile.DIRTYPE
+                elif isinstance(content, tuple):
+                    info.type = tarfile.SYMTYPE if content[0] == "link" else tarfile.LNKTYPE
+                    info.linkname = content[1]
+                else:
+                    info.size = len(content)
+                archive.addfile(info, io.BytesIO(content) if isinstance(content, bytes) else None)
+        plain = stream.getvalue()
+        self.ids.append(f"sha256:{hashlib.sha256(plain).hexdigest()}")
+        self.layers.append(
+            self.blob(gzip.compress(plain[:700]) + gzip.compress(plain[700:]), f"{LAYER}+gzip")
+            if packed
+            else self.blob(plain, LAYER)
+        )
+        return self
+
+    def image(self, architecture="arm64", user=None, **config):
+        runs = {"Cmd": ["/bin/sh"], "Env": ["A=1"], **({"User": user} if user else {})}
+        made = {"architecture": architecture, "os": "linux", "config": runs,
+                "rootfs": {"type": "layers", "diff_ids": self.ids}, **config}  # fmt: skip
+        manifest = {"schemaVersion": 2, "mediaType": MANIFEST, "layers": self.layers,
+                    "config": self.blob(made, "application/vnd.oci.image.config.v1+json")}  # fmt: skip
+        return {**self.blob(manifest, MANIFEST), "platform": {"architecture": architecture, "os": "linux"}}
+
+    def index(self, *manifests):
+        (self.folder / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": list(manifests)}))
+        return self.folder
+
+
+SYSTEM = {
+    "etc/passwd": drone_root.PASSWD.encode(),
+    "usr/bin/python3.10": drone_root.program("3.10.12"),
+    "usr/bin/python3": ("link", "python3.10"),
+    "lib": ("link", "usr/lib"),
+    "usr/lib/aarch64-linux-gnu/libc.so.6": b"GNU C Library (Ubuntu GLIBC 2.35) stable release version 2.35.\n",
+}
+
+
+@pytest.fixture
+def base(tmp_path):
+    made = Base(tmp_path / "base")
+    made.layer(SYSTEM)
+    return made.index(made.image())
+
+
+def opened(path):
+    """{name: content} of an archive, and (config, manifest) of its image."""
+    with tarfile.open(path) as archive:
+        files = {member.name: archive.extractfile(member).read() for member in archive}
+    (top,) = json.loads(files["index.json"])["manifests"]
+    manifest = json.loads(files[f"blobs/sha256/{top['digest'][7:]}"])
+    return files, json.loads(files[f"blobs/sha256/{manifest['config']['digest'][7:]}"]), manifest
+
+
+def listed(files, manifest):
+    """The names in the last layer."""
+    with tarfile.open(fileobj=io.BytesIO(files[f"blobs/sha256/{manifest['layers'][-1]['digest'][7:]}"])) as layer:
+        return layer.getnames()
+
+
+@ROOT
+@pytest.mark.needs("umoci", "skopeo")
+def test_skopeo_and_umoci_take_it_and_what_is_unpacked_is_a_deployment(tmp_path, bundle, fake_registry):
+    root = drone_root.tree(tmp_path / "root")
+    layout = f"{tmp_path}/layout"
+    run("umoci", "init", "--layout", layout)
+    run("umoci", "new", "--image", f"{layout}:base")
+    run("umoci", "insert", "--image", f"{layout}:base", str(root), "/")
+    run("umoci", "config", "--image", f"{layout}:base", "--architecture", "arm64", "--config.user", "pilot")
+    out = tmp_path / "image.tar"
+    said = pack(bundle, Path(layout), out, DeploySettings(source="/data/clip.mp4"))
+    assert "pilot (1000:1000)" in said and "linux/arm64" in said
+    seen = json.loads(run("skopeo", "inspect", "--override-arch", "arm64", f"oci-archive:{out}"))
+    assert (seen["Architecture"], seen["Os"], len(seen["Layers"])) == ("arm64", "linux", 2)
+    config = json.loads(run("skopeo", "inspect", "--config", "--override-arch", "arm64", f"oci-archive:{out}"))
+    assert config["config"]["Entrypoint"][:2] == ["/opt/edgeprune/agent/bin/edgeprune", "run"]
+    assert config["config"]["User"] == "pilot" and config["created"] == "2026-11-22T23:40:00Z"
+    copied = f"{tmp_path}/copied"
+    run("skopeo", "copy", "--override-arch", "arm64", f"oci-archive:{out}", f"oci:{copied}:it")
+    run("umoci", "unpack", "--image", f"{copied}:it", f"{tmp_path}/unpacked")
+    inside = tmp_path / "unpacked/rootfs"
+    found = Releases(inside / "opt/edgeprune")
+    assert found.open(found.current()).sha256 == bundle.sha256 and found.current().state == "trial"
+    assert {path.lstat()[4:6] for path in (inside / "opt/edgeprune").rglob("*")} == {(1000, 1000)}
+    assert (inside / "opt/edgeprune/agent/bin/edgeprune").stat().st_mode & 0o777 == 0o755
+    assert (inside / "opt/edgeprune/agent/lib/helper/__init__.py").read_bytes() == b"A = 1\n"
+    assert (inside / "usr/bin/python3.10").read_bytes() == drone_root.program("3.10.12")
+    assert len(list((inside / "etc/edgeprune/trusted").glob("*.pub"))) == 1
+    assert not list(inside.rglob("edgeprune.service"))
+
+
+def test_the_same_bundle_on_the_same_base_gives_the_same_bytes(tmp_path, bundle, base, fake_registry):
+    pack(bundle, base, tmp_path / "a.tar", DeploySettings())
+    with tarfile.open(tmp_path / "base.tar", "w") as archive:
+        archive.add(base, arcname=".")
+    pack(bundle, tmp_path / "base.tar", tmp_path / "b.tar", DeploySettings())
+    assert (tmp_path / "a.tar").read_bytes() == (tmp_path / "b.tar").read_bytes()
+
+
+def test_every_digest_holds_and_the_base_stays_as_it_is(tmp_path, bundle, base):
+    pack(bundle, base, tmp_path / "a.tar")
+    files, config, manifest = opened(tmp_path / "a.tar")
+    for name, content in files.items():
+        if name.startswith("blobs/"):
+            assert hashlib.sha256(content).hexdigest() == name.rpartition("/")[2]
+    first, last = manifest["layers"]
+    assert files[f"blobs/sha256/{first['digest'][7:]}"] == (base / f"blobs/sha256/{first['digest'][7:]}").read_bytes()
+    assert config["rootfs"]["diff_ids"][1] == last["digest"] and last["mediaType"] == LAYER
+    assert config["config"] == {"Cmd": ["/bin/sh"], "Env": ["A=1"]} and len(config["history"]) == 1
+    with tarfile.open(fileobj=io.BytesIO(files[f"blobs/sha256/{last['digest'][7:]}"])) as layer:
+        names = layer.getnames()
+        assert names == sorted(names) and {m.mtime for m in layer} == {1795390800}
+        content = layer.extractfile(f"opt/edgeprune/releases/{bundle.sha256[:16]}/bundle.epb").read()
+    assert content == bundle.path.read_bytes()
+
+
+def test_arm64_is_chosen_from_an_index_in_an_index(tmp_path, bundle):
+    made = Base(tmp_path / "base")
+    made.layer(SYSTEM)
+    right, wrong = made.image(), made.image("amd64")
+    inner = {"schemaVersion": 2, "mediaType": INDEX, "manifests": [wrong, right]}
+    pack(bundle, made.index(made.blob(inner, INDEX)), tmp_path / "a.tar")
+    files, config, _ = opened(tmp_path / "a.tar")
+    assert config["architecture"] == "arm64" and f"blobs/sha256/{wrong['digest'][7:]}" not in files
+    with pytest.raises(InputError, match="no image in OCI's own format for linux/arm64"):
+        pack(bundle, made.index(wrong), tmp_path / "b.tar")
+    with pytest.raises(InputError, match="several images for linux/arm64"):
+        pack(bundle, made.index(right, made.image(author="x")), tmp_path / "b.tar")
+    del wrong["platform"]
+    with pytest.raises(InputError, match="is for linux/amd64"):
+        pack(bundle, made.index(wrong), tmp_path / "b.tar")
+    assert not (tmp_path / "b.tar").exists()
+
+
+def test_upper_layers_hide_lower_ones_and_links_stay_inside(tmp_path, bundle):
+    made = Base(tmp_path / "base")
+    made.layer({**SYSTEM, "opt/old": b"x", "gone/a": b"a", "gone/b/c": b"c", "kept/.keep": b""}, packed=False)
+    made.layer({"opt": ("link", "/data/../../srv"), "gone/.wh..wh..opq": b"", "gone/new": b"n", "kept/.wh..keep": b""})
+    made.layer({"hard": ("hard", "etc/passwd"), "usr/bin/.wh.nothing": b"", "./dot/": None})
+    manifest = made.image()
+    layout = made.index(manifest)
+    pack(bundle, layout, tmp_path / "a.tar")
+    files, config, found = opened(tmp_path / "a.tar")
+    names = listed(files, found)
+    assert f"srv/edgeprune/releases/{bundle.sha256[:16]}/bundle.epb" in names and "opt" not in names
+    with oci._Layout(layout) as opened_layout, oci.Layers(opened_layout, oci._choose(opened_layout), config | {
+        "rootfs": {"diff_ids": made.ids}
+    }) as root:  # fmt: skip
+        assert root.listing("/gone") == ["new"] and root.listing("/kept") == [] and root.listing("/dot") == []
+        assert root.read("/hard", 10_000) == drone_root.PASSWD.encode() and root.lstat("/opt/old") is None
+
+
+def test_a_second_bundle_on_the_first_container_hides_what_goes(tmp_path, base):
+    bundles = [drone_root.bundle(tmp_path / f"b{n}.epb", counter=n) for n in range(4)]
+    for number, bundle in enumerate(bundles):
+        out = tmp_path / f"{number}.tar"
+        pack(bundle, base, out, replace(BARE, keep=2))
+        base = out
+    files, config, manifest = opened(base)
+    assert len(manifest["layers"]) == 5 == len(config["rootfs"]["diff_ids"])
+    names = listed(files, manifest)
+    assert f"opt/edgeprune/releases/.wh.{bundles[1].sha256[:16]}" in names
+    assert sum(".wh." in name for name in names) == 1
+
+
+def damaged(path):
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+
+
+@pytest.mark.parametrize(
+    "change, error, told",
+    [
+        (lambda f: (f / "oci-layout").unlink(), InputError, "is no OCI layout"),
+        (lambda f: shutil.rmtree(f / "blobs"), InputError, "has no blobs/sha256"),
+        (lambda f: [damaged(p) for p in (f / "blobs/sha256").iterdir()], SignatureError, "is damaged"),
+        (lambda f: (f / "index.json").write_text("[]"), InputError, "is no JSON object"),
+        (lambda f: (f / "index.json").write_text('{"manifests": 3}'), InputError, "cannot be understood"),
+    ],
+)
+def test_a_base_that_is_none_or_is_damaged_is_refused(tmp_path, bundle, base, change, error, told):
+    change(base)
+    with pytest.raises(error, match=told) as caught:
+        pack(bundle, base, tmp_path / "a.tar")
+    assert "\n" not in str(caught.value) and not (tmp_path / "a.tar").exists()
+
+
+@pytest.mark.parametrize("digest", ["sha256:../../../../etc/passwd", "md5:00", 7, None])
+def test_a_digest_is_never_a_path(tmp_path, bundle, digest):
+    made = Base(tmp_path / "base")
+    with pytest.raises(InputError, match="which is no SHA-256"):
+        pack(bundle, made.index({"mediaType": MANIFEST, "digest": digest, "size": 3}), tmp_path / "a.tar")
+
+
+@pytest.mark.parametrize("name", ["../x", "a/../../x"])
+def test_a_layer_that_leads_outside_is_refused(tmp_path, bundle, name):
+    made = Base(tmp_path / "base")
+    made.layer({**SYSTEM, name: b"x"})
+    with pytest.raises(InputError, match="leads out of the image"):
+        pack(bundle, made.index(made.image()), tmp_path / "a.tar")
+
+
+def test_layers_that_are_not_what_the_config_names_or_not_known_are_refused(tmp_path, bundle):
+    made = Base(tmp_path / "base")
+    made.layer(SYSTEM)
+    made.ids = [f"sha256:{'0' * 64}"]
+    with pytest.raises(SignatureError, match="layer 1 is not the one that its config names"):
+        pack(bundle, made.index(made.image()), tmp_path / "a.tar")
+    made.ids = []
+    with pytest.raises(InputError, match="does not fit its layers"):
+        pack(bundle, made.index(made.image()), tmp_path / "a.tar")
+    made.ids, made.layers = [f"sha256:{'0' * 64}"], [made.blob(b"x", f"{LAYER}+zstd")]
+    with pytest.raises(InputError, match=r"zstd.*--dest-compress-format gzip"):
+        pack(bundle, made.index(made.image()), tmp_path / "a.tar")
+    made.layers = [made.blob(gzip.compress(b"x" * 5000)[:-9], f"{LAYER}+gzip")]
+    with pytest.raises(InputError, match="cannot be unpacked"):
+        pack(bundle, made.index(made.image()), tmp_path / "a.tar")
+
+
+def test_a_user_whom_the_base_does_not_know_is_refused(tmp_path, bundle):
+    made = Base(tmp_path / "base")
+    made.layer(SYSTEM)
+    with pytest.raises(InputError, match="runs as ghost, who is not in its /etc/passwd"):
+        pack(bundle, made.index(made.image(user="ghost")), tmp_path / "a.tar")
+
+
+def test_the_command_makes_it_and_says_what_went_in(tmp_path, bundle, base, capsys):
+    words = ["pack", str(bundle.path), "--base", str(base), "--out", str(tmp_path / "a.tar"), "--no-agent"]
+    assert cli.main(words) == 0
+    assert "release " in capsys.readouterr().err and (tmp_path / "a.tar").exists()
+    assert cli.main([*words[:3], str(tmp_path / "nothing"), *words[4:]]) == 2
+    assert "is no OCI layout" in capsys.readouterr().err

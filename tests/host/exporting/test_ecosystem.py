@@ -1,0 +1,149 @@
+"""The ONNX files in other people's hands: stock Ultralytics opens them and finds the same, viewers show the layers."""
+
+import re
+
+import numpy as np
+import onnx
+import pytest
+from edgeprune_device.output import END2END
+from edgeprune_device.vision import preprocess
+from edgeprune_device.vision.postprocess import detections
+from PIL import Image
+
+from edgeprune.exporting import nms
+from edgeprune.exporting.to_onnx import to_onnx
+from edgeprune.model import checkpoint, head
+from edgeprune.quantize import calibrate, to_fp16, to_int8
+from edgeprune.quantize.layers import layer_of_node
+
+from ..small import network, save
+
+SIZE = 96
+#: INT8 among FP16 is for TensorRT: ONNX Runtime's CPU kernels refuse some such graphs.
+TENSORRT = "int8-fp16"
+
+
+def files(model, pictures):
+    """Every kind of file that `build` writes, by name."""
+    fp32 = to_onnx(model, (SIZE, SIZE))
+    ranges = calibrate(fp32, pictures)
+    made = {
+        "fp32": fp32,
+        "fp16": to_fp16(fp32, ranges).model,
+        "int8": to_int8(fp32, ranges),
+        "int8-cpu": to_int8(fp32, ranges, activations="unsigned"),
+        "int8-fp16": to_int8(fp32, ranges, rest="fp16"),
+    }
+    if not head.has_one_to_one(model):
+        made.update({"nms": nms.add(fp32), "fp16-nms": nms.add(made["fp16"])})
+    return made
+
+
+def picture(seed, height=70, width=110):
+    """Coloured rectangles on noise."""
+    rng = np.random.default_rng(seed)
+    pixels = rng.integers(0, 90, (height, width, 3), dtype=np.uint8)
+    for _ in range(6):
+        x, y = rng.integers(0, width - 30), rng.integers(0, height - 30)
+        pixels[y : y + rng.integers(10, 30), x : x + rng.integers(10, 30)] = rng.integers(0, 255, 3)
+    return pixels
+
+
+@pytest.fixture(scope="module", params=["yolov8n", "yolo26n"])
+def exported(request, tmp_path_factory):
+    """(checkpoint, {kind: file}) of a small network of the family."""
+    folder = tmp_path_factory.mktemp(request.param)
+    weights = save(network(f"{request.param}.yaml", width=0.125), folder / "tuned.pt", imgsz=SIZE)
+    model = checkpoint.load(weights).model
+    pictures = [preprocess.letterbox(picture(seed), SIZE)[0] for seed in range(4)]
+    found = {}
+    for kind, made in files(model, pictures).items():
+        found[kind] = folder / f"model.{kind}.onnx"
+        onnx.save(made, str(found[kind]))
+    return weights, found
+
+
+def test_nodes_are_named_after_the_models_layers(exported):
+    weights, found = exported
+    layers = {name for name, _ in checkpoint.load(weights).model.named_modules(remove_duplicate=False)}
+    for kind, path in found.items():
+        graph = onnx.load(str(path)).graph
+        names = [node.name for node in graph.node]
+        assert len(set(names)) == len(names), kind
+        for name in names:
+            layer = re.sub(r"_\d+$", "", layer_of_node(name))  # PyTorch numbers the calls of a layer: m, m_1, m_2
+            assert name.startswith("/") and (layer in layers or layer in ("images", "nms")), (kind, name)
+        assert next(n.name for n in graph.node if n.op_type == "Conv") == "/model.0/conv/Conv"
+        tensors = [*(t.name for t in graph.initializer), *(o for n in graph.node for o in n.output)]
+        assert [t for t in tensors if re.search(r"onnx::|^_v_|^\d+$|^val_", t)] == []
+        assert not any(n.op_type == "Constant" for n in graph.node)
+
+
+def test_the_file_is_valid_and_every_tensor_has_a_type_and_a_shape(exported):
+    for kind, path in exported[1].items():
+        model = onnx.load(str(path))
+        onnx.checker.check_model(model, full_check=True)
+        known = {v.name: v.type.tensor_type for v in (*model.graph.value_info, *model.graph.output)}
+        for name in (o for node in model.graph.node for o in node.output):
+            assert known[name].elem_type and all(d.dim_value for d in known[name].shape.dim), (kind, name)
+        assert not any(entry.key.startswith("onnxsim") for entry in model.metadata_props)
+
+
+def unlike(found, expected):
+    """How far the nearest box of the same class is: (pixels, score), the worst of each expected one."""
+    worst = np.zeros(2)
+    for row in expected:
+        others = found[found[:, 5] == row[5]]
+        apart = np.stack([np.abs(others[:, :4] - row[:4]).max(1), np.abs(others[:, 4] - row[4])], axis=1)
+        worst = np.maximum(worst, apart[apart.sum(1).argmin()])
+    return worst
+
+
+def test_stock_ultralytics_reads_what_it_is_and_finds_the_same_boxes(exported):
+    """As our own decoding of the same file does; and the FP32 file as stock Ultralytics with the checkpoint."""
+    import onnxruntime
+    from ultralytics import YOLO
+
+    weights, found = exported
+    image = picture(7)
+    bgr = np.ascontiguousarray(image[..., ::-1])
+    x, box = preprocess.letterbox(image, SIZE)
+    for kind in found.keys() - {TENSORRT}:
+        yolo = YOLO(str(found[kind]))
+        theirs = yolo.predict(bgr, conf=0.05, iou=0.7, verbose=False)[0].boxes.data.numpy()
+        session = onnxruntime.InferenceSession(str(found[kind]), providers=["CPUExecutionProvider"])
+        raw = session.run(None, {"images": x})
+        backend = yolo.predictor.model
+        assert yolo.task == "detect" and backend.names == {0: "thing0", 1: "thing1", 2: "thing2"}
+        assert (backend.stride, list(backend.imgsz), backend.batch, backend.channels) == (32, [SIZE, SIZE], 1, 3)
+        stated = head.output_of_file(onnx.load(found[kind]))
+        assert backend.end2end == (stated == END2END)
+        ours = box.undo(detections(raw, stated, classes=3, conf=0.05, iou=0.7))
+        assert len(theirs) == len(ours) > 5, kind
+        assert (unlike(theirs, ours) <= (0.02, 1e-4)).all() and (unlike(ours, theirs) <= (0.02, 1e-4)).all(), kind
+        if kind in ("fp32", "nms"):
+            # By itself stock Ultralytics takes the head that needs NMS; the file has the one that does not.
+            one = {"nms": False} if head.has_one_to_one(checkpoint.load(weights).model) else {}
+            stock = YOLO(weights).predict(bgr, imgsz=SIZE, rect=False, conf=0.05, iou=0.7, verbose=False, **one)[0]
+            stock = stock.boxes.data.numpy()
+            assert len(stock) == len(theirs)
+            assert (unlike(theirs, stock) <= (0.05, 1e-3)).all() and (unlike(stock, theirs) <= (0.05, 1e-3)).all()
+
+
+def test_the_real_network(shared, tmp_path):
+    """YOLOv8n of COCO on a street: the checkpoint's boxes from the files in each precision, by stock Ultralytics."""
+    from ultralytics import YOLO
+
+    weights = shared / "weights" / "yolov8n-coco-rebuilt.pt"
+    photo = sorted((shared / "coco8/images/val").iterdir())[0]
+    model = checkpoint.load(weights).model
+    pixels = preprocess.letterbox(np.asarray(Image.open(photo).convert("RGB")), 320)[0]
+    fp32 = to_onnx(model, (320, 320))
+    made = {"fp32": fp32, "fp16": to_fp16(fp32, calibrate(fp32, [pixels])).model, "nms": nms.add(fp32)}
+    expected = YOLO(weights).predict(photo, imgsz=320, rect=False, verbose=False)[0]
+    assert len(expected.boxes) > 0
+    for kind, limit in (("fp32", (0.05, 1e-3)), ("nms", (0.05, 1e-3)), ("fp16", (2.0, 0.02))):
+        onnx.save(made[kind], str(tmp_path / f"{kind}.onnx"))
+        found = YOLO(tmp_path / f"{kind}.onnx").predict(photo, verbose=False)[0]
+        assert found.names == expected.names and len(found.boxes) == len(expected.boxes)
+        assert (unlike(found.boxes.data.numpy(), expected.boxes.data.numpy()) <= limit).all()

@@ -1,0 +1,313 @@
+"""precisions: layers that lose too much leave INT8, and it is said which, why, and by whose verdict."""
+
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import pytest
+from edgeprune_device.errors import GateError
+from edgeprune_device.machine.environment import Environment
+from edgeprune_device.output import END2END, RAW
+from edgeprune_device.target import Target
+from onnx import numpy_helper
+
+from edgeprune import quantize as q
+from edgeprune.data import dataset
+from edgeprune.exporting import nms, precisions
+from edgeprune.exporting.to_onnx import to_onnx
+from edgeprune.measuring import accuracy
+from edgeprune.quantize.graph import Graph, layer_of
+
+from ..small import short
+
+SIZE = 96
+#: The convolution that reads what `outlier` spoils.
+READER = "model.2.cv1.conv"
+
+
+def outlier(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The same network but for one channel that is a thousand times as large between two layers: SiLU is nearly linear
+    there, and one scale per tensor leaves the other channels a handful of levels."""
+    spoiled = onnx.ModelProto()
+    spoiled.CopyFrom(model)
+    weights = {t.name: t for t in spoiled.graph.initializer}
+
+    def scale(name, index, factor):
+        values = numpy_helper.to_array(weights[name]).copy()
+        values[index] *= factor
+        weights[name].CopyFrom(numpy_helper.from_array(values, name))
+
+    scale("model.1.conv.weight", 0, 1000.0)
+    scale("model.1.conv.bias", 0, 1000.0)
+    scale(f"{READER}.weight", (slice(None), 0), 1e-3)
+    return spoiled
+
+
+@pytest.fixture(scope="module")
+def fp32():
+    return to_onnx(short(), (SIZE, SIZE))
+
+
+def pictures(count=6, seed=0):
+    rng = np.random.default_rng(seed)
+    # Blocks, not noise: what the network sees must have a shape.
+    return [
+        np.kron(rng.random((1, 3, 12, 12), dtype=np.float32), np.ones((1, 1, 8, 8), np.float32)) for _ in range(count)
+    ]
+
+
+class Closeness:
+    """Stands for mAP where there are no labels: 1 less the disagreement with FP32 on its own pictures."""
+
+    def __init__(self, fp32, seed):
+        self.pictures = pictures(4, seed)
+        self.expected = [q.reference_session(fp32).run(None, {"images": p})[0] for p in self.pictures]
+        self.asked = 0
+
+    def __call__(self, session):
+        self.asked += 1
+        pairs = [q.disagreement(a, session.infer(p)[0], session.kind) for a, p in zip(self.expected, self.pictures)]
+        differs, total = np.sum(pairs, axis=0)
+        return 1 - differs / total
+
+
+def settled(model, max_drop, target="jetson-orin"):
+    given = pictures()
+    int8 = precisions.Int8(model, q.calibrate(model, given), given, Target.load(target), lambda what: None)
+    int8.settle(("max",), Closeness(model, 7), max_drop)
+    return int8
+
+
+# --- disagreement and sensitivities
+
+
+def test_disagreement_is_zero_for_equals_and_grows_with_boxes_and_scores(fp32):
+    (picture,) = pictures(1)
+    expected = q.reference_session(fp32).run(None, {"images": picture})[0]
+    assert q.disagreement(expected, expected, RAW)[0] == 0
+    moved, weaker = expected.copy(), expected.copy()
+    moved[0, 0] += 2.0
+    weaker[0, 4:] *= 0.9
+    differs, total = q.disagreement(expected, moved, RAW)
+    assert 0 < differs < total
+    differs, total = q.disagreement(expected, weaker, RAW)
+    seen = expected[0, 4:][:, expected[0, 4:].max(0) > 0.01]
+    assert differs == pytest.approx(0.1 * seen.sum(), rel=0.01)
+
+
+def test_disagreement_of_one_to_one_outputs_does_not_care_for_their_order():
+    rows = np.array([[[0, 0, 10, 10, 0.9, 0], [20, 20, 40, 40, 0.5, 1], [0, 0, 1, 1, 0.001, 1]]], np.float32)
+    assert q.disagreement(rows, rows[:, [1, 0, 2]], END2END)[0] == 0
+    other = rows.copy()
+    other[0, 0, 5] = 2  # another class: its answer is lost
+    assert q.disagreement(rows, other, END2END)[0] == pytest.approx(0.9 * 2)
+
+
+@pytest.mark.parametrize("broken", [np.nan, np.inf])
+def test_what_is_not_finite_counts_as_wrong(fp32, broken):
+    (picture,) = pictures(1)
+    expected = q.reference_session(fp32).run(None, {"images": picture})[0]
+    found = np.full_like(expected, broken)
+    differs, total = q.disagreement(expected, found, RAW)
+    assert np.isfinite(differs) and differs >= total
+
+
+def test_the_layer_that_reads_an_outlier_is_the_most_sensitive(fp32):
+    model = outlier(fp32)
+    ranges = q.calibrate(model, pictures())
+    found = q.sensitivities(
+        model, lambda exclude: q.to_int8(model, ranges, method="max", exclude=exclude), q.Probe(model, pictures(2, 5))
+    )
+    assert len(found) == 27 and {s.layer for s in found} == {layer_of(n) for n in Graph(model).body_convolutions()}
+    assert max(found, key=lambda s: s.error).layer == READER
+    assert 0.9 < sum(s.macs_share for s in found) <= 1
+
+
+def test_a_shift_of_a_bias_holds_whichever_other_layers_are_quantized(fp32):
+    ranges = q.calibrate(fp32, pictures())
+    whole, part = q.to_int8(fp32, ranges), q.to_int8(fp32, ranges, exclude=["model.11"])
+    shifts = q.bias_shifts(fp32, whole, pictures(2))
+    alone = q.bias_shifts(fp32, part, pictures(2))
+    assert set(alone) < set(shifts)
+    assert all(np.allclose(shifts[name], alone[name], atol=1e-6) for name in alone)
+    (picture,) = pictures(1, 9)
+    expected = q.reference_session(q.correct_bias(fp32, part, pictures(2))).run(None, {"images": picture})[0]
+    found = q.reference_session(q.shifted(part, shifts)).run(None, {"images": picture})[0]
+    assert np.allclose(expected, found, atol=1e-3)
+
+
+# --- the ladder
+
+
+def sensitivity(layer, error, share):
+    return q.Sensitivity(layer, error, share)
+
+
+def test_a_ladder_takes_the_most_error_per_mac_first_and_leaves_enough_in_int8():
+    found = [
+        sensitivity("cheap", 0.1, 0.01), sensitivity("dear", 0.2, 0.2), sensitivity("tiny", 0.001, 1e-6),
+        sensitivity("worst", 0.3, 0.05), sensitivity("light", 0.01, 0.015),
+    ]  # fmt: skip
+    ladder = q.Ladder.of(found, share=0.98, least=0.9)
+    assert [s.layer for s in ladder.rescues] == ["worst", "cheap", "light", "tiny"]  # "dear" would leave too little
+    assert ladder.rungs == (0, 1, 2, 3, 4) and ladder.layers(0) == () and ladder.layers(2) == ("worst", "cheap")
+    assert ladder.to_json(1) == [{"layer": "worst", "disagreement": 0.3, "share_of_macs": 0.05}]
+
+
+def test_rungs_grow():
+    ladder = q.Ladder.of([sensitivity(str(i), 0.1, 1e-4) for i in range(30)], share=1.0)
+    assert ladder.rungs == (0, 1, 2, 3, 4, 6, 9, 13, 19, 28, 30)
+
+
+# --- rescue
+
+
+def test_the_guilty_layer_is_rescued_and_the_rest_stays_int8(fp32):
+    model = outlier(fp32)
+    untouched = settled(model, max_drop=float("inf"))
+    int8 = settled(model, max_drop=0.6)
+    said = int8.to_json()
+    assert untouched.rescued == 0 and untouched.to_json()["rescued"] == []
+    assert [s["layer"] for s in said["rescued"]][:1] == [READER]
+    assert said["rescued_by_selection"] == int8.rescued >= 1 and said["rescued_by_validation"] == 0
+    drops = [s["drop_map50_95"] for s in said["selection"]]
+    assert drops[0] > 1 and drops[-1] <= 0.6 and len(drops) == 1 + [0, 1, 2, 3, 4, 6].index(int8.rescued)
+    assert said["share_of_macs"] >= 0.9
+    for name, file in int8.files.items():
+        q.check(file)
+        graph = Graph(file)
+        node = next(n for n in graph.nodes if n.op_type == "Conv" and layer_of(n) == READER)
+        assert node.input[1] not in graph.producer, name  # a float weight
+    assert set(int8.files) == {"int8", "int8-fp16"}
+
+
+def test_where_nothing_is_enough_the_best_rung_is_kept_and_validation_climbs_to_the_end(fp32):
+    int8 = settled(outlier(fp32), max_drop=1e-6)
+    said = int8.to_json()
+    drops = [s["drop_map50_95"] for s in said["selection"]]
+    assert len(drops) > 4 and min(drops) > 1e-6
+    assert int8.rescued == said["selection"][int(np.argmin(drops))]["rescued"]
+    before = int8.rescued
+    while int8.climb():
+        assert int8.rescued > before
+        before = int8.rescued
+    said = int8.to_json()
+    assert said["rescued_by_selection"] + said["rescued_by_validation"] == int8.rescued == before
+    assert said["share_of_macs"] >= 0.9
+
+
+@pytest.mark.parametrize(
+    ("saturates", "bits", "top"), [(True, 7, 63), pytest.param(False, 8, 127, marks=pytest.mark.slow)]
+)
+def test_for_a_cpu_layers_are_rescued_too_and_weights_do_not_saturate(fp32, monkeypatch, saturates, bits, top):
+    monkeypatch.setattr(Environment, "saturates", saturates)
+    int8 = settled(outlier(fp32), max_drop=0.0, target="cpu")
+    assert int8.rescued >= 1 and int8.to_json()["weight_bits"] == bits
+    (file,) = int8.files.values()
+    q.check(file, activations="unsigned")
+    weights = [numpy_helper.to_array(t) for t in file.graph.initializer if t.data_type == onnx.TensorProto.INT8]
+    assert max(np.abs(w.astype(int)).max() for w in weights if w.ndim == 4) == top
+
+
+def test_after_qat_layers_are_judged_as_they_are_written_without_correction(fp32, monkeypatch):
+    model, given = outlier(fp32), pictures()
+    ranges = q.calibrate(model, given)
+    fixed = ranges.fixed(ranges.thresholds("max"))
+    int8 = precisions.Int8(model, fixed, given, Target.load("jetson-orin"), lambda what: None)
+    monkeypatch.delattr(q, "bias_shifts")
+    monkeypatch.delattr(q, "correct_bias")
+    int8.settle(("qat",), Closeness(model, 7), 0.6)
+    said = int8.to_json()
+    assert said["method"] == "qat" and said["rescued"][0]["layer"] == READER
+
+
+# --- make
+
+
+@pytest.fixture
+def judged(tmp_path):
+    """A network whose own detections are the labels of its pictures."""
+    from ..builds import fitted_inputs
+
+    folder = fitted_inputs(None, tmp_path)
+    data = dataset.load(folder / "data" / "data.yaml")
+    return data
+
+
+class Shifted:
+    """A session whose boxes are all off by some pixels: INT8 that nothing can rescue."""
+
+    def __init__(self, session):
+        self.session, self.kind = session, session.kind
+
+    def infer(self, x):
+        (out,) = self.session.infer(x)
+        out = out.copy()
+        out[0, :2] += 40
+        return [out]
+
+
+def make(data, max_drop, bad=(), target="jetson-orin", **more):
+    fp32 = to_onnx(short(), (SIZE, SIZE))
+    asked = []
+
+    def judge(name, session):
+        asked.append(name)
+        return accuracy.evaluate(Shifted(session) if name in bad else session, data, data.val, SIZE)
+
+    wanted = ("fp32", "fp16", "int8")
+    target = Target.load(target) if isinstance(target, str) else target
+    made = precisions.make(fp32, pictures(), target, wanted, max_drop, lambda session: 0.5, judge, **more)
+    return made, asked
+
+
+def test_every_file_is_judged_once_where_none_loses(judged):
+    made, asked = make(judged, max_drop=1.0)
+    assert asked == ["fp32", "fp16", "int8", "int8-fp16"] == list(made.judged)
+    assert list(made.files) == asked[1:] == list(made.drops)
+    assert made.said["int8"]["rescued"] == []
+    tail = made.said["fp16"]["fp32_nodes"]
+    assert made.said["int8"]["fp32_nodes"] == tail and any("dfl" in name for name in tail)
+    names = {n.name for n in made.files["int8"].graph.node}
+    assert set(tail) <= names and not any("model.0" in name for name in tail)
+
+
+def test_a_target_of_the_users_own_may_take_int8_fp16_alone(judged):
+    own = replace(Target.load("jetson-orin"), name="mine", precisions=("fp32", "int8-fp16"))
+    made, asked = make(judged, max_drop=1.0, target=own)
+    assert asked == ["fp32", "int8-fp16"] and list(made.files) == ["int8-fp16"]
+    assert made.said["int8"]["share_of_macs"] > 0.9
+
+
+def test_validation_asks_for_more_and_the_gate_tells_the_figures_and_the_interval(judged):
+    with pytest.raises(GateError, match=r"int8 loses 0\.\d+ .*95 %: .* on 4 pictures.*layers had been rescued.*--qat"):
+        make(judged, max_drop=0.02, bad=("int8", "int8-fp16"))
+
+
+def test_where_fp16_itself_loses_too_much_no_layer_is_rescued_for_nothing(judged):
+    with pytest.raises(GateError, match=r"fp16 loses .*int8 loses .*") as told:
+        make(judged, max_drop=0.02, bad=("fp16", "int8", "int8-fp16"))
+    assert "rescued" not in str(told.value)
+
+
+def test_for_a_cpu_the_gate_does_not_advise_what_build_refuses(judged):
+    with pytest.raises(GateError, match=r"more validation pictures decide$"):
+        make(judged, max_drop=0.02, bad=("int8",), target="cpu")
+
+
+def test_nms_inside_the_file_is_named_as_what_must_stay_fp32(judged):
+    """Where FP16 is a flag for the whole network, the areas of its boxes would overflow."""
+    made, _ = make(judged, max_drop=1.0, finish=nms.add)
+    for name in ("fp16", "int8"):
+        nodes = {node.name for node in made.files[name].graph.node}
+        added = {node for node in nodes if node.startswith("/nms/")}
+        assert len(added) > 50 and added <= set(made.said[name]["fp32_nodes"]) <= nodes
+
+
+def test_what_must_stay_fp32_is_named_where_it_would_overflow(fp32):
+    model = outlier(fp32)
+    weights = {t.name: t for t in model.graph.initializer}
+    for name, factor in (("model.1.conv.weight", 1e4), (f"{READER}.weight", 1e-4)):
+        weights[name].CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weights[name]) * np.float32(factor), name))
+    named = q.fp32_nodes(model, q.calibrate(model, pictures(2)))
+    assert "/model.1/conv/Conv" in named and "/model.4/cv1/conv/Conv" not in named

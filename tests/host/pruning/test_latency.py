@@ -1,0 +1,162 @@
+"""latency: the times of random architectures become a cost that predicts those of others."""
+
+import numpy as np
+import onnx
+import pytest
+from edgeprune_device.errors import InputError
+
+from edgeprune.pruning import budget, latency
+from edgeprune.pruning import cost as costs
+from edgeprune.pruning.budget import Budget
+from edgeprune.pruning.channels import trace
+from edgeprune.pruning.timing.ort import Ort
+
+from ..small import network, short
+
+SIZE = 64
+
+
+class Counting:
+    """A runtime whose time is known: so much a multiply-accumulate of a 1 x 1 and of a 3 x 3 convolution, a value
+    written, and a file, as read from the files themselves. noise: relative, of each file."""
+
+    description = "counted"
+
+    def __init__(self, noise=0.0):
+        self.noise, self.files = np.random.default_rng(0).normal(1, noise, 1000), {}
+
+    def __call__(self, files):
+        self.files = files
+        return {name: self.time(file) * self.noise[i] for i, (name, file) in enumerate(files.items())}
+
+    def time(self, file):
+        graph = onnx.shape_inference.infer_shapes(onnx.load_from_string(file)).graph
+        weights = {t.name: t.dims for t in graph.initializer}
+        shapes = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in graph.value_info}
+        total = 20.0
+        for node in graph.node:
+            if node.op_type == "Conv":
+                (_, made, height, width), (_, read, kh, kw) = shapes[node.output[0]], weights[node.input[1]]
+                total += 1e-6 * height * width * made * read * kh * kw * (2 if kh == 1 else 1)
+                total += 1e-4 * height * width * made
+        return total
+
+
+@pytest.fixture(scope="module")
+def nano():
+    model = short()
+    return model, trace(model)
+
+
+@pytest.fixture(scope="module")
+def counted(nano):
+    clock = Counting()
+    return clock, latency.fit(*nano, SIZE, architectures=12, multiple=4, measure=clock)
+
+
+def test_a_runtime_of_known_cost_is_found_out(nano, counted):
+    clock, found = counted
+    assert found.architectures == len(clock.files) == 13
+    assert found.runtime == "counted"
+    assert found.full_ms == clock.time(next(iter(clock.files.values())))
+    assert found.error_p90 < 1e-3
+    assert found.coefficients["macs_1x1"] == pytest.approx(2 * found.coefficients["macs_kxk"], rel=0.02)
+    assert found.coefficients["read"] == pytest.approx(0, abs=0.02 * found.coefficients["written"])
+    assert found.coefficients["fixed"] == pytest.approx(20, rel=0.02)
+
+
+def test_other_architectures_are_predicted(nano, counted):
+    model, channels = nano
+    clock, found = counted
+    other = latency.sample(channels, 6, multiple=4, seed=7)
+    measured = [clock.time(latency.onnx(model, channels, counts, SIZE)) for counts in other]
+    assert found.cost(channels).of(other) == pytest.approx(measured, rel=1e-3)
+    assert np.ptp(measured) > 0.1 * max(measured)
+
+
+def test_the_cost_also_fits_a_network_that_was_cut(nano, counted):
+    """Its groups are other ones: `--steps` follows them anew."""
+    from edgeprune.pruning import surgery
+    from edgeprune.pruning.plan import PrunePlan
+
+    model, channels = nano
+    _, found = counted
+    counts = latency.sample(channels, 1, multiple=4, seed=3)[1]
+    keep = np.concatenate([np.arange(len(g.atoms)) < n for g, n in zip(channels.groups, counts)])
+    mask = np.empty(channels.atoms, dtype=bool)
+    mask[np.concatenate([g.atoms for g in channels.groups])] = keep
+    cut = trace(surgery.apply(PrunePlan.of(channels, mask, budget="", criterion=""), model, channels))
+    whole = np.array([len(g.atoms) for g in cut.groups], dtype=float)
+    assert found.cost(cut).of(whole) == pytest.approx(found.cost(channels).of(counts))
+    assert found.cost(cut).of(whole) < 0.99 * found.full_ms
+
+
+def test_the_error_is_that_of_architectures_not_seen(nano):
+    """Times without any meaning are not predicted, whatever the fit to them looks like."""
+    assert latency.fit(*nano, SIZE, architectures=12, multiple=4, measure=Counting(noise=0.3)).error_median > 0.1
+
+
+def test_a_budget_is_solved_with_it(nano, counted):
+    model, channels = nano
+    clock, found = counted
+    scores = np.random.default_rng(0).random(channels.atoms)
+    keep = budget.choose(channels, scores, Budget("latency", 0.8), multiple=4, cost=found.cost(channels))
+    counts = np.array([keep[g.atoms].sum() for g in channels.groups])
+    assert 0.78 < clock.time(latency.onnx(model, channels, counts, SIZE)) / found.full_ms <= 0.8
+
+
+def test_the_architectures_are_of_many_kinds(nano):
+    _, channels = nano
+    counts = latency.sample(channels, 15, multiple=4)
+    sizes = np.array([len(g.atoms) for g in channels.groups])
+    assert (counts[0] == sizes).all()
+    assert len(np.unique(counts, axis=0)) == 16
+    assert (counts >= budget.FLOOR * sizes).all()
+    assert all((counts[:, i] == n).all() for i, (g, n) in enumerate(zip(channels.groups, sizes)) if g.frozen)
+    for tie in channels.ties:
+        assert (counts[:, tie] == counts[:, tie[:1]]).all()
+    shares = costs.macs(channels).of(counts)[1:] / costs.macs(channels).of(sizes)
+    assert shares.min() < 0.5 and shares.max() > 0.75
+
+
+def test_a_branch_that_the_export_drops_costs_nothing():
+    model = network("yolov10n.yaml", width=0.125)
+    clock = Counting()
+    channels = trace(model)
+    found = latency.fit(model, channels, SIZE, architectures=12, multiple=4, measure=clock)
+    assert any(".cv3." in name for name in found.unused) and not any("one2one" in name for name in found.unused)
+    assert found.error_p90 < 0.02
+
+
+def test_milliseconds_become_a_budget(counted):
+    _, found = counted
+    assert latency.budget(found, 0.5 * found.full_ms) == Budget("latency", 0.5)
+    with pytest.raises(InputError, match="nothing to prune"):
+        latency.budget(found, found.full_ms)
+    with pytest.raises(InputError, match="more than 0"):
+        latency.budget(found, 0.0)
+    with pytest.raises(InputError, match="more than 0"):
+        latency.budget(found, float("nan"))
+
+
+def test_nonnegative_least_squares():
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        a, b = rng.normal(size=(20, 5)), rng.normal(size=20)
+        x = latency._nnls(a, b)
+        gradient = a.T @ (a @ x - b)  # the conditions of Karush, Kuhn and Tucker
+        assert (x >= 0).all() and (gradient >= -1e-9).all() and gradient @ x == pytest.approx(0, abs=1e-9)
+
+
+def test_onnx_runtime_tells_a_large_network_from_a_small_one(nano):
+    """More of them than are open at once."""
+    model, channels = nano
+    sizes = np.array([len(g.atoms) for g in channels.groups], dtype=float)
+    small = [n if g.frozen else np.ceil(n / 4) for g, n in zip(channels.groups, sizes)]
+    large, small = (latency.onnx(model, channels, counts, 192) for counts in (sizes, np.array(small)))
+    files = {f"{i}": large if i in (0, 14) else small for i in range(15)}
+    ms = Ort(rounds=6)(files)
+    assert ms.keys() == files.keys()
+    assert ms["14"] == pytest.approx(ms["0"], rel=0.2)
+    assert all(0 < ms[f"{i}"] < 0.8 * ms["0"] for i in range(1, 14))
+    assert "onnxruntime" in Ort().description

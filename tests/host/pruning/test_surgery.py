@@ -1,0 +1,101 @@
+"""surgery: the oracle, on every family, and what must follow the tensors."""
+
+import copy
+
+import pytest
+import torch
+from edgeprune_device.errors import InputError
+
+from edgeprune.model.count import count
+from edgeprune.pruning import prune, surgery
+from edgeprune.pruning.channels import trace
+
+from ..plans import outputs, random_plan
+from ..small import network
+
+FAMILIES = ("yolov8n", "yolov5nu", "yolov9t", "yolov10n", "yolo11n", "yolo12n", "yolo26n")
+
+
+def difference(a, b):
+    return float((a - b).abs().max() / b.abs().max())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_oracle(family):
+    model = network(f"{family}.yaml").double()
+    channels = trace(model)
+    plan = random_plan(channels)
+    picture = torch.rand(1, 3, 96, 96, dtype=torch.float64)
+    cut = outputs(surgery.apply(plan, model, channels), picture)
+    masked = outputs(surgery.masked(plan, model, channels), picture)
+    whole = outputs(model, picture)
+    assert difference(cut, masked) <= 1e-9
+    assert difference(cut, whole) > 1e-4
+
+
+def test_the_oracle_notices_a_wrong_cut():
+    model = network(width=0.125).double()
+    channels = trace(model)
+    plan = random_plan(channels)
+    pruned = surgery.apply(plan, model, channels)
+    layer = pruned.get_submodule("model.4.cv1.conv")
+    layer.weight.data = layer.weight.data.flip(1)  # the right shape, the wrong channels
+    picture = torch.rand(1, 3, 96, 96, dtype=torch.float64)
+    assert difference(outputs(pruned, picture), outputs(surgery.masked(plan, model, channels), picture)) > 1e-6
+
+
+@pytest.mark.parametrize("layer", ["model.4.cv1.conv", "model.22.cv3.0.2"])
+def test_the_gate_of_a_build_notices_a_wrong_or_broken_cut(layer):
+    model = network(width=0.125)
+    channels = trace(model)
+    plan = random_plan(channels)
+    assert prune.oracle(model, surgery.apply(plan, model, channels), plan, channels) <= prune.ORACLE
+    for damage in (lambda w: w.mul_(1.01), lambda w: w.fill_(float("nan"))):
+        pruned = surgery.apply(plan, model, channels)
+        damage(pruned.get_submodule(layer).weight.data)
+        assert not prune.oracle(model, pruned, plan, channels) <= prune.ORACLE
+
+
+def test_tensors_shrink_and_classes_stay():
+    model = network()
+    channels = trace(model)
+    plan = random_plan(channels)
+    pruned = surgery.apply(plan, model, channels)
+    before, after = count(model, (96, 96)), count(pruned, (96, 96))
+    assert after.parameters < 0.8 * before.parameters and after.macs < 0.8 * before.macs
+    assert after.parameters == sum(v.numel() for v in pruned.parameters())
+    assert [type(m) for m in model.modules()] == [type(m) for m in pruned.modules()]
+    for module in pruned.modules():
+        if isinstance(module, torch.nn.Conv2d):
+            assert module.weight.shape[:2] == (module.out_channels, module.in_channels // module.groups)
+        if isinstance(module, torch.nn.BatchNorm2d):
+            assert module.num_features == len(module.running_mean) == len(module.weight)
+
+
+@pytest.mark.parametrize("family", ("yolov8n", "yolo11n"))
+def test_widths_kept_in_attributes_follow(family):
+    """C2f.forward_split reads self.c, which C2f.forward does not."""
+    model = network(f"{family}.yaml")
+    channels = trace(model)
+    pruned = surgery.apply(random_plan(channels), model, channels)
+    split = copy.deepcopy(pruned)
+    blocks = [m for m in split.modules() if hasattr(m, "forward_split")]
+    assert blocks
+    for block in blocks:
+        block.forward = block.forward_split
+    picture = torch.rand(1, 3, 96, 96)
+    torch.testing.assert_close(outputs(split, picture), outputs(pruned, picture))
+
+
+def test_the_original_is_left_alone(small):
+    before = {k: v.clone() for k, v in small.state_dict().items()}
+    channels = trace(small)
+    surgery.apply(random_plan(channels), small, channels)
+    assert all(torch.equal(v, before[k]) for k, v in small.state_dict().items())
+
+
+def test_a_plan_of_another_model_is_refused(small):
+    other = network(width=0.25)
+    channels = trace(other)
+    with pytest.raises(InputError, match="made for another model"):
+        surgery.apply(random_plan(channels), small, trace(small))
