@@ -56,7 +56,7 @@ class Exported:
             how = self.said["int8"]
             notes.append(f"{how['share_of_macs']:.0%} of MACs in INT8, thresholds by {how['method']}")
             for layer in how["rescued"]:
-                notes.append(f"\n  not in INT8: {layer['layer']} (disagreement {layer['disagreement']:.3f} alone)")
+                notes.append(f"\n  not in INT8: {layer['layer']} (output divergence {layer['disagreement']:.3f} alone)")
         return notes
 
     def __str__(self) -> str:

@@ -18,7 +18,7 @@ from edgeprune import quantize as q
 from edgeprune.measuring.accuracy import bootstrap
 from edgeprune.measuring.sessions import OnnxSession, ReferenceSession
 
-#: Pictures that the disagreement of layers is measured on, and those that biases are corrected on.
+#: Pictures that the output divergence of layers is measured on, and those that biases are corrected on.
 PROBED, CORRECTED = 8, 16
 
 

@@ -12,16 +12,16 @@
 says what each layer's rounding costs, and a `Ladder` which layers leave INT8 first where it costs too much.
 """
 
-from .calibrate import METHODS, Ranges, TensorRange, calibrate
-from .check import check, int8_share
-from .choose import Choice, choose
-from .correct import bias_shifts, correct_bias, shifted
-from .disagreement import disagreement
-from .fp16 import Fp16, Kept, fp32_nodes, to_fp16
-from .int8 import signed_grids, to_int8
-from .ladder import Ladder
-from .reference import reference_session, rounded
-from .sensitivity import Probe, Sensitivity, sensitivities
+from edgeprune.quantize.calibrate import METHODS, Ranges, TensorRange, calibrate
+from edgeprune.quantize.check import check, int8_share
+from edgeprune.quantize.choose import Choice, choose
+from edgeprune.quantize.correct import bias_shifts, correct_bias, shifted
+from edgeprune.quantize.divergence import output_divergence
+from edgeprune.quantize.fp16 import Fp16, Kept, fp32_nodes, to_fp16
+from edgeprune.quantize.int8 import signed_grids, to_int8
+from edgeprune.quantize.ladder import Ladder
+from edgeprune.quantize.reference import reference_session, rounded
+from edgeprune.quantize.sensitivity import LayerSensitivity, Probe, sensitivities
 
 __all__ = [
     "METHODS",
@@ -29,18 +29,18 @@ __all__ = [
     "Fp16",
     "Kept",
     "Ladder",
+    "LayerSensitivity",
     "Probe",
     "Ranges",
-    "Sensitivity",
     "TensorRange",
     "bias_shifts",
     "calibrate",
     "check",
     "choose",
     "correct_bias",
-    "disagreement",
     "fp32_nodes",
     "int8_share",
+    "output_divergence",
     "reference_session",
     "rounded",
     "sensitivities",

@@ -14,7 +14,7 @@ from edgeprune_device.errors import InputError
 from edgeprune_device.runtimes import ort
 from onnx import TensorProto, helper
 
-from .graph import MOVES, Graph, copy_of
+from edgeprune.quantize.graph import MOVES, Graph, copy_of
 
 __all__ = ["METHODS", "Ranges", "TensorRange", "calibrate"]
 

@@ -13,7 +13,7 @@ import onnx
 from edgeprune_device.errors import GateError
 from onnx import NodeProto, TensorProto
 
-from .graph import MOVES, Graph, layer_of
+from edgeprune.quantize.graph import MOVES, Graph, layer_of
 
 __all__ = ["check", "int8_share"]
 

@@ -9,7 +9,7 @@ from typing import Any
 import onnx
 from edgeprune_device.errors import InputError
 
-from .calibrate import METHODS
+from edgeprune.quantize.calibrate import METHODS
 
 __all__ = ["Choice", "choose"]
 

@@ -15,8 +15,8 @@ import onnx
 from edgeprune_device.errors import InputError
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from .graph import Graph, copy_of
-from .reference import reference_session
+from edgeprune.quantize.graph import Graph, copy_of
+from edgeprune.quantize.reference import reference_session
 
 __all__ = ["bias_shifts", "correct_bias", "shifted"]
 

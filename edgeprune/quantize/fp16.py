@@ -14,8 +14,8 @@ import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from .calibrate import Ranges
-from .graph import MOVES, Graph, copy_of, in_layers, layer_of, name_of, typed
+from edgeprune.quantize.calibrate import Ranges
+from edgeprune.quantize.graph import MOVES, Graph, copy_of, in_layers, layer_of, name_of, typed
 
 __all__ = ["Fp16", "Kept", "fp32_nodes", "to_fp16"]
 

@@ -18,9 +18,9 @@ import onnx
 from edgeprune_device.errors import InputError
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from .calibrate import Ranges
-from .fp16 import to_fp16
-from .graph import MOVES, Graph, copy_of, in_layers, name_constants, name_of, typed
+from edgeprune.quantize.calibrate import Ranges
+from edgeprune.quantize.fp16 import to_fp16
+from edgeprune.quantize.graph import MOVES, Graph, copy_of, in_layers, name_constants, name_of, typed
 
 __all__ = ["Grid", "signed_grids", "to_int8"]
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from .sensitivity import Sensitivity
+from edgeprune.quantize.sensitivity import LayerSensitivity
 
 __all__ = ["LEAST_SHARE", "Ladder"]
 
@@ -20,17 +20,17 @@ LEAST_MACS = 0.003
 class Ladder:
     """Rung 0 leaves every layer in INT8; each further rung takes more out, the most error per MAC first.
 
-    Errors of layers add in quadrature (disagreement.py), so squares are what is compared. rescues: in that order.
+    Errors of layers add in quadrature (divergence.py), so squares are what is compared. rescues: in that order.
     rungs: how many of them each rung takes: all small numbers, then half as many again at a time.
 
     Example: `Ladder.of(sensitivities, share=0.98).layers(2)` -> `("model.2.cv1.conv", "model.2.cv2.conv")`.
     """
 
-    rescues: tuple[Sensitivity, ...]
+    rescues: tuple[LayerSensitivity, ...]
     rungs: tuple[int, ...]
 
     @classmethod
-    def of(cls, sensitivities: Iterable[Sensitivity], share: float, least: float = LEAST_SHARE) -> Ladder:
+    def of(cls, sensitivities: Iterable[LayerSensitivity], share: float, least: float = LEAST_SHARE) -> Ladder:
         """share: of the MACs that are INT8 with nothing rescued; no rung has less than `least`."""
         order = sorted(sensitivities, key=lambda s: -(s.error**2) / max(s.macs_share, LEAST_MACS))
         rescues = []

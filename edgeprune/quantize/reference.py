@@ -14,7 +14,7 @@ import onnxruntime
 from edgeprune_device.runtimes import ort
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from .graph import MOVES, Graph, copy_of
+from edgeprune.quantize.graph import MOVES, Graph, copy_of
 
 __all__ = ["reference_session", "rounded"]
 

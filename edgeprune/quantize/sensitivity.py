@@ -9,19 +9,18 @@ import numpy as np
 import onnx
 
 from edgeprune.model.head import output_of_file
-
-from .disagreement import disagreement
-from .graph import Graph, layer_of
-from .reference import reference_session
+from edgeprune.quantize.divergence import output_divergence
+from edgeprune.quantize.graph import Graph, layer_of
+from edgeprune.quantize.reference import reference_session
 
 __all__ = ["LayerSensitivity", "Probe", "sensitivities"]
 
 
 @dataclass(frozen=True)
 class LayerSensitivity:
-    """One convolution: its layer, the disagreement when it alone is INT8, its share of the MACs.
+    """One convolution: its layer, the output divergence when it alone is INT8, its share of the MACs.
 
-    Example: `Sensitivity("model.2.cv1.conv", 0.0806, 0.006)`: 0.6 % of the work, a third of the whole error.
+    Example: `LayerSensitivity("model.2.cv1.conv", 0.0806, 0.006)`: 0.6 % of the work, a third of the whole error.
     """
 
     layer: str
@@ -39,7 +38,7 @@ class Probe:
         self._expected = self._outputs(fp32)
 
     def __call__(self, model: onnx.ModelProto) -> float:
-        pairs = [disagreement(a, b, self._kind) for a, b in zip(self._expected, self._outputs(model))]
+        pairs = [output_divergence(a, b, self._kind) for a, b in zip(self._expected, self._outputs(model))]
         differs, all_there_is = np.sum(pairs, axis=0)
         return float(differs / max(all_there_is, 1e-9))
 

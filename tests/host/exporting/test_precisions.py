@@ -57,7 +57,7 @@ def pictures(count=6, seed=0):
 
 
 class Closeness:
-    """Stands for mAP where there are no labels: 1 less the disagreement with FP32 on its own pictures."""
+    """Stands for mAP where there are no labels: 1 less the output divergence with FP32 on its own pictures."""
 
     def __init__(self, fp32, seed):
         self.pictures = pictures(4, seed)
@@ -66,7 +66,8 @@ class Closeness:
 
     def __call__(self, session):
         self.asked += 1
-        pairs = [q.disagreement(a, session.infer(p)[0], session.kind) for a, p in zip(self.expected, self.pictures)]
+        found = [session.infer(p)[0] for p in self.pictures]
+        pairs = [q.output_divergence(a, b, session.kind) for a, b in zip(self.expected, found)]
         differs, total = np.sum(pairs, axis=0)
         return 1 - differs / total
 
@@ -78,29 +79,29 @@ def settled(model, max_drop, target="jetson-orin"):
     return int8
 
 
-# --- disagreement and sensitivities
+# --- output divergence and sensitivities
 
 
 def test_disagreement_is_zero_for_equals_and_grows_with_boxes_and_scores(fp32):
     (picture,) = pictures(1)
     expected = q.reference_session(fp32).run(None, {"images": picture})[0]
-    assert q.disagreement(expected, expected, RAW)[0] == 0
+    assert q.output_divergence(expected, expected, RAW)[0] == 0
     moved, weaker = expected.copy(), expected.copy()
     moved[0, 0] += 2.0
     weaker[0, 4:] *= 0.9
-    differs, total = q.disagreement(expected, moved, RAW)
+    differs, total = q.output_divergence(expected, moved, RAW)
     assert 0 < differs < total
-    differs, total = q.disagreement(expected, weaker, RAW)
+    differs, total = q.output_divergence(expected, weaker, RAW)
     seen = expected[0, 4:][:, expected[0, 4:].max(0) > 0.01]
     assert differs == pytest.approx(0.1 * seen.sum(), rel=0.01)
 
 
 def test_disagreement_of_one_to_one_outputs_does_not_care_for_their_order():
     rows = np.array([[[0, 0, 10, 10, 0.9, 0], [20, 20, 40, 40, 0.5, 1], [0, 0, 1, 1, 0.001, 1]]], np.float32)
-    assert q.disagreement(rows, rows[:, [1, 0, 2]], END2END)[0] == 0
+    assert q.output_divergence(rows, rows[:, [1, 0, 2]], END2END)[0] == 0
     other = rows.copy()
     other[0, 0, 5] = 2  # another class: its answer is lost
-    assert q.disagreement(rows, other, END2END)[0] == pytest.approx(0.9 * 2)
+    assert q.output_divergence(rows, other, END2END)[0] == pytest.approx(0.9 * 2)
 
 
 @pytest.mark.parametrize("broken", [np.nan, np.inf])
@@ -108,7 +109,7 @@ def test_what_is_not_finite_counts_as_wrong(fp32, broken):
     (picture,) = pictures(1)
     expected = q.reference_session(fp32).run(None, {"images": picture})[0]
     found = np.full_like(expected, broken)
-    differs, total = q.disagreement(expected, found, RAW)
+    differs, total = q.output_divergence(expected, found, RAW)
     assert np.isfinite(differs) and differs >= total
 
 
@@ -140,7 +141,7 @@ def test_a_shift_of_a_bias_holds_whichever_other_layers_are_quantized(fp32):
 
 
 def sensitivity(layer, error, share):
-    return q.Sensitivity(layer, error, share)
+    return q.LayerSensitivity(layer, error, share)
 
 
 def test_a_ladder_takes_the_most_error_per_mac_first_and_leaves_enough_in_int8():

@@ -9,14 +9,14 @@ from __future__ import annotations
 import numpy as np
 from edgeprune_device.output import END2END
 
-__all__ = ["disagreement"]
+__all__ = ["output_divergence"]
 
 # Weaker answers never become a detection that counts.
 MIN_SCORE = 0.01
 
 
-def disagreement(expected: np.ndarray, found: np.ndarray, kind: str) -> tuple[float, float]:
-    """(what differs, all there is) of one picture; the quotient of their sums over pictures is the disagreement.
+def output_divergence(expected: np.ndarray, found: np.ndarray, kind: str) -> tuple[float, float]:
+    """(what differs, all there is) of one picture; the quotient of their sums over pictures is the output divergence.
 
     expected, found: outputs in the form of `exporting.to_onnx`; kind: what they mean, see edgeprune_device.output.
     What differs: the scores' absolute differences, and one less the boxes' IoU weighed by the score. All there is: the
