@@ -53,10 +53,14 @@ def _imported(path: Path, package: str, known: dict[str, Path]) -> Iterable[str]
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names if alias.name in known)
-        elif isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == package:
-            for alias in node.names:
-                whole = f"{node.module}.{alias.name}"
-                yield whole if whole in known else node.module
+        elif isinstance(node, ast.ImportFrom):
+            source = node.module or ""
+            if node.level:  # relative
+                folders = [package, *path.relative_to(PACKAGES[package]).parts[:-1]]
+                source = ".".join([*folders[: len(folders) - node.level + 1], *filter(None, [node.module])])
+            for alias in node.names if source.split(".")[0] == package else ():
+                whole = f"{source}.{alias.name}"
+                yield whole if whole in known else source
 
 
 def room(module: str) -> str:

@@ -40,7 +40,7 @@ def test_an_upward_import_and_a_circle_would_be_found(tmp_path, monkeypatch):
     package = tmp_path / "small"
     for name, text in {
         "low/__init__.py": "", "high/__init__.py": "",
-        "low/a.py": "def f():\n    from small.high import b\n", "high/b.py": "from small.low.a import f\n",
+        "low/a.py": "def f():\n    from ..high import b\n", "high/b.py": "from small.low.a import f\n",
     }.items():  # fmt: skip
         (package / name).parent.mkdir(parents=True, exist_ok=True)
         (package / name).write_text(text)
