@@ -120,7 +120,7 @@ def learn(link: Link) -> BareBoard:
 
 
 def parse_probe(line: bytes, what: str) -> tuple[BareBoard, str | None]:
-    """A line of `remote/probe.py` -> (the board, why the agent cannot use this Python or None).
+    """A line of `bootstrap/probe.py` -> (the board, why the agent cannot use this Python or None).
 
     Raises:
         InputError: it is no such line.

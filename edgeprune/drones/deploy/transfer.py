@@ -5,7 +5,7 @@ radio's losses slow every TCP connection down on its own, whatever its congestio
 link so slow that a piece takes long there are few, and what a cut costs stays small. Only the first connection is
 patient, and only it may need a password: the others come and go.
 
-Knows nothing of what the drone does with the pieces; `remote/receive.py` is the other end.
+Knows nothing of what the drone does with the pieces; `bootstrap/receive.py` is the other end.
 """
 
 from __future__ import annotations
