@@ -16,6 +16,14 @@ from edgeprune.criteria._slices import sums
 from edgeprune.criteria.taylor import AT_ONCE
 from edgeprune.features import Samples, moments
 
+from .conftest import network
+
+
+@pytest.fixture
+def small():
+    """Of YOLOv8's own layers, whose answers are known."""
+    return network(width=0.125)
+
 
 def samples(count=4, size=96):
     generator = torch.Generator().manual_seed(1)
