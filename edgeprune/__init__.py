@@ -80,7 +80,7 @@ _MODULES = {
     "edgeprune.api.export": ("Exported", "export"),
     "edgeprune.api.finetune": ("Finetuned", "finetune"),
     "edgeprune.api.prune": ("Pruned", "prune"),
-    "edgeprune.comparison.compare": ("Comparison",),
+    "edgeprune.comparison.comparison": ("Comparison",),
     "edgeprune.model.count": ("Cost",),
     "edgeprune.pruning.plan": ("PrunePlan",),
 }

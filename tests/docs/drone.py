@@ -38,6 +38,8 @@ exec {sshd} -D -e -f {folder}/sshd_config
 
 def missing() -> str | None:
     """Why there can be no such drone here."""
+    if not (SSHD and shutil.which("ssh")):
+        return "there is no ssh or no sshd"
     if os.geteuid() != 0:
         return "needs root: a mount namespace for the drone"
     tried = ["unshare", "--mount", "sh", "-c", "mount -t tmpfs t /mnt && mkdir /mnt/u /mnt/w && "

@@ -166,14 +166,14 @@ def test_making_room_for_the_report_is_no_time_of_the_camera(bundle):
     class Slow:
         def reserve(self, size_bytes):
             assert size_bytes < 2 << 20  # a camera's frames are few, however fast the machine is
-            time.sleep(0.5)  # ten frames
+            time.sleep(0.5)  # five frames
 
-    camera = run.run_benchmark(bundle, runtime="null", fps=20, seconds=0.6, warmup_seconds=0.1, spool=Slow()).camera
-    assert camera["dropped"] == 0 and camera["arrived"] == camera["processed"] and camera["age"]["max_ms"] < 50
+    camera = run.run_benchmark(bundle, runtime="null", fps=10, seconds=0.5, warmup_seconds=0.1, spool=Slow()).camera
+    assert camera["dropped"] == 0 and camera["arrived"] == camera["processed"] and camera["age"]["max_ms"] < 100
 
 
 def test_a_machine_that_keeps_up_drops_nothing(bundle):
-    camera = run.run_benchmark(bundle, runtime="null", mode="camera", fps=20, seconds=0.6, warmup_seconds=0.1).camera
+    camera = run.run_benchmark(bundle, runtime="null", mode="camera", fps=10, seconds=0.5, warmup_seconds=0.1).camera
     assert camera["dropped"] == 0 and camera["missed"] == 0 and camera["arrived"] == camera["processed"]
 
 

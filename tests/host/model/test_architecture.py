@@ -204,4 +204,4 @@ def test_checkpoints_are_opened_in_one_place():
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Call) and ast.unparse(node.func) in openers
     }
-    assert found == {"checkpoint.py", "demo/train.py"}
+    assert found == {"model/checkpoint.py", "demo/train.py"}

@@ -17,6 +17,14 @@ from edgeprune.pruning.criteria._slices import sums
 from edgeprune.pruning.criteria.taylor import AT_ONCE
 from edgeprune.pruning.features import moments
 
+from .conftest import network
+
+
+@pytest.fixture
+def small():
+    """Of YOLOv8's own layers, whose answers are known."""
+    return network(width=0.125)
+
 
 def samples(count=4, size=96):
     generator = torch.Generator().manual_seed(1)
