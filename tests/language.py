@@ -3,8 +3,8 @@
     python -m tests.language            lists every finding
     python -m tests.language --shrink   writes the shorter list of what is tolerated; it never grows
 
-A finding is (file, rule, sentence). Read are the Markdown pages without their code, docstrings, and the messages and help
-texts in both packages: every string of four words or more.
+A finding is (file, rule, sentence). The check reads the Markdown pages without their code, and the docstrings, messages
+and help texts of both packages: every string of four words or more.
 """
 
 from __future__ import annotations
@@ -113,7 +113,12 @@ def main() -> None:
         before = tolerated() if TOLERATED.exists() else None
         now = counted(found)
         if before is not None:
-            grown = [f"{f}: {r}" for f, rules in now.items() for r, n in rules.items() if n > before.get(f, {}).get(r, 0)]
+            grown = [
+                f"{file}: {rule}"
+                for file, rules in now.items()
+                for rule, count in rules.items()
+                if count > before.get(file, {}).get(rule, 0)
+            ]
             if grown:
                 sys.exit("the list may only shrink; mend " + ", ".join(grown))
         TOLERATED.write_text(json.dumps(now, indent=1, sort_keys=True) + "\n")

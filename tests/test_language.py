@@ -2,6 +2,7 @@
 mended yet only shrinks."""
 
 import pytest
+
 from tests import language
 
 
@@ -49,5 +50,5 @@ def test_rules_find_their_pattern_and_nothing_else(text, rules):
 def test_only_prose_is_read():
     page = "A line.\n\n```sh\nnobody --on is another\n```\n\nSee `nobody` in [x](what-is-said.md).\n"
     assert not [hit for text in language._prose(page) for hit in language.check(text)]
-    code = 'def f(name):\n    """Somebody reads this line."""\n    raise E(f"{name}: nobody is left here")\n    g("nobody")\n'
+    code = 'def f(name):\n    """Somebody reads this line."""\n    raise E(f"{name}: nobody is left")\n    g("nobody")'
     assert [rule for text in language._strings(code) for rule, _ in language.check(text)] == ["nobody", "nobody"]

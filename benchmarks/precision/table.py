@@ -31,8 +31,8 @@ def of(result: dict) -> str:
             lines.append(
                 f"- {data}, {target}: calibration {int8['method']}, {int8['share_of_macs']:.1%} of MACs in INT8, "
                 f"{int8['weight_bits']}-bit weights, "
-                f"{len(int8['rescued'])} layers rescued (limit {result['max_drop']:g} on {said['selection_pictures']} "
-                f"training pictures): {rescued}"
+                f"{len(int8['rescued'])} layers not in INT8 (limit {result['max_drop']:g} "
+                f"on {said['selection_pictures']} training pictures): {rescued}"
             )
     parity = result["fp16_parity"]
     lines.append(

@@ -34,8 +34,8 @@ class Exported:
     """The files of one export.
 
     files: {precision: file}; opsets: of each; accuracy: of each on the validation pictures, as the file is written;
-    parity: how near FP32 is to the network; said: how INT8 was made: method, share_of_macs, rescued layers. What was
-    not measured, for want of pictures, is missing.
+    parity: how near FP32 is to the network; said: how INT8 was made: method, share_of_macs, layer fallback.
+    Figures that need images are missing where there were none.
     """
 
     files: dict[str, Path]

@@ -70,8 +70,8 @@ def make(
     signed activations; a target with unsigned ones is calibrated as ever.
     finish: what is still done to every file (nms.py); what is judged, and returned, is the finished file.
 
-    INT8 that loses more than `max_drop` by `score` has its most sensitive layers rescued until it does not; if it still
-    does by `judge`, more of them. How many the judging pictures asked for is said, because their figure is then a
+    INT8 that loses more than `max_drop` by `score` lets its most sensitive layers fall back until it does not; if it
+    still does by `judge`, more of them. How many the judging pictures asked for is said, because their figure is then a
     chosen one.
 
     Raises:
@@ -110,7 +110,7 @@ def make(
     def loses(names) -> bool:
         return any(_drop(found, name) > max_drop for name in names if name in found)
 
-    # Where FP16 itself loses too much, no rescue to FP16 helps.
+    # Where FP16 itself loses too much, no fallback to FP16 helps.
     while int8 and not loses(["fp16"]) and loses(int8.files) and int8.climb():
         files.update(int8.files)
         for name in int8.files:
@@ -122,14 +122,14 @@ def make(
     if int8:
         said["int8"] = {**int8.to_json(), "fp32_nodes": fp32_nodes}
     trainable = thresholds is None and target.int8_activations == "signed"
-    drops = gate(found, max_drop, int8.rescued if int8 else 0, trainable=trainable)
+    drops = gate(found, max_drop, int8.fallbacks if int8 else 0, trainable=trainable)
     return Made({name: finish(model) for name, model in files.items()}, found, drops, said)
 
 
 class Int8:
     """The INT8 files of a target, and what can still be done for their accuracy.
 
-    `settle` chooses the calibration method and rescues layers on pictures to choose by; `climb` rescues the next ones.
+    `settle` chooses the calibration method and the layers that fall back, on selection images; `climb` adds the next.
     """
 
     def __init__(self, fp32: onnx.ModelProto, ranges: q.Ranges, pictures, target: Target, step) -> None:
@@ -147,13 +147,13 @@ class Int8:
         self.files: dict[str, onnx.ModelProto] = {}
 
     @property
-    def rescued(self) -> int:
+    def fallbacks(self) -> int:
         """Layers that are not in INT8 because they lost too much there."""
         return self._ladder.rungs[self._rung] if self._ladder else 0
 
     def settle(self, methods: Sequence[str], score: Callable[[object], float], max_drop: float) -> None:
         """The method that scores best; then, while INT8 scores lower than FP32 by more than max_drop, the next rung. If
-        none is content, the best of them."""
+        none is within the limit, the best of them."""
 
         def scored(model) -> float:
             return score(session(self._target, "int8", model))
@@ -164,7 +164,7 @@ class Int8:
         drops = [before - self._choice.scores[self._choice.method]]
         self._note(drops[0])
         while drops[-1] > max_drop and self._next():
-            self._step(f"rescuing layers: {self.rescued} of {len(self._ladder.rescues)} that may be")
+            self._step(f"layer fallback: {self.fallbacks} of {len(self._ladder.fallbacks)} that may be")
             drops.append(before - scored(self._build(self._choice.method, self._ladder.layers(self._rung))))
             self._note(drops[-1])
         if drops[-1] > max_drop:
@@ -173,15 +173,15 @@ class Int8:
         self._make()
 
     def climb(self) -> bool:
-        """Rescue the layers of the next rung; False where nothing may be rescued any more."""
+        """Let the layers of the next rung fall back; False where no more may."""
         if not self._next():
             return False
-        self._step(f"rescuing layers: {self.rescued} of {len(self._ladder.rescues)} that may be")
+        self._step(f"layer fallback: {self.fallbacks} of {len(self._ladder.fallbacks)} that may be")
         self._make()
         return True
 
     def to_json(self) -> dict:
-        """Method, share of the MACs, and which layers were rescued, why, and by whose verdict."""
+        """Method, share of the MACs, and which layers fell back, why, and on which images that was decided."""
         said = {
             **self._choice.to_json(),
             "activations": self._target.int8_activations,
@@ -194,7 +194,7 @@ class Int8:
             said.update(
                 rescued=self._ladder.to_json(self._rung),
                 rescued_by_selection=asked,
-                rescued_by_validation=self.rescued - asked,
+                rescued_by_validation=self.fallbacks - asked,
                 selection=self._tried,
             )
         return said
@@ -208,7 +208,7 @@ class Int8:
         return True
 
     def _note(self, drop: float) -> None:
-        self._tried.append({"rescued": self.rescued, "drop_map50_95": float(drop)})
+        self._tried.append({"rescued": self.fallbacks, "drop_map50_95": float(drop)})
 
     def _measure(self) -> q.Ladder:
         """What each layer costs, on some of the pictures that were calibrated with."""
@@ -263,7 +263,7 @@ def _drop(found: Mapping[str, Judged], name: str) -> float:
     return found["fp32"].accuracy.map50_95 - found[name].accuracy.map50_95
 
 
-def gate(found: Mapping[str, Judged], max_drop: float, rescued: int, *, trainable: bool) -> dict[str, float]:
+def gate(found: Mapping[str, Judged], max_drop: float, fallbacks: int, *, trainable: bool) -> dict[str, float]:
     """What each precision loses against FP32, in absolute mAP50-95. trainable: whether --qat is left to be tried.
 
     Raises:
@@ -273,7 +273,7 @@ def gate(found: Mapping[str, Judged], max_drop: float, rescued: int, *, trainabl
     drops = {name: _drop(found, name) for name in found if name != "fp32"}
     failed = [f"{name} loses {_told(found['fp32'], found[name])}" for name, drop in drops.items() if drop > max_drop]
     if failed:
-        after = f"; {rescued} layers had been rescued from INT8" if rescued else ""
+        after = f"; {fallbacks} layers had already fallen back from INT8" if fallbacks else ""
         advice = ", or train for INT8 with --qat" if trainable and any(f.startswith("int8") for f in failed) else ""
         raise AccuracyDrop(
             f"{'; '.join(failed)}{after}; the limit is --max-drop {max_drop:g}. Nothing was delivered. Where the "

@@ -1,7 +1,7 @@
 """How far a quantized detector's answers are from the original's, as one number that moves smoothly.
 
 mAP on a few dozen pictures moves by half a point for no reason, so it cannot tell which of sixty layers hurts. This
-can: on YOLOv8n the layers' own disagreements add up in quadrature to that of the whole (0.119 against 0.112).
+can: on YOLOv8n the layers' own divergences add up in quadrature to that of the whole (0.119 against 0.112).
 """
 
 from __future__ import annotations

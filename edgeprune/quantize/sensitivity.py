@@ -29,7 +29,7 @@ class LayerSensitivity:
 
 
 class Probe:
-    """Disagreement of any quantized form of one network with its FP32 form, on the same pictures."""
+    """Output divergence of any quantized form of one network with its FP32 form, on the same pictures."""
 
     def __init__(self, fp32: onnx.ModelProto, pictures: Iterable[np.ndarray], *, threads: int = 1) -> None:
         self.pictures = list(pictures)

@@ -51,7 +51,7 @@ def compared(
         gallery=gallery,
         more={
             "stages": [{"name": s["name"], "seconds": s["seconds"]} for s in record["stages"]],
-            "rescued": None if int8 is None else [rescue["layer"] for rescue in int8["rescued"]],
+            "rescued": None if int8 is None else [layer["layer"] for layer in int8["rescued"]],
             "bundle": stages.get("pack", {}).get("bundle"),
             "signed_by": stages.get("pack", {}).get("signed_by"),
         },

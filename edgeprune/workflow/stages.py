@@ -275,11 +275,11 @@ def quantize(job: Job, progress: Progress) -> dict:
         f"{p} {m.accuracy.map50_95:.3f}" + (f" ({-made.drops[p]:+.4f})" if p in made.drops else "")
         for p, m in made.judged.items()
     ]
-    rescued = made.said.get("int8", {}).get("rescued", [])
-    if rescued:
+    fallbacks = made.said.get("int8", {}).get("rescued", [])
+    if fallbacks:
         share = made.said["int8"]["share_of_macs"]
-        many = "s" * (len(rescued) != 1)
-        notes[-1] += f" with {len(rescued)} layer{many} rescued from INT8, {share:.0%} of MACs in it"
+        many = "s" * (len(fallbacks) != 1)
+        notes[-1] += f", {len(fallbacks)} layer{many} not in INT8, {share:.0%} of MACs in INT8"
     if job.options.nms:
         before = job.record["models"][job.trained.stem]["map50_95"]
         notes[0] += f" (one class per box, as NMS inside gives it; {before:.3f} with all)"

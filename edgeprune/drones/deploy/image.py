@@ -95,7 +95,7 @@ def deploy(bundle: Bundle, file: Path, settings: DeploySettings, say: Say, *, ke
             if not (work / _JOURNAL).exists():  # else the image was not given back: the next run does it
                 shutil.rmtree(work, ignore_errors=True)
     say(f"{where}: {plan.described()}; written by {how}, {changed / 1e6:.1f} MB of the image changed")
-    say(f"{where}: e2fsck is content; read back from the image, every file has its SHA-256, owner, mode and time")
+    say(f"{where}: e2fsck reports no error; read back from the image, every file has its SHA-256, owner, mode and time")
 
 
 def target(descriptor: int, what: str, wanted: str | None) -> Partition:
@@ -205,7 +205,7 @@ def _check_clean(place: Place, superblock: Superblock) -> None:
     if obstacle := superblock.obstacle():
         raise InputError(f"{place.what}: {obstacle}")
     if wrong := debugfs.check(place):
-        raise InputError(f"{place.what}: e2fsck is not content ({wrong}); repair a copy with e2fsck -f")
+        raise InputError(f"{place.what}: e2fsck reported errors ({wrong}); repair a copy with e2fsck -f")
 
 
 def _check_room(where: str, file: Path, superblock: Superblock, plan: TreePlan) -> None:
@@ -283,7 +283,7 @@ def _bring(descriptor: int, place: Place, plan: TreePlan, work: Path) -> int:
 
 def _verify(place: Place, plan: TreePlan) -> None:
     if wrong := debugfs.check(place):
-        raise GateError(f"{place.what}: e2fsck is not content with what was written ({wrong}); nothing was changed")
+        raise GateError(f"{place.what}: e2fsck reported errors in the new content ({wrong}); nothing was changed")
     different = tree.differences(FileSystem(place), plan)
     if different:
         raise GateError(

@@ -82,7 +82,7 @@ def settled(model, max_drop, target="jetson-orin"):
 # --- output divergence and sensitivities
 
 
-def test_disagreement_is_zero_for_equals_and_grows_with_boxes_and_scores(fp32):
+def test_output_divergence_is_zero_for_equals_and_grows_with_boxes_and_scores(fp32):
     (picture,) = pictures(1)
     expected = q.reference_session(fp32).run(None, {"images": picture})[0]
     assert q.output_divergence(expected, expected, RAW)[0] == 0
@@ -96,7 +96,7 @@ def test_disagreement_is_zero_for_equals_and_grows_with_boxes_and_scores(fp32):
     assert differs == pytest.approx(0.1 * seen.sum(), rel=0.01)
 
 
-def test_disagreement_of_one_to_one_outputs_does_not_care_for_their_order():
+def test_output_divergence_of_one_to_one_outputs_does_not_care_for_their_order():
     rows = np.array([[[0, 0, 10, 10, 0.9, 0], [20, 20, 40, 40, 0.5, 1], [0, 0, 1, 1, 0.001, 1]]], np.float32)
     assert q.output_divergence(rows, rows[:, [1, 0, 2]], END2END)[0] == 0
     other = rows.copy()
@@ -150,7 +150,7 @@ def test_a_ladder_takes_the_most_error_per_mac_first_and_leaves_enough_in_int8()
         sensitivity("worst", 0.3, 0.05), sensitivity("light", 0.01, 0.015),
     ]  # fmt: skip
     ladder = q.Ladder.of(found, share=0.98, least=0.9)
-    assert [s.layer for s in ladder.rescues] == ["worst", "cheap", "light", "tiny"]  # "dear" would leave too little
+    assert [s.layer for s in ladder.fallbacks] == ["worst", "cheap", "light", "tiny"]  # "dear" would leave too little
     assert ladder.rungs == (0, 1, 2, 3, 4) and ladder.layers(0) == () and ladder.layers(2) == ("worst", "cheap")
     assert ladder.to_json(1) == [{"layer": "worst", "disagreement": 0.3, "share_of_macs": 0.05}]
 
@@ -160,19 +160,19 @@ def test_rungs_grow():
     assert ladder.rungs == (0, 1, 2, 3, 4, 6, 9, 13, 19, 28, 30)
 
 
-# --- rescue
+# --- layer fallback
 
 
-def test_the_guilty_layer_is_rescued_and_the_rest_stays_int8(fp32):
+def test_the_guilty_layer_falls_back_and_the_rest_stays_int8(fp32):
     model = outlier(fp32)
     untouched = settled(model, max_drop=float("inf"))
     int8 = settled(model, max_drop=0.6)
     said = int8.to_json()
-    assert untouched.rescued == 0 and untouched.to_json()["rescued"] == []
+    assert untouched.fallbacks == 0 and untouched.to_json()["rescued"] == []
     assert [s["layer"] for s in said["rescued"]][:1] == [READER]
-    assert said["rescued_by_selection"] == int8.rescued >= 1 and said["rescued_by_validation"] == 0
+    assert said["rescued_by_selection"] == int8.fallbacks >= 1 and said["rescued_by_validation"] == 0
     drops = [s["drop_map50_95"] for s in said["selection"]]
-    assert drops[0] > 1 and drops[-1] <= 0.6 and len(drops) == 1 + [0, 1, 2, 3, 4, 6].index(int8.rescued)
+    assert drops[0] > 1 and drops[-1] <= 0.6 and len(drops) == 1 + [0, 1, 2, 3, 4, 6].index(int8.fallbacks)
     assert said["share_of_macs"] >= 0.9
     for name, file in int8.files.items():
         q.check(file)
@@ -187,23 +187,23 @@ def test_where_nothing_is_enough_the_best_rung_is_kept_and_validation_climbs_to_
     said = int8.to_json()
     drops = [s["drop_map50_95"] for s in said["selection"]]
     assert len(drops) > 4 and min(drops) > 1e-6
-    assert int8.rescued == said["selection"][int(np.argmin(drops))]["rescued"]
-    before = int8.rescued
+    assert int8.fallbacks == said["selection"][int(np.argmin(drops))]["rescued"]
+    before = int8.fallbacks
     while int8.climb():
-        assert int8.rescued > before
-        before = int8.rescued
+        assert int8.fallbacks > before
+        before = int8.fallbacks
     said = int8.to_json()
-    assert said["rescued_by_selection"] + said["rescued_by_validation"] == int8.rescued == before
+    assert said["rescued_by_selection"] + said["rescued_by_validation"] == int8.fallbacks == before
     assert said["share_of_macs"] >= 0.9
 
 
 @pytest.mark.parametrize(
     ("saturates", "bits", "top"), [(True, 7, 63), pytest.param(False, 8, 127, marks=pytest.mark.slow)]
 )
-def test_for_a_cpu_layers_are_rescued_too_and_weights_do_not_saturate(fp32, monkeypatch, saturates, bits, top):
+def test_for_a_cpu_layers_fall_back_too_and_weights_do_not_saturate(fp32, monkeypatch, saturates, bits, top):
     monkeypatch.setattr(Environment, "saturates", saturates)
     int8 = settled(outlier(fp32), max_drop=0.0, target="cpu")
-    assert int8.rescued >= 1 and int8.to_json()["weight_bits"] == bits
+    assert int8.fallbacks >= 1 and int8.to_json()["weight_bits"] == bits
     (file,) = int8.files.values()
     q.check(file, activations="unsigned")
     weights = [numpy_helper.to_array(t) for t in file.graph.initializer if t.data_type == onnx.TensorProto.INT8]
@@ -236,7 +236,7 @@ def judged(tmp_path):
 
 
 class Shifted:
-    """A session whose boxes are all off by some pixels: INT8 that nothing can rescue."""
+    """A session whose boxes are all off by some pixels: INT8 that no fallback helps."""
 
     def __init__(self, session):
         self.session, self.kind = session, session.kind
@@ -281,14 +281,15 @@ def test_a_target_of_the_users_own_may_take_int8_fp16_alone(judged):
 
 
 def test_validation_asks_for_more_and_the_gate_tells_the_figures_and_the_interval(judged):
-    with pytest.raises(GateError, match=r"int8 loses 0\.\d+ .*95 %: .* on 4 pictures.*layers had been rescued.*--qat"):
+    figures = r"int8 loses 0\.\d+ .*95 %: .* on 4 pictures.*layers had already fallen back.*--qat"
+    with pytest.raises(GateError, match=figures):
         make(judged, max_drop=0.02, bad=("int8", "int8-fp16"))
 
 
-def test_where_fp16_itself_loses_too_much_no_layer_is_rescued_for_nothing(judged):
+def test_where_fp16_itself_loses_too_much_no_layer_falls_back_for_nothing(judged):
     with pytest.raises(GateError, match=r"fp16 loses .*int8 loses .*") as told:
         make(judged, max_drop=0.02, bad=("fp16", "int8", "int8-fp16"))
-    assert "rescued" not in str(told.value)
+    assert "fallen back" not in str(told.value)
 
 
 def test_for_a_cpu_the_gate_does_not_advise_what_build_refuses(judged):
