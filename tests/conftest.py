@@ -125,7 +125,7 @@ def pytest_xdist_make_scheduler(config, log):
 
 @pytest.fixture(autouse=True, scope="session")
 def disk_that_is_not_waited_for():
-    """No power is cut here: fsync, called thousands of times, costs minutes where somebody else writes and shows nothing.
+    """No power is cut here: fsync, called thousands of times, costs minutes where somebody else writes, for nothing.
     Tests that count or break it put their own in its place; processes of their own have the real one."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda descriptor: None)
