@@ -1,14 +1,14 @@
-"""Which channels to keep under a budget: one optimisation over all groups, rounding and floors inside it.
+"""Which channels to keep under a budget: one optimisation over all groups, rounding and floors included.
 
-A group that keeps k channels loses the sum of its lowest scores; a budget says what the network may cost. For a budget
-in MACs, parameters or milliseconds the least total loss is sought among all plans whose cost is at most that: the
-Lagrangian (loss + price * cost) is minimised group by group until nothing changes, the price found by bisection, and
-the result improved by exchanges between two groups.
+The loss of a group that keeps k channels is the sum of its lowest scores. For a budget in MACs, parameters or
+milliseconds, the plan with the least total loss is sought among all plans whose cost is at most the budget. The
+Lagrangian (loss + price * cost) is minimised group by group until nothing changes, bisection finds the price, and
+exchanges between two groups improve the result.
 
-`--ratio R` removes the fraction R of the prunable channels, as near as the rounding allows. Among the plans that do,
-the one with the least total score is taken whose parameters and MACs fall at least `SHARE` times as much as the
-channels do (or as near to that as the floors allow): a plan that takes its channels only where they are cheap would be
-smaller on paper and no faster.
+`--ratio R` removes the fraction R of the prunable channels, as nearly as the rounding allows. A plan that removes only
+the cheapest channels would be smaller on paper and no faster. The parameters and the MACs therefore have to fall at
+least `SHARE` times as much as the channels, or as near to that as the floors allow. Among the plans that do, the one
+with the least total score is taken.
 """
 
 from __future__ import annotations
@@ -38,12 +38,17 @@ _KINDS = {
 
 @dataclass(frozen=True)
 class Budget:
-    """kind: ratio, macs, params or latency; value: for ratio the fraction of prunable channels that goes, for the
-    others the fraction of the uncut network's cost that may stay. A latency_ms becomes a latency once the uncut network
-    has been measured (latency.py).
+    """The limit that a plan must meet.
+
+    A `latency_ms` becomes a `latency` once the uncut network has been measured (latency.py).
+
+    Attributes:
+        kind: `ratio`, `macs`, `params`, `latency` or `latency_ms`.
+        value: For `ratio` the fraction of prunable channels to remove; for `macs`, `params` and `latency` the fraction
+            of the uncut network's cost to keep; for `latency_ms` the milliseconds an image.
 
     Raises:
-        InputError: the value is outside its range.
+        InputError: The value is outside its range.
     """
 
     kind: str
@@ -56,11 +61,14 @@ class Budget:
 
     @classmethod
     def asked(cls, **given: float | None) -> Budget:
-        """The one of ratio, macs, params, latency_ratio, latency_ms that is given; milliseconds stay so until they have
-        been measured.
+        """Make the budget from the one option that is given.
+
+        Args:
+            **given: The values of ratio, macs, params, latency_ratio and latency_ms; None where an option is not given.
+                Milliseconds stay milliseconds until they have been measured.
 
         Raises:
-            InputError: none or several are given, or the value is outside its range.
+            InputError: None or several are given, or the value is outside its range.
         """
         chosen = {name: value for name, value in given.items() if value is not None}
         if len(chosen) != 1:
@@ -72,8 +80,16 @@ class Budget:
         return f"{self.kind} {self.value:g}"
 
     def step(self, left: float, steps: int) -> Budget:
-        """The next of `steps` equal steps toward this budget, as a budget of a network of which `left` of the uncut
-        cost (channels, for a ratio) remains."""
+        """The next of `steps` equal steps toward this budget.
+
+        Args:
+            left: The fraction of the uncut network's cost (of its prunable channels, for a ratio) that the network at
+                hand has.
+            steps: The number of steps from the network at hand to this budget.
+
+        Returns:
+            A budget of the network at hand.
+        """
         goal = 1 - self.value if self.kind == "ratio" else self.value
         share = min(goal / left, 1.0) ** (1 / steps)
         return Budget(self.kind, 1 - share if self.kind == "ratio" else share)
@@ -83,8 +99,10 @@ class Budget:
 class Unit:
     """Groups whose counts are one decision, because they keep equal counts or because the caller says so.
 
-    options: (k, groups of the unit) kept counts, the full widths first; loss: (k,) total score of what goes;
-    removed: (k,) channels that go, over all groups of the unit.
+    Attributes:
+        groups: Indices into `Channels.groups`.
+        options: (k, groups of the unit) kept counts, the full widths first.
+        loss: (k,) total score of the channels that each option removes.
     """
 
     groups: tuple[int, ...]
@@ -93,6 +111,7 @@ class Unit:
 
     @property
     def removed(self) -> np.ndarray:
+        """(k,) number of channels that each option removes, over all groups of the unit."""
         return (self.options[0] - self.options).sum(1)
 
 
@@ -100,8 +119,19 @@ def choose(
     channels: Channels, scores: np.ndarray, budget: Budget, *, multiple: int, uniform: bool = False,
     cost: CostModel | None = None,
 ) -> np.ndarray:  # fmt: skip
-    """`solve` over the units of the network. multiple: kept counts are multiples of it where the full width is (8 suits
-    FP16 tensor cores)."""
+    """Choose the channels to keep, with one decision for each group or tie of groups (`solve` over `units`).
+
+    Args:
+        channels: The channels of the network.
+        scores: (atoms,) cost of removing each atom.
+        budget: The limit to meet.
+        multiple: Kept counts are multiples of it where the full width is; 8 suits FP16 tensor cores.
+        uniform: See `solve`.
+        cost: See `solve`.
+
+    Returns:
+        (atoms,) bool, True = keep.
+    """
     return solve(channels, scores, units(channels, scores, multiple), budget, uniform=uniform, cost=cost)
 
 
@@ -109,20 +139,21 @@ def solve(
     channels: Channels, scores: np.ndarray, units: list[Unit], budget: Budget, *, uniform: bool = False,
     cost: CostModel | None = None,
 ) -> np.ndarray:  # fmt: skip
-    """Keep or remove each atom.
+    """Decide for each atom whether it is kept or removed.
 
     Args:
-        scores: (atoms,) cost of removing each atom; atoms of infinite score stay.
-        units: the decisions there are: `units()`, or other ones (portable.py).
-        budget: what may stay, or, for a ratio, what goes.
-        uniform: every unit gives the same share; scores only rank the channels within a group.
-        cost: what the budget counts, where that is not its kind's own (costs.of).
+        channels: The channels of the network.
+        scores: (atoms,) cost of removing each atom; atoms with an infinite score stay.
+        units: The decisions: those of `units()`, or others (portable.py).
+        budget: The limit to meet.
+        uniform: Every unit gives the same share; the scores only rank the channels within a group.
+        cost: The cost that the budget counts; None takes the cost model of the budget's kind (`cost.of`).
 
     Returns:
         (atoms,) bool, True = keep.
 
     Raises:
-        InputError: more is asked than the floors allow.
+        InputError: The budget asks for more than the floors allow.
     """
     if budget.kind == "ratio":
         _check_ratio(channels, units, budget.value)
@@ -140,7 +171,7 @@ def solve(
 
 # -- the decisions ---------------------------------------------------------------------------------------------------
 def units(channels: Channels, scores: np.ndarray, multiple: int) -> list[Unit]:
-    """One for every group, and for every tie of groups that keep equal counts."""
+    """One unit for every group, and one for every tie of groups that keep equal counts."""
     return [_unit(channels, scores, ids, multiple) for ids in _ids(channels)]
 
 
@@ -161,7 +192,7 @@ def _unit(channels: Channels, scores: np.ndarray, ids: tuple[int, ...], multiple
 
 
 def losses(channels: Channels, scores: np.ndarray, ids: tuple[int, ...], options: np.ndarray) -> np.ndarray:
-    """(k,) total score of what goes under `options` (k, groups): the lowest scores of each group."""
+    """(k,) total score of the removed channels under `options` (k, groups); each group removes its lowest scores."""
     total = np.zeros(len(options))
     for column, g in enumerate(ids):
         curve = np.concatenate([[0.0], np.cumsum(np.sort(scores[channels.groups[g].atoms]))])
@@ -178,7 +209,7 @@ def _counts(channels: Channels, units: list[Unit], picked: list[int] | np.ndarra
 
 
 def mask(channels: Channels, scores: np.ndarray, units: list[Unit], picked: list[int] | np.ndarray) -> np.ndarray:
-    """(atoms,) bool, True = keep: each unit under its picked option, the lowest scores of a group going."""
+    """(atoms,) bool, True = keep: each unit under its picked option; each group removes its lowest scores."""
     keep = np.ones(channels.atoms, dtype=bool)
     for unit, i in zip(units, picked):
         for g, left in zip(unit.groups, unit.options[i]):
@@ -209,7 +240,7 @@ def _check_cost(channels: Channels, units: list[Unit], cost: CostModel, budget: 
 
 # -- MACs, parameters, latency ---------------------------------------------------------------------------------------
 def _by_cost(channels: Channels, units: list[Unit], cost: CostModel, value: float) -> np.ndarray:
-    """(units,) picked options: the least loss found whose cost is at most `value` of the full one."""
+    """(units,) picked options: the least loss found with a cost of at most `value` times the full one."""
     plan = _Lagrangian(channels, units, cost)
     goal = value * plan.full
     if value >= 1:
@@ -231,7 +262,9 @@ def _by_cost(channels: Channels, units: list[Unit], cost: CostModel, value: floa
 
 
 class _Lagrangian:
-    """loss + price * cost, minimised unit by unit: with the others fixed, the cost of a unit's options is known."""
+    """loss + price * cost, minimised unit by unit: with the other units fixed, the cost of each option of a unit is
+    known.
+    """
 
     def __init__(self, channels: Channels, units: list[Unit], cost: CostModel) -> None:
         self.units, self.cost = units, cost
@@ -271,8 +304,9 @@ class _Lagrangian:
         return picked
 
     def improve(self, picked: np.ndarray, goal: float) -> np.ndarray:
-        """Give channels back where there is room, and exchange between two units, as long as the loss falls and the
-        cost stays within the goal."""
+        """Give channels back where the goal leaves room, and exchange channels between two units, as long as the loss
+        falls and the cost stays within the goal.
+        """
         picked = picked.copy()
         for _ in range(20 * len(self.units)):
             counts, total, moves = self._counts(picked), self.cost_of(picked), []
@@ -301,8 +335,11 @@ class _Lagrangian:
 
 
 def _uniform(channels: Channels, units: list[Unit], cost: CostModel | None, budget: Budget) -> np.ndarray:
-    """(units,) picked options: the same share of every unit, as near as the rounding allows. Units of one width round
-    at the same share; so that the budget is met all the same, the ones rounded down furthest take a step back."""
+    """(units,) picked options: the same share of every unit, as nearly as the rounding allows.
+
+    All units of one width round at the same share, which may miss the budget. The units that were rounded down furthest
+    then take a step back.
+    """
     left = [u.options.sum(1) / u.options[0].sum() for u in units]
     full = None if cost is None else float(cost.of(_counts(channels, units, [0] * len(units))))
 
@@ -364,8 +401,12 @@ def _by_ratio(channels: Channels, units: list[Unit], ratio: float) -> list[int]:
 
 
 def _knapsack(units: list[Unit], goal: int, gain: np.ndarray) -> list[int]:
-    """Exact dynamic programme: per unit an option, `goal` channels removed in all (or the nearest that can be reached),
-    least sum of loss - gain * removed. Returns the index of each unit's option."""
+    """Exact dynamic programme: one option for each unit, `goal` channels removed in all (or the nearest number that can
+    be reached), with the least sum of loss - gain * removed.
+
+    Returns:
+        The index of each unit's option.
+    """
     grid = int(np.gcd.reduce([int(r) for u in units for r in u.removed if r] or [1]))
     slots = goal // grid + max((int(u.removed[-1]) for u in units), default=0) // grid + 1
     best = np.full(slots + 1, np.inf)
@@ -395,8 +436,9 @@ def _knapsack(units: list[Unit], goal: int, gain: np.ndarray) -> list[int]:
 
 
 def _worth(channels: Channels, units: list[Unit], ratio: float) -> np.ndarray:
-    """(units,) what one channel of each unit costs: its share of MACs plus its share of parameters, the layer on the
-    other side being cut by `ratio` as well."""
+    """(units,) cost of one channel of each unit: its share of the MACs plus its share of the parameters, with the layer
+    on the other side cut by `ratio` as well.
+    """
     per_atom = np.zeros((channels.atoms, 2))
     for name, positions in channels.positions.items():
         out, inp = channels.out[name], channels.inp.get(name)

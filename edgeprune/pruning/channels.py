@@ -1,15 +1,15 @@
-"""Which channels of a network belong together: found by following them through one traced forward pass.
+"""Which channels of a network belong together, found by following them through one traced forward pass.
 
 Every tensor in flight carries one *atom* per channel. A convolution makes new atoms; batch norm, activations, pooling,
-upsampling and depthwise convolutions pass them on; an addition makes two atoms one; a concatenation appends; a split
-takes a part; anything that is not understood freezes the atoms it touches. What is left is, per layer, the atom of each
-input and output channel, and removing a channel is removing an atom everywhere at once.
+upsampling and depthwise convolutions pass them on; an addition unites two atoms; a concatenation appends; a split takes
+a part; an unknown operator freezes the atoms that it touches. The result is, for each layer, the atom of each input and
+output channel. Removing a channel is removing its atom from every layer at once.
 
 Example: in a C2f with a shortcut, `cv1` makes atoms 0..31; its second half (16..31) meets the bottleneck's `cv2` in an
-addition, so the atoms of that `cv2` *are* 16..31. The next `cv2` reads [0..31, 16..31]. Removing atom 20 takes one
+addition, so the atoms of that `cv2` *are* 16..31. The next `cv2` reads [0..31, 16..31]. Removing atom 20 removes one
 filter of `cv1`, one of the bottleneck's `cv2`, and two input channels of the next convolution.
 
-Knows nothing of YOLO, of module names or of which channels are worth keeping.
+The module does not depend on YOLO, on module names or on an importance criterion.
 """
 
 from __future__ import annotations
@@ -28,10 +28,16 @@ from edgeprune.pruning.tracer import LAYERS, Calls, Tracer
 
 @dataclass(frozen=True)
 class Group:
-    """Atoms that are made and read by exactly the same layers; kept or removed one by one, counted together.
+    """Atoms that exactly the same layers make and read. They are kept or removed one by one, and counted together.
 
-    Example: the hidden width of a bottleneck: `atoms` = 16 atoms, `producers` = ("model.2.m.0.cv1.conv",),
-    `consumers` = ("model.2.m.0.cv2.conv",).
+    Example: the hidden width of a bottleneck: `atoms` = 16 atoms, `producers` = ("model.2.m.0.cv1.conv",), `consumers`
+    = ("model.2.m.0.cv2.conv",).
+
+    Attributes:
+        atoms: (n,) int64.
+        producers: Names of the layers that make these channels.
+        consumers: Names of the layers that read these channels.
+        frozen: True where these channels must stay.
     """
 
     atoms: np.ndarray
@@ -44,17 +50,19 @@ class Group:
 class Channels:
     """The atoms of every layer.
 
-    out: layer name -> (C_out,) atom of each output channel (convolutions, norms, linear layers)
-    inp: layer name -> (C_in,) atom of each input channel; absent where the input is not followed
-    groups: every atom is in exactly one
-    ties: groups (by index) that must keep equal counts: halves of a chunk
-    positions: convolution or linear layer -> how often each of its weights is used at the traced size: H*W of its
-        output map (of its input map if transposed; for relative MACs)
-    taps: the same layers -> weights per pair of an input and an output channel (kh*kw; with an input that is not
-        followed, its whole fan-in)
-    norm_of: convolution name -> the batch norm that reads its output first
-    scales: name of a bare parameter (one value per channel, as A2C2f's gamma) -> its atoms
-    splits: (module name, attribute) -> atoms of each part: a list of sizes that the module splits by, as CBLinear's c2s
+    Attributes:
+        out: Layer name -> (C_out,) atom of each output channel (convolutions, norms, linear layers).
+        inp: Layer name -> (C_in,) atom of each input channel; absent where the input is not followed.
+        groups: Every atom is in exactly one group.
+        ties: Groups (by index) that must keep equal counts: the parts of a chunk.
+        positions: Convolution or linear layer -> how often each of its weights is used at the traced size: H*W of its
+            output map, or of its input map if it is transposed. It serves for relative MACs.
+        taps: The same layers -> weights per pair of an input and an output channel (kh*kw); the whole fan-in where the
+            input is not followed.
+        norm_of: Convolution name -> the batch norm that reads its output first.
+        scales: Name of a bare parameter with one value per channel (such as A2C2f's gamma) -> its atoms.
+        splits: (module name, attribute) -> atoms of each part; the attribute is a list of sizes that the module splits
+            by, such as CBLinear's c2s.
     """
 
     out: dict[str, np.ndarray]
@@ -69,24 +77,25 @@ class Channels:
 
     @property
     def atoms(self) -> int:
+        """The number of atoms."""
         return sum(len(g.atoms) for g in self.groups)
 
     @property
     def prunable(self) -> int:
-        """The number that `--ratio` is a fraction of."""
+        """The number of atoms that are not frozen; `--ratio` is a fraction of it."""
         return sum(len(g.atoms) for g in self.groups if not g.frozen)
 
 
 def trace(model: nn.Module, imgsz: tuple[int, int] = (64, 64)) -> Channels:
-    """Follow the channels of `model` through one forward pass, and through one in training mode if there are layers
-    that only train (auxiliary heads).
+    """Follow the channels of `model` through one forward pass, and through a second one in training mode if some layers
+    only train (auxiliary heads).
 
     Args:
-        model: any network that takes a (1, 3, H, W) float picture; it is not changed.
-        imgsz: (H, W) of the traced picture; it decides `positions` and nothing else.
+        model: Any network that takes a (1, 3, H, W) float image. It is not changed.
+        imgsz: (H, W) of the traced image, px; it decides `positions` and nothing else.
 
     Raises:
-        InputError: it does not run on one picture, or has no layer whose output could be pruned.
+        InputError: The network does not run on one image, or has no layer whose output could be pruned.
     """
     parameter = next(model.parameters(), torch.empty(0))
     picture = torch.zeros(1, 3, *imgsz, dtype=parameter.dtype, device=parameter.device)
@@ -95,7 +104,7 @@ def trace(model: nn.Module, imgsz: tuple[int, int] = (64, 64)) -> Channels:
     try:
         with torch.no_grad(), Calls(tracer), tracer:
             result = model.eval()(picture)
-            # Ultralytics returns (detections, what the loss needs), and among the latter the features: read further on.
+            # Ultralytics returns (detections, inputs of the loss). The head itself reads the features among the latter.
             first, rest = (result[0], result[1:]) if isinstance(result, (tuple, list)) and result else (result, ())
             tracer.freeze_all(first, tracer.unread(rest))
             layers = {name for name, module in model.named_modules() if isinstance(module, LAYERS)}
@@ -104,7 +113,7 @@ def trace(model: nn.Module, imgsz: tuple[int, int] = (64, 64)) -> Channels:
                     if isinstance(module, nn.modules.batchnorm._BatchNorm):
                         module.eval()
                 tracer.freeze_all(tracer.unread(model(picture)))
-    except Exception as error:  # anything can be raised by somebody's forward()
+    except Exception as error:  # a foreign forward() can raise anything
         reason = " ".join(str(error).split())[:200]
         raise InputError(
             f"{type(model).__name__}: its channels cannot be followed ({type(error).__name__}: {reason})"
@@ -129,7 +138,7 @@ def _collect(tracer: Tracer) -> Channels:
     tables = [{name: root(atoms) for name, atoms in table.items()} for table in (tracer.out, tracer.inp)]
     seen = itertools.chain.from_iterable(atoms.tolist() for table in tables for atoms in table.values())
     order = {atom: i for i, atom in enumerate(dict.fromkeys(seen))}
-    # What only bare parameters know of is nobody's channel; where it was split with others, they stay.
+    # An atom that only bare parameters carry is no layer's channel; atoms that were split together with it stay.
     split = [[root(p) for p in pieces] for pieces in tracer.sections]
     known = [order.keys() >= set(np.concatenate(pieces).tolist()) for pieces in split]
     for pieces in itertools.compress(split, np.logical_not(known)):
@@ -172,7 +181,9 @@ def _collect(tracer: Tracer) -> Channels:
 
 
 def _tie(channels: Channels, sections: list[list[np.ndarray]], of: np.ndarray) -> Channels:
-    """Tie the groups of equal parts pairwise; freeze what cannot be tied so (a part that mixes unequal groups)."""
+    """Tie the groups of equal parts pairwise; freeze the groups that cannot be tied so (a part that mixes unequal
+    groups).
+    """
     frozen = {i for i, g in enumerate(channels.groups) if g.frozen}
     parent = list(range(len(channels.groups)))
 

@@ -1,10 +1,10 @@
-"""Make up for removed channels without training: re-solve what reads them, in closed form.
+"""Compensation without training: the weights that read removed channels are re-solved in closed form.
 
 After surgery every convolution sees fewer and slightly different inputs. Its weights are solved anew so that its output
-on real, unlabelled pictures comes as close as it can to the *original* network's output, layer after layer, each
-seeing the already corrected features before it: ridge regression toward the old weights (Channel Pruning, arXiv
-1707.06168; ThiNet, arXiv 1707.06342). The forward pass itself is the loop over the layers: a layer is solved when its
-input arrives.
+on real, unlabelled images comes as close as possible to the output of the *original* network. The layers follow one
+another, and each sees the corrected features of the layers before it. The method is ridge regression toward the old
+weights (Channel Pruning, arXiv 1707.06168; ThiNet, arXiv 1707.06342). The forward pass itself is the loop over the
+layers: a layer is solved when its input arrives.
 """
 
 from __future__ import annotations
@@ -17,11 +17,10 @@ from edgeprune.pruning.channels import Channels
 from edgeprune.pruning.features import hooked, patches, rows_for, sampled
 from edgeprune.pruning.plan import PrunePlan
 
-#: Weights of staying near the old weights, in units of the mean variance of an input. Per layer the one is taken that
-#: best predicts pictures it was not solved on. The last all but forbids a change: deep layers of small pictures have
-#: fewer observations than unknowns.
+#: Ridges, in units of the mean variance of an input. Each layer takes the one that best predicts images that it was not
+#: solved on. The last one nearly forbids a change: deep layers of small images have fewer observations than unknowns.
 RIDGES = (3e-3, 3e-2, 3e-1, 3.0, 1e3)
-#: Limits of the factor that gives an output back its spread: a hardly predictable one would become loud noise.
+#: Limits of the factor that restores the spread of an output: an output that is hard to predict would become noise.
 SPREAD = (0.5, 2.0)
 
 
@@ -31,7 +30,15 @@ def compensate(
 ) -> int:
     """Re-solve, in place, the convolutions of `pruned` against `original`.
 
-    pictures: (N, 3, H, W) float32, letterboxed. Returns the number of convolutions that were solved.
+    Args:
+        original: The network before surgery.
+        pruned: The network after surgery; it is changed.
+        channels: The channels of `original`.
+        plan: The plan that `pruned` was cut to.
+        pictures: (N, 3, H, W) float32 in [0, 1], letterboxed.
+
+    Returns:
+        The number of convolutions that were solved.
     """
     before, after = dict(original.named_modules()), dict(pruned.named_modules())
     keep = plan.mask(channels)
@@ -60,13 +67,15 @@ def compensate(
 
 
 def _solvable(before: nn.Module, after: nn.Module, name: str, channels: Channels) -> bool:
-    """Ordinary convolutions that can absorb a constant (through their bias or the mean of the norm behind them)."""
+    """Whether a layer is an ordinary convolution that can absorb a constant, through its bias or the mean of the norm
+    after it.
+    """
     absorbs = name in channels.norm_of or getattr(after, "bias", None) is not None
     return isinstance(before, nn.Conv2d) and before.groups == 1 and absorbs
 
 
 def _observe(model: nn.Module, layers: dict[str, nn.Conv2d], pictures: torch.Tensor) -> dict:
-    """name -> ((rows, C_out) outputs of the original, where they were read)."""
+    """name -> ((rows, C_out) outputs of the original, the positions where they were read)."""
     found = {}
 
     def observe(name):
@@ -86,9 +95,14 @@ def _observe(model: nn.Module, layers: dict[str, nn.Conv2d], pictures: torch.Ten
 def _resolve(
     conv: nn.Conv2d, norm: nn.Module | None, x: torch.Tensor, y: torch.Tensor, unseen: torch.Tensor
 ) -> None:
-    """Minimise |W x + b - y|^2 + ridge |W - W_old|^2 over W and b.
+    """Minimise |W x + b - y|^2 + ridge |W - W_old|^2 over W and b, in place.
 
-    x: (rows, D), y: (rows, C_out), unseen: (rows,) bool, the rows that judge the ridge.
+    Args:
+        conv: The convolution to solve.
+        norm: The batch norm after it, or None.
+        x: (rows, D) input patches.
+        y: (rows, C_out) outputs of the original.
+        unseen: (rows,) bool, the rows that judge the ridge.
     """
     old = conv.weight.flatten(1)
     x_mean, y_mean = x.mean(0), y.mean(0)
@@ -101,7 +115,7 @@ def _resolve(
     def solve(gram, cross, ridge):  # (D, C_out), the change of the weights
         return torch.linalg.solve(gram + ridge * unit * torch.eye(len(gram), dtype=gram.dtype), cross)
 
-    if not unseen.any() or unseen.all():  # a single picture: nothing to judge by
+    if not unseen.any() or unseen.all():  # a single image: none is left to judge by
         return
     judged_by = parts[1]
 
@@ -112,8 +126,8 @@ def _resolve(
     new = old + solve(gram, cross, min(judged)[1]).T.to(old.dtype)
     if not torch.isfinite(new).all():  # a dead input: leave the layer as the surgery left it
         return
-    # Least squares predicts timidly: what the inputs cannot tell any more comes out as the mean, and the scores of a
-    # detector sink. Each output gets back the spread that it had.
+    # Least squares shrinks the outputs: the part that the inputs no longer determine becomes the mean, and the scores
+    # of a detector sink. Each output is scaled back to the spread that it had.
     spread = (y - y_mean).square().mean(0) / (x @ new.T).square().mean(0).clamp_min(1e-12)
     new = new * spread.sqrt().clamp(*SPREAD)[:, None]
     conv.weight.copy_(new.view_as(conv.weight))

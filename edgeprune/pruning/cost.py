@@ -1,7 +1,7 @@
-"""What a network costs as a function of how many channels each group keeps.
+"""Cost models: the cost of a network as a function of the number of kept channels in each group.
 
-MACs, parameters and (latency.py) milliseconds have one form: every convolution pays for each pair of an input and an
-output channel, for each output and for each input, and something whatever its width. So one solver serves all three.
+MACs, parameters and milliseconds (latency.py) have one form. Every convolution pays for each pair of an input and an
+output channel, for each output channel, for each input channel, and a constant. One solver therefore serves all three.
 """
 
 from __future__ import annotations
@@ -16,11 +16,19 @@ from edgeprune.pruning.channels import Channels
 
 @dataclass(frozen=True)
 class CostModel:
-    """sum over convolutions of  pair * out * in + out_ * out + in_ * in,  plus `fixed`; out and in are channel counts.
+    """The sum over convolutions of pair * made * read + out * made + inp * read, plus `fixed`.
 
-    made, read: (convolutions, groups) how many channels that a convolution makes (reads) one atom of a group is; an
-    atom that four parts of a concatenation carry is read four times. unfollowed: (convolutions,) 1 where the input is
-    not followed: its width is part of `pair`.
+    `made` and `read` are the channel counts of the convolution's output and input.
+
+    Attributes:
+        pair: (convolutions,) cost of each pair of an input and an output channel.
+        out: (convolutions,) cost of each output channel.
+        inp: (convolutions,) cost of each input channel.
+        fixed: The cost that does not depend on the counts.
+        made: (convolutions, groups) how many output channels of a convolution one atom of a group is.
+        read: (convolutions, groups) how many input channels of a convolution one atom of a group is; an atom in four
+            parts of a concatenation is read four times.
+        unfollowed: (convolutions,) 1 where the input is not followed; its width is then part of `pair`.
     """
 
     pair: np.ndarray
@@ -32,7 +40,14 @@ class CostModel:
     unfollowed: np.ndarray
 
     def of(self, counts: np.ndarray) -> np.ndarray:
-        """(...) cost of kept counts per group, (..., groups)."""
+        """The cost of kept counts.
+
+        Args:
+            counts: (..., groups) kept channels of each group.
+
+        Returns:
+            (...) cost, in the unit of the model.
+        """
         made, read = counts @ self.made.T, counts @ self.read.T + self.unfollowed
         return (self.pair * made * read + self.out * made + self.inp * read).sum(-1) + self.fixed
 
@@ -41,13 +56,21 @@ class CostModel:
         return np.flatnonzero((self.made[:, groups] > 0).any(1) | (self.read[:, groups] > 0).any(1))
 
     def rows(self, index: np.ndarray) -> CostModel:
-        """The share of some convolutions, without `fixed`."""
+        """The share of the convolutions at `index`, without `fixed`."""
         return CostModel(self.pair[index], self.out[index], self.inp[index], 0.0, self.made[index], self.read[index],
                     self.unfollowed[index])  # fmt: skip
 
 
 def bilinear(channels: Channels, pair, out=None, inp=None, fixed: float = 0.0) -> CostModel:
-    """A Cost over the followed convolutions, in the order of `channels.positions`; pair, out, inp: (convolutions,)."""
+    """Make a cost model over the followed convolutions, in the order of `channels.positions`.
+
+    Args:
+        channels: The channels of the network.
+        pair: (convolutions,) cost of each pair of an input and an output channel.
+        out: (convolutions,) cost of each output channel; None for 0.
+        inp: (convolutions,) cost of each input channel; None for 0.
+        fixed: The cost that does not depend on the counts.
+    """
     names = list(channels.positions)
     of = np.empty(channels.atoms, dtype=np.int64)
     for i, group in enumerate(channels.groups):
@@ -67,12 +90,12 @@ def bilinear(channels: Channels, pair, out=None, inp=None, fixed: float = 0.0) -
 
 
 def macs(channels: Channels) -> CostModel:
-    """Multiply-accumulates of the convolutions, as count.py counts them."""
+    """Multiply-accumulates of the convolutions, as `model.count` counts them."""
     return bilinear(channels, [channels.positions[n] * channels.taps[n] for n in channels.positions])
 
 
 def params(channels: Channels) -> CostModel:
-    """Parameters: the weights, and two a channel for the batch norm behind (a bias is one: too little to matter)."""
+    """Parameters: the weights, and two for each channel with a batch norm (one for a bias)."""
     return bilinear(
         channels,
         [channels.taps[n] for n in channels.positions],
@@ -81,5 +104,5 @@ def params(channels: Channels) -> CostModel:
 
 
 def of(kind: str, channels: Channels) -> CostModel:
-    """The cost that a budget of kind macs or params counts."""
+    """The cost model that a budget of kind `macs` or `params` counts by."""
     return {"macs": macs, "params": params}[kind](channels)

@@ -1,7 +1,7 @@
-"""What convolutions see: their input patches, sampled on real pictures.
+"""The inputs of convolutions: their patches, sampled on real images.
 
 Both the choice of channels (criteria/energy.py) and their compensation (compensate.py) are least-squares problems in
-these patches. Knows nothing of labels.
+these patches. Labels play no part in them.
 """
 
 from __future__ import annotations
@@ -18,9 +18,18 @@ from edgeprune.data.samples import Samples
 
 
 def sampled(conv: nn.Conv2d, rows: int, batch: int, height: int, width: int, name: str) -> tuple[torch.Tensor, ...]:
-    """Output positions at which `conv` is observed: (pictures, ys, xs), the same for the same layer name and sizes.
+    """Output positions at which `conv` is observed; the same for the same layer name and sizes.
 
-    rows: how many in all; at most every position once.
+    Args:
+        conv: The convolution.
+        rows: The number of positions over all images; each position is taken once at most.
+        batch: The number of images.
+        height: Of the output map.
+        width: Of the output map.
+        name: The layer's name, which seeds the draw.
+
+    Returns:
+        (images, ys, xs), each (rows,) int64.
     """
     total = batch * height * width
     generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
@@ -32,7 +41,7 @@ def sampled(conv: nn.Conv2d, rows: int, batch: int, height: int, width: int, nam
 
 
 def patches(conv: nn.Conv2d, x: torch.Tensor, where: tuple[torch.Tensor, ...]) -> torch.Tensor:
-    """(rows, C_in * kh * kw) input patches of `conv` at output positions `where`, laid out as its weight is."""
+    """(rows, C_in * kh * kw) input patches of `conv` at the output positions `where`, in the layout of its weight."""
     (ph, pw), (sh, sw), (dh, dw), (kh, kw) = conv.padding, conv.stride, conv.dilation, conv.kernel_size
     picture, ys, xs = where
     x = nn.functional.pad(x, (pw, pw, ph, ph))
@@ -41,14 +50,20 @@ def patches(conv: nn.Conv2d, x: torch.Tensor, where: tuple[torch.Tensor, ...]) -
 
 
 def rows_for(conv: nn.Conv2d) -> int:
-    """Enough observations for the unknowns of a layer, without paying for more."""
+    """The number of observations that determines the unknowns of a layer, without the cost of more."""
     unknowns = conv.weight[0].numel()
     return int(min(max(8 * unknowns, 4096), 16384))
 
 
 @dataclass(frozen=True)
 class Moments:
-    """Second moments of one convolution's inputs: gram (D, D) centred, D = C_in * kh * kw; mean (D,); rows observed."""
+    """Second moments of the inputs of one convolution.
+
+    Attributes:
+        gram: (D, D) float64, centred; D = C_in * kh * kw.
+        mean: (D,) float64.
+        rows: The number of observations.
+    """
 
     gram: torch.Tensor
     mean: torch.Tensor
@@ -56,6 +71,7 @@ class Moments:
 
     @classmethod
     def of(cls, x: torch.Tensor) -> Moments:
+        """The moments of the observations `x`, (rows, D)."""
         mean = x.mean(0)
         centred = x - mean
         return cls((centred.T @ centred).double() / len(x), mean.double(), len(x))
@@ -63,7 +79,13 @@ class Moments:
 
 @contextlib.contextmanager
 def hooked(layers: dict[str, nn.Module], make: Callable[[str], Callable], *, before: bool = False):
-    """Within the block, each layer calls the hook that `make(name)` gives, after it has run (or before)."""
+    """Within the block, each layer calls the hook that `make(name)` returns.
+
+    Args:
+        layers: Name -> layer.
+        make: Makes the hook of the layer of that name.
+        before: The hook runs before the layer instead of after it.
+    """
     hooks = []
     try:
         for name, layer in layers.items():
@@ -76,7 +98,7 @@ def hooked(layers: dict[str, nn.Module], make: Callable[[str], Callable], *, bef
 
 
 def moments(model: nn.Module, pictures: torch.Tensor, names: list[str]) -> dict[str, Moments]:
-    """The moments of each named convolution's input."""
+    """Layer name -> the moments of the input of each named convolution. Arguments as for `each_moments`."""
     found: dict[str, Moments] = {}
     each_moments(model, pictures, names, found.__setitem__)
     return found
@@ -86,10 +108,16 @@ def moments(model: nn.Module, pictures: torch.Tensor, names: list[str]) -> dict[
 def each_moments(
     model: nn.Module, pictures: torch.Tensor, names: list[str], take: Callable[[str, Moments], None]
 ) -> None:
-    """Hand the moments of each named convolution's input to `take`, in the order in which they run: all of a large
-    network's would not fit in memory.
+    """Hand the moments of the input of each named convolution to `take`, in the order in which the convolutions run.
 
-    pictures: (N, 3, H, W) float32. They pass in one batch: the cost is a forward pass and one matrix product a layer.
+    Those of all layers of a large network would not fit in memory. The images pass in one batch: the cost is a forward
+    pass and one matrix product for each layer.
+
+    Args:
+        model: The network.
+        pictures: (N, 3, H, W) float32 in [0, 1].
+        names: The convolutions to observe.
+        take: Called with a layer's name and its moments.
     """
     modules = dict(model.named_modules())
 
@@ -106,10 +134,17 @@ def each_moments(
 
 
 def sensitivity(model: nn.Module, samples: Samples, names: list[str], *, at_once: int = 4) -> dict[str, torch.Tensor]:
-    """How much the detection loss feels an error in each output channel of the named convolutions.
+    """How strongly the detection loss reacts to an error in each output channel of the named convolutions.
 
-    Returns name -> (C_out,) float64: the mean over pictures of the summed squared gradient of the loss with respect to
-    the channel's map (the diagonal of the empirical Fisher information, Theis et al., arXiv 1801.05787).
+    Args:
+        model: The network.
+        samples: Labelled images.
+        names: The convolutions to observe.
+        at_once: Images of one batch.
+
+    Returns:
+        Name -> (C_out,) float64: the mean over images of the summed squared gradient of the loss with respect to the
+            channel's map (the diagonal of the empirical Fisher information, Theis et al., arXiv 1801.05787).
     """
     modules = dict(model.named_modules())
     total = {name: torch.zeros(modules[name].out_channels, dtype=torch.float64) for name in names}
@@ -123,7 +158,7 @@ def sensitivity(model: nn.Module, samples: Samples, names: list[str], *, at_once
     model.eval()
     with hooked({name: modules[name] for name in names}, observe), torch.enable_grad(), default_loss(model):
         for start in range(0, len(samples.pictures), at_once):
-            # The loss of a batch is its mean over pictures times their number: each picture counts alike.
+            # The loss of a batch is its mean over images times their number: each image has the same weight.
             loss, _ = model.loss(samples.batch(start, start + at_once))
             loss.sum().backward()
     model.zero_grad(set_to_none=True)
@@ -132,7 +167,10 @@ def sensitivity(model: nn.Module, samples: Samples, names: list[str], *, at_once
 
 @contextlib.contextmanager
 def default_loss(model: nn.Module):
-    """A loaded checkpoint carries its arguments as a plain dict; Ultralytics' losses want their gains as attributes."""
+    """Within the block, `model` computes its loss with Ultralytics' default gains.
+
+    A loaded checkpoint carries its arguments as a plain dict; Ultralytics' losses read their gains as attributes.
+    """
     from ultralytics.utils import DEFAULT_CFG
 
     before = model.args

@@ -1,11 +1,13 @@
-"""What a network's latency is made of, so that a budget can be solved in milliseconds.
+"""A latency model of a network, so that a budget in milliseconds can be solved.
 
-A sum of few features, each with one coefficient for the whole network, is fitted to the times of some thirty random
-pruned architectures, whole networks, each timed against the uncut one on the runtime at hand: multiply-accumulates by
-kind of layer, values written and read, weights read, and something fixed. All of these are linear in the channel counts
-of either side of a layer, so the fit is a Cost (cost.py) and the budget is solved as one in MACs is. Not in it: that
-channels are computed in blocks (8, 16 or 32 at once), and what else is not linear in a count; `error_median` says what
-that comes to, on architectures that the fit has not seen.
+The model is a sum of few features, each with one coefficient for the whole network. It is fitted to the times of some
+thirty random pruned architectures: whole networks, each timed against the uncut one on the runtime at hand. The
+features are the multiply-accumulates by kind of layer, the values written and read, the weights read, and a constant.
+All are linear in the channel counts of either side of a layer, so the fit is a cost model (cost.py), and the budget is
+solved as one in MACs is.
+
+The model leaves out whatever is not linear in a count, such as the computation of channels in blocks of 8, 16 or 32.
+`error_median` is the resulting error on architectures that the fit has not seen.
 """
 
 from __future__ import annotations
@@ -29,21 +31,30 @@ from edgeprune.pruning.cost import CostModel
 from edgeprune.pruning.plan import PrunePlan
 from edgeprune.pruning.timing import Clock
 
-#: What a coefficient stands before. MACs: of 1 x 1 convolutions, of larger ones, and of those whose input is not
-#: followed (the first convolution, depthwise ones); values of output and input maps; weights; the network itself.
+#: The features. MACs: of 1 x 1 convolutions, of larger ones, and of those whose input is not followed (the first
+#: convolution, depthwise ones); values of output and input maps; weights; 1 for the network itself.
 FEATURES = ("macs_1x1", "macs_kxk", "macs_narrow", "written", "read", "weights", "fixed")
-#: Each third of the architectures is predicted by a fit to the other two.
+#: Folds of the cross-validation.
 _FOLDS = 3
-#: The uncut network counts as much as this many architectures: a budget is a share of its latency.
+#: The weight of the uncut network, in architectures: a budget is a share of its latency.
 _UNCUT = 5.0
 
 
 @dataclass(frozen=True)
 class Latency:
-    """coefficients: by name in FEATURES, milliseconds a unit at the traced size; unused: layers that are not in the
-    exported network; full_ms: the uncut network, measured; error_median, error_p90: relative errors on architectures
-    that the fit has not seen (by cross-validation, without the uncut one); architectures: how many were timed, with the
-    uncut one; runtime: where and how."""
+    """A fitted latency model.
+
+    Attributes:
+        coefficients: By name in FEATURES, milliseconds a unit at the traced size.
+        unused: Layers that are not in the exported network.
+        imgsz: The side of the square image, px.
+        full_ms: The measured latency of the uncut network.
+        error_median: Median relative error on architectures that the fit has not seen, by cross-validation, without the
+            uncut one.
+        error_p90: 90th percentile of the same errors.
+        architectures: The number of timed architectures, including the uncut one.
+        runtime: The runtime and the machine, as text.
+    """
 
     coefficients: dict[str, float]
     unused: tuple[str, ...]
@@ -55,7 +66,7 @@ class Latency:
     runtime: str
 
     def cost(self, channels: Channels) -> CostModel:
-        """Milliseconds, also of a network cut out of the one that was fitted."""
+        """The cost model in milliseconds, also for a network that was cut out of the fitted one."""
         parts = _features(channels, self.unused)
         pair, out, inp = (
             sum(c * part[side] for c, part in zip(self.coefficients.values(), parts)) for side in range(3)
@@ -63,14 +74,15 @@ class Latency:
         return costs.bilinear(channels, pair, out, inp, fixed=self.coefficients["fixed"])
 
     def to_json(self) -> dict:
+        """The fields as a dictionary."""
         return asdict(self)
 
 
 def budget(latency: Latency, ms: float) -> Budget:
-    """The budget that `ms` milliseconds a picture are.
+    """The budget of `ms` milliseconds an image.
 
     Raises:
-        InputError: not above zero, or the network is as fast without pruning.
+        InputError: `ms` is not above zero, or the network is as fast without pruning.
     """
     if not ms > 0:
         raise InputError(f"{ms:g} ms is no latency: give more than 0")
@@ -93,13 +105,18 @@ def fit(
     measure: Clock | None = None,
     step: Callable[[float, str], None] = lambda fraction, what: None,
 ) -> Latency:
-    """Cut, export and time `architectures` networks, and fit.
+    """Cut, export and time `architectures` networks, and fit the model to their times.
 
     Args:
-        imgsz: the side of the square picture, pixels.
-        architectures: fewer than about 20 leave the coefficients to chance.
-        multiple: kept counts are multiples of it where the full width is, as in the plans to come.
-        measure: the clock (timing/); None: ONNX Runtime here. YOLOv8n at 512 px took 78 s of processor time.
+        model: The network.
+        channels: Its channels.
+        imgsz: The side of the square image, px.
+        architectures: Fewer than about 20 leave the coefficients to chance.
+        multiple: Kept counts are multiples of it where the full width is, as in the plans to come.
+        seed: Of the random architectures.
+        measure: The clock (timing/); None takes ONNX Runtime on this machine. YOLOv8n at 512 px took 78 s of processor
+            time.
+        step: Called with the fraction done and the step, as text.
     """
     if measure is None:
         from edgeprune.pruning.timing.ort import Ort
@@ -124,9 +141,21 @@ def fit(
 
 
 def sample(channels: Channels, architectures: int, *, multiple: int, seed: int = 0) -> np.ndarray:
-    """(1 + architectures, groups) kept counts: the uncut network, then random ones within floors and rounding. By
-    turns: every unit for itself around a common share; what the MACs solver makes of random scores; the same with
-    scores that rise or fall with depth, so that it cuts mostly early or mostly late."""
+    """Draw kept counts within the floors and the rounding.
+
+    The architectures are drawn in three ways, in turns: every unit by itself around a common share; the solution of the
+    MACs solver for random scores; and the same with scores that rise or fall with depth, so that the solver cuts mostly
+    early or mostly late.
+
+    Args:
+        channels: The channels of the network.
+        architectures: How many to draw.
+        multiple: Kept counts are multiples of it where the full width is.
+        seed: Of the random numbers.
+
+    Returns:
+        (1 + architectures, groups) kept counts, the uncut network first.
+    """
     rng = np.random.default_rng(seed)
     units = budgets.units(channels, np.zeros(channels.atoms), multiple)
     sizes = np.array([len(g.atoms) for g in channels.groups], dtype=float)
@@ -158,8 +187,20 @@ def sample(channels: Channels, architectures: int, *, multiple: int, seed: int =
 
 
 def onnx(model: nn.Module, channels: Channels, counts: np.ndarray, imgsz: int) -> bytes:
-    """The file of the network that keeps `counts` channels a group, whichever. Traced and no more: ONNX Runtime's own
-    optimizer makes the same graph of it as of the simplified one, in a third of the time."""
+    """The ONNX file of a network that keeps `counts` channels of each group, whichever they are.
+
+    The graph is traced but not simplified: ONNX Runtime's own optimizer makes the same graph of it as of the simplified
+    one, in a third of the time.
+
+    Args:
+        model: The network.
+        channels: Its channels.
+        counts: (groups,) kept counts.
+        imgsz: The side of the square image, px.
+
+    Returns:
+        The bytes of the file.
+    """
     keep = np.zeros(channels.atoms, dtype=bool)
     for group, count in zip(channels.groups, counts):
         keep[group.atoms[: int(count)]] = True
@@ -169,8 +210,11 @@ def onnx(model: nn.Module, channels: Channels, counts: np.ndarray, imgsz: int) -
 
 # -- features ----------------------------------------------------------------------------------------------------------
 def _features(channels: Channels, unused: tuple[str, ...]) -> list[tuple[np.ndarray, ...]]:
-    """In the order of FEATURES without the fixed one: (pair, out, inp), each (convolutions,), of the Cost it is.
-    Of maps of the size that was traced: the coefficients make up for it."""
+    """The parts (pair, out, inp), each (convolutions,), of the cost model of each feature, in the order of FEATURES
+    without the constant.
+
+    They are those of maps of the traced size; the coefficients absorb the difference in size.
+    """
     names = list(channels.positions)
     used = np.array([name not in unused for name in names], dtype=float)
     positions = used * np.array([channels.positions[n] for n in names])
@@ -189,7 +233,7 @@ def _table(channels: Channels, unused: tuple[str, ...], counts: np.ndarray) -> n
 
 
 def _unused(model: nn.Module, channels: Channels, imgsz: int) -> tuple[str, ...]:
-    """Layers of the branch that the export drops from a head with two. (Elsewhere layers are fused, not dropped.)"""
+    """Layers of the branch that the export drops from a head with two. Elsewhere layers are fused, not dropped."""
     kept = dict(prepare(model, (imgsz, imgsz)).named_modules())
     head = f"model.{len(model.model) - 1}."
     return tuple(name for name in channels.positions if name.startswith(head) and name not in kept)
@@ -204,7 +248,7 @@ def _solve(table: np.ndarray, ms: np.ndarray) -> np.ndarray:
 
 
 def _unseen(table: np.ndarray, ms: np.ndarray, seed: int) -> np.ndarray:
-    """(architectures,) relative error of each but the uncut one, predicted by a fit to the other folds."""
+    """(architectures,) relative error of each architecture but the uncut one, predicted by a fit to the other folds."""
     rows = np.random.default_rng(seed).permutation(np.arange(1, len(ms)))
     error = np.empty(len(ms))
     for held in np.array_split(rows, _FOLDS):
@@ -214,8 +258,11 @@ def _unseen(table: np.ndarray, ms: np.ndarray, seed: int) -> np.ndarray:
 
 
 def _nnls(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """argmin over x >= 0 of |a x - b|. It is the plain least-squares solution over the columns where it is not zero; of
-    so few columns every subset can be tried."""
+    """argmin over x >= 0 of |a x - b|.
+
+    It is the plain least-squares solution over the columns where it is not zero. With so few columns every subset can
+    be tried.
+    """
     best, least = np.zeros(a.shape[1]), float(b @ b)
     for subset in itertools.product((False, True), repeat=a.shape[1]):
         x = np.zeros(a.shape[1])

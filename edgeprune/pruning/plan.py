@@ -1,4 +1,4 @@
-"""PrunePlan: which output channels each layer keeps. Written before anything is cut, and enough to cut again."""
+"""PrunePlan: the output channels that each layer keeps. It is made before the surgery, and is enough to repeat it."""
 
 from __future__ import annotations
 
@@ -18,13 +18,19 @@ SCHEMA_VERSION = 2
 
 @dataclass(frozen=True)
 class PrunePlan:
-    """Per layer, the sorted indices of the output channels that stay.
+    """For each layer, the sorted indices of the output channels that stay.
 
     Example: {"model.2.m.0.cv1.conv": [0, 3, 4, 9, …]} and, by coupling, the same list for "model.2.m.0.cv1.bn".
 
-    budget: what was asked for, as in "macs 0.65"; criterion: who chose; prunable/removed: channel counts.
-    widths: the channels of each layer before, so that a plan is refused by a model it was not made for; yaml: where
-    Ultralytics' YAML can say what is left (portable.py), that YAML.
+    Attributes:
+        budget: The budget as text, such as "macs 0.65".
+        criterion: The importance criterion that scored the channels.
+        prunable: The number of prunable channels.
+        removed: The number of removed channels.
+        keep: Layer name -> indices of the output channels that stay.
+        widths: Layer name -> its output channels before, so that a plan is refused by a model that it was not made for.
+        yaml: The Ultralytics YAML of the pruned network, where a YAML can state it (portable.py).
+        schema_version: Of the JSON form.
     """
 
     budget: str
@@ -40,17 +46,28 @@ class PrunePlan:
     def of(
         cls, channels: Channels, keep: np.ndarray, *, budget: str, criterion: str, yaml: dict | None = None
     ) -> PrunePlan:
-        """keep: (atoms,) bool."""
+        """Make the plan of a mask.
+
+        Args:
+            channels: The channels of the network.
+            keep: (atoms,) bool, True = keep.
+            budget: The budget as text.
+            criterion: The name of the importance criterion.
+            yaml: The YAML of the pruned network, or None.
+        """
         removed = int((~keep).sum())
         kept = {name: np.flatnonzero(keep[atoms]).tolist() for name, atoms in channels.out.items()}
         widths = {name: len(atoms) for name, atoms in channels.out.items()}
         return cls(budget, criterion, channels.prunable, removed, kept, widths, yaml)
 
     def mask(self, channels: Channels) -> np.ndarray:
-        """(atoms,) bool, from the plan's per-layer lists.
+        """The mask over the atoms, from the plan's lists for each layer.
+
+        Returns:
+            (atoms,) bool, True = keep.
 
         Raises:
-            InputError: the plan was made for another model, or its coupled layers contradict each other.
+            InputError: The plan was made for another model, or its coupled layers contradict each other.
         """
         if self.widths != {name: len(atoms) for name, atoms in channels.out.items()}:
             raise InputError("this plan was made for another model: its layers differ in name or width")
@@ -63,7 +80,7 @@ class PrunePlan:
         return keep
 
     def then(self, after: PrunePlan) -> PrunePlan:
-        """This plan and, on the network that it leaves, another: as one plan of the first network."""
+        """This plan and a further plan of the network that it leaves, as one plan of the first network."""
         keep = {name: [kept[i] for i in after.keep[name]] for name, kept in self.keep.items()}
         return PrunePlan(
             after.budget, after.criterion, self.prunable, self.removed + after.removed, keep, self.widths
@@ -71,9 +88,11 @@ class PrunePlan:
 
     @property
     def sha256(self) -> str:
+        """SHA-256 of the JSON form, hexadecimal."""
         return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()
 
     def to_json(self) -> dict:
+        """The fields as a dictionary."""
         return {
             "schema_version": self.schema_version,
             "budget": self.budget,
@@ -87,6 +106,11 @@ class PrunePlan:
 
     @classmethod
     def from_json(cls, data: dict) -> PrunePlan:
+        """Make the plan of a dictionary that `to_json` returned.
+
+        Raises:
+            InputError: It is not a plan, or one of another schema version.
+        """
         try:
             if data["schema_version"] != SCHEMA_VERSION:
                 raise InputError(f"plan: schema version {data['schema_version']} is not known, only {SCHEMA_VERSION}")
@@ -103,10 +127,16 @@ class PrunePlan:
             raise InputError(f"plan: not a prune plan ({type(error).__name__}: {error})") from error
 
     def save(self, path: Path) -> None:
+        """Write the plan as JSON, atomically."""
         write_atomic(path, json.dumps(self.to_json(), indent=1) + "\n")
 
     @classmethod
     def load(cls, path: Path) -> PrunePlan:
+        """Read a plan that `save` wrote.
+
+        Raises:
+            InputError: The file cannot be read, or is not a plan.
+        """
         try:
             data = json.loads(Path(path).read_text())
         except (OSError, ValueError) as error:

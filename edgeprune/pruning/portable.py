@@ -1,10 +1,11 @@
 """Plans that an Ultralytics YAML can state, so that stock `YOLO("pruned.pt").train()` keeps the size and the weights.
 
-Stock training rebuilds the network from `model.yaml` and copies what fits. A YAML states one width a row (`args[0]`)
-and the hidden widths of some blocks (`e`, `c3`, `c4`, `npr`); every other width follows from those by the constructors.
-What follows is not modelled here but observed: the network is built on the meta device with a width turned down, and
-the widths of its convolutions say which groups of channels moved, and how far. Widths that only move together (a
-shortcut, `assert c1 == c2`) are one `Dial`, and a dial is one `budget.Unit`: the plan is the best that can be stated.
+Stock training rebuilds the network from `model.yaml` and copies the weights that fit. A YAML states one width for each
+row (`args[0]`) and the hidden widths of some blocks (`e`, `c3`, `c4`, `npr`); every other width follows from those by
+the constructors. This dependence is not modelled here but observed. The network is built on the meta device with a
+width turned down, and the widths of its convolutions tell which groups of channels moved, and how far. Widths that only
+move together (a shortcut, `assert c1 == c2`) are one `Dial`, and a dial is one `budget.Unit`: the plan is the best that
+can be stated.
 """
 
 from __future__ import annotations
@@ -25,17 +26,24 @@ from edgeprune.model.checkpoint import safe_load
 from edgeprune.pruning import budget, cost
 from edgeprune.pruning.channels import Channels
 
-#: Arguments that state a width, by the name that the module's constructor gives them.
+#: Arguments that state a width, by their names in the module's constructor.
 _WIDTHS = {"c2", "c3", "c4", "npr"}
 #: parse_model rounds `args[0]` up to a multiple of this.
 _ROUND = 8
-#: A width that the constructors accept in no step down to this many channels less is left alone.
+#: The largest reduction that is tried, in channels: a width that cannot be built with less of a reduction stays.
 _FARTHEST = 64
 
 
 @dataclass(frozen=True)
 class Knob:
-    """A width that a YAML states: argument `at` of row `row`. share: it is written as a fraction (`e`) of `args[0]`."""
+    """A width that a YAML states.
+
+    Attributes:
+        row: The row, counted over backbone and head.
+        at: The index of the argument in the row's arguments.
+        width: The full width, channels.
+        share: The width is written as a fraction (`e`) of `args[0]`.
+    """
 
     row: int
     at: int
@@ -45,10 +53,15 @@ class Knob:
 
 @dataclass(frozen=True)
 class Dial:
-    """Knobs (by index) that turn together, and what they move. Its positions go below the floor of `budget`, so that
-    a plan made in several rounds is found among them.
+    """Knobs that turn together, and the groups that they move.
 
-    widths: (k,) of each knob, the full one first; groups: of `channels`; options: (k, groups) kept counts.
+    The positions go below the floor of `budget`, so that a plan made in several rounds is found among them.
+
+    Attributes:
+        knobs: Indices into `Portable.knobs`.
+        widths: (k,) widths of each knob, the full one first.
+        groups: Indices into `Channels.groups`.
+        options: (k, groups) kept counts.
     """
 
     knobs: tuple[int, ...]
@@ -59,14 +72,25 @@ class Dial:
 
 @dataclass(frozen=True)
 class Portable:
-    """yaml: the model's own, with every width and repeat written out; dials: all that may be turned."""
+    """The widths that the YAML of a model can state.
+
+    Attributes:
+        yaml: The model's own YAML, with every width and repeat written out.
+        knobs: Every width in it.
+        dials: The sets of knobs that may be turned.
+    """
 
     yaml: dict
     knobs: tuple[Knob, ...]
     dials: tuple[Dial, ...]
 
     def units(self, channels: Channels, scores: np.ndarray) -> list[budget.Unit]:
-        """For `budget.solve`; scores: (atoms,)."""
+        """The decisions for `budget.solve`.
+
+        Args:
+            channels: The channels of the network.
+            scores: (atoms,) cost of removing each atom.
+        """
         units = []
         for dial in self.dials:
             loss = budget.losses(channels, scores, dial.groups, dial.options)
@@ -76,10 +100,14 @@ class Portable:
         return units
 
     def describe(self, channels: Channels, keep: np.ndarray) -> dict:
-        """The YAML of what `keep`, (atoms,) bool, leaves.
+        """The YAML of the network that keeps the channels of `keep`.
+
+        Args:
+            channels: The channels of the network.
+            keep: (atoms,) bool, True = keep.
 
         Raises:
-            InputError: `keep` was not drawn from `units`.
+            InputError: `keep` was not chosen from `units`.
         """
         counts = np.array([keep[g.atoms].sum() for g in channels.groups])
         widths = [knob.width for knob in self.knobs]
@@ -93,10 +121,14 @@ class Portable:
 
 
 def stamp(pruned: nn.Module, yaml: dict) -> None:
-    """Replace `pruned.yaml` by `yaml` (Portable.describe), after building the network from it.
+    """Replace `pruned.yaml` by `yaml`, after building the network from it.
+
+    Args:
+        pruned: The pruned network.
+        yaml: As `Portable.describe` returned it.
 
     Raises:
-        GateError: what stock Ultralytics builds from it has other shapes, or computes something else.
+        GateError: The network that stock Ultralytics builds from it has other shapes or other outputs.
     """
     stock = _rebuilt(pruned, yaml)
     wrong = _difference(stock.state_dict(), pruned.state_dict())
@@ -111,12 +143,15 @@ def stamp(pruned: nn.Module, yaml: dict) -> None:
 
 
 def read(model: nn.Module, channels: Channels, multiple: int) -> Portable:
-    """What the YAML of `model` can state.
+    """Find the widths that the YAML of `model` can state.
 
-    multiple: kept counts are multiples of it where the full width is, as in `budget.choose`.
+    Args:
+        model: The network.
+        channels: Its channels.
+        multiple: Kept counts are multiples of it where the full width is, as in `budget.choose`.
 
     Raises:
-        InputError: its YAML does not describe the model, or none of its widths can be changed.
+        InputError: Its YAML does not describe the model, or none of its widths can be changed.
     """
     yaml, knobs = _explicit(model.yaml)
     wrong = "it cannot be built"
@@ -135,7 +170,9 @@ def read(model: nn.Module, channels: Channels, multiple: int) -> Portable:
 
 # -- the YAML --------------------------------------------------------------------------------------------------------
 def _explicit(yaml: dict) -> tuple[dict, tuple[Knob, ...]]:
-    """The same network without scales: widths, repeats and what parse_model adds by the scale's letter written out."""
+    """The same network without scales: all widths, repeats and arguments that parse_model adds by the scale's letter
+    are written out.
+    """
     yaml = copy.deepcopy(yaml)
     depth, width, most = yaml.pop("depth_multiple", 1.0), yaml.pop("width_multiple", 1.0), math.inf
     scales, scale = yaml.pop("scales", None), yaml.pop("scale", None)
@@ -172,7 +209,7 @@ def _rows(yaml: dict) -> list[list]:
 
 
 def _arguments(module: str) -> tuple[list[str], dict]:
-    """What the arguments of a row of this module are called, and the defaults of its constructor."""
+    """The names of the arguments of a row of this module, and the defaults of its constructor."""
     from ultralytics.nn import tasks
 
     kind = getattr(tasks, module, None)
@@ -180,13 +217,13 @@ def _arguments(module: str) -> tuple[list[str], dict]:
         return [], {}
     parameters = inspect.signature(kind).parameters
     names = list(parameters)
-    if names[:2] == ["c1", "c2"]:  # parse_model puts c1 before, and the repeats behind c2 where they are taken
+    if names[:2] == ["c1", "c2"]:  # parse_model inserts c1 before c2, and the repeats after it where they are taken
         names = ["c2", *names[3 if names[2:3] == ["n"] else 2 :]]
     return names, {n: p.default for n, p in parameters.items()}
 
 
 def _written(yaml: dict, knobs: tuple[Knob, ...], widths: list[int]) -> dict:
-    """widths: of each knob; in a row `args[0]` comes before its share `e`."""
+    """The YAML with these widths of its knobs. In a row, `args[0]` comes before its share `e`."""
     yaml = copy.deepcopy(yaml)
     for knob, width in zip(knobs, widths):
         args = _rows(yaml)[knob.row][3]
@@ -195,28 +232,31 @@ def _written(yaml: dict, knobs: tuple[Knob, ...], widths: list[int]) -> dict:
 
 
 def _share(width: int, of: int) -> float:
-    """e, such that int(of * e) is `width` in floating point too."""
+    """The fraction e for which int(of * e) equals `width` in floating point as well."""
     return width / of if int(of * (width / of)) == width else (width + 0.5) / of
 
 
 @safe_load()
 def _built(yaml: dict) -> nn.Module | None:
-    """What stock Ultralytics builds from it, on the meta device; None where it refuses to."""
+    """The network that stock Ultralytics builds from the YAML, on the meta device; None where Ultralytics refuses it."""
     from ultralytics.nn import tasks
 
     whole = nn.Module()
     try:
         with torch.device("meta"):
             whole.model, _ = tasks.parse_model(copy.deepcopy(yaml), yaml.get("channels", 3), verbose=False)
-    except Exception:  # anything can be raised by somebody's constructor
+    except Exception:  # a foreign constructor can raise anything
         return None
     return whole
 
 
 @safe_load()
 def _rebuilt(model: nn.Module, yaml: dict) -> nn.Module:
-    """What stock training makes of `model`: a new network of the YAML with the weights that fit. Ultralytics' own
-    `load` also takes over class towers of another width, which a change of the class count leaves behind."""
+    """The network that stock training makes of `model`: a new network of the YAML with the weights that fit.
+
+    Ultralytics' own `load` also takes over class towers of another width, which a change of the class count leaves
+    behind.
+    """
     with torch.random.fork_rng(devices=[]):
         stock = type(model)(copy.deepcopy(yaml), ch=yaml.get("channels", 3), nc=yaml["nc"], verbose=False)
         stock.load(copy.deepcopy(model), verbose=False)
@@ -224,7 +264,7 @@ def _rebuilt(model: nn.Module, yaml: dict) -> nn.Module:
 
 
 def _difference(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> str | None:
-    """The first name or shape that differs, in words."""
+    """The first name or shape that differs, as text; None where all agree."""
     for name in (*theirs, *ours):
         shapes = [tuple(d[name].shape) if name in d else "missing" for d in (ours, theirs)]
         if shapes[0] != shapes[1]:
@@ -247,7 +287,7 @@ class _Trials:
     """Builds of the YAML with some knobs turned, and the counts of the groups in them.
 
     A layer's width is the sum of the counts of the groups that it makes or reads; those equations are solved for the
-    counts. A build that contradicts them (only one side of a shortcut was turned) has none.
+    counts. A build that contradicts them (only one side of a shortcut was turned) has no counts.
     """
 
     def __init__(self, yaml: dict, knobs: tuple[Knob, ...], channels: Channels) -> None:
@@ -267,7 +307,9 @@ class _Trials:
         self._seen: dict[tuple, np.ndarray | None] = {}
 
     def widths(self, turned: dict[int, int]) -> np.ndarray | None:
-        """(layers + readers,) widths of outputs, then of inputs, with the knobs of `turned` (index -> width) turned."""
+        """(layers + readers,) widths of the outputs, then of the inputs, with the knobs of `turned` (index -> width)
+        turned.
+        """
         key = tuple(sorted(turned.items()))
         if key not in self._seen:
             built = _built(_written(self.yaml, self.knobs, [turned.get(i, k.width) for i, k in enumerate(self.knobs)]))
@@ -282,7 +324,7 @@ class _Trials:
         return np.array([*outs, *(ins[i] for i in self._readers)])
 
     def touched(self, turned: dict[int, int]) -> set[int] | None:
-        """Groups made by a layer whose output width moves; None where the network cannot be built."""
+        """Groups of the layers whose output width moves; None where the network cannot be built."""
         widths = self.widths(turned)
         if widths is None:
             return None
@@ -301,7 +343,7 @@ class _Trials:
 
 
 def _dials(trials: _Trials, multiple: int) -> tuple[Dial, ...]:
-    """Every set of knobs that turns together and moves only what may be pruned, with all its positions."""
+    """Every set of knobs that turns together and moves prunable channels only, with all its positions."""
     low = np.minimum(multiple, trials.full)
     step, dials, taken = math.lcm(multiple, _ROUND), [], set()
 
@@ -313,7 +355,7 @@ def _dials(trials: _Trials, multiple: int) -> tuple[Dial, ...]:
         full = trials.knobs[knobs[0]].width
         if any(trials.knobs[k].width != full for k in knobs):
             continue
-        for down in range(step, full, step):  # the widths that follow may want a longer step
+        for down in range(step, full, step):  # the dependent widths may need a longer step
             counts = trials.counts(dict.fromkeys(knobs, full - down))
             groups = np.flatnonzero(counts != trials.full) if counts is not None else np.array([], dtype=np.int64)
             if trials.stays[groups].any() or not taken.isdisjoint(groups.tolist()):
@@ -323,7 +365,7 @@ def _dials(trials: _Trials, multiple: int) -> tuple[Dial, ...]:
                 dials.append((knobs, groups, range(full, 0, -down), [trials.full[groups]], [full]))
                 break
 
-    # Dials move different groups, so that one build shows a position of each of them.
+    # Dials move different groups, so one build shows a position of each of them.
     for i in range(1, max((len(widths) for _, _, widths, *_ in dials), default=0)):
         going = [d for d in dials if i < len(d[2])]
         all_at_once = trials.counts({k: widths[i] for knobs, _, widths, *_ in going for k in knobs})
@@ -340,7 +382,9 @@ def _dials(trials: _Trials, multiple: int) -> tuple[Dial, ...]:
 
 
 def _together(trials: _Trials) -> list[list[int]]:
-    """Sets of knobs that have to turn together: they make channels of one group, or cannot be built apart."""
+    """Sets of knobs that have to turn together: they make channels of one group, or the network cannot be built
+    otherwise.
+    """
     parent, joined, first = list(range(len(trials.knobs))), set(), {}
 
     def find(k: int) -> int:
@@ -362,8 +406,11 @@ def _together(trials: _Trials) -> list[list[int]]:
 
 
 def _smallest_turn(trials: _Trials, k: int) -> list[tuple[list[int], set[int]]]:
-    """The knobs and the groups that move with knob `k` at the smallest turn that can be built: alone, or with the row
-    that it reads (attention blocks take as many channels as they give). Empty: there is none."""
+    """The knobs and the groups that move with knob `k` at the smallest turn that can be built.
+
+    The knob turns alone, or with the row that it reads: attention blocks have as many outputs as inputs. Empty where no
+    turn can be built.
+    """
     knob, whole = trials.knobs[k], []
     if knob.at == 0:
         source = _rows(trials.yaml)[knob.row][0]

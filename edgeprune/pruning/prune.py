@@ -24,19 +24,25 @@ if TYPE_CHECKING:
     from edgeprune.pruning.latency import Latency
 
 
-#: Rounds of choosing and re-solving on the way to a budget.
+#: Rounds of choosing and re-solving on the way to the budget.
 ROUNDS = 3
 
-#: The cut model has to equal the masked original to this, relative, in float64.
+#: Largest relative difference between the pruned network and the masked original, in float64.
 ORACLE = 1e-9
 
 
 @dataclass(frozen=True)
 class PruneRequest:
-    """What is asked of a plan. budget: what may stay (or go); multiple: rounding of channel counts; imgsz: pixels of a
-    picture, which the share of a classifier's last layer depends on, and nothing else; uniform: every
-    group gives the same share; portable: only widths that Ultralytics' YAML can say (portable.py); latency: what a
-    budget of that kind is measured by."""
+    """A prune request: a budget together with the constraints on the plan.
+
+    Attributes:
+        budget: The limit that the plan must meet.
+        multiple: Kept counts are multiples of it where the full width is.
+        imgsz: The side of the square image, px. Only the share of a linear layer in the cost depends on it.
+        uniform: Every group gives the same share.
+        portable: Only widths that an Ultralytics YAML can state (portable.py).
+        latency: The latency model of a budget of kind `latency`.
+    """
 
     budget: Budget
     multiple: int
@@ -46,7 +52,7 @@ class PruneRequest:
     latency: Latency | None = None
 
     def cost(self, channels: Channels) -> CostModel | None:
-        """What the budget counts; None for a ratio, which counts channels."""
+        """The cost model that the budget counts by; None for a ratio, which counts channels."""
         if self.budget.kind == "ratio":
             return None
         if self.budget.kind == "latency":
@@ -54,7 +60,7 @@ class PruneRequest:
         return cost.of(self.budget.kind, channels)
 
     def toward(self, original: Channels, now: Channels, steps: int) -> PruneRequest:
-        """The first of `steps` equal steps from `now`, cut out of `original`, to the budget."""
+        """The first of `steps` equal steps from the network of `now`, cut out of that of `original`, to the budget."""
         sizes = []
         for channels in (original, now):
             full = np.array([len(g.atoms) for g in channels.groups], dtype=float)
@@ -65,8 +71,14 @@ class PruneRequest:
 
 @dataclass(frozen=True)
 class Cut:
-    """model: the cut and compensated network; plan: what it keeps; solved: convolutions re-solved (0: no pictures);
-    oracle: relative difference between surgery alone and masking, in float64."""
+    """The result of surgery and compensation.
+
+    Attributes:
+        model: The pruned and compensated network.
+        plan: The plan that it was cut to.
+        solved: The number of re-solved convolutions; 0 without images.
+        oracle: Relative difference between surgery alone and masking, in float64.
+    """
 
     model: nn.Module
     plan: PrunePlan
@@ -75,8 +87,11 @@ class Cut:
 
 
 def trace_channels(model: nn.Module, imgsz: int) -> Channels:
-    """The channels of `model`. The costs of convolutions grow alike with the picture, and are traced on a small one;
-    where there is a linear layer beside them, on one of the real size."""
+    """The channels of `model`.
+
+    The costs of convolutions all grow in proportion to the image, so a small image is traced. Where the network has a
+    linear layer as well, an image of the real size is traced.
+    """
     linear = any(isinstance(m, nn.Linear) for m in model.modules())
     return trace(model, (imgsz, imgsz)) if linear else trace(model)
 
@@ -84,8 +99,18 @@ def trace_channels(model: nn.Module, imgsz: int) -> Channels:
 def measured_budget(
     asked: Budget, model: nn.Module, imgsz: int, multiple: int, step: Callable[[float, str], None]
 ) -> tuple[Budget, Latency | None, dict]:
-    """A budget that can be solved for, what a latency is measured by, and what to note of it: only a latency needs
-    measuring, on the runtime at hand."""
+    """The budget in a form that can be solved. Only a latency has to be measured, on the runtime at hand.
+
+    Args:
+        asked: The budget that the user gave.
+        model: The network.
+        imgsz: The side of the square image, px.
+        multiple: Kept counts are multiples of it where the full width is.
+        step: Called with the fraction done and the step, as text.
+
+    Returns:
+        (budget, its latency model or None, what the record of the build notes of it).
+    """
     if not asked.kind.startswith("latency"):
         return asked, None, {}
     from edgeprune.pruning import latency
@@ -100,15 +125,25 @@ def draft(
     model: nn.Module, channels: Channels, name: str, ask: PruneRequest, samples: Samples | None,
     step: Callable[[float, str], None] = lambda fraction, what: None,
 ) -> PrunePlan:  # fmt: skip
-    """The plan of one criterion. One that looks at pictures chooses in ROUNDS: what a channel is worth changes when
-    others have gone and their readers have been re-solved.
+    """The plan of one importance criterion.
+
+    A criterion that reads images chooses in ROUNDS rounds: the value of a channel changes when others have gone and
+    their readers have been re-solved.
+
+    Args:
+        model: The network.
+        channels: Its channels.
+        name: The criterion: a name, `module:function`, or `auto` (criteria.resolve).
+        ask: The prune request.
+        samples: Labelled images, or None.
+        step: Called with the fraction done and the step, as text.
 
     Raises:
-        InputError: unknown criterion, it wants pictures and there are none, or the budget cannot be met.
+        InputError: The criterion is unknown, it needs images and there are none, or the budget cannot be met.
     """
     name = criteria.resolve(name, pictures=samples is not None)
     criterion = criteria.load(name)
-    # A portable plan is stated in the widths of the network that the YAML describes: it is drawn at once.
+    # A portable plan states widths of the network that the YAML describes, so it is made in one round.
     rounds = ROUNDS if criteria.needs_samples(criterion) and not ask.portable else 1
     plan, now, now_channels = None, model, channels
     for i in range(rounds):
@@ -127,7 +162,7 @@ def draft(
 def _solve(
     model: nn.Module, channels: Channels, scores: np.ndarray, ask: PruneRequest
 ) -> tuple[np.ndarray, dict | None]:  # fmt: skip
-    """((atoms,) bool, what stays; its YAML, if asked for)."""
+    """((atoms,) bool, True = keep; the YAML of the plan, where the request is portable)."""
     layout = portable.read(model, channels, ask.multiple) if ask.portable else None
     units = budget.units(channels, scores, ask.multiple) if layout is None else layout.units(channels, scores)
     keep = budget.solve(channels, scores, units, ask.budget, uniform=ask.uniform, cost=ask.cost(channels))
@@ -135,16 +170,22 @@ def _solve(
 
 
 def cut(model: nn.Module, channels: Channels, plan: PrunePlan, samples: Samples | None) -> Cut:
-    """Surgery, the oracle, then compensation on the pictures if there are any.
+    """Surgery, the oracle, then compensation if there are images.
+
+    Args:
+        model: The network; it is not changed.
+        channels: Its channels.
+        plan: The channels to keep.
+        samples: Images for the compensation, or None.
 
     Raises:
-        GateError: the oracle fails: a coupling was missed, and the model would be wrong.
+        GateError: The oracle fails: a coupling was missed, and the pruned network would be wrong.
     """
     pruned = surgery.apply(plan, model, channels)
     try:
         error = oracle(model, pruned, plan, channels)
         found = f"{error:.2e} relative (limit {ORACLE:g})"
-    except RuntimeError as mismatch:  # two widths that belong together were not seen to
+    except RuntimeError as mismatch:  # the trace missed that two widths belong together
         error, found = float("nan"), str(mismatch).splitlines()[0]
     if not error <= ORACLE:
         raise GateError(
@@ -158,8 +199,9 @@ def cut(model: nn.Module, channels: Channels, plan: PrunePlan, samples: Samples 
 
 
 def oracle(model: nn.Module, pruned: nn.Module, plan: PrunePlan, channels: Channels) -> float:
-    """Largest relative difference, in float64, between the cut model and the original with the removed channels
-    masked, on one random 64 x 64 picture."""
+    """Largest relative difference, in float64, between the pruned network and the original with the removed channels
+    masked, on one random 64 x 64 image.
+    """
     generator = torch.Generator().manual_seed(0)
     picture = torch.rand(1, 3, 64, 64, generator=generator, dtype=torch.float64)
     with torch.no_grad():
@@ -193,7 +235,15 @@ def prune_network(
     samples: Samples | None,
     step: Callable[[float, str], None] = lambda fraction, what: None,
 ) -> Cut:
-    """Plan and cut. criterion: a name, module:function, or auto (criteria.resolve)."""
+    """Plan, cut and compensate a network.
+
+    Args:
+        model: The network; it is not changed.
+        criterion: A name, `module:function`, or `auto` (criteria.resolve).
+        ask: The prune request.
+        samples: Labelled images, or None.
+        step: Called with the fraction done and the step, as text.
+    """
     channels = trace_channels(model, ask.imgsz)
     plan = draft(model, channels, criterion, ask, samples, lambda fraction, what: step(0.8 * fraction, what))
     step(0.8, "cutting and compensating")

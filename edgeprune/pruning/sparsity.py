@@ -1,11 +1,11 @@
 """Sparsity training: batch-norm scales learn to be zero before anything is cut (Network Slimming, arXiv 1708.06519).
 
 The paper adds lambda * sign(gamma) to the gradient and steps with SGD. AdamW divides every gradient by its own
-magnitude, so that a subgradient inside it would pull hard on scales with small gradients, not at all on others, and
-whatever lambda is. Instead each step of the optimiser is followed by the L1 norm's proximal step, a soft threshold, as
-AdamW decouples weight decay (arXiv 1711.05101): a scale goes towards zero by lambda times the learning rate's place in
-its schedule (1 at its peak), stops there, and stays unless the loss pulls harder. AdamW moves a scale by the learning
-rate at most, so a lambda near or above it would empty the network.
+magnitude. A subgradient inside it would therefore pull hard on scales with small gradients and not at all on others,
+whatever lambda is. Instead, each step of the optimiser is followed by the L1 norm's proximal step, a soft threshold, in
+the way in which AdamW decouples weight decay (arXiv 1711.05101). A scale moves towards zero by lambda times the
+learning rate's place in its schedule (1 at its peak). It stops at zero, and stays there unless the loss pulls harder.
+AdamW moves a scale by the learning rate at most, so a lambda near or above the learning rate would empty the network.
 
 Weight decay does not touch these scales: Ultralytics decays weights only.
 """
@@ -17,13 +17,16 @@ from torch import nn
 
 from edgeprune.pruning.channels import trace
 
-#: Below this part of the largest scale of its layer, a channel says next to nothing.
+#: A channel whose scale is below this fraction of the largest of its layer contributes next to nothing.
 SMALL = 1e-2
 
 
 def prunable_scales(model: nn.Module) -> list[tuple[nn.Parameter, torch.Tensor]]:
-    """Of each batch norm: its scale (C,), and which of its channels can be pruned (C,) bool; norms without any left
-    out."""
+    """The scales of the batch norms that have prunable channels.
+
+    Returns:
+        For each such norm: its scale (C,), and a mask (C,) bool of its prunable channels.
+    """
     channels = trace(model)
     free = torch.zeros(channels.atoms, dtype=torch.bool)
     for group in channels.groups:
@@ -39,7 +42,12 @@ def prunable_scales(model: nn.Module) -> list[tuple[nn.Parameter, torch.Tensor]]
 
 @torch.no_grad()
 def shrink(scales: list[tuple[nn.Parameter, torch.Tensor]], amount: float) -> None:
-    """The proximal step of amount * |scale|, in place: towards zero by `amount`, never through it."""
+    """The proximal step of amount * |scale|, in place: each scale moves towards zero by `amount`, never past it.
+
+    Args:
+        scales: As `prunable_scales` returns them.
+        amount: The step.
+    """
     for scale, mask in scales:
         scale.copy_(torch.where(mask, scale.sign() * (scale.abs() - amount).clamp(min=0), scale))
 

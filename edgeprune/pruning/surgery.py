@@ -1,7 +1,7 @@
-"""Cut a model to a plan: tensors really shrink, every class stays a stock one.
+"""Surgery: cut a model to a plan. Tensors really shrink, and every class stays a stock one.
 
-The oracle (tests/host/pruning/test_surgery.py): in float64 the cut model's output equals that of the original whose
-removed channels are masked to zero, to 1e-9 relative, and differs from the uncut output.
+The oracle (`prune.oracle`, tests/host/pruning/test_surgery.py): in float64 the output of the cut model equals that of
+the original whose removed channels are masked to zero, to 1e-9 relative, and differs from the uncut output.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from torch import nn
 from edgeprune.pruning.channels import Channels
 from edgeprune.pruning.plan import PrunePlan
 
-#: Attributes of stock Ultralytics modules that repeat a width, and where the width now stands. `forward` of most of
-#: them chunks and does not look, but `forward_split`, `fuse`, exporters and `repr` do.
+#: Attributes of stock Ultralytics modules that repeat a width, and where the new width is found. `forward` of most of
+#: them chunks and does not read the attribute, but `forward_split`, `fuse`, exporters and `repr` do.
 _HALF = {"c": lambda m: m.cv1.conv.out_channels // 2}
 _WHOLE = {"c": lambda m: m.cv1.conv.out_channels}
 _WIDTHS = {
@@ -37,8 +37,13 @@ def _first(module: nn.Module) -> nn.Conv2d:
 def apply(plan: PrunePlan, model: nn.Module, channels: Channels) -> nn.Module:
     """A copy of `model` without the channels that `plan` removes.
 
+    Args:
+        plan: The channels to keep.
+        model: The network; it is not changed.
+        channels: Its channels.
+
     Raises:
-        InputError: the plan was made for another model.
+        InputError: The plan was made for another model.
     """
     keep = plan.mask(channels)
     model = copy.deepcopy(model)
@@ -83,8 +88,9 @@ def _cut_inputs(module: nn.Module, keep: np.ndarray) -> None:
 
 
 def out_dim(module: nn.Module) -> int:
-    """The dimension of the weight that holds the output channels; in an ordinary layer the inputs hold the other of
-    the first two."""
+    """The dimension of the weight that holds the output channels. In an ordinary layer the input channels are the other
+    of the first two dimensions.
+    """
     return int(isinstance(module, nn.modules.conv._ConvTransposeNd) and module.groups == 1)
 
 
@@ -95,8 +101,11 @@ def _index(tensor: torch.Tensor, dim: int, keep: np.ndarray) -> torch.Tensor:
 
 
 def masked(plan: PrunePlan, model: nn.Module, channels: Channels) -> nn.Module:
-    """The oracle's other side: a copy of full width whose removed channels are silenced after every layer that makes
-    them (weights, scale, shift and bias become zero)."""
+    """A copy of full width whose removed channels are silenced after every layer that makes them: the reference of the
+    oracle.
+
+    The weights, scale, shift and bias of these channels become zero.
+    """
     keep = plan.mask(channels)
     model = copy.deepcopy(model)
     modules = dict(model.named_modules())

@@ -1,8 +1,8 @@
 """Following channels through a forward pass that runs: one label per tensor, one rule per operator.
 
-Operators are seen below Python (`Tracer`, a dispatch mode). Two things never reach them: that `view(b, 64, -1)` was
-written with a number, and that a width was read from one tensor's shape to reshape another. They are seen where Python
-calls torch (`Calls`, a function mode).
+`Tracer`, a dispatch mode, sees the operators below Python. Two things never reach them: that `view(b, 64, -1)` was
+written with a number, and that a width was read from one tensor's shape to reshape another. `Calls`, a function mode,
+sees them where Python calls torch.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 #: Layers that surgery can cut.
 LAYERS = (nn.modules.conv._ConvNd, nn.Linear, nn.modules.batchnorm._BatchNorm)
 
-#: Operators that map every value by itself, zero to zero: what was silenced stays silent.
+#: Operators that map every value by itself, and zero to zero: a masked channel stays zero.
 _POINTWISE = {
     "silu", "silu_", "relu", "relu_", "leaky_relu", "leaky_relu_", "hardswish", "hardswish_", "gelu", "tanh", "mish",
     "elu", "relu6", "hardtanh", "hardtanh_", "neg", "clone", "detach", "contiguous", "_to_copy", "alias", "dropout",
@@ -36,46 +36,57 @@ _SPATIAL = {
 }  # fmt: skip
 _RESHAPES = {"view", "_unsafe_view", "_reshape_alias", "squeeze", "unsqueeze"}
 _NORMS = {"native_batch_norm", "_native_batch_norm_legit_no_training", "_native_batch_norm_legit", "cudnn_batch_norm"}
-#: Operators that look at a tensor's kind (dtype, device), not at its values.
+#: Operators that read a tensor's dtype and device, not its values.
 _BLIND = {"new_full", "new_empty", "new_zeros", "new_ones", "empty_like", "zeros_like", "ones_like", "full_like"}
 _BINARY = {"add", "add_", "mul", "mul_", "sub", "sub_", "div", "div_"}
 
 
 class Atoms:
-    """Union-find over channels, with the flag *frozen* kept per class."""
+    """Union-find over channels, with the flag *frozen* for each class."""
 
     def __init__(self) -> None:
         self._parent: list[int] = []
         self._frozen: list[bool] = []
 
     def new(self, count: int) -> np.ndarray:
+        """Make `count` new atoms, each a class of its own."""
         first = len(self._parent)
         self._parent.extend(range(first, first + count))
         self._frozen.extend([False] * count)
         return np.arange(first, first + count)
 
     def find(self, atom: int) -> int:
+        """The root of an atom's class."""
         while self._parent[atom] != atom:
             self._parent[atom] = self._parent[self._parent[atom]]
             atom = self._parent[atom]
         return atom
 
     def union(self, a: np.ndarray, b: np.ndarray) -> None:
+        """Unite the atoms of `a` and `b` pairwise; a class is frozen if either part was."""
         for left, right in zip(a, b):
             low, high = sorted((self.find(int(left)), self.find(int(right))))
             self._parent[high] = low
             self._frozen[low] |= self._frozen[high]
 
     def freeze(self, atoms: np.ndarray) -> None:
+        """Freeze the classes of these atoms."""
         for atom in atoms:
             self._frozen[self.find(int(atom))] = True
 
     def is_frozen(self, atom: int) -> bool:
+        """Whether the class of an atom is frozen."""
         return self._frozen[self.find(int(atom))]
 
 
 class Label(NamedTuple):
-    """What is known of a tensor: the atoms along its dimension `dim`. quiet: it is zero where an atom is masked."""
+    """The knowledge about a tensor.
+
+    Attributes:
+        atoms: (n,) int64, the atom of each entry along the followed dimension.
+        dim: The followed dimension.
+        quiet: The tensor is zero wherever an atom is masked.
+    """
 
     atoms: np.ndarray
     dim: int
@@ -83,8 +94,9 @@ class Label(NamedTuple):
 
 
 class Width(int):
-    """The length of a followed dimension, as read from a shape. Computing with it freezes it: the result is a number
-    that will not follow."""
+    """The length of a followed dimension, as read from a shape. A calculation with it freezes it: the result is a
+    number that will not follow.
+    """
 
     def __new__(cls, label: Label, atoms: Atoms) -> Width:
         self = super().__new__(cls, len(label.atoms))
@@ -107,7 +119,11 @@ Width.__float__ = _freezing("__float__")
 
 
 class Calls(TorchFunctionMode):
-    """What Python asks of torch, where it says more than the operators that follow from it."""
+    """Sees the calls of torch by Python where they tell more than the operators that follow from them.
+
+    Args:
+        tracer: The tracer that is told.
+    """
 
     def __init__(self, tracer: Tracer) -> None:
         super().__init__()
@@ -150,6 +166,18 @@ class Calls(TorchFunctionMode):
 
 
 class Tracer(TorchDispatchMode):
+    """Follows the channels of a model through every operator of a forward pass.
+
+    Args:
+        model: The network.
+
+    Attributes:
+        atoms: The atoms made so far.
+        labels: id(tensor) -> its label.
+        out: See `channels.Channels`, as are `inp`, `scales`, `splits`, `positions`, `taps` and `norm_of`.
+        sections: The parts of each chunk, as atoms.
+    """
+
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.atoms = Atoms()
@@ -165,9 +193,9 @@ class Tracer(TorchDispatchMode):
         self.norm_of: dict[str, str] = {}
         self.made_by: dict[int, str] = {}  # id(tensor) -> the convolution whose output it is
         self.sections: list[list[np.ndarray]] = []
-        self.sizes = None  # what the split under way was asked for; None: a chunk
+        self.sizes = None  # the sizes given to the split under way; None: a chunk
         self.asleep = False
-        self.owner: dict[int, tuple[str, nn.Module, str] | None] = {}  # None: shared by several, which nobody can cut
+        self.owner: dict[int, tuple[str, nn.Module, str] | None] = {}  # None: shared by several, which cannot be cut
         self.lists: dict[int, list[tuple[str, str]]] = defaultdict(list)
         for name, module in model.named_modules():
             for key, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
@@ -201,8 +229,9 @@ class Tracer(TorchDispatchMode):
             self.freeze_all(args, kwargs)
         return result
 
-    # -- what is known of a tensor -------------------------------------------------------------------------------
+    # -- labels --------------------------------------------------------------------------------------------------
     def of(self, tensor) -> Label | None:
+        """The label of a tensor; None where it has none. A bare scale (one value per channel) gets its label here."""
         if id(tensor) not in self.labels and isinstance(tensor, nn.Parameter) and len(tensor.shape) == 1 < len(tensor):
             owner = self.owner.get(id(tensor))
             if owner is not None and not isinstance(owner[1], LAYERS):  # a bare scale, one value per channel
@@ -211,7 +240,7 @@ class Tracer(TorchDispatchMode):
         return self.labels.get(id(tensor)) if isinstance(tensor, torch.Tensor) else None
 
     def _set(self, tensor: torch.Tensor, label: Label | None) -> None:
-        """A label that does not fit the tensor freezes its atoms."""
+        """Give a tensor its label. A label that does not fit the tensor freezes its atoms."""
         if label is not None and not (label.dim < tensor.ndim and tensor.shape[label.dim] == len(label.atoms)):
             self.atoms.freeze(label.atoms)
             label = None
@@ -221,16 +250,19 @@ class Tracer(TorchDispatchMode):
             self.labels[id(tensor)] = label
 
     def freeze_all(self, *values) -> None:
+        """Freeze the atoms of all tensors in these values."""
         for tensor in flat(values):
             if id(tensor) in self.labels:
                 self.atoms.freeze(self.labels[id(tensor)].atoms)
 
     def unread(self, result) -> list[torch.Tensor]:
-        """What of a result no operator has taken."""
+        """The tensors of a result that no operator has read."""
         return [t for t in flat(result) if isinstance(t, torch.Tensor) and id(t) not in self.read]
 
     def _bind(self, table: dict[str, np.ndarray], name: str, atoms: np.ndarray) -> np.ndarray:
-        """A layer that is called twice has one set of weights: its channels are the same in both calls."""
+        """Enter a layer's atoms in a table. A layer that is called twice has one set of weights: its channels are the
+        same in both calls.
+        """
         if name in table:
             self.atoms.union(table[name], atoms)
         return table.setdefault(name, atoms)
@@ -241,7 +273,7 @@ class Tracer(TorchDispatchMode):
         return owner[0] if owner is not None and isinstance(owner[1], LAYERS) else None
 
     def _unite(self, labels: list[Label | None]) -> Label | None:
-        """One label for tensors that are laid over each other."""
+        """One label for tensors that are combined elementwise."""
         known = [label for label in labels if label is not None]
         if len(known) == len(labels) and len({(label.dim, len(label.atoms)) for label in known}) == 1:
             for label in known[1:]:
@@ -266,7 +298,7 @@ class Tracer(TorchDispatchMode):
         self._set(first, label and label._replace(quiet=label.quiet and not padded))
 
     def _reshape(self, result, source) -> None:
-        """The dimension stays whole if as much stands before it as before; whatever happened to the others."""
+        """The dimension stays whole if as many values stand before it as before; the other dimensions do not matter."""
         label = self.of(source)
         if label is None:
             return
@@ -318,7 +350,7 @@ class Tracer(TorchDispatchMode):
         self._set(result, Label(fixed, 1))
 
     def linear(self, source, weight, bias=None):
-        """In place of the product that a linear layer becomes."""
+        """Compute a linear layer, in place of the product that it becomes."""
         label, name = self.of(source), self._layer(weight)
         self.asleep = True
         try:
@@ -336,7 +368,9 @@ class Tracer(TorchDispatchMode):
         return result
 
     def _made(self, name: str, weight, result, dim: int, label: Label | None, source) -> None:
-        """A layer where every output channel reads every input channel, the latter being `label` if followed."""
+        """Label the output of a layer whose every output channel reads every input channel. `label` is that of the
+        input, if followed.
+        """
         width = result.shape[dim]
         self.taps[name] = weight.numel() // (width * (1 if label is None else len(label.atoms)))
         if label is not None:
@@ -352,7 +386,7 @@ class Tracer(TorchDispatchMode):
             self.freeze_all(narrow)
             a, b = (None, b) if narrow is left else (a, None)
         if b is not None and (name == "div" or (a is not None and a.dim - left.ndim != b.dim - right.ndim)):
-            self.freeze_all(left, right)  # nothing can be said of what is divided by a silenced channel
+            self.freeze_all(left, right)  # a division by a masked channel has no defined result
             self._set(result, None)
         elif a is not None and b is not None:
             dim = result.ndim + a.dim - left.ndim
@@ -395,7 +429,7 @@ class Tracer(TorchDispatchMode):
         for part, piece in zip(result, pieces):
             self._set(part, label._replace(atoms=piece))
         if sizes is None and len({len(p) for p in pieces}) == 1:
-            self.sections.append(pieces)  # equal parts must stay equal: that is what chunk() means
+            self.sections.append(pieces)  # equal parts must stay equal, as chunk() makes them
         elif sizes is not None and id(sizes) in self.lists:
             for place in self.lists[id(sizes)]:
                 for known, piece in zip(self.splits.setdefault(place, pieces), pieces):
@@ -406,7 +440,7 @@ class Tracer(TorchDispatchMode):
     _on_split_with_sizes = _on_split
 
     def _on_slice(self, result, source, dim=0, start=None, end=None, step=1) -> None:
-        self._set(result, self.of(source))  # of the followed dimension only the whole fits
+        self._set(result, self.of(source))  # a part of the followed dimension does not fit the label
 
     def _on_mean(self, result, source, dim=None, keepdim=False, **_) -> None:
         label = self.of(source)

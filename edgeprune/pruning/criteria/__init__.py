@@ -1,9 +1,10 @@
-"""Which channels are worth least. A criterion is one file here; its name is the value of `--criterion`.
+"""Importance criteria: which channels are worth least. A criterion is one file here; its name is the value of
+`--criterion`.
 
-A criterion is a callable `score(model, channels, samples) -> (atoms,) float64`: what removing that atom costs, on one
-scale for the whole network. Within a group the lowest go first; between groups the budget weighs the sums.
-`samples` are labelled training pictures (features.Samples), or None; NEEDS_SAMPLES says which criteria want them.
-Files that begin with an underscore are what several criteria share.
+A criterion is a callable `score(model, channels, samples) -> (atoms,) float64`: the cost of removing each atom, on one
+scale for the whole network. Within a group the channels with the lowest scores go first; between groups the budget
+weighs the sums. `samples` are labelled training images (`data.samples.Samples`), or None; `NEEDS_SAMPLES = True` marks
+the criteria that need them. Files that begin with an underscore are shared by several criteria.
 """
 
 from __future__ import annotations
@@ -23,14 +24,15 @@ from edgeprune_device.errors import EdgepruneError, InputError
 
 
 def names() -> list[str]:
+    """The names of the criteria in this folder, sorted."""
     return sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_"))
 
 
 def load(name: str) -> Callable:
-    """The criterion `name`, or a user's own as `module:function`; what it returns is checked at every call.
+    """The criterion `name`, or a user's own as `module:function`. Its result is checked at every call.
 
     Raises:
-        InputError: unknown, the message offers the near names; or the user's module cannot be imported.
+        InputError: The name is unknown (the message offers similar names), or the user's module cannot be imported.
     """
     if ":" in name:
         return _own(name)
@@ -42,10 +44,14 @@ def load(name: str) -> Callable:
 
 
 def resolve(name: str, *, pictures: bool) -> str:
-    """The criterion that `name` stands for: `auto` is energy where there are pictures, else bn_scale.
+    """The criterion that `name` stands for: `auto` is `energy` where there are images, else `bn_scale`.
+
+    Args:
+        name: A name, `module:function`, or `auto`.
+        pictures: Whether there are labelled images.
 
     Raises:
-        InputError: unknown, or it looks at pictures and there are none.
+        InputError: The criterion is unknown, or it needs images and there are none.
     """
     if name == "auto":
         return "energy" if pictures else "bn_scale"
@@ -59,7 +65,7 @@ def _own(name: str) -> Callable:
     try:
         with _working_folder():
             criterion = getattr(importlib.import_module(module), function)
-    except Exception as error:  # anything may stand in a user's file
+    except Exception as error:  # a user's file can raise anything
         raise InputError(f"criterion {name!r}: {_line(error)}") from error
     if not callable(criterion):
         raise InputError(f"criterion {name!r}: not a function (model, channels, samples) -> scores")
@@ -84,7 +90,7 @@ def _line(error: Exception) -> str:
 
 
 def _checked(name: str, criterion: Callable) -> Callable:
-    """`criterion`, its result as (atoms,) float64, or refused: a NaN would sort anywhere, unseen."""
+    """The criterion with its result checked and made (atoms,) float64. A NaN would sort anywhere, unseen."""
 
     @functools.wraps(criterion)
     def score(model, channels, samples):
@@ -105,7 +111,7 @@ def _checked(name: str, criterion: Callable) -> Callable:
 
 @contextlib.contextmanager
 def _working_folder():
-    """The user's module lies where the command is typed; a console script does not look there by itself."""
+    """Import from the folder where the command is typed, too; a console script does not look there by itself."""
     sys.path.insert(0, os.getcwd())
     try:
         yield
@@ -114,4 +120,5 @@ def _working_folder():
 
 
 def needs_samples(criterion: Callable) -> bool:
+    """Whether a criterion needs labelled images."""
     return bool(getattr(importlib.import_module(criterion.__module__), "NEEDS_SAMPLES", False))

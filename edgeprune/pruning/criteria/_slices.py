@@ -1,4 +1,4 @@
-"""What goes with an atom: the slices of all weights that make it (rows) or read it (columns).
+"""The slices of an atom: the parts of all weights that make it (rows) or read it (columns).
 
 Shared by the criteria of magnitude and of gradient; not a criterion itself.
 """
@@ -14,16 +14,23 @@ from torch import nn
 from edgeprune.pruning.channels import Channels
 from edgeprune.pruning.surgery import out_dim
 
-#: Against a division by zero in a group whose weights are all zero.
+#: Prevents a division by zero in a group whose weights are all zero.
 TINY = 1e-300
 
 
 def sums(
     model: nn.Module, channels: Channels, of: Callable[[nn.Parameter], torch.Tensor], *, biases: bool = False
 ) -> np.ndarray:
-    """(atoms,) float64: for each atom the sum of `of(parameter)` over its slices in every layer.
+    """For each atom, the sum of `of(parameter)` over its slices in every layer.
 
-    of: elementwise, the same shape as the parameter. biases: count those of convolutions and norms as well.
+    Args:
+        model: The network.
+        channels: Its channels.
+        of: An elementwise function; its result has the parameter's shape.
+        biases: Count the biases of convolutions and norms as well.
+
+    Returns:
+        (atoms,) float64.
     """
     modules = dict(model.named_modules())
     total = np.zeros(channels.atoms)
@@ -42,8 +49,10 @@ def sums(
 
 
 def per_mean_of_group(values: np.ndarray, channels: Channels) -> np.ndarray:
-    """(atoms,) each divided by the mean of its group, so that the average channel of every group costs 1 and groups of
-    wide and narrow, early and late layers compare."""
+    """(atoms,) each value divided by the mean of its group.
+
+    The average channel of every group then costs 1, so that wide and narrow, early and late groups compare.
+    """
     values = values.copy()
     for group in channels.groups:
         values[group.atoms] /= max(values[group.atoms].mean(), TINY)

@@ -1,4 +1,4 @@
-"""Network Slimming: a channel whose batch-norm scale is small says little (Liu et al., arXiv 1708.06519)."""
+"""Network Slimming: the scale of the batch norm as the importance of a channel (Liu et al., arXiv 1708.06519)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ NEEDS_SAMPLES = False
 
 
 def score(model: nn.Module, channels: Channels, samples=None) -> np.ndarray:
-    """(atoms,) mean |gamma| over the batch norms that scale the atom; infinite where none does."""
+    """(atoms,) mean |gamma| over the batch norms that scale the atom; infinite where no batch norm scales it."""
     modules = dict(model.named_modules())
     total, norms = np.zeros(channels.atoms), np.zeros(channels.atoms)
     for name, atoms in channels.out.items():

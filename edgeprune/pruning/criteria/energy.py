@@ -1,15 +1,15 @@
-"""Output energy: how much of what its readers compute is lost with a channel, after the best linear repair.
+"""Output energy: the part of its readers' outputs that is lost with a channel, after the best linear repair.
 
-For a convolution that reads x with weights W, removing the inputs c and re-solving the rest costs
-tr(W_c ((G^-1)_cc)^-1 W_c^T), G being the second moments of x on real pictures (Optimal Brain Surgeon, in blocks:
-Hassibi & Stork 1993; Optimal Brain Compression, arXiv 2208.11580). Channels of a group are eliminated greedily, the
-cheapest first, with G^-1 and W updated after each, so that two channels that can stand in for each other are not both
-called cheap.
+For a convolution that reads x with weights W, removing the inputs c and re-solving the rest costs tr(W_c ((G^-1)_cc)^-1
+W_c^T), where G is the second moments of x on real images (Optimal Brain Surgeon, in blocks: Hassibi & Stork 1993;
+Optimal Brain Compression, arXiv 2208.11580). The channels of a group are eliminated greedily, the cheapest first. G^-1
+and W are updated after each elimination, so that of two channels that can replace each other only one is cheap.
 
-Costs are fractions of a reader's output variance behind its batch norm, times the square root of what the detection
-loss would feel if all of that output were lost (the diagonal of the empirical Fisher information). The root is an
-empirical compromise: the diagonal takes the errors of neighbouring positions for independent, which they are not, and
-so underrates the early, large maps. On YOLOv8n COCO at equal MACs before fine-tuning it beat both exponents 0 and 1.
+Costs are fractions of a reader's output variance after its batch norm, times the square root of what the detection loss
+would lose with all of that output (the diagonal of the empirical Fisher information). The root is an empirical
+compromise. The diagonal assumes that the errors of neighbouring positions are independent, which they are not, and so
+underrates the early, large maps. On YOLOv8n COCO at equal MACs before fine-tuning, the root was better than both
+exponents 0 and 1.
 """
 
 from __future__ import annotations
@@ -26,13 +26,22 @@ from edgeprune.pruning.features import Moments, each_moments, sensitivity
 NEEDS_SAMPLES = True
 #: Ridge of the inverse, relative to the mean input variance: the same as the compensation's.
 RIDGE = 3e-3
-#: Costs are brought up to date this many times while a group is eliminated; every single channel would be n.
+#: How often the costs are updated while a group is eliminated; an update after every channel would take n.
 ROUNDS = 32
 
 
 @torch.no_grad()
 def score(model: nn.Module, channels: Channels, samples: Samples) -> np.ndarray:
-    """(atoms,) cost of each atom at the moment of its elimination; rising along the order of elimination."""
+    """The cost of each atom at the moment of its elimination, rising along the order of elimination.
+
+    Args:
+        model: The network.
+        channels: Its channels.
+        samples: Labelled training images.
+
+    Returns:
+        (atoms,) float64; infinite where no followed convolution reads the atom.
+    """
     modules = dict(model.named_modules())
     readers = sorted({c for g in channels.groups if not g.frozen for c in g.consumers})
     readers = [r for r in readers if isinstance(modules[r], nn.Conv2d)]
@@ -43,7 +52,7 @@ def score(model: nn.Module, channels: Channels, samples: Samples) -> np.ndarray:
     known: dict[str, _Consumer] = {}
 
     def take(name: str, seen: Moments) -> None:
-        """A group is decided when the last of its readers has been seen; a reader is forgotten with its last group."""
+        """Decide each group when the last of its readers has been seen; forget a reader with its last group."""
         known[name] = _Consumer(modules[name], modules.get(channels.norm_of.get(name)), felt[name], seen)
         unseen.discard(name)
         for i in [i for i, g in waiting.items() if not unseen & set(g.consumers)]:
@@ -58,7 +67,7 @@ def score(model: nn.Module, channels: Channels, samples: Samples) -> np.ndarray:
 
 
 class _Consumer:
-    """A convolution: its weights in units of cost, and the inverse of its input moments."""
+    """A convolution that reads: its weights in units of cost, and the inverse of its input moments."""
 
     def __init__(self, conv: nn.Conv2d, norm: nn.BatchNorm2d | None, felt: torch.Tensor, seen: Moments) -> None:
         weight = conv.weight.flatten(1).double()
@@ -74,7 +83,7 @@ class _Consumer:
         self.taps = conv.kernel_size[0] * conv.kernel_size[1]
 
     def block(self, inputs: np.ndarray, group: Group) -> _Block:
-        """Restricted to the group's n atoms of b columns each: only these are touched by eliminating among them."""
+        """The part for the group's n atoms of b columns each: eliminating among them touches no others."""
         where = {atom: [] for atom in group.atoms.tolist()}
         for position, atom in enumerate(inputs.tolist()):
             if atom in where:
@@ -85,20 +94,26 @@ class _Consumer:
 
 
 class _Block:
-    """weight: (C_out, n*b), inverse: (n*b, n*b), both conditioned on what has been removed so far; size: b."""
+    """The part of one reader that belongs to one group, conditioned on the atoms removed so far.
+
+    Attributes:
+        weight: (C_out, n*b).
+        inverse: (n*b, n*b).
+        size: b, the columns of an atom.
+    """
 
     def __init__(self, weight: np.ndarray, inverse: np.ndarray, size: int) -> None:
         self.weight, self.inverse, self.size = weight, inverse, size
 
     def cost(self, alive: np.ndarray) -> np.ndarray:
-        """(len(alive),) tr(W_c (H_cc)^-1 W_c^T) of each living atom c."""
+        """(len(alive),) tr(W_c (H_cc)^-1 W_c^T) of each remaining atom c."""
         columns = alive[:, None] * self.size + np.arange(self.size)
         diagonal = self.inverse[columns[:, :, None], columns[:, None, :]]  # (k, b, b)
         weight = self.weight[:, columns].transpose(1, 2, 0)  # (k, b, C_out)
         return np.einsum("kbo,kbc,kco->k", weight, np.linalg.inv(diagonal), weight, optimize=True)
 
     def remove(self, atoms: np.ndarray) -> None:
-        """Condition on the atoms being zero: the Schur complement."""
+        """Condition on these atoms being zero (the Schur complement)."""
         span = (atoms[:, None] * self.size + np.arange(self.size)).ravel()
         gain = np.linalg.solve(self.inverse[np.ix_(span, span)], self.inverse[span])  # (s, n*b)
         self.weight -= self.weight[:, span] @ gain
@@ -106,15 +121,20 @@ class _Block:
 
 
 def _eliminate(blocks: list[_Block], count: int) -> np.ndarray:
-    """Greedy elimination over all readers at once, in about ROUNDS rounds, down to the budget's floor; what would go
-    below it costs as much as the last that went. Returns (count,) costs."""
+    """Greedy elimination over all readers at once, in about ROUNDS rounds, down to the budget's floor.
+
+    The atoms below the floor cost as much as the last one that was eliminated.
+
+    Returns:
+        (count,) costs.
+    """
     costs, alive, worst = np.zeros(count), np.arange(count), 0.0
     at_once = max(1, count // ROUNDS)
     while len(alive) > FLOOR * count:
         total = sum(block.cost(alive) for block in blocks)
         order = np.argsort(total, kind="stable")[:at_once]
         for i in order:
-            worst = max(worst, float(total[i]))  # later is never cheaper: the order is the ranking
+            worst = max(worst, float(total[i]))  # never cheaper than an earlier one: the order is the ranking
             costs[alive[i]] = worst
         for block in blocks:
             block.remove(alive[order])

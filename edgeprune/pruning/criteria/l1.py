@@ -1,8 +1,8 @@
-"""Group L1: a channel whose weights are small, in all layers that make and read it, says little.
+"""Group L1: the sum of the absolute weights of a channel in all layers that make and read it.
 
-The sum of |w| over every slice (filters, norm scales, the columns of each reader), in units of its group's mean, as
-torch-pruning's GroupMagnitudeImportance(p=1, normalizer="mean") has it (DepGraph, arXiv 2301.12900; filters alone:
-Li et al., arXiv 1608.08710).
+It is the sum of |w| over every slice (filters, norm scales, the columns of each reader), in units of its group's mean,
+as in torch-pruning's GroupMagnitudeImportance(p=1, normalizer="mean") (DepGraph, arXiv 2301.12900; filters alone: Li et
+al., arXiv 1608.08710).
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""Group L2: as `l1`, by squares, which add up: the cost of several channels is the squared norm of all their weights.
+"""Group L2: as `l1`, with squares. Squares add up: the cost of several channels is the squared norm of all their
+weights.
 
-In units of the group's mean, as torch-pruning's GroupMagnitudeImportance(p=2, normalizer="mean") has it (DepGraph,
-arXiv 2301.12900).
+In units of the group's mean, as in torch-pruning's GroupMagnitudeImportance(p=2, normalizer="mean") (DepGraph, arXiv
+2301.12900).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""LAMP: a squared norm as a share of what would be left if all smaller ones had gone (arXiv 2010.07611).
+"""LAMP: a squared norm as a share of what would remain if all smaller ones were removed (arXiv 2010.07611).
 
-There of single weights in a layer, here of channels in a group: the squared norm over all slices, as in `l2`. Needs no
-scale between layers, and never calls the last channel of a layer cheap.
+The paper scores single weights in a layer; this criterion scores channels in a group, by the squared norm over all
+slices as in `l2`. It needs no scale between layers, and never calls the last channel of a layer cheap.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ NEEDS_SAMPLES = False
 
 
 def score(model: nn.Module, channels: Channels, samples=None) -> np.ndarray:
-    """(atoms,) in [0, 1]; the largest of each group has 1."""
+    """(atoms,) in [0, 1]; the largest score of each group is 1."""
     scores = sums(model, channels, torch.square)
     for group in channels.groups:
         rising = group.atoms[np.argsort(scores[group.atoms], kind="stable")]

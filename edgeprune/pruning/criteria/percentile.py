@@ -1,8 +1,8 @@
 """Network Slimming as in the paper: one threshold over the batch-norm scales of the whole network, at the percentile
 that the budget asks for (Liu et al., arXiv 1708.06519).
 
-The cost of an atom is its rank, so the channels under the threshold are those with the least sum of costs: under
-`--ratio`, without rounding and floors, the budget's solution is the paper's. There `bn_scale`, which costs the scale
+The cost of an atom is its rank, so the channels under the threshold have the least sum of costs. Under `--ratio`,
+without rounding and floors, the solution of the budget is the paper's. There `bn_scale`, whose cost is the scale
 itself, removes the same channels; where costs are weighed against MACs or parameters it removes others.
 """
 
@@ -18,7 +18,9 @@ NEEDS_SAMPLES = False
 
 
 def score(model: nn.Module, channels: Channels, samples=None) -> np.ndarray:
-    """(atoms,) the fraction of the network's prunable atoms whose |gamma| is smaller; infinite where no norm scales."""
+    """(atoms,) the fraction of the network's prunable atoms whose |gamma| is smaller; infinite where no norm scales the
+    atom.
+    """
     gamma = bn_scale.score(model, channels)
     free = np.concatenate([g.atoms for g in channels.groups if not g.frozen])
     return np.where(np.isfinite(gamma), np.searchsorted(np.sort(gamma[free]), gamma) / len(free), np.inf)

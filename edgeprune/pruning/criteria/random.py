@@ -1,4 +1,4 @@
-"""No criterion at all: what any other has to beat. The same draw every time."""
+"""Random scores: the baseline of every criterion. The draw is the same every time."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Group Taylor: how the detection loss would change, to first order, if a channel's weights went to zero.
+"""Group Taylor: the change of the detection loss, to first order, if the weights of a channel became zero.
 
-|sum of w * dL/dw| over every slice of the atom in the layers that make and read it, biases included since they go with
-it; the mean over batches of that absolute value, because the gradient of a trained network averages to nothing over
-the data (Molchanov et al., arXiv 1906.10771). One scale for the whole network: nothing is normalised.
+It is |sum of w * dL/dw| over every slice of the atom in the layers that make and read it, including the biases, since
+they go with it. The absolute value is averaged over batches, because the gradient of a trained network averages to
+nothing over the data (Molchanov et al., arXiv 1906.10771). The whole network has one scale: nothing is normalised.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from edgeprune.pruning.criteria._slices import sums
 from edgeprune.pruning.features import default_loss
 
 NEEDS_SAMPLES = True
-#: Pictures of one batch.
+#: Images of one batch.
 AT_ONCE = 4
 
 
 def score(model: nn.Module, channels: Channels, samples: Samples) -> np.ndarray:
-    """(atoms,) |change of the loss of one picture|."""
+    """(atoms,) |change of the loss of one image|."""
     total = np.zeros(channels.atoms)
     model.eval()
     with torch.enable_grad(), default_loss(model):

@@ -1,8 +1,8 @@
 """ONNX Runtime on this machine's CPU, one thread.
 
-What is read is the processor time of the thread that computes. On a quiet machine that is the time on the wall; on a
-busy one it still is what the network costs. (Seen with three other jobs on two cores: medians of five rounds differed
-from those of the next five by 17 % on the wall, by 4 % in processor time.)
+The clock reads the processor time of the thread that computes. On a quiet machine that equals the wall time; on a busy
+one it still is the cost of the network. With three other jobs on two cores, the medians of five rounds differed from
+those of the next five by 17 % in wall time and by 4 % in processor time.
 """
 
 from __future__ import annotations
@@ -16,21 +16,27 @@ from edgeprune_device import runtimes
 from edgeprune_device.machine.environment import Environment
 from edgeprune_device.runtimes import Session
 
-#: Sessions open at once: each of a large network takes gigabytes.
+#: Sessions open at once: each session of a large network takes gigabytes.
 _AT_ONCE = 12
 _LEAST = 5
 
 
 @dataclass(frozen=True)
 class Ort:
-    """A clock. rounds: how often each file runs; seconds: processor time for all of it, after which there is no further
-    round (but five)."""
+    """A clock of ONNX Runtime.
+
+    Attributes:
+        rounds: How often each file runs.
+        seconds: Processor time for all files together. When it has passed, no further round starts, except that there
+            are five rounds at least.
+    """
 
     rounds: int = 20
     seconds: float = 90.0
 
     @property
     def description(self) -> str:
+        """The runtime, its version and the processor, as text."""
         import onnxruntime
 
         return (
@@ -39,8 +45,15 @@ class Ort:
         )
 
     def __call__(self, files: dict[str, bytes]) -> dict[str, float]:
-        """In each round every file runs once, in a new order. Milliseconds are the median over rounds of a file's time
-        as a share of the first one's in the same round, times the first one's median."""
+        """Time the files. In each round every file runs once, in a new order.
+
+        Args:
+            files: Name -> ONNX file; the first is the uncut network.
+
+        Returns:
+            Name -> milliseconds: the median over the rounds of a file's time as a share of the first file's in the same
+                round, times the median of the first file.
+        """
         first, *others = files
         shares, alone = {first: 1.0}, []
         for start in range(0, len(others), _AT_ONCE) or [0]:
