@@ -16,8 +16,6 @@ import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, numpy_helper
 
-from edgeprune.quantize.layers import layer_of_node
-
 __all__ = ["MOVES", "Graph", "copy_of", "in_layers", "layer_of", "name_constants", "name_of", "typed"]
 
 # Operators that only move values: what comes out has the scale of what went in.

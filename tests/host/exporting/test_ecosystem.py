@@ -14,7 +14,6 @@ from edgeprune.exporting import nms
 from edgeprune.exporting.to_onnx import to_onnx
 from edgeprune.model import checkpoint, head
 from edgeprune.quantize import calibrate, to_fp16, to_int8
-from edgeprune.quantize.layers import layer_of_node
 
 from ..small import network, save
 
