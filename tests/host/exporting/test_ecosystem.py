@@ -5,6 +5,7 @@ import re
 import numpy as np
 import onnx
 import pytest
+from edgeprune_device.engine.layers import layer_of_node
 from edgeprune_device.output import END2END
 from edgeprune_device.vision import preprocess
 from edgeprune_device.vision.postprocess import detections
