@@ -14,9 +14,8 @@ from collections.abc import Iterable
 
 import numpy as np
 import onnx
+from edgeprune_device.engine.layers import layer_of_node
 from onnx import NodeProto, TensorProto, numpy_helper
-
-from edgeprune.quantize.layers import layer_of_node
 
 __all__ = ["MOVES", "Graph", "copy_of", "in_layers", "layer_of", "name_constants", "name_of", "typed"]
 

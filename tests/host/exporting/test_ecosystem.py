@@ -5,6 +5,7 @@ import re
 import numpy as np
 import onnx
 import pytest
+from edgeprune_device.engine.layers import layer_of_node
 from edgeprune_device.output import END2END
 from edgeprune_device.vision import preprocess
 from edgeprune_device.vision.postprocess import detections
@@ -14,7 +15,6 @@ from edgeprune.exporting import nms
 from edgeprune.exporting.to_onnx import to_onnx
 from edgeprune.model import checkpoint, head
 from edgeprune.quantize import calibrate, to_fp16, to_int8
-from edgeprune.quantize.layers import layer_of_node
 
 from ..small import network, save
 
