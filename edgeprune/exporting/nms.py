@@ -1,20 +1,21 @@
-"""Non-maximum suppression inside the ONNX file (`--nms`): raw outputs become (1, 300, 6) rows, best first;
-as many rows as there are anchors where a small input has fewer.
+"""Non-maximum suppression inside the ONNX file (`--nms`): raw outputs become (1, 300, 6) rows, best first; as many rows
+as there are anchors where a small input has fewer.
 
-For runtimes where nobody is there to do it outside (DeepStream without a parser of its own, a C++ loop). Outside is the
+It is for runtimes without NMS of their own (DeepStream without a parser, a C++ loop). NMS outside the file is the
 default: there it can be changed without a new engine.
 
-Neither ONNX's NonMaxSuppression nor a plugin: how many boxes the former finds is known only afterwards, so its shapes
-are not fixed; TensorRT for RTX has no kernel for it (1.7: "no runners that implement it"), and EfficientNMS_TRT is
-TensorRT's alone. Greedy NMS is here the fixed point of "a box stays unless one that stays, and is better, covers it",
-iterated on the matrix of overlaps (Cluster-NMS: Zheng et al., "Enhancing Geometric Factors in Model Learning and
-Inference for Object Detection and Instance Segmentation", arXiv 2005.03572): fixed shapes, matrix products, every
-runtime. It is exact as long as no chain of boxes that cover one another is longer than ITERATIONS.
+Neither ONNX's NonMaxSuppression nor a plugin serves here. The number of boxes of the former is known only afterwards,
+so its shapes are not fixed, and TensorRT for RTX has no kernel for it (1.7: "no runners that implement it");
+EfficientNMS_TRT exists in TensorRT only. Greedy NMS is here the fixed point of "a box stays unless one that stays, and
+is better, covers it", iterated on the matrix of overlaps (Cluster-NMS: Zheng et al., "Enhancing Geometric Factors in
+Model Learning and Inference for Object Detection and Instance Segmentation", arXiv 2005.03572). It has fixed shapes,
+consists of matrix products and runs in every runtime. It is exact as long as no chain of boxes that cover one another
+is longer than ITERATIONS.
 
-One class per box, the best one, as Ultralytics' `predict` and `vision.detections` have it by themselves; boxes of
+Each box has one class, the best one, as in Ultralytics' `predict` and in `vision.postprocess.detections`; boxes of
 different classes do not suppress each other. The evaluator takes every class of a box that a raw output gives, so a
-file with NMS inside measures lower, the more the less sure the detector is of its classes: mAP50-95 0.230 instead of
-0.261 for the demo (100 scenes), 0.462 instead of 0.466 for YOLOv8n COCO (64 pictures of coco128).
+file with NMS inside measures lower, and the more so the less sure the detector is of its classes: mAP50-95 0.230
+instead of 0.261 for the demo (100 scenes), 0.462 instead of 0.466 for YOLOv8n COCO (64 images of coco128).
 """
 
 from __future__ import annotations
@@ -32,22 +33,28 @@ from edgeprune.model.head import output_of_file
 
 __all__ = ["CONF", "IOU", "add", "without"]
 
-#: The rows' least score: that of the evaluator. What an application wants more of, it filters (`nms.conf`).
+#: The least score of a row: that of the evaluator. An application filters by a higher one (`nms.conf`).
 CONF = 0.001
 IOU = 0.7
-#: Boxes that are looked at, the best by score; TensorRT's TopK ends at 3,840.
+#: The number of boxes that enter, the best by score; TensorRT's TopK ends at 3,840.
 CANDIDATES = 1024
-#: YOLOv8n at conf 0.001 needs 8 at most on 128 COCO pictures (up to 2,136 boxes each), 6 on 80 of HIT-UAV (682).
+#: YOLOv8n at conf 0.001 needs 8 at most on 128 COCO images (up to 2,136 boxes each), 6 on 80 of HIT-UAV (682).
 ITERATIONS = 16
 _RAW = "raw"
 _PREFIX = "/nms/"
 
 
 def add(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model with NMS behind its output `output0`: (1, 4 + classes, anchors) -> (1, min(300, anchors), 6).
+    """Add NMS after the output `output0`: (1, 4 + classes, anchors) -> (1, min(300, anchors), 6).
 
-    A row is x1, y1, x2, y2 in network px, score, class; after the last detection come zeros. What follows the output is
-    FP32 in every precision. Raises InputError where the head is a one-to-one head, which needs no NMS.
+    A row is [x1, y1, x2, y2, score, class], in network px; after the last detection the rows are zeros. The added nodes
+    are FP32 in every precision.
+
+    Args:
+        model: The file; it is not changed.
+
+    Raises:
+        InputError: The head is a one-to-one head, which needs no NMS.
     """
     (output,) = model.graph.output
     shape = [d.dim_value for d in output.type.tensor_type.shape.dim]
@@ -66,7 +73,7 @@ def add(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def without(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model as it was before `add`; itself where nothing was added."""
+    """The model as it was before `add`; the model itself where it has no added NMS."""
     if not any(node.name.startswith(_PREFIX) for node in model.graph.node):
         return model
     result = onnx.ModelProto()
@@ -94,7 +101,7 @@ def _rename_output(graph: onnx.GraphProto, before: str, after: str) -> None:
 
 
 def _note(model: onnx.ModelProto, *, nms: bool) -> None:
-    """In the arguments that stock Ultralytics reads."""
+    """Note it in the arguments that stock Ultralytics reads."""
     for entry in model.metadata_props:
         if entry.key == "args":
             entry.value = str({**ast.literal_eval(entry.value), "nms": nms})
@@ -132,7 +139,7 @@ def _append(model: onnx.ModelProto, output: str, classes: int, anchors: int) -> 
     table = node("Gather", [table, places], "candidates", axis=0)
     x1, y1, x2, y2, score, label = parts(table, "x1", "y1", "x2", "y2", "score", "class", axis=1, widths=[1] * 6)
 
-    # Which covers which: (count, count), and only by a better one of the same class.
+    # (count, count): whether one box covers another; only a better one of the same class does.
     def across(name: str) -> str:
         return node("Transpose", [_PREFIX + name], f"{name}_across", perm=[1, 0])
 

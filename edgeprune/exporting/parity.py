@@ -1,4 +1,4 @@
-"""How far an exported file is from the network: PyTorch and ONNX Runtime on the same images."""
+"""Parity: how far an exported file is from the network, with PyTorch and ONNX Runtime on the same images."""
 
 from __future__ import annotations
 
@@ -29,10 +29,17 @@ MAX_SCORE = 1e-3
 
 @dataclass(frozen=True)
 class Parity:
-    """How far ONNX Runtime is from PyTorch on the same pictures.
+    """How far ONNX Runtime is from PyTorch on the same images.
 
     Example: `Parity(max_box_px=0.0002, max_score=4.4e-06, pictures=8, compared=5120, unmatched=0)`: over 5,120 boxes of
-    8 pictures no coordinate differs by a thousandth of a pixel, and no class score by more than 4.4e-6.
+    8 images no coordinate differs by a thousandth of a pixel, and no class score by more than 4.4e-6.
+
+    Attributes:
+        max_box_px: The largest difference of a box coordinate, px.
+        max_score: The largest difference of a score.
+        pictures: The number of images.
+        compared: The number of compared boxes.
+        unmatched: The number of boxes without a partner.
     """
 
     max_box_px: float
@@ -42,11 +49,16 @@ class Parity:
     unmatched: int = 0
 
     def to_json(self) -> dict[str, Any]:
-        """The figures as plain numbers; a difference that is not a number is null."""
+        """The figures as plain numbers; a difference that is not finite is null."""
         return {k: v if np.isfinite(v) else None for k, v in asdict(self).items()}
 
     def check(self, max_box_px: float = MAX_BOX_PX, max_score: float = MAX_SCORE) -> None:
-        """Raise GateError with the figures unless both differences are within limits and something was compared."""
+        """Hold the differences to their limits.
+
+        Raises:
+            GateError: A difference is above its limit, a box has no partner, or nothing was compared. The message has
+                the figures.
+        """
         # Written so that NaN fails.
         good = self.max_box_px <= max_box_px and self.max_score <= max_score and not self.unmatched
         if good and self.pictures and self.compared:
@@ -61,9 +73,13 @@ class Parity:
 def measure_parity(
     model: torch.nn.Module, exported: onnx.ModelProto | str | Path, pictures: Sequence[np.ndarray]
 ) -> Parity:
-    """Run the model in PyTorch and the file in ONNX Runtime on the same pictures, each (1, 3, h, w) float32 in 0..1.
+    """Run the model in PyTorch and the file in ONNX Runtime on the same images, and compare as `compare_outputs` does.
 
-    What is compared is told at `compare_outputs`. No picture at all compares nothing, and does not pass `check`.
+    Args:
+        model: The network.
+        exported: The file or its path.
+        pictures: Each (1, 3, h, w) float32, RGB in 0..1. Without any image nothing is compared, which does not pass
+            `check`.
     """
     import onnxruntime
 
@@ -85,15 +101,24 @@ def measure_parity(
 
 
 def compare_outputs(expected: np.ndarray, actual: np.ndarray, kind: str) -> tuple[float, float, int, int]:
-    """The largest box difference in px, the largest score difference, boxes compared, boxes without a partner.
+    """Compare the outputs of one image.
 
-    kind: what both mean, see edgeprune_device.output.
-    Raw heads (1, 4 + classes, anchors): anchor by anchor, over the anchors where either side has a score above 0.001;
-    where there is none (an untrained model), over the 100 anchors with the highest scores.
-    One-to-one heads (1, n, 6): the order of two nearly equal scores may change, so each expected row above 0.001 takes
-    the nearest row of its class; rows as weak as the last one may fall off the list and are left out. A picture without
-    such a row compares nothing.
-    A value that is not finite on one side only counts as an infinite difference.
+    Raw heads, (1, 4 + classes, anchors), are compared anchor by anchor, over the anchors where either side has a score
+    above 0.001. Where there is none (an untrained model), the 100 anchors with the highest scores are compared.
+
+    In one-to-one heads, (1, n, 6), the order of two nearly equal scores may change, so each expected row above 0.001
+    takes the nearest row of its class. Rows as weak as the last one may fall off the list and are left out. An image
+    without such a row compares nothing.
+
+    A value that is not finite counts as an infinite difference.
+
+    Args:
+        expected: PyTorch's output.
+        actual: ONNX Runtime's output.
+        kind: The meaning of both (`edgeprune_device.output`).
+
+    Returns:
+        (largest box difference in px, largest score difference, boxes compared, boxes without a partner).
     """
     if expected.shape != actual.shape:
         return float("inf"), float("inf"), 0, 1

@@ -1,4 +1,4 @@
-"""The reduced-precision files of a target: made, measured, held to a limit; INT8 layer by layer where it must be."""
+"""The reduced-precision files of a target: made, measured and held to a limit, with layer fallback for INT8."""
 
 from __future__ import annotations
 
@@ -18,12 +18,18 @@ from edgeprune import quantize as q
 from edgeprune.measuring.accuracy import bootstrap
 from edgeprune.measuring.sessions import OnnxSession, ReferenceSession
 
-#: Pictures that the output divergence of layers is measured on, and those that biases are corrected on.
+#: The number of images for the output divergence of layers, and for bias correction.
 PROBED, CORRECTED = 8, 16
 
 
 class Judged(NamedTuple):
-    """One file on the pictures that judge: mAP, the matches behind it, and what computed it."""
+    """The figures of one file on the validation images.
+
+    Attributes:
+        accuracy: Its mAP.
+        matches: The matches behind the mAP.
+        described: The runtime that computed it, as text.
+    """
 
     accuracy: Accuracy
     matches: Matches
@@ -31,7 +37,11 @@ class Judged(NamedTuple):
 
 
 class AccuracyDrop(GateError):
-    """A precision loses more than it may. judged: precision -> Judged, of all that were measured."""
+    """A precision loses more accuracy than `--max-drop` allows.
+
+    Attributes:
+        judged: Precision -> its figures, of all that were measured.
+    """
 
     def __init__(self, text: str, judged: Mapping[str, Judged]) -> None:
         super().__init__(text)
@@ -40,8 +50,14 @@ class AccuracyDrop(GateError):
 
 @dataclass(frozen=True)
 class Made:
-    """files: precision -> model, without FP32. judged: precision -> Judged, with FP32. drops: what each loses against
-    FP32, mAP50-95. said: how each was made."""
+    """The files of a target and their figures.
+
+    Attributes:
+        files: Precision -> model, without FP32.
+        judged: Precision -> its figures, with FP32.
+        drops: Precision -> its accuracy drop against FP32, mAP50-95.
+        said: Precision -> the record of how the file was made.
+    """
 
     files: dict[str, onnx.ModelProto]
     judged: dict[str, Judged]
@@ -62,20 +78,28 @@ def make(
     finish: Callable[[onnx.ModelProto], onnx.ModelProto] = lambda model: model,
     step: Callable[[str], None] = lambda what: None,
 ) -> Made:
-    """The files besides FP32 that `target` takes and `wanted` (of fp16, int8) asks for.
+    """Make the files besides FP32 that `target` takes and `wanted` asks for.
 
-    pictures: (1, 3, H, W) arrays to calibrate with. score: session -> mAP on pictures that are neither those nor the
-    judging ones: by it choices are made. judge: (precision, session) -> what the judging pictures say.
-    thresholds: where the tensors were clipped in training (qat.py): then no calibration method is tried. They are of
-    signed activations; a target with unsigned ones is calibrated as ever.
-    finish: what is still done to every file (nms.py); what is judged, and returned, is the finished file.
+    INT8 that loses more than `max_drop` by `score` lets its most sensitive layers fall back until it does not. If it
+    still loses more by `judge`, further layers fall back. The record tells how many layers the validation images
+    decided on, because their figure is then a selected one.
 
-    INT8 that loses more than `max_drop` by `score` lets its most sensitive layers fall back until it does not; if it
-    still does by `judge`, more of them. How many the judging pictures asked for is said, because their figure is then a
-    chosen one.
+    Args:
+        fp32: The FP32 file.
+        pictures: Calibration images, each (1, 3, H, W) float32, RGB in 0..1.
+        target: The target of the build.
+        wanted: The precisions that are wanted, of `fp16` and `int8`.
+        max_drop: The limit of the accuracy drop, mAP50-95.
+        score: Session -> mAP50-95 on the selection images, which are neither calibration nor validation images. Choices
+            are made by it.
+        judge: (precision, session) -> the figures on the validation images.
+        thresholds: Where the tensors were clipped in training (training/qat.py), for signed activations. No calibration
+            method is tried then. A target with unsigned activations ignores them.
+        finish: The last change to every file (nms.py); the finished file is the one that is measured and returned.
+        step: Called with the step, as text.
 
     Raises:
-        AccuracyDrop: a precision loses more than `max_drop` in the end; the figures are in it.
+        AccuracyDrop: A precision loses more than `max_drop` in the end; the error carries the figures.
     """
     names = [p for p in target.precisions if p != "fp32" and p.split("-")[0] in wanted]
     files: dict[str, onnx.ModelProto] = {}
@@ -84,8 +108,8 @@ def make(
     if names:
         step("measuring ranges")
         ranges = q.calibrate(fp32, pictures, threads=torch.get_num_threads())
-        # Where FP16 is a flag for the whole network, what `finish` adds has to be held, too: the area of a box of
-        # 256 px is beyond FP16.
+        # Where FP16 is a flag for the whole network, the nodes that `finish` adds have to stay FP32, too: the area of a
+        # box of 256 px is beyond FP16.
         own = {node.name for node in fp32.graph.node}
         added = [node.name for node in finish(fp32).graph.node if node.name not in own]
         fp32_nodes = [*q.fp32_nodes(fp32, ranges), *added]
@@ -117,7 +141,7 @@ def make(
             found.pop(name, None)
         for name in int8.files:
             found[name] = judged(name)
-            if _drop(found, name) > max_drop:  # that says enough: the other file need not be judged
+            if _drop(found, name) > max_drop:  # that decides: the other file need not be measured
                 break
     if int8:
         said["int8"] = {**int8.to_json(), "fp32_nodes": fp32_nodes}
@@ -127,15 +151,26 @@ def make(
 
 
 class Int8:
-    """The INT8 files of a target, and what can still be done for their accuracy.
+    """The INT8 files of a target, and their layer fallback.
 
-    `settle` chooses the calibration method and the layers that fall back, on selection images; `climb` adds the next.
+    `settle` chooses the calibration method and the layers that fall back, on the selection images; `climb` adds the
+    next layers.
+
+    Args:
+        fp32: The FP32 file.
+        ranges: Its measured ranges.
+        pictures: The calibration images.
+        target: The target of the build.
+        step: Called with the step, as text.
+
+    Attributes:
+        files: Precision -> model.
     """
 
     def __init__(self, fp32: onnx.ModelProto, ranges: q.Ranges, pictures, target: Target, step) -> None:
         self._fp32, self._ranges, self._pictures, self._target, self._step = fp32, ranges, pictures, target, step
-        # The file is judged as it runs here. 7 bits are safe everywhere, and cost YOLOv8n COCO two thirds of a point
-        # (128 pictures: 0.465 in FP32, 0.462 with 8, 0.455 with 7).
+        # The file is measured as it runs here. 7 bits are safe everywhere, and cost YOLOv8n COCO two thirds of a point
+        # (128 images: 0.465 in FP32, 0.462 with 8, 0.455 with 7).
         self._narrow = target.int8_activations == "unsigned" and Environment.read().saturates
         rests = {"int8": "fp32", "int8-fp16": "fp16"}
         self._rests = {name: rest for name, rest in rests.items() if name in target.precisions}
@@ -143,17 +178,24 @@ class Int8:
         self._rung = 0
         self._choice: q.Choice | None = None
         self._tried: list[dict] = []
-        self._settled = 0  # the rung that the pictures to choose by were content with
+        self._settled = 0  # the rung that was chosen on the selection images
         self.files: dict[str, onnx.ModelProto] = {}
 
     @property
     def fallbacks(self) -> int:
-        """Layers that are not in INT8 because they lost too much there."""
+        """The number of layers that have fallen back from INT8."""
         return self._ladder.rungs[self._rung] if self._ladder else 0
 
     def settle(self, methods: Sequence[str], score: Callable[[object], float], max_drop: float) -> None:
-        """The method that scores best; then, while INT8 scores lower than FP32 by more than max_drop, the next rung. If
-        none is within the limit, the best of them."""
+        """Choose the method that scores best; then let layers fall back until the accuracy drop is within the limit.
+
+        If no rung is within the limit, the best of them is taken.
+
+        Args:
+            methods: Calibration methods to try.
+            score: Session -> mAP50-95 on the selection images.
+            max_drop: The limit of the accuracy drop, mAP50-95.
+        """
 
         def scored(model) -> float:
             return score(session(self._target, "int8", model))
@@ -181,7 +223,9 @@ class Int8:
         return True
 
     def to_json(self) -> dict:
-        """Method, share of the MACs, and which layers fell back, why, and on which images that was decided."""
+        """The method, the share of the MACs, and the layers that fell back, with the reasons and the images that
+        decided.
+        """
         said = {
             **self._choice.to_json(),
             "activations": self._target.int8_activations,
@@ -211,7 +255,7 @@ class Int8:
         self._tried.append({"rescued": self.fallbacks, "drop_map50_95": float(drop)})
 
     def _measure(self) -> q.Ladder:
-        """What each layer costs, on some of the pictures that were calibrated with."""
+        """Measure the cost of each layer on some of the calibration images."""
         method, count = self._choice.method, len(self._pictures)
         chosen = [self._pictures[i] for i in np.linspace(0, count - 1, min(PROBED, count)).round().astype(int)]
         probe = q.Probe(self._fp32, chosen, threads=torch.get_num_threads())
@@ -253,7 +297,13 @@ class Int8:
 
 
 def session(target: Target, precision: str, model: onnx.ModelProto):
-    """For a CPU target a file is measured as it will run; for a GPU target as it is written."""
+    """The session that measures a file: for a CPU target as the file will run, for a GPU target as it is written.
+
+    Args:
+        target: The target of the build.
+        precision: The precision of the file.
+        model: The file.
+    """
     if precision == "fp32" or target.int8_activations == "unsigned":
         return OnnxSession(model)
     return ReferenceSession(model)
@@ -264,11 +314,17 @@ def _drop(found: Mapping[str, Judged], name: str) -> float:
 
 
 def gate(found: Mapping[str, Judged], max_drop: float, fallbacks: int, *, trainable: bool) -> dict[str, float]:
-    """What each precision loses against FP32, in absolute mAP50-95. trainable: whether --qat is left to be tried.
+    """The accuracy drop of each precision against FP32, in absolute mAP50-95, held to the limit.
+
+    Args:
+        found: Precision -> its figures, with FP32.
+        max_drop: The limit, mAP50-95.
+        fallbacks: The number of layers that fell back from INT8.
+        trainable: Whether the error may advise --qat.
 
     Raises:
-        AccuracyDrop: one loses more than `max_drop`. It holds the figures, the bootstrap interval, the worst class,
-            small objects, and the number of layers that fell back to float.
+        AccuracyDrop: A precision loses more than `max_drop`. The message has the figures, the bootstrap interval, the
+            worst class, small objects, and the number of layers that fell back.
     """
     drops = {name: _drop(found, name) for name in found if name != "fp32"}
     failed = [f"{name} loses {_told(found['fp32'], found[name])}" for name, drop in drops.items() if drop > max_drop]
@@ -293,7 +349,7 @@ def _told(before: Judged, after: Judged) -> str:
 
 
 def _worst(before: Accuracy, after: Accuracy) -> str:
-    """The class that loses most, and what small objects lose."""
+    """The class that loses most, and the loss of small objects."""
     pairs = zip(before.per_class, after.per_class)
     loss, name = max((b.map50_95 - a.map50_95, str(b.name)) for b, a in pairs if b.map50_95 is not None)
     text = f"most: {name} {-loss:+.4f}"

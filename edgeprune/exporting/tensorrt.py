@@ -1,10 +1,11 @@
 """Parse and build an ONNX file ahead of time with TensorRT for RTX, on a machine that needs no GPU.
 
-For an RTX card the plan ships. For a Jetson it proves that NVIDIA's parser takes the file and that its types hold under
-strong typing; not how layers fuse, and not that it is fast: that only the device can say (FACTS.md §1).
+For an RTX card the plan ships. For a Jetson the build proves that NVIDIA's parser takes the file and that its types
+hold under strong typing. It does not prove how layers fuse or how fast the file is: only a measurement on the device
+does.
 
-The builder is the device package's own (`edgeprune_device.engine`), in a process of its own: a crash inside a native
-library must not take an hour of training with it. This module imports neither torch nor onnx.
+The builder is the device package's own (`edgeprune_device.engine`), in a process of its own, so that a crash inside a
+native library does not lose an hour of training. This module imports neither torch nor onnx.
 """
 
 from __future__ import annotations
@@ -25,10 +26,19 @@ TIMEOUT_S = 600.0
 
 @dataclass(frozen=True)
 class EngineBuild:
-    """What was built, by what, for what; or why nothing was.
+    """The result of one build: a plan, or the reason why there is none.
 
     Example: `EngineBuild("TensorRT for RTX 1.7.1.116", "SM86", 0.12, 0.61, 7340032, b"…", None)`.
-    plan: the raw plan, without any prefix. reason: None, or why there is no plan.
+
+    Attributes:
+        builder: The library and its version; None where it is not installed.
+        compute: The GPU architecture, such as SM86.
+        parse_seconds: Time of the parser; None where there is no plan.
+        build_seconds: Time of the builder; None where there is no plan.
+        size_bytes: Of the plan.
+        plan: The raw plan, without any prefix.
+        reason: None, or why there is no plan.
+        warnings: The builder's warnings.
     """
 
     builder: str | None
@@ -41,7 +51,7 @@ class EngineBuild:
     warnings: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """All but the plan itself."""
+        """All fields but the plan."""
         return {
             "builder": self.builder,
             "compute": self.compute,
@@ -54,12 +64,14 @@ class EngineBuild:
 
 
 def available() -> str | None:
-    """None where TensorRT for RTX is installed; else why it is not there, in one line."""
+    """None where TensorRT for RTX is installed; else the reason why it cannot be used, in one line."""
     return library.reason(LIBRARY)
 
 
 def computes() -> tuple[str, ...]:
-    """The GPU architectures that can be built for without having them: SM75, SM80, SM86 …; empty where none can."""
+    """The GPU architectures that can be built for without such a GPU: SM75, SM80, SM86 …; empty without TensorRT for
+    RTX.
+    """
     if available() is not None:
         return ()
     return tuple(name for name in library.load(LIBRARY).ComputeCapability.__members__ if name.startswith("SM"))
@@ -70,12 +82,20 @@ def build(
 ) -> EngineBuild:
     """Parse and build one ONNX file for one GPU architecture, in a process of its own.
 
-    `precision`: which of the bundle's files it is; TensorRT for RTX takes the types from the file itself, so only what
-    a refusal advises depends on it.
-    Returns an EngineBuild whose `plan` is None, with the reason, where it cannot be built here: TensorRT for RTX
-    missing, the architecture unknown to it, the builder out of time, or a crash of the native library.
-    Raises InputError where the file is missing, GateError where NVIDIA's parser or builder refuses it; the message
-    names the operator and the layer.
+    Args:
+        onnx_path: The file.
+        compute: The GPU architecture.
+        precision: The precision of the file. TensorRT for RTX takes the types from the file itself, so only the advice
+            of a refusal depends on it.
+        timeout_s: The time after which the build is ended, s.
+
+    Returns:
+        The build. Its `plan` is None where the file cannot be built here: TensorRT for RTX is missing or does not know
+            the architecture, the builder ran out of time, or the native library crashed.
+
+    Raises:
+        InputError: The file is missing.
+        GateError: NVIDIA's parser or builder refuses the file; the message names the operator and the layer.
     """
     onnx_path = Path(onnx_path)
     if not onnx_path.is_file():

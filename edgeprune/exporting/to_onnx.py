@@ -1,6 +1,6 @@
 """A network as one ONNX file: FP32, one static batch-1 shape, simplified and checked.
 
-Knows nothing of precisions, targets or bundles.
+The module does not depend on precisions, targets or bundles.
 """
 
 from __future__ import annotations
@@ -39,15 +39,20 @@ def to_onnx(
 ) -> onnx.ModelProto:
     """Export an Ultralytics detector as one simplified, checked FP32 graph of static shape.
 
-    model: an Ultralytics DetectionModel, pruned or not, fused or not; it is not changed.
-    imgsz: height and width in pixels, multiples of the model's largest stride.
-    metadata: entries that replace or extend what `metadata_of` writes.
-    end2end: take the one-to-one head, whose output needs no NMS. None takes it where the model has one.
+    The input `images` is (1, 3, h, w) float32, RGB in 0..1. The output `output0` is (1, 4 + classes, anchors) with
+    boxes as cx, cy, w, h in px and scores after the sigmoid. Of a one-to-one head it is (1, n, 6) [x1, y1, x2, y2,
+    score, class], px, where n is 300, or the number of anchors where there are fewer.
 
-    Input `images` (1, 3, h, w) float32, RGB in 0..1. Output `output0`: (1, 4 + classes, anchors) with boxes as
-    cx, cy, w, h in pixels and scores after the sigmoid; of a one-to-one head (1, n, 6) with x1, y1, x2, y2, score,
-    class, where n is 300, or the number of anchors where there are fewer. Raises InputError for a size that the model
-    cannot take, GateError where the simplified graph is not valid.
+    Args:
+        model: An Ultralytics DetectionModel, pruned or not, fused or not; it is not changed.
+        imgsz: (H, W), px, multiples of the model's largest stride.
+        opset: The ONNX opset.
+        metadata: Entries that replace or extend those of `metadata_of`.
+        end2end: Whether to take the one-to-one head, whose output needs no NMS; None takes it where the model has one.
+
+    Raises:
+        InputError: The model cannot take the size.
+        GateError: The simplified graph is not valid, or computes something else.
     """
     height, width = imgsz
     ready = prepare(model, imgsz, end2end=end2end)
@@ -67,7 +72,12 @@ def to_onnx(
 
 
 def metadata_of(model: torch.nn.Module, imgsz: tuple[int, int]) -> dict[str, Any]:
-    """What stock Ultralytics writes into a file, and reads back when `YOLO("model.onnx")` opens it."""
+    """The metadata that stock Ultralytics writes into a file, and reads back when `YOLO("model.onnx")` opens it.
+
+    Args:
+        model: The network as it is exported.
+        imgsz: (H, W), px.
+    """
     import ultralytics
 
     names = getattr(model, "names", None) or {i: f"class{i}" for i in range(model.model[-1].nc)}
@@ -98,8 +108,14 @@ def _channels(model: torch.nn.Module) -> int:
 def trace(model: torch.nn.Module, height: int, width: int, opset: int) -> onnx.ModelProto:
     """The graph of one traced run.
 
-    The TorchScript exporter, because it alone keeps opset 17 (the dynamo exporter writes 18 and converts down) and
-    names nodes after the model's layers. PyTorch 2.15 still has it behind `dynamo=False`.
+    It uses the TorchScript exporter, because only that one keeps opset 17 (the dynamo exporter writes 18 and converts
+    down) and names nodes after the model's layers. PyTorch 2.15 still has it behind `dynamo=False`.
+
+    Args:
+        model: The network, as `model.prepare` returns it.
+        height: Of the image, px.
+        width: Of the image, px.
+        opset: The ONNX opset.
     """
     picture = torch.zeros(1, _channels(model), height, width)
     target = io.BytesIO()
@@ -119,8 +135,9 @@ def trace(model: torch.nn.Module, height: int, width: int, opset: int) -> onnx.M
 
 
 def _tidy(graph: onnx.ModelProto) -> onnx.ModelProto:
-    """Constants as initializers, so that a weight is found in one place; a plain IR version and producer, and not what
-    onnxsim writes of its own work into the metadata."""
+    """The graph with constants as initializers, so that a weight is found in one place; with a plain IR version and
+    producer, and without onnxsim's metadata.
+    """
     kept = []
     for node in graph.graph.node:
         if node.op_type == "Constant" and node.attribute[0].name == "value":

@@ -1,4 +1,4 @@
-"""Accuracy of models in any form, by one evaluator: `edgeprune_device`'s, on letterboxed images."""
+"""Accuracy of models in any form, by one evaluator: that of `edgeprune_device`, on letterboxed images."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from edgeprune_device.vision.postprocess import detections
 
 from edgeprune.data.dataset import Dataset
 
-#: Confidence from which a detection is shown, and counts as an object found: as `yolo predict` has it.
+#: Confidence from which a detection is shown and counts as an object found; the default of `yolo predict`.
 SHOWN_CONF = 0.25
 
 #: The Exif tag.
@@ -27,11 +27,16 @@ def evaluate(
     progress: Callable[[int], None] | None = None,
     shown: list[np.ndarray] | None = None,
 ) -> tuple[Accuracy, Matches]:
-    """COCO mAP of `session` on labelled pictures, and the matches behind it (for bootstrap intervals and subsets).
+    """COCO mAP of a session on labelled images, and the matches behind it (for bootstrap intervals and subsets).
 
-    session: infers, at `imgsz`, and says by its `kind` what comes out: one of the classes above.
-    shown: is given each picture's detections as `yolo predict` would show them, of the same inference: (n, 6)
-    [x1, y1, x2, y2, score, class] in picture px, score >= SHOWN_CONF.
+    Args:
+        session: Runs the model at `imgsz`; its `kind` is the meaning of the output (sessions.py).
+        dataset: The data set of the images.
+        pictures: The images.
+        imgsz: The side of the square network input, px.
+        progress: Called with the number of images done.
+        shown: A list to which the detections of each image are appended, as `yolo predict` would show them, of the same
+            inference: (n, 6) [x1, y1, x2, y2, score, class], image px, score >= SHOWN_CONF.
     """
     classes = list(dataset.names)
     items = [(p.name, str(p), true_boxes(dataset, p)) for p in pictures]
@@ -52,32 +57,45 @@ def evaluate(
 
 
 def score(session, dataset: Dataset, pictures: Sequence[Path], imgsz: int) -> float:
-    """mAP50-95 to choose by; NaN where the pictures have no labelled box."""
+    """mAP50-95 for choices between models; NaN where the images have no labelled box."""
     found = evaluate(session, dataset, pictures, imgsz)[0].map50_95
     return float("nan") if found is None else found
 
 
 def upright_shape(picture: Path) -> tuple[int, int]:
-    """(height, width) of a picture, upright. InputError: it is gone or damaged."""
+    """(height, width) of an image, px, after its EXIF orientation has been applied.
+
+    Raises:
+        InputError: The file is missing or damaged.
+    """
     try:
         with preprocess.opened(picture) as image:
             width, height = image.size
             turned = image.getexif().get(_ORIENTATION, 1) >= 5
-    except Exception:  # a damaged file makes Pillow's plug-ins raise almost anything: decode() says what
+    except Exception:  # a damaged file makes Pillow's plug-ins raise almost anything: decode() raises the error to show
         height, width = preprocess.decode(picture).shape[:2]
         return height, width
-    # Lying on its side: decode() turns it, labels mean it turned.
+    # Stored on its side: decode() turns the image, and the labels refer to the turned one.
     return (width, height) if turned else (height, width)
 
 
 def true_boxes(dataset: Dataset, picture: Path) -> np.ndarray:
+    """(n, 5) float64 [class, x1, y1, x2, y2], image px: the labelled boxes of an image."""
     return dataset.truth(picture, upright_shape(picture))
 
 
 def bootstrap(a: Matches, b: Matches, score: Callable[[Accuracy], float], *, samples: int = 1000, seed: int = 0):
-    """Paired bootstrap over pictures of score(a) - score(b): (difference, low, high), 95 % percentile interval.
+    """Paired bootstrap over images of score(a) - score(b).
 
-    a, b: matches of the same pictures in the same order.
+    Args:
+        a: Matches of one model.
+        b: Matches of the other, of the same images in the same order.
+        score: The figure to compare, of an Accuracy.
+        samples: The number of draws.
+        seed: Of the draws.
+
+    Returns:
+        (difference, low, high): the difference and its 95 % percentile interval.
     """
     rng = np.random.default_rng(seed)
     count = a.pictures

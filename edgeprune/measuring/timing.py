@@ -1,4 +1,6 @@
-"""Latency of ONNX models on this machine's CPU, in turns, image by image, so that a busy moment falls on all alike."""
+"""Latency of ONNX models on this machine's CPU. The models take turns, image by image, so that a busy moment of the
+machine affects all alike.
+"""
 
 from __future__ import annotations
 
@@ -32,10 +34,14 @@ def _read(model: bytes | Path) -> onnx.ModelProto:
 
 @dataclass(frozen=True)
 class Timing:
-    """One model's times, ms, of the same rounds as those it was timed beside.
+    """The times of one model, of the same rounds as those of the models it was timed with.
 
-    stages: decode, pre, infer, post of a picture a round (rounds,), or infer alone where there were no pictures;
-    speedup: median over rounds of the first model's inference divided by this one's; threads, runtime: of inference.
+    Attributes:
+        stages: Stage -> (rounds,) ms of one image: `decode`, `pre`, `infer` and `post`, or `infer` alone where there
+            were no images.
+        speedup: Median over the rounds of the first model's inference time divided by this model's.
+        threads: Threads of the inference.
+        runtime: The runtime of the inference, as text.
     """
 
     stages: dict[str, np.ndarray]
@@ -44,7 +50,7 @@ class Timing:
     runtime: str
 
     def to_json(self) -> dict:
-        """{latency_ms, stages_ms, fps_inference_only, fps_end_to_end}; null what was not timed."""
+        """{latency_ms, stages_ms, fps_inference_only, fps_end_to_end}; null where a figure was not measured."""
         infer = self.stages["infer"]
         whole = len(self.stages) > 1
         return {
@@ -74,11 +80,18 @@ def time_models(
     rounds: int = 40,
     warmup: int = 5,
 ) -> dict[str, Timing]:
-    """Time ONNX models in turns: each round is one picture through every model.
+    """Time ONNX models in turns: each round is one image through every model.
 
-    pictures: files to decode, letterbox, infer and post-process (NMS for `classes` classes); without any, inference
-    alone on noise. They are read into memory before: a disk is nobody's latency.
-    kinds: what the outputs of models mean, see edgeprune_device.output, where not their files say it.
+    Args:
+        models: Name -> file or its bytes; speed-ups are relative to the first.
+        imgsz: The side of the square network input, px.
+        pictures: Files to decode, letterbox, infer and post-process. Without any, inference alone is timed, on noise.
+            The files are read into memory before, so that no disk access is timed.
+        classes: The number of classes, for NMS.
+        kinds: Name -> the meaning of the output (`edgeprune_device.output`), where the file does not state it.
+        threads: Threads of the inference.
+        rounds: The number of timed rounds.
+        warmup: The number of rounds before, which are not timed.
     """
     from edgeprune_device import runtimes
 
@@ -92,7 +105,7 @@ def time_models(
         meant = {n: head.output_of_file(_read(m), stated.get(n), classes=classes) for n, m in models.items()}
 
     def through(name: str, session, source: tuple[str, bytes] | None) -> list[tuple[str, int]]:
-        """(stage, when it ended) of one picture, the first being its begin."""
+        """(stage, time of its end in ns) of one image; the first entry is the begin."""
         ends, x = [("", time.perf_counter_ns())], noise
         if source is not None:
             image = preprocess.decode(source[1], source[0])

@@ -1,8 +1,8 @@
-"""The YAML in a checkpoint, as text of a stranger: edgeprune never needs to run it, but stock Ultralytics does.
+"""The YAML in a checkpoint, treated as untrusted text: edgeprune never needs to run it, but stock Ultralytics does.
 
-Ultralytics builds a network anew from `model.yaml` whenever it trains one. It evaluates `activation` as Python, and
-calls what a row names with the row's arguments, whatever that is: a function of its own that installs packages, or a
-class that downloads weights. So a YAML is taken only if it says nothing but layers and numbers.
+Ultralytics builds a network anew from `model.yaml` whenever it trains one. It evaluates `activation` as Python. It also
+calls the name in each row with the row's arguments, even if that is one of its own functions that installs packages or
+a class that downloads weights. A YAML is therefore accepted only if it holds nothing but layers and numbers.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ __all__ = ["activation", "check"]
 
 _MOST = 100_000  # entries in a YAML; Ultralytics' largest has some hundreds
 _LONGEST = 100  # characters: no activation, name of a layer or argument has more
-#: With arguments of the size of a network's: no activation function.
+#: In torch.nn's activation module, but no activation function: its arguments can be as large as a network's.
 _NO_FUNCTIONS = ("MultiheadAttention",)
 _LAYERS = "ultralytics.nn.modules."
 #: Takes the name of a torchvision function, and downloads weights.
@@ -27,10 +27,14 @@ _FORMER = ("Silence",)  # of YOLOv9e's first files; Ultralytics reads it as nn.I
 
 
 def check(where: object, yaml: object) -> None:
-    """Refuse a model's YAML of which stock Ultralytics would run more than layers. where: names it in messages.
+    """Refuse a model's YAML of which stock Ultralytics would run more than layers.
+
+    Args:
+        where: Names the YAML in messages.
+        yaml: The YAML, as loaded.
 
     Raises:
-        InputError: which text, in one line.
+        InputError: The YAML holds more; the message shows the text in one line.
     """
     try:
         if type(yaml) is not dict or not _plain(yaml):
@@ -46,10 +50,10 @@ def check(where: object, yaml: object) -> None:
 
 
 def activation(text: object) -> nn.Module:
-    """The module that "nn.LeakyReLU(0.1)" names: a class of torch.nn's activations, with plain arguments.
+    """Make the module that a text such as "nn.LeakyReLU(0.1)" names: an activation of torch.nn with plain arguments.
 
     Raises:
-        ValueError: anything else.
+        ValueError: The text names anything else.
     """
     try:
         return _named(text)
@@ -119,10 +123,10 @@ def _plain(value: object) -> bool:
 
 
 def _leaves(value: object):
-    """All that lists and dictionaries hold, keys too. A file may nest without end, or hold itself.
+    """All values in lists and dictionaries, keys too. A file may nest without end, or hold itself.
 
     Raises:
-        ValueError: more than any network's YAML has.
+        ValueError: More values than any network's YAML has.
     """
     todo, seen = [value], 0
     while todo:

@@ -1,8 +1,9 @@
-"""Ultralytics checkpoints: opened without running what is in them, written so that stock Ultralytics opens them.
+"""Ultralytics checkpoints: opened without running the code in them, written so that stock Ultralytics opens them.
 
 A `.pt` file is a pickle, and unpickling runs code. Files are therefore read with torch's `weights_only` loader and
-Ultralytics' own list of known classes (what ULTRALYTICS_SAFE_LOAD=1 does); there is no unsafe fallback. The YAML inside
-is checked (architecture.py), and hooks are dropped: stock Ultralytics would run them later, out of a file of ours.
+Ultralytics' own list of known classes (as ULTRALYTICS_SAFE_LOAD=1 does); there is no unsafe fallback. The YAML inside
+is checked (architecture.py), and hooks are dropped: stock Ultralytics would run them later, out of a file that
+edgeprune wrote.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from torch import nn
 
 from edgeprune.model import architecture
 
-#: The models there are a task for. Others (RT-DETR, YOLO-World, YOLOE) are refused by name.
+#: Model class -> task. Other classes (RT-DETR, YOLO-World, YOLOE) are refused by name.
 _TASK_OF = {
     "DetectionModel": "detect",
     "SegmentationModel": "segment",
@@ -41,7 +42,13 @@ TASKS = tuple(_TASK_OF.values())
 
 @dataclass
 class Checkpoint:
-    """A network and what came with it. `model` is float32, in eval mode, on the CPU."""
+    """A network and the other content of its file.
+
+    Attributes:
+        path: The file; it names the network in messages.
+        model: The network: float32, in eval mode, on the CPU.
+        extra: The other entries of the file; `train_args` holds the training arguments.
+    """
 
     path: Path
     model: nn.Module
@@ -49,25 +56,27 @@ class Checkpoint:
 
     @property
     def task(self) -> str:
+        """The task, one of TASKS."""
         return self.model.task
 
     @property
     def names(self) -> list[str]:
+        """The class names, in the order of their numbers."""
         names = self.model.names
         return [str(names[i]) for i in range(len(names))]
 
     @property
     def imgsz(self) -> int | None:
-        """The size (pixels) it was trained at, where the file says so."""
+        """The image size of the training, px; None where the file does not state it."""
         size = (self.extra.get("train_args") or {}).get("imgsz")
         size = max(size) if isinstance(size, (list, tuple)) and size else size
         return int(size) if isinstance(size, (int, float)) and size > 0 else None
 
     def input_size(self, asked: int | None) -> int:
-        """What was asked for, else what it was trained at, else 640.
+        """The side of the square image, px: `asked`, else the size of the training, else 640.
 
         Raises:
-            InputError: not a multiple of the model's stride.
+            InputError: The size is not a multiple of the model's stride.
         """
         size, stride = asked or self.imgsz or 640, int(max(self.model.stride))
         if size < 32 or size % stride:
@@ -78,10 +87,12 @@ class Checkpoint:
 def load(path: str | Path, tasks: tuple[str, ...] = ("detect",)) -> Checkpoint:
     """Open an Ultralytics checkpoint without executing code from it.
 
-    tasks: what the caller can work with, of TASKS.
+    Args:
+        path: The `.pt` file.
+        tasks: The tasks, of TASKS, that the caller can work with.
 
     Raises:
-        InputError: missing, damaged, not an Ultralytics checkpoint, foreign classes inside, or of another task.
+        InputError: The file is missing, damaged, no Ultralytics checkpoint, of another task, or holds foreign classes.
     """
     path = Path(path)
     if not path.is_file():
@@ -93,7 +104,7 @@ def load(path: str | Path, tasks: tuple[str, ...] = ("detect",)) -> Checkpoint:
     if not _SafeLoad.SUPPORTED:
         raise InputError("this torch cannot load checkpoints safely; install torch 2.6 or newer")
     with _quiet(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about what we are about to refuse
+        warnings.simplefilter("ignore")  # they are about a file that is refused below
         try:
             raw, _ = torch_safe_load(path.absolute(), safe_only=True)
         except Exception as error:  # Ultralytics and torch raise a dozen kinds here; each means the same to the user
@@ -109,12 +120,16 @@ def load(path: str | Path, tasks: tuple[str, ...] = ("detect",)) -> Checkpoint:
 
 
 def of_network(model: nn.Module, path: Path, arguments: Mapping, tasks: tuple[str, ...] = ("detect",)) -> Checkpoint:
-    """A network in memory as a Checkpoint. It is taken as it is, not copied, and made float32 and eval on the CPU.
+    """Make a Checkpoint of a network in memory. The network is not copied: it is made float32 and eval on the CPU.
 
-    path: names it in messages; arguments: what it was trained with.
+    Args:
+        model: The network.
+        path: Names the network in messages.
+        arguments: The arguments that it was trained with.
+        tasks: The tasks, of TASKS, that the caller can work with.
 
     Raises:
-        InputError: not an Ultralytics network that edgeprune takes, or one whose batch norms were fused away.
+        InputError: The network is none that edgeprune takes, or its batch norms were fused away.
     """
     kind = type(model).__name__
     if kind in _TASK_OF and not any(isinstance(m, nn.BatchNorm2d) for m in model.modules()):
@@ -125,7 +140,7 @@ def of_network(model: nn.Module, path: Path, arguments: Mapping, tasks: tuple[st
 
 
 def as_yolo(source: Checkpoint):
-    """The network as an Ultralytics YOLO of its own, as if its file had been opened."""
+    """The network as a new Ultralytics YOLO, as if its file had been opened."""
     from ultralytics import YOLO
 
     with tempfile.TemporaryDirectory(prefix="edgeprune-") as folder, _quiet(), safe_load():
@@ -160,7 +175,10 @@ def _check(path: Path, model: nn.Module, tasks: tuple[str, ...]) -> None:
 
 
 def _drop_hooks(model: nn.Module) -> None:
-    """What a file would have called beside the network's own methods; stock checkpoints hold nothing of the kind."""
+    """Remove the functions that a file would have called beside the network's own methods. Stock checkpoints hold none.
+
+    A module's own `forward_fuse` as its `forward` stays.
+    """
     for module in model.modules():
         own = vars(module)
         for name, value in list(own.items()):
@@ -174,7 +192,7 @@ def _drop_hooks(model: nn.Module) -> None:
 
 
 def _figures(arguments: object) -> dict:
-    """Training arguments as far as they are words, numbers and lists of numbers: others are for a library to build."""
+    """The training arguments that are words, numbers or lists of numbers."""
     if not isinstance(arguments, Mapping):
         return {}
     number, word = (bool, int, float, type(None)), (str, Path)
@@ -186,7 +204,7 @@ def _figures(arguments: object) -> dict:
 
 
 def _ready(model: nn.Module, raw: dict) -> nn.Module:
-    """What Ultralytics' load_checkpoint does to a model, for any age of checkpoint."""
+    """Do to a model what Ultralytics' load_checkpoint does, for checkpoints of any age."""
     model = model.float().eval()
     model.args = {k: v for k, v in (raw.get("train_args") or {}).items() if k in ("imgsz", "task", "single_cls")}
     model.task = _TASK_OF[type(model).__name__]
@@ -203,17 +221,23 @@ def _ready(model: nn.Module, raw: dict) -> nn.Module:
 
 
 def save(path: str | Path, model: nn.Module, like: Checkpoint, extra: Mapping[str, dict] | None = None) -> None:
-    """Write `model` as a stripped half-precision checkpoint of stock classes, atomically."""
+    """Write `model` as a stripped half-precision checkpoint of stock classes, atomically. It takes `to_bytes`'
+    arguments.
+    """
     write_atomic(Path(path), to_bytes(model, like, extra))
 
 
 def to_bytes(model: nn.Module, like: Checkpoint, extra: Mapping[str, dict] | None = None) -> bytes:
-    """The file `save` writes. `like` gives the training arguments that go with it; paths of this machine are left out.
-    extra: plain values under keys of their own, which stock Ultralytics reads past; `load` gives them back. What `like`
-    carried of such does not go on by itself: it is of other weights.
+    """The bytes of the file that `save` writes.
+
+    Args:
+        model: The network; it is not changed.
+        like: The checkpoint whose training arguments go with the network; paths of this machine are left out. Its own
+            extra values are left out as well, since they belong to other weights.
+        extra: Plain values under keys of their own. Stock Ultralytics ignores them; `load` returns them.
 
     Raises:
-        InputError: a weight does not fit half precision.
+        InputError: A weight does not fit half precision.
     """
     model = copy.deepcopy(model).cpu().half().eval()
     _drop_hooks(model)
@@ -248,18 +272,18 @@ def to_bytes(model: nn.Module, like: Checkpoint, extra: Mapping[str, dict] | Non
 
 
 def _travels(name: str, value) -> bool:
-    """Whether a training argument means something on another machine: those that name files or devices do not."""
+    """Whether a training argument is valid on another machine. Arguments that name files or devices are not."""
     from ultralytics.utils import DEFAULT_CFG_DICT
 
     return name in DEFAULT_CFG_DICT and (not isinstance(value, str) or (name in _WORDS and _word(value) is not None))
 
 
 def _word(text: object) -> str | None:
-    """A name or a version number, and not a line of anything else."""
+    """The text if it is a name or a version number; None for anything else."""
     return text if isinstance(text, str) and re.fullmatch(r"[0-9A-Za-z_.+-]{1,40}", text) else None
 
 
-#: Arguments of text that is no path.
+#: Text arguments that are no paths.
 _WORDS = {"task", "optimizer", "auto_augment", "copy_paste_mode", "split", "mode"}
 
 
@@ -280,7 +304,7 @@ def _reason(path: Path, error: Exception) -> str:
 
 
 def _mentions(path: Path, module: bytes) -> bool:
-    """Whether the pickle inside names a module; read as bytes, not executed."""
+    """Whether the pickle inside names a module. It is read as bytes, not executed."""
     try:
         with zipfile.ZipFile(path) as archive:
             return any(module in archive.read(n) for n in archive.namelist() if n.endswith("data.pkl"))
@@ -290,7 +314,7 @@ def _mentions(path: Path, module: bytes) -> bool:
 
 @contextlib.contextmanager
 def _quiet():
-    """Ultralytics logs what we are about to say better."""
+    """Suppress Ultralytics' log; the caller reports the problem with more detail."""
     from ultralytics.utils import LOGGER
 
     level = LOGGER.level
@@ -303,7 +327,10 @@ def _quiet():
 
 @contextlib.contextmanager
 def safe_load():
-    """Ultralytics reads its SAFE_LOAD flag once, at import; load_checkpoint() has no argument for it."""
+    """Within the block, Ultralytics opens checkpoints safely.
+
+    Ultralytics reads its SAFE_LOAD flag once, at import; load_checkpoint() has no argument for it.
+    """
     from ultralytics.nn import tasks
 
     before = tasks.SAFE_LOAD

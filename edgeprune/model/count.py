@@ -1,4 +1,4 @@
-"""What a network costs, counted from its tensors: parameters, multiply-accumulates, channels."""
+"""The cost of a network, counted from its tensors: parameters, multiply-accumulates, channels."""
 
 from __future__ import annotations
 
@@ -10,8 +10,13 @@ from torch import nn
 
 @dataclass(frozen=True)
 class Cost:
-    """parameters: all values that training could change; macs: multiply-accumulates of convolutions and linear layers
-    for one picture (GFLOPs as Ultralytics prints them are 2e-9 x macs); channels: output channels of all convolutions.
+    """The cost of a network.
+
+    Attributes:
+        parameters: All values that training could change.
+        macs: Multiply-accumulates of convolutions and linear layers for one image. GFLOPs as Ultralytics prints them
+            are 2e-9 x macs.
+        channels: Output channels of all convolutions.
     """
 
     parameters: int
@@ -19,11 +24,17 @@ class Cost:
     channels: int
 
     def to_json(self) -> dict:
+        """The fields as a dictionary."""
         return asdict(self)
 
 
 def count(model: nn.Module, imgsz: tuple[int, int]) -> Cost:
-    """Count by running the model once on an empty (1, 3, H, W) picture and reading the shapes of what ran."""
+    """Count by running the model once on an empty image and reading the shapes of the layers that ran.
+
+    Args:
+        model: The network; it is not changed.
+        imgsz: (H, W) of the image, px.
+    """
     macs = channels = 0
 
     def seen(module, inputs, output):

@@ -1,10 +1,10 @@
-"""Which of its heads a detector answers with, and what its output means.
+"""The head that a detector answers with, and the meaning of its output.
 
-YOLOv10 and YOLO26 have two heads: one-to-many, whose boxes need NMS, and one-to-one, whose rows need none. Everything
-here is about the one-to-one head where there is one: it is what is exported.
+YOLOv10 and YOLO26 have two heads: one-to-many, whose boxes need NMS, and one-to-one, whose rows need none. Where there
+is a one-to-one head, this module is about that head, because it is the one that is exported.
 
-The meaning of an output is told by the network, the file's metadata or the bundle's manifest. The shape only has to
-agree: it decides where nobody says anything, and only where it can be read in one way.
+The network, the file's metadata or the bundle's manifest states the meaning of an output. The shape only has to agree.
+It decides where nothing is stated, and only if it can be read in one way.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ if TYPE_CHECKING:  # the page reads the words only
 
 __all__ = ["NOTE", "ONE_TO_ONE", "has_one_to_one", "of_file", "of_network", "output_of_file", "output_of_network"]
 
-#: How card, page and tables call it.
+#: Its name on the card, on the page and in tables.
 ONE_TO_ONE = "one-to-one"
-#: What a figure of it is not.
+#: The note beside a figure of this head.
 NOTE = (
     "the one-to-one head, without NMS, as it is exported; Ultralytics' own val and predict take the one-to-many head "
     "with NMS unless nms=False"
@@ -46,29 +46,33 @@ def of_file(model: onnx.ModelProto) -> str | None:
 
 
 def output_of_network(ready: torch.nn.Module) -> str:
-    """What the output of a network means that `model.prepare` has made ready: RAW or END2END."""
+    """The meaning of the output of a network that `model.prepare` has made ready: RAW or END2END."""
     return END2END if getattr(ready.model[-1], "end2end", False) else RAW
 
 
 def output_of_file(
     model: onnx.ModelProto, stated: str | None = None, *, classes: int | None = None, what: str = "the model"
 ) -> str:
-    """What the output of an ONNX file means: RAW or END2END.
+    """The meaning of the output of an ONNX file: RAW or END2END.
 
-    stated: what a bundle's manifest says of it; without that its metadata, as edgeprune and Ultralytics write it.
-    classes: how many it has, where its metadata does not name them. what: begins the InputError.
+    Args:
+        model: The file.
+        stated: The meaning that a bundle's manifest states; None takes the file's metadata, as edgeprune and
+            Ultralytics write it.
+        classes: The number of classes, where the metadata does not name them.
+        what: Begins the message of an error.
 
     Raises:
-        InputError: the shape contradicts what is stated, or nothing is stated and the shape can be read in both ways
-            or in none.
+        InputError: The shape contradicts the stated meaning, or nothing is stated and the shape can be read in both
+            ways or in none.
     """
     meta = _metadata(model)
     shape = [d.dim_value for d in model.graph.output[0].type.tensor_type.shape.dim]
     names = meta.get("names")
     classes = len(names) if isinstance(names, (dict, list)) else classes
-    if classes is None:  # then any number will do
+    if classes is None:  # then any number fits
         classes = shape[1] - 4 if len(shape) == 3 and shape[1] > 4 else 0
-    # A dimension that the file leaves open says nothing: each output is checked again when it is there.
+    # A dimension that the file leaves open decides nothing: each output is checked again when it is computed.
     possible = [kind for kind in (RAW, END2END) if not all(shape) or fits(shape, kind, classes)]
     stated = stated or _stated(meta)
     if stated in possible or (stated is None and len(possible) == 1):
@@ -88,7 +92,7 @@ def output_of_file(
 
 
 def _stated(meta: dict[str, Any]) -> str | None:
-    """As Ultralytics reads it back: end to end by its head, or by the NMS that stands in the file."""
+    """The meaning in the metadata, as Ultralytics reads it back: end to end by the head, or by NMS inside the file."""
     args = meta.get("args")
     inside = isinstance(args, dict) and args.get("nms") is True
     if inside or "end2end" in meta:
@@ -97,7 +101,7 @@ def _stated(meta: dict[str, Any]) -> str | None:
 
 
 def _metadata(model: onnx.ModelProto) -> dict[str, Any]:
-    """What can be read of the entries that say something of the output."""
+    """The readable values of the entries that describe the output."""
     found = {}
     for entry in model.metadata_props:
         if entry.key in ("names", "args", "end2end"):

@@ -1,4 +1,4 @@
-"""A network as it is exported and evaluated: one tensor out, float32, fused, on the CPU."""
+"""A network as it is exported and evaluated: one output tensor, float32, fused, on the CPU."""
 
 from __future__ import annotations
 
@@ -17,9 +17,15 @@ from edgeprune.model.head import has_one_to_one
 
 
 def prepare(model: torch.nn.Module, imgsz: tuple[int, int], *, end2end: bool | None = None) -> torch.nn.Module:
-    """A copy of the model as it is exported: on the CPU, FP32, eval, fused, the head returning one tensor.
+    """Make a copy of the model for export: on the CPU, FP32, in eval mode, fused, with a head that returns one tensor.
 
-    Raises InputError for a size that is not a multiple of the stride, and for `end2end=True` without such a head.
+    Args:
+        model: An Ultralytics detector; it is not changed.
+        imgsz: (H, W) of the image, px, multiples of the model's largest stride.
+        end2end: Whether to take the one-to-one head; None takes it where the model has one.
+
+    Raises:
+        InputError: The size is not a multiple of the stride, or `end2end` is True and the model has no such head.
     """
     stride = int(max(model.stride))
     if any(size < stride or size % stride for size in imgsz):
@@ -42,7 +48,7 @@ def prepare(model: torch.nn.Module, imgsz: tuple[int, int], *, end2end: bool | N
     anchors = sum((imgsz[0] // int(s)) * (imgsz[1] // int(s)) for s in ready.stride)
     # The anchors of another picture size are cached in `shape`.
     head.export, head.format, head.dynamic, head.shape = True, "onnx", False, None
-    head.max_det = min(MAX_ROWS, anchors)  # which TopK keeps for good: another size needs another copy
+    head.max_det = min(MAX_ROWS, anchors)  # TopK keeps this number: another size needs another copy
     for module in ready.modules():
         # split() with constant sizes exports as one Split; chunk() as a dozen nodes of shape arithmetic.
         if hasattr(module, "forward_split"):
@@ -52,7 +58,10 @@ def prepare(model: torch.nn.Module, imgsz: tuple[int, int], *, end2end: bool | N
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without the exporter's deprecation and tracing warnings (the constants they speak of are wanted) and progress."""
+    """Within the block, suppress the exporter's progress and its deprecation and tracing warnings.
+
+    The tracing warnings report constants, which are intended here.
+    """
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "ultralytics")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

@@ -1,9 +1,9 @@
-"""CPU threads: every core this process may use, or what OMP_NUM_THREADS says, and how they wait for each other.
+"""CPU threads: every core that this process may use, or as many as OMP_NUM_THREADS asks for, and how they wait.
 
-By OpenMP's default they spin at the end of every layer until all are there. On a quiet machine that saves a tenth. When
-another program wants a core, a layer waits for that program's time slice while the other threads burn theirs: a pass
-takes three times as long, and fifty times beside a program that spins, too (`benchmarks/threads.py`). So they yield
-here, as do ONNX Runtime's (`edgeprune_device.runtimes.ort`).
+By OpenMP's default, threads spin at the end of every layer until all have finished. On a quiet machine that saves a
+tenth. When another program needs a core, a layer waits for that program's time slice while the other threads spin: a
+pass takes three times as long, and fifty times beside a program that spins, too (`benchmarks/threads.py`). So the
+threads yield here, as do ONNX Runtime's (`edgeprune_device.runtimes.ort`).
 """
 
 from __future__ import annotations
@@ -17,17 +17,20 @@ if TYPE_CHECKING:
 
 __all__ = ["DECIDES", "prepare", "ready", "use_all_cores", "wanted"]
 
-#: Who has set one of them has decided how threads wait: OpenMP's own, GNU's, and LLVM's and Intel's.
+#: Environment variables that decide how threads wait: OpenMP's own, GNU's, and LLVM's and Intel's.
 DECIDES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 _TOO_LATE = (
     "torch was imported before edgeprune, so its threads spin while they wait: beside other programs everything takes "
     "several times as long; import edgeprune first, or set OMP_WAIT_POLICY=PASSIVE before Python starts"
 )
-_late = False  # torch was there first, and nobody has said yet that it spins
+_late = False  # torch was loaded first, and the warning is still to be shown
 
 
 def prepare() -> None:
-    """Set what torch and Ultralytics read when they load, and what children inherit. What the user set stays."""
+    """Set the environment variables that torch and Ultralytics read when they load, and that child processes inherit.
+
+    Variables that the user has set keep their values.
+    """
     global _late
     # Ultralytics would otherwise set one thread.
     os.environ.setdefault("OMP_NUM_THREADS", str(_cores()))
@@ -37,15 +40,16 @@ def prepare() -> None:
 
 
 def use_all_cores() -> None:
-    """Undo what Ultralytics has set: it leaves one core idle (of two, on a small machine), and says so anew whenever it
-    selects a device."""
+    """Undo Ultralytics' thread count, which it sets anew whenever it selects a device: it leaves one core idle."""
     import torch
 
     torch.set_num_threads(wanted())
 
 
 def wanted() -> int:
-    """Threads that OMP_NUM_THREADS asks for: the first of its list (one a nesting level); all cores if it is none."""
+    """The number of threads: the first number of OMP_NUM_THREADS (which has one for each nesting level), or all cores
+    where that is no number.
+    """
     first = os.environ["OMP_NUM_THREADS"].split(",")[0].strip()
     return int(first) if first.isdecimal() and int(first) else _cores()
 
@@ -55,7 +59,14 @@ def _cores() -> int:
 
 
 def ready(reporter: Reporter) -> Reporter:
-    """The reporter of a verb that computes for long, which begins now: on all cores; told once where they spin."""
+    """Prepare a verb that computes for long and begins now: use all cores, and warn once where the threads spin.
+
+    Args:
+        reporter: Shows the warning.
+
+    Returns:
+        The same reporter.
+    """
     global _late
     use_all_cores()
     if _late and wanted() > 1:

@@ -238,7 +238,7 @@ def _share(width: int, of: int) -> float:
 
 @safe_load()
 def _built(yaml: dict) -> nn.Module | None:
-    """The network that stock Ultralytics builds from the YAML, on the meta device; None where Ultralytics refuses it."""
+    """The network that stock Ultralytics builds from the YAML, on the meta device; None where it refuses the YAML."""
     from ultralytics.nn import tasks
 
     whole = nn.Module()

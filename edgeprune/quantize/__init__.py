@@ -6,10 +6,10 @@
     mixed = to_int8(fp32, ranges, method="mse", rest="fp16")              model.int8-fp16.onnx
     cpu = to_int8(fp32, ranges, method="mse", activations="unsigned")     model.int8.onnx for target cpu
 
-    int8 = correct_bias(fp32, int8, pictures)                             any of the three: the mean shift taken back
+    int8 = correct_bias(fp32, int8, pictures)                             any of the three, with corrected biases
 
 `check` proves the rules of a quantized graph; `choose` takes the calibration method that measures best; `sensitivities`
-says what each layer's rounding costs, and a `Ladder` which layers leave INT8 first where it costs too much.
+measures the cost of each layer's rounding, and a `Ladder` orders the layers for layer fallback.
 """
 
 from edgeprune.quantize.calibrate import METHODS, Ranges, TensorRange, calibrate

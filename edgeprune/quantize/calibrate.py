@@ -1,6 +1,6 @@
-"""What values the tensors of a network take on real pictures, and where to clip them.
+"""Calibration: the values that the tensors of a network take on real images, and where to clip them.
 
-Knows nothing of Q/DQ: it measures, and turns a distribution into a threshold.
+The module measures, and turns a distribution into a threshold. It does not depend on Q/DQ.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from edgeprune.quantize.graph import MOVES, Graph, copy_of
 
 __all__ = ["METHODS", "Ranges", "TensorRange", "calibrate"]
 
-# 2,048 bins of |x|, as TensorRT's own calibrator.
+# Bins of |x|; TensorRT's own calibrator has as many.
 BINS = 2048
-# Values of a tensor that go into the histogram, per picture; the extremes are taken over all of them.
+# Values of a tensor that go into the histogram, per image; the extremes are taken over all values.
 SAMPLES = 16384
 # Share of the values that "percentile" keeps.
 PERCENTILE = 0.9999
@@ -30,10 +30,16 @@ LEVELS = 128
 
 @dataclass
 class TensorRange:
-    """The values one tensor took: exact extremes, and a histogram of samples.
+    """The values of one tensor: exact extremes, and a histogram of samples.
 
-    `histogram` has 2 x BINS equal bins over [-reach, reach]; reach is a power of two that doubles when a greater value
-    comes (pairs of bins are merged, which loses nothing), so that no first pass is needed to find the range.
+    `histogram` has 2 x BINS equal bins over [-reach, reach]. `reach` is a power of two that doubles when a greater
+    value comes; pairs of bins are then merged, which loses nothing. No first pass is needed to find the range.
+
+    Attributes:
+        low: The least value.
+        high: The greatest value.
+        reach: The end of the histogram.
+        histogram: (2 * BINS,) int64 counts.
     """
 
     low: float = 0.0
@@ -47,7 +53,13 @@ class TensorRange:
         return max(abs(self.low), abs(self.high)) if np.isfinite([self.low, self.high]).all() else float("inf")
 
     def add(self, low: float, high: float, samples: np.ndarray) -> None:
-        """Count one picture's samples; low and high are the extremes over the whole tensor."""
+        """Count the samples of one image.
+
+        Args:
+            low: The least value of the whole tensor.
+            high: The greatest value of the whole tensor.
+            samples: (n,) some of its values.
+        """
         self.low, self.high = float(np.minimum(self.low, low)), float(np.maximum(self.high, high))
         if not np.isfinite([self.low, self.high]).all():
             return
@@ -75,10 +87,15 @@ class TensorRange:
 
 @dataclass
 class Ranges:
-    """The ranges of a network's inner tensors, by tensor name, over `pictures` pictures.
+    """The ranges of a network's inner tensors.
 
     Example: `ranges.thresholds("mse")["/model.0/act/Mul_output_0"]` is the |x| beyond which clipping costs less than
     the finer steps gain.
+
+    Attributes:
+        tensors: Tensor name -> its range.
+        pictures: The number of images.
+        given: Thresholds that were not measured here, see `fixed`; else None.
     """
 
     tensors: dict[str, TensorRange]
@@ -90,7 +107,14 @@ class Ranges:
         return {name: r.amax for name, r in self.tensors.items()}
 
     def thresholds(self, method: str = "mse") -> dict[str, float]:
-        """Where each tensor is clipped: `max`, `percentile`, `mse` or `entropy`. Raises InputError for another name."""
+        """Tensor name -> the |x| at which it is clipped.
+
+        Args:
+            method: `max`, `percentile`, `mse` or `entropy`.
+
+        Raises:
+            InputError: The method is unknown.
+        """
         if self.given is not None:
             return dict(self.given)
         if method not in METHODS:
@@ -98,10 +122,15 @@ class Ranges:
         return {name: METHODS[method](r) for name, r in self.tensors.items()}
 
     def fixed(self, thresholds: Mapping[str, float]) -> Ranges:
-        """The same ranges, clipped at thresholds that are known already: every method gives these.
+        """The same ranges, clipped at known thresholds: every method gives these.
 
-        They are those that a network was trained with (qat.py), for the tensors that are quantized. Raises InputError
-        where one of them is of no tensor that was measured: they belong to another network.
+        They are the thresholds that a network was trained with (training/qat.py), for the tensors that are quantized.
+
+        Args:
+            thresholds: Tensor name -> the |x| at which it is clipped.
+
+        Raises:
+            InputError: A threshold is of a tensor that was not measured: the thresholds belong to another network.
         """
         foreign = next((name for name in thresholds if name not in self.tensors), None)
         if foreign is not None:
@@ -117,11 +146,18 @@ class Ranges:
 
 
 def calibrate(model: onnx.ModelProto, pictures: Iterable[np.ndarray], *, threads: int = 1) -> Ranges:
-    """Run the FP32 network over pictures, each (1, 3, h, w) float32 in 0..1, and measure its inner tensors.
+    """Run the FP32 network over images and measure its inner tensors.
 
     The extremes and a strided sample are taken inside the graph (three small nodes a tensor), so that ONNX Runtime
-    frees every feature map as soon as it is used: memory stays that of one inference, whatever the number of pictures.
-    Raises InputError where there is no picture, or one of another shape than the model's.
+    frees every feature map as soon as it is used: the memory is that of one inference, whatever the number of images.
+
+    Args:
+        model: The FP32 network.
+        pictures: Each (1, 3, h, w) float32, RGB in 0..1.
+        threads: Threads of the inference.
+
+    Raises:
+        InputError: There is no image, or one has another shape than the model's input.
     """
     import onnxruntime
 
@@ -146,7 +182,7 @@ def calibrate(model: onnx.ModelProto, pictures: Iterable[np.ndarray], *, threads
 
 
 def _measured(graph: Graph) -> list[str]:
-    """The body's activations, less those that only repeat others (moved values) and the gates, which are in 0..1."""
+    """The activations of the body, without moved values, which repeat others, and without gates, which are in 0..1."""
     return [
         name
         for node in graph.nodes
@@ -183,7 +219,7 @@ def _probe(graph: Graph, names: list[str]) -> onnx.ModelProto:
 
 
 def _clip_max(r: TensorRange) -> float:
-    """Nothing is clipped; the steps are as coarse as the rarest value asks."""
+    """The greatest |x|: nothing is clipped, and the rarest value makes the steps coarse."""
     return r.amax
 
 
@@ -230,7 +266,7 @@ def _clip_entropy(r: TensorRange) -> float:
 
 
 def _divergence(counts: np.ndarray, end: int) -> float:
-    """KL(P || Q): P is the histogram clipped at `end`, Q the same seen through 128 levels."""
+    """KL(P || Q): P is the histogram clipped at `end`, Q the same histogram at 128 levels."""
     inside = counts[:end]
     clipped = inside.copy()
     clipped[-1] += counts[end:].sum()

@@ -1,7 +1,7 @@
 """The rules of a quantized graph, proven on the graph itself.
 
-TensorRT for RTX proves that a file parses and that its types hold; it does not say which kernels a Jetson will fuse
-(FACTS.md §1). These are the conditions for it, with the operator that breaks one named.
+A build by TensorRT for RTX proves that a file parses and that its types hold. It does not tell which kernels a Jetson
+will fuse. The rules here are the conditions for that fusion; an error names the operator that breaks one.
 """
 
 from __future__ import annotations
@@ -29,13 +29,20 @@ def int8_share(model: onnx.ModelProto) -> float:
 
 
 def check(model: onnx.ModelProto, *, activations: str = "signed") -> None:
-    """Raise GateError that names the first operator that breaks a rule.
+    """Prove the rules on a quantized graph.
 
     Always: valid ONNX with types that hold; each DQ fed by a Q or by int8 weights; scales positive and finite; weights
     int8, symmetric, one scale per output channel; a Conv with quantized weights has a quantized input; a bias is float;
     an Add or a Concat with one quantized input has all; a moved value keeps its scale; the head's last convolutions and
-    its tail are float. `signed` (TensorRT): int8 activations with zero point 0, no Q between Conv and SiLU, and a float
-    Conv reads float.
+    its tail are float.
+
+    Args:
+        model: The quantized file.
+        activations: `signed` (TensorRT) adds rules: int8 activations with zero point 0, no Q between Conv and SiLU, and
+            a float Conv reads float. `unsigned` adds none.
+
+    Raises:
+        GateError: A rule is broken; the message names the first operator that breaks it.
     """
     try:
         onnx.checker.check_model(model, full_check=True)
@@ -98,7 +105,9 @@ def _weights(graph: Graph) -> Problems:
 
 
 def _inputs(graph: Graph) -> Problems:
-    """On a CPU a float Conv may read what an integer kernel wrote; TensorRT would lose precision and gain nothing."""
+    """Both inputs of a Conv are quantized, or none. On a CPU a float Conv may read the result of an integer kernel;
+    TensorRT would lose precision by it and gain nothing.
+    """
     for node in graph.nodes:
         if node.op_type == "Conv" and _quantized(graph, node.input[0]) and not _quantized(graph, node.input[1]):
             yield node, "only its input is quantized; a Conv needs DQ on both"
@@ -119,7 +128,7 @@ def _weight(graph: Graph, node: NodeProto) -> Problems:
 
 
 def _joins(graph: Graph) -> Problems:
-    """Residual adds and concatenations: all inputs or none; a Concat's inputs on one scale."""
+    """The inputs of residual adds and concatenations: all are quantized or none; those of a Concat have one scale."""
     for node in graph.nodes:
         fed = [_quantized(graph, name) for name in graph.activations(node)]
         if node.op_type not in ("Add", "Concat") or not any(fed):

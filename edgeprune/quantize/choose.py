@@ -1,4 +1,4 @@
-"""The calibration method that measures best."""
+"""The choice of the calibration method that measures best."""
 
 from __future__ import annotations
 
@@ -13,16 +13,21 @@ from edgeprune.quantize.calibrate import METHODS
 
 __all__ = ["Choice", "choose"]
 
-#: mAP on a few dozen pictures moves by this for no reason: on the demo, `max` won by 0.004 on 32 pictures and lost
-#: 0.003 on 400. Another method has to beat the first by more.
+#: mAP on a few dozen images varies by as much by chance: on the demo, `max` won by 0.004 on 32 images and lost by 0.003
+#: on 400. Another method has to beat the first by more.
 NOISE = 0.005
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The method that won, its model, and what every method scored.
+    """The chosen method, its model, and the scores of all methods.
 
     Example: `Choice("mse", model, {"mse": 0.512, "percentile": 0.509, "entropy": 0.498, "max": 0.497})`.
+
+    Attributes:
+        method: The chosen method.
+        model: The file that was quantized with it.
+        scores: Method -> mAP50-95.
     """
 
     method: str
@@ -39,12 +44,18 @@ def choose(
     score: Callable[[onnx.ModelProto], float],
     methods: Iterable[str] = tuple(METHODS),
 ) -> Choice:
-    """Quantize once per calibration method and keep the model with the best score, if that is better than the first
-    method's by more than NOISE; else the first's.
+    """Quantize once with each calibration method and keep the model with the best score.
 
-    make: method -> quantized model, `lambda method: to_int8(model, ranges, method=method)`.
-    score: model -> mAP on pictures that are neither the calibration's nor the final validation's; a figure that is used
-    to choose proves nothing afterwards. Raises InputError where no method is given or no score is a number.
+    Another method than the first is taken only if it scores better by more than NOISE.
+
+    Args:
+        make: Method -> quantized model, such as `lambda method: to_int8(model, ranges, method=method)`.
+        score: Model -> mAP on images that are neither those of the calibration nor those of the final validation. A
+            figure that decides a choice is no proof afterwards.
+        methods: The methods to try.
+
+    Raises:
+        InputError: No method is given, or no score is a number.
     """
     tried: dict[str, float] = {}
     best: tuple[str, onnx.ModelProto] | None = None

@@ -1,9 +1,9 @@
-"""What rounding shifts on average goes back into the biases.
+"""Bias correction: the mean shift of rounding goes back into the biases.
 
-Rounding and clipping are not centred: over a channel they move the mean of a convolution's output, and the shifts of
-sixty layers add up (YOLOv8n, HIT-UAV: three quarters of the scores' INT8 error is one common shift downwards).
-Source: Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction", ICCV 2019; here with
-measured means instead of those assumed from batch norm.
+Rounding and clipping are not centred. Over a channel they move the mean of a convolution's output, and the shifts of
+sixty layers add up (YOLOv8n, HIT-UAV: three quarters of the scores' INT8 error is one common shift downwards). Source:
+Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction", ICCV 2019; here with measured
+means instead of those assumed from batch norm.
 """
 
 from __future__ import annotations
@@ -24,10 +24,16 @@ __all__ = ["bias_shifts", "correct_bias", "shifted"]
 def correct_bias(
     model: onnx.ModelProto, quantized: onnx.ModelProto, pictures: Iterable[np.ndarray], *, threads: int = 1
 ) -> onnx.ModelProto:
-    """The quantized model with biases under which each convolution's output keeps its mean per channel.
+    """Correct the biases of a quantized model, so that each convolution's output keeps its mean per channel.
 
-    model: the FP32 graph that `quantized` was made from, of any style. pictures: (1, 3, h, w) float32 in 0..1; 16 do.
-    Raises InputError where there is no picture or the two models do not belong together.
+    Args:
+        model: The FP32 graph that `quantized` was made from, in any style.
+        quantized: The quantized model; it is not changed.
+        pictures: Each (1, 3, h, w) float32, RGB in 0..1; 16 images are enough.
+        threads: Threads of the inference.
+
+    Raises:
+        InputError: There is no image, or the two models do not belong together.
     """
     return shifted(quantized, bias_shifts(model, quantized, pictures, threads=threads))
 
@@ -35,10 +41,14 @@ def correct_bias(
 def bias_shifts(
     model: onnx.ModelProto, quantized: onnx.ModelProto, pictures: Iterable[np.ndarray], *, threads: int = 1
 ) -> dict[str, np.ndarray]:
-    """By how much rounding lowers the mean of each convolution's output: its name -> (channels,).
+    """Measure how far rounding lowers the mean of each convolution's output.
 
-    Each convolution is judged alone: its quantized twin reads the FP32 network's own input. So one pass measures all of
-    them, and a shift holds whichever other layers are quantized. Raises InputError as `correct_bias`.
+    Each convolution is measured alone: its quantized twin reads the input that the FP32 network computes. So one pass
+    measures all of them, and a shift does not depend on which other layers are quantized. Arguments and errors as for
+    `correct_bias`.
+
+    Returns:
+        Name of the convolution's output -> (channels,) float64.
     """
     plain, graph = Graph(model), Graph(quantized)
     convolutions = _quantized_convolutions(graph)
@@ -59,7 +69,12 @@ def bias_shifts(
 
 
 def shifted(quantized: onnx.ModelProto, shifts: Mapping[str, np.ndarray]) -> onnx.ModelProto:
-    """The quantized model with the shifts of its quantized convolutions added to their biases."""
+    """The quantized model with shifts added to the biases of its quantized convolutions.
+
+    Args:
+        quantized: The quantized model; it is not changed.
+        shifts: As `bias_shifts` returns them.
+    """
     graph = Graph(quantized)
     result = onnx.ModelProto()
     result.CopyFrom(quantized)
@@ -79,7 +94,9 @@ def _dequantizer(graph: Graph, name: str) -> NodeProto | None:
 
 
 def _probe(plain: Graph, graph: Graph, convolutions: list[NodeProto]) -> onnx.ModelProto:
-    """The FP32 network with, for each convolution, one output: mean per channel of its own less its twin's output."""
+    """The FP32 network with one output for each convolution: the mean per channel of its output less that of its
+    twin's.
+    """
     probe = copy_of(plain.model)
     del probe.graph.output[:]
     add, constant = probe.graph.node.append, probe.graph.initializer.append
@@ -107,13 +124,13 @@ def _probe(plain: Graph, graph: Graph, convolutions: list[NodeProto]) -> onnx.Mo
 
 
 def _weights(graph: Graph, node: NodeProto) -> np.ndarray:
-    """The weights that a quantized convolution really has, float32 (out, in, kh, kw)."""
+    """The dequantized weights of a quantized convolution, float32 (out, in, kh, kw)."""
     whole, scale, _ = (graph.array(name) for name in _dequantizer(graph, node.input[1]).input)
     return whole.astype(np.float32) * scale.astype(np.float32).reshape(-1, *[1] * (whole.ndim - 1))
 
 
 def _add_to_bias(model: onnx.ModelProto, graph: Graph, node: NodeProto, shift: np.ndarray) -> None:
-    """A bias of the node's own (biases may be shared between layers), of the type that the node computes in."""
+    """Give the node a bias of its own (layers may share biases), in the type that the node computes in."""
     dtype = np.float16 if graph.types[node.output[0]] == TensorProto.FLOAT16 else np.float32
     before = graph.array(node.input[2]).astype(np.float64) if len(node.input) > 2 else 0.0
     name = f"{node.output[0]}_bias"

@@ -1,7 +1,8 @@
-"""How far a quantized detector's answers are from the original's, as one number that moves smoothly.
+"""Output divergence: how far the outputs of a quantized detector are from the original's, as one smooth number.
 
-mAP on a few dozen pictures moves by half a point for no reason, so it cannot tell which of sixty layers hurts. This
-can: on YOLOv8n the layers' own divergences add up in quadrature to that of the whole (0.119 against 0.112).
+mAP on a few dozen images varies by half a point by chance, so it cannot tell which of sixty layers hurts. Output
+divergence can: on YOLOv8n the divergences of the layers add up in quadrature to that of the whole (0.119 against
+0.112).
 """
 
 from __future__ import annotations
@@ -11,16 +12,24 @@ from edgeprune_device.output import END2END
 
 __all__ = ["output_divergence"]
 
-# Weaker answers never become a detection that counts.
+# Answers with a lower score never become a detection that counts.
 MIN_SCORE = 0.01
 
 
 def output_divergence(expected: np.ndarray, found: np.ndarray, kind: str) -> tuple[float, float]:
-    """(what differs, all there is) of one picture; the quotient of their sums over pictures is the output divergence.
+    """The divergence of one image, as a numerator and a denominator.
 
-    expected, found: outputs in the form of `exporting.to_onnx`; kind: what they mean, see edgeprune_device.output.
-    What differs: the scores' absolute differences, and one less the boxes' IoU weighed by the score. All there is: the
-    expected scores. 0 is equal, 0.1 is much. A found value that is not finite counts as all of its answer.
+    The quotient of their sums over the images is the output divergence: 0 is equal, 0.1 is large. A found value that is
+    not finite counts as a loss of its whole answer.
+
+    Args:
+        expected: The original's output, in the form of `exporting.to_onnx`.
+        found: The other output.
+        kind: The meaning of both (`edgeprune_device.output`).
+
+    Returns:
+        (differences, total). The differences are the absolute differences of the scores, plus one less the IoU of the
+            boxes, weighed by the score. The total is the sum of the expected scores.
     """
     if kind == END2END:
         return _rows(expected[0].astype(np.float64), found[0].astype(np.float64))
@@ -39,7 +48,7 @@ def _anchors(expected: np.ndarray, found: np.ndarray) -> tuple[float, float]:
 
 
 def _rows(expected: np.ndarray, found: np.ndarray) -> tuple[float, float]:
-    """Each expected row against the best of its class: the order of two nearly equal scores may change."""
+    """Match each expected row with the best one of its class: the order of two nearly equal scores may change."""
     rows = expected[expected[:, 4] > MIN_SCORE]
     differs = 0.0
     for row in rows:

@@ -1,7 +1,7 @@
 """FP32 ONNX -> typed FP16 ONNX.
 
-Every type is written into the file, as strongly typed TensorRT (an option from 10, the only way from 11) wants it, and
-ONNX Runtime takes the same file. Input and output stay FP32.
+Every type is written into the file, as strongly typed TensorRT needs it (optional from 10 on, the only mode from 11
+on). ONNX Runtime takes the same file. Input and output stay FP32.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from edgeprune.quantize.graph import MOVES, Graph, copy_of, in_layers, layer_of,
 __all__ = ["Fp16", "Kept", "fp32_nodes", "to_fp16"]
 
 FP16_MAX = float(np.finfo(np.float16).max)
-# Calibration pictures do not show the greatest activation there is: a layer within a factor of two stays FP32.
+# Calibration images do not show the greatest possible activation: a layer within a factor of two of it stays FP32.
 HEADROOM = 2.0
-# Rounding weights to FP16 costs 2e-4 of their norm; a hundred times that means that they fall below its smallest steps.
+# Rounding weights to FP16 costs 2e-4 of their norm; a hundred times that means that they are below its smallest steps.
 MAX_WEIGHT_ERROR = 0.02
-# Inputs that ONNX wants in FP32 whatever the type of the data: regions and scales of Resize.
+# Inputs that are FP32 by ONNX's specification whatever the type of the data: regions and scales of Resize.
 FP32_INPUTS = {"Resize": (1, 2)}
 # Operators whose results are values of their inputs; Q and DQ together change them by a step.
 CARRIERS = MOVES | {"QuantizeLinear", "DequantizeLinear"}
@@ -33,7 +33,7 @@ TYPES = {TensorProto.FLOAT: np.float32, TensorProto.FLOAT16: np.float16}
 
 @dataclass(frozen=True)
 class Kept:
-    """A layer that stays FP32 and why: `Kept("model.4.cv1.conv", "weights reach 70312")`."""
+    """A layer that stays FP32, and the reason: `Kept("model.4.cv1.conv", "weights reach 70312")`."""
 
     layer: str
     reason: str
@@ -41,22 +41,30 @@ class Kept:
 
 @dataclass(frozen=True)
 class Fp16:
-    """The converted model and the layers that stayed FP32 because FP16 cannot hold them (the tail is not named)."""
+    """A converted model.
+
+    Attributes:
+        model: The FP16 file.
+        kept: The layers that stay FP32 because FP16 cannot hold them, without those of the tail.
+    """
 
     model: onnx.ModelProto
     kept: tuple[Kept, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """The layers kept in FP32, without the model."""
+        """The layers that stay FP32, without the model."""
         return {"kept_fp32": [{"layer": k.layer, "reason": k.reason} for k in self.kept]}
 
 
 def to_fp16(model: onnx.ModelProto, ranges: Ranges | None = None, *, keep_fp32: Iterable[str] = ()) -> Fp16:
     """Convert the body of a detector (backbone, neck, head convolutions) to FP16; its tail stays FP32.
 
-    The tail (DFL's softmax, anchors, strides, final sigmoid) stays because FP16 resolves half a pixel only above 512.
-    model: FP32, plain or with Q/DQ. ranges: measured activations; without them only weights are judged.
-    keep_fp32: layers (`model.22` names all inside) that stay FP32 besides those FP16 cannot hold.
+    The tail (DFL's softmax, anchors, strides, final sigmoid) stays because FP16 resolves only half a pixel above 512.
+
+    Args:
+        model: FP32, plain or with Q/DQ; it is not changed.
+        ranges: Measured activations; without them only the weights are checked.
+        keep_fp32: Further layers that stay FP32; `model.22` names all layers inside it.
     """
     graph = Graph(model)
     kept = [*_named(graph, tuple(keep_fp32)), *_overflowing(graph, ranges)]
@@ -67,9 +75,13 @@ def to_fp16(model: onnx.ModelProto, ranges: Ranges | None = None, *, keep_fp32: 
 
 
 def fp32_nodes(model: onnx.ModelProto, ranges: Ranges) -> tuple[str, ...]:
-    """The names of the nodes that FP16 cannot hold: the tail, and what would overflow.
+    """The names of the nodes that FP16 cannot hold: the tail, and the nodes that would overflow.
 
-    For TensorRT 8, where FP16 is a flag for the whole network and not a type in the file. model: FP32, plain.
+    TensorRT 8 needs them: there FP16 is a flag for the whole network and not a type in the file.
+
+    Args:
+        model: FP32, plain.
+        ranges: Measured activations.
     """
     graph = Graph(model)
     overflowing = {output for output, _ in _overflowing(graph, ranges)}
@@ -101,7 +113,7 @@ def _overflowing(graph: Graph, ranges: Ranges | None) -> list[tuple[str, str]]:
 
 
 def _reach(graph: Graph, amax: dict[str, float]) -> dict[str, float]:
-    """The greatest |x| of every tensor that was measured, or that only carries the values of such ones."""
+    """The greatest |x| of every tensor that was measured, or that only carries the values of measured ones."""
     reach = dict(amax)
     for node in graph.nodes:
         if node.op_type in CARRIERS:
@@ -121,7 +133,7 @@ def _unfit_weights(graph: Graph, node: NodeProto) -> str | None:
             return f"weights reach {np.abs(values).max():.4g}, FP16 ends at {FP16_MAX:.0f}"
         norm = np.linalg.norm(values)
         error = np.linalg.norm(values - values.astype(np.float16))
-        # A vector that is zero for all purposes (1e-12 x the activations) does not matter.
+        # A vector that is practically zero (1e-12 x the activations) does not matter.
         if node.op_type == "Conv" and name == node.input[1] and norm > 0 and error > MAX_WEIGHT_ERROR * norm:
             return f"weights as small as {np.abs(values).max():.3g} lose {error / norm:.0%} of their norm in FP16"
     return None
@@ -167,7 +179,9 @@ class _Converter:
         self.nodes.append(changed)
 
     def _as(self, name: str, wanted: int) -> str:
-        """The name under which a tensor exists in the wanted type; makes it where it does not exist yet."""
+        """The name under which a tensor exists in the wanted type; a Cast or a constant is added where it does not
+        exist yet.
+        """
         key = (name, wanted)
         if key in self.made:
             return self.made[key]

@@ -1,10 +1,10 @@
-"""An ONNX graph with an index: who makes a tensor, who reads it, and where the detector's body ends.
+"""An ONNX graph with an index: the maker and the readers of each tensor, and where the detector's body ends.
 
-Knows nothing of precisions.
-
-The *body* of a detector is everything up to the last convolutions of its head; the *tail* is what follows them: DFL,
+The *body* of a detector is everything up to the last convolutions of its head. The *tail* is what follows them: DFL,
 anchors, strides, the final sigmoid. In YOLOv8n (64 Conv) `model.22.cv2.0.2` and its five sisters are the last
 convolutions; the 64th Conv is DFL's fixed sum, which belongs to the tail.
+
+The module does not depend on precisions.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from onnx import NodeProto, TensorProto, numpy_helper
 
 __all__ = ["MOVES", "Graph", "copy_of", "in_layers", "layer_of", "name_constants", "name_of", "typed"]
 
-# Operators that only move values: what comes out has the scale of what went in.
+# Operators that only move values: their outputs have the scale of their inputs.
 MOVES = frozenset({"Concat", "Split", "Slice", "MaxPool", "Resize"})
 FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16})
 
@@ -27,7 +27,18 @@ FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16})
 class Graph:
     """A read-only index of a model whose constants are initializers.
 
-    A node is known by its first output, which is unique in a graph and hashable, as a NodeProto is not.
+    A node is identified by its first output, which is unique in a graph and hashable; a NodeProto is not hashable.
+
+    Attributes:
+        model: The model.
+        nodes: Its nodes, in order.
+        initializers: Name -> constant.
+        producer: Tensor -> the node that makes it.
+        readers: Tensor -> the nodes that read it.
+        types: Tensor -> its ONNX element type.
+        shapes: Tensor -> its shape.
+        last_convolutions: The head's last convolutions, by first output.
+        body: The nodes of the body, by first output.
     """
 
     def __init__(self, model: onnx.ModelProto):
@@ -49,7 +60,7 @@ class Graph:
         self.body = self._ancestors(self.last_convolutions)
 
     def is_activation(self, name: str) -> bool:
-        """Whether a tensor is a floating-point value computed from the picture."""
+        """Whether a tensor is a floating-point value computed from the image."""
         return bool(name) and name not in self.initializers and self.types.get(name) in FLOATS
 
     def array(self, name: str) -> np.ndarray:
@@ -57,7 +68,7 @@ class Graph:
         return numpy_helper.to_array(self.initializers[name])
 
     def activations(self, node: NodeProto) -> list[str]:
-        """The inputs of a node that are computed from the picture."""
+        """The inputs of a node that are computed from the image."""
         return [name for name in node.input if self.is_activation(name)]
 
     def macs(self, node: NodeProto) -> int:
@@ -66,10 +77,11 @@ class Graph:
         return int(np.prod(self.shapes[node.output[0]])) * per_group * int(np.prod(kernel))
 
     def in_body(self, node: NodeProto) -> bool:
+        """Whether a node belongs to the body."""
         return node.output[0] in self.body
 
     def body_convolutions(self) -> list[NodeProto]:
-        """The body's convolutions without the last ones, in graph order: those that may become INT8."""
+        """The body's convolutions without the last ones, in graph order: these may become INT8."""
         return [
             node
             for node in self.nodes
@@ -77,7 +89,7 @@ class Graph:
         ]
 
     def is_silu(self, name: str) -> bool:
-        """Whether a tensor is read by x * sigmoid(x) and nothing else."""
+        """Whether x * sigmoid(x) reads a tensor, and nothing else does."""
         readers = self.readers[name]
         gate = next((n for n in readers if n.op_type == "Sigmoid"), None)
         if gate is None or len(readers) != 2:
@@ -86,7 +98,7 @@ class Graph:
         return other.op_type == "Mul" and set(other.input) == {name, gate.output[0]}
 
     def _last_convolutions(self) -> frozenset[str]:
-        """Learned convolutions after which no other learned convolution comes."""
+        """Learned convolutions that no other learned convolution follows."""
         followed: set[str] = set()  # tensors that reach a learned convolution further on
         last = set()
         for node in reversed(self.nodes):
@@ -99,7 +111,7 @@ class Graph:
         return frozenset(last)
 
     def _is_dfl(self, node: NodeProto) -> bool:
-        """DFL is a Conv by name only: one output channel, weights 0, 1, 2 … fixed."""
+        """Whether a node is DFL: a Conv by name only, with one output channel and the fixed weights 0, 1, 2 …."""
         weight = self._source_of_weight(node)
         if weight is None or len(weight.dims) != 4 or weight.dims[0] != 1 or tuple(weight.dims[2:]) != (1, 1):
             return False
@@ -131,13 +143,15 @@ def layer_of(node: NodeProto) -> str:
 
 
 def name_of(tensor: str, what: str) -> str:
-    """The name of a node that is put behind a tensor, in the layer that makes it: `/model.0/act/Mul_output_0` ->
-    `/model.0/act/Mul_output_0_Cast`. Viewers group nodes by the path in their names."""
+    """The name of a node that is inserted after a tensor, in the layer that makes the tensor.
+
+    `/model.0/act/Mul_output_0` -> `/model.0/act/Mul_output_0_Cast`: viewers group nodes by the path in their names.
+    """
     return f"{tensor}_{what}" if tensor.startswith("/") else f"/{tensor}/{what}"
 
 
 def name_constants(model: onnx.ModelProto) -> None:
-    """What onnxsim and ONNX's converter made and numbered (`_v_403`) gets the name of who reads it first."""
+    """Name the constants that onnxsim and ONNX's converter numbered (`_v_403`) after their first reader, in place."""
     for tensor in [t for t in model.graph.initializer if t.name.startswith("_v_")]:
         readers = [(n, i) for n in model.graph.node for i, name in enumerate(n.input) if name == tensor.name]
         if readers:
@@ -147,7 +161,7 @@ def name_constants(model: onnx.ModelProto) -> None:
 
 
 def in_layers(node: NodeProto, layers: Iterable[str]) -> bool:
-    """Whether a node belongs to one of the named layers: `model.22` names all that is inside it."""
+    """Whether a node belongs to one of the named layers; `model.22` names all layers inside it."""
     own = layer_of(node)
     return any(own == layer or own.startswith(layer + ".") for layer in layers)
 
@@ -158,7 +172,7 @@ def typed(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def copy_of(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy without the inferred types of inner tensors, which the caller is about to change."""
+    """A copy without the inferred types of inner tensors, for a caller that changes them."""
     clone = onnx.ModelProto()
     clone.CopyFrom(model)
     del clone.graph.value_info[:]

@@ -1,6 +1,7 @@
-"""FP32 ONNX -> explicitly quantized (Q/DQ) ONNX, by the rules of TensorRT or in the way of ONNX Runtime's CPU kernels.
+"""FP32 ONNX -> explicitly quantized (Q/DQ) ONNX, by TensorRT's rules or for ONNX Runtime's CPU kernels.
 
-Two styles, because one file cannot be fast on both (FACTS.md §2: signed 0.7x, unsigned 2.3x of FP32 on a CPU):
+There are two styles, because one file cannot be fast on both (on a CPU, signed ran at 0.7x and unsigned at 2.3x of the
+speed of FP32):
 
 `signed`    TensorRT. int8, zero point 0. Q/DQ stand where a fused kernel ends: on the inputs of convolutions, of
             residual adds and of concatenations; never between Conv and SiLU.
@@ -34,7 +35,13 @@ INTEGER_OPS = MOVES | {"Conv", "Sigmoid", "Mul", "Add"}
 
 @dataclass(frozen=True)
 class Grid:
-    """The values that a quantized tensor can take: scale x (q - zero_point), q in the type's range."""
+    """The values that a quantized tensor can take: scale x (q - zero_point), with q in the range of the type.
+
+    Attributes:
+        scale: The step.
+        zero_point: The q of 0.
+        dtype: np.int8 or np.uint8.
+    """
 
     scale: float
     zero_point: int
@@ -42,10 +49,12 @@ class Grid:
 
     @classmethod
     def signed(cls, threshold: float) -> Grid:
+        """The symmetric int8 grid over [-threshold, threshold]."""
         return cls(_positive(threshold) / 127, 0, np.int8)
 
     @classmethod
     def unsigned(cls, low: float, high: float) -> Grid:
+        """The uint8 grid over [low, high], extended to hold 0."""
         low, high = min(low, 0.0), max(high, 0.0)  # zero must be exact: it is the padding
         scale = _positive(high - low) / 255
         return cls(scale, int(np.clip(round(-low / scale), 0, 255)), np.uint8)
@@ -63,14 +72,20 @@ def to_int8(
 ) -> onnx.ModelProto:
     """Quantize the body of a detector; the head's last convolutions and its tail stay float.
 
-    model: FP32, opset 17, as `export.to_onnx` writes it. ranges: of that same model. method: how ranges are clipped.
-    activations: `signed` for TensorRT, `unsigned` for ONNX Runtime on a CPU.
-    rest: `fp32` keeps the opset; `fp16` types all else FP16 in opset 19 (TensorRT >= 10, strongly typed).
-    exclude: layers whose convolutions stay float (`model.22` names all inside).
-    reduce_range: weights in 7 bits, for unsigned activations on a CPU where 8 bits saturate (`Environment.saturates`).
+    Weights are int8, symmetric, with one scale per output channel; biases stay float.
 
-    Weights are int8, symmetric, one scale per output channel; biases stay float.
-    Raises InputError for an option that does not exist or ranges of another model.
+    Args:
+        model: FP32, opset 17, as `exporting.to_onnx` writes it; it is not changed.
+        ranges: The ranges of that same model.
+        method: How the ranges are clipped (`calibrate.METHODS`).
+        activations: `signed` for TensorRT, `unsigned` for ONNX Runtime on a CPU.
+        rest: `fp32` keeps the opset; `fp16` types all the rest FP16 in opset 19 (TensorRT >= 10, strongly typed).
+        exclude: Layers whose convolutions stay float; `model.22` names all layers inside it.
+        reduce_range: Weights in 7 bits, for unsigned activations on a CPU where 8 bits saturate
+            (`Environment.saturates`).
+
+    Raises:
+        InputError: An option does not exist, or the ranges are of another model.
     """
     if activations not in ("signed", "unsigned") or rest not in ("fp32", "fp16"):
         raise InputError(f"activations={activations!r}, rest={rest!r}: use signed or unsigned, fp32 or fp16")
@@ -87,9 +102,17 @@ def to_int8(
 
 
 def signed_grids(model: onnx.ModelProto, ranges: Ranges, *, method: str = "mse") -> tuple[Reads, dict[str, Grid]]:
-    """Where `to_int8` with signed activations rounds: who reads which tensor rounded, and the grid of each tensor.
+    """Where `to_int8` with signed activations rounds.
 
-    For training with the same rounding (qat.py): what is trained for must be what is written.
+    Training uses it to round in the same places (training/qat.py).
+
+    Args:
+        model: FP32, opset 17.
+        ranges: The ranges of that same model.
+        method: How the ranges are clipped.
+
+    Returns:
+        (tensor -> the readers, by first output, that read it rounded; tensor -> its grid).
     """
     _, reads, grids = _place(Graph(model), ranges, "signed", method, ())
     return reads, grids
@@ -98,7 +121,7 @@ def signed_grids(model: onnx.ModelProto, ranges: Ranges, *, method: str = "mse")
 def _place(
     graph: Graph, ranges: Ranges, activations: str, method: str, exclude: tuple[str, ...]
 ) -> tuple[set[str], Reads, dict[str, Grid]]:
-    """The convolutions that become INT8, who reads which tensor rounded, and the grid of each tensor."""
+    """The convolutions that become INT8, the readers of each rounded tensor, and the grid of each tensor."""
     convolutions = {n.output[0] for n in graph.body_convolutions() if not in_layers(n, exclude)}
     style = _Signed if activations == "signed" else _Unsigned
     reads = style.reads(graph, convolutions)
@@ -133,11 +156,13 @@ Reads = dict[str, set[str]]  # tensor -> the readers (by first output) that read
 
 
 class _Signed:
-    """Where TensorRT wants Q/DQ."""
+    """The places of Q/DQ for TensorRT."""
 
     @staticmethod
     def reads(graph: Graph, convolutions: set[str]) -> Reads:
-        """Convolutions read INT8; so does, backwards, every residual add, concatenation and move that feeds them."""
+        """Convolutions read INT8; backwards from them, so does every residual add, concatenation and move that feeds
+        them.
+        """
         reads: Reads = {}
         for node in reversed(graph.nodes):
             if not graph.in_body(node):
@@ -163,7 +188,7 @@ class _Signed:
 
 
 class _Unsigned:
-    """Where ONNX Runtime's CPU kernels want Q/DQ."""
+    """The places of Q/DQ for ONNX Runtime's CPU kernels."""
 
     @staticmethod
     def reads(graph: Graph, convolutions: set[str]) -> Reads:
@@ -188,7 +213,7 @@ class _Unsigned:
             for name in graph.activations(node):
                 reads.setdefault(name, set()).add(node.output[0])
             for name in node.output:
-                # A float reader too sees the quantized value: the kernel has no other.
+                # A float reader also gets the quantized value: the kernel has no other.
                 reads.setdefault(name, set()).update(n.output[0] for n in graph.readers[name])
         return reads
 
@@ -216,7 +241,7 @@ def _ends(graph: Graph, ranges: Ranges, name: str, thresholds: dict[str, float])
 
 
 def _arity(node: NodeProto) -> int:
-    """How many activations an operator takes when it is one of the network's own (not a product with a constant)."""
+    """The number of activations that an operator takes when it is the network's own (not a product with a constant)."""
     return 2 if node.op_type == "Mul" else 1
 
 
@@ -254,7 +279,7 @@ class _Writer:
         return result
 
     def _pair(self, name: str) -> None:
-        """Q and DQ of one activation, where somebody reads it dequantized."""
+        """Write Q and DQ of one activation, where a reader takes it dequantized."""
         if not self.reads.get(name):
             return
         grid = self.grids[name]
@@ -274,7 +299,7 @@ class _Writer:
         amax = np.abs(values).reshape(len(values), -1).max(1)
         # A channel of zeros may have any scale.
         scales = np.where(amax > 0, amax, 1.0) / self.top
-        # Rounded up to what the file can hold, before the weights are divided by it.
+        # Rounded up to a value that the file can hold, before the weights are divided by it.
         scales = _up_to_fp16(scales) if self.fp16_scales else scales.astype(np.float32).astype(np.float64)
         whole = np.rint(values / scales.reshape(-1, *[1] * (values.ndim - 1)))
         self._constant(f"{name}_q", whole.clip(-self.top, self.top).astype(np.int8))
@@ -291,7 +316,9 @@ class _Writer:
 
 
 def _positive(width: float) -> float:
-    """A tensor that is zero on all pictures still needs a scale; 2**-14 / 127 is the least that FP16 can hold."""
+    """The width, at least 2**-14: a tensor that is zero on all images still needs a scale, and 2**-14 / 127 is the
+    least that FP16 can hold.
+    """
     return max(float(width), 2.0**-14)
 
 

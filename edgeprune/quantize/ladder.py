@@ -1,4 +1,4 @@
-"""Which layers leave INT8 first, when INT8 loses too much."""
+"""The order of layer fallback: which layers leave INT8 first, where INT8 loses too much."""
 
 from __future__ import annotations
 
@@ -10,20 +10,24 @@ from edgeprune.quantize.sensitivity import LayerSensitivity
 
 __all__ = ["LEAST_SHARE", "Ladder"]
 
-#: Of all multiply-accumulates, what must stay in INT8: with less, INT8 would be a name only.
+#: The share of all multiply-accumulates that must stay in INT8: with less, the file would be INT8 in name only.
 LEAST_SHARE = 0.9
-#: A layer is not chosen for being tiny alone: each fallback costs two changes of type.
+#: Layers with a smaller share of the MACs count with this one: each fallback costs two changes of type.
 LEAST_MACS = 0.003
 
 
 @dataclass(frozen=True)
 class Ladder:
-    """Rung 0 leaves every layer in INT8; each further rung takes more out, the most error per MAC first.
+    """The rungs of layer fallback. Rung 0 leaves every layer in INT8; each further rung takes more layers out, those
+    with the most error per MAC first.
 
-    Errors of layers add in quadrature (divergence.py), so their squares are compared. fallbacks: in that order.
-    rungs: how many of them each rung takes: all small numbers, then half as many again at a time.
+    The errors of layers add in quadrature (divergence.py), so their squares are compared.
 
     Example: `Ladder.of(sensitivities, share=0.98).layers(2)` -> `("model.2.cv1.conv", "model.2.cv2.conv")`.
+
+    Attributes:
+        fallbacks: The layers, in the order in which they fall back.
+        rungs: The number of layers that each rung takes: all small numbers, then half as many again at a time.
     """
 
     fallbacks: tuple[LayerSensitivity, ...]
@@ -31,7 +35,13 @@ class Ladder:
 
     @classmethod
     def of(cls, sensitivities: Iterable[LayerSensitivity], share: float, least: float = LEAST_SHARE) -> Ladder:
-        """share: of the MACs that are INT8 without any fallback; no rung has less than `least`."""
+        """Make the ladder.
+
+        Args:
+            sensitivities: The layers that may fall back.
+            share: The share of the MACs that is INT8 without any fallback, 0..1.
+            least: The share that every rung keeps in INT8.
+        """
         order = sorted(sensitivities, key=lambda s: -(s.error**2) / max(s.macs_share, LEAST_MACS))
         fallbacks = []
         for candidate in order:
@@ -49,6 +59,6 @@ class Ladder:
         return tuple(s.layer for s in self.fallbacks[: self.rungs[rung]])
 
     def to_json(self, rung: int) -> list[dict[str, Any]]:
-        """Why each layer of the rung fell back: what it alone costs, and the work it stands for."""
+        """The layers of a rung, each with its error when it alone is INT8 and its share of the MACs."""
         chosen = self.fallbacks[: self.rungs[rung]]
         return [{"layer": s.layer, "disagreement": s.error, "share_of_macs": s.macs_share} for s in chosen]

@@ -1,7 +1,7 @@
 """ONNX Runtime as a reference: every operator of a reduced-precision file computed as it is written.
 
-What ONNX Runtime does by default on a CPU is something else, twice: FP16 operators run in FP32 and their results are
-mostly not rounded (`rounded`), and Q/DQ pairs become integer kernels of its own (`reference_session`).
+By default ONNX Runtime computes otherwise on a CPU, in two ways. FP16 operators run in FP32 and their results are
+mostly not rounded (`rounded`). Q/DQ pairs become integer kernels of its own (`reference_session`).
 """
 
 from __future__ import annotations
@@ -23,9 +23,13 @@ def reference_session(model: onnx.ModelProto | bytes | str | Path, *, threads: i
     """A session that keeps Q and DQ apart from their neighbours; for accuracy, not for speed.
 
     Use it to measure what TensorRT will compute. By default ONNX Runtime (1.32) joins DQ, operator and Q to integer
-    kernels of its own: on x86 without VNNI those saturate with 8-bit weights, and where the scales are FP16
-    (`model.int8-fp16.onnx`) it does not look at their type and then refuses its own graph: "Type 'tensor(float16)' of
+    kernels of its own. On x86 without VNNI those saturate with 8-bit weights. Where the scales are FP16
+    (`model.int8-fp16.onnx`), ONNX Runtime ignores their type and then refuses its own graph: "Type 'tensor(float16)' of
     input parameter … of operator (QLinearConcat) is invalid".
+
+    Args:
+        model: The file, its bytes or its path.
+        threads: Threads of the inference.
     """
     if isinstance(model, onnx.ModelProto):
         model = model.SerializeToString()
@@ -37,8 +41,8 @@ def rounded(model: onnx.ModelProto) -> onnx.ModelProto:
     """A typed FP16 file as an FP32 graph in which each FP16 value is really rounded to FP16, for accuracy on a CPU.
 
     ONNX Runtime has no FP16 kernels on x86: it computes in FP32 and drops the casts between two such operators, so that
-    an FP16 file measures there like an FP32 one, overflow included. Here each operator accumulates in FP32 and stores
-    FP16, as a GPU does; Conv and SiLU are one operator, as in TensorRT's fusion.
+    an FP16 file measures there like an FP32 one, overflow included. In the returned graph each operator accumulates in
+    FP32 and stores FP16, as on a GPU; Conv and SiLU are one operator, as in TensorRT's fusion.
     """
     graph = Graph(model)
     inner = {name for node in graph.nodes for name in node.output if graph.is_silu(name)}
@@ -55,7 +59,7 @@ def rounded(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _rounded_node(graph: Graph, node: NodeProto, inner: set[str]) -> list[NodeProto]:
-    """The node in FP32, and behind it a Cast to FP16 and back for each result that is stored in FP16."""
+    """The node in FP32, followed by a Cast to FP16 and back for each result that is stored in FP16."""
     changed = NodeProto()
     changed.CopyFrom(node)
     if node.op_type == "Cast" and TensorProto.FLOAT16 in (graph.types[node.input[0]], graph.types[node.output[0]]):
