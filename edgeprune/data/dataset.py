@@ -1,6 +1,6 @@
-"""A labelled data set in Ultralytics' form: read once, checked before anything long starts.
+"""A labelled data set in Ultralytics' form: read once, and checked before anything long starts.
 
-What a data.yaml says means here what it means to Ultralytics. Other forms become one first (datasets/).
+A data.yaml has the meaning here that it has to Ultralytics. Other forms become a data.yaml first (formats/).
 """
 
 from __future__ import annotations
@@ -23,8 +23,15 @@ from edgeprune.data.pictures import PICTURES, READABLE, UNREADABLE
 
 @dataclass(frozen=True)
 class Dataset:
-    """path: as it was given; names: class names by index; train, val: pictures, sorted as listed; keypoints: (count,
-    dimensions) where the labels are those of poses, whose boxes are read."""
+    """A labelled data set.
+
+    Attributes:
+        path: The path as it was given.
+        names: Class names, in the order of their numbers.
+        train: Training images, sorted as listed.
+        val: Validation images, sorted as listed.
+        keypoints: (count, dimensions) where the labels are those of poses, whose boxes are read; else None.
+    """
 
     path: Path
     names: tuple[str, ...]
@@ -34,27 +41,32 @@ class Dataset:
     _labels: dict[Path, np.ndarray] = field(default_factory=dict, repr=False, compare=False)
 
     def labels(self, picture: Path) -> np.ndarray:
-        """(n, 5) float64 [class, cx, cy, w, h], normalised to the picture's size."""
+        """(n, 5) float64 [class, cx, cy, w, h], normalised to the size of the image."""
         if picture not in self._labels:
             self._labels[picture] = _read_labels(_label_of(picture), len(self.names), self.keypoints)
         return self._labels[picture]
 
     def truth(self, picture: Path, shape: tuple[int, int]) -> np.ndarray:
-        """(n, 5) float64 [class, x1, y1, x2, y2] in pixels of a picture of shape (height, width)."""
+        """(n, 5) float64 [class, x1, y1, x2, y2], px.
+
+        Args:
+            picture: The image.
+            shape: (height, width) of the image, px.
+        """
         labels = self.labels(picture)
         height, width = shape
         centre, half = labels[:, 1:3] * (width, height), labels[:, 3:5] * (width, height) / 2
         return np.concatenate([labels[:, :1], centre - half, centre + half], axis=1)
 
     def boxes(self, pictures) -> np.ndarray:
-        """(classes,) the number of labelled boxes of each class."""
+        """(classes,) the number of labelled boxes of each class in these images."""
         counts = np.zeros(len(self.names), dtype=int)
         for picture in pictures:
             counts += np.bincount(self.labels(picture)[:, 0].astype(int), minlength=len(self.names))
         return counts
 
     def overlap(self) -> int:
-        """How many validation pictures are also training pictures, by content."""
+        """The number of validation images that are also training images, by content."""
         by_size: dict[int, list[Path]] = {}
         for picture in self.train:
             by_size.setdefault(picture.stat().st_size, []).append(picture)
@@ -70,7 +82,7 @@ class Dataset:
 
     @property
     def sha256(self) -> str:
-        """Over names, the pictures' names and sizes, and labels."""
+        """SHA-256 over the class names, the images' names and sizes, and the labels."""
         digest = hashlib.sha256(repr(self.names).encode())
         for split in (self.train, self.val):
             for picture in split:
@@ -80,10 +92,10 @@ class Dataset:
 
 
 def load(path: str | Path) -> Dataset:
-    """Read a data set, in any form that `datasets.find` knows, and check every label file of both splits.
+    """Read a data set, in any form that `formats.find` knows, and check every label file of both splits.
 
     Raises:
-        InputError: the file, a picture folder or a picture is missing; a label is malformed (file and line).
+        InputError: The file, an image folder or an image is missing, or a label is malformed (file and line).
     """
     given, path = Path(path), formats.find(Path(path))
     content = _read_yaml(path)
@@ -102,7 +114,15 @@ def load(path: str | Path) -> Dataset:
 
 
 def check_names(dataset: Dataset, names: list[str]) -> None:
-    """The data set and the model must mean the same by class 0, 1, …"""
+    """Check that the data set and the model have the same classes in the same order.
+
+    Args:
+        dataset: The data set.
+        names: The model's class names.
+
+    Raises:
+        InputError: They differ.
+    """
     if list(names) == ["item"] and len(dataset.names) > 1:
         raise InputError(
             f"{dataset.path}: {len(dataset.names)} classes, but the model was trained with single_cls, on one; give it "
@@ -169,8 +189,11 @@ def _keypoints(path: Path, content: dict) -> tuple[int, int] | None:
 
 
 def _root(path: Path, content: dict) -> Path:
-    """Where the splits' paths begin. A relative `path:` is, to Ultralytics, one from the working folder, else one in
-    its `datasets_dir`; where neither has the pictures, it is one from the file's own folder."""
+    """The folder that the splits' paths begin in.
+
+    A relative `path:` is, to Ultralytics, one from the working folder, else one in its `datasets_dir`. Where neither
+    has the images, it is one from the file's own folder.
+    """
     root = content.get("path")
     if root is None:
         return path.resolve().parent
@@ -202,7 +225,7 @@ def _listed(entries) -> list:
 def _place(root: Path, entry) -> Path:
     place = root / str(entry)
     if not place.exists() and str(entry).startswith("../"):
-        place = root / str(entry)[3:]  # Roboflow's exports mean it so, and Ultralytics reads them so
+        place = root / str(entry)[3:]  # Roboflow's exports write it so, and Ultralytics reads them so
     return place
 
 
@@ -212,7 +235,7 @@ def _pictures(path: Path, root: Path, content: dict, key: str) -> tuple[Path, ..
         raise InputError(f"{path}: {key}: is missing" if not entries else f"{path}: {key}: {entries!r} is not a path")
     found: list[Path] = []
     for entry in entries:
-        # Resolved, as in Ultralytics: where a folder is a link into a store, the labels lie in the store.
+        # Resolved, as in Ultralytics: where a folder links into a store, the labels lie in the store.
         place = _place(root, entry).resolve()
         if place.is_dir():
             files = glob.glob(f"{glob.escape(str(place))}/**/*.*", recursive=True)  # nothing hidden
@@ -236,13 +259,16 @@ def _pictures(path: Path, root: Path, content: dict, key: str) -> tuple[Path, ..
             f"{path}: {key}: {len(unreadable)} of {len(found)} pictures are of a kind that is not decoded here, the "
             f"first: {unreadable[0]}; make them JPEG or PNG"
         )
-    # Not resolve(): labels lie beside the picture as listed, also where that is a link into a store.
+    # Not resolve(): the labels lie beside the image as listed, also where the image links into a store.
     return tuple(dict.fromkeys(Path(os.path.abspath(p)) for p in found))
 
 
 def _list(place: Path) -> list[Path]:
-    """The pictures of a .txt list: `./` is its own folder; other relative paths are from the working folder, as in
-    Ultralytics, and where nothing is there, from its own folder."""
+    """The images of a .txt list.
+
+    `./` is the list's own folder. Other relative paths are from the working folder, as in Ultralytics; where there is
+    no such file, they are from the list's own folder.
+    """
     lines = [line.strip() for line in place.read_text(encoding="utf-8-sig", errors="surrogateescape").splitlines()]
     paths = [Path(line) for line in lines if Path(line).suffix.lower() in PICTURES]
     here = [line.startswith("./") for line in lines if Path(line).suffix.lower() in PICTURES]
@@ -253,14 +279,14 @@ def _hint(path: Path, content: dict) -> str:
     if not content.get("download"):
         return ""
     said = "; its download: is not run here"
-    if not re.fullmatch(r"[\w.-]+", path.name):  # nor is there a command to copy that a file's name could be a part of
+    if not re.fullmatch(r"[\w.-]+", path.name):  # a shown command must not contain an unsafe file name
         return said
     run = f"from ultralytics.data.utils import check_det_dataset as c; c('{path.name}')"
     return f'{said}: python -c "{run}" runs it'
 
 
 def _label_of(picture: Path) -> Path:
-    """Ultralytics' rule: the last `images` in the path becomes `labels`."""
+    """The label file of an image, by Ultralytics' rule: the last `images` in the path becomes `labels`."""
     parts = list(picture.parts)
     for i in range(len(parts) - 2, -1, -1):
         if parts[i] == "images":

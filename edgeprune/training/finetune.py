@@ -1,12 +1,13 @@
-"""Fine-tune a pruned model with Ultralytics' own trainer, without losing the pruning.
+"""Fine-tuning of a pruned model with Ultralytics' own trainer, without losing the pruning.
 
-`Model.train()` rebuilds the network from its YAML and copies what still fits, which silently undoes the pruning. The
-trainer (trainer.py) returns the pruned module itself, in training, interruption and resumption, and checks at every
-step that the number of parameters has not changed.
+`Model.train()` rebuilds the network from its YAML and copies the weights that still fit, which silently undoes the
+pruning. The trainer (trainer.py) returns the pruned module itself, in training, interruption and resumption, and checks
+at every step that the number of parameters has not changed.
 
-Early stopping must look at pictures that the training does not see, and not at the validation pictures, which judge the
-result: chosen on them, its figure would flatter. So `patience` holds back a tenth of the training pictures. Their mAP
-by the one evaluator decides, not their loss: a detector's loss rises with its confidence while mAP still grows.
+Early stopping must use images that the training does not see, and other images than the validation images, which judge
+the result: a result selected on them would look better than it is. So `patience` holds back a tenth of the training
+images. Their mAP by the evaluator decides, not their loss: a detector's loss rises with its confidence while its mAP
+still grows.
 """
 
 from __future__ import annotations
@@ -35,10 +36,23 @@ from edgeprune.training import distill, qat, tracking
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """epochs: passes over the training pictures; batch: pictures a step; lr: learning rate (AdamW, warm-up, cosine to
-    1 %); device: cpu or the number of a GPU, or of several: 0,1; workers: data loading processes; patience: epochs
-    without a better figure on held-back training pictures after which it stops (0: never); sparsity: see sparsity.py
-    (0: off); qat: round as the INT8 file will, see qat.py."""
+    """The settings of a training.
+
+    Attributes:
+        epochs: Passes over the training images.
+        batch: Images a step.
+        lr: The learning rate (AdamW, warm-up, cosine to 1 %).
+        imgsz: The side of the square image, px.
+        device: `cpu`, the number of a GPU, or those of several: `0,1`.
+        workers: Data loading processes.
+        seed: Of the random numbers.
+        patience: Epochs without a better figure on held-back training images after which the training stops; 0: never.
+        sparsity: See pruning/sparsity.py; 0: off.
+        qat: Round as the INT8 file will, see qat.py.
+
+    Raises:
+        InputError: A value is outside its range, or two settings exclude each other.
+    """
 
     epochs: int = 10
     batch: int = 4
@@ -68,15 +82,15 @@ class TrainingSettings:
 
     @property
     def gpus(self) -> int:
-        """Processes that share a batch; 1 on the CPU."""
+        """The number of processes that share a batch; 1 on the CPU."""
         return len(self.device.split(","))
 
     def overrides(self) -> dict:
-        """Ultralytics' arguments, with the defaults that would spoil a gentle fine-tuning replaced:
+        """Ultralytics' arguments. These replace defaults that would spoil a gentle fine-tuning:
 
-        optimizer: `auto` ignores lr0. warmup_bias_lr: 0.1 by default, a thousand times a low learning rate.
-        nbs: 64 by default, which at batch 4 makes one step of sixteen batches. close_mosaic: mosaic pictures are not
-        what the drone sees; the last third of the epochs goes without them. amp: its check downloads a model.
+        optimizer: `auto` ignores lr0. warmup_bias_lr: 0.1 by default, a thousand times a low learning rate. nbs: 64 by
+        default, which at batch 4 makes one step of sixteen batches. close_mosaic: a drone sees no mosaic images; the
+        last third of the epochs goes without them. amp: its check downloads a model.
         """
         return {
             "epochs": self.epochs, "batch": self.batch, "nbs": self.batch, "imgsz": self.imgsz,
@@ -90,7 +104,15 @@ class TrainingSettings:
 
 @dataclass(frozen=True)
 class Progress:
-    """Where the training stands: epoch (from 1) of epochs, step of steps in it, mean loss so far in this epoch."""
+    """The progress of a training.
+
+    Attributes:
+        epoch: The current epoch, from 1.
+        epochs: The number of epochs.
+        step: The current step of the epoch.
+        steps: The number of steps of an epoch.
+        loss: The mean loss so far in this epoch.
+    """
 
     epoch: int
     epochs: int
@@ -100,7 +122,11 @@ class Progress:
 
 
 def check_device(device: str) -> None:
-    """Raises InputError where the device does not exist: before an hour of work, not after it."""
+    """Check that the device exists, before an hour of work and not after it.
+
+    Raises:
+        InputError: It does not exist, or a package for several GPUs is missing.
+    """
     from ultralytics.utils.torch_utils import select_device
 
     try:
@@ -108,7 +134,7 @@ def check_device(device: str) -> None:
         use_all_cores()
     except (ValueError, RuntimeError, AssertionError) as error:
         raise InputError(f"--device {device}: not on this machine ({str(error).strip().splitlines()[0]})") from error
-    if "," in device and importlib.util.find_spec("cloudpickle") is None:  # Ultralytics would install it by itself
+    if "," in device and importlib.util.find_spec("cloudpickle") is None:  # else Ultralytics would install it
         raise InputError(f"--device {device}: several GPUs need a package more: pip install cloudpickle")
 
 
@@ -124,24 +150,32 @@ def finetune_network(
     observe: Callable | None = None,
     tracked: bool = True,
 ) -> dict:
-    """Train `weights` and write the result to `out` as a stock checkpoint: the EMA of the last epoch, or with patience
-    that of the best.
+    """Train `weights` and write the result to `out` as a stock checkpoint.
 
-    folder: where the run keeps its state. An interrupted run of the same weights, data, teacher and settings that lies
-    there goes on from its last whole epoch, however often it was interrupted; any other is thrown away. teacher: a
-    checkpoint to learn from beside the labels (distill.py). observe: called with the trainer after every batch (tests
-    read it). On several GPUs, where the training runs in other processes, neither it nor on_step is called. tracked:
-    the user's trackers follow it (tracking.py), whose logs lie beside `out`; False for an `out` that does not last.
+    The result is the EMA of the last epoch, or with patience that of the best. With `settings.qat` the scheme is that
+    of the INT8 file of these weights, calibrated on training images, and `out` carries it.
 
-    With settings.qat the scheme is that of the weights' own INT8 file, calibrated on training pictures, and `out`
-    carries it.
+    Args:
+        weights: The checkpoint to train.
+        dataset: The data set.
+        out: The checkpoint to write.
+        settings: The settings of the training.
+        folder: Holds the state of the run. An interrupted run of the same weights, data, teacher and settings in this
+            folder goes on from its last whole epoch, however often it was interrupted; any other run is deleted.
+        teacher: A checkpoint to learn from beside the labels (distill.py).
+        on_step: Called with the progress after every batch. Not on several GPUs, where the training runs in other
+            processes.
+        observe: Called with the trainer after every batch, for tests. Not on several GPUs.
+        tracked: Whether the user's trackers follow the training (tracking.py), whose logs lie beside `out`; False for a
+            temporary `out`.
 
-    Returns: epochs done, batch (pictures per step of the optimiser), steps of the optimiser over all epochs; with
-    patience also best_epoch.
+    Returns:
+        `epochs` done, `batch` (images per step of the optimiser) and `steps` of the optimiser over all epochs; with
+            patience also `best_epoch`.
 
     Raises:
-        InputError: the device does not exist, the teacher does not fit, too few pictures to hold some back, or memory
-            runs out even with a batch of 1.
+        InputError: The device does not exist, the teacher does not fit, there are too few images to hold some back, or
+            memory runs out even with a batch of 1.
     """
     check_device(settings.device)
     start = checkpoint.load(weights)
@@ -176,11 +210,16 @@ def finetune_network(
 
 
 def hold_back(dataset: Dataset) -> Dataset:
-    """The data set to train with and stop by: a tenth of the labelled training pictures (8 to 64), evenly spread, is
-    its validation split and is not trained on.
+    """Split off the images for early stopping.
+
+    A tenth of the labelled training images (8 to 64), evenly spread, becomes the validation split and is not trained
+    on.
+
+    Returns:
+        The data set to train with.
 
     Raises:
-        InputError: fewer than 32 labelled training pictures.
+        InputError: There are fewer than 32 labelled training images.
     """
     labelled = [p for p in dataset.train if len(dataset.labels(p))]
     if len(labelled) < 32:
@@ -193,14 +232,14 @@ def hold_back(dataset: Dataset) -> Dataset:
 
 
 def _identity(weights: Path, dataset: Dataset, settings: TrainingSettings, teacher: Path | None) -> dict:
-    """What a run's result depends on; where and with how much memory it runs is not part of it."""
+    """The inputs that a run's result depends on. The device and the memory are not part of it."""
     asked = {k: v for k, v in asdict(settings).items() if k not in ("device", "workers", "batch")}
     teacher = None if teacher is None else sha256(teacher)
     return {"weights_sha256": sha256(weights), "data_sha256": dataset.sha256, "teacher_sha256": teacher, **asked}
 
 
 class _TrainingRun:
-    """The state of one fine-tuning on disk: whose it is, its checkpoints, and the steps behind each epoch."""
+    """The state of one fine-tuning on disk: its identity, its checkpoints, and the steps of each epoch."""
 
     def __init__(self, folder: Path, identity: dict) -> None:
         self.folder = folder.resolve()
@@ -215,7 +254,7 @@ class _TrainingRun:
             write_atomic(mark, json.dumps(identity))
 
     def scheme(self, model: torch.nn.Module, dataset: Dataset, imgsz: int) -> qat.Scheme:
-        """That of the run: made once, so that a run that goes on rounds as it did."""
+        """The scheme of the run. It is made once, so that a run that goes on rounds as before."""
         path = self.folder / "scheme.json"
         if not path.exists():
             write_atomic(path, json.dumps(qat.plan(model, imgsz, qat.calibration(dataset, imgsz)).to_json()))
@@ -247,12 +286,12 @@ class _TrainingRun:
         return done >= settings.epochs or 0 < settings.patience <= waited
 
     def counted(self) -> dict:
-        """{"epochs": whole ones, "batch": pictures per step, "steps": since the first epoch} of what last.pt holds."""
+        """{"epochs": whole epochs, "batch": images per step, "steps": since the first epoch} of last.pt."""
         done = self.epochs_done
         return {"epochs": done, **self._read(self._steps).get(str(done), {"batch": None, "steps": 0})}
 
 
-#: What the user's own training had to say of pictures and losses: left and right that may not be swapped, gains.
+#: Arguments of the user's own training that stay: its augmentation (left and right may not be swappable) and gains.
 _INHERITED = (
     "hsv_h", "hsv_s", "hsv_v", "degrees", "translate", "scale", "shear", "perspective", "flipud", "fliplr", "bgr",
     "mosaic", "mixup", "cutmix", "copy_paste", "box", "cls", "dfl", "single_cls",
@@ -281,7 +320,7 @@ def _train(start: checkpoint.Checkpoint, dataset, settings, run, teacher, on_ste
 
 
 def _write_data(dataset: Dataset, folder: Path) -> Path:
-    """The data set as we read it, by absolute paths: Ultralytics looks for relative ones in places of its own."""
+    """Write the data set with absolute paths: Ultralytics looks for relative ones in places of its own."""
     for split in ("train", "val"):
         write_atomic(folder / f"{split}.txt", "".join(f"{p}\n" for p in getattr(dataset, split)))
     names = dict(enumerate(dataset.names))

@@ -3,21 +3,21 @@
     scheme = plan(model, imgsz, pictures)     where the file rounds, in which steps: from the file itself
     with rounded(model, scheme): …            every forward pass in here is rounded so; gradients pass straight through
 
-Nothing of the model is replaced and nothing is added to it: functions are intercepted while they are called, so that
-checkpoints hold stock classes only, and averages, several GPUs and resuming go on as without it. A tensor is rounded
-where it is read, by convolutions and by additions, with the scale of the tensor that the file reads there. What only
-moves values in between (Concat, Split, MaxPool, Resize) needs nothing: it shares its scale in the file, and rounding
+Nothing of the model is replaced and nothing is added to it. Functions are intercepted while they are called, so that
+checkpoints hold stock classes only, and averages, several GPUs and resuming work as without it. A tensor is rounded
+where it is read, by convolutions and by additions, with the scale of the tensor that the file reads there. Operators
+that only move values (Concat, Split, MaxPool, Resize) need nothing: they share their scale in the file, and rounding
 before or after a move is the same.
 
 The file has batch norm folded into the weights; here it is apart. That changes nothing: weights have one scale per
-output channel, symmetric around zero, and folding multiplies a channel by one number, its scale with it. But the
-statistics have to be those that will be folded, so batch norm is trained in eval mode.
+output channel, symmetric around zero, and folding multiplies a channel by one number, its scale with it. The
+statistics, however, have to be those that will be folded, so batch norm is trained in eval mode.
 
-Scales of activations are those of calibration and stay as they are; the weights' follow the weights.
+The scales of activations are those of calibration and stay fixed; the weights' scales follow the weights.
 
-What it is worth: nothing could be shown where calibration already holds. YOLOv8n COCO at 320 px, trained on one half of
-coco128 and judged on the other, mAP50-95 of the INT8 file: 0.387 calibrated, 0.390 after one epoch or two of this,
-0.388 after two of the same training without rounding (batch norm frozen there too; not frozen: 0.360).
+No gain could be shown where calibration already holds. YOLOv8n COCO at 320 px, trained on one half of coco128 and
+judged on the other, mAP50-95 of the INT8 file: 0.387 calibrated, 0.390 after one epoch or two of this, 0.388 after two
+of the same training without rounding (batch norm frozen there too; not frozen: 0.360).
 
 Branches that the file does not have (the one-to-many head of YOLOv10 and 26) are trained as they are, in float.
 """
@@ -46,9 +46,9 @@ from edgeprune.exporting.to_onnx import to_onnx
 from edgeprune.model.checkpoint import Checkpoint
 from edgeprune.quantize.graph import Graph, layer_of
 
-#: The learning rate of this training, as a part of fine-tuning's: it starts from a network that is tuned.
+#: The learning rate of this training as a fraction of fine-tuning's: it starts from a tuned network.
 RATE = 0.1
-#: Where a checkpoint keeps its scales. Stock Ultralytics reads past it.
+#: The key under which a checkpoint keeps its thresholds. Stock Ultralytics ignores it.
 KEY = "edgeprune_qat"
 
 _ADDITIONS = (torch.add, torch.Tensor.add)  # `a + b` arrives as the second
@@ -58,12 +58,15 @@ _ADDITIONS = (torch.add, torch.Tensor.add)  # `a + b` arrives as the second
 class Scheme:
     """Where a network's activations are rounded, and in what steps. Tensors have their names in the exported graph.
 
-    convolutions: layer -> the tensor it reads, for each time it is called. additions: layer -> for each `+` of two
-    activations in it, the tensors of both sides, or None where it adds floats. steps: tensor -> the scale of its grid.
-    thresholds: tensor -> the |x| at which it is clipped, as `Ranges.fixed` takes it: of those that are measured, and
-    not only moved values.
-
     Example: `Scheme({"model.0.conv": ["images"]}, {}, {"images": 0.0079}, {"images": 1.0})`.
+
+    Attributes:
+        convolutions: Layer -> the tensor that it reads, for each time it is called.
+        additions: Layer -> for each `+` of two activations in it, the tensors of both sides, or None where it adds
+            floats.
+        steps: Tensor -> the scale of its grid.
+        thresholds: Measured tensor -> the |x| at which it is clipped, for `Ranges.fixed`. Tensors of moved values are
+            not in it.
     """
 
     convolutions: dict[str, list[str]]
@@ -72,25 +75,37 @@ class Scheme:
     thresholds: dict[str, float]
 
     def to_json(self) -> dict:
+        """The fields as a dictionary."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, content: dict) -> Scheme:
+        """Make the scheme of a dictionary that `to_json` returned."""
         return cls(**content)
 
 
 def plan(model: nn.Module, imgsz: int, pictures: Iterable[np.ndarray], *, method: str = "mse") -> Scheme:
-    """The scheme of the INT8 file that `model` would become now, calibrated on `pictures`, each (1, 3, H, W).
+    """The scheme of the INT8 file that `model` would become now.
+
+    Args:
+        model: The network.
+        imgsz: The side of the square image, px.
+        pictures: Calibration images, each (1, 3, H, W) float32, RGB in 0..1.
+        method: The calibration method.
 
     Raises:
-        InputError: an operator of the file is not one module of the model (RepVGG-like blocks, which export joins).
+        InputError: An operator of the file is not one module of the model (RepVGG-like blocks, which export joins).
     """
     exported = check(model, imgsz)
     return of_graph(exported, q.calibrate(exported, pictures), method=method)
 
 
 def check(model: nn.Module, imgsz: int) -> onnx.ModelProto:
-    """The exported network. Raises InputError where one of its convolutions is not one of the model's."""
+    """Export the network, and check that each convolution of the file is one of the model's.
+
+    Raises:
+        InputError: One is not.
+    """
     exported = to_onnx(model, (imgsz, imgsz))
     modules = dict(model.named_modules())
     for layer in map(layer_of, Graph(exported).body_convolutions()):
@@ -103,7 +118,7 @@ def of_graph(exported: onnx.ModelProto, ranges: q.Ranges, *, method: str = "mse"
     """The scheme of `quantize.to_int8(exported, ranges, method=method)`."""
     _, grids = q.signed_grids(exported, ranges, method=method)
     thresholds = {name: grid.scale * 127 for name, grid in grids.items() if name in ranges.tensors}
-    # From the thresholds, and not from these grids: what the file will be written with, to the last bit.
+    # From the thresholds, and not from these grids: the file will be written with the very same values.
     reads, grids = q.signed_grids(exported, ranges.fixed(thresholds))
     graph = Graph(exported)
 
@@ -120,7 +135,9 @@ def of_graph(exported: onnx.ModelProto, ranges: q.Ranges, *, method: str = "mse"
 
 
 def _as_called(nodes: Iterable[onnx.NodeProto]) -> list[onnx.NodeProto]:
-    """Nodes of one kind as the layers called them: Add, Add_1, Add_2; simplifying may have sorted them otherwise."""
+    """Nodes of one kind in the order of the layers' calls: Add, Add_1, Add_2. Simplifying may have sorted them
+    otherwise.
+    """
 
     def number(node) -> int:
         found = re.search(r"_(\d+)$", node.name)
@@ -131,10 +148,14 @@ def _as_called(nodes: Iterable[onnx.NodeProto]) -> list[onnx.NodeProto]:
 
 @contextlib.contextmanager
 def rounded(model: nn.Module, scheme: Scheme) -> Iterator[None]:
-    """Round as the scheme says, in every forward pass of `model` within; other networks are left alone.
+    """Within the block, round as the scheme says in every forward pass of `model`; other networks are left alone.
+
+    Args:
+        model: The network.
+        scheme: Its scheme.
 
     Raises:
-        EdgepruneError: a forward pass that did not call what the scheme has: of another network.
+        EdgepruneError: A forward pass did not make the calls of the scheme, which is then of another network.
     """
     calls = _Calls({id(module): name for name, module in model.named_modules()}, scheme)
     hooks = [
@@ -150,7 +171,9 @@ def rounded(model: nn.Module, scheme: Scheme) -> Iterator[None]:
 
 
 class _Calls(TorchFunctionMode):
-    """Convolutions and additions, caught as they are called; the modules that are running say whose they are."""
+    """Convolutions and additions, intercepted as they are called; the running modules tell which layer a call belongs
+    to.
+    """
 
     def __init__(self, names: dict[int, str], scheme: Scheme) -> None:
         super().__init__()
@@ -224,22 +247,22 @@ def round_weight(weight: torch.Tensor) -> torch.Tensor:
 
 
 def freeze_statistics(model: nn.Module) -> None:
-    """Batch norm as it will be folded: its scale and shift learn, its statistics stay."""
+    """Put batch norm into eval mode, as it will be folded: its scale and shift learn, its statistics stay."""
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.eval()
 
 
 def carried(scheme: Scheme) -> dict:
-    """What a checkpoint carries of it (`checkpoint.save(extra=)`)."""
+    """The values that a checkpoint carries of the scheme (`checkpoint.save(extra=)`)."""
     return {KEY: {"method": "qat", "thresholds": dict(scheme.thresholds)}}
 
 
 def thresholds(source: Checkpoint) -> dict[str, float] | None:
-    """Those that a checkpoint was trained with, for `precisions.make`; None where it was not.
+    """The thresholds that a checkpoint was trained with, for `precisions.make`; None where it was trained without.
 
     Raises:
-        InputError: there is something else under that name.
+        InputError: The checkpoint holds something else under that key.
     """
     content = source.extra.get(KEY)
     if content is None:
@@ -254,7 +277,13 @@ def thresholds(source: Checkpoint) -> dict[str, float] | None:
 
 
 def int8(source: Checkpoint, dataset: Dataset, imgsz: int) -> onnx.ModelProto:
-    """A checkpoint as signed INT8: with its own thresholds, or else calibrated by mse and its biases corrected."""
+    """A checkpoint as signed INT8: with its own thresholds, or else calibrated by mse and with corrected biases.
+
+    Args:
+        source: The checkpoint.
+        dataset: The data set whose training images it is calibrated on.
+        imgsz: The side of the square image, px.
+    """
     exported = to_onnx(source.model, (imgsz, imgsz))
     pictures = calibration(dataset, imgsz)
     ranges, given = q.calibrate(exported, pictures), thresholds(source)
@@ -264,6 +293,6 @@ def int8(source: Checkpoint, dataset: Dataset, imgsz: int) -> onnx.ModelProto:
 
 
 def calibration(dataset: Dataset, imgsz: int) -> list[np.ndarray]:
-    """Training pictures to calibrate with, each (1, 3, imgsz, imgsz)."""
+    """Training images to calibrate with, each (1, 3, imgsz, imgsz) float32, RGB in 0..1."""
     solve, _ = samples.split(dataset.train, imgsz)
     return [x[None].numpy() for x in samples.read(dataset, solve, imgsz).pictures]

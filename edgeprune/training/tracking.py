@@ -1,17 +1,17 @@
 """Fine-tuning in the user's own experiment trackers: MLflow, TensorBoard, Weights & Biases.
 
-Ultralytics' own callbacks report to them, where the user has them on: the package is installed, and `yolo settings`
-says so. Nothing else of what Ultralytics adds to a training is added to ours: not its platform, Comet, ClearML, nor the
+Ultralytics' own callbacks report to a tracker where the user has it on: the package is installed, and `yolo settings`
+enables it. Nothing else that Ultralytics adds to a training is added here: not its platform, Comet, ClearML, nor the
 usage figures that it sends by default.
 
     begin        name, arguments
-    each epoch   losses, learning rates; with --patience the mAP on the pictures held back
-    report()     our own figures by the one evaluator, and the files, in the same run
+    each epoch   losses, learning rates; with --patience the mAP on the held-back images
+    report()     edgeprune's figures by the evaluator, and the files, in the same run
 
-A tracker is a guest. It sees a view of the trainer that it cannot change, and runs in a thread that is not waited for
-long: a server that does not answer, a login that is missing, a full disk costs one warning, never the
-training. What finds a run again lies in the training's folder (`tracking.json`): an interrupted training goes on in the
-run that it began, and processes of several GPUs write to the run that the first one reports on.
+A tracker must never affect the training. It gets a view of the trainer that it cannot change, and runs in a thread with
+a time limit. A server that does not answer, a missing login or a full disk costs one warning, never the training. The
+identifiers of its run lie in the training's folder (`tracking.json`): an interrupted training goes on in the run that
+it began, and the processes of several GPUs write to the run that the first one reports to.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ PROJECT = "edgeprune"
 #: Seconds that a training waits for a tracker's answer, for its start (MLflow's first one makes a data base of fifty
 #: migrations), and a finished job for its uploads; after them it goes on alone.
 PATIENCE_S, START_S, UPLOAD_S = 30.0, 120.0, 300.0
-#: Where the user has not said otherwise: no usage figures to anybody, no patience beyond ours, no chatter.
+#: Defaults for the trackers: no usage figures, no waiting beyond the limits above, no log. The user's values stay.
 _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
@@ -58,10 +58,15 @@ _ENVIRONMENT = {
 
 @dataclass
 class Record:
-    """What a training is known by, on disk.
+    """The description of a training for the trackers, on disk.
 
-    name: of the run, e.g. `demo/tuned`; logs: folder for what trackers write here; model, data: as the user gave them;
-    arguments: the hyperparameters as shown, None before the first start; runs: tracker -> what finds its run again.
+    Attributes:
+        name: Of the run, such as `demo/tuned`.
+        logs: The folder for the trackers' files on this machine.
+        model: The weights, as the user gave them.
+        data: The data set, as the user gave it.
+        arguments: The hyperparameters as shown; None before the first start.
+        runs: Tracker -> the identifiers of its run.
     """
 
     name: str
@@ -72,11 +77,12 @@ class Record:
     runs: dict[str, dict] = field(default_factory=dict)
 
     def write(self, folder: Path) -> None:
+        """Write the record into the training's folder."""
         write_atomic(folder / "tracking.json", json.dumps(asdict(self), default=str))
 
     @classmethod
     def read(cls, folder: Path) -> Record | None:
-        """None where there is no record: then nobody is told."""
+        """Read the record of the training's folder; None where there is none, and no tracker follows the training."""
         try:
             return cls(**json.loads((folder / "tracking.json").read_text()))
         except (OSError, ValueError, TypeError):
@@ -91,8 +97,16 @@ def switched_on() -> tuple[str, ...]:
 
 
 def prepare(folder: Path, *, weights: Path, data: Path, out: Path) -> None:
-    """Before a training in `folder` that leaves `out`: give it a name, unless it has one, and say who will hear of it:
-    Ultralytics has MLflow on until it is turned off, and the environment may name a server."""
+    """Name a training for the trackers, unless it has a name, and print which of them it reports to.
+
+    The notice is needed because Ultralytics has MLflow on by default, and the environment may name a server.
+
+    Args:
+        folder: The training's folder.
+        weights: The checkpoint to train.
+        data: The data set.
+        out: The checkpoint that the training writes.
+    """
     if not switched_on() or Record.read(folder):
         return
     for name in switched_on():
@@ -106,7 +120,13 @@ def prepare(folder: Path, *, weights: Path, data: Path, out: Path) -> None:
 
 
 def attach(trainer, folder: Path, **arguments) -> None:
-    """Let the trackers that are on follow this training. arguments: hyperparameters that are not Ultralytics'."""
+    """Let the trackers that are on follow this training.
+
+    Args:
+        trainer: The trainer.
+        folder: The training's folder.
+        **arguments: Hyperparameters that are not Ultralytics'.
+    """
     record = Record.read(folder)
     if record is None:
         return
@@ -123,9 +143,15 @@ def attach(trainer, folder: Path, **arguments) -> None:
 
 
 def report(folder: Path, found: Mapping[str, Mapping], files: Iterable[Path] = ()) -> list[str]:
-    """Add figures and files to the runs of the training in `folder`; returns where each run is, one line each.
+    """Add figures and files to the runs of a training.
 
-    found: e.g. build.json's "models"; whatever is a number in it is reported (`figures`).
+    Args:
+        folder: The training's folder.
+        found: Model -> its figures, such as build.json's "models"; every number in it is reported (`figures`).
+        files: Files to upload.
+
+    Returns:
+        The place of each run, one line each.
     """
     record = Record.read(folder)
     if record is None:
@@ -139,8 +165,11 @@ def report(folder: Path, found: Mapping[str, Mapping], files: Iterable[Path] = (
 
 
 def figures(found: Mapping[str, Mapping]) -> dict[str, float]:
-    """{"tuned": {"map50_95": 0.25, "latency_ms": {"p50": 11.0}}} -> {"edgeprune/tuned/map50_95": 0.25,
-    "edgeprune/tuned/latency_ms.p50": 11.0}. What was not measured is null there, and left out here."""
+    """The numbers of nested figures, flat. Null figures (not measured) are left out.
+
+    Example: {"tuned": {"map50_95": 0.25, "latency_ms": {"p50": 11.0}}} -> {"edgeprune/tuned/map50_95": 0.25,
+    "edgeprune/tuned/latency_ms.p50": 11.0}.
+    """
     flat = {}
     for model, entry in found.items():
         for key, value in entry.items():
@@ -152,10 +181,10 @@ def figures(found: Mapping[str, Mapping]) -> dict[str, float]:
 
 
 class _View:
-    """The trainer as a tracker's callbacks see it: what they set stays here, and no figure is shown that is not one.
+    """The trainer as a tracker's callbacks see it. Attributes that they set stay here, and only real figures are shown.
 
     Ultralytics' metrics are zeros where it does not validate; its checkpoints are intermediate ones, with the
-    optimiser's state; its folder goes when the training is done.
+    optimiser's state; its folder is deleted when the training is done.
     """
 
     def __init__(self, trainer, record: Record) -> None:
@@ -181,8 +210,13 @@ class _View:
 
 
 class _Tracker:
-    """One tracker in one training. TITLE: its name for people; MODULE: Ultralytics' callbacks; EVENTS: those it hears,
-    the first of which begins its run."""
+    """One tracker in one training.
+
+    Attributes:
+        TITLE: Its name for people.
+        MODULE: The module of Ultralytics' callbacks.
+        EVENTS: The events that it receives; the first one begins its run.
+    """
 
     TITLE = MODULE = ""
     EVENTS: tuple[str, ...] = ()
@@ -201,7 +235,7 @@ class _Tracker:
     def _hear(self, event: str) -> None:
         if self.view is None:
             if event != self.EVENTS[0]:
-                return  # a training that ended before it began
+                return  # the training ended before it began
             self.view = _View(self.trainer, self.record)
             self.module = importlib.import_module(f"ultralytics.utils.callbacks.{self.MODULE}")
             if not self.module.callbacks:
@@ -219,27 +253,27 @@ class _Tracker:
         self.ultralytics(event)
 
     def ultralytics(self, event: str) -> None:
-        """What Ultralytics does at this event, and what its callbacks have asked for since."""
+        """Run Ultralytics' callback for this event, and the callbacks that it has added since."""
         callback = self.module.callbacks.get(event)
         for call in ([callback] if callback else []) + self.view.callbacks[event]:
             call(self.view)
 
     def run(self) -> dict:
-        """What finds this run again."""
+        """The identifiers of this run."""
         return {}
 
     def add(self, found: dict[str, float], files: list[Path]) -> str:
-        """Figures and files to the run that was; returns where it is."""
+        """Add figures and files to the finished run; return its place."""
         raise NotImplementedError
 
     def aside(self, call: Callable, patience_s: float):
-        """The result of `call` in the tracker's thread; where it fails or takes too long: None, and one warning."""
+        """The result of `call` in the tracker's thread. If it fails or takes too long: None, and one warning."""
         with _warnings_of_ultralytics() as said:
             future = self._thread.run(call)
             try:
                 result = future.result(patience_s)
                 problem = said[0][:300] if said else None
-            except Exception as error:  # whatever a tracker, its client or its server comes up with
+            except Exception as error:  # a tracker, its client or its server can raise anything
                 text = " ".join(str(error).split())[:300]
                 problem = f"{type(error).__name__}{': ' if text else ''}{text}"
                 result, problem = None, problem if future.done() else f"no answer within {patience_s:g} s"
@@ -251,7 +285,7 @@ class _Tracker:
 
 
 class MLflow(_Tracker):
-    """`mlflow` keeps its active run per thread, and a run's parameters for good."""
+    """The tracker `mlflow`. It keeps its active run for each thread, and the parameters of a run cannot change."""
 
     TITLE, MODULE = "MLflow", "mlflow"
     EVENTS = ("on_pretrain_routine_end", "on_train_epoch_end", "on_fit_epoch_end", "on_train_end", "teardown")
@@ -260,9 +294,10 @@ class MLflow(_Tracker):
         super().__init__(*given)
         there = sys.modules.get("mlflow")
         theirs = there.active_run() if there is not None and self.trainer is not None else None
-        self.theirs = theirs and theirs.info.run_id  # the user's, of this thread: joined, and left open
+        self.theirs = theirs and theirs.info.run_id  # the user's run of this thread: joined, and left open
 
     def begin(self) -> None:
+        """Join the user's active run, or go on with the run of this training, or start one."""
         import mlflow
 
         if self.theirs:
@@ -274,11 +309,13 @@ class MLflow(_Tracker):
         self.view._mlflow_started_run = not self.theirs  # so Ultralytics closes it
 
     def on(self, event: str) -> None:
+        """Handle an event, without the upload of intermediate checkpoints at the end."""
         if event == "on_train_end":
             self.view._mlflow_active = False  # it would upload the intermediate checkpoints
         super().on(event)
 
     def run(self) -> dict:
+        """The run's id and the server's address."""
         import mlflow
 
         active = mlflow.active_run()
@@ -287,6 +324,7 @@ class MLflow(_Tracker):
         return {"run_id": active.info.run_id, "uri": mlflow.get_tracking_uri()}
 
     def add(self, found: dict[str, float], files: list[Path]) -> str:
+        """Add figures and files to the finished run; return its place."""
         import time
 
         from mlflow import MlflowClient
@@ -307,15 +345,18 @@ class TensorBoard(_Tracker):
     EVENTS = ("on_pretrain_routine_start", "on_train_epoch_end", "on_fit_epoch_end", "teardown")
 
     def begin(self) -> None:
+        """Begin the run, and show the arguments in a new one."""
         super().begin()
         if self.module.WRITER and not self.known:
             table = "".join(f"| {key} | {value} |\n" for key, value in self.record.arguments.items())
             self.module.WRITER.add_text("arguments", f"| argument | value |\n| --- | --- |\n{table}")
 
     def run(self) -> dict:
+        """The folder of the logs."""
         return {"logs": self.record.logs}
 
     def add(self, found: dict[str, float], files: list[Path]) -> str:
+        """Add the figures to the logs; return their place."""
         from torch.utils.tensorboard import SummaryWriter
 
         with SummaryWriter(self.record.logs) as writer:
@@ -325,18 +366,20 @@ class TensorBoard(_Tracker):
 
 
 class Wandb(_Tracker):
-    """Weights & Biases."""
+    """The tracker Weights & Biases."""
 
     TITLE, MODULE = "Weights & Biases", "wb"
     EVENTS = ("on_pretrain_routine_end", "on_train_epoch_end", "on_fit_epoch_end", "on_train_end", "teardown")
 
     def begin(self) -> None:
+        """Begin the run, or go on with the run of this training."""
         _check_login()
         self.view.save_dir.mkdir(parents=True, exist_ok=True)  # else it writes to the temporary folder
         self.view.args.resume = self.known is not None  # then Ultralytics looks for the id among the files there
         super().begin()
 
     def on(self, event: str) -> None:
+        """Handle an event; each epoch has edgeprune's metrics."""
         if event == "on_fit_epoch_end":
             # Ultralytics' also logs FLOPs and the speed of a validation that is none here.
             self.module.wb.run.log({**self.view.metrics, "epoch": self.view.epoch + 1}, commit=True)
@@ -344,10 +387,12 @@ class Wandb(_Tracker):
             super().on(event)
 
     def run(self) -> dict:
+        """The run's id, project and entity."""
         run = self.module.wb.run
         return {"id": run.id, "project": run.project, "entity": run.entity or None}
 
     def add(self, found: dict[str, float], files: list[Path]) -> str:
+        """Add figures and files to the finished run; return its place."""
         import wandb
 
         _check_login()
@@ -362,12 +407,12 @@ class Wandb(_Tracker):
         return f"Weights & Biases: {where}"
 
 
-#: By their names in Ultralytics' settings, which are those of their packages.
+#: The trackers by their names in Ultralytics' settings, which are those of their packages.
 TRACKERS = {"mlflow": MLflow, "tensorboard": TensorBoard, "wandb": Wandb}
 
 
 def _check_login() -> None:
-    """On a terminal W&B would ask for a key, and wait."""
+    """Fail where there is no login: on a terminal W&B would ask for a key, and wait."""
     import wandb
 
     if wandb.setup().settings.mode in ("online", "shared") and not wandb.login(prompt=False):
@@ -380,7 +425,7 @@ def _set_environment() -> None:
 
 
 class _Thread:
-    """Calls one after another in one thread, which the end of the program does not wait for."""
+    """Makes calls one after another in one thread, which the end of the program does not wait for."""
 
     def __init__(self) -> None:
         self._calls: queue.SimpleQueue = queue.SimpleQueue()

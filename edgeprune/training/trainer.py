@@ -1,10 +1,10 @@
-"""Ultralytics' detection trainer, made to train the module it is given.
+"""Ultralytics' detection trainer, made to train the module that it is given.
 
-In a file of its own, because importing it imports Ultralytics' training. Who is told of the training is decided in
-tracking.py: of all that Ultralytics would add to it, only the trackers that the user has on.
+It has a file of its own, because importing it imports Ultralytics' training. tracking.py decides which trackers follow
+the training: only those that the user has on.
 
-On several GPUs Ultralytics starts a process for each and sends it this class by its name, Ultralytics' arguments, and
-the path of the weights. Whatever else the training needs therefore lies in a file in the run's folder (`Recipe`), and
+On several GPUs Ultralytics starts a process for each, and sends it this class by its name, Ultralytics' arguments, and
+the path of the weights. All other settings of the training therefore lie in a file in the run's folder (`Recipe`), and
 nothing is set from outside on a trainer that trains.
 """
 
@@ -33,7 +33,7 @@ from edgeprune.model.threads import use_all_cores
 from edgeprune.pruning import sparsity
 from edgeprune.training import distill, qat, tracking
 
-#: Steps until the learning rate is what was asked for. AdamW knows no gradient's size at first, and moves every weight
+#: Steps until the learning rate reaches its full value. AdamW knows no gradient's size at first, and moves every weight
 #: by the whole rate: a COCO model pruned to 74 % of its MACs and tuned for 16 steps at 320 px went from mAP 0.150 to
 #: 0.093 with Ultralytics' warm-up of a tenth of an epoch, and to 0.171 with this one.
 WARMUP = 100
@@ -41,10 +41,13 @@ WARMUP = 100
 
 @dataclass(frozen=True)
 class Recipe:
-    """What the trainer needs beyond Ultralytics' arguments.
+    """The settings of the training beyond Ultralytics' arguments.
 
-    teacher: checkpoint to learn from, or None; sparsity: what a prunable batch-norm scale loses per step at the peak of
-    the learning rate; qat: the qat.Scheme to round by while training, as JSON, or None.
+    Attributes:
+        teacher: The path of a checkpoint to learn from, or None.
+        sparsity: The amount that a prunable batch-norm scale loses per step at the peak of the learning rate; 0 for
+            none.
+        qat: The qat.Scheme to round by while training, as JSON, or None.
     """
 
     teacher: str | None = None
@@ -52,15 +55,17 @@ class Recipe:
     qat: dict | None = None
 
     def write(self, folder: Path) -> None:
+        """Write the recipe into the run's folder."""
         write_atomic(folder / "recipe.json", json.dumps(asdict(self)))
 
     @classmethod
     def read(cls, folder: Path) -> Recipe:
+        """Read the recipe of the run's folder."""
         return cls(**json.loads((folder / "recipe.json").read_text()))
 
 
 class KeepArchitecture(DetectionTrainer):
-    """Trains the pruned module itself, and never a new one built from its YAML."""
+    """A trainer that trains the pruned module itself, and never a new one built from its YAML."""
 
     parameters_expected = 0
     optimizer_steps = 0  # of this process
@@ -72,14 +77,16 @@ class KeepArchitecture(DetectionTrainer):
 
     @property
     def folder(self) -> Path:
-        """Where the run keeps its state."""
+        """The folder with the run's state."""
         return self.save_dir.parent
 
     @functools.cached_property
     def recipe(self) -> Recipe:
+        """The recipe in the run's folder."""
         return Recipe.read(self.folder)
 
     def train(self):
+        """Train, without the side effects that `_hands_off` lists."""
         with _hands_off():
             super().train()
 
@@ -93,12 +100,22 @@ class KeepArchitecture(DetectionTrainer):
             qat.freeze_statistics(self.model)
 
     def get_model(self, cfg=None, weights=None, verbose=True):
+        """Return the weights themselves, where Ultralytics builds a model from the YAML.
+
+        Raises:
+            EdgepruneError: No weights are given.
+        """
         if weights is None:
             raise EdgepruneError("the trainer was given no weights: refusing to train a model built from YAML")
         self.parameters_expected = sum(p.numel() for p in weights.parameters())
         return weights
 
     def check_architecture(self) -> None:
+        """Check that training has not changed the number of parameters.
+
+        Raises:
+            EdgepruneError: It has.
+        """
         found = sum(p.numel() for p in self.model.parameters())
         if found != self.parameters_expected:
             raise EdgepruneError(
@@ -127,13 +144,20 @@ class KeepArchitecture(DetectionTrainer):
         return max(super()._get_warmup_iterations(num_batches), WARMUP)
 
     def optimizer_step(self):
+        """Step the optimiser, after a check of the architecture."""
         self.check_architecture()
         super().optimizer_step()
         self.optimizer_steps += 1
 
     def validate(self):
-        """For early stopping: the figure of the one evaluator on the data set's val split, which here holds training
-        pictures that are not trained on. Without it nothing: the result is measured when all is done."""
+        """Compute the figure for early stopping: the evaluator's mAP50-95 on the data set's val split.
+
+        That split holds training images here that are not trained on (finetune.hold_back). Without early stopping there
+        is no figure: the result is measured when the training is done.
+
+        Returns:
+            (Ultralytics' metrics, the figure or None).
+        """
         if not self.args.patience or RANK not in (-1, 0):
             return self.metrics, None
         held = dataset.load(self.args.data)
@@ -145,11 +169,13 @@ class KeepArchitecture(DetectionTrainer):
         return self.metrics, fitness
 
     def final_eval(self):
-        """Nothing to say; and last.pt keeps its optimiser state, so that an interrupted `build` can go on."""
+        """Do nothing: last.pt keeps its optimiser state, so that an interrupted `build` can go on."""
 
     def save_model(self):
-        """As Ultralytics', but a kill in the middle of the write leaves the former file whole, and best.pt is written
-        for an epoch that is better, not for one that is as good."""
+        """Save as Ultralytics does, but whole: a kill during the write leaves the former file.
+
+        best.pt is written for an epoch that is better, not for one that is equally good.
+        """
         self._count_steps()
         last, best = self.last, self.best
         self.last, self.best = last.with_name(".last.pt"), best.with_name(".best.pt")
@@ -164,8 +190,10 @@ class KeepArchitecture(DetectionTrainer):
         return saved
 
     def _count_steps(self) -> None:
-        """Epochs done -> pictures per step, steps since the first epoch. Written before last.pt is, so that it knows
-        every last.pt there may be."""
+        """Record, for the number of epochs done, the images per step and the steps since the first epoch.
+
+        The record is written before last.pt is, so that it covers every last.pt.
+        """
         path = self.folder / "steps.json"
         counts = json.loads(path.read_text()) if path.exists() else {}
         before = counts.get(str(self.start_epoch), {"steps": 0})["steps"]
@@ -181,9 +209,12 @@ def _settle(beside: Path, place: Path) -> None:
 
 @contextlib.contextmanager
 def _hands_off():
-    """Ultralytics re-encodes JPEGs that it finds wanting in place, leaves caches in the label folders, fetches a font,
-    installs packages, looks for modules in the current folder, runs what is in checkpoints, sends usage figures, talks,
-    and draws its own progress bar. The pictures are the user's, and our own line tells the time that is left."""
+    """Within the block, Ultralytics has no side effects outside the run's folder.
+
+    By itself it re-encodes some JPEGs in place, leaves caches in the label folders, fetches a font, installs packages,
+    looks for modules in the current folder, runs code in checkpoints, sends usage figures, logs, and draws a progress
+    bar of its own.
+    """
     from ultralytics.data import dataset, utils
     from ultralytics.engine import trainer
     from ultralytics.utils import LOGGER, callbacks, checks, patches
@@ -195,9 +226,9 @@ def _hands_off():
         (dataset, "save_dataset_cache_file", lambda prefix, path, cache, version: cache.update(version=version)),
         (trainer, "TQDM", lambda iterable, *_, **__: _Plain(iterable)),
         (trainer, "generate_ddp_command", _launch),
-        # Of a program that imported Ultralytics before edgeprune.
+        # For a program that imported Ultralytics before edgeprune.
         (checks, "AUTOINSTALL", False),
-        (patches, "_pil_plugins_registered", True),  # or a picture that it does not know makes it ask for a package
+        (patches, "_pil_plugins_registered", True),  # else an unknown kind of image makes it ask for a package
     )
     before = [(module, name, getattr(module, name)) for module, name, _ in ours]
     level = LOGGER.level
@@ -214,7 +245,7 @@ def _hands_off():
 
 
 def _launch(instance) -> tuple[list[str], str]:
-    """Ultralytics' command for several GPUs, `python -m …`, without the current folder."""
+    """Ultralytics' command for several GPUs, `python -m …`, without the current folder in Python's path."""
     (_, _, launcher, *arguments), file = generate_ddp_command(instance)
     return interpreter.module(launcher, *arguments), file
 

@@ -1,7 +1,7 @@
-"""Whatever Ultralytics takes as `data=`, as a data.yaml on this disk: one file here for each form.
+"""Every form that Ultralytics takes as `data=`, as a data.yaml on this disk: one file here for each form.
 
-What a form has to be turned into first (an archive, COCO's JSON) becomes an ordinary data set in the cache, by the hash
-of its content: made once, whole or not at all, its pictures links to the user's. Nothing is ever fetched.
+Forms that have to be converted (an archive, COCO's JSON) become an ordinary data set in the cache, named by the hash of
+the content. It is made once, whole or not at all, and its images are links to the user's. Nothing is ever fetched.
 """
 
 from __future__ import annotations
@@ -17,11 +17,14 @@ __all__ = ["find"]
 
 
 def find(path: Path) -> Path:
-    """The data.yaml of: a data.yaml, a folder with one, COCO's JSON or a folder with it, a .zip or .tar of such, or the
-    name of one of Ultralytics' own (`coco8.yaml`, `coco8`).
+    """Find the data.yaml of a data set.
+
+    Args:
+        path: A data.yaml, a folder with one, COCO's JSON or a folder with it, a .zip or .tar of these, or the name of
+            one of Ultralytics' own data sets (`coco8.yaml`, `coco8`).
 
     Raises:
-        InputError: nothing of that, or what would have to be fetched from a network.
+        InputError: It is none of these, or would have to be fetched from a network.
     """
     from edgeprune.data.formats import archive, coco, folder, named
 

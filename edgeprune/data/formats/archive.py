@@ -1,4 +1,4 @@
-"""A .zip or .tar of a folder with a data set; unpacked into the cache, where Ultralytics has its `datasets_dir`."""
+"""A .zip or .tar of a folder with a data set; it is unpacked into the cache."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ __all__ = ["find"]
 
 
 def find(path: Path) -> Path:
-    """The data.yaml in it, unpacked.
+    """The data.yaml in the archive, unpacked.
 
     Raises:
-        InputError: damaged, nothing of a data set in it, or no room.
+        InputError: The archive is damaged, holds no data set, or there is no room.
     """
     return folder.find(cache.made(path.stem, sha256(path), lambda place: _unpack(path, place)))
 
@@ -32,6 +32,6 @@ def _unpack(path: Path, place: Path) -> None:
         else:
             with tarfile.open(path) as archive:
                 check_room(place, sum(entry.size for entry in archive))
-                archive.extractall(place, filter="data")  # refuses what would lie elsewhere
+                archive.extractall(place, filter="data")  # refuses members that would lie elsewhere
     except (zipfile.BadZipFile, tarfile.TarError, EOFError, RuntimeError, NotImplementedError) as error:
         raise InputError(f"{path}: cannot be unpacked ({' '.join(str(error).split())})") from error

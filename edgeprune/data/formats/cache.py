@@ -1,4 +1,4 @@
-"""Data sets that were made from another form, by the hash of what they were made from.
+"""Data sets that were converted from another form, named by the hash of their source.
 
 ~/.cache/edgeprune/data/NAME-KEY/     $XDG_CACHE_HOME
 """
@@ -21,9 +21,15 @@ __all__ = ["made"]
 
 
 def made(name: str, key: str, make: Callable[[Path], None]) -> Path:
-    """The folder of this name and key (hexadecimal), which `make` fills where it is not there yet.
+    """The folder of this name and key. It appears in one step, when it is whole.
 
-    It appears in one step, when it is whole. Raises InputError where the cache cannot be written.
+    Args:
+        name: The readable part of the folder's name.
+        key: The hash of the source, hexadecimal.
+        make: Fills an empty folder, if there is none of this name and key yet.
+
+    Raises:
+        InputError: The cache cannot be written.
     """
     base = cache.folder("data")
     place = base / f"{re.sub(r'[^A-Za-z0-9._-]+', '-', name)[:60]}-{key[:16]}"
@@ -36,7 +42,7 @@ def made(name: str, key: str, make: Callable[[Path], None]) -> Path:
             whole = work / "data"
             whole.mkdir()
             make(whole)
-            with contextlib.suppress(FileExistsError):  # another process was as quick
+            with contextlib.suppress(FileExistsError):  # another process was first
                 os.rename(whole, place)
         finally:
             shutil.rmtree(work, ignore_errors=True)

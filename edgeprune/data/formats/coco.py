@@ -1,14 +1,14 @@
 """COCO's JSON, turned into labels by Ultralytics' own converter.
 
-The layouts that are found by themselves, from the folder or from one of the files:
+These layouts are found by themselves, from the folder or from one of the files:
 
     annotations/instances_train2017.json   instances_val2017.json     images/train2017/ or train2017/   COCO
-    train/_annotations.coco.json           valid/_annotations.coco.json, pictures beside them           Roboflow
-    train.json                             val.json, pictures in images/, train/, val/ or beside        a pair
+    train/_annotations.coco.json           valid/_annotations.coco.json, images beside them             Roboflow
+    train.json                             val.json, images in images/, train/, val/ or beside          a pair
 
-Ultralytics' converter takes category 1 for class 0, 2 for 1, whatever ids there are; picture names with folders for
-folders of labels, where nobody looks for them; and adds to label files that are there. So it is given a tidied copy:
-classes in the order of the category ids, pictures numbered, their names made flat and unique.
+Ultralytics' converter takes category 1 for class 0, 2 for 1, whatever ids there are. It takes image names with folders
+for folders of labels, where no reader looks for them. It adds to label files that exist. So it gets a tidied copy:
+classes in the order of the category ids, images numbered, their names made flat and unique.
 """
 
 from __future__ import annotations
@@ -35,21 +35,28 @@ from edgeprune.data.pictures import PICTURES
 
 __all__ = ["find"]
 
-#: What files and folders of a split are called.
+#: The names of a split's files and folders.
 _WORDS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val"}
-#: What things are found by: a list or an object finds nothing.
+#: Fields that must be plain values.
 _PLAIN = ("id", "image_id", "category_id", "file_name", "supercategory")
-#: Part of the cache's key: another one where the same JSON becomes another data set.
+#: Part of the cache's key: it changes whenever the same JSON becomes another data set.
 _VERSION = "3"
-#: Boxes that reach beyond their picture are cut at its edge, as labelling tools leave some; more than this share, and
-#: the figures are not x, y, width, height in pixels.
+#: Some labelling tools leave boxes that reach beyond their image; they are cut at its edge. If the share of such boxes
+#: is larger, the figures are not x, y, width, height in pixels.
 _BEYOND = 0.1
 
 
 @dataclass(frozen=True)
 class _Part:
-    """One file and where its pictures lie: _Part(Path("annotations/instances_val2017.json"), Path("images/val2017"),
-    content). content: the JSON."""
+    """One file of a data set, and where its images lie.
+
+    Example: _Part(Path("annotations/instances_val2017.json"), Path("images/val2017"), content).
+
+    Attributes:
+        json: The file.
+        pictures: The folder that its image names begin in.
+        content: The parsed JSON.
+    """
 
     json: Path
     pictures: Path
@@ -57,10 +64,13 @@ class _Part:
 
 
 def find(path: Path) -> Path:
-    """The data.yaml of a converted data set. path: a folder, or one of the two files.
+    """The data.yaml of a converted data set.
+
+    Args:
+        path: A folder, or one of the two files.
 
     Raises:
-        InputError: a part, a picture or an entry is missing or wrong: which, and what to do.
+        InputError: A part, an image or an entry is missing or wrong; the message says which, and what to do.
     """
     files = _files(path)
     parts = {split: _part(split, file) for split, file in files.items()}
@@ -76,13 +86,13 @@ def find(path: Path) -> Path:
 
 @functools.cache
 def _say(line: str) -> None:
-    """Once a process: a command may open its data more than once."""
+    """Print a note once a process: a command may open its data more than once."""
     print(f"note: {line}", file=sys.stderr, flush=True)
 
 
 # -- which files -------------------------------------------------------------------------------------------------------
 def _split_of(file: Path) -> str | None:
-    """`train` or `val`, by the words in the file's name, else by the folder's."""
+    """`train` or `val`, by the words in the file's name, else in the folder's."""
     for text in (file.stem, file.parent.name):
         words = {_WORDS[w] for w in re.split(r"[^a-z]+", text.lower()) if w in _WORDS}
         if len(words) == 1:
@@ -91,7 +101,7 @@ def _split_of(file: Path) -> str | None:
 
 
 def _root(path: Path) -> Path:
-    """The data set's folder, of itself or of one of its files."""
+    """The folder of a data set, from the folder itself or from one of its files."""
     if path.is_dir():
         return path
     folder = path.parent
@@ -159,7 +169,7 @@ def _part(split: str, file: Path) -> _Part:
 
 
 def _pictures(split: str, file: Path, content: dict) -> Path:
-    """The folder that the file's picture names begin in."""
+    """The folder that the image names in the file begin in."""
     base = _root(file)
     called = [file.stem.removeprefix("instances_"), *(w for w, s in _WORDS.items() if s == split)]
     places = [file.parent, *(base / "images" / c for c in called), *(base / c / "images" for c in called),
@@ -191,7 +201,7 @@ def _classes(parts: dict[str, _Part]) -> dict[int, str]:
             if entry.get("supercategory") != entry["name"]:
                 groups.add(entry.get("supercategory"))
         used |= {entry.get("category_id") for entry in part.content["annotations"]}
-    # Roboflow's category 0 is the group that the others belong to: nobody's class.
+    # Roboflow's category 0 is the group that the others belong to, and no class of its own.
     classes = {k: name for k, name in found.items() if k in used or name not in groups}
     if any(not isinstance(k, int) for k in classes):
         raise InputError(f"{part.json}: category ids must be whole numbers")
@@ -219,7 +229,11 @@ def _write(parts: dict[str, _Part], classes: dict[int, str], place: Path) -> Non
 
 
 def _tidy(split: str, part: _Part, classes: dict[int, str], place: Path) -> tuple[Counter, dict]:
-    """What is left out, and the file as Ultralytics' converter reads it; links the pictures."""
+    """Tidy the content for Ultralytics' converter, and link the images.
+
+    Returns:
+        (the number of entries that were left out, by reason; the tidied content).
+    """
     (place / "images" / split).mkdir(parents=True)
     index = {category: i + 1 for i, category in enumerate(classes)}
     images, numbers, sources, taken = [], {}, {}, set()
@@ -228,7 +242,7 @@ def _tidy(split: str, part: _Part, classes: dict[int, str], place: Path) -> tupl
         if entry["id"] in numbers:
             raise InputError(f"{part.json}: two pictures have the id {entry['id']}")
         source = part.pictures / str(entry["file_name"])
-        if source in sources:  # the boxes of both are in it: twice listed, one of them would be of an empty picture
+        if source in sources:  # one image gets the boxes of both entries; a second copy would have none
             numbers[entry["id"]] = sources[source]
             left_out["pictures that are listed twice (their boxes are kept)"] += 1
             continue
@@ -273,10 +287,10 @@ def _tidy(split: str, part: _Part, classes: dict[int, str], place: Path) -> tupl
 
 
 def _flat(name: str, number: int, taken: set[str]) -> str:
-    """A file name without folders whose stem nobody else has: that is the label's name."""
+    """A file name without folders whose stem is unique in the split, since the label file has the same stem."""
     path = PurePosixPath(name.replace("\\", "/"))
     stem = "_".join(p for p in (*path.parent.parts, path.stem) if p not in ("/", "..", "."))
-    stem = stem.lstrip(".") or "picture"  # what is hidden is not looked for
+    stem = stem.lstrip(".") or "picture"  # hidden files are not listed
     while stem in taken:
         stem = f"{stem}-{number}"
     taken.add(stem)
@@ -284,21 +298,25 @@ def _flat(name: str, number: int, taken: set[str]) -> str:
 
 
 def _inside(box: list, width: int, height: int) -> bool:
-    """As Ultralytics wants it of a label: centre and size within the picture, a hundredth more allowed."""
+    """Whether a box meets Ultralytics' rule for labels: centre and size within the image, with a tolerance of a
+    hundredth.
+    """
     x, y, w, h = box
     values = ((x + w / 2) / width, (y + h / 2) / height, w / width, h / height)
     return all(-0.01 <= v <= 1.01 for v in values)
 
 
 def _cut(box: list, width: int, height: int) -> list | None:
-    """The part of the box that lies in its picture; None: nothing does."""
+    """The part of the box that lies in its image; None where no part does."""
     x, y = max(box[0], 0), max(box[1], 0)
     w, h = min(box[0] + box[2], width) - x, min(box[1] + box[3], height) - y
     return [x, y, w, h] if w > 0 and h > 0 else None
 
 
 def _check_size(file: Path, picture: Path, entry: dict) -> None:
-    """A picture that lies the other way, by EXIF or by somebody's hand, has its boxes in other places."""
+    """Check the listed size of an image. The boxes of an image that was turned, by EXIF or by hand, lie in other
+    places.
+    """
     width, height = entry["width"], entry["height"]
     if not all(isinstance(v, (int, float)) and v > 0 for v in (width, height)):
         raise InputError(f"{file}: picture {entry['file_name']} is listed with {width}x{height} pixels")
@@ -307,7 +325,7 @@ def _check_size(file: Path, picture: Path, entry: dict) -> None:
             found = image.size
             if found != (width, height) and image.getexif().get(0x0112, 1) in (5, 6, 7, 8):
                 found = found[::-1]
-    except Exception:  # what cannot be decoded is told where it is decoded
+    except Exception:  # an image that cannot be decoded raises its error where it is decoded
         return
     if abs(found[0] * height - found[1] * width) > 0.02 * found[0] * height:
         raise InputError(f"{file}: {picture} is {found[0]}x{found[1]} upright, but listed as {width}x{height}")

@@ -10,7 +10,13 @@ __all__ = ["find"]
 
 
 def find(folder: Path) -> Path:
-    """As Ultralytics looks for it: *.yaml at the top, else anywhere below; of several that of the folder's name."""
+    """Find the data.yaml in a folder, as Ultralytics looks for it: *.yaml at the top, else anywhere below.
+
+    Of several files the one with the folder's name is taken.
+
+    Raises:
+        InputError: There are several YAML files and none has the folder's name, or there is nothing of a data set.
+    """
     for pattern in ("*.yaml", "*.yml"):
         found = sorted(folder.glob(pattern)) or sorted(folder.rglob(pattern))
         if len(found) > 1:

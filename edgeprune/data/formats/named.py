@@ -1,4 +1,4 @@
-"""A data set by the name that Ultralytics has it under: `coco8.yaml`, or `coco8`."""
+"""A data set by its name in Ultralytics: `coco8.yaml`, or `coco8`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ __all__ = ["find"]
 
 
 def find(path: Path) -> Path:
-    """Ultralytics' own data.yaml of this name; its pictures lie in the user's `datasets_dir` (`yolo settings`)."""
+    """Ultralytics' own data.yaml of this name; its images lie in the user's `datasets_dir` (`yolo settings`).
+
+    Raises:
+        InputError: There is no file or data set of that name.
+    """
     from ultralytics.utils import ROOT
 
     folder = ROOT / "cfg" / "datasets"
