@@ -1,7 +1,7 @@
-"""The drone's camera: where a point of the world falls in the picture, and what lens, sensor and codec do to it.
+"""The drone's camera: the projection of the world into the image, and the effects of lens, sensor and codec.
 
-The world is in metres: x to the right, y towards the viewer, z up; its origin is what the optical axis meets.
-Knows nothing of what is drawn.
+The world is in metres: x to the right, y towards the viewer, z up; its origin is the point where the optical axis meets
+the ground. The module does not depend on the things that are drawn.
 """
 
 from __future__ import annotations
@@ -19,8 +19,14 @@ SUPERSAMPLE = 2  # objects are drawn at twice the resolution and averaged down
 class CameraView:
     """A pinhole camera above flat ground.
 
-    View(size=320, px_per_m=8, tilt=0.4, half_fov=0.5): a metre at the centre covers 8 pixels of the final
-    picture, the optical axis stands 0.4 rad off the vertical.
+    Example: CameraView(size=320, px_per_m=8, tilt=0.4, half_fov=0.5): a metre at the centre covers 8 pixels of the
+    final image, and the optical axis stands 0.4 rad off the vertical.
+
+    Attributes:
+        size: The side of the image, px.
+        px_per_m: The scale at the centre.
+        tilt: Of the optical axis from the vertical, radians.
+        half_fov: Half the field of view, radians.
     """
 
     size: int
@@ -50,7 +56,15 @@ class CameraView:
         return uv
 
     def ground(self, u: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Pixels of the final picture -> x, y in metres on the ground."""
+        """The points on the ground of pixels of the final image.
+
+        Args:
+            u: Columns, px.
+            v: Rows, px.
+
+        Returns:
+            (x, y), metres.
+        """
         (sin, cos), dist = self._sin_cos, self.distance_m
         v = (np.asarray(v, float) - self.size / 2) / (self.px_per_m * dist)
         u = (np.asarray(u, float) - self.size / 2) / (self.px_per_m * dist)
@@ -89,7 +103,7 @@ def _light(rng: np.random.Generator, picture: np.ndarray) -> np.ndarray:
 
 
 def _blur(rng: np.random.Generator, picture: np.ndarray) -> np.ndarray:
-    """Defocus or the drone's motion; neither shifts the picture."""
+    """Defocus or motion of the drone; neither shifts the image."""
     kind = rng.random()
     if kind < 0.30:
         return cv2.GaussianBlur(picture, (0, 0), rng.uniform(0.4, 1.1))
@@ -103,7 +117,16 @@ def _blur(rng: np.random.Generator, picture: np.ndarray) -> np.ndarray:
 
 
 def shoot(rng: np.random.Generator, canvas: np.ndarray, size: int) -> np.ndarray:
-    """(2s, 2s, 3) uint8 canvas -> (s, s, 3) uint8 picture as a small camera would have delivered it."""
+    """The image that a small camera would deliver.
+
+    Args:
+        rng: The random numbers.
+        canvas: (2 size, 2 size, 3) uint8.
+        size: The side of the image, px.
+
+    Returns:
+        (size, size, 3) uint8.
+    """
     picture = cv2.resize(canvas, (size, size), interpolation=cv2.INTER_AREA).astype(np.float32)
     picture = _blur(rng, _light(rng, picture))
     if rng.random() < 0.8:

@@ -1,4 +1,4 @@
-"""The model card of the embedded weights, written out of what was measured and never by hand."""
+"""The model card of the embedded weights, generated from measured figures and never written by hand."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ weights like these, not the same bytes. The scenes themselves are the same for t
 
 
 def _table(accuracy: Accuracy) -> str:
-    """One line for all classes, and one a class."""
+    """A table with one line for all classes, and one for each class."""
 
     def row(name: str, item) -> str:
         figures = (item.map50, item.map50_95, item.small_map50_95)
@@ -82,7 +82,7 @@ def _versions() -> str:
 
 
 def _machine() -> str:
-    """The processor's own name where Linux tells it."""
+    """The name of the processor where Linux states it."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -105,7 +105,17 @@ def text(
 ) -> str:
     """The card of `weights`.
 
-    stock: mAP50 and mAP50-95 as Ultralytics finds them; schedule: what the learning rate followed, "time" or "steps".
+    Args:
+        accuracy: Accuracy on the validation scenes, by the evaluator.
+        stock: mAP50 and mAP50-95 by Ultralytics.
+        weights: The checkpoint.
+        command: The command of the training.
+        scenes: The number of training scenes.
+        steps: The number of training steps.
+        seconds: The duration of the training.
+        schedule: The learning rate followed "time" or "steps".
+        warmup: The number of warm-up steps.
+        settings: The training arguments.
     """
     data, batch, val = weights.read_bytes(), settings["batch"], accuracy.pictures
     return _TEXT.format(

@@ -1,7 +1,7 @@
 """Scenes written as an ordinary Ultralytics data set, all of it or nothing.
 
-Every picture is a scene number (seed), and the ranges below never meet, so that no picture is both learnt from
-and measured on. Knows nothing of models.
+Every image is a scene number (seed), and the ranges below never overlap, so that no image is both trained on and
+measured on. The module does not depend on models.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from edgeprune.demo.scenes import NAMES, VERSION, render
 SIZE = 320  # pixels
 JPEG_QUALITY = 92
 RANGE = 1_000_000  # seeds in each range
-WEIGHTS_SEED = 1_000_000  # the embedded weights learnt from these
-TUNE_SEED = 2_000_000  # the fine-tuning pictures of `edgeprune build` without --data
+WEIGHTS_SEED = 1_000_000  # training of the embedded weights
+TUNE_SEED = 2_000_000  # fine-tuning in `edgeprune build` without --data
 VAL_SEED = 3_000_000  # validation: no training has seen these
-CHECK_SEED = 4_000_000  # what train.py watches while it trains, so that VAL_SEED decides nothing
+CHECK_SEED = 4_000_000  # the val split of train.py's own training, so that VAL_SEED decides nothing
 _MARKER = "edgeprune-demo.json"
 
 
 def _write_scene(images: Path, labels: Path, seed: int) -> int:
-    """One picture and its label file; returns the number of boxes."""
+    """Write one image and its label file; return the number of boxes."""
     picture, boxes = render(seed, SIZE)
     name = f"scene-{seed:08d}"
     ok, data = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
@@ -49,7 +49,7 @@ def _write_range(job: tuple[Path, Path, int, int]) -> int:
 
 
 def _write_split(root: Path, split: str, first: int, count: int, processes: int) -> int:
-    """All scenes of a split; returns the number of boxes."""
+    """Write all scenes of a split; return the number of boxes."""
     images, labels = root / "images" / split, root / "labels" / split
     images.mkdir(parents=True)
     labels.mkdir(parents=True)
@@ -61,13 +61,13 @@ def _write_split(root: Path, split: str, first: int, count: int, processes: int)
 
 
 def _yaml() -> str:
-    """No `path`: Ultralytics then takes the folder of the file itself, wherever it is moved."""
+    """The data.yaml. It has no `path`: Ultralytics then takes the folder of the file itself, wherever it is moved."""
     names = "".join(f"  {i}: {name}\n" for i, name in enumerate(NAMES))
     return f"train: images/train\nval: images/val\nnames:\n{names}"
 
 
 def _sync(root: Path) -> None:
-    """Everything on the disk before the rename says that it is complete."""
+    """Sync everything to the disk, before the rename marks it as complete."""
     for path in [root, *root.rglob("*")]:
         handle = os.open(path, os.O_RDONLY)
         try:
@@ -82,7 +82,7 @@ def _check_seeds(train: range, val: range) -> None:
 
 
 def _parameters(folder: Path) -> dict | None:
-    """What the set in a folder was made with; None where there is none."""
+    """The parameters of the set in a folder; None where there is none."""
     try:
         return json.loads((folder / _MARKER).read_text())["parameters"]
     except (OSError, ValueError, KeyError):
@@ -90,7 +90,10 @@ def _parameters(folder: Path) -> dict | None:
 
 
 def boxes(data: Path) -> dict[str, int]:
-    """Labelled objects of a set that `write` made: boxes(Path("…/data.yaml")) -> {"train": 12_000, "val": 8_000}."""
+    """The number of labelled objects of each split of a set that `write` made.
+
+    Example: boxes(Path("…/data.yaml")) -> {"train": 12_000, "val": 8_000}.
+    """
     return json.loads((data.parent / _MARKER).read_text())["boxes"]
 
 
@@ -103,16 +106,26 @@ def write(
     first_val_seed: int = VAL_SEED,
     processes: int = 1,
 ) -> Path:
-    """Write `train` + `val` scenes of 320 px into `folder` and return its data.yaml.
+    """Write `train` + `val` scenes of 320 px into `folder`.
 
-    write(Path("runs/demo-data"), 600, 400) -> runs/demo-data/data.yaml, images/{train,val}/*.jpg, labels/….
+    A folder that already holds a complete set with the same parameters is used as it is; one with other parameters is
+    replaced. The set is written next to `folder` and renamed, so an interrupted run leaves nothing that looks complete.
 
-    A folder that already holds a complete set with the same parameters is used as it is; one with other
-    parameters is replaced. The set is written next to `folder` and renamed, so an interrupted run leaves nothing
-    that looks complete.
+    Example: write(Path("runs/demo-data"), 600, 400) -> runs/demo-data/data.yaml, images/{train,val}/*.jpg, labels/….
+
+    Args:
+        folder: The folder of the set.
+        train: The number of training scenes.
+        val: The number of validation scenes.
+        first_train_seed: The first seed of the training scenes.
+        first_val_seed: The first seed of the validation scenes.
+        processes: The number of processes that draw.
+
+    Returns:
+        The data.yaml.
 
     Raises:
-        InputError: the two ranges of seeds meet, or `folder` holds files that this function did not write.
+        InputError: The two ranges of seeds overlap, or `folder` holds files that this function did not write.
     """
     folder = Path(folder).absolute()
     _check_seeds(range(first_train_seed, first_train_seed + train), range(first_val_seed, first_val_seed + val))

@@ -1,6 +1,6 @@
-"""What is where in a scene: a town, a car park, a beach, …, each a function that fills a Plan.
+"""The layouts of a scene (a town, a car park, a beach, …), each a function that fills a SitePlan.
 
-Adding a layout is adding one function and its row in LAYOUTS. Knows nothing of masks and boxes.
+To add a layout, add one function and its row in LAYOUTS. The module does not depend on masks and boxes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _LENGTH_M = {"person": 0.4, "cycle": 1.2, "car": 3.2, "truck": 9.0, "bus": 11.0}
 
 
 class SitePlan:
-    """Where things go: keeps footprints apart with circles, (x, y, radius) in metres."""
+    """The places of things in a scene. Circles, (x, y, radius) in metres, keep footprints apart."""
 
     def __init__(self, rng: np.random.Generator, view: CameraView):
         self.rng, self.view = rng, view
@@ -30,18 +30,26 @@ class SitePlan:
         self._circles = np.empty((0, 3))
 
     def spot(self, border: float = 0.06) -> np.ndarray:
-        """A point on the ground that is in the picture, or just out of it."""
+        """A point on the ground, (2,) metres, in the image or just outside of it."""
         u, v = self.rng.uniform(-border, 1 + border, 2) * self.view.size
         return np.array(self.view.ground(u, v))
 
     def seen(self, where, margin_m: float) -> bool:
-        """Whether a ground point is in the picture or within a margin of it."""
+        """Whether a ground point is in the image or within a margin of it."""
         u, v = self.view.project(np.array([[*where, 0.0]]))[0] / SUPERSAMPLE
         low, high = -margin_m * self.view.px_per_m, self.view.size + margin_m * self.view.px_per_m
         return bool(low < u < high and low < v < high)
 
     def free(self, centre, heading: float, length: float, radius: float, claim: bool = True) -> bool:
-        """Whether a capsule fits between what is there already; takes the place if it does."""
+        """Whether a capsule fits between the placed things.
+
+        Args:
+            centre: (2,) metres.
+            heading: Radians.
+            length: Of the capsule, metres.
+            radius: Of the capsule, metres.
+            claim: Take the place if it fits.
+        """
         offsets = (
             np.linspace(-length / 2, length / 2, max(1, int(np.ceil(length / radius)))) if length > radius else [0.0]
         )
@@ -55,7 +63,7 @@ class SitePlan:
         return True
 
     def put(self, kind: str, centre, heading: float, tight: float = 1.0, **more) -> bool:
-        """Add a labelled object where there is room."""
+        """Add a labelled object where there is room; return whether there was."""
         if not self.free(centre, heading, _LENGTH_M[kind], _RADIUS_M[kind] * tight):
             return False
         if self.seen(centre, 9.0):
@@ -63,14 +71,14 @@ class SitePlan:
         return True
 
     def scatter(self, kind: str, count: int, blocked=None, **more) -> None:
-        """Put `count` objects anywhere, each at any angle."""
+        """Put `count` objects anywhere, each at a random angle."""
         for _ in range(count):
             where = self.spot()
             if blocked is None or not blocked(where):
                 self.put(kind, where, self.rng.uniform(0, 2 * np.pi), **more)
 
     def crowd(self, groups: int, mean: float, **more) -> None:
-        """People stand together in groups."""
+        """Put people together in groups."""
         for _ in range(groups):
             centre, spread = self.spot(0.0), self.rng.uniform(0.6, 2.5)
             for _ in range(1 + self.rng.poisson(mean)):
@@ -79,7 +87,7 @@ class SitePlan:
                 )
 
     def green(self, count: int, keep_off=None) -> None:
-        """Trees and bushes."""
+        """Put trees and bushes."""
         for _ in range(count):
             bush = self.rng.random() < 0.35
             radius = self.rng.uniform(0.4, 1.0) if bush else self.rng.uniform(1.3, 3.6)
@@ -90,7 +98,7 @@ class SitePlan:
                 )
 
     def litter(self, count: int, kinds=CLUTTER) -> None:
-        """Things that resemble labelled objects."""
+        """Put things that resemble labelled objects."""
         for _ in range(count):
             kind, where, heading = str(self.rng.choice(kinds)), self.spot(), self.rng.uniform(0, 2 * np.pi)
             length = {"container": 9.0, "shed": 3.0, "skip": 2.5}.get(kind, 0.0)
@@ -98,7 +106,7 @@ class SitePlan:
                 self.things.append(clutter(self.rng, where, heading, kind))
 
     def houses(self, count: int, keep_off) -> None:
-        """Buildings of 6 to 22 m, off the roads."""
+        """Put buildings of 6 to 22 m, off the roads."""
         for _ in range(count):
             length, width = self.rng.uniform(7, 22), self.rng.uniform(6, 12)
             where, heading = self.spot(0.15), self.rng.uniform(0, np.pi)
@@ -107,7 +115,7 @@ class SitePlan:
 
 
 def _people_scale(view: CameraView) -> float:
-    """How many people are worth drawing: none where one would cover under four pixels."""
+    """The share of people to draw: none where one would cover less than four pixels."""
     return float(np.clip((view.px_per_m - 4.5) / 3, 0, 1))
 
 
@@ -154,7 +162,7 @@ def _traffic(plan: SitePlan, roads: list[Road], density: float, classes, weights
 
 
 def _lot(plan: SitePlan, canvas: np.ndarray) -> None:
-    """Rows of painted bays, part of them taken; the wide bays are for buses and lorries."""
+    """Rows of painted bays, some of them occupied; the wide bays are for buses and lorries."""
     rng, view = plan.rng, plan.view
     angle, centre = rng.uniform(0, np.pi), plan.spot(-0.3)
     along, across = np.array([np.cos(angle), np.sin(angle)]), np.array([-np.sin(angle), np.cos(angle)])
@@ -207,7 +215,16 @@ def _decals(plan: SitePlan, canvas: np.ndarray) -> None:
 
 
 def compose(rng: np.random.Generator, view: CameraView, layout: str) -> tuple[np.ndarray, SitePlan]:
-    """The painted ground as a canvas, and the plan of what stands on it."""
+    """Paint the ground and place the things of a scene.
+
+    Args:
+        rng: The random numbers.
+        view: The camera.
+        layout: A name in LAYOUTS.
+
+    Returns:
+        (the painted ground as a canvas, the plan of the things on it).
+    """
     plan = SitePlan(rng, view)
     ground = terrain.base(rng, view, LAYOUTS[layout].grounds, furrowed=layout == "field" and rng.random() < 0.7)
     wet = None
@@ -303,7 +320,14 @@ def _empty_scene(rng, view, plan, canvas, people, blocked) -> None:
 
 
 class Layout(NamedTuple):
-    """grounds: textures to choose from; px_per_m: its range; share: of all scenes; fill: what does it."""
+    """A kind of scene.
+
+    Attributes:
+        grounds: The textures to choose from.
+        px_per_m: The range of the scale, pixels a metre.
+        share: Of all scenes.
+        fill: The function that places the things.
+    """
 
     grounds: tuple[str, ...]
     px_per_m: tuple[float, float]

@@ -1,6 +1,6 @@
-"""What carries a label: cars, lorries, buses, people and cycles, each a function from a place to a Thing.
+"""Labelled objects: cars, lorries, buses, people and cycles, each a function from a place to a Thing.
 
-Sizes are in metres. Every random choice is made when the Thing is, so that painting it twice gives the same.
+Sizes are in metres. All random choices are made when the Thing is made, so that painting it twice gives the same.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def car(rng: np.random.Generator, centre, heading: float) -> Thing:
 
 
 def _cargo(rng: np.random.Generator, colour):
-    """How a lorry's load is painted: a function of (stage, at, x0, x1, width)."""
+    """The painter of a lorry's load: a function of (stage, at, x0, x1, width)."""
     kind = ("box", "box", "tarp", "dump", "flat", "tank")[rng.integers(6)]
     load, shape = pick(rng, CLOTHES, 20), rng.uniform(0.3, 0.9, 6)
     white = pick(rng, ((232, 232, 230), (214, 214, 210), colour, (60, 84, 120), (130, 50, 44)))
@@ -245,7 +245,7 @@ def person(rng: np.random.Generator, centre, heading: float, lying: float = 0.0)
 
 
 def cycle(rng: np.random.Generator, centre, heading: float) -> Thing:
-    """A bicycle, scooter or motorcycle, mostly with its rider; the box takes in both and the rider is no person."""
+    """A bicycle, scooter or motorcycle, mostly with its rider. The box bounds both, and the rider is no person."""
     s, motor = PERSON_SCALE, rng.random() < 0.4
     frame, top = pick(rng, PAINTS), pick(rng, CLOTHES)
     skin, hair = pick(rng, SKIN, 6), pick(rng, HAIR, 8)

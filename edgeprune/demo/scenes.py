@@ -1,8 +1,8 @@
-"""Scenes seen from a drone, made by number: `render(seed)` gives a picture and the boxes of what is in it.
+"""Scenes seen from a drone, made by number: `render(seed)` gives an image and the boxes of the objects in it.
 
-A box bounds the *visible* pixels of an object: without its shadow, cut at the picture's edge and by whatever hides
-it. Objects of which less than VISIBLE_MIN shows carry no box. The same seed gives the same bytes with the same
-versions of numpy and OpenCV.
+A box bounds the *visible* pixels of an object: without its shadow, cut at the image's edge and by any object that hides
+it. Objects of which less than VISIBLE_MIN shows have no box. The same seed gives the same bytes with the same versions
+of numpy and OpenCV.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from edgeprune.demo.layouts import LAYOUTS, SitePlan, compose
 from edgeprune.demo.solids import MARGIN, Stage, Thing
 
 NAMES = ("person", "cycle", "car", "truck", "bus")
-VERSION = 1  # raise it with any change that alters a picture or a box, so that no stored set passes for a new one
+VERSION = 1  # raise it with any change that alters an image or a box, so that no stored set passes for a new one
 VISIBLE_MIN = 0.35
-SIDE_MIN_PX = 3.0  # of the final picture: what is smaller is a smudge, drawn but not labelled
+SIDE_MIN_PX = 3.0  # of the final image: smaller objects are drawn but not labelled
 
 
 def _stand(rng: np.random.Generator, stage: Stage, plan: SitePlan) -> list[tuple[int, int, int]]:
-    """Draw all things, far ones first; returns (tag, class, pixels drawn before anything hid them)."""
+    """Draw all things, far ones first; return (tag, class, pixels drawn before another thing hid them)."""
     for thing in plan.things:
         stage.cast(thing.base, thing.height)
     stage.lay_shadows(rng.uniform(0.25, 0.62) * (0.4 if rng.random() < 0.25 else 1), (1.0, 0.96, 0.86))
@@ -67,9 +67,12 @@ def _patch(stage: Stage, thing: Thing) -> np.ndarray:
 
 
 def _boxes(ids: np.ndarray, drawn: list[tuple[int, int, int]], size: int) -> np.ndarray:
-    """(n, 5) float32 [class, cx, cy, w, h] normalised, of the objects of which enough is visible.
+    """(n, 5) float32 [class, cx, cy, w, h], normalised, of the objects that are visible enough.
 
-    ids: (2 size, 2 size) uint8, the object that each canvas pixel shows.
+    Args:
+        ids: (2 size, 2 size) uint8, the object at each canvas pixel.
+        drawn: As `_stand` returns it.
+        size: The side of the image, px.
     """
     count = np.bincount(ids.ravel(), minlength=256)
     rows, scale = [], SUPERSAMPLE * size
@@ -89,7 +92,11 @@ def _boxes(ids: np.ndarray, drawn: list[tuple[int, int, int]], size: int) -> np.
 
 
 def render_with_masks(seed: int, size: int = 320) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """As `render`, with the (2 size, 2 size) uint8 mask that says which object each canvas pixel shows (0: none)."""
+    """Render a scene, as `render` does, with its object mask.
+
+    Returns:
+        (image, boxes, mask); the mask is (2 size, 2 size) uint8, the object at each canvas pixel, 0 for none.
+    """
     rng = np.random.default_rng(seed)
     names = list(LAYOUTS)
     layout = names[rng.choice(len(names), p=[LAYOUTS[n].share for n in names])]
@@ -109,9 +116,15 @@ def render_with_masks(seed: int, size: int = 320) -> tuple[np.ndarray, np.ndarra
 
 
 def render(seed: int, size: int = 320) -> tuple[np.ndarray, np.ndarray]:
-    """The scene of that number: picture (size, size, 3) uint8 RGB, and boxes (n, 5) float32.
+    """Render the scene of a number.
 
-    A box is [class, cx, cy, w, h], the class an index into NAMES, the rest in fractions of the picture's side.
+    Args:
+        seed: The number.
+        size: The side of the image, px.
+
+    Returns:
+        (image, boxes): (size, size, 3) uint8 RGB, and (n, 5) float32 [class, cx, cy, w, h] with the class as an index
+            into NAMES and the rest in fractions of the image's side.
     """
     picture, boxes, _ = render_with_masks(seed, size)
     return picture, boxes

@@ -1,7 +1,7 @@
 """Small solids in perspective: the stage they are drawn on, and the shapes they are made of.
 
-What is drawn while `stage.tag` is set belongs to that labelled object; everything else hides what lies under it.
-Knows nothing of what the solids are put together to.
+Pixels that are drawn while `stage.tag` is set belong to that labelled object; all others hide the objects under them.
+The module does not depend on the objects that the solids form.
 """
 
 from __future__ import annotations
@@ -14,11 +14,20 @@ import numpy as np
 
 from edgeprune.demo.camera import CameraView
 
-MARGIN = 128  # canvas pixels around the picture in which the mask still counts, so that cut objects are known as cut
+MARGIN = 128  # canvas pixels around the image that the mask covers as well, so that cut objects are recognised
 
 
 def local(centre, heading: float, points) -> np.ndarray:
-    """(n, 2) points in an object's own metres (x forward) -> world metres."""
+    """Transform points of an object into the world.
+
+    Args:
+        centre: (2,) metres.
+        heading: Radians.
+        points: (n, 2) in the object's own metres, x forward.
+
+    Returns:
+        (n, 2) metres.
+    """
     sin, cos = math.sin(heading), math.cos(heading)
     return np.asarray(points, float) @ np.array([[cos, sin], [-sin, cos]]) + centre
 
@@ -61,9 +70,19 @@ def _side_index(corners: int) -> np.ndarray:
 
 
 class Stage:
-    """The canvas (2s, 2s, 3) uint8, the masks that go with it, the camera and the sun.
+    """The canvas, the masks that go with it, the camera and the sun.
 
-    ids: (2s + 2 MARGIN, same) uint8, which labelled object owns a pixel; 0 for none.
+    Args:
+        canvas: (2s, 2s, 3) uint8.
+        view: The camera.
+        sun_azimuth: Direction of the shadows, radians.
+        sun_slope: Length of the shadow of 1 m of height, metres.
+
+    Attributes:
+        ids: (2s + 2 MARGIN, 2s + 2 MARGIN) uint8, the labelled object that owns a pixel; 0 for none.
+        shadow: (2s, 2s) uint8, the shadows on the ground.
+        tag: The labelled object that is being drawn; 0 for none.
+        light: A factor of all colours.
     """
 
     def __init__(self, canvas: np.ndarray, view: CameraView, sun_azimuth: float, sun_slope: float):
@@ -77,7 +96,7 @@ class Stage:
         self.light = 1.0
 
     def fill(self, uv: np.ndarray, colour) -> None:
-        """One convex polygon, (n, 2) canvas pixels."""
+        """Fill one convex polygon, (n, 2) canvas pixels."""
         self._fill(np.rint(uv * 8).astype(np.int32), colour, self.light)
 
     def _fill(self, points: np.ndarray, colour, light: float) -> None:
@@ -85,13 +104,23 @@ class Stage:
         cv2.fillConvexPoly(self.ids, points + MARGIN * 8, self.tag, cv2.LINE_8, 3)
 
     def flat(self, polygon: np.ndarray, z: float, colour) -> None:
-        """A horizontal convex polygon, (n, 2) metres, at height z."""
+        """Fill a horizontal convex polygon, (n, 2) metres, at height z."""
         points = np.empty((len(polygon), 3))
         points[:, :2], points[:, 2] = polygon, z
         self.fill(self.view.project(points), colour)
 
     def prism(self, base: np.ndarray, z0: float, z1: float, colour, roof=None, taper: float = 1.0, side=None) -> None:
-        """A convex solid over `base` (n, 2) metres from z0 to z1; the sides are shaded by the sun."""
+        """Draw a convex solid; the sun shades its sides.
+
+        Args:
+            base: (n, 2) metres.
+            z0: The height of the base, metres.
+            z1: The height of the roof, metres.
+            colour: Of the solid.
+            roof: The colour of the roof; None for `colour`.
+            taper: The scale of the roof against the base.
+            side: The colour of the sides; None for `colour`.
+        """
         n = len(base)
         points = np.empty((2 * n, 3))
         points[:n, :2], points[:n, 2], points[n:, 2] = base, z0, z1
@@ -124,15 +153,24 @@ class Stage:
 
 
 def pick(rng: np.random.Generator, colours, jitter: float = 14) -> tuple[float, ...]:
-    """A colour out of a palette, a little off."""
+    """A colour out of a palette, with a small random deviation."""
     return tuple(np.clip(np.array(colours[rng.integers(len(colours))]) + rng.normal(0, jitter, 3), 4, 250))
 
 
 class Thing:
-    """Something to draw: its class (None for clutter), place, footprint, height and a function that paints it."""
+    """A thing to draw.
+
+    Attributes:
+        kind: Its class; None for clutter.
+        centre: (2,) metres.
+        base: Its footprint, (n, 2) metres.
+        height: Metres.
+        paint: Draws it on a stage.
+        over: Metres by which it is drawn later than its place in the painter's order.
+    """
 
     __slots__ = ("base", "centre", "height", "kind", "over", "paint")
 
     def __init__(self, kind, centre, base, height, paint, over: float = 0.0):
         self.kind, self.centre, self.base, self.height, self.paint = kind, np.asarray(centre), base, height, paint
-        self.over = over  # metres by which it comes later than its place in the painter's order says
+        self.over = over

@@ -1,4 +1,4 @@
-"""What carries no label and hides or resembles what does: trees, buildings and clutter."""
+"""Things without a label that hide or resemble labelled objects: trees, buildings and clutter."""
 
 from __future__ import annotations
 
@@ -86,7 +86,14 @@ def building(rng: np.random.Generator, centre, heading: float, length: float, wi
 
 
 def clutter(rng: np.random.Generator, centre, heading: float, kind: str) -> Thing:
-    """What resembles a labelled object and is none: container, crate, bin, rock, parasol, pole, bale, skip, shed."""
+    """A thing that resembles a labelled object.
+
+    Args:
+        rng: The random numbers.
+        centre: (2,) metres.
+        heading: Radians.
+        kind: One of CLUTTER.
+    """
     colour, low = pick(rng, CLOTHES + PAINTS, 16), rng.uniform(0.75, 1.0)
     bits = rng.uniform(0.6, 1.2, 9)
     dims = {

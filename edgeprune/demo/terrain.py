@@ -1,6 +1,6 @@
 """The ground: textures out of multi-octave noise, roads with their markings, water, furrows, painted lots.
 
-Everything is painted flat; what stands on the ground is in objects.py.
+Everything is painted flat; objects.py has the things that stand on the ground.
 """
 
 from __future__ import annotations

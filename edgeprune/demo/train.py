@@ -4,7 +4,7 @@
     python -m edgeprune.demo.train --out runs/demo --epochs 60       learning rate by the step
     python -m edgeprune.demo.train --out runs/demo --finish          only strip, measure and write the card
 
-Started again with the same --out, an interrupted training goes on where last.pt stands.
+An interrupted training that is started again with the same --out goes on from last.pt.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from edgeprune.demo import WEIGHTS, card, dataset
 from edgeprune.model.threads import use_all_cores
 
 LR0, LR_END, WARMUP_STEPS, BATCH = 1.5e-3, 0.01, 150, 8
-VAL = 400  # unseen scenes that the card's figures are taken on
-DONE = "trained"  # an empty file in --out that says so
+VAL = 400  # unseen scenes for the card's figures
+DONE = "trained"  # an empty file in --out that marks the end of the training
 SETTINGS = {
     "imgsz": dataset.SIZE,
     "batch": BATCH,
@@ -60,7 +60,7 @@ SETTINGS = {
 
 
 def _keep_memory() -> None:
-    """Tell glibc not to hand large tensors back to the kernel at every step: a fifth of the time on a CPU."""
+    """Keep glibc from returning large tensors to the kernel at every step, which costs a fifth of the time on a CPU."""
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
         for option, value in ((-4, 0), (-1, 2**31 - 1), (-2, 2**28)):  # M_MMAP_MAX, M_TRIM_THRESHOLD, M_TOP_PAD
@@ -68,10 +68,15 @@ def _keep_memory() -> None:
 
 
 class Pace:
-    """Callbacks of the trainer: learning rate, the end, and a checkpoint every few minutes.
+    """Callbacks of the trainer: the learning rate, the end, and a checkpoint every few minutes.
 
-    The rate is a cosine over progress, and progress is the larger of the steps done and, with a budget, the time
-    spent: a machine shared with others ends on time, with the rate fully annealed.
+    The rate is a cosine over progress. Progress is the larger of the fraction of steps done and, with a budget, of time
+    spent: on a shared machine the training ends on time, with the rate fully annealed.
+
+    Args:
+        folder: Holds the state of the training.
+        budget_s: The time budget, seconds; None for none.
+        save_every_s: The time between checkpoints, seconds.
     """
 
     def __init__(self, folder: Path, budget_s: float | None, save_every_s: float = 240.0):
@@ -81,14 +86,14 @@ class Pace:
         self.started = self.saved = 0.0
 
     def start(self, trainer) -> None:
-        """Take all cores, and keep the memory."""
+        """Take all cores, and keep freed memory."""
         _keep_memory()
         use_all_cores()
         self.started = self.saved = time.monotonic()
 
     @property
     def seconds(self) -> float:
-        """Training time so far, over all sittings."""
+        """Training time so far, over all runs."""
         return self.before_s + time.monotonic() - self.started
 
     def before_batch(self, trainer) -> None:
@@ -119,13 +124,20 @@ class Pace:
             trainer.stop = True
 
     def save(self, trainer) -> None:
-        """last.pt as it stands, and how far it is."""
+        """Save last.pt and the progress."""
         trainer.save_model()
         self.file.write_text(json.dumps({"seconds": self.seconds, "steps": self.steps, "batch": BATCH}))
 
 
 def train(out: Path, data: Path, epochs: int, minutes: float | None) -> None:
-    """Train to the end, or go on with a training that was interrupted; run/weights/last.pt is the result."""
+    """Train to the end, or go on with an interrupted training; run/weights/last.pt is the result.
+
+    Args:
+        out: The folder of the training.
+        data: The data.yaml.
+        epochs: Passes over the scenes, at most.
+        minutes: The time budget; None for none.
+    """
     from ultralytics import YOLO
 
     last = out / "run" / "weights" / "last.pt"
@@ -143,7 +155,7 @@ def train(out: Path, data: Path, epochs: int, minutes: float | None) -> None:
 
 
 def score(weights: Path, data: Path) -> Accuracy:
-    """Accuracy on the validation pictures of `data`, by the project's own evaluator."""
+    """Accuracy on the validation images of `data`, by the project's own evaluator."""
     from edgeprune.data.dataset import load
     from edgeprune.measuring.accuracy import evaluate
     from edgeprune.measuring.sessions import TorchSession
@@ -155,7 +167,7 @@ def score(weights: Path, data: Path) -> Accuracy:
 
 
 def stock_score(weights: Path, data: Path, folder: Path) -> tuple[float, float]:
-    """mAP50 and mAP50-95 as `yolo val` gives them: what Ultralytics' users expect, and another evaluator."""
+    """mAP50 and mAP50-95 of `yolo val`, which Ultralytics' users expect; it is another evaluator."""
     from ultralytics import YOLO
 
     settings = {"imgsz": dataset.SIZE, "batch": 8, "rect": False, "workers": 0, "plots": False, "device": "cpu"}
@@ -165,7 +177,7 @@ def stock_score(weights: Path, data: Path, folder: Path) -> tuple[float, float]:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line, each option once."""
+    """The command line."""
     p = argparse.ArgumentParser(prog="python -m edgeprune.demo.train", description=__doc__.split("\n")[0])
     p.add_argument("--out", type=Path, required=True, help="folder for the scenes, the run and the result")
     p.add_argument("--scenes", type=int, default=2400, help="training scenes (default %(default)s)")
@@ -180,7 +192,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def finish(last: Path, out: Path, args: argparse.Namespace) -> Accuracy:
-    """Strip the EMA weights, measure them on the unseen scenes, write the card; returns the accuracy."""
+    """Strip the EMA weights, measure them on the unseen scenes, write the card; return the accuracy."""
     from edgeprune.model import checkpoint
 
     found = checkpoint.load(last)
@@ -207,7 +219,7 @@ def finish(last: Path, out: Path, args: argparse.Namespace) -> Accuracy:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Scenes, training, checkpoint, measurement, card."""
+    """Make the scenes, train, write the checkpoint, measure it and write the card."""
     args = parser().parse_args(argv)
     out = args.out.absolute()
     out.mkdir(parents=True, exist_ok=True)

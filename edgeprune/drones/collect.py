@@ -1,8 +1,8 @@
-"""Reports from a drone, or from a folder that somebody carried, into the host's store: each once, whole, or not yet.
+"""Reports from a drone, or from a copied folder, into the host's store: each once, whole, or not yet.
 
-A drone needs no agent for it: its spool is files named by the SHA-256 of their content. What came in part goes on where
-it stopped; what is on this disk, and synced, is moved to delivered/ there; in which order whatever fails, nothing is
-lost, and the name keeps anything from being doubled.
+A drone needs no agent for it: its spool consists of files named by the SHA-256 of their content. A partial transfer
+goes on where it stopped. A report is moved to delivered/ on the drone when it is on this disk and synced. Whatever
+fails, no report is lost, and the names prevent duplicates.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ __all__ = ["Drone", "Outcome", "ReportFolder", "collect"]
 
 _MOST_BYTES = 1 << 29  # of one report; ten hours at 100 frames a second take 0.3 GB
 _MOST_REPORTS = 10_000
-_BATCH = 20  # reports acknowledged at once; a round trip each is long over a radio
+_BATCH = 20  # reports acknowledged at once; a round trip for each is slow over a radio
 
-#: Where the spool is, as `edgeprune_device.reports.spool` has it; what waits there; the boot and the seconds since.
+#: Prints the boot id, the seconds since the boot, the spool (as in `edgeprune_device.reports.spool`), waiting reports.
 _LIST = """
 spool="${EDGEPRUNE_SPOOL:-${XDG_STATE_HOME:-$HOME/.local/state}/edgeprune/spool}"
 cat /proc/sys/kernel/random/boot_id 2>/dev/null || echo -
@@ -50,7 +50,13 @@ for name; do if [ -f "pending/$name" ]; then mv -f "pending/$name" "delivered/$n
 
 
 class Waiting(NamedTuple):
-    """A report that waits: what it is called there, and its id and size where the name tells."""
+    """A report that waits in a spool.
+
+    Attributes:
+        name: Its file name there.
+        id: Its SHA-256, hexadecimal, where the name states it; else None.
+        size_bytes: Its size, bytes.
+    """
 
     name: str
     id: str | None
@@ -58,7 +64,14 @@ class Waiting(NamedTuple):
 
 
 class Moment(NamedTuple):
-    """A device's boot and the seconds since, and this host's clock at that moment, give or take `within_s`."""
+    """A device's clock and this host's clock at one moment.
+
+    Attributes:
+        boot_id: The id of the device's boot; None where it is not known.
+        boottime_s: Seconds since that boot; None where they are not known.
+        host: This host's clock.
+        within_s: The uncertainty of `host`, seconds.
+    """
 
     boot_id: str | None
     boottime_s: float | None
@@ -67,18 +80,26 @@ class Moment(NamedTuple):
 
 
 class ReportSource(Protocol):
-    """Where reports come from."""
+    """A source of reports. `title`: its name in messages."""
 
     title: str
 
     def look(self) -> tuple[list[Waiting], Moment]:
-        """What waits, and what time it is there."""
+        """List the waiting reports, and read the clock there."""
 
     def fetch(self, waiting: Waiting, into: Path) -> bytes:
-        """The content. SignatureError: it is damaged where it lies; `into` is a folder for what comes in part."""
+        """Fetch the content of a report.
+
+        Args:
+            waiting: The report.
+            into: A folder for partial content.
+
+        Raises:
+            SignatureError: The report is damaged where it lies.
+        """
 
     def delivered(self, names: list[str]) -> None:
-        """They are on this host's disk."""
+        """Mark reports as delivered: they are on this host's disk."""
 
 
 class Drone:
@@ -88,6 +109,12 @@ class Drone:
         self._link, self.title, self._spool = link, link.target, ""
 
     def look(self) -> tuple[list[Waiting], Moment]:
+        """List the waiting reports, and read the drone's clock.
+
+        Raises:
+            InputError: The drone does not state where its spool is.
+            LinkError: The link failed for good.
+        """
         self._link.connect()  # so that the round trip below is one
         began = time.monotonic()
         answer = self._link.run(_LIST)
@@ -102,6 +129,12 @@ class Drone:
         return list(_listed(lines[3:], self.title)), Moment(boot, uptime, host, took / 2)
 
     def fetch(self, waiting: Waiting, into: Path) -> bytes:
+        """Fetch the content of a report; a partial transfer goes on.
+
+        Raises:
+            SignatureError: The report is too large, or damaged where it lies.
+            LinkError: The link failed for good.
+        """
         local = into / waiting.name
         if waiting.size_bytes > _MOST_BYTES:
             raise SignatureError(f"{self.title}: {waiting.size_bytes} bytes are no report")
@@ -115,21 +148,23 @@ class Drone:
                 self._link.get(remote, local, waiting.size_bytes, waiting.id)
             except RemoteError as error:
                 if self._link.run('[ ! -e "$1" ] || echo there', remote).strip() == b"there":
-                    raise SignatureError(str(error)) from error  # its card cannot read it; others may still be whole
+                    raise SignatureError(str(error)) from error  # its card cannot read the file; others may be whole
                 raise _FetchedElsewhere(str(error)) from error
         return local.read_bytes()
 
     def delivered(self, names: list[str]) -> None:
+        """Move reports to delivered/ on the drone."""
         self._link.run(_DELIVERED, self._spool, *names)
 
 
 class ReportFolder:
-    """A stick, a copied spool, or this machine's own: nothing in it is changed."""
+    """A stick, a copied spool, or this machine's own spool: nothing in it is changed."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.title = folder, str(folder)
 
     def look(self) -> tuple[list[Waiting], Moment]:
+        """List the reports in the folder, and read this machine's clock."""
         places = [self.folder / name for name in ("pending", "delivered") if (self.folder / name).is_dir()]
         found = [
             path
@@ -146,6 +181,11 @@ class ReportFolder:
         ], moment
 
     def fetch(self, waiting: Waiting, into: Path) -> bytes:
+        """Read the content of a report.
+
+        Raises:
+            SignatureError: The file is too large, unreadable or damaged.
+        """
         path = self.folder / waiting.name
         if waiting.size_bytes > _MOST_BYTES:
             raise SignatureError(f"{path}: {waiting.size_bytes} bytes are no report")
@@ -158,12 +198,22 @@ class ReportFolder:
         return data
 
     def delivered(self, names: list[str]) -> None:
-        """Nothing to do: a stick may be read by several hosts."""
+        """Do nothing: several hosts may read a stick."""
 
 
 @dataclass
 class Outcome:
-    """What became of what waited: {id: the device's name}, ids, and {name: why}; `left`: other files of a folder."""
+    """The result of a collection.
+
+    Attributes:
+        collected: Id -> the device's name, of new reports.
+        known: Ids of reports that the store had before.
+        unknown: Id -> the fingerprint of the key, of reports from devices that are not enrolled.
+        damaged: Name -> the reason, of damaged reports.
+        newer: Names of reports that a newer edgeprune made.
+        left: Names of other files in a folder, and of reports that another host took.
+        unmarked: The reason why reports could not be marked as delivered; else None.
+    """
 
     collected: dict[str, str] = field(default_factory=dict)
     known: list[str] = field(default_factory=list)
@@ -171,10 +221,14 @@ class Outcome:
     damaged: dict[str, str] = field(default_factory=dict)
     newer: list[str] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
-    unmarked: str | None = None  # why the drone could not be told of what is here now
+    unmarked: str | None = None
 
     def check(self) -> None:
-        """GateError where there is something that a person must look at."""
+        """Check that nothing needs a person's attention.
+
+        Raises:
+            GateError: Something does.
+        """
         problems = [shown(f"{name}: {why}", 1000) for name, why in self.damaged.items()]
         if self.unknown:
             prints = ", ".join(sorted(set(self.unknown.values())))
@@ -193,15 +247,21 @@ class Outcome:
 def collect(
     source: ReportSource, store: Store, *, trust_new: bool = False, say: Callable[[str], None] = lambda text: None
 ) -> Outcome:
-    """Fetch, verify and keep everything that waits.
+    """Fetch, verify and keep all waiting reports.
+
+    Args:
+        source: The source of the reports.
+        store: Keeps them.
+        trust_new: Enrol the keys of unknown devices.
+        say: Called with the progress, as text.
 
     Raises:
-        LinkError, InputError: the link failed for good, this disk is full, …; what is there stays, the same call goes
-            on.
+        LinkError: The link failed for good. The reports in the store stay, and the same call goes on.
+        InputError: This disk is full, or the like; the same holds.
     """
     store.prepare()
     waiting, moment = source.look()
-    outcome, held = Outcome(), []  # held: on this disk, not yet told to the source
+    outcome, held = Outcome(), []  # held: on this disk, not yet marked as delivered
     for number, item in enumerate(waiting, 1):
         say(f"report {number} of {len(waiting)}, {item.size_bytes / 1e6:.1f} MB")
         if item.id is not None and item.id in store:
@@ -224,14 +284,14 @@ def collect(
         if held and (len(held) == _BATCH or number == len(waiting)):
             try:
                 source.delivered(held)
-            except RemoteError as error:  # its card is full, or turned read-only: all the more fetch the rest
+            except RemoteError as error:  # its card is full or read-only: fetch the rest all the same
                 outcome.unmarked = str(error)
             held = []
     return outcome
 
 
 class _NoReport(InputError):
-    """The content is something else."""
+    """The content is no report."""
 
 
 class _FetchedElsewhere(InputError):
@@ -241,7 +301,7 @@ class _FetchedElsewhere(InputError):
 def _keep(
     data: bytes, item: Waiting, source: ReportSource, store: Store, moment: Moment, trust_new: bool, outcome: Outcome
 ) -> bool:
-    """Whether it is in the store now."""
+    """Whether the report is in the store now."""
     what = f"{source.title}: {item.name}"
     try:
         parsed = strict_json.loads(data, what)
@@ -265,7 +325,7 @@ def _keep(
     if name and identity in store:
         outcome.known.append(identity)
         return True
-    (store.incoming / Path(item.name).name).unlink(missing_ok=True)  # room for it, on a disk nearly full
+    (store.incoming / Path(item.name).name).unlink(missing_ok=True)  # makes room on a disk that is nearly full
     store.put(data, receipt)
     if name is None:
         outcome.unknown[identity] = fingerprint
@@ -285,7 +345,7 @@ def _keep_damaged(item: Waiting, source: ReportSource, store: Store) -> None:
 
 
 def _measured(report: BenchReport, moment: Moment) -> tuple[str | None, str | None]:
-    """When the run ended by this host's clock, and how that is known."""
+    """The end of the run by this host's clock, and the basis of that time."""
     then = report.clock
     same = then["boot_id"] is not None and then["boot_id"] == moment.boot_id
     if same and None not in (then["boottime_s"], moment.boottime_s) and then["boottime_s"] <= moment.boottime_s:
@@ -306,7 +366,7 @@ def _listed(lines: list[str], title: str) -> Iterator[Waiting]:
 
 
 def _enrol(hostname: str, key: VerifyKey) -> str:
-    """Under its own name for itself, or where another device has that, with a part of the key's fingerprint."""
+    """Enrol a device under its own host name, with a part of the key's fingerprint where another device has it."""
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", hostname).strip("-._")[:80] or "device"
     with suppress(SignatureError):
         keys.enrol(name, key)

@@ -1,15 +1,15 @@
-"""`--on user@jetson`: a reference device builds a bundle's engines and measures them, and the bundle brings them along.
+"""`--on user@jetson`: a reference device builds a bundle's engines and measures them, and the bundle carries them.
 
-An engine is native code of one TensorRT for one GPU, so only such a device can build it. The bundle goes there as it
-is, the device's own agent verifies it, builds (`edgeprune engine`) and measures (`edgeprune bench`), and plans, what
-the agent says of them, and signed reports come back:
+An engine is native code of one TensorRT for one GPU, so only such a device can build it. The bundle is sent there as it
+is. The device's own agent verifies it, builds (`edgeprune engine`) and measures (`edgeprune bench`). Plans, the agent's
+descriptions of them, and signed reports come back:
 
-    ~/.cache/edgeprune/on/ID     there ($XDG_CACHE_HOME): bundle.epb, what comes back in out/, and of each job
+    ~/.cache/edgeprune/on/ID     there ($XDG_CACHE_HOME): bundle.epb, results in out/, and of each job
                                  JOB.pid, .out, .err and at last .rc; removed when all is here, or has failed
 
-A job goes on when the link breaks, and whoever runs the same command again finds it, or its result. What comes back is
-a stranger's until its size, its form, its hashes and the report's signature are checked. That the machine code in a
-plan does no harm cannot be checked: whoever names a reference device trusts it as much as this host.
+A job goes on when the link breaks, and the same command run again finds the job or its result. The results are
+untrusted until their size, form, hashes and the report's signature have been checked. It cannot be checked that the
+machine code in a plan does no harm: the user of a reference device trusts it as much as this host.
 """
 
 from __future__ import annotations
@@ -39,23 +39,23 @@ from edgeprune.drones.store import Receipt, Store
 
 __all__ = ["Built", "Reference", "ReferenceDevice", "build", "meet", "run", "with_engines"]
 
-#: What the measuring is told beside the bundle and the precision.
+#: Further options of the measurement.
 BENCH: tuple[str, ...] = ()
 RUNTIMES = ("trt", "rtx")
 _MOST_PLAN_BYTES = 2 << 30
 _MOST_REPORT_BYTES = 1 << 26
 _LOOK_S = 20  # how long one round trip waits for a job
-_JOB_S = 12 * 3600.0  # the device itself gives an engine up after six
+_JOB_S = 12 * 3600.0  # the device itself ends the build of an engine after six hours
 _LABEL = 60  # characters of a device's name that its engines have in theirs
 
-#: The agent, as setup leaves it or as somebody else installed it, and where such things are kept there.
+#: Prints the agent, as setup or another installation left it, and the folder for these builds.
 _FIND = """
 for agent in "$HOME/.local/share/edgeprune/agent/bin/edgeprune" "$(command -v edgeprune)"; do
   if [ -x "$agent" ]; then printf '%s\\n' "$agent" "${XDG_CACHE_HOME:-$HOME/.cache}/edgeprune/on"; exit 0; fi
 done
 """
-#: In the folder $1, have the job $2 done by the command from $4 on, whatever becomes of the link, and wait for it at
-#: most $3 s. Prints its exit status and its last words, or nothing. If it died, as with the board, it is begun again.
+#: Runs the job $2 in the folder $1 by the command from $4 on, even if the link breaks, and waits for it, $3 s at most.
+#: Prints its exit status and its last lines, or nothing. If it died, for instance with the board, it is begun again.
 _JOB = """
 cd "$1" || exit 1
 folder=$1 job=$2 left=$3
@@ -87,7 +87,13 @@ if [ -f "$1" ]; then wc -c <"$1"; sha256sum <"$1"; fi
 
 @dataclass(frozen=True)
 class ReferenceDevice:
-    """A device that can build: its `edgeprune`, its folder for this, and the name that it is enrolled here by."""
+    """A device that can build engines.
+
+    Attributes:
+        path: Its `edgeprune`.
+        folder: Its folder for these builds.
+        name: The name that it is enrolled here by.
+    """
 
     path: str
     folder: str
@@ -96,7 +102,15 @@ class ReferenceDevice:
 
 @dataclass(frozen=True)
 class Built:
-    """What became of one precision: an engine with its plan, for which runtime, and the report on it; or why none."""
+    """The result of one precision.
+
+    Attributes:
+        precision: The precision.
+        engine: The engine with its plan; None where none was built.
+        runtime: The runtime that runs it.
+        report: The report of its measurement.
+        reason: Why there is no engine or no report.
+    """
 
     precision: str
     engine: Engine | None = None
@@ -107,7 +121,15 @@ class Built:
 
 @dataclass(frozen=True)
 class Reference:
-    """What a device sent back. `device`: its name here; `address`: as ssh has it; `target`: of the bundle."""
+    """The results of a reference device.
+
+    Attributes:
+        device: Its name here.
+        address: Its address for ssh.
+        bundle_sha256: The bundle's SHA-256.
+        target: The bundle's target.
+        built: The result of each precision.
+    """
 
     device: str
     address: str
@@ -116,17 +138,17 @@ class Reference:
     built: tuple[Built, ...]
 
     def entries(self) -> dict[str, dict[str, Any]]:
-        """For a manifest's `engines`, by name, e.g. "int8-fp16.orin"."""
+        """The entries for a manifest's `engines`, by name, such as "int8-fp16.orin"."""
         label = self.device[:_LABEL]
         return {f"{built.precision}.{label}": self._entry(built, label) for built in self.built}
 
     def plans(self) -> dict[str, bytes]:
-        """{name of the payload: the plan}."""
+        """Name of the payload -> the plan."""
         entries = self.entries().values()
         return {entry["payload"]: built.engine.plan for built, entry in zip(self.built, entries) if entry["payload"]}
 
     def note(self) -> str:
-        """One line, e.g. "orin (Orin, TensorRT 10.3.0): int8-fp16 4.2 ms, fp16 none (…)"."""
+        """One line, such as "orin (Orin, TensorRT 10.3.0): int8-fp16 4.2 ms, fp16 none (…)"."""
         took = {b.precision: b.report.stages["infer"]["p50_ms"] for b in self.built if b.report}
         figures = [f"{precision} {ms:.1f} ms" for precision, ms in took.items()]
         figures += [f"no {b.precision} ({b.reason})" for b in self.built if not b.report]
@@ -134,11 +156,11 @@ class Reference:
 
     @property
     def engine(self) -> Engine:
-        """The first that was built: who built it, and for what, is the same for all of them."""
+        """The first engine. Its builder and its GPU are those of all of them."""
         return next(built.engine for built in self.built if built.engine)
 
     def warnings(self) -> list[str]:
-        """What did not go well, one line each."""
+        """The problems, one line each."""
         found = [f"{self.address}: {built.precision}: {built.reason}" for built in self.built if built.engine is None]
         wanted = Target.load(self.target).sm if self.target in Target.names() else None
         if wanted is not None and self.engine.sm != wanted:
@@ -161,10 +183,15 @@ class Reference:
 
 
 def meet(link: Link, signer: str) -> ReferenceDevice:
-    """The device's agent. `signer`: fingerprint of the key that signed, or will sign, what it has to trust.
+    """Find the device's agent, and check that the two sides know each other's keys.
+
+    Args:
+        link: The link to the device.
+        signer: The fingerprint of the key that signs the bundle, which the device has to trust.
 
     Raises:
-        InputError: there is none, or it cannot build engines, or the two do not know each other's keys. LinkError.
+        InputError: There is no agent, it cannot build engines, or a key is not known.
+        LinkError: The link failed for good.
     """
     answer = link.run(_FIND, limit_bytes=1 << 14).decode("utf-8", "replace").splitlines()
     again = f"edgeprune setup {link.target}"
@@ -206,13 +233,20 @@ def build(
 ) -> Reference:
     """Let the device build and measure the engines of a verified bundle.
 
-    `folder`: of this host, for what comes; the same one, after a link that failed for good, goes on. `precision`,
-    `cuda`, `options`: of `edgeprune engine` there.
+    Args:
+        link: The link to the device.
+        bundle: The bundle.
+        folder: A folder of this host for partial transfers; after a link that failed for good, the same one goes on.
+        precision: Of `edgeprune engine` there.
+        cuda: Of `edgeprune engine` there.
+        options: Further options of `edgeprune engine` there.
+        say: Called with the progress, as text.
 
     Raises:
-        LinkError: the link failed for good; the same call goes on where it stopped.
-        InputError, GateError: nothing could be built there; it says why. SignatureError: what came is not what it
-            should be.
+        LinkError: The link failed for good; the same call goes on where it stopped.
+        InputError: The device cannot build, or its answer is malformed.
+        GateError: No engine could be built; the message has the reasons.
+        SignatureError: A result does not match its hash, its signature or the bundle.
     """
     agent = meet(link, bundle.key_fingerprint)
     cuda = f"--cuda={cuda}"
@@ -230,10 +264,17 @@ def build(
 
 
 def with_engines(bundle: Bundle, reference: Reference, path: Path) -> Bundle:
-    """Write `bundle` anew with what a device sent, signed by this host; its former engines of the same names go.
+    """Write `bundle` anew with the results of a device, signed by this host; its former engines of the same names are
+    dropped.
+
+    Args:
+        bundle: The bundle.
+        reference: The results.
+        path: The file to write.
 
     Raises:
-        InputError: it cannot be written. SignatureError: `bundle` has changed meanwhile.
+        InputError: It cannot be written.
+        SignatureError: `bundle` has changed meanwhile.
     """
     manifest = bundle.manifest.to_json()
     del manifest["payloads"]
@@ -251,7 +292,7 @@ def with_engines(bundle: Bundle, reference: Reference, path: Path) -> Bundle:
 
 
 def run(args) -> None:
-    """`edgeprune engine BUNDLE --on user@jetson`."""
+    """Run `edgeprune engine BUNDLE --on user@jetson`."""
     import sys
 
     from edgeprune_device.commands import find_bundle
@@ -289,7 +330,7 @@ def run(args) -> None:
 
 
 def keep(reference: Reference) -> None:
-    """Put the reports where those are that `collect` brings: reports and compare take them by their ids."""
+    """Put the reports into the store, as `collect` does, so that `reports` and `compare` find them by their ids."""
     store = Store()
     for built in reference.built:
         if built.report:
@@ -301,7 +342,7 @@ def keep(reference: Reference) -> None:
 
 @contextlib.contextmanager
 def _scratch(link: Link, there: str) -> Iterator[None]:
-    """Remove the device's folder at the end, but not while the same command can go on with what is in it."""
+    """Remove the device's folder at the end, unless the same command can go on with its content."""
     try:
         yield
     except LinkError:
@@ -310,12 +351,12 @@ def _scratch(link: Link, there: str) -> Iterator[None]:
         with contextlib.suppress(EdgepruneError):
             link.run('rm -rf -- "$1"', there)
         raise
-    with contextlib.suppress(EdgepruneError):  # what is here is whole
+    with contextlib.suppress(EdgepruneError):  # the results on this host are whole
         link.run('rm -rf -- "$1"', there)
 
 
 def _engines(link, agent, there, bundle, precision, options, say) -> list[Built]:
-    """What `edgeprune engine` there says of each precision; of the engines no more than that."""
+    """The results of `edgeprune engine` there, for each precision; of an engine only its description."""
     command = ["engine", "bundle.epb", "--precision", precision, "--out", "out", "--json", *options]
     code, words = _work(link, there, "engine", [agent.path, *command], "building", say)
     answer = link.run('cat -- "$1"', f"{there}/engine.out")
@@ -396,7 +437,7 @@ def _report(link, agent, remote: str, bundle: Bundle, said: Built, folder: Path)
 
 
 def _work(link, there: str, job: str, command: Sequence[str], doing: str, say) -> tuple[int, str]:
-    """(the exit status of a job there, its last words)."""
+    """Run a job there; return (its exit status, its last line)."""
     began = time.monotonic()
     while time.monotonic() - began < _JOB_S:
         say(f"{link.target}: {doing}, {time.monotonic() - began:.0f} s")
@@ -416,7 +457,7 @@ def _work(link, there: str, job: str, command: Sequence[str], doing: str, say) -
 
 @contextlib.contextmanager
 def _folder(bundle: Bundle, target: str) -> Iterator[Path]:
-    """Where what comes is kept until all is there."""
+    """The folder for partial transfers, removed when all is there."""
     base = cache.folder("on")
     folder = base / hashlib.sha256(strict_json.canonical([bundle.sha256, target])).hexdigest()[:32]
     try:
@@ -434,7 +475,7 @@ def _folder(bundle: Bundle, target: str) -> Iterator[Path]:
 
 
 def _figures(report: BenchReport) -> dict[str, Any]:
-    """What was measured, and on what; the whole report is in the host's store under its id."""
+    """The measured figures and their conditions. The whole report is in the host's store under its id."""
     board, mode = report.board or {}, (report.preflight or {}).get("power_mode") or {}
     gpu, accuracy = report.stages.get("gpu") or {}, report.accuracy
     return {

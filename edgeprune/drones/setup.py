@@ -1,6 +1,6 @@
 """Install the agent on a drone that has no internet: wheels, a virtual environment, keys both ways.
 
-Everything may be run again, and goes on where it stopped. The new agent is made beside the former one and takes its
+Every step may be repeated, and goes on where it stopped. The new agent is made beside the former one and takes its
 place in one step, when it works.
 """
 
@@ -26,7 +26,7 @@ from edgeprune.drones.ssh import Link, RemoteError, shown
 __all__ = ["BareBoard", "InstalledAgent", "install", "learn"]
 
 _FOLDER = ".local/share/edgeprune"
-#: Every Python 3 there, each once: its answer to the probe, one line each.
+#: Runs the probe in every Python 3 there, each once; prints one line each.
 _PYTHONS = """
 seen=
 for name in python3 python3.14 python3.13 python3.12 python3.11 python3.10 python3.9 python3.8; do
@@ -37,7 +37,7 @@ for name in python3 python3.14 python3.13 python3.12 python3.11 python3.10 pytho
 done
 exit 0
 """
-#: Let the drone trust the key $3 as host $1; where that name is taken by another key, as $1-$2. Prints the file.
+#: Lets the drone trust the key $3 as host $1, or as $1-$2 where another key has that name. Prints the file.
 _TRUST = """
 set -e
 umask 022
@@ -61,9 +61,15 @@ _INSTALL_S = 3600  # of a slow card, or an emulated processor
 
 @dataclass(frozen=True)
 class BareBoard:
-    """A drone before the agent is there: its Python that the agent will have, and where that is.
+    """A drone before the agent is installed, with the Python that the agent will use.
 
-    `report_key`: the public half of the one that was made there by a former agent.
+    Attributes:
+        python: The Python.
+        executable: Its path there.
+        home: The user's home folder there.
+        free_bytes: Free space there.
+        l4t: The version of L4T, such as "36.4.3"; None where it has none.
+        report_key: The public half of the report key that a former agent made there; else None.
     """
 
     python: wheels.Python
@@ -74,7 +80,9 @@ class BareBoard:
     report_key: VerifyKey | None
 
     def described(self) -> str:
-        """E.g. "aarch64, Python 3.10.12, glibc 2.35, JetPack 6.2 (L4T 36.4.3); there already: numpy 1.21.5"."""
+        """A description, such as "aarch64, Python 3.10.12, glibc 2.35, JetPack 6.2 (L4T 36.4.3); there already: numpy
+        1.21.5".
+        """
         p = self.python
         parts = [p.machine, f"Python {p.version} ({self.executable})", f"glibc {'.'.join(map(str, p.glibc))}"]
         if self.l4t:
@@ -86,9 +94,16 @@ class BareBoard:
 
 @dataclass(frozen=True)
 class InstalledAgent:
-    """What `install` did. `command`: None where something else is called edgeprune in ~/.local/bin.
+    """The result of `install`.
 
-    `enrolled`: the key is new here. `doctor`: the drone's own check, `healthy`: nothing needed is missing.
+    Attributes:
+        path: The agent's folder on the drone.
+        command: The command in ~/.local/bin; None where another program is called edgeprune there.
+        fingerprint: Of the drone's report key.
+        enrolled: Whether the key is new here.
+        trusted_as: The file of this host's key on the drone.
+        doctor: The output of the drone's own check.
+        healthy: Whether nothing necessary is missing.
     """
 
     path: str
@@ -101,10 +116,11 @@ class InstalledAgent:
 
 
 def learn(link: Link) -> BareBoard:
-    """Ask the drone what it is.
+    """Ask the drone for its Pythons and its board.
 
     Raises:
-        InputError: it has no Python that the agent could use, or answers nonsense. LinkError.
+        InputError: It has no Python that the agent could use, or its answer is malformed.
+        LinkError: The link failed for good.
     """
     answer = link.run(_PYTHONS, bootstrap.source("probe"), limit_bytes=1 << 16, timeout_s=600)
     found = []
@@ -115,15 +131,22 @@ def learn(link: Link) -> BareBoard:
     if not usable:
         why = "; ".join(reason for _, reason in found if reason) or "there is no python3"
         raise InputError(f"{link.target}: no Python that the agent could use ({why}); it needs 3.8 or newer")
-    # The one that sees TensorRT, whose bindings belong to one Python; else what "python3" is, which comes first.
+    # The one that has TensorRT, whose bindings belong to one Python; else "python3", which comes first.
     return next((b for b in usable if "tensorrt" in b.python.packages), usable[0])
 
 
 def parse_probe(line: bytes, what: str) -> tuple[BareBoard, str | None]:
-    """A line of `bootstrap/probe.py` -> (the board, why the agent cannot use this Python or None).
+    """Parse a line of `bootstrap/probe.py`.
+
+    Args:
+        line: The line.
+        what: Begins the message of an error.
+
+    Returns:
+        (the board, the reason why the agent cannot use this Python or None).
 
     Raises:
-        InputError: it is no such line.
+        InputError: It is no such line.
     """
     data = strict_json.loads(line, what)
 
@@ -175,11 +198,19 @@ def install(
     re_enrol: bool = False,
     say: Callable[[str], None] = lambda text: None,
 ) -> InstalledAgent:
-    """Install, or renew, the agent, and enrol the drone here as `name`.
+    """Install or renew the agent, and enrol the drone here as `name`.
+
+    Args:
+        link: The link to the drone.
+        name: The drone's name here.
+        extras: Extras of the device package.
+        re_enrol: Replace a different key under that name.
+        say: Called with the progress, as text.
 
     Raises:
-        InputError: the drone cannot have it; no room; no wheels. SignatureError: `name` has another key here.
-        LinkError: the link failed for good: the same call goes on where it stopped.
+        InputError: The agent cannot run there, there is no room, or there are no wheels.
+        SignatureError: `name` has another key here.
+        LinkError: The link failed for good; the same call goes on where it stopped.
     """
     there = learn(link)
     say(f"{link.target}: {there.described()}")
@@ -225,7 +256,7 @@ def install(
 
 
 def _agent_name(there: BareBoard, paths: Sequence[Path]) -> str:
-    """The same content for the same Python has the same name."""
+    """The name of the agent's folder; the same content for the same Python has the same name."""
     what = [there.executable, there.python.version, *sorted((path.name, files.sha256(path)) for path in paths)]
     return f"agent-{version()}-{hashlib.sha256(strict_json.canonical(what)).hexdigest()[:12]}"
 
@@ -241,19 +272,19 @@ def _report_key(link: Link, edgeprune: str) -> VerifyKey:
 
 
 def host_name() -> str:
-    """What this host's key is called on a drone, e.g. "laptop"."""
+    """The name of this host's key on a drone, such as "laptop"."""
     return re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname()).strip(".-")[:60] or "host"
 
 
 def _trust(link: Link) -> str:
-    """Let the drone run this host's bundles. The file there."""
+    """Let the drone run this host's bundles; return the path of the key's file there."""
     key = keys.load_or_create().verify_key
     public = bytes(key).hex()
     return shown(link.run(_TRUST, host_name(), public[:8], public, limit_bytes=1 << 14).decode("utf-8", "replace"))
 
 
 def _doctor(link: Link, edgeprune: str) -> tuple[str, bool]:
-    """What the drone's agent says of itself, as text, and whether nothing that is needed is missing."""
+    """The output of the check by the drone's agent, and whether nothing necessary is missing."""
     try:
         said, healthy = link.run('exec "$1" doctor', edgeprune, limit_bytes=1 << 17, timeout_s=600), True
     except RemoteError:

@@ -1,17 +1,17 @@
 """The link to a drone: this system's own OpenSSH client, one connection for everything, patient when the radio fails.
 
-Who may log in where is OpenSSH's business: the user's configuration, keys, agent and known hosts hold, host keys are
-checked as they always are, and a password is asked for once, on the terminal. On the drone a POSIX shell with tail, wc,
-cat, dd, mv, sync and sha256sum is enough. What a drone answers is a stranger's: its size is limited here, its meaning
-is checked by whoever asked.
+OpenSSH decides about logins: the user's configuration, keys, agent and known hosts apply, host keys are checked as
+usual, and a password is asked for once, on the terminal. On the drone a POSIX shell with tail, wc, cat, dd, mv, sync
+and sha256sum is enough. A drone's answers are untrusted: this module limits their size, and the caller checks their
+meaning.
 
     with Link("user@drone") as link:                      # or user@drone:2222, or an alias of ~/.ssh/config
         link.run('cat -- "$1"', "/etc/hostname")          # b"drone\\n"
-        link.get(remote, local, size_bytes, sha256)       # goes on where a broken link, or the last try, stopped
+        link.get(remote, local, size_bytes, sha256)       # goes on where a broken link or the last attempt stopped
         link.put(local, remote)
 
-Where a radio loses packets, one TCP connection uses a small part of it, and several use it all: `another` makes more of
-them, where that needs no person.
+Over a radio that loses packets, one TCP connection uses a small part of the bandwidth, and several use all of it:
+`another` makes more connections, where a login needs no person.
 
 EDGEPRUNE_SSH names another ssh, with options, e.g. "ssh -F other_config".
 """
@@ -43,42 +43,42 @@ __all__ = ["Link", "LinkError", "RemoteError", "SshSession", "explain", "parse",
 
 RETRIES = 8
 _OPTIONS = {
-    # A dead link is noticed after some 15 s: three questions without an answer, one every five seconds.
+    # A dead link is noticed after some 15 s: three keep-alive messages without an answer, one every five seconds.
     "ServerAliveInterval": "5",
     "ServerAliveCountMax": "3",
     "ConnectTimeout": "15",
-    # Lines of the user's configuration that are meant for a terminal would get in the way, one that keeps connections
-    # open would outlive this process, and one that makes ssh quiet would hide why it failed.
+    # These override lines of the user's configuration: those for a terminal would disturb, one that keeps connections
+    # open would outlive this process, and one that makes ssh quiet would hide the reason of a failure.
     "ControlPersist": "no",
     "LogLevel": "INFO",
     "RequestTTY": "no",
     "RemoteCommand": "none",
     "ClearAllForwardings": "yes",
 }
-_LOGIN_S = 45  # ssh itself waits for ever if the link dies between the key exchange and the login …
-_LOGIN_BY_HAND_S = 150  # … and so does a person who looks for a password; a server gives up after 120 s
-_STILL_S = 120  # a card that hangs stops tail and dd for ever, while sshd goes on answering; a slow radio moves
+_LOGIN_S = 45  # ssh itself waits forever if the link dies between the key exchange and the login
+_LOGIN_BY_HAND_S = 150  # a person may look for a password; a server gives up after 120 s
+_STILL_S = 120  # a card that hangs stops tail and dd forever, while sshd goes on answering; a slow radio moves data
 _LONGEST_PAUSE_S = 30
-_LOOK_S = 3  # during a pause: is it back?
-#: A connection's first packet is sent again after 1, 3, 7 and 15 s. Whoever was there before is waited for so long that
-#: the link may come back at any moment and the next packet is not far.
+_LOOK_S = 3  # during a pause, the drone is tried this often
+#: A connection's first packet is sent again after 1, 3, 7 and 15 s. For a drone that was reached before, the timeout
+#: covers 7 s: the link may come back at any moment.
 _CONNECT_AGAIN_S = 8
 _CHUNK_BYTES = 1 << 16
 _ANSWER_BYTES = 4 << 20
 _GREETING_BYTES = 1 << 18  # what a login shell may print before our own first line
-_LAST_WORDS_S = 0.5  # not for ever: the pipe may be held by a proxy command, or the connection's own ssh
+_LAST_WORDS_S = 0.5  # a limit, since a proxy command or the connection's own ssh may hold the pipe
 _RC_LINK = 255  # ssh's own failure; no script here ends with it
 _LONGEST_FOLDER = 70  # characters; a socket's path has at most 107, and ssh adds to it
 
 _WHOLE = 'whole() { [ -f "$1" ] && [ "$(sha256sum <"$1" | cut -c1-64)" = "$2" ]; }\n'
-#: Of the file $1, whose hash is $2: "whole", or how much of it is there.
+#: Prints, of the file $1 with the hash $2: "whole", or the number of bytes that are there.
 _HELD = f"""{_WHOLE}mkdir -p -- "${{1%/*}}" || exit 1
 if whole "$1" "$2"; then echo whole
 elif [ -f "$1.part" ]; then wc -c <"$1.part"
 else echo 0; fi
 """
 _WRITE = 'exec dd of="$1.part" bs="$3" seek="$2" conv=notrunc status=none'
-#: It may have its name already: given by another one who sent the same, or by this one before the link broke.
+#: The file may have its name already: another process sent the same, or this one before the link broke.
 _FINISH = f"""{_WHOLE}if whole "$1.part" "$2"; then
   sync "$1.part" 2>/dev/null || sync
   mv -f -- "$1.part" "$1" || :
@@ -92,7 +92,9 @@ _T = TypeVar("_T")
 class LinkError(EdgepruneError):
     """The drone cannot be reached, or not any more.
 
-    `lasting`: True: trying again is of no use; False: it may be; None: it may be, if the drone was there before.
+    Attributes:
+        lasting: True: another attempt is useless. False: it may succeed. None: it may succeed if the drone was reached
+            before.
     """
 
     def __init__(self, text: str, lasting: bool | None = False) -> None:
@@ -101,7 +103,12 @@ class LinkError(EdgepruneError):
 
 
 class RemoteError(InputError):
-    """A command failed on the drone: its exit status and what it said last."""
+    """A command failed on the drone.
+
+    Attributes:
+        code: Its exit status.
+        reason: Its last line of output on the standard error.
+    """
 
     def __init__(self, text: str, code: int, reason: str) -> None:
         super().__init__(text)
@@ -112,7 +119,7 @@ def parse(target: str) -> tuple[str, int | None]:
     """ "user@drone:2222" -> ("user@drone", 2222); None where no port is given. "user@[fe80::1]:22" works, too.
 
     Raises:
-        InputError: nothing that ssh could take for a host, or something that it would take for an option.
+        InputError: ssh could not take it for a host, or would take it for an option.
     """
     user, host = r"[^@\s/:-][^@\s/:]*", r"\[[0-9A-Fa-f:.%\w]+\]|[^:@\s\[\]/-][^:@\s\[\]/]*"
     match = re.fullmatch(f"((?:{user}@)?)({host})(?::([0-9]{{1,5}}))?", target)
@@ -123,14 +130,18 @@ def parse(target: str) -> tuple[str, int | None]:
 
 
 def program() -> list[str]:
-    """The ssh to use: EDGEPRUNE_SSH, or ssh."""
+    """The ssh command: EDGEPRUNE_SSH, or ssh.
+
+    Raises:
+        InputError: EDGEPRUNE_SSH cannot be parsed.
+    """
     try:
         return shlex.split(os.environ.get("EDGEPRUNE_SSH") or "ssh")
     except ValueError as error:
         raise InputError(f"EDGEPRUNE_SSH: {str(error).lower()}") from error
 
 
-#: What ssh says; in our words; `LinkError.lasting`. The first that is found counts.
+#: (pattern in ssh's output, message, `LinkError.lasting`). The first match counts.
 _REASONS = (
     (r"REMOTE HOST IDENTIFICATION HAS CHANGED|host key for .* has changed",
      "its host key is not the one that is known here: it was flashed anew, or somebody sits in between; compare the "
@@ -153,7 +164,12 @@ _REASONS = (
 
 
 def explain(said: str, target: str) -> LinkError:
-    """What ssh printed, in one line that says what to do."""
+    """The error for the output of ssh: one line that tells what to do.
+
+    Args:
+        said: The output.
+        target: The drone.
+    """
     lines = [line.strip() for line in said.splitlines() if line.strip()]
     last = next((line for line in reversed(lines) if not line.startswith("Warning:")), "the link broke")
     for pattern, words, lasting in _REASONS:
@@ -164,15 +180,23 @@ def explain(said: str, target: str) -> LinkError:
 
 
 def shown(text: str, most: int = 200) -> str:
-    """A stranger's text, cut to `most` characters, none of which moves the terminal's cursor."""
+    """Untrusted text, cut to `most` characters, without characters that move the terminal's cursor."""
     return printable(text.rstrip()[:most])
 
 
 class Link:
-    """One drone. Connects when first used; use it with `with`.
+    """A link to one drone. It connects when it is first used; use it with `with`.
 
-    retries: failures in a row, none of which moved anything, before it gives up. say: told of each in one line.
-    shared: one connection serves everything; else each command has one of its own, and nobody is asked for anything.
+    Args:
+        target: As `parse` takes it.
+        retries: The number of failures in a row, without any bytes moved, after which it gives up.
+        say: Called with each failure, as one line.
+        shared: True: one connection serves every command. False: each command has a connection of its own, without any
+            question to a person.
+
+    Attributes:
+        target: As given.
+        name: The host, without the user.
     """
 
     def __init__(
@@ -206,7 +230,7 @@ class Link:
         self.close()
 
     def close(self) -> None:
-        """End the connection, for good; also from another thread than the one that uses it."""
+        """End the connection, for good. Another thread than the one that uses it may call this."""
         self._closed = True
         if (login := self._login) is not None:
             login.stop()
@@ -218,29 +242,44 @@ class Link:
             shutil.rmtree(folder, ignore_errors=True)
 
     def connect(self) -> None:
-        """Be connected, so that what follows costs round trips only. LinkError: it cannot be reached."""
+        """Connect now, so that the following calls cost round trips only.
+
+        Raises:
+            LinkError: The drone cannot be reached.
+        """
         self.patiently(self._connected)
 
     def another(self) -> Link:
-        """A link to the same drone, with a TCP connection of its own for each command. Nobody is asked for anything:
-        where a login needs a person, it is a LinkError whose `lasting` is True."""
+        """A link to the same drone, with a TCP connection of its own for each command.
+
+        It asks no person anything: where a login needs a person, it raises a LinkError whose `lasting` is True.
+        """
         return Link(self.target, retries=0, say=lambda text: None, shared=False)
 
     def talk(self, script: str, *arguments: str) -> SshSession:
-        """Run a POSIX shell script whose input and output are the caller's business, once. Use it with `with`.
+        """Run a POSIX shell script, once, whose input and output the caller handles. Use the session with `with`.
 
         Raises:
-            LinkError: it cannot be reached now; within `patiently` that is tried again.
+            LinkError: The drone cannot be reached now; within `patiently` that is tried again.
         """
         return self._session(script, arguments)
 
     def follow(self, script: str, *arguments: str, line: Callable[[bytes], None], input: bytes = b"") -> None:
-        """Run a POSIX shell script for as long as it takes, and hand on each line that it prints as it comes. Where the
-        link breaks it is run again: what it then says again, word for word from the beginning, is not handed on.
+        """Run a POSIX shell script for as long as it takes, and pass on each line that it prints as it comes.
+
+        Where the link breaks, the script is run again. Lines that it then repeats, word for word from the beginning,
+        are not passed on.
+
+        Args:
+            script: The script.
+            *arguments: "$1", "$2", ….
+            line: Called with each line.
+            input: The standard input.
 
         Raises:
-            LinkError: the link failed for good. RemoteError: its exit status is not 0. InputError: it has no end of
-            words.
+            LinkError: The link failed for good.
+            RemoteError: The exit status is not 0.
+            InputError: The output is too long.
         """
         said: list[bytes] = []
 
@@ -263,22 +302,39 @@ class Link:
     def run(
         self, script: str, *arguments: str, input: bytes = b"", limit_bytes: int = _ANSWER_BYTES, timeout_s: float = 120
     ) -> bytes:
-        """Run a POSIX shell script on the drone with "$1", "$2", …; what it prints. Where the link breaks it is run
-        again, perhaps while the first one is still at work: it must be written for that.
+        """Run a POSIX shell script on the drone, and return its output.
+
+        Where the link breaks, the script is run again, perhaps while the first run is still at work: it must be written
+        for that.
+
+        Args:
+            script: The script.
+            *arguments: "$1", "$2", ….
+            input: The standard input.
+            limit_bytes: The longest output.
+            timeout_s: The time limit, s.
 
         Raises:
-            LinkError: the link failed for good. RemoteError: its exit status is not 0.
-            InputError: it printed more than `limit_bytes`, or took longer than `timeout_s`.
+            LinkError: The link failed for good.
+            RemoteError: The exit status is not 0.
+            InputError: The output was longer than `limit_bytes`, or the script took longer than `timeout_s`.
         """
         return self.patiently(lambda: self._answer(script, arguments, input, limit_bytes, timeout_s))
 
     def get(self, remote: str, local: Path, size_bytes: int, sha256: str) -> None:
-        """Fetch a file whose size and hash are known. What came so far lies beside `local` until the rest is there.
+        """Fetch a file whose size and hash are known. Partial content lies beside `local` until the rest has arrived.
+
+        Args:
+            remote: The path on the drone.
+            local: The path here.
+            size_bytes: The file's size.
+            sha256: The file's hash, hexadecimal.
 
         Raises:
-            LinkError: the link failed for good; the same call goes on from there.
-            SignatureError: it is not what size and hash say, the second time, too; `local` is then what came.
-            InputError: `local` cannot be written, or another process is fetching it. RemoteError: it is gone.
+            LinkError: The link failed for good; the same call goes on from there.
+            SignatureError: The content does not match its size and hash, twice; `local` then holds that content.
+            InputError: `local` cannot be written, or another process is fetching it.
+            RemoteError: The file is gone.
         """
         part = local.with_name(f".{local.name}.part")
         with _held(part) as stream:
@@ -297,11 +353,16 @@ class Link:
         raise SignatureError(f"{self.target}: {remote}: damaged: it is not what its hash says")
 
     def put(self, local: Path, remote: str) -> None:
-        """Send a file; its folder is made. What arrived lies beside it on the drone until the rest is there.
+        """Send a file; its folder is made. Partial content lies beside it on the drone until the rest has arrived.
+
+        Args:
+            local: The path here.
+            remote: The path on the drone.
 
         Raises:
-            LinkError: the link failed for good; the same call goes on from there. RemoteError: no room, no right.
-            SignatureError: what is on the drone's disk is not what was sent, the second time, too.
+            LinkError: The link failed for good; the same call goes on from there.
+            RemoteError: There is no room or no permission.
+            SignatureError: The file on the drone's disk is not the file that was sent, twice.
         """
         digest = files.sha256(local)
         for _ in range(2):
@@ -322,7 +383,7 @@ class Link:
         return answer
 
     def _fetch(self, remote: str, stream: IO[bytes], size_bytes: int) -> None:
-        """Append to `stream` what it lacks of `size_bytes`."""
+        """Append the missing bytes of `size_bytes` to `stream`."""
         at = _size(stream)
         if at > size_bytes:  # a part of something else
             stream.truncate(0)
@@ -346,14 +407,24 @@ class Link:
                 line(f"{self.name}: {at / max(size_bytes, 1):.0%} of {size_bytes / 1e6:.1f} MB")
 
     def _send(self, local: Path, remote: str, digest: str, at: list[int]) -> bool:
-        """Send what the drone lacks; `at`: from where. False: what was there was something else, and is gone."""
+        """Send the bytes that the drone lacks.
+
+        Args:
+            local: The path here.
+            remote: The path on the drone.
+            digest: The file's hash.
+            at: Set to the offset that sending begins at.
+
+        Returns:
+            False where the partial file there was of another content; it was removed.
+        """
         size = local.stat().st_size
         held = self._answer(_HELD, (remote, digest), b"", 100, 120).strip()
         if held == b"whole":
             return True
         block = min(int(held) if re.fullmatch(rb"[0-9]{1,15}", held) else 0, size) // _CHUNK_BYTES
         at[0] = sent = block * _CHUNK_BYTES
-        # Each dd writes at a place of its own: a former one, alive behind a broken link, writes the same bytes there.
+        # Each dd writes at its own offset: an earlier one, alive behind a broken link, writes the same bytes there.
         with (
             open(local, "rb") as source,
             self._session(_WRITE, (remote, str(block), str(_CHUNK_BYTES))) as session,
@@ -372,15 +443,19 @@ class Link:
     # --- the connection ---------------------------------------------------------------------------------------------
 
     def patiently(self, act: Callable[[], _T], moved: Callable[[], int] = lambda: 0) -> _T:
-        """`act()`, again while the link fails, after pauses that grow, or as soon as the drone is back. `moved`: bytes
-        so far; where they grew, the count of failures starts anew."""
+        """Call `act`, again while the link fails, after growing pauses or as soon as the drone is back.
+
+        Args:
+            act: The attempt.
+            moved: The number of bytes moved so far; where it grew, the count of failures starts anew.
+        """
         failures, before = 0, moved()
         while True:
             try:
                 return act()
             except LinkError as error:
-                self._drop()  # it may not know yet that it is dead
-                # No route, no name, no server: of a drone that was there a minute ago the radio's doing, or a reboot's.
+                self._drop()  # the connection may not have noticed yet that it is dead
+                # No route, no name, no server: for a drone that was reached before, the radio or a reboot is the cause.
                 if error.lasting or (error.lasting is None and not self._reached):
                     raise
                 failures = failures + 1 if moved() - before < _CHUNK_BYTES else 1
@@ -394,7 +469,7 @@ class Link:
                 self._wait(pause)
 
     def _wait(self, pause_s: float) -> None:
-        """Until the pause is over, or a drone that was there before answers again."""
+        """Wait until the pause is over, or a drone that was reached before answers again."""
         while pause_s > 0:
             time.sleep(min(pause_s, _LOOK_S))
             pause_s -= _LOOK_S
@@ -403,11 +478,11 @@ class Link:
                     return self._connected()
 
     def _session(self, script: str, arguments=()) -> SshSession:
-        """A script that runs on the drone, over the one connection where it is shared."""
+        """A script that runs on the drone, over the one connection where that is shared."""
         if not self._shared:
             return self._start(["-o", "ControlMaster=no", "-o", "BatchMode=yes"], script, arguments)
         self._connected()
-        # The last option: were the connection gone, ssh would quietly make one of its own, and ask for the password.
+        # The last option: if the connection were gone, ssh would make one of its own, and ask for the password.
         return self._start(["-o", "ControlMaster=no", "-o", "ProxyCommand=false"], script, arguments)
 
     def _connected(self) -> None:
@@ -417,7 +492,7 @@ class Link:
         if self._folder is None:
             self._folder = _private_folder()
         self._masters += 1
-        # It reads until this process ends, however it ends, and holds the connection as long.
+        # It reads until this process ends, in whatever way, and holds the connection as long.
         master = self._start(["-o", "ControlMaster=yes"], "exec cat >/dev/null", (), login=True)
         self._master, self._reached = master, True
 
@@ -431,7 +506,7 @@ class Link:
         if self._reached or not self._shared:
             settings["ConnectTimeout"] = str(_CONNECT_AGAIN_S)
         argv = [*program(), *options, *(word for pair in settings.items() for word in ("-o", "=".join(pair)))]
-        # A login shell may print something of its own first: what counts begins after the mark.
+        # A login shell may print something of its own first: the script's output begins after the mark.
         words = ("sh", "-c", f"echo '{self._mark.decode('ascii')}'\n{script}", "edgeprune", *arguments)
         process = SshSession([*argv, *self._address, " ".join(map(shlex.quote, words))], self.target)
         try:
@@ -450,7 +525,11 @@ class Link:
 
 
 class SshSession:
-    """One ssh, and a command at its other end. `with` kills it unless it has ended."""
+    """One ssh process, and a command at its other end. `with` kills it unless it has ended.
+
+    Attributes:
+        stdout: The command's output.
+    """
 
     def __init__(self, argv: list[str], target: str) -> None:
         self._target = target
@@ -463,7 +542,7 @@ class SshSession:
             ) from error
         self.stdout = self._popen.stdout
         self._said = b""
-        # A thread, as a pipe that nobody reads would stop the other end.
+        # A thread, because a pipe that is not read would stop the other end.
         self._listener = threading.Thread(target=self._listen, daemon=True)
         self._listener.start()
 
@@ -475,10 +554,11 @@ class SshSession:
 
     @property
     def alive(self) -> bool:
+        """Whether the process runs."""
         return self._popen.poll() is None
 
     def write(self, data: bytes) -> bool:
-        """False: the other end reads no more; `end` tells why."""
+        """Write to the standard input. False: the other end reads no more; `end` raises the reason."""
         try:
             self._popen.stdin.write(data)
             self._popen.stdin.flush()
@@ -487,13 +567,17 @@ class SshSession:
         return True
 
     def feed(self, data: bytes) -> None:
-        """All of the standard input."""
+        """Write the whole standard input, and close it."""
         self.write(data)
         with contextlib.suppress(BrokenPipeError):
             self._popen.stdin.close()
 
     def skip_to(self, mark: bytes) -> None:
-        """Read the output as far as the line `mark`."""
+        """Read the output up to and including the line `mark`.
+
+        Raises:
+            InputError: The login shell prints too much before it, or runs no commands.
+        """
         skipped = 0
         while line := self.stdout.readline(_CHUNK_BYTES):
             if line.strip() == mark:
@@ -505,7 +589,12 @@ class SshSession:
         raise InputError(f"{self._target}: its shell runs no commands (ssh {self._target} true); use another user")
 
     def end(self) -> None:
-        """Wait until it has ended. LinkError, RemoteError: not well."""
+        """Wait until the process has ended.
+
+        Raises:
+            LinkError: ssh failed.
+            RemoteError: The command's exit status is not 0.
+        """
         code = self._popen.wait()
         self._listener.join(_LAST_WORDS_S)
         said = self._said.decode("utf-8", "replace")
@@ -518,7 +607,12 @@ class SshSession:
 
     @contextlib.contextmanager
     def ending_within(self, seconds: float, what: str | None) -> Iterator[None]:
-        """Kill it if the block takes longer; `what` begins the InputError that says so, None leaves it a LinkError."""
+        """Kill the process if the block takes longer than `seconds`.
+
+        Args:
+            seconds: The time limit.
+            what: Begins the InputError of the timeout; None leaves it a LinkError.
+        """
         late = threading.Event()
 
         def stop():
@@ -538,7 +632,9 @@ class SshSession:
 
     @contextlib.contextmanager
     def moving(self) -> Iterator[Callable[[], None]]:
-        """Kill it, which is a LinkError, unless the block calls what it is given every `_STILL_S` at least."""
+        """Kill the process, which raises a LinkError, unless the block calls the yielded function at least every
+        `_STILL_S`.
+        """
         moved, over = threading.Event(), threading.Event()
 
         def watch():
@@ -556,7 +652,7 @@ class SshSession:
             moved.set()
 
     def close(self) -> None:
-        """Let it end: it reads no more."""
+        """Let the process end: it reads no more."""
         with contextlib.suppress(OSError):
             self._popen.stdin.close()
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -564,10 +660,11 @@ class SshSession:
         self.kill()
 
     def stop(self) -> None:
-        """Kill it, from another thread than the one that uses it."""
+        """Kill the process, from another thread than the one that uses it."""
         self._popen.kill()
 
     def kill(self) -> None:
+        """Kill the process, and close its pipes."""
         self._popen.kill()
         self._popen.wait()
         for stream in (self._popen.stdin, self._popen.stdout):
@@ -588,7 +685,7 @@ def _why(reason: str) -> str:
 
 
 def _private_folder() -> Path:
-    """For the connection's socket, whose path the kernel wants short."""
+    """A folder for the connection's socket, whose path must be short for the kernel."""
     for base in (os.environ.get("XDG_RUNTIME_DIR"), tempfile.gettempdir(), "/tmp"):
         if base and len(base) <= _LONGEST_FOLDER and os.access(base, os.W_OK | os.X_OK):
             return Path(tempfile.mkdtemp(prefix="edgeprune-", dir=base))
@@ -601,7 +698,7 @@ def _size(stream: IO[bytes]) -> int:
 
 @contextlib.contextmanager
 def _held(part: Path) -> Iterator[IO[bytes]]:
-    """`part`, open for appending, and nobody else's."""
+    """Open and lock `part` for appending."""
     while True:
         try:
             stream = open(part, "ab")  # noqa: SIM115  closed below
@@ -612,7 +709,7 @@ def _held(part: Path) -> Iterator[IO[bytes]]:
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise InputError(f"{part}: another edgeprune is fetching this at the moment; wait for it") from error
-            if _is(part, stream):  # else another one has just finished it and given it its name
+            if _is(part, stream):  # else another process has just finished it and given it its name
                 yield stream
                 return
 
@@ -626,7 +723,9 @@ def _is(path: Path, stream: IO[bytes]) -> bool:
 
 @contextlib.contextmanager
 def _writing(path: Path, stream: IO[bytes]) -> Iterator[None]:
-    """A disk that is full leaves nothing half-written: not even the part, which would keep it full."""
+    """Turn a failed write into an InputError. Nothing partial is left: not even the part, which would keep the disk
+    full.
+    """
     try:
         yield
     except OSError as error:

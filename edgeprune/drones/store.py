@@ -1,13 +1,13 @@
-"""Where the host keeps the reports of its drones: each once, whole, and for good.
+"""The host's store of reports: each report once, whole, and permanently.
 
     ~/.local/share/edgeprune/reports/      $EDGEPRUNE_REPORTS, or edgeprune/reports below $XDG_DATA_HOME
         <SHA-256 of the file>.json             a report, signed by a device that is enrolled here
-        <the same>.receipt.json                from where, when, and when it was measured by this host's clock
-        unknown/  damaged/                     reports of devices that are not enrolled; what is none
-        incoming/                              what is being fetched
+        <the same>.receipt.json                its source, and the times of the collection and of the run
+        unknown/  damaged/                     reports of devices that are not enrolled; damaged files
+        incoming/                              partial transfers
 
-A name is the hash of the content, so the same report twice is one file. The receipt is written first: a report that is
-there has one.
+A name is the hash of the content, so the same report twice is one file. The receipt is written first: every report has
+one.
 """
 
 from __future__ import annotations
@@ -34,10 +34,17 @@ _SHORTEST_PREFIX = 6
 
 @dataclass(frozen=True)
 class Receipt:
-    """How a report came here, e.g. Receipt("pilot@drone", "drone7", "2026-11-24T12:00:00Z", None, None).
+    """How a report came here.
 
-    - `source`: a drone or a folder; `device`: its name here, None where its key is not enrolled
-    - `measured_at`: when the run ended, by this host's clock; `measured_by`: how that is known; None: not known
+    Example: Receipt("pilot@drone", "drone7", "2026-11-24T12:00:00Z", None, None).
+
+    Attributes:
+        source: A drone or a folder.
+        device: The device's name here; None where its key is not enrolled.
+        collected_at: The time of the collection.
+        measured_at: The end of the run by this host's clock; None where it is not known.
+        measured_by: The basis of `measured_at`.
+        schema_version: Of the JSON form.
     """
 
     source: str
@@ -50,14 +57,25 @@ class Receipt:
 
 @dataclass(frozen=True)
 class Stored:
-    """A report of the store: its id, file and receipt (None where that is lost). `read` opens it."""
+    """A report in the store.
+
+    Attributes:
+        id: The SHA-256 of the file, hexadecimal.
+        path: The file.
+        receipt: Its receipt; None where the receipt is lost.
+    """
 
     id: str
     path: Path
     receipt: Receipt | None
 
     def read(self) -> BenchReport:
-        """The report. InputError, SignatureError: the disk gives something else than was put there."""
+        """Read and verify the report.
+
+        Raises:
+            InputError: The file is no report.
+            SignatureError: The file has changed since it was stored.
+        """
         data = self.path.read_bytes()
         if hashlib.sha256(data).hexdigest() != self.id:
             raise SignatureError(f"{self.path}: damaged: its content is not what its name says; collect it again")
@@ -67,14 +85,22 @@ class Stored:
 
 
 class Store:
-    """The folder of this user, or another one."""
+    """A store of reports.
+
+    Args:
+        folder: The folder; None takes this user's own.
+    """
 
     def __init__(self, folder: Path | None = None) -> None:
         self.folder = folder if folder is not None else _default()
         self.incoming = self.folder / "incoming"
 
     def prepare(self) -> None:
-        """Make the folders. InputError: that is not possible."""
+        """Make the folders.
+
+        Raises:
+            InputError: They cannot be made.
+        """
         try:
             for name in ("incoming", "unknown", "damaged"):
                 (self.folder / name).mkdir(parents=True, exist_ok=True)
@@ -89,9 +115,17 @@ class Store:
         return _whole(self.folder / f"{identity}.json", identity)
 
     def put(self, data: bytes, receipt: Receipt) -> str:
-        """Keep a verified report; its id. On return it is on the disk; a second time nothing happens.
+        """Keep a verified report. It is on the disk when this returns; a second call does nothing.
 
-        A report without `receipt.device` goes to unknown/. InputError: no space, no right; then nothing is there.
+        Args:
+            data: The file's content.
+            receipt: Its receipt. A report without `receipt.device` goes to unknown/.
+
+        Returns:
+            The report's id.
+
+        Raises:
+            InputError: There is no space or no permission; then nothing was stored.
         """
         self.prepare()
         identity = hashlib.sha256(data).hexdigest()
@@ -106,12 +140,12 @@ class Store:
         return identity
 
     def put_damaged(self, data: bytes, name: str) -> Path:
-        """Keep what should have been a report, for whoever wants to look at it."""
+        """Keep a damaged file for inspection."""
         self.prepare()
         return write_atomic(self.folder / "damaged" / name, data, mode=0o644)
 
     def entries(self) -> list[Stored]:
-        """Every report, the latest first, by when it was measured or else collected."""
+        """Every report, the latest first, by the time of its run or else of its collection."""
         found = []
         with suppress(FileNotFoundError):
             for path in self.folder.iterdir():
@@ -121,7 +155,11 @@ class Store:
         return sorted(found, key=lambda stored: (_when(stored), stored.id), reverse=True)
 
     def find(self, prefix: str) -> Stored:
-        """The report whose id begins so. InputError: none, or several."""
+        """The report whose id begins with `prefix`.
+
+        Raises:
+            InputError: There is none, or there are several.
+        """
         if not re.fullmatch(f"[0-9a-f]{{{_SHORTEST_PREFIX},64}}", prefix):
             raise InputError(f"{prefix}: not the id of a report (at least {_SHORTEST_PREFIX} hexadecimal digits)")
         found = [stored for stored in self.entries() if stored.id.startswith(prefix)]
@@ -131,14 +169,18 @@ class Store:
         return found[0]
 
     def promote(self) -> list[str]:
-        """Take over the reports of unknown/ whose device is enrolled by now; their ids."""
+        """Take over the reports of unknown/ whose device is enrolled by now.
+
+        Returns:
+            Their ids.
+        """
         promoted = []
         names = keys.enrolled()
         for path in sorted((self.folder / "unknown").glob("*.json")):
             match = _NAME.fullmatch(path.name)
             if match is None:
                 continue
-            with suppress(EdgepruneError):  # what cannot be read stays where it is
+            with suppress(EdgepruneError):  # an unreadable report stays where it is
                 report = Stored(match[1], path, None).read()
                 name = names.get(keys.fingerprint(report.verify()), (None,))[0]
                 old = _receipt(path)
@@ -148,7 +190,7 @@ class Store:
 
 
 def _whole(path: Path, identity: str) -> bool:
-    """Whether it is there and still what its name says; else the next one takes its place."""
+    """Whether the file exists and its content still has this hash; if not, the next one takes its place."""
     try:
         return hashlib.sha256(path.read_bytes()).hexdigest() == identity
     except OSError:
@@ -156,7 +198,7 @@ def _whole(path: Path, identity: str) -> bool:
 
 
 def _receipt(path: Path) -> Receipt | None:
-    """The receipt beside a report; None where it is lost or is none."""
+    """The receipt beside a report; None where it is lost or damaged."""
     beside = path.with_name(f"{path.stem}.receipt.json")
     text: Callable[[object], bool] = lambda value: value is None or isinstance(value, str)  # noqa: E731
     try:

@@ -1,7 +1,8 @@
-"""Wheels for a drone: its own package, made from the one that is installed here, and from the registry what that needs.
+"""Wheels for a drone: the device package, made from the one that is installed here, and its dependencies from the
+registry.
 
-What fits is decided by the drone's Python, processor and C library, not by this machine's. Only wheels are taken: a
-drone compiles nothing.
+The drone's Python, processor and C library decide which wheels fit, not this machine's. Only wheels are taken: a drone
+compiles nothing.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from packaging.version import InvalidVersion, Version
 __all__ = ["Python", "device_wheel", "extras", "fetch", "platforms"]
 
 DISTRIBUTION = "edgeprune-device"
-#: What a package is called when it is imported, where a board may have it from elsewhere than the registry.
+#: Package -> module, of those that a board may have from elsewhere than the registry.
 _MODULES = {
     "numpy": "numpy",
     "pillow": "PIL",
@@ -46,9 +47,15 @@ _ANY_NUMPY = Version("8.6")
 
 @dataclass(frozen=True)
 class Python:
-    """A Python on a drone, e.g. Python("3.10.12", "aarch64", (2, 35), {"numpy": "1.21.5"}).
+    """A Python on a drone.
 
-    `packages`: what it can import without our help, {module: version}.
+    Example: Python("3.10.12", "aarch64", (2, 35), {"numpy": "1.21.5"}).
+
+    Attributes:
+        version: Its version.
+        machine: The processor.
+        glibc: The version of the C library.
+        packages: Module -> version, of those that it can import already.
     """
 
     version: str
@@ -57,7 +64,7 @@ class Python:
     packages: Mapping[str, str] = field(default_factory=dict)
 
     def has(self, requirement: Requirement) -> bool:
-        """Whether it can import what is required, in a version that will do."""
+        """Whether it can import a requirement already, in an acceptable version."""
         found = self.packages.get(_MODULES.get(canonicalize_name(requirement.name), ""))
         try:
             return found is not None and requirement.specifier.contains(Version(found), prereleases=True)
@@ -65,7 +72,12 @@ class Python:
             return False
 
     def applies(self, requirement: Requirement, extra: str = "") -> bool:
-        """Whether the marker of a requirement holds on the drone; `extra`: an extra that was asked for."""
+        """Whether the marker of a requirement holds on the drone.
+
+        Args:
+            requirement: The requirement.
+            extra: A requested extra.
+        """
         if requirement.marker is None:
             return True
         environment = {
@@ -85,10 +97,10 @@ class Python:
 
 
 def platforms(python: Python) -> list[str]:
-    """The platform tags that the drone takes, best first, e.g. "manylinux_2_31_aarch64".
+    """The platform tags that the drone takes, best first, such as "manylinux_2_31_aarch64".
 
     Raises:
-        InputError: there are no wheels for such a machine.
+        InputError: There are no wheels for such a machine.
     """
     major, minor = python.glibc
     if python.machine not in _MACHINES or major != 2 or minor < _OLDEST_GLIBC:
@@ -102,15 +114,15 @@ def platforms(python: Python) -> list[str]:
 
 
 def extras() -> list[str]:
-    """What --with takes, e.g. "ort"."""
+    """The values of --with, such as "ort"."""
     return _distribution().metadata.get_all("Provides-Extra") or []
 
 
 def requirements(python: Python, wanted: Sequence[str]) -> list[Requirement]:
-    """What the device package and the extras `wanted` need on this drone, present there or not.
+    """The requirements of the device package with the extras `wanted` on this drone, whether it has them or not.
 
     Raises:
-        InputError: no such extra.
+        InputError: There is no such extra.
     """
     unknown = set(wanted) - set(extras())
     if unknown:
@@ -120,7 +132,10 @@ def requirements(python: Python, wanted: Sequence[str]) -> list[Requirement]:
 
 
 def device_wheel(folder: Path) -> Path:
-    """The device package as it is installed here, editable or not, as a wheel in `folder`; same content, same bytes."""
+    """Make a wheel, in `folder`, of the device package as it is installed here, editable or not.
+
+    The same content gives the same bytes.
+    """
     import edgeprune_device
 
     found = _distribution()
@@ -147,12 +162,15 @@ def device_wheel(folder: Path) -> Path:
 
 
 def fetch(python: Python, wanted: Sequence[str] = ()) -> tuple[Path, list[Path]]:
-    """(pip's wheel, the wheels that this drone lacks) for the device package with the extras `wanted`.
+    """Get the wheels of the device package with the extras `wanted` for a drone.
 
     They come from the registry that pip uses here, once; then from the cache.
 
+    Returns:
+        (pip's wheel, the wheels that this drone lacks).
+
     Raises:
-        InputError: the registry does not answer, or has no wheel that fits; no such extra.
+        InputError: The registry does not answer or has no wheel that fits, or there is no such extra.
     """
     roots = [r for r in requirements(python, wanted) if not python.has(r)]
     asked = [*map(_bare, roots), "pip"]
@@ -169,13 +187,13 @@ def fetch(python: Python, wanted: Sequence[str] = ()) -> tuple[Path, list[Path]]
 
 
 def _download(python: Python, roots, asked: Sequence[str], limits: Sequence[str], folder: Path) -> None:
-    """Fill the cache's `folder`, in one step."""
+    """Fill the cache's `folder` in one step."""
     _cache().mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".", dir=_cache()) as name:
         beside = Path(name)
         missing: Iterable[str] = asked
-        # pip reads conditions such as "python_version < '3.9'" by this machine's Python, so what the drone's own needs
-        # beyond that is asked for again.
+        # pip evaluates markers such as "python_version < '3.9'" for this machine's Python, so the further requirements
+        # of the drone's Python are requested again.
         for _ in range(5):
             _pip_download(python, missing, limits, beside)
             used, lacking = closure(python, roots, beside)
@@ -197,7 +215,16 @@ def _download(python: Python, roots, asked: Sequence[str], limits: Sequence[str]
 
 
 def closure(python: Python, roots: Iterable[Requirement], folder: Path) -> tuple[set[Path], list[Requirement]]:
-    """(the wheels in `folder` that the drone needs for `roots`, what it needs and neither has)."""
+    """Resolve requirements with the wheels in a folder.
+
+    Args:
+        python: The drone's Python.
+        roots: The requirements.
+        folder: Holds the wheels.
+
+    Returns:
+        (the wheels in `folder` that the drone needs, the requirements that neither the folder nor the drone has).
+    """
     there = {_wheel_name(path.name): path for path in folder.glob("*.whl")}
     used: set[Path] = set()
     lacking: list[Requirement] = []
@@ -269,7 +296,7 @@ def _has_old_tensorrt(python: Python) -> bool:
 
 
 def _bare(requirement: Requirement) -> str:
-    """Without its marker, which was judged for the drone already."""
+    """The requirement without its marker, which was evaluated for the drone already."""
     extra = f"[{','.join(sorted(requirement.extras))}]" if requirement.extras else ""
     return f"{requirement.name}{extra}{requirement.specifier}"
 

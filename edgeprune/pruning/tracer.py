@@ -122,7 +122,7 @@ class Calls(TorchFunctionMode):
     """Sees the calls of torch by Python where they tell more than the operators that follow from them.
 
     Args:
-        tracer: The tracer that is told.
+        tracer: The tracer of the same forward pass.
     """
 
     def __init__(self, tracer: Tracer) -> None:

@@ -12,19 +12,24 @@ DEFAULT_ROOT = PurePosixPath("/opt/edgeprune")
 
 @dataclass(frozen=True)
 class DeploySettings:
-    """What is asked of a deployment, the same for every kind of destination. E.g. Settings(keep=2, source="camera:0").
+    """The settings of a deployment, the same for every kind of destination.
 
-    - `root`: the folder on the drone that holds the releases; absolute
-    - `keep`: releases that stay, the current one among them
-    - `unit`: the systemd unit that is restarted; `source`: what the service reads, and the unit is written where it is
-      given; `output`: where its detections go; None: as the drone's own commands have it
-    - `health_s`: seconds that the new release must run well; `max_drop`: absolute mAP50-95 that it may lose on the
-      drone; None: the drone's defaults
-    - `precision`: of the model that is run, "auto" lets the drone choose
-    - `allow_untrusted`: also a bundle whose key is not trusted; `allow_older`: also one with a lower counter
-    - `dry_run`: say what would be done, and change nothing
-    - `agent`: put the agent into an image that has none of this version
-    - `partition`: of a disk image, a name or a number; None: APP, else the only ext4
+    Example: DeploySettings(keep=2, source="camera:0").
+
+    Attributes:
+        root: The folder on the drone that holds the releases; absolute.
+        keep: The number of releases that stay, the current one among them.
+        unit: The systemd unit that is restarted.
+        source: The frames that the service reads; where it is given, the unit is written.
+        output: The destination of the service's detections; None takes the default of the drone's own commands.
+        health_s: Seconds that the new release must run well; None takes the drone's default.
+        max_drop: Absolute mAP50-95 that it may lose on the drone; None takes the drone's default.
+        precision: Of the model that is run; "auto" lets the drone choose.
+        allow_untrusted: Also deploy a bundle whose key is not trusted.
+        allow_older: Also deploy a bundle with a lower counter.
+        dry_run: Only tell what would be done, and change nothing.
+        agent: Put the agent into an image that has none of this version.
+        partition: Of a disk image, a name or a number; None takes APP, else the only ext4.
     """
 
     root: PurePosixPath = DEFAULT_ROOT

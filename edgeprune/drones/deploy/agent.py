@@ -1,8 +1,8 @@
-"""The agent for a root file system that is not running: what Python and C library it has is read from its files.
+"""The agent for a root file system that is not running: its Python and C library are read from its files.
 
-As on a live drone the wheels are chosen for its own Python, processor and glibc, and what it has already stays in use:
+As on a live drone, the wheels are chosen for its own Python, processor and glibc, and packages that it has stay in use:
 TensorRT's bindings, and the numpy that they were built for, are Debian packages of JetPack. There is no virtual
-environment, because nothing of it can be run here: the wheels are unpacked into a folder that Python finds first.
+environment, because its programs cannot be run here: the wheels are unpacked into a folder that Python finds first.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from edgeprune.drones.wheels import Python
 
 __all__ = ["files", "learn", "unpack"]
 
-#: As `edgeprune setup` tries them: what "python3" is comes first.
+#: In the order of `edgeprune setup`: "python3" comes first.
 _PYTHONS = ("python3", *(f"python3.{minor}" for minor in range(14, 7, -1)))
 _OLDEST = 8
 _MACHINES = {0xB7: "aarch64", 0x3E: "x86_64", 0x28: "arm", 0xF3: "riscv64"}
 _NEEDED = "aarch64"
-#: {distribution: module}, as its metadata and its folder are called.
+#: {distribution: module}: the names of its metadata and of its folder.
 _PACKAGES = {
     "numpy": "numpy", "pillow": "PIL", "pynacl": "nacl", "onnxruntime": "onnxruntime", "onnxruntime_gpu": "onnxruntime",
     "opencv": "cv2", "opencv_python": "cv2", "opencv_python_headless": "cv2", "tensorrt": "tensorrt",
@@ -48,10 +48,12 @@ sys.exit(main())' "$@"
 
 
 def files(root: Root, settings: DeploySettings, say: Say) -> dict[str, bytes] | None:
-    """{path below the agent's folder: content}; None where no agent is wanted. A wheel's files are in lib/.
+    """The agent's files: path below the agent's folder -> content; None where the settings exclude an agent.
+
+    The files of the wheels are in lib/.
 
     Raises:
-        InputError: the root file system has no Python that will do, is of another processor, or there are no wheels.
+        InputError: The root file system has no suitable Python or another processor, or there are no wheels.
     """
     if not settings.agent:
         return None
@@ -73,10 +75,13 @@ def files(root: Root, settings: DeploySettings, say: Say) -> dict[str, bytes] | 
 
 
 def learn(root: Root) -> tuple[Python, str]:
-    """(the Python that the agent will have, where it is on the drone).
+    """Find the Python for the agent.
+
+    Returns:
+        (the Python, its path on the drone).
 
     Raises:
-        InputError: there is none that will do.
+        InputError: There is no suitable one.
     """
     found, why = [], []
     for name in _PYTHONS:
@@ -99,15 +104,16 @@ def learn(root: Root) -> tuple[Python, str]:
             f"{root.what}: no Python that the agent could use ({reason}); it needs 3.{_OLDEST} or newer; --no-agent "
             "leaves it out"
         )
-    # The one that sees TensorRT, whose bindings belong to one Python; else what "python3" is, which comes first.
+    # The one that has TensorRT, whose bindings belong to one Python; else "python3", which comes first.
     return next((item for item in found if "tensorrt" in item[0].packages), found[0])
 
 
 def unpack(paths: Iterable[Path]) -> dict[str, bytes]:
-    """{path: content} of wheels, as they lie in site-packages; scripts and the like, which nothing here uses, left out.
+    """The files of wheels, as they lie in site-packages: path -> content. Scripts and the like, which are not used, are
+    left out.
 
     Raises:
-        InputError: one is no wheel, or would put something elsewhere.
+        InputError: A file is no wheel, or would put something elsewhere.
     """
     content: dict[str, bytes] = {}
     size = 0
@@ -133,7 +139,7 @@ def unpack(paths: Iterable[Path]) -> dict[str, bytes]:
 
 
 def _place(path: Path, info: zipfile.ZipInfo) -> str | None:
-    """Where a wheel's file belongs below site-packages; None: nowhere."""
+    """The place of a wheel's file below site-packages; None where it has none."""
     name, parts = info.filename, info.filename.split("/")
     kind = info.external_attr >> 28  # as in st_mode: 8 is a file, 0 where the archive does not say
     if kind not in (0, 8):
@@ -146,7 +152,7 @@ def _place(path: Path, info: zipfile.ZipInfo) -> str | None:
 
 
 def _machine(program: bytes) -> str:
-    """Of an ELF file."""
+    """The processor of an ELF file."""
     if program[:6] != b"\x7fELF\x02\x01":
         return "an unknown processor"
     (number,) = struct.unpack_from("<H", program, 18)
@@ -154,7 +160,7 @@ def _machine(program: bytes) -> str:
 
 
 def _patch(program: bytes, minor: int) -> int:
-    """The last part of its version: CPython's interpreter holds the whole as a string."""
+    """The last part of its version: CPython's interpreter holds the whole version as a string."""
     found = re.search(rb"\x003\.%d\.(\d{1,2})\+?\x00" % minor, program)
     return int(found[1]) if found else 0
 
@@ -170,7 +176,7 @@ def _glibc(root: Root) -> tuple[int, int]:
 
 
 def _packages(root: Root, minor: int) -> dict[str, str]:
-    """{module: version} of what this Python can import there already, in the order in which it looks."""
+    """Module -> version, of those that this Python can import already, in the order of its search."""
     found: dict[str, str] = {}
     for folder in (
         f"/usr/local/lib/python3.{minor}/dist-packages",
@@ -192,5 +198,5 @@ def _importable(root: Root, path: str) -> bool:
 
 
 def _quoted(path: str) -> str:
-    """For a shell."""
+    """The path, quoted for a shell."""
     return "'" + path.replace("'", "'\\''") + "'" if not re.fullmatch(r"[A-Za-z0-9/._-]+", path) else path

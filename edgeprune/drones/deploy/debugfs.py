@@ -1,8 +1,8 @@
-"""An ext4 file system in a file, read and written by e2fsprogs' debugfs: no root, no mount.
+"""An ext4 file system in a file, read and written by e2fsprogs' debugfs, without root and without a mount.
 
-debugfs ends with 0 whatever happens, so everything that it says is looked at: what is not known to mean success is a
-failure. It never overwrites, so what is in the way is removed first. Names are quoted, and one that cannot be told in
-one line is refused. What it wrote is read back by `tree.differences`.
+debugfs always ends with exit status 0, so its whole output is checked: any output that is not known to mean success is
+a failure. It never overwrites, so a file in the way is removed first. Names are quoted, and a name that does not fit in
+one line is refused. `tree.differences` reads the written files back.
 """
 
 from __future__ import annotations
@@ -37,8 +37,15 @@ _CHUNK_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class Place:
-    """A file system: an open file and where in it. Programs are told the open file, not its name: whatever that is, and
-    whatever takes its name meanwhile."""
+    """A file system: an open file and an offset in it.
+
+    Programs get the open file, not its name, so that it does not matter if another file takes that name meanwhile.
+
+    Attributes:
+        descriptor: The open file.
+        offset_bytes: The beginning of the file system.
+        what: Its name in messages.
+    """
 
     descriptor: int
     offset_bytes: int
@@ -46,15 +53,15 @@ class Place:
 
     @property
     def name(self) -> str:
-        """What e2fsprogs' programs take."""
+        """The argument for e2fsprogs' programs."""
         return f"/proc/self/fd/{self.descriptor}?offset={self.offset_bytes}"
 
 
 def tool(name: str) -> str:
-    """A program of e2fsprogs; in many a user's PATH there is no /usr/sbin.
+    """The path of a program of e2fsprogs; the PATH of many users lacks /usr/sbin.
 
     Raises:
-        InputError: it is not installed.
+        InputError: It is not installed.
     """
     found = shutil.which(name, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
     if found is None:
@@ -63,7 +70,7 @@ def tool(name: str) -> str:
 
 
 def run(name: str, *words: str, place: Place, cwd: Path | None = None) -> subprocess.CompletedProcess:
-    """A program of e2fsprogs on an open file; its exit code is the caller's to judge."""
+    """Run a program of e2fsprogs on an open file; the caller judges its exit status."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("E2FS", "DEBUGFS", "LC_"))}
     return subprocess.run(
         [tool(name), *words], stdin=subprocess.DEVNULL, capture_output=True, cwd=cwd,
@@ -72,7 +79,7 @@ def run(name: str, *words: str, place: Place, cwd: Path | None = None) -> subpro
 
 
 def check(place: Place) -> str | None:
-    """What e2fsck, which changes nothing here, says that is wrong; None: the file system is clean."""
+    """The first error that e2fsck reports, without changing anything; None where the file system is clean."""
     done = run("e2fsck", "-f", "-n", place.name, place=place)
     if done.returncode == 0:
         return None
@@ -82,7 +89,7 @@ def check(place: Place) -> str | None:
 
 
 class FileSystem(Root):
-    """The root file system at a `Place`, for reading. It must not change meanwhile: answers are kept."""
+    """The root file system at a `Place`, for reading. It must not change meanwhile, since answers are cached."""
 
     def __init__(self, place: Place):
         self.what = place.what
@@ -120,7 +127,7 @@ class FileSystem(Root):
         return self._digests[path]
 
     def preload(self, paths: Sequence[str]) -> None:
-        """See `Root`: one call of debugfs for all, and not two a file."""
+        """See `Root`; one call of debugfs serves all files, instead of two calls for each."""
         there = [path for path in paths if path not in self._nodes and self._is_there(path)]
         for path, said in zip(there, self._script([f"stat {_quoted(path)}" for path in there])):
             self._nodes[path] = self._parse(path, said)
@@ -175,10 +182,15 @@ def blocks(place: Place, paths: Sequence[str]) -> list[int]:
 
 
 def write(place: Place, root: Root, plan: TreePlan) -> None:
-    """Do what the plan says. `root`: the same file system as it is now.
+    """Carry out the plan.
+
+    Args:
+        place: The file system.
+        root: The same file system, as it is now.
+        plan: The plan.
 
     Raises:
-        InputError: debugfs said something else than that all went well. The file system is to be thrown away then.
+        InputError: debugfs reported anything but success. The file system must then be discarded.
     """
     commands = []
     with tempfile.TemporaryDirectory() as name:
@@ -198,14 +210,14 @@ def write(place: Place, root: Root, plan: TreePlan) -> None:
                 else:
                     source.write_bytes(entry.content or b"")
                 commands.append(f"write {number} {path}")
-        # Afterwards, or what comes into a folder would change its time.
+        # Afterwards, because a new entry in a folder changes the folder's time.
         for entry in plan.entries:
             for key, value in (
                 ("mode", f"0{_TYPE_BITS[entry.kind] | entry.mode:o}"), ("uid", entry.uid), ("gid", entry.gid),
                 ("atime", f"@{entry.mtime}"), ("mtime", f"@{entry.mtime}"),
             ):  # fmt: skip
                 commands.append(f"set_inode_field {_quoted(entry.path)} {key} {value}")
-        # Folders that were there and get or lose an entry: the kernel would set their time.
+        # Existing folders that get or lose an entry: the kernel would set their time.
         made = {entry.path for entry in plan.entries}
         changed = {path.rpartition("/")[0] or "/" for path in (*made, *(path for path, _ in plan.removed))}
         for path in sorted(changed - made - {path for path, _ in plan.removed}):
@@ -221,10 +233,10 @@ def write(place: Place, root: Root, plan: TreePlan) -> None:
 def _execute(
     place: Place, commands: Sequence[str], folder: Path | None = None, *, writing: bool = False
 ) -> list[bytes]:
-    """What debugfs answers to each command, in one run of it, with its relative paths in `folder`.
+    """The answers of debugfs to each command, from one run of it with the working folder `folder`.
 
     Raises:
-        InputError: it complained of anything.
+        InputError: It complained of anything.
     """
     if not commands:
         return []
@@ -241,7 +253,7 @@ def _execute(
 
 
 def _answers(said: bytes, commands: Sequence[str], place: Place) -> list[bytes]:
-    """Each command is echoed before its answer."""
+    """Split the output of debugfs, which echoes each command before its answer."""
     answers: list[list[bytes]] = []
     echoed = []
     for line in said.splitlines(keepends=True):
@@ -256,7 +268,7 @@ def _answers(said: bytes, commands: Sequence[str], place: Place) -> list[bytes]:
 
 
 def _quoted(path: str) -> str:
-    """For a line of debugfs: in quotes, and a quote twice."""
+    """The path, quoted for a line of debugfs: in quotes, with each quote doubled."""
     if not path.isprintable():
         raise InputError(f"{printable(path[:200])}: debugfs cannot be told such a name")
     return '"' + path.replace('"', '""') + '"'

@@ -1,7 +1,7 @@
 """The superblock of an ext4 file system: whether it may be written to as it is, and how much room it has.
 
-Only the features that L4T's and Debian's images have, and that were tried here, are accepted; any other is named.
-Documentation/filesystems/ext4 of Linux 6.1; knows nothing of files.
+Only the features of L4T's and Debian's images, which were tested here, are accepted; any other is named in the error.
+Source: Documentation/filesystems/ext4 of Linux 6.1. The module does not read files.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _NAMES = {
 
 @dataclass(frozen=True)
 class Superblock:
-    """What it says; sizes in blocks of `block_bytes`, features as bits."""
+    """The fields of a superblock. Sizes are in blocks of `block_bytes`; features are bits."""
 
     block_bytes: int
     blocks: int
@@ -49,15 +49,16 @@ class Superblock:
 
     @property
     def size_bytes(self) -> int:
+        """The size of the file system."""
         return self.blocks * self.block_bytes
 
     @property
     def usable_bytes(self) -> int:
-        """Free, and not kept for root."""
+        """The free space that is not reserved for root."""
         return max(self.free_blocks - self.reserved_blocks, 0) * self.block_bytes
 
     def obstacle(self) -> str | None:
-        """Why it must not be written to as it is, with what to do; None: it may."""
+        """The reason why the file system must not be written to as it is, with advice; None where it may be."""
         repair = "start the drone once and shut it down well, or repair a copy with e2fsck -f"
         if self.incompat & _NEEDS_RECOVERY:
             return f"its journal was not played back (needs_recovery: it was not unmounted, or is in use); {repair}"
@@ -82,7 +83,7 @@ class Superblock:
 
 
 def read(stream: BinaryIO, offset: int) -> Superblock | None:
-    """Of the file system that begins at `offset`; None: there is no ext2, ext3 or ext4."""
+    """The superblock of the file system at `offset`, bytes; None where there is no ext2, ext3 or ext4."""
     stream.seek(offset + 1024)
     raw = stream.read(1024)
     if len(raw) < 1024 or struct.unpack_from("<H", raw, 0x38)[0] != _MAGIC:

@@ -1,6 +1,6 @@
-"""The partition table of a disk image: GPT, read strictly; nothing is ever written to it.
+"""The partition table of a disk image: GPT, read strictly; it is never written to.
 
-Knows nothing of what is in a partition. UEFI Specification 2.10, section 5.3.
+The module does not depend on the content of partitions. Source: UEFI Specification 2.10, section 5.3.
 """
 
 from __future__ import annotations
@@ -25,7 +25,16 @@ _SECTORS_BYTES = (512, 4096)
 
 @dataclass(frozen=True)
 class Partition:
-    """One of them, e.g. Partition(1, "APP", 20971520, 30064771072)."""
+    """A partition.
+
+    Example: Partition(1, "APP", 20971520, 30064771072).
+
+    Attributes:
+        number: From 1.
+        name: As in the table; may be empty.
+        offset_bytes: Its beginning in the image.
+        size_bytes: Its size.
+    """
 
     number: int
     name: str
@@ -37,10 +46,14 @@ class Partition:
 
 
 def read(stream: BinaryIO, what: str) -> list[Partition] | None:
-    """The partitions of an open image, in the order of the table; None: it has no GPT.
+    """The partitions of an open image, in the order of the table; None where it has no GPT.
+
+    Args:
+        stream: The image.
+        what: Begins the message of an error.
 
     Raises:
-        InputError: the table is damaged, or does not fit the file.
+        InputError: The table is damaged, or does not fit the file.
     """
     total = stream.seek(0, os.SEEK_END)
     for sector in _SECTORS_BYTES:

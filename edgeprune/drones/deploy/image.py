@@ -1,9 +1,9 @@
-"""A disk image of a drone: GPT with an ext4 partition APP, as L4T has it, or a bare ext4 file system in a file.
+"""A disk image of a drone: GPT with an ext4 partition APP, as in L4T, or a bare ext4 file system in a file.
 
-The image is looked at before anything is written: one that is in use, damaged, dirty, full, or has features that are
-not known here is refused. Then everything is done to an `Overlay` beside it, checked there by e2fsck and by reading
-every file back, and brought into the image in one short step that a journal undoes if it is cut off. With root the
-kernel writes (a loop mount), without debugfs does; both give the same files, owners, modes, links and times.
+The image is examined before anything is written: one that is in use, damaged, dirty, full, or has unknown features is
+refused. Then all changes are made in an `Overlay` beside it, checked there by e2fsck and by reading every file back,
+and brought into the image in one short step, which a journal undoes if it is cut off. With root the kernel writes (a
+loop mount), without root debugfs does. Both give the same files, owners, modes, links and times.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ __all__ = ["Partition", "deploy", "target"]
 _NAME = "APP"
 _JOURNAL = "journal"
 _SPARE_BYTES = 64 << 20
-#: What begins so is no raw image, and what to do with it.
+#: The first bytes of files that are no raw images, and advice.
 _OTHERS = {
     b"\x3a\xff\x26\xed": "an Android sparse image: simg2img makes it raw (L4T keeps system.img.raw beside)",
     b"\x1f\x8b": "packed by gzip: unpack it first",
@@ -47,7 +47,13 @@ _OTHERS = {
 
 @dataclass(frozen=True)
 class Partition:
-    """The file system in an image. `name`: in messages, e.g. "partition 1 APP"."""
+    """The file system in an image.
+
+    Attributes:
+        name: In messages, such as "partition 1 APP".
+        offset_bytes: Its beginning in the image.
+        superblock: Its superblock.
+    """
 
     name: str
     offset_bytes: int
@@ -55,12 +61,18 @@ class Partition:
 
 
 def deploy(bundle: Bundle, file: Path, settings: DeploySettings, say: Say, *, kernel: bool | None = None) -> None:
-    """Put `bundle` into the image `file`; with settings.dry_run only say what that means.
+    """Put `bundle` into the image `file`; with settings.dry_run only tell what would be done.
 
-    kernel: write through a loop mount, or through debugfs; None: the former where it can be.
+    Args:
+        bundle: The bundle.
+        file: The image.
+        settings: The settings of the deployment.
+        say: Called with the progress, as text.
+        kernel: True: write through a loop mount. False: write through debugfs. None: the former where it is possible.
 
     Raises:
-        InputError, GateError: the image is as it was, byte for byte.
+        InputError: The image cannot be deployed to; it is as before, byte for byte.
+        GateError: The new content failed its checks; the image is as before, byte for byte.
     """
     file = file.resolve()
     with _opened(file, settings) as descriptor:
@@ -92,17 +104,22 @@ def deploy(bundle: Bundle, file: Path, settings: DeploySettings, say: Say, *, ke
             how = _prepare(place, root, plan, work, found.superblock.block_bytes, kernel, say)
             changed = _bring(descriptor, place, plan, work)
         finally:
-            if not (work / _JOURNAL).exists():  # else the image was not given back: the next run does it
+            if not (work / _JOURNAL).exists():  # else the image was not restored: the next run does it
                 shutil.rmtree(work, ignore_errors=True)
     say(f"{where}: {plan.described()}; written by {how}, {changed / 1e6:.1f} MB of the image changed")
     say(f"{where}: e2fsck reports no error; read back from the image, every file has its SHA-256, owner, mode and time")
 
 
 def target(descriptor: int, what: str, wanted: str | None) -> Partition:
-    """The file system that is meant: partition `wanted` (name or number), else the one named APP, else the only ext4.
+    """The file system to deploy to: partition `wanted`, else the one named APP, else the only ext4.
+
+    Args:
+        descriptor: The open image.
+        what: Begins the message of an error.
+        wanted: The name or the number of a partition, or None.
 
     Raises:
-        InputError: there is none, or it is not clear which.
+        InputError: There is none, or the choice is ambiguous.
     """
     with open(os.dup(descriptor), "rb") as stream:
         partitions = gpt.read(stream, what)
@@ -147,7 +164,7 @@ def _bare(stream, what: str, wanted: str | None) -> Partition:
 
 @contextmanager
 def _opened(file: Path, settings: DeploySettings) -> Iterator[int]:
-    """The image, which nobody else has meanwhile."""
+    """The image, open and locked."""
     try:
         descriptor = os.open(file, os.O_RDONLY if settings.dry_run else os.O_RDWR)
     except OSError as error:
@@ -164,7 +181,7 @@ def _opened(file: Path, settings: DeploySettings) -> Iterator[int]:
 
 
 def _loop(descriptor: int) -> str | None:
-    """The loop device that shows this file."""
+    """The loop device that shows this file; None where there is none."""
     mine = os.fstat(descriptor)
     for path in Path("/sys/block").glob("loop*/loop/backing_file"):
         try:
@@ -177,7 +194,7 @@ def _loop(descriptor: int) -> str | None:
 
 
 def _lock(descriptor: int, file: Path, kind: int) -> None:
-    """Of the open file, as qemu takes it: against another deployment, and a machine that runs from it."""
+    """Lock the open file, as qemu does: against another deployment, and a machine that runs from it."""
     try:
         fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, struct.pack("hhqqixxxx", kind, os.SEEK_SET, 0, 0, 0))
     except OSError as error:
@@ -188,7 +205,7 @@ def _lock(descriptor: int, file: Path, kind: int) -> None:
 
 
 def _repair(descriptor: int, file: Path, work: Path, settings: DeploySettings, say: Say) -> None:
-    """Undo what a run that was killed left."""
+    """Undo the changes of a run that was killed."""
     if not work.exists():
         return
     if settings.dry_run:
@@ -209,7 +226,7 @@ def _check_clean(place: Place, superblock: Superblock) -> None:
 
 
 def _check_room(where: str, file: Path, superblock: Superblock, plan: TreePlan) -> None:
-    """In the file system, and beside the image for the overlay and the journal."""
+    """Check the room in the file system, and beside the image for the overlay and the journal."""
     block = superblock.block_bytes
     blocks, inodes = 0, 16
     for entry in plan.entries:
@@ -239,7 +256,7 @@ def _check_room(where: str, file: Path, superblock: Superblock, plan: TreePlan) 
 def _prepare(
     place: Place, root: FileSystem, plan: TreePlan, work: Path, block_bytes: int, kernel: bool | None, say: Say
 ) -> str:
-    """Everything but the image's own change: work/journal holds it then. How it was written."""
+    """Do everything but the change of the image, which work/journal then holds; return the way of writing, as text."""
     copy = overlay.Overlay(work, place, block_bytes)
     try:
         how = "the kernel through a loop mount"
@@ -266,7 +283,7 @@ def _prepare(
 
 
 def _bring(descriptor: int, place: Place, plan: TreePlan, work: Path) -> int:
-    """The journal into the image; back again if that is not what it should be. The bytes that changed."""
+    """Apply the journal to the image, and undo it if the result fails its checks; return the bytes changed."""
     journal = work / _JOURNAL
     try:
         changed = overlay.apply(descriptor, journal)
@@ -277,7 +294,7 @@ def _bring(descriptor: int, place: Place, plan: TreePlan, work: Path) -> int:
         if isinstance(error, OSError):
             raise InputError(f"{place.what}: cannot be written ({str(error.strerror or error).lower()})") from error
         raise
-    journal.unlink()  # from here on it is done, also if the rest of this run is cut off
+    journal.unlink()  # from here on the deployment counts, also if the rest of this run is cut off
     return changed
 
 

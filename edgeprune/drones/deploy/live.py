@@ -1,10 +1,11 @@
-"""Onto a live drone over SSH: what it lacks is sent, its own agent installs it, and goes on when the link breaks.
+"""Deployment onto a live drone over SSH: the missing parts are sent, its own agent installs them, and a broken link is
+resumed.
 
-    look      what is there: `edgeprune releases --json`; what cannot work is refused before anything is sent
+    look      `edgeprune releases --json` there; an installation that cannot work is refused before anything is sent
     send      the envelope, and the pieces of those payloads that no release there has (`transfer`)
     install   `edgeprune install --incoming`: verify, engine, benchmark, switch, watch, roll back; followed from here
 
-Everything may be run again and goes on where it stopped. What a drone answers is a stranger's, and checked.
+Every step may be repeated and goes on where it stopped. A drone's answers are untrusted, and checked.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from edgeprune.drones.ssh import RETRIES, Link, RemoteError, parse, shown
 
 __all__ = ["There", "Where", "deploy", "look", "parse_there", "releases", "rollback", "where"]
 
-#: The agent, as `edgeprune setup` leaves it, as an image brings it to the root $1, or as somebody else installed it.
+#: Finds the agent: that of `edgeprune setup`, that of an image in the root $1, or one that was installed otherwise.
 _FIND = """
 for agent in "$HOME/.local/share/edgeprune/agent/bin/edgeprune" "$1/agent/bin/edgeprune" "$(command -v edgeprune)"; do
   [ -x "$agent" ] && break
@@ -35,7 +36,7 @@ for agent in "$HOME/.local/share/edgeprune/agent/bin/edgeprune" "$1/agent/bin/ed
 done
 [ "$agent" ] || { echo "edgeprune: no agent" >&2; exit 127; }
 """
-#: Its path, its Python's, and what it says of the releases below $1.
+#: Prints its path, that of its Python, and its output on the releases below $1.
 _LOOK = f"""{_FIND}
 python=${{agent%/*}}/python
 [ -x "$python" ] || python=python3
@@ -46,17 +47,24 @@ _TELL = f"""{_FIND}
 shift
 exec "$agent" "$@"
 """
-#: The root $1, made by root where only root may.
+#: Makes the root $1, by sudo where only root may.
 _MAKE = """
 [ -d "$1" ] || mkdir -p -- "$1" 2>/dev/null || sudo -n install -d -o "$(id -u)" -g "$(id -g)" -- "$1"
 """
-_SPARE_BYTES = 32 << 20  # as the installation wants it
+_SPARE_BYTES = 32 << 20  # as the installation requires it
 _SHA256 = "[0-9a-f]{64}"
 
 
 @dataclass(frozen=True)
 class Where:
-    """Releases on a drone: Where("pilot@drone:2222", PurePosixPath("/opt/edgeprune"))."""
+    """The address of releases on a drone.
+
+    Example: Where("pilot@drone:2222", PurePosixPath("/opt/edgeprune")).
+
+    Attributes:
+        target: The drone, as `ssh.parse` takes it.
+        root: The folder of the releases there.
+    """
 
     target: str
     root: PurePosixPath
@@ -64,10 +72,22 @@ class Where:
 
 @dataclass(frozen=True)
 class There:
-    """What a drone says before anything is sent; `problem`: why nothing can be installed.
+    """The state of a drone before anything is sent.
 
-    `agent`, `python`: programs there; `held`: SHA-256 of payloads that it has; `trusted`, `revoked`: fingerprints of
-    keys; `root_user`: root, or sudo without a password; `service`: who runs the current release.
+    Attributes:
+        agent: The agent's path there.
+        python: Its Python there.
+        version: The agent's version.
+        problem: The reason why nothing can be installed; else None.
+        free_bytes: Free space there.
+        counter: The confirmed counter, or None.
+        current: The current release, or None.
+        held: SHA-256 of payloads that it has.
+        trusted: Fingerprints of trusted keys.
+        revoked: Fingerprints of revoked keys.
+        systemd: Whether systemd runs there.
+        root_user: Whether the user is root, or has sudo without a password.
+        service: The service that runs the current release, or None.
     """
 
     agent: str
@@ -89,7 +109,7 @@ def where(text: str, root: PurePosixPath = DEFAULT_ROOT) -> Where:
     """ "pilot@drone:2222:/data/edgeprune" -> Where("pilot@drone:2222", PurePosixPath("/data/edgeprune")).
 
     Raises:
-        InputError: it is neither a drone nor a drone and a folder.
+        InputError: It is neither a drone nor a drone and a folder.
     """
     target, colon, path = text.partition(":/")
     parse(target)
@@ -102,12 +122,23 @@ def where(text: str, root: PurePosixPath = DEFAULT_ROOT) -> Where:
 def deploy(
     bundle: Bundle, to: Where, settings: DeploySettings, say: Callable[[str], None], *, retries: int = RETRIES
 ) -> dict[str, Any] | None:
-    """Deploy onto one drone. The record of the release as the drone tells it; None after a dry run.
+    """Deploy onto one drone.
+
+    Args:
+        bundle: The bundle.
+        to: The drone and the folder.
+        settings: The settings of the deployment.
+        say: Called with the progress, as text.
+        retries: Of the link.
+
+    Returns:
+        The record of the release, from the drone; None after a dry run.
 
     Raises:
-        InputError: it cannot be installed there. GateError: it lost too much there, or did not run: the former release
-        is in use. SignatureError: its key is not trusted there, or it is older than what was. LinkError: the link
-        failed for good; the same command goes on where it stopped.
+        InputError: It cannot be installed there.
+        GateError: The release lost too much accuracy there, or did not run: the former release is in use.
+        SignatureError: The bundle's key is not trusted there, or the bundle is older than the confirmed one.
+        LinkError: The link failed for good; the same command goes on where it stopped.
     """
     with Link(to.target, retries=retries, say=say) as link:
         there = look(link, to.root)
@@ -129,7 +160,7 @@ def deploy(
             try:
                 return _install(link, bundle, there, to, settings, say)
             except (InputError, GateError):
-                # A power cut, or a card that fails, may have spoilt what had arrived: it was removed there.
+                # A power cut or a failing card may have damaged the pieces that had arrived: they were removed there.
                 lacks = transfer.lacking(wanted, transfer.held(link, there.python, folder))
                 if last or not lacks:
                     raise
@@ -138,10 +169,11 @@ def deploy(
 
 
 def look(link: Link, root: PurePosixPath) -> There:
-    """Ask the drone what is there.
+    """Ask the drone for its state.
 
     Raises:
-        InputError: it has no agent, or one that is too old, or answers nonsense. LinkError.
+        InputError: It has no agent or one that is too old, or its answer is malformed.
+        LinkError: The link failed for good.
     """
     try:
         answer = link.run(_LOOK, str(root), timeout_s=600)
@@ -151,10 +183,10 @@ def look(link: Link, root: PurePosixPath) -> There:
 
 
 def parse_there(answer: bytes, what: str) -> There:
-    """The output of `_LOOK` -> There.
+    """Parse the output of `_LOOK`.
 
     Raises:
-        InputError: it is no such output.
+        InputError: It is no such output.
     """
     agent, python, rest = (*answer.split(b"\n", 2), b"", b"")[:3]
     data = strict_json.loads(rest, f"{what}: edgeprune releases")
@@ -196,7 +228,7 @@ def parse_there(answer: bytes, what: str) -> There:
 
 
 def check(there: There, bundle: Bundle, what: str, settings: DeploySettings) -> None:
-    """Raise what would end the installation anyhow, before anything is sent."""
+    """Raise the errors that would end the installation, before anything is sent."""
     if there.problem:
         raise InputError(f"{what}: nothing can be installed there: {there.problem}")
     if bundle.key_fingerprint in there.revoked:
@@ -218,7 +250,7 @@ def check(there: There, bundle: Bundle, what: str, settings: DeploySettings) -> 
 
 
 def releases(where_: str, as_json: bool) -> None:
-    """`edgeprune releases user@drone[:/path]`: print what its agent says."""
+    """`edgeprune releases user@drone[:/path]`: print the output of its agent."""
     found = where(where_)
     with Link(found.target) as link:
         said = _agent(link, found, "releases", str(found.root), *(["--json"] if as_json else []))
@@ -230,11 +262,11 @@ def releases(where_: str, as_json: bool) -> None:
 
 
 def rollback(where_: str, to: str | None, unit: str | None = None) -> None:
-    """`edgeprune rollback user@drone[:/path]`: let its agent do so, and print what it says."""
+    """`edgeprune rollback user@drone[:/path]`: let its agent roll back, and print its output."""
     found = where(where_)
     words = ["rollback", str(found.root), *_given("--to", to), *_given("--unit", unit)]
     with Link(found.target) as link:
-        # Once only: run again after a link that broke in the middle it would go back one release further.
+        # Once only: run again after a broken link, it would go back one release further.
         script, arguments = _TELL, (str(found.root), *words)
         link.connect()
         try:
@@ -280,7 +312,7 @@ def _send(link: Link, bundle: Bundle, lacks, there: There, folder: str, say) -> 
 
 
 def _install(link: Link, bundle: Bundle, there: There, to: Where, settings: DeploySettings, say) -> dict[str, Any]:
-    """Let the agent install what has arrived, and follow it."""
+    """Let the agent install the sent parts, and follow it."""
     result: dict[str, Any] = {}
 
     def line(text: bytes) -> None:
@@ -290,7 +322,7 @@ def _install(link: Link, bundle: Bundle, there: There, to: Where, settings: Depl
         elif isinstance(data, dict):
             say(f"{to.target}: {shown(str(data.get('step')), 20):<8} {shown(str(data.get('text')), 1000)}")
 
-    # The same ticket follows the same installation after a link that broke, and is told how it ended.
+    # After a broken link, the same ticket follows the same installation and gets its result.
     ticket = secrets.token_hex(16)
     command = [there.agent, "install", "--incoming", bundle.sha256, "--ticket", ticket, "--json"]
     try:
@@ -308,7 +340,7 @@ def _install(link: Link, bundle: Bundle, there: There, to: Where, settings: Depl
 
 
 def _options(root: PurePosixPath, settings: DeploySettings) -> list[str]:
-    """Of `edgeprune install`."""
+    """The options of `edgeprune install`."""
     return [
         "--root", str(root), "--precision", settings.precision, "--keep", str(settings.keep),
         *_given("--health", settings.health_s), *_given("--max-drop", settings.max_drop),
@@ -323,7 +355,7 @@ def _given(option: str, value: Any) -> list[str]:
 
 
 def _steps(there: There, bundle: Bundle, settings: DeploySettings) -> list[str]:
-    """What an installation does, for a dry run."""
+    """The steps of an installation, for a dry run."""
     drop = MAX_DROP if settings.max_drop is None else settings.max_drop
     health_s = HEALTH_S if settings.health_s is None else settings.health_s
     unit = settings.unit or (restart.UNIT if settings.source is not None else there.service)
@@ -342,7 +374,7 @@ def _steps(there: There, bundle: Bundle, settings: DeploySettings) -> list[str]:
 
 
 def _agent(link: Link, found: Where, *words: str) -> bytes:
-    """What the agent prints."""
+    """The output of the agent."""
     try:
         return link.run(_TELL, str(found.root), *words, timeout_s=600)
     except RemoteError as error:
@@ -350,7 +382,7 @@ def _agent(link: Link, found: Where, *words: str) -> bytes:
 
 
 def _explained(error: RemoteError, what: str) -> EdgepruneError:
-    """The agent's own last words, as the kind of error that its exit status says."""
+    """The agent's last line, as the kind of error that its exit status states."""
     if error.code == 127 and error.reason.endswith("no agent"):
         return InputError(f"{what}: there is no edgeprune agent: edgeprune setup {what}")
     if "unknown command" in error.reason:

@@ -1,6 +1,7 @@
-"""An ext4 file system in a file, written by the kernel: needs root and a loop device.
+"""An ext4 file system in a file, written by the kernel; this needs root and a loop device.
 
-The mount lives in a name space of a process of its own, so that it goes with the process, however that ends.
+The mount lives in a name space of a process of its own, so that it disappears with the process, in whatever way that
+ends.
 """
 
 from __future__ import annotations
@@ -22,19 +23,20 @@ from edgeprune.drones.deploy.tree import TreePlan
 __all__ = ["CannotMount", "write"]
 
 _CLONE_NEWNS, _PR_SET_PDEATHSIG = 0x20000, 1
-#: The kernel must not touch more of the overlay than what it is told to write: no zeroing in the background, no holes.
+#: The kernel must touch no more of the overlay than the files to write: no zeroing in the background, no holes.
 _OPTIONS = "loop,noatime,nodiscard,noinit_itable,nosuid,nodev,noexec"
 
 
 class CannotMount(Exception):
-    """No root, no loop device, no name space: nothing was written."""
+    """There is no root, no loop device or no name space; nothing was written."""
 
 
 def write(place: Place, plan: TreePlan) -> None:
-    """Do what the plan says in the file system that is the whole file at `place`.
+    """Carry out the plan in the file system that is the whole file at `place`.
 
     Raises:
-        CannotMount: why, in one line. InputError: it cannot be written. The file system is to be thrown away then.
+        CannotMount: It cannot be mounted; the message has the reason in one line.
+        InputError: It cannot be written. The file system must then be discarded.
     """
     if os.geteuid() != 0:
         raise CannotMount("not root")
@@ -55,7 +57,7 @@ def write(place: Place, plan: TreePlan) -> None:
 
 
 def _work(place: Place, plan: TreePlan, folder: Path, writer: int) -> None:
-    """In the child, which never returns."""
+    """The work of the child process, which never returns."""
     code = 1
     try:
         libc = ctypes.CDLL(None, use_errno=True)
@@ -72,7 +74,7 @@ def _work(place: Place, plan: TreePlan, folder: Path, writer: int) -> None:
         os.write(writer, f"cannot mount: {error}".encode())
     except EdgepruneError as error:
         os.write(writer, str(error).replace(str(folder), place.what).encode())
-    except BaseException as error:  # whatever it is: the parent tells it
+    except BaseException as error:  # of any kind: the parent reports it
         os.write(writer, f"{place.what}: {type(error).__name__}: {error}".encode()[:1000])
     finally:
         os._exit(code)

@@ -1,11 +1,11 @@
-"""A container for arm64: a given base image and one layer more, which holds what an image of a drone would get.
+"""A container for arm64: a given base image and one further layer, with the content that an image of a drone would get.
 
 The base is an OCI layout, as a folder or as a tar archive (skopeo copy … oci:FOLDER or oci-archive:FILE). Every blob of
 it is hashed as it is read. The layer is a plain tar whose bytes depend on nothing but its content, so the same bundle
-on the same base gives the same image; registries and skopeo compress it on their way. There is no systemd in a
-container: with a source the service is its entry point.
+on the same base gives the same image; registries and skopeo compress it in transit. There is no systemd in a container:
+with a source the service is its entry point.
 
-OCI Image Specification 1.1.
+Source: OCI Image Specification 1.1.
 """
 
 from __future__ import annotations
@@ -50,8 +50,16 @@ _MOST_INDEXES = 4
 def pack(bundle: Bundle, base: Path, out: Path, settings: DeploySettings, say: Say) -> None:
     """Write `out`, an OCI archive: `base` for arm64 with the bundle, its agent and this host's key.
 
+    Args:
+        bundle: The bundle.
+        base: The base image.
+        out: The archive to write.
+        settings: The settings of the deployment.
+        say: Called with the progress, as text.
+
     Raises:
-        InputError: the base is none, is damaged, or is not for arm64. SignatureError: a hash of it does not hold.
+        InputError: The base is no OCI layout, is damaged, or is not for arm64.
+        SignatureError: A hash in it does not match.
     """
     with ExitStack() as stack, replacing(out) as temporary:
         layout = stack.enter_context(_Layout(base))
@@ -103,7 +111,7 @@ class _Layout:
             self._archive.close()
 
     def index(self) -> dict:
-        """Where everything begins."""
+        """The index, which everything begins with."""
         with self._open("index.json") as stream:
             return self._object(stream.read(_MAX_JSON_BYTES), "index.json")
 
@@ -113,7 +121,7 @@ class _Layout:
         return self._object(data, descriptor["digest"])
 
     def chunks(self, descriptor: dict, limit_bytes: int | None = None) -> Iterator[bytes]:
-        """A blob, which is what it should be if this comes to its end."""
+        """A blob, in pieces. It matches its hash if the iteration ends without an error."""
         digest, size = self._checked(descriptor)
         if limit_bytes is not None and size > limit_bytes:
             raise InputError(f"{self.path}: {digest} has more than {limit_bytes} bytes")
@@ -250,7 +258,7 @@ class Layers(Root):
             members = list(archive)
         except (tarfile.TarError, zlib.error, EOFError) as error:
             raise InputError(f"{self.what}: layer {number + 1} cannot be unpacked ({error})") from error
-        # Whiteouts hide what is below their own layer, whatever their place in it.
+        # Whiteouts hide content of the layers below their own, at whatever place in it they stand.
         for info in members:
             self._hide(info)
         for info in members:
@@ -290,7 +298,7 @@ class Layers(Root):
             self._below.setdefault(path, set())
 
     def _parents(self, folder: str, number: int) -> None:
-        """A layer need not hold the folders that its files are in."""
+        """Add the folders of a path; a layer need not hold the folders that its files are in."""
         if folder in self._below:
             return
         above, _, name = folder.rpartition("/")
@@ -310,7 +318,7 @@ class Layers(Root):
         self._below.get(above or "/", set()).discard(name)
 
     def _place(self, name: str) -> tuple[str, str]:
-        """(folder, name) of a member; ("/", "") is the top itself."""
+        """(folder, name) of a member; ("/", "") is the top."""
         parts = [part for part in name.split("/") if part not in ("", ".")]
         if ".." in parts:
             raise InputError(f"{self.what}: {printable(name[:200])} leads out of the image")
@@ -318,7 +326,7 @@ class Layers(Root):
 
 
 def _inflated(chunks: Iterator[bytes]) -> Iterator[bytes]:
-    """gzip, of any number of members."""
+    """The unpacked content of gzip data, of any number of members."""
     unpacker = zlib.decompressobj(wbits=31)
     for chunk in chunks:
         while chunk:
@@ -338,7 +346,7 @@ def _joined(folder: str, name: str) -> str:
 
 
 def _account(root: Layers, config: dict) -> User:
-    """Who runs the container: to whom a new deployment in it belongs."""
+    """The user that runs the container: the owner of a new deployment in it."""
     said = config.get("config", {}).get("User") if isinstance(config.get("config"), dict) else None
     name = said.split(":")[0] if isinstance(said, str) else ""
     if name in ("", "0", "root"):
@@ -349,7 +357,7 @@ def _account(root: Layers, config: dict) -> User:
     return found
 
 
-# --- what is written -------------------------------------------------------------------------------------------------
+# --- the new archive -------------------------------------------------------------------------------------------------
 
 
 def _write_layer(path: Path, plan: TreePlan) -> None:
@@ -379,11 +387,11 @@ class _Chunks(io.RawIOBase):
         self._chunks, self._rest = chunks, b""
 
     def readable(self) -> bool:
-        """It is."""
+        """True, for tarfile."""
         return True
 
     def read(self, size: int = -1) -> bytes:
-        """Exactly `size` bytes, unless it ends before."""
+        """Exactly `size` bytes, or fewer at the end."""
         while len(self._rest) < size and (chunk := next(self._chunks, b"")):
             self._rest += chunk
         data, self._rest = self._rest[:size], self._rest[size:]
@@ -393,7 +401,7 @@ class _Chunks(io.RawIOBase):
 def _write(
     path: Path, layout: _Layout, manifest: dict, config: dict, layer: Path, bundle: Bundle, settings: DeploySettings
 ) -> None:
-    """The whole archive: the base's layers as they are, then ours, and what names them."""
+    """Write the whole archive: the base's layers unchanged, then the new one, and the files that name them."""
     digest = hashlib.sha256()
     with open(layer, "rb") as stream:
         for chunk in iter(lambda: stream.read(_CHUNK_BYTES), b""):
@@ -440,7 +448,7 @@ def _write(
 
 
 def _blob(archive: tarfile.TarFile, kind: str, value: dict) -> dict:
-    """Its descriptor."""
+    """Write a blob; return its descriptor."""
     data = strict_json.canonical(value)
     digest = hashlib.sha256(data).hexdigest()
     _put(archive, f"blobs/sha256/{digest}", data)

@@ -1,13 +1,12 @@
 """A file system is changed as a whole or not at all: first beside the image, then in it.
 
-`Overlay` is a sparse file with the metadata of the file system (e2image: some megabytes for many gigabytes), which
-debugfs and the kernel change as if it were the file system itself. The blocks that they changed are written to a
-journal, both as they were and as they will be, and only then to the image. A run that fails or is killed before that
-has not touched the image; one that is killed within it leaves the journal, from which the next gives the image back,
-byte for byte.
+`Overlay` is a sparse file with the metadata of the file system (e2image: some megabytes for many gigabytes). debugfs
+and the kernel change it as if it were the file system itself. The changed blocks are written to a journal, with their
+old and their new content, and only then to the image. A run that fails or is killed before that has not touched the
+image. A run that is killed within it leaves the journal, from which the next one restores the image, byte for byte.
 
-The contents of the files that were there before are not in the overlay. So nothing is concluded from what is a hole in
-it: a block was changed if it differs from a second copy of the overlay, or if the writer's own files hold it.
+The contents of the files that existed before are not in the overlay. So a hole in it proves nothing: a block was
+changed if it differs from a second copy of the overlay, or if the writer's own files hold it.
 """
 
 from __future__ import annotations
@@ -35,7 +34,13 @@ _SECTOR_BYTES = 512  # a disk writes at least one of these whole
 
 @dataclass(frozen=True)
 class BlockChange:
-    """Bytes of the image before and after."""
+    """A range of the image, before and after.
+
+    Attributes:
+        offset_bytes: Its beginning in the image.
+        old: Its old content.
+        new: Its new content.
+    """
 
     offset_bytes: int
     old: bytes
@@ -43,10 +48,22 @@ class BlockChange:
 
 
 class Overlay:
-    """The copy, in `folder`, of the file system at `image`, which must not change meanwhile."""
+    """A copy of the metadata of the file system at `image`, which must not change meanwhile.
+
+    Args:
+        folder: Holds the copy.
+        image: The file system.
+        block_bytes: The size of its blocks.
+
+    Raises:
+        InputError: e2image cannot copy it.
+
+    Attributes:
+        place: The copy, as a file system.
+    """
 
     def __init__(self, folder: Path, image: Place, block_bytes: int):
-        """InputError: e2image cannot copy it."""
+        """Copy the metadata."""
         self._image, self._block_bytes = image, block_bytes
         path = folder / "overlay"
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
@@ -65,7 +82,11 @@ class Overlay:
                 _write(self._before, at, os.pread(descriptor, min(_RUN_BYTES, end - at), at))
 
     def changes(self, held: Iterable[int]) -> Iterator[BlockChange]:
-        """What is to be written to the image, in order. `held`: the blocks that hold the contents of the new files."""
+        """The changes to write to the image, in order.
+
+        Args:
+            held: The blocks that hold the contents of the new files.
+        """
         size = self._block_bytes
         blocks = sorted(set(held) | set(self._changed()))
         for _, run_ in groupby(enumerate(blocks), key=lambda item: (item[1] - item[0], item[0] * size // _RUN_BYTES)):
@@ -77,11 +98,12 @@ class Overlay:
                 yield BlockChange(self._image.offset_bytes + at, old, new)
 
     def close(self) -> None:
+        """Close the copy."""
         os.close(self.place.descriptor)
         os.close(self._before)
 
     def _changed(self) -> Iterator[int]:
-        """The blocks in which it differs from its copy."""
+        """The blocks in which the overlay differs from its second copy."""
         size = self._block_bytes
         now, before = self.place.descriptor, self._before
         for begin, end in _united([*_data(now), *_data(before)], size):
@@ -95,7 +117,7 @@ class Overlay:
 
 
 def write_journal(path: Path, changes: Iterator[BlockChange]) -> None:
-    """Whole, and on the disk before it returns."""
+    """Write the changes to a journal. It is whole, and on the disk, when this returns."""
     with replacing(path) as temporary, open(temporary, "wb") as stream:
         digest = hashlib.sha256()
         for change in changes:
@@ -108,10 +130,10 @@ def write_journal(path: Path, changes: Iterator[BlockChange]) -> None:
 
 
 def read_journal(path: Path) -> Iterator[BlockChange]:
-    """What `write_journal` wrote.
+    """The changes in a journal.
 
     Raises:
-        InputError: it was damaged.
+        InputError: The journal is damaged.
     """
     digest = hashlib.sha256()
     with open(path, "rb") as stream:
@@ -128,7 +150,15 @@ def read_journal(path: Path) -> Iterator[BlockChange]:
 
 
 def apply(descriptor: int, path: Path) -> int:
-    """Bring what the journal holds into the image, on the disk before it returns. The bytes that changed."""
+    """Write the new content of a journal's changes into the image. It is on the disk when this returns.
+
+    Args:
+        descriptor: The open image.
+        path: The journal.
+
+    Returns:
+        The number of bytes written.
+    """
     size = 0
     for change in read_journal(path):
         _write(descriptor, change.offset_bytes, change.new)
@@ -138,10 +168,15 @@ def apply(descriptor: int, path: Path) -> int:
 
 
 def undo(descriptor: int, path: Path, what: str) -> None:
-    """Give the image back as it was before `apply`, finished or not.
+    """Restore the image as it was before `apply`, finished or not.
+
+    Args:
+        descriptor: The open image.
+        path: The journal.
+        what: Begins the message of an error.
 
     Raises:
-        InputError: the image was changed since by somebody else; it is left as it is.
+        InputError: Another program has changed the image since; it is left as it is.
     """
     for change in read_journal(path):
         now = os.pread(descriptor, len(change.old), change.offset_bytes)
@@ -158,7 +193,7 @@ def undo(descriptor: int, path: Path, what: str) -> None:
 
 
 def _data(descriptor: int) -> Iterator[tuple[int, int]]:
-    """Where a file may hold something else than zeros: (begin, end)."""
+    """(begin, end) of the parts of a file that may hold something else than zeros."""
     at, total = 0, os.fstat(descriptor).st_size
     while at < total:
         try:
@@ -170,7 +205,7 @@ def _data(descriptor: int) -> Iterator[tuple[int, int]]:
 
 
 def _united(extents: list[tuple[int, int]], size: int) -> Iterator[tuple[int, int]]:
-    """Each byte once, in order, and in whole blocks."""
+    """The extents without overlaps, in order, and in whole blocks."""
     last = 0
     for begin, end in sorted(extents):
         begin, end = max(begin // size * size, last), -(-end // size) * size

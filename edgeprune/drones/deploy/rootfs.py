@@ -1,8 +1,8 @@
-"""A root file system that lies in a folder here, such as L4T's rootfs/ before it becomes an image.
+"""A root file system in a folder of this host, such as L4T's rootfs/ before it becomes an image.
 
-Everything is written beside and renamed; `current` is switched last, when all the rest is on the disk, so a deployment
-that was killed has changed nothing that counts, and the next one completes it. As root (or under fakeroot) every file
-gets the owner that it should have; without, all are the caller's own, and that is said.
+Every file is written beside its place and renamed. `current` is switched last, when all the rest is on the disk. So a
+deployment that was killed has changed nothing in use, and the next one completes it. As root (or under fakeroot) every
+file gets its planned owner. Otherwise all files belong to the caller, and `deploy` prints a notice.
 """
 
 from __future__ import annotations
@@ -29,10 +29,17 @@ _KINDS = {stat.S_IFREG: tree.FILE, stat.S_IFDIR: tree.FOLDER, stat.S_IFLNK: tree
 
 
 def deploy(bundle: Bundle, folder: Path, settings: DeploySettings, say: Say) -> None:
-    """Put `bundle` into the root file system in `folder`; with settings.dry_run only say what that means.
+    """Put `bundle` into the root file system in `folder`; with settings.dry_run only tell what would be done.
+
+    Args:
+        bundle: The bundle.
+        folder: The folder.
+        settings: The settings of the deployment.
+        say: Called with the progress, as text.
 
     Raises:
-        InputError, GateError: nothing that counts was changed there.
+        InputError: It cannot be deployed; nothing in use was changed there.
+        GateError: The written files failed their checks.
     """
     root = RootFolder(folder)
     if not {"etc", "usr"} <= set(root.names("/")):
@@ -61,10 +68,15 @@ def deploy(bundle: Bundle, folder: Path, settings: DeploySettings, say: Say) -> 
 
 
 def write(folder: Path, plan: TreePlan, *, owners: bool) -> None:
-    """Do what the plan says. owners: give the files their owners, which only root can.
+    """Carry out the plan.
+
+    Args:
+        folder: The folder.
+        plan: The plan.
+        owners: Give the files their owners, which only root can.
 
     Raises:
-        InputError: it cannot be written.
+        InputError: It cannot be written.
     """
     try:
         top = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
@@ -80,7 +92,7 @@ def write(folder: Path, plan: TreePlan, *, owners: bool) -> None:
             for path, kind in plan.removed:
                 _remove(top, path, kind)
             for entry in reversed(plan.entries):
-                if entry.kind == tree.FOLDER:  # what came into it has changed its time
+                if entry.kind == tree.FOLDER:  # its new entries have changed its time
                     with _parent(top, entry.path) as (parent, name):
                         os.utime(name, (entry.mtime, entry.mtime), dir_fd=parent, follow_symlinks=False)
             _sync(top)
@@ -134,7 +146,7 @@ class RootFolder(Root):
 
 
 def _put(top: int, entry: TreeEntry, owners: bool) -> None:
-    """One entry, beside what has its name, then in its place."""
+    """Write one entry beside its place, then rename it."""
     with _parent(top, entry.path) as (parent, name):
         if entry.kind == tree.FOLDER:
             with suppress(FileExistsError):
@@ -175,7 +187,7 @@ def _remove(top: int, path: str, kind: str) -> None:
 
 @contextmanager
 def _parent(top: int, path: str) -> Iterator[tuple[int, str]]:
-    """(the folder of a path, open; the name in it). No link is followed on the way, whoever made it meanwhile."""
+    """(the open folder of a path, the name in it). No link is followed on the way, even if it appears meanwhile."""
     *folders, name = path.strip("/").split("/")
     here = os.dup(top)
     try:
@@ -189,7 +201,7 @@ def _parent(top: int, path: str) -> Iterator[tuple[int, str]]:
 
 
 def _sync(descriptor: int) -> None:
-    """The whole file system at once: a thousand small files one by one take minutes."""
+    """Sync the whole file system at once: a thousand small files one by one take minutes."""
     if ctypes.CDLL(None, use_errno=True).syncfs(descriptor):
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 

@@ -1,11 +1,11 @@
-"""Send the pieces of a bundle that a drone lacks, over several connections at once, each piece until it is there.
+"""Send the pieces of a bundle that a drone lacks, over several connections at once, until each has arrived.
 
-One connection begins; each piece that arrives adds two, up to `CONNECTIONS`, while there is something left to send. A
-radio's losses slow every TCP connection down on its own, whatever its congestion control, and so they cost little; on a
-link so slow that a piece takes long there are few, and what a cut costs stays small. Only the first connection is
-patient, and only it may need a password: the others come and go.
+One connection begins. Each piece that arrives adds two connections, up to `CONNECTIONS`, while there are pieces left to
+send. A radio's losses slow every TCP connection down by itself, whatever its congestion control, so they cost little.
+On a link so slow that a piece takes long there are few connections, and a cut costs little. Only the first connection
+is patient, and only it may need a password: the others come and go.
 
-Knows nothing of what the drone does with the pieces; `bootstrap/receive.py` is the other end.
+The module does not depend on the use of the pieces; `bootstrap/receive.py` is the other end.
 """
 
 from __future__ import annotations
@@ -31,17 +31,24 @@ from edgeprune.drones.ssh import Link, LinkError, SshSession, shown
 __all__ = ["CONNECTIONS", "BundlePiece", "held", "lacking", "pieces", "send"]
 
 CONNECTIONS = 16
-_SHARE_BYTES = 1 << 18  # for less another connection is not worth its login
+_SHARE_BYTES = 1 << 18  # for fewer bytes another connection is not worth its login
 _UNDER_WAY = 2  # pieces over one connection, so that it never waits for an answer
-#: Where a connection has answered nothing for so many seconds, and so many times as long as others take for a piece,
-#: an idle one sends its piece as well: TCP waits ever longer after each loss of the same packet.
+#: If a connection has not answered for this many seconds, and for this many times the usual time of a piece, an idle
+#: one sends its piece as well: TCP waits longer and longer after each loss of the same packet.
 _LATE_S, _LATE = 2, 3
 _BLOCK_BYTES = 1 << 16
 _SCRIPT = 'exec "$1" -I -c "$2" "$3" $4'
 
 
 class BundlePiece(NamedTuple):
-    """A range of the bundle's file: its name on the drone, where it begins, how long it is, its hash."""
+    """A range of the bundle's file.
+
+    Attributes:
+        name: Its name on the drone.
+        offset_bytes: Its beginning in the file.
+        size_bytes: Its length.
+        sha256: Its hash, hexadecimal.
+    """
 
     name: str
     offset_bytes: int
@@ -64,23 +71,38 @@ def pieces(bundle: Bundle, held: Iterable[str]) -> list[BundlePiece]:
 
 
 def held(link: Link, python: str, folder: str) -> dict[str, str]:
-    """{name: SHA-256} of the pieces that lie in `folder` on the drone; `python` runs there."""
+    """Name -> SHA-256 of the pieces that lie in a folder on the drone.
+
+    Args:
+        link: The link to the drone.
+        python: The Python to run there.
+        folder: The folder there.
+    """
     answer = link.run(_SCRIPT, python, bootstrap.source("receive"), folder, "held", timeout_s=600)
     return dict(re.findall(r"^(\S+) ([0-9a-f]{64})$", answer.decode("ascii", "replace"), re.M))
 
 
 def lacking(pieces: Sequence[BundlePiece], held: dict[str, str]) -> list[BundlePiece]:
-    """Those that are not there as they should be."""
+    """The pieces that are missing or damaged there."""
     return [piece for piece in pieces if held.get(piece.name) != piece.sha256]
 
 
 def send(
     link: Link, path: Path, pieces: Sequence[BundlePiece], python: str, folder: str, *, connections: int = CONNECTIONS
 ) -> None:
-    """Bring `pieces` of the file `path` into `folder` on the drone. Interrupted, what arrived is there.
+    """Send pieces of a file into a folder on the drone. After an interruption, the pieces that arrived are there.
+
+    Args:
+        link: The link to the drone.
+        path: The bundle's file.
+        pieces: The pieces to send.
+        python: The Python to run there.
+        folder: The folder there.
+        connections: The largest number of connections.
 
     Raises:
-        LinkError: the link failed for good. RemoteError: no room, no right.
+        LinkError: The link failed for good.
+        RemoteError: There is no room or no permission.
     """
     if not pieces:
         return
@@ -97,11 +119,11 @@ def send(
 
 
 class _Work:
-    """What must be sent, what is under way, what is there; shared by all connections."""
+    """The pieces to send, under way and arrived; all connections share it."""
 
     def __init__(self, pieces: Sequence[BundlePiece]) -> None:
         self._waiting = deque(pieces)
-        # Of those under way: when they were the next to be answered, or sent.
+        # Pieces under way -> the time when they became the next to be answered, or were sent.
         self._since: dict[BundlePiece, float] = {}
         self._usual_s = 0.0
         self._left = set(pieces)
@@ -118,8 +140,11 @@ class _Work:
         return bool(self._waiting)
 
     def take(self, wait: bool) -> BundlePiece | None:
-        """The next piece to send. `wait`: while there is none, until one comes back, or is late elsewhere. None: there
-        is none, or never again."""
+        """The next piece to send; None where there is none.
+
+        Args:
+            wait: Wait for a piece until one is given back, or is late on another connection.
+        """
         with self._changed:
             while True:
                 if self.done or self._over:
@@ -138,7 +163,12 @@ class _Work:
                 return piece
 
     def arrived(self, piece: BundlePiece, behind: Iterable[BundlePiece] = ()) -> None:
-        """It is there. behind: those that the same connection has sent after it."""
+        """Note that a piece has arrived.
+
+        Args:
+            piece: The piece.
+            behind: The pieces that the same connection has sent after it.
+        """
         with self._changed:
             now = time.monotonic()
             since = self._since.pop(piece, None)
@@ -152,7 +182,7 @@ class _Work:
                 self._changed.notify_all()
 
     def give_back(self, pieces: Iterable[BundlePiece]) -> None:
-        """They may not have arrived."""
+        """Return pieces that may not have arrived."""
         with self._changed:
             for piece in pieces:
                 if self._since.pop(piece, None) is not None:
@@ -160,7 +190,7 @@ class _Work:
             self._changed.notify_all()
 
     def end(self) -> None:
-        """Nothing more is sent."""
+        """Send nothing more."""
         with self._changed:
             self._over = True
             self._changed.notify_all()
@@ -198,7 +228,7 @@ class _Crew:
             thread.join()
 
     def run(self) -> None:
-        """Until everything is there."""
+        """Send until everything has arrived."""
         self._link.patiently(self._first, lambda: self._work.arrived_bytes)
 
     def _first(self) -> None:
@@ -236,7 +266,7 @@ class _Crew:
                 thread.start()
 
     def _stop(self) -> None:
-        """End what the connections are waiting for."""
+        """End the waiting of all connections."""
         self._work.end()
         with self._lock:
             for session in self._sessions:
@@ -269,7 +299,7 @@ class _Crew:
 
     @staticmethod
     def _write(session: SshSession, source, piece: BundlePiece, moved: Callable[[], None]) -> bool:
-        """False: the other end reads no more."""
+        """Write a piece. False: the other end reads no more."""
         source.seek(piece.offset_bytes)
         left, head = piece.size_bytes, f"{piece.name} {piece.size_bytes} {piece.sha256}\n".encode("ascii")
         while True:

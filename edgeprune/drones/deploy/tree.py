@@ -1,12 +1,13 @@
-"""What a deployment puts into a root file system that is not running: a list of entries, and nothing is written here.
+"""The files that a deployment puts into a root file system that is not running, as a list of entries. Nothing is
+written here.
 
-`Root` is a root file system that can be looked at: a folder, an ext4 partition, the layers of a container. Its symbolic
-links never lead outside of it: an absolute one begins at its own top. `plan` compares what should be there with what
-is, so that a second deployment of the same bundle has nothing to do, and one that was interrupted is completed.
+`Root` is a readable root file system: a folder, an ext4 partition, the layers of a container. Its symbolic links never
+lead outside of it: an absolute one begins at its own top. `plan` compares the planned state with the present one, so
+that a second deployment of the same bundle has nothing to do, and an interrupted one is completed.
 
-Who owns what: everything below the deployment's root (/opt/edgeprune) belongs to whom that folder belongs to where it
-is there already, else to the ordinary user 1000, else to root. All the rest belongs to root. Folders are 0755, files
-0644, programs 0755; the time of everything is that of the bundle.
+Ownership: everything below the deployment's root (/opt/edgeprune) belongs to the owner of that folder where it exists,
+else to the ordinary user 1000, else to root. All other entries belong to root. Folders are 0755, files 0644, programs
+0755; the time of every entry is that of the bundle.
 """
 
 from __future__ import annotations
@@ -39,7 +40,17 @@ _CHUNK_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class Node:
-    """What is at a path. `kind`: "file", "folder", "link", or "other"; `mode`: permissions; `mtime`: seconds."""
+    """The entry at a path.
+
+    Attributes:
+        kind: "file", "folder", "link", or "other".
+        mode: The permissions.
+        uid: The owner.
+        gid: The group.
+        size_bytes: The size.
+        mtime: The time of the last change, seconds.
+        target: Of a link.
+    """
 
     kind: str
     mode: int
@@ -52,7 +63,16 @@ class Node:
 
 @dataclass(frozen=True)
 class User:
-    """An account of the root file system, e.g. User("pilot", 1000, 1000, "/home/pilot")."""
+    """An account of the root file system.
+
+    Example: User("pilot", 1000, 1000, "/home/pilot").
+
+    Attributes:
+        name: The name.
+        uid: Its number.
+        gid: The number of its group.
+        home: Its home folder.
+    """
 
     name: str
     uid: int
@@ -68,10 +88,20 @@ ROOT_USER = User("root", 0, 0, "/root")
 
 @dataclass(frozen=True)
 class TreeEntry:
-    """One thing to be, e.g. Entry("/opt/edgeprune/current", "link", 0o777, 1000, 1000, 1764000000, target="…").
+    """A planned entry.
 
-    `path`: without links in its folders. `content`: of a file: bytes, or the host's file that holds them, and then
-    `known_sha256`: what that file was when it was verified.
+    Example: TreeEntry("/opt/edgeprune/current", "link", 0o777, 1000, 1000, 1764000000, target="…").
+
+    Attributes:
+        path: Without links in its folders.
+        kind: "file", "folder" or "link".
+        mode: The permissions.
+        uid: The owner.
+        gid: The group.
+        mtime: The time of the last change, seconds.
+        content: Of a file: bytes, or a file of this host.
+        target: Of a link.
+        known_sha256: The hash of the host's file when it was verified.
     """
 
     path: str
@@ -86,13 +116,17 @@ class TreeEntry:
 
     @property
     def size_bytes(self) -> int:
-        """Of a file's content; 0 of anything else."""
+        """The size of a file's content; 0 for other kinds."""
         if isinstance(self.content, Path):
             return self.content.stat().st_size
         return len(self.content or b"")
 
     def chunks(self) -> Iterator[bytes]:
-        """A file's content. SignatureError: the host's file is not what was verified any more."""
+        """A file's content, in pieces.
+
+        Raises:
+            SignatureError: The host's file has changed since it was verified.
+        """
         if not isinstance(self.content, Path):
             yield self.content or b""
             return
@@ -105,37 +139,39 @@ class TreeEntry:
             raise SignatureError(f"{self.content}: changed while it was deployed")
 
     def sha256(self) -> str:
-        """Of a file's content."""
+        """The SHA-256 of a file's content."""
         return self.known_sha256 or _digest(self.chunks())
 
 
 class Root(ABC):
-    """A root file system that can be looked at. `what`: its name in messages."""
+    """A readable root file system. `what`: its name in messages."""
 
     what: str
 
     @abstractmethod
     def lstat(self, path: str) -> Node | None:
-        """What is at an absolute path whose folders are no links; None: nothing."""
+        """The node at an absolute path whose folders are no links; None where there is nothing."""
 
     @abstractmethod
     def names(self, path: str) -> list[str]:
-        """What a folder holds; the path is as `resolve` gives it."""
+        """The names in a folder; the path is as `resolve` returns it."""
 
     @abstractmethod
     def chunks(self, path: str) -> Iterator[bytes]:
-        """A file's content; the path is as `resolve` gives it."""
+        """A file's content, in pieces; the path is as `resolve` returns it."""
 
     def preload(self, paths: Sequence[str]) -> None:  # noqa: B027
-        """These will be asked for, with their contents; the paths are as `resolve` gives them."""
+        """Read these nodes and contents in advance; the paths are as `resolve` returns them."""
 
     def resolve(self, path: str, *, last: bool = True) -> str:
-        """The path with every link followed inside of this root; what is not there stays as it was said.
+        """The path with every link followed inside of this root. Parts that do not exist stay as given.
 
-        last=False: a link at the very end is not followed.
+        Args:
+            path: An absolute path.
+            last: Whether a link at the very end is followed.
 
         Raises:
-            InputError: links that go in a circle, or through something that is no folder.
+            InputError: Links form a circle, or lead through an entry that is no folder.
         """
         done: list[str] = []
         todo, links = _parts(path)[::-1], 0
@@ -160,20 +196,20 @@ class Root(ABC):
         return "/" + "/".join(done)
 
     def find(self, path: str) -> tuple[str, Node | None]:
-        """(the resolved path, what is there)."""
+        """(the resolved path, the node there)."""
         real = self.resolve(path)
         return real, self.lstat(real)
 
     def listing(self, path: str) -> list[str]:
-        """What a folder holds, sorted; nothing where there is no such folder."""
+        """The names in a folder, sorted; empty where there is no such folder."""
         real, node = self.find(path)
         return sorted(self.names(real)) if node is not None and node.kind == FOLDER else []
 
     def read(self, path: str, limit_bytes: int) -> bytes | None:
-        """A small file; None where there is none.
+        """The content of a small file; None where there is none.
 
         Raises:
-            InputError: it is larger.
+            InputError: It is larger than `limit_bytes`.
         """
         real, node = self.find(path)
         if node is None or node.kind != FILE:
@@ -186,16 +222,21 @@ class Root(ABC):
         return bytes(found)
 
     def sha256(self, path: str) -> str:
-        """Of a file."""
+        """The SHA-256 of a file."""
         return _digest(self.chunks(path))
 
 
 @dataclass(frozen=True)
 class TreePlan:
-    """What is to be done, in this order: the entries (folders before what is in them, `current` last), the removals.
+    """The changes of a deployment, in this order: the entries (folders before their content, `current` last), the
+    removals.
 
-    `release`: the deployed one; `owner`: of the deployment; `removed`: (path, kind) of former releases, in an order in
-    which they can go; `told`: what a person should know.
+    Attributes:
+        release: The deployed release.
+        owner: The owner of the deployment.
+        entries: The entries to write.
+        removed: (path, kind) of former releases, in an order in which they can be removed.
+        told: Notes for a person.
     """
 
     release: Release
@@ -206,11 +247,11 @@ class TreePlan:
 
     @property
     def size_bytes(self) -> int:
-        """All files together."""
+        """The size of all files together."""
         return sum(entry.size_bytes for entry in self.entries)
 
     def described(self) -> str:
-        """E.g. "release 9f86d081884c7d65 (demo): 1403 files, 102 folders, 3 links, 61.3 MB"."""
+        """A description, such as "release 9f86d081884c7d65 (demo): 1403 files, 102 folders, 3 links, 61.3 MB"."""
         files, folders, links = (sum(entry.kind == kind for entry in self.entries) for kind in (FILE, FOLDER, LINK))
         size = f"{self.size_bytes / 1e6:.1f} MB"
         return f"release {self.release}: {files} files, {folders} folders, {links} links, {size}"
@@ -226,14 +267,21 @@ def plan(
     unit: bool = True,
     installed: str | None = None,
 ) -> TreePlan:
-    """What `bundle` with these settings means for this root file system.
+    """Plan the deployment of `bundle` into a root file system.
 
-    agent: its files below the agent's folder, e.g. {"bin/edgeprune": …}; None: it stays as it is. account: who owns the
-    deployment (default: see above). unit: write a systemd unit where a source is given. installed: the record's time.
+    Args:
+        root: The root file system.
+        bundle: The bundle.
+        settings: The settings of the deployment.
+        agent: The agent's files below its folder, such as {"bin/edgeprune": …}; None leaves the agent as it is.
+        account: The owner of the deployment; None: see this module.
+        unit: Write a systemd unit where a source is given.
+        installed: The time in the release's record; None takes the present.
 
     Raises:
-        InputError: what is there contradicts it. SignatureError: the image revoked the bundle's key. GateError: its
-            counter.
+        InputError: The present state contradicts the plan.
+        SignatureError: The root file system has revoked the bundle's key.
+        GateError: The bundle is older than a confirmed one.
     """
     created = datetime.strptime(bundle.manifest.created, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=timezone.utc)
     base = root.resolve(str(settings.root))
@@ -246,7 +294,7 @@ def plan(
     former = next((known for known in there if known.identity == release.identity), None)
     in_use = former is not None and _current(root, base) == former.identity and former.state != "bad"
     if in_use:
-        release = former  # what became of it is not forgotten
+        release = former  # its record stays
     folder = f"{base}/releases/{release.identity}"
     told: list[str] = []
     made.owned_folder(base)
@@ -282,9 +330,12 @@ def plan(
 
 
 def differences(root: Root, plan: TreePlan, *, owners: bool = True) -> list[str]:
-    """What of the plan is not there as it should be, one line each; every file is read and hashed.
+    """The differences between the plan and the present state, one line each; every file is read and hashed.
 
-    owners: also who owns it.
+    Args:
+        root: The root file system.
+        plan: The plan.
+        owners: Whether owners are compared as well.
     """
     wrong = []
     root.preload([entry.path for entry in plan.entries])
@@ -299,7 +350,11 @@ def differences(root: Root, plan: TreePlan, *, owners: bool = True) -> list[str]
 
 
 def owner(root: Root, base: str) -> User:
-    """To whom a deployment below `base` belongs: see this module."""
+    """The owner of a deployment below `base`: see this module.
+
+    Raises:
+        InputError: The folder belongs to a user that is not in /etc/passwd.
+    """
     node = root.lstat(base)
     known_users = users(root)
     if node is not None:
@@ -313,7 +368,7 @@ def owner(root: Root, base: str) -> User:
 
 
 class _Tree:
-    """Collects entries that are not there yet as they should be; folders on the way are made."""
+    """Collects the entries that differ from the present state; folders on the way are added."""
 
     def __init__(self, root: Root, user: User, mtime: int):
         self.root, self.user, self.mtime = root, user, mtime
@@ -339,7 +394,7 @@ class _Tree:
         self._link(path, target, ROOT_USER)
 
     def _folder(self, path: str, user: User, mode: int = 0o755) -> str:
-        """The folder without links on the way to it, made if need be; those above it are root's."""
+        """The folder without links on the way to it, added where it is missing; the folders above it belong to root."""
         real = self.root.resolve(path)
         if real in self._folders:
             return real
@@ -373,7 +428,7 @@ class _Tree:
 
 
 def _difference(root: Root, entry: TreeEntry, node: Node, *, owners: bool = True, times: bool = False) -> str | None:
-    """What of `node` is not as `entry` says; None: nothing."""
+    """The difference between `node` and `entry`; None where there is none."""
     if node.kind != entry.kind:
         return f"is a {node.kind}, not a {entry.kind}"
     if node.kind != LINK and node.mode != entry.mode:
@@ -389,11 +444,11 @@ def _difference(root: Root, entry: TreeEntry, node: Node, *, owners: bool = True
     return None
 
 
-# --- what is there already -------------------------------------------------------------------------------------------
+# --- the present state -----------------------------------------------------------------------------------------------
 
 
 def _releases(root: Root, base: str) -> list[Release]:
-    """Those whose records can be read, the newest first."""
+    """The releases whose records can be read, the newest first."""
     found = []
     for name in root.listing(f"{base}/releases"):
         if releases.IDENTITY.fullmatch(name):
@@ -402,7 +457,7 @@ def _releases(root: Root, base: str) -> list[Release]:
                 data = root.read(path, releases.MAX_RECORD_BYTES)
                 release = None if data is None else Release.from_json(strict_json.loads(data, path), path)
             except InputError:
-                continue  # as on the drone: what is no record is no release
+                continue  # as on the drone: a folder without a valid record is no release
             if release is not None and release.identity == name:
                 found.append(release)
     return sorted(found, key=lambda release: -release.sequence)
@@ -414,7 +469,11 @@ def _current(root: Root, base: str) -> str | None:
 
 
 def _check_counter(root: Root, base: str, bundle: Bundle, settings: DeploySettings) -> bool:
-    """Whether the bundle is older than what was confirmed there; an error unless that was asked for."""
+    """Whether the bundle is older than the confirmed one there.
+
+    Raises:
+        GateError: It is, and the settings do not allow that.
+    """
     data = root.read(f"{base}/state.json", releases.MAX_RECORD_BYTES)
     counter = 0 if data is None else releases.parse_counter(data, f"{root.what}: {base}/state.json")
     if bundle.manifest.counter >= counter:
@@ -438,7 +497,7 @@ def _check_revoked(root: Root, bundle: Bundle, user: User) -> None:
 
 
 def users(root: Root) -> list[User]:
-    """The accounts of /etc/passwd, in its order; a line that is none is left out."""
+    """The accounts of /etc/passwd, in its order; malformed lines are left out."""
     found = []
     for line in (root.read("/etc/passwd", _MAX_TEXT_BYTES) or b"").decode("utf-8", "replace").splitlines():
         fields = line.split(":")
@@ -458,13 +517,13 @@ def _in_group(root: Root, user: User, group: str) -> bool:
     return False
 
 
-# --- what should be there --------------------------------------------------------------------------------------------
+# --- the planned state -----------------------------------------------------------------------------------------------
 
 
 def _release(
     bundle: Bundle, settings: DeploySettings, there: Sequence[Release], older: bool, installed: str | None
 ) -> Release:
-    """On trial: the drone's first start confirms it, or falls back."""
+    """The record of the release. It is on trial: the drone's first start confirms it, or falls back."""
     return Release(
         bundle_sha256=bundle.sha256,
         name=bundle.manifest.name,
@@ -487,7 +546,11 @@ def _model(bundle: Bundle, precision: str) -> bytes:
 
 
 def _agent(made: _Tree, base: str, said: str, agent: Mapping[str, bytes]) -> str:
-    """The agent beside a former one, then the link that names it. The name of its folder: what is in it says it."""
+    """Add the agent beside a former one, then the link that names it.
+
+    Returns:
+        The name of its folder, which is made of the hash of its content.
+    """
     content = hashlib.sha256(
         strict_json.canonical({path: hashlib.sha256(data).hexdigest() for path, data in agent.items()})
     )
@@ -504,13 +567,13 @@ def _agent(made: _Tree, base: str, said: str, agent: Mapping[str, bytes]) -> str
     made.owned_link(f"{base}/agent", name)
     command = "/usr/local/bin/edgeprune"
     node = made.root.lstat(made.root.resolve(command, last=False))
-    if node is None:  # somebody else's stays
+    if node is None:  # another installation's command stays
         made.system_link(command, f"{said}/agent/bin/edgeprune")
     return name
 
 
 def _trust(made: _Tree, bundle: Bundle, folder: str, put: Callable[[str, bytes], None], told: list[str]) -> None:
-    """The drone trusts this host's key, and the one that signed the bundle where that is another."""
+    """Let the drone trust this host's key, and the bundle's signer where that is another key."""
     own = keys.load_or_create().verify_key
     known = {
         (made.root.read(f"{folder}/{name}", releases.MAX_RECORD_BYTES) or b"").decode("ascii", "replace").strip()
@@ -531,7 +594,7 @@ def _trust(made: _Tree, bundle: Bundle, folder: str, put: Callable[[str, bytes],
 
 
 def _unit(made: _Tree, settings: DeploySettings, user: User, told: list[str], *, has_agent: bool) -> None:
-    """The service, started at boot, and what it needs of its user's home, which it may only read."""
+    """Add the service, started at boot, and the folders of its user's home that it may only read."""
     from edgeprune_device.service import unit
 
     said = str(settings.root)
@@ -554,7 +617,9 @@ def _unit(made: _Tree, settings: DeploySettings, user: User, told: list[str], *,
 
 
 def _removals(root: Root, base: str, there: Sequence[Release], release: Release, keep: int) -> list[tuple[str, str]]:
-    """As the drone tidies; but the newest good one stays in any case: the new one is on trial."""
+    """The releases that go, as the drone tidies; but the newest good one stays in any case, since the new one is on
+    trial.
+    """
     others = releases.worthiest(there, release.identity)
     kept = {release.identity, *(known.identity for known in others[: max(keep - 1, 1)])}
     folder = root.resolve(f"{base}/releases")
@@ -566,7 +631,7 @@ def _removals(root: Root, base: str, there: Sequence[Release], release: Release,
 
 
 def _below(root: Root, path: str, depth: int = 0) -> list[tuple[str, str]]:
-    """(path, kind) of all that goes with a path, what is in a folder before the folder; links are not followed."""
+    """(path, kind) of everything below a path, the content of a folder before the folder; links are not followed."""
     node = root.lstat(path)
     if node is None:
         return []
@@ -584,7 +649,7 @@ def _parts(path: str) -> list[str]:
 
 
 def _named(path: str) -> str:
-    """The path, if every program here can be told it."""
+    """The path, if every program used here accepts it."""
     if not path.isprintable() or len(path.encode("utf-8", "surrogateescape")) > 4000:
         raise InputError(f"{printable(path[:200])}: such a name cannot be written")
     return path
@@ -597,5 +662,5 @@ def _digest(chunks: Iterator[bytes]) -> str:
     return digest.hexdigest()
 
 
-#: What tells a person what happens.
+#: Called with a line of progress, for a person.
 Say = Callable[[str], None]
