@@ -91,7 +91,7 @@ def _light(rng: np.random.Generator, picture: np.ndarray) -> np.ndarray:
     picture = picture * (tint * rng.uniform(0.8, 1.2)).astype(np.float32)
     contrast = rng.uniform(0.75, 1.2)
     picture = (picture - 110) * contrast + 110
-    if rng.random() < 0.2:  # haze, thicker towards the top of an oblique picture
+    if rng.random() < 0.2:  # haze, thicker towards the top of an oblique image
         haze = np.linspace(1.0, rng.uniform(0.3, 1.0), size, dtype=np.float32)[:, None, None] * rng.uniform(0.1, 0.4)
         picture = picture * (1 - haze) + haze * rng.uniform(150, 215)
     if rng.random() < 0.35:

@@ -63,7 +63,18 @@ class SitePlan:
         return True
 
     def put(self, kind: str, centre, heading: float, tight: float = 1.0, **more) -> bool:
-        """Add a labelled object where there is room; return whether there was."""
+        """Add a labelled object where there is room.
+
+        Args:
+            kind: Its class.
+            centre: (2,) metres.
+            heading: Radians.
+            tight: A factor of the room that it needs.
+            **more: Arguments of its maker.
+
+        Returns:
+            Whether there was room.
+        """
         if not self.free(centre, heading, _LENGTH_M[kind], _RADIUS_M[kind] * tight):
             return False
         if self.seen(centre, 9.0):
@@ -71,7 +82,14 @@ class SitePlan:
         return True
 
     def scatter(self, kind: str, count: int, blocked=None, **more) -> None:
-        """Put `count` objects anywhere, each at a random angle."""
+        """Put objects anywhere, each at a random angle.
+
+        Args:
+            kind: Their class.
+            count: Their number.
+            blocked: Whether a point is excluded.
+            **more: Arguments of their maker.
+        """
         for _ in range(count):
             where = self.spot()
             if blocked is None or not blocked(where):

@@ -33,7 +33,14 @@ def local(centre, heading: float, points) -> np.ndarray:
 
 
 def rect(x0: float, x1: float, width: float, chamfer: float = 0.0) -> list[tuple[float, float]]:
-    """A rectangle from x0 to x1, centred on y = 0, with cut corners."""
+    """The corners of a rectangle from x0 to x1, centred on y = 0, with cut corners.
+
+    Args:
+        x0: Metres.
+        x1: Metres.
+        width: Metres.
+        chamfer: The size of the cut, metres.
+    """
     half, c = width / 2, chamfer
     if c <= 0:
         return [(x0, -half), (x1, -half), (x1, half), (x0, half)]
@@ -50,7 +57,16 @@ def rect(x0: float, x1: float, width: float, chamfer: float = 0.0) -> list[tuple
 
 
 def disc(radius_x: float, radius_y: float, corners: int = 8) -> np.ndarray:
-    """(corners, 2) points of an ellipse around the origin."""
+    """Points of an ellipse around the origin.
+
+    Args:
+        radius_x: Metres.
+        radius_y: Metres.
+        corners: The number of points.
+
+    Returns:
+        (corners, 2).
+    """
     a = np.arange(corners) * (2 * np.pi / corners)
     return np.stack([np.cos(a) * radius_x, np.sin(a) * radius_y], 1)
 

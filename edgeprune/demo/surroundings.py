@@ -11,7 +11,14 @@ from edgeprune.demo.solids import MARGIN, Stage, Thing, disc, local, pick, rect,
 
 
 def tree(rng: np.random.Generator, centre, radius: float, height: float) -> Thing:
-    """A crown of leaf clumps, darker below and on the side away from the sun; a small one is a bush."""
+    """A crown of leaf clumps, darker below and on the side away from the sun; a small one is a bush.
+
+    Args:
+        rng: The random numbers.
+        centre: (2,) metres.
+        radius: Metres.
+        height: Metres.
+    """
     green = np.array(((52, 78, 34), (70, 92, 40), (44, 66, 40), (96, 104, 48), (120, 96, 44))[rng.integers(5)], float)
     count = int(np.clip(radius * 5, 7, 20))
     a, r = rng.uniform(0, 2 * np.pi, count), np.sqrt(rng.random(count)) * 0.72 * radius
@@ -37,7 +44,15 @@ def tree(rng: np.random.Generator, centre, radius: float, height: float) -> Thin
 
 
 def building(rng: np.random.Generator, centre, heading: float, length: float, width: float) -> Thing:
-    """A block with a flat roof (vents, skylights, panels) or a gable roof (two slopes of tiles)."""
+    """A block with a flat roof (vents, skylights, panels) or a gable roof (two slopes of tiles).
+
+    Args:
+        rng: The random numbers.
+        centre: (2,) metres.
+        heading: Radians.
+        length: Metres.
+        width: Metres.
+    """
     height = rng.uniform(3.0, 9.0)
     wall = pick(rng, ((190, 180, 164), (206, 202, 194), (150, 96, 76), (132, 130, 128), (214, 196, 150)))
     cover = pick(

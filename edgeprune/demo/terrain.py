@@ -24,7 +24,17 @@ GROUNDS = {
 
 
 def noise(rng: np.random.Generator, size: int, cells: float, octaves: int = 4) -> np.ndarray:
-    """(size, size) float32 in about 0..1: value noise, the coarsest octave with `cells` cells a side."""
+    """Value noise.
+
+    Args:
+        rng: The random numbers.
+        size: The side, px.
+        cells: Cells a side of the coarsest octave.
+        octaves: The number of octaves.
+
+    Returns:
+        (size, size) float32 in 0..1.
+    """
     out = np.zeros((size, size), np.float32)
     weight, total = 1.0, 0.0
     for _ in range(octaves):
@@ -36,7 +46,17 @@ def noise(rng: np.random.Generator, size: int, cells: float, octaves: int = 4) -
 
 
 def texture(rng: np.random.Generator, size: int, kind: str, px_per_m: float) -> np.ndarray:
-    """(size, size, 3) float32 RGB of one kind of ground."""
+    """The texture of one kind of ground.
+
+    Args:
+        rng: The random numbers.
+        size: The side, px.
+        kind: A name in GROUNDS.
+        px_per_m: The scale.
+
+    Returns:
+        (size, size, 3) float32 RGB.
+    """
     low, high = (np.array(c, np.float32) * rng.uniform(0.88, 1.1) + rng.uniform(-8, 8, 3) for c in GROUNDS[kind])
     mix = noise(rng, size, size / (px_per_m * rng.uniform(4, 14)), 5)
     grain = rng.random((size, size), dtype=np.float32) - 0.5
@@ -46,7 +66,13 @@ def texture(rng: np.random.Generator, size: int, kind: str, px_per_m: float) -> 
 
 
 def furrows(rng: np.random.Generator, view: CameraView, ground: np.ndarray) -> np.ndarray:
-    """Plough lines and rows of a crop, in perspective."""
+    """Add plough lines and rows of a crop, in perspective.
+
+    Args:
+        rng: The random numbers.
+        view: The camera.
+        ground: (size, size, 3) float32 RGB.
+    """
     x, y = view.ground_map()
     angle, pitch = rng.uniform(0, np.pi), max(rng.uniform(0.7, 2.5), 3.0 / view.px_per_m)
     wobble = noise(rng, view.size, 3, 2) * pitch * rng.uniform(0, 1.5)
@@ -55,7 +81,16 @@ def furrows(rng: np.random.Generator, view: CameraView, ground: np.ndarray) -> n
 
 
 def water(rng: np.random.Generator, view: CameraView, ground: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """A shore along one side: the ground with water, foam and wet rim, and the mask (size, size) bool of water."""
+    """Add a shore along one side, with water, foam and a wet rim.
+
+    Args:
+        rng: The random numbers.
+        view: The camera.
+        ground: (size, size, 3) float32 RGB.
+
+    Returns:
+        (the ground, the mask (size, size) bool of the water).
+    """
     size = view.size
     angle, shift = rng.uniform(0, 2 * np.pi), rng.uniform(-0.15, 0.35)
     axis = np.linspace(-1, 1, size, dtype=np.float32)
@@ -73,7 +108,17 @@ def water(rng: np.random.Generator, view: CameraView, ground: np.ndarray) -> tup
 
 
 def base(rng: np.random.Generator, view: CameraView, kinds: tuple[str, ...], furrowed: bool) -> np.ndarray:
-    """(size, size, 3) float32: one or two grounds that meet along an irregular or a straight edge."""
+    """One or two grounds that meet along an irregular or a straight edge.
+
+    Args:
+        rng: The random numbers.
+        view: The camera.
+        kinds: The textures to choose from, names in GROUNDS.
+        furrowed: Whether the first ground has furrows.
+
+    Returns:
+        (size, size, 3) float32 RGB.
+    """
     ground = texture(rng, view.size, str(rng.choice(kinds)), view.px_per_m)
     if furrowed:
         ground = furrows(rng, view, ground)
@@ -97,7 +142,15 @@ def flat(view: CameraView, polygon: np.ndarray) -> np.ndarray:
 
 
 def paint(canvas: np.ndarray, view: CameraView, polygons: list[np.ndarray], colour, alpha: float = 1.0) -> None:
-    """Fill ground polygons; with alpha < 1 the ground shines through (worn paint)."""
+    """Fill ground polygons with a colour.
+
+    Args:
+        canvas: (2 size, 2 size, 3) uint8; it is changed.
+        view: The camera.
+        polygons: Each (n, 2) metres.
+        colour: RGB.
+        alpha: Below 1 the ground shines through (worn paint).
+    """
     shapes = [flat(view, p) for p in polygons]
     if not shapes:
         return
@@ -110,7 +163,14 @@ def paint(canvas: np.ndarray, view: CameraView, polygons: list[np.ndarray], colo
 
 
 def surface(canvas: np.ndarray, view: CameraView, polygons: list[np.ndarray], ground: np.ndarray) -> None:
-    """Fill ground polygons with a texture of the canvas' own size."""
+    """Fill ground polygons with a texture.
+
+    Args:
+        canvas: (2 size, 2 size, 3) uint8; it is changed.
+        view: The camera.
+        polygons: Each (n, 2) metres.
+        ground: The texture, of the canvas' shape.
+    """
     mask = np.zeros(canvas.shape[:2], np.uint8)
     cv2.fillPoly(mask, [flat(view, p) for p in polygons], 255, cv2.LINE_8, 3)
     cv2.copyTo(ground, mask, canvas)
@@ -141,7 +201,14 @@ class Road:
         return point + offset * np.array([-np.sin(heading), np.cos(heading)]), heading
 
     def dashes(self, offset: float, length: float, gap: float, width: float) -> list[np.ndarray]:
-        """Quads of a broken line."""
+        """The quads of a broken line.
+
+        Args:
+            offset: From the centre line, metres.
+            length: Of a dash, metres.
+            gap: Between dashes, metres.
+            width: Of the line, metres.
+        """
         starts = np.arange(self.s[0], self.s[-1] - length, length + gap)
         ends = [np.stack([np.interp(q, self.s, self.line[:, k]) for k in (0, 1)], 1) for q in (starts, starts + length)]
         normal = [
@@ -155,7 +222,15 @@ class Road:
     def draw(
         self, rng: np.random.Generator, canvas: np.ndarray, view: CameraView, ground: np.ndarray, paved: bool
     ) -> None:
-        """Surface, kerbs and markings."""
+        """Draw the surface, kerbs and markings.
+
+        Args:
+            rng: The random numbers.
+            canvas: (2 size, 2 size, 3) uint8; it is changed.
+            view: The camera.
+            ground: The texture of the surface, of the canvas' shape.
+            paved: Whether it has kerbs and markings.
+        """
         half = self.width_m / 2
         if paved and rng.random() < 0.5:
             side = rng.uniform(0.8, 2.2)

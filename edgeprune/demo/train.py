@@ -167,7 +167,13 @@ def score(weights: Path, data: Path) -> Accuracy:
 
 
 def stock_score(weights: Path, data: Path, folder: Path) -> tuple[float, float]:
-    """mAP50 and mAP50-95 of `yolo val`, which Ultralytics' users expect; it is another evaluator."""
+    """mAP50 and mAP50-95 of `yolo val`, which Ultralytics' users expect; it is another evaluator.
+
+    Args:
+        weights: The checkpoint.
+        data: The data.yaml.
+        folder: Holds Ultralytics' output.
+    """
     from ultralytics import YOLO
 
     settings = {"imgsz": dataset.SIZE, "batch": 8, "rect": False, "workers": 0, "plots": False, "device": "cpu"}
@@ -192,7 +198,16 @@ def parser() -> argparse.ArgumentParser:
 
 
 def finish(last: Path, out: Path, args: argparse.Namespace) -> Accuracy:
-    """Strip the EMA weights, measure them on the unseen scenes, write the card; return the accuracy."""
+    """Strip the EMA weights, measure them on the unseen scenes, and write the card.
+
+    Args:
+        last: The checkpoint of the training.
+        out: The folder of the training.
+        args: The options of the command line.
+
+    Returns:
+        The accuracy.
+    """
     from edgeprune.model import checkpoint
 
     found = checkpoint.load(last)

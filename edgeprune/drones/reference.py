@@ -292,7 +292,14 @@ def with_engines(bundle: Bundle, reference: Reference, path: Path) -> Bundle:
 
 
 def run(args) -> None:
-    """Run `edgeprune engine BUNDLE --on user@jetson`."""
+    """Run `edgeprune engine BUNDLE --on user@jetson`.
+
+    Args:
+        args: The parsed options of the command.
+
+    Raises:
+        InputError: An option is wrong, or a file cannot be written; and the errors of `build`.
+    """
     import sys
 
     from edgeprune_device.commands import find_bundle

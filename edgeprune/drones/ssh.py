@@ -448,6 +448,12 @@ class Link:
         Args:
             act: The attempt.
             moved: The number of bytes moved so far; where it grew, the count of failures starts anew.
+
+        Returns:
+            The result of `act`.
+
+        Raises:
+            LinkError: Another attempt is useless, or all attempts failed.
         """
         failures, before = 0, moved()
         while True:
@@ -492,7 +498,7 @@ class Link:
         if self._folder is None:
             self._folder = _private_folder()
         self._masters += 1
-        # It reads until this process ends, in whatever way, and holds the connection as long.
+        # It reads until this process ends or dies, and holds the connection as long.
         master = self._start(["-o", "ControlMaster=yes"], "exec cat >/dev/null", (), login=True)
         self._master, self._reached = master, True
 

@@ -57,7 +57,17 @@ def evaluate(
 
 
 def score(session, dataset: Dataset, pictures: Sequence[Path], imgsz: int) -> float:
-    """mAP50-95 for choices between models; NaN where the images have no labelled box."""
+    """mAP50-95 for choices between models.
+
+    Args:
+        session: See `evaluate`.
+        dataset: The data set of the images.
+        pictures: The images.
+        imgsz: The side of the square network input, px.
+
+    Returns:
+        NaN where the images have no labelled box.
+    """
     found = evaluate(session, dataset, pictures, imgsz)[0].map50_95
     return float("nan") if found is None else found
 

@@ -204,7 +204,7 @@ def _figures(arguments: object) -> dict:
 
 
 def _ready(model: nn.Module, raw: dict) -> nn.Module:
-    """Do to a model what Ultralytics' load_checkpoint does, for checkpoints of any age."""
+    """Bring a model of any age into the state that Ultralytics' load_checkpoint leaves it in."""
     model = model.float().eval()
     model.args = {k: v for k, v in (raw.get("train_args") or {}).items() if k in ("imgsz", "task", "single_cls")}
     model.task = _TASK_OF[type(model).__name__]
@@ -221,8 +221,16 @@ def _ready(model: nn.Module, raw: dict) -> nn.Module:
 
 
 def save(path: str | Path, model: nn.Module, like: Checkpoint, extra: Mapping[str, dict] | None = None) -> None:
-    """Write `model` as a stripped half-precision checkpoint of stock classes, atomically. It takes `to_bytes`'
-    arguments.
+    """Write `model` as a stripped half-precision checkpoint of stock classes, atomically.
+
+    Args:
+        path: The file to write.
+        model: See `to_bytes`.
+        like: See `to_bytes`.
+        extra: See `to_bytes`.
+
+    Raises:
+        InputError: A weight does not fit half precision.
     """
     write_atomic(Path(path), to_bytes(model, like, extra))
 

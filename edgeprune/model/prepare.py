@@ -46,7 +46,7 @@ def prepare(model: torch.nn.Module, imgsz: tuple[int, int], *, end2end: bool | N
     with quiet():
         ready = ready.fuse(verbose=False)
     anchors = sum((imgsz[0] // int(s)) * (imgsz[1] // int(s)) for s in ready.stride)
-    # The anchors of another picture size are cached in `shape`.
+    # `shape` caches the anchors of another image size.
     head.export, head.format, head.dynamic, head.shape = True, "onnx", False, None
     head.max_det = min(MAX_ROWS, anchors)  # TopK keeps this number: another size needs another copy
     for module in ready.modules():

@@ -97,7 +97,7 @@ class Budget:
 
 @dataclass(frozen=True)
 class Unit:
-    """Groups whose counts are one decision, because they keep equal counts or because the caller says so.
+    """Groups whose counts are one decision, because they keep equal counts or because the caller joins them.
 
     Attributes:
         groups: Indices into `Channels.groups`.
@@ -171,7 +171,13 @@ def solve(
 
 # -- the decisions ---------------------------------------------------------------------------------------------------
 def units(channels: Channels, scores: np.ndarray, multiple: int) -> list[Unit]:
-    """One unit for every group, and one for every tie of groups that keep equal counts."""
+    """One unit for every group, and one for every tie of groups that keep equal counts.
+
+    Args:
+        channels: The channels of the network.
+        scores: (atoms,) cost of removing each atom.
+        multiple: Kept counts are multiples of it where the full width is.
+    """
     return [_unit(channels, scores, ids, multiple) for ids in _ids(channels)]
 
 
@@ -192,7 +198,17 @@ def _unit(channels: Channels, scores: np.ndarray, ids: tuple[int, ...], multiple
 
 
 def losses(channels: Channels, scores: np.ndarray, ids: tuple[int, ...], options: np.ndarray) -> np.ndarray:
-    """(k,) total score of the removed channels under `options` (k, groups); each group removes its lowest scores."""
+    """The total score of the removed channels under each option; each group removes its lowest scores.
+
+    Args:
+        channels: The channels of the network.
+        scores: (atoms,) cost of removing each atom.
+        ids: Indices of the groups.
+        options: (k, groups) kept counts.
+
+    Returns:
+        (k,) float64.
+    """
     total = np.zeros(len(options))
     for column, g in enumerate(ids):
         curve = np.concatenate([[0.0], np.cumsum(np.sort(scores[channels.groups[g].atoms]))])
@@ -209,7 +225,17 @@ def _counts(channels: Channels, units: list[Unit], picked: list[int] | np.ndarra
 
 
 def mask(channels: Channels, scores: np.ndarray, units: list[Unit], picked: list[int] | np.ndarray) -> np.ndarray:
-    """(atoms,) bool, True = keep: each unit under its picked option; each group removes its lowest scores."""
+    """The channels that stay if each unit takes its picked option; each group removes its lowest scores.
+
+    Args:
+        channels: The channels of the network.
+        scores: (atoms,) cost of removing each atom.
+        units: The decisions.
+        picked: The index of each unit's option.
+
+    Returns:
+        (atoms,) bool, True = keep.
+    """
     keep = np.ones(channels.atoms, dtype=bool)
     for unit, i in zip(units, picked):
         for g, left in zip(unit.groups, unit.options[i]):

@@ -41,7 +41,16 @@ def sampled(conv: nn.Conv2d, rows: int, batch: int, height: int, width: int, nam
 
 
 def patches(conv: nn.Conv2d, x: torch.Tensor, where: tuple[torch.Tensor, ...]) -> torch.Tensor:
-    """(rows, C_in * kh * kw) input patches of `conv` at the output positions `where`, in the layout of its weight."""
+    """Input patches of `conv`, in the layout of its weight.
+
+    Args:
+        conv: The convolution.
+        x: (N, C_in, H, W) its input.
+        where: Output positions, as `sampled` returns them.
+
+    Returns:
+        (rows, C_in * kh * kw).
+    """
     (ph, pw), (sh, sw), (dh, dw), (kh, kw) = conv.padding, conv.stride, conv.dilation, conv.kernel_size
     picture, ys, xs = where
     x = nn.functional.pad(x, (pw, pw, ph, ph))
@@ -98,7 +107,7 @@ def hooked(layers: dict[str, nn.Module], make: Callable[[str], Callable], *, bef
 
 
 def moments(model: nn.Module, pictures: torch.Tensor, names: list[str]) -> dict[str, Moments]:
-    """Layer name -> the moments of the input of each named convolution. Arguments as for `each_moments`."""
+    """Layer name -> the moments of the input of each named convolution. Arguments: see `each_moments`."""
     found: dict[str, Moments] = {}
     each_moments(model, pictures, names, found.__setitem__)
     return found

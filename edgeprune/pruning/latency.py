@@ -6,8 +6,8 @@ features are the multiply-accumulates by kind of layer, the values written and r
 All are linear in the channel counts of either side of a layer, so the fit is a cost model (cost.py), and the budget is
 solved as one in MACs is.
 
-The model leaves out whatever is not linear in a count, such as the computation of channels in blocks of 8, 16 or 32.
-`error_median` is the resulting error on architectures that the fit has not seen.
+The model leaves out effects that are not linear in a count, such as the computation of channels in blocks of 8, 16 or
+32. `error_median` is the resulting error on architectures that the fit has not seen.
 """
 
 from __future__ import annotations

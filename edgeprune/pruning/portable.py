@@ -282,7 +282,7 @@ def _close(a: torch.Tensor, b: torch.Tensor) -> bool:
     return torch.allclose(a, b, rtol=1e-9, atol=1e-9)
 
 
-# -- what a width moves ----------------------------------------------------------------------------------------------
+# -- the groups that a width moves -----------------------------------------------------------------------------------
 class _Trials:
     """Builds of the YAML with some knobs turned, and the counts of the groups in them.
 

@@ -60,7 +60,13 @@ class PruneRequest:
         return cost.of(self.budget.kind, channels)
 
     def toward(self, original: Channels, now: Channels, steps: int) -> PruneRequest:
-        """The first of `steps` equal steps from the network of `now`, cut out of that of `original`, to the budget."""
+        """The request for the next of several equal steps to the budget.
+
+        Args:
+            original: The channels of the uncut network.
+            now: The channels of the network that was cut out of it so far.
+            steps: The number of steps that are left.
+        """
         sizes = []
         for channels in (original, now):
             full = np.array([len(g.atoms) for g in channels.groups], dtype=float)
@@ -109,7 +115,7 @@ def measured_budget(
         step: Called with the fraction done and the step, as text.
 
     Returns:
-        (budget, its latency model or None, what the record of the build notes of it).
+        (budget, its latency model or None, its entry in the record of the build).
     """
     if not asked.kind.startswith("latency"):
         return asked, None, {}
@@ -199,8 +205,16 @@ def cut(model: nn.Module, channels: Channels, plan: PrunePlan, samples: Samples 
 
 
 def oracle(model: nn.Module, pruned: nn.Module, plan: PrunePlan, channels: Channels) -> float:
-    """Largest relative difference, in float64, between the pruned network and the original with the removed channels
-    masked, on one random 64 x 64 image.
+    """Compare the pruned network with the original whose removed channels are masked, on one random 64 x 64 image.
+
+    Args:
+        model: The original.
+        pruned: The network after surgery.
+        plan: The plan that it was cut to.
+        channels: The channels of the original.
+
+    Returns:
+        The largest relative difference of the outputs, in float64.
     """
     generator = torch.Generator().manual_seed(0)
     picture = torch.rand(1, 3, 64, 64, generator=generator, dtype=torch.float64)

@@ -105,6 +105,11 @@ def masked(plan: PrunePlan, model: nn.Module, channels: Channels) -> nn.Module:
     oracle.
 
     The weights, scale, shift and bias of these channels become zero.
+
+    Args:
+        plan: The channels to keep.
+        model: The network; it is not changed.
+        channels: Its channels.
     """
     keep = plan.mask(channels)
     model = copy.deepcopy(model)

@@ -119,7 +119,7 @@ Width.__float__ = _freezing("__float__")
 
 
 class Calls(TorchFunctionMode):
-    """Sees the calls of torch by Python where they tell more than the operators that follow from them.
+    """Handles the calls that Python makes to torch, where they tell more than the operators that follow from them.
 
     Args:
         tracer: The tracer of the same forward pass.
@@ -350,7 +350,13 @@ class Tracer(TorchDispatchMode):
         self._set(result, Label(fixed, 1))
 
     def linear(self, source, weight, bias=None):
-        """Compute a linear layer, in place of the product that it becomes."""
+        """Compute a linear layer, in place of the product that it becomes.
+
+        Args:
+            source: (..., C_in) its input.
+            weight: (C_out, C_in).
+            bias: (C_out,) or None.
+        """
         label, name = self.of(source), self._layer(weight)
         self.asleep = True
         try:

@@ -44,11 +44,19 @@ def bias_shifts(
     """Measure how far rounding lowers the mean of each convolution's output.
 
     Each convolution is measured alone: its quantized twin reads the input that the FP32 network computes. So one pass
-    measures all of them, and a shift does not depend on which other layers are quantized. Arguments and errors as for
-    `correct_bias`.
+    measures all of them, and a shift does not depend on which other layers are quantized.
+
+    Args:
+        model: See `correct_bias`, as are the other arguments.
+        quantized: The quantized model.
+        pictures: The images.
+        threads: Threads of the inference.
 
     Returns:
         Name of the convolution's output -> (channels,) float64.
+
+    Raises:
+        InputError: There is no image, or the two models do not belong together.
     """
     plain, graph = Graph(model), Graph(quantized)
     convolutions = _quantized_convolutions(graph)

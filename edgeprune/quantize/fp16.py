@@ -33,7 +33,14 @@ TYPES = {TensorProto.FLOAT: np.float32, TensorProto.FLOAT16: np.float16}
 
 @dataclass(frozen=True)
 class Kept:
-    """A layer that stays FP32, and the reason: `Kept("model.4.cv1.conv", "weights reach 70312")`."""
+    """A layer that stays FP32.
+
+    Example: `Kept("model.4.cv1.conv", "weights reach 70312")`.
+
+    Attributes:
+        layer: Its name.
+        reason: Why FP16 cannot hold it.
+    """
 
     layer: str
     reason: str

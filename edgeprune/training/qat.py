@@ -115,7 +115,13 @@ def check(model: nn.Module, imgsz: int) -> onnx.ModelProto:
 
 
 def of_graph(exported: onnx.ModelProto, ranges: q.Ranges, *, method: str = "mse") -> Scheme:
-    """The scheme of `quantize.to_int8(exported, ranges, method=method)`."""
+    """The scheme of `quantize.to_int8(exported, ranges, method=method)`.
+
+    Args:
+        exported: The FP32 file.
+        ranges: Its measured ranges.
+        method: The calibration method.
+    """
     _, grids = q.signed_grids(exported, ranges, method=method)
     thresholds = {name: grid.scale * 127 for name, grid in grids.items() if name in ranges.tensors}
     # From the thresholds, and not from these grids: the file will be written with the very same values.
@@ -148,7 +154,7 @@ def _as_called(nodes: Iterable[onnx.NodeProto]) -> list[onnx.NodeProto]:
 
 @contextlib.contextmanager
 def rounded(model: nn.Module, scheme: Scheme) -> Iterator[None]:
-    """Within the block, round as the scheme says in every forward pass of `model`; other networks are left alone.
+    """Within the block, round by the scheme in every forward pass of `model`; other networks are left alone.
 
     Args:
         model: The network.
@@ -193,7 +199,7 @@ class _Calls(TorchFunctionMode):
         if name is None:
             return
         self._running.pop()
-        if name == "" and result is not None:  # None: the forward pass failed, and says so itself
+        if name == "" and result is not None:  # None: the forward pass failed and raises its own error
             self._check()
 
     def _check(self) -> None:

@@ -443,7 +443,7 @@ class _Thread:
                 future.set_result(call())
             except Exception as error:
                 future.set_exception(error)
-            except BaseException as error:  # a client that wants to end the program
+            except BaseException as error:  # a client that tries to end the program
                 future.set_exception(RuntimeError(type(error).__name__))
 
 

@@ -100,7 +100,12 @@ class KeepArchitecture(DetectionTrainer):
             qat.freeze_statistics(self.model)
 
     def get_model(self, cfg=None, weights=None, verbose=True):
-        """Return the weights themselves, where Ultralytics builds a model from the YAML.
+        """Return `weights` themselves, where Ultralytics builds a model from the YAML.
+
+        Args:
+            cfg: Ultralytics' argument, not used.
+            weights: The pruned module.
+            verbose: Ultralytics' argument, not used.
 
         Raises:
             EdgepruneError: No weights are given.

@@ -145,7 +145,7 @@ def _one(root: Path, split: str, files: list[Path]) -> Path:
     return files[0]
 
 
-# -- what is in them ---------------------------------------------------------------------------------------------------
+# -- the content of the files ------------------------------------------------------------------------------------------
 def _part(split: str, file: Path) -> _Part:
     try:
         content = json.loads(file.read_bytes())
@@ -208,7 +208,7 @@ def _classes(parts: dict[str, _Part]) -> dict[int, str]:
     return dict(sorted(classes.items()))
 
 
-# -- what they become --------------------------------------------------------------------------------------------------
+# -- the converted data set --------------------------------------------------------------------------------------------
 def _write(parts: dict[str, _Part], classes: dict[int, str], place: Path) -> None:
     work = place.parent / "tidied"
     work.mkdir()

@@ -48,9 +48,15 @@ sys.exit(main())' "$@"
 
 
 def files(root: Root, settings: DeploySettings, say: Say) -> dict[str, bytes] | None:
-    """The agent's files: path below the agent's folder -> content; None where the settings exclude an agent.
+    """The agent's files, or None where the settings exclude an agent.
 
-    The files of the wheels are in lib/.
+    Args:
+        root: The root file system.
+        settings: The settings of the deployment.
+        say: Called with the progress, as text.
+
+    Returns:
+        Path below the agent's folder -> content. The files of the wheels are in lib/.
 
     Raises:
         InputError: The root file system has no suitable Python or another processor, or there are no wheels.

@@ -70,7 +70,17 @@ def tool(name: str) -> str:
 
 
 def run(name: str, *words: str, place: Place, cwd: Path | None = None) -> subprocess.CompletedProcess:
-    """Run a program of e2fsprogs on an open file; the caller judges its exit status."""
+    """Run a program of e2fsprogs on an open file.
+
+    Args:
+        name: The program.
+        *words: Its arguments.
+        place: The open file that it inherits.
+        cwd: Its working folder.
+
+    Returns:
+        The ended process; the caller judges its exit status.
+    """
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("E2FS", "DEBUGFS", "LC_"))}
     return subprocess.run(
         [tool(name), *words], stdin=subprocess.DEVNULL, capture_output=True, cwd=cwd,

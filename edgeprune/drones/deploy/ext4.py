@@ -33,7 +33,21 @@ _NAMES = {
 
 @dataclass(frozen=True)
 class Superblock:
-    """The fields of a superblock. Sizes are in blocks of `block_bytes`; features are bits."""
+    """The fields of a superblock.
+
+    Attributes:
+        block_bytes: The size of a block.
+        blocks: The number of blocks.
+        free_blocks: The number of free blocks.
+        reserved_blocks: The number of blocks reserved for root.
+        free_inodes: The number of free inodes.
+        state: Bits: 1 valid, 2 errors, 4 orphans are being recovered.
+        errors: The count of errors.
+        orphan: The first orphaned inode, 0 for none.
+        incompat: Bits of the incompatible features.
+        ro_compat: Bits of the features that forbid writing where they are not known.
+        label: The name of the file system.
+    """
 
     block_bytes: int
     blocks: int

@@ -228,7 +228,18 @@ def parse_there(answer: bytes, what: str) -> There:
 
 
 def check(there: There, bundle: Bundle, what: str, settings: DeploySettings) -> None:
-    """Raise the errors that would end the installation, before anything is sent."""
+    """Raise the errors that would end the installation, before anything is sent.
+
+    Args:
+        there: The state of the drone.
+        bundle: The bundle.
+        what: Begins the message of an error.
+        settings: The settings of the deployment.
+
+    Raises:
+        InputError: Nothing can be installed there, or a systemd unit cannot be written.
+        SignatureError: The bundle's key is revoked or not trusted there, or the bundle is older than the confirmed one.
+    """
     if there.problem:
         raise InputError(f"{what}: nothing can be installed there: {there.problem}")
     if bundle.key_fingerprint in there.revoked:
@@ -262,7 +273,18 @@ def releases(where_: str, as_json: bool) -> None:
 
 
 def rollback(where_: str, to: str | None, unit: str | None = None) -> None:
-    """`edgeprune rollback user@drone[:/path]`: let its agent roll back, and print its output."""
+    """`edgeprune rollback user@drone[:/path]`: let its agent roll back, and print its output.
+
+    Args:
+        where_: The drone and the folder, as `where` takes them.
+        to: The release to go back to; None: the one before.
+        unit: The systemd unit that is restarted.
+
+    Raises:
+        InputError: The drone has no agent, or its agent refuses.
+        GateError: The agent's command failed with exit status 1.
+        LinkError: The link failed.
+    """
     found = where(where_)
     words = ["rollback", str(found.root), *_given("--to", to), *_given("--unit", unit)]
     with Link(found.target) as link:

@@ -1,7 +1,6 @@
 """An ext4 file system in a file, written by the kernel; this needs root and a loop device.
 
-The mount lives in a name space of a process of its own, so that it disappears with the process, in whatever way that
-ends.
+The mount lives in a name space of a process of its own, so that it disappears with the process when that ends.
 """
 
 from __future__ import annotations

@@ -258,7 +258,7 @@ class Layers(Root):
             members = list(archive)
         except (tarfile.TarError, zlib.error, EOFError) as error:
             raise InputError(f"{self.what}: layer {number + 1} cannot be unpacked ({error})") from error
-        # Whiteouts hide content of the layers below their own, at whatever place in it they stand.
+        # Whiteouts hide content of the layers below their own, wherever they stand in it.
         for info in members:
             self._hide(info)
         for info in members:
@@ -362,7 +362,7 @@ def _account(root: Layers, config: dict) -> User:
 
 def _write_layer(path: Path, plan: TreePlan) -> None:
     with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as archive:
-        for entry in sorted(plan.entries, key=lambda entry: entry.path):  # a folder before what is in it
+        for entry in sorted(plan.entries, key=lambda entry: entry.path):  # a folder before its content
             info = _info(entry.path.lstrip("/"), entry.mtime, entry.mode)
             info.uid, info.gid = entry.uid, entry.gid
             if entry.kind == tree.FILE:

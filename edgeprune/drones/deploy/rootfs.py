@@ -103,7 +103,7 @@ def write(folder: Path, plan: TreePlan, *, owners: bool) -> None:
 
 
 class RootFolder(Root):
-    """A folder as a root file system."""
+    """A folder as a root file system. Its methods raise InputError where it cannot be read."""
 
     def __init__(self, folder: Path):
         self.what = str(folder)

@@ -11,7 +11,16 @@ NEEDS_SAMPLES = False
 
 
 def score(model: nn.Module, channels: Channels, samples=None) -> np.ndarray:
-    """(atoms,) mean |gamma| over the batch norms that scale the atom; infinite where no batch norm scales it."""
+    """Score each atom by its batch-norm scales.
+
+    Args:
+        model: The network.
+        channels: Its channels.
+        samples: Not used.
+
+    Returns:
+        (atoms,) float64: the mean |gamma| over the batch norms that scale the atom; infinite where none does.
+    """
     modules = dict(model.named_modules())
     total, norms = np.zeros(channels.atoms), np.zeros(channels.atoms)
     for name, atoms in channels.out.items():

@@ -18,5 +18,14 @@ NEEDS_SAMPLES = False
 
 
 def score(model: nn.Module, channels: Channels, samples=None) -> np.ndarray:
-    """(atoms,) sum of w^2 over the atom's slices, divided by the mean of its group."""
+    """Score each atom by its squared weights.
+
+    Args:
+        model: The network.
+        channels: Its channels.
+        samples: Not used.
+
+    Returns:
+        (atoms,) float64: the sum of w^2 over the atom's slices, divided by the mean of its group.
+    """
     return per_mean_of_group(sums(model, channels, torch.square), channels)

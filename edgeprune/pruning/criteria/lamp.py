@@ -17,7 +17,16 @@ NEEDS_SAMPLES = False
 
 
 def score(model: nn.Module, channels: Channels, samples=None) -> np.ndarray:
-    """(atoms,) in [0, 1]; the largest score of each group is 1."""
+    """Score each atom by its share of the remaining squared weights.
+
+    Args:
+        model: The network.
+        channels: Its channels.
+        samples: Not used.
+
+    Returns:
+        (atoms,) float64 in [0, 1]; the largest score of each group is 1.
+    """
     scores = sums(model, channels, torch.square)
     for group in channels.groups:
         rising = group.atoms[np.argsort(scores[group.atoms], kind="stable")]

@@ -18,8 +18,16 @@ NEEDS_SAMPLES = False
 
 
 def score(model: nn.Module, channels: Channels, samples=None) -> np.ndarray:
-    """(atoms,) the fraction of the network's prunable atoms whose |gamma| is smaller; infinite where no norm scales the
-    atom.
+    """Score each atom by the rank of its batch-norm scale.
+
+    Args:
+        model: The network.
+        channels: Its channels.
+        samples: Not used.
+
+    Returns:
+        (atoms,) float64: the fraction of the network's prunable atoms whose |gamma| is smaller; infinite where no norm
+            scales the atom.
     """
     gamma = bn_scale.score(model, channels)
     free = np.concatenate([g.atoms for g in channels.groups if not g.frozen])

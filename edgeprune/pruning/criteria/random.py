@@ -11,5 +11,14 @@ NEEDS_SAMPLES = False
 
 
 def score(model: nn.Module, channels: Channels, samples=None) -> np.ndarray:
-    """(atoms,) uniform in [0, 1)."""
+    """Score each atom at random.
+
+    Args:
+        model: The network.
+        channels: Its channels.
+        samples: Not used.
+
+    Returns:
+        (atoms,) float64, uniform in [0, 1).
+    """
     return np.random.default_rng(0).random(channels.atoms)

@@ -22,7 +22,16 @@ AT_ONCE = 4
 
 
 def score(model: nn.Module, channels: Channels, samples: Samples) -> np.ndarray:
-    """(atoms,) |change of the loss of one image|."""
+    """Score each atom by the change of the loss without it, to first order.
+
+    Args:
+        model: The network.
+        channels: Its channels.
+        samples: Labelled training images.
+
+    Returns:
+        (atoms,) float64: |change of the loss of one image|.
+    """
     total = np.zeros(channels.atoms)
     model.eval()
     with torch.enable_grad(), default_loss(model):
