@@ -130,9 +130,13 @@ def predictions(model: nn.Module, pictures: torch.Tensor, *, at_once: int = 4) -
 def divergence(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> float:
     """The output divergence of two predictions, summed over positions and averaged over images, in nats.
 
-    It is the Kullback-Leibler divergence of the class probabilities plus that of the four distributions over distances,
-    weighted by the confidence. For a head that predicts distances without such bins, the second term is their relative
-    difference.
+    It is the Kullback-Leibler divergence of the class probabilities plus, weighted by the confidence, that of the four
+    distributions over distances. A head without such bins predicts distances alone; for it, the second term is their
+    relative difference.
+
+    Args:
+        before: the outputs of `predictions` for the uncut network.
+        after: the outputs for the pruned network, on the same images.
     """
     scores = before["scores"]
     truth = scores.sigmoid()

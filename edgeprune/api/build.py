@@ -209,7 +209,7 @@ def build(
         ssh.parse(on)
     weights, data, base = _inputs(weights, data, reporter)
     name = _name(name, base, target, asked)
-    precision = tuple(precision.split(",") if isinstance(precision, str) else precision)  # as the command line has it
+    precision = tuple(precision.split(",") if isinstance(precision, str) else precision)  # as on the command line
     folder = Path(out) if out is not None else _folder(name, resume=resume)
     options = job.BuildOptions(
         weights=weights.resolve(), data=data.resolve(), target=target, budget=asked, uniform=uniform,

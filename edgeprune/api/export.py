@@ -116,7 +116,7 @@ def export(
         InputError: an argument, the model or the data is invalid, or the folder cannot be written.
         GateError: the FP32 file does not equal the network, or a precision exceeds `max_drop`. Nothing is written.
     """
-    precision = precision.split(",") if isinstance(precision, str) else precision  # as the command line has it
+    precision = precision.split(",") if isinstance(precision, str) else precision  # as on the command line
     unknown = set(precision) - set(PRECISIONS)
     if unknown:
         near = did_you_mean(min(unknown), PRECISIONS)

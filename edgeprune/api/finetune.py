@@ -39,7 +39,7 @@ class Finetuned(Network):
         after: accuracy on the validation images after training.
         parameters: number of parameters.
         epochs: epochs trained.
-        steps: optimizer steps taken.
+        steps: optimiser steps taken.
         batch: images a step.
         lr: learning rate.
         int8: mAP50-95 of the INT8 file (before, after); only with `qat`.
@@ -132,8 +132,8 @@ def finetune(
         patience: stop after this number of epochs without a better figure on a tenth of the training images, which is
             held back; 0: never.
         distill: teacher for distillation: the unpruned original.
-        sparsity: subtracted from every prunable batch-norm scale at each step, before pruning (Network Slimming); 0:
-            off.
+        sparsity: Network Slimming, before pruning: each step moves every prunable batch-norm scale towards zero by this
+            value times the schedule's fraction of `lr`; 0: off. At most `lr`.
         qat: train this number of epochs, instead of `epochs`, with the rounding of the signed INT8 file; 0: off.
         out: file of the checkpoint (.pt); an interrupted run with the same settings continues. None: in memory only.
         quiet: print warnings only.

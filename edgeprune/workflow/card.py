@@ -24,7 +24,7 @@ _SIZES = (
     ("channels", "channels", lambda v: f"{v:,}", ("fewer", "more")),
     ("checkpoint", "size_bytes", lambda v: f"{v / 1e6:.2f} MB", ("smaller", "larger")),
 )
-_CLASS = 20  # columns of a class's name
+_CLASS = 20  # columns for a class name
 _ACCURACIES = (("mAP50-95", "map50_95"), ("mAP50", "map50"), ("small objects", "small_map50_95"))
 _FILES = ("file", "size MB", "ms p50", "mAP50-95", "mAP50", "small", "against FP32")
 #: Columns of the table of files in the order in which a narrow terminal drops them.

@@ -86,6 +86,10 @@ def check_reference(job: Job) -> None:
     """Check that the reference device is reachable, can build engines, and is enrolled.
 
     The build needs the device only after hours, so it is asked before the first stage.
+
+    Raises:
+        InputError: the device has no agent, cannot build engines, or the keys have not been exchanged.
+        LinkError: the device cannot be reached.
     """
     signer = keys.fingerprint(keys.load_or_create().verify_key)
     with ssh.Link(job.options.on, say=job.reporter.say) as link:

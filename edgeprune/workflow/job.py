@@ -87,7 +87,7 @@ class BuildOptions:
     name: str
     qat: int = 0  # epochs; 0: none
     on: str | None = None  # the reference device, as ssh takes it
-    pictures: int = compare.GALLERY  # in the page's gallery
+    pictures: int = compare.GALLERY  # images in the page's gallery
     allow_poor_baseline: bool = False
 
     def settings(self, epochs: int) -> TrainingSettings:
@@ -159,7 +159,7 @@ class Job:
 
     @functools.cached_property
     def splits(self) -> dict[str, list[Path]]:
-        """Training images to `solve` with and to `select` by; neither list contains validation images."""
+        """Training images to `solve` with and to `select` by, taken from the training list only."""
         return dict(zip(("solve", "select"), samples.split(self.data.train, self.options.imgsz)))
 
     @functools.cached_property

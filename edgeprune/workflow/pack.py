@@ -19,7 +19,7 @@ from edgeprune.data.dataset import Dataset
 from edgeprune.data.samples import pick
 from edgeprune.model import head
 
-#: Pictures in the bundle's evaluation set at most, and their bytes.
+#: Limits of the bundle's evaluation set: number of images, and their bytes.
 PICTURES = 64
 MAX_BYTES = 24 << 20
 

@@ -22,7 +22,7 @@ from edgeprune.model.count import widths
 from edgeprune.pruning import prune
 
 _TITLES = {"fp32": "FP32", "fp16": "FP16", "int8": "INT8", "int8-fp16": "INT8-FP16"}
-#: Options of the command line by the names they have in a record, and their defaults there.
+#: Options of the command line by their names in a record, with the defaults of the command line.
 _OPTIONS = {
     "criterion": "auto", "steps": 1, "epochs": 10, "batch": 4, "lr": 1e-4, "patience": 0, "device": "cpu", "workers": 0,
     "seed": 0, "precision": ["fp32", "fp16", "int8"], "max_drop": 0.003, "qat": 0, "on": None, "pictures": 12,

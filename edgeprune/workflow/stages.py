@@ -40,7 +40,7 @@ Stage = Callable[[Job, Progress], dict]
 
 #: The GPU architecture for the check with NVIDIA's parser and builder if this host cannot build for the target itself.
 PROBE = "SM86"
-#: The ONNX files, in the order of the job.
+#: The precisions of the ONNX files, in the order of the build.
 PRECISIONS = ("fp32", "fp16", "int8", "int8-fp16")
 #: mAP50-95 below which an original is refused (--allow-poor-baseline builds it).
 POOR = 0.01
@@ -56,7 +56,7 @@ def baseline(job: Job, progress: Progress) -> dict:
     cost = count(model, (job.imgsz, job.imgsz))
     size = len(checkpoint.to_bytes(model, job.original))
     file_size = job.options.weights.stat().st_size
-    # A best.pt may still hold its optimizer: only the stripped size compares with the files of the build.
+    # A best.pt may still hold its optimiser: only the stripped size compares with the files of the build.
     job.enter("original", job.options.weights, accuracy, cost, size_bytes=file_size, stripped_size_bytes=size)
     return {
         "note": f"{cost.parameters / 1e6:.2f} M parameters, {cost.macs / 1e9:.2f} G MACs, "
