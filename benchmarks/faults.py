@@ -25,6 +25,7 @@ from pathlib import Path
 PACKAGES = ("edgeprune", "device/edgeprune_device")
 LEFT_OUT = ("demo/", "schema/", "targets/")
 LIMIT_S = 420
+WORKERS = 2  # pytest-xdist's
 _SWAPS = {
     ast.Lt: ("<", "<="), ast.LtE: ("<=", "<"), ast.Gt: (">", ">="), ast.GtE: (">=", ">"), ast.Eq: ("==", "!="),
     ast.NotEq: ("!=", "=="), ast.In: ("in", "not in"), ast.Is: ("is", "is not"), ast.IsNot: ("is not", "is"),
@@ -85,14 +86,31 @@ def _changes(node: ast.AST, lines: list[str]):
             yield node.lineno, f" {before} ", f" {after} "
 
 
+def place(root: Path, fault: dict) -> Path:
+    """The file of a fault. Where it was moved, the file of its package that has its function and its line.
+
+    Raises:
+        LookupError: none has, or several have.
+    """
+    package = next(p for p in PACKAGES if fault["file"].startswith(f"{p}/"))
+    before = root / fault["file"]
+    for paths in ([before] if before.exists() else [], sorted((root / package).rglob("*.py"))):
+        found = [path for path in paths if _has(path.read_text(), fault)]
+        if len(found) == 1:
+            return found[0]
+    raise LookupError(f"{fault['file']}: the line is gone: {fault['line']}")
+
+
+def _has(source: str, fault: dict) -> bool:
+    lines = [line.strip() for line in source.splitlines()]
+    return f"def {fault['function']}(" in source and lines.count(fault["line"]) > fault["occurrence"]
+
+
 def plant(root: Path, fault: dict) -> None:
     """Write the fault into its file. Raises LookupError where its line is gone."""
-    path = root / fault["file"]
+    path = place(root, fault)
     lines = path.read_text().splitlines(keepends=True)
-    places = [i for i, line in enumerate(lines) if line.strip() == fault["line"]]
-    if len(places) <= fault["occurrence"]:
-        raise LookupError(f"{fault['file']}: the line is gone: {fault['line']}")
-    at = places[fault["occurrence"]]
+    at = [i for i, line in enumerate(lines) if line.strip() == fault["line"]][fault["occurrence"]]
     before, after = fault["before"], fault["after"]
     pattern = rf"\b{before}\b" if before.isdigit() else re.escape(before)
     lines[at] = re.sub(pattern, after, lines[at], count=1)
@@ -100,14 +118,18 @@ def plant(root: Path, fault: dict) -> None:
 
 
 def tests_of(root: Path, file: str) -> list[str]:
-    """Test files that import or are called after the module, its own first."""
-    module = Path(file).stem if Path(file).stem != "__init__" else Path(file).parent.name
-    word = re.compile(rf"^\s*(from|import) .*\b{module}\b", re.M)
+    """Test files that import or are called after the module, its own first; if there are none, those of its folder; if
+    there are none either, all of its package."""
+    path = Path(file)
     side = "tests/device" if file.startswith("device/") else "tests/host"
     files = sorted((root / "tests").rglob("test_*.py"))
-    named = [p for p in files if module in p.stem and side in p.as_posix()]
-    near = [p for p in files if p not in named and word.search(p.read_text())]
-    return [p.relative_to(root).as_posix() for p in named + near] or [side]
+    for name in [path.stem] * (path.stem != "__init__") + [path.parent.name]:
+        word = re.compile(rf"^\s*(from|import) .*\b{name}\b", re.M)
+        named = [p for p in files if side in p.as_posix() and (name in p.stem or p.parent.name == name)]
+        near = [p for p in files if p not in named and word.search(p.read_text())]
+        if (named or near) and name not in ("edgeprune", "edgeprune_device"):
+            return [p.relative_to(root).as_posix() for p in named + near]
+    return [side]
 
 
 def run(root: Path, faults: list[dict], name: str, python: str) -> None:
@@ -128,9 +150,10 @@ def run(root: Path, faults: list[dict], name: str, python: str) -> None:
 def _caught(root: Path, fault: dict, python: str, broken: list[str]) -> str | None:
     """The first test that fails with the fault and passes without it; None where there is none in time."""
     while True:
+        tests = tests_of(root, place(root, fault).relative_to(root).as_posix())
         plant(root, fault)
         try:
-            failed = _failing(root, tests_of(root, fault["file"]), python, broken)
+            failed = _failing(root, tests, python, broken)
         finally:
             subprocess.run(["git", "checkout", "-q", "--", "."], cwd=root, check=True)
         if failed is None or _failing(root, [failed], python, broken) is None:
@@ -138,9 +161,9 @@ def _caught(root: Path, fault: dict, python: str, broken: list[str]) -> str | No
         broken.append(failed)
 
 
-def _failing(root: Path, tests: list[str], python: str, broken: list[str]) -> str | None:
+def _failing(root: Path, tests: list[str], python: str, broken: list[str], workers: int = WORKERS) -> str | None:
     """The first of these tests that fails, or cannot be collected; None where all pass, or at the time limit."""
-    command = [python, "-m", "pytest", "-x", "-q", "-rfE", "-n", "2", "-p", "no:cacheprovider", *tests]
+    command = [python, "-m", "pytest", "-x", "-q", "-rfE", "-n", str(workers), "-p", "no:cacheprovider", *tests]
     command += [f"--deselect={test}" for test in broken]
     try:
         done = subprocess.run(

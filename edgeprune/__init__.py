@@ -6,7 +6,7 @@
     tuned = ep.finetune(pruned, "data.yaml", distill="best.pt")
     ep.compare("best.pt", pruned, tuned, data="data.yaml").save_html("report.html")
 
-What stands in `__all__` is the public API. Importing this imports neither torch nor Ultralytics; the first use does.
+`__all__` lists the public API. The import loads neither torch nor Ultralytics; the first use of a name does.
 """
 
 import importlib
@@ -18,8 +18,10 @@ import edgeprune_device  # noqa: F401  first: it keeps ONNX Runtime's telemetry 
 from edgeprune import versions
 from edgeprune.model import threads
 
-# Before torch and Ultralytics are imported: both read the environment when they load. The user's own variables win.
-# Ultralytics installs packages by itself, and looks up two servers to learn whether it can, or may send usage figures.
+# Set before torch and Ultralytics are imported, because both read the environment when they load. A variable that the
+# user has set stays.
+# Ultralytics installs packages by itself. It also looks up two servers to learn whether it is online, and may send
+# usage figures.
 os.environ.setdefault("YOLO_AUTOINSTALL", "false")
 os.environ.setdefault("YOLO_OFFLINE", "true")
 threads.prepare()

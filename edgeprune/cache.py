@@ -1,4 +1,4 @@
-"""Where the host keeps what it can make again."""
+"""The folder in which the host keeps files that it can create again."""
 
 from __future__ import annotations
 
@@ -7,5 +7,5 @@ from pathlib import Path
 
 
 def folder(name: str) -> Path:
-    """~/.cache/edgeprune/NAME, or below $XDG_CACHE_HOME; it need not be there yet."""
+    """The folder ~/.cache/edgeprune/NAME, or the same below $XDG_CACHE_HOME; it is not created here."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgeprune" / name

@@ -1,4 +1,4 @@
-"""What the host needs beside the device's own checks: `edgeprune doctor` on a machine that builds bundles."""
+"""The checks that `edgeprune doctor` adds to those of the device package on a machine that builds bundles."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SLOW_S = 180.0
 
 
 def torch() -> Check:
-    """torch, and torchvision beside it: with torch's CPU build from elsewhere it fails to import."""
+    """Check that torch and torchvision import together, which they do only when built for each other."""
     script = "import torch, torchvision; print(torch.__version__, torchvision.__version__, torch.cuda.is_available())"
     try:
         done = subprocess.run(interpreter.command(script), capture_output=True, text=True, timeout=_SLOW_S)
@@ -30,28 +30,28 @@ def torch() -> Check:
 
 
 def ultralytics() -> Check:
-    """Training and checkpoints."""
+    """Check for Ultralytics, which trains and reads checkpoints."""
     return library("Ultralytics", "ultralytics", "pip install ultralytics")
 
 
 def onnx() -> Check:
-    """The files."""
+    """Check for onnx, which reads and writes ONNX files."""
     return library("onnx", "onnx", "pip install onnx")
 
 
 def onnxsim() -> Check:
-    """Simplifying them."""
+    """Check for onnxsim, which simplifies exported ONNX files."""
     return library("onnxsim", "onnxsim", "pip install onnxsim")
 
 
 def tensorrt_rtx() -> Check:
-    """NVIDIA's parser and builder, without a GPU."""
+    """Check for TensorRT for RTX: NVIDIA's parser and builder, without a GPU."""
     advice = "pip install tensorrt-rtx-cu13 (x86-64 Linux); without it files are not tried with NVIDIA's parser"
     return library("TensorRT for RTX", "tensorrt_rtx", advice, "note")
 
 
 def ssh() -> Check:
-    """The way to a drone."""
+    """Check for the ssh client, which reaches the drones."""
     found = shutil.which("ssh")
     if found is None:
         return Check("ssh", "note", "not found", "setup and collect over SSH need it: apt install openssh-client")
@@ -60,7 +60,7 @@ def ssh() -> Check:
 
 
 def drones() -> Check:
-    """Whose reports this host takes."""
+    """List the drones whose signed reports this host accepts."""
     from edgeprune_device.trust import keys
 
     names = sorted(name for name, _ in keys.enrolled().values())

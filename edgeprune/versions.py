@@ -1,4 +1,4 @@
-"""The versions of what a host's figures depend on."""
+"""The versions of the packages that the host's figures depend on."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ _PACKAGES = ("edgeprune", "torch", "ultralytics", "onnx", "onnxruntime", "onnxsi
 
 
 def edgeprune() -> str:
-    """This distribution's version."""
+    """The version of the installed edgeprune distribution."""
     return metadata.version("edgeprune")
 
 
 def of_packages() -> dict[str, str | None]:
-    """{package: version, None if not installed}."""
+    """The versions as `{package: version}`; None for a package that is not installed."""
     return {name: _version(name) for name in _PACKAGES}
 
 

@@ -66,7 +66,7 @@ def findings(root: Path = ROOT) -> list[Finding]:
 def check(text: str) -> Iterator[tuple[str, str]]:
     """(rule, sentence) of every finding in a piece of prose."""
     for sentence in re.split(r"(?<=[.!?;:])\s+|\n\s*\n|\s\|\s", text):
-        plain = " ".join(sentence.split()).lstrip("-*>#| ")
+        plain = re.sub(r"^([-*>#|]+ )+", "", " ".join(sentence.split()))
         for name, pattern in _PATTERNS.items():
             if pattern.search(plain):
                 yield name, plain

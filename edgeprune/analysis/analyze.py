@@ -1,15 +1,15 @@
-"""How much a network bears before any training: as a whole, budget by budget, and group by group.
+"""Measures how much of a network can be removed before any training: budget by budget, and group by group.
 
-The whole is cut and compensated for each of a ladder of budgets and measured on training pictures that nothing was
-solved with; chosen in one round from one scoring, where `prune` takes three and keeps a little more. A group's
-sensitivity is how far the predictions move when it alone gives `SHARE` of its channels and what reads them is re-solved
-in closed form.
+For each budget of a ladder, the whole network is pruned, compensated, and measured on training images that were not
+used for compensation. The channels are chosen in one round from one scoring; `prune` takes three rounds and keeps a
+little more accuracy. The sensitivity of a group is the output divergence when that group alone gives up `SHARE` of its
+channels and the convolutions that read them are compensated.
 
-What is recommended is the largest cut that keeps `KEEP` of the uncut mAP50-95 before any training. That is a rule of
-thumb, from what was measured on this project (docs/ratio.md, docs/own-data.md; benchmarks/results): YOLOv8n on HIT-UAV
-kept 96 % at 76 % of its MACs and 92 % at 65 %, and both were back at the uncut figure or above it after 1 to 10 epochs;
-on COCO it kept 90 to 93 % at 80 % of its MACs and 56 to 60 % at 65 %, and no training was tried. Below `COLLAPSE` too
-little is left for a short fine-tuning.
+The recommendation is the largest cut that keeps `KEEP` of the uncut mAP50-95 before any training. It is a rule of thumb
+from this project's measurements (docs/ratio.md, docs/own-data.md; benchmarks/results). YOLOv8n on HIT-UAV kept 96 % at
+76 % of its MACs and 92 % at 65 %; both were back at the uncut figure or above it after 1 to 10 epochs. On COCO it kept
+90 to 93 % at 80 % of its MACs and 56 to 60 % at 65 %; no training was tried. Below `COLLAPSE` too little accuracy is
+left for a short fine-tuning.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, repr=False)
 class Analysis(Findings):
-    """The findings of one analysis; they print as a table, and plot."""
+    """The findings of one analysis, with their table and plot."""
 
     def __str__(self) -> str:
         return table(self)
@@ -47,11 +47,11 @@ class Analysis(Findings):
     __repr__ = __str__
 
     def plot(self) -> Figure:
-        """Accuracy against budget, and the sensitivity of every group, as a matplotlib Figure."""
+        """Plot accuracy against budget, and the sensitivity of every group, as a matplotlib Figure."""
         return chart.figure(self)
 
     def save_plot(self, path: str | Path) -> Path:
-        """The same as a PNG."""
+        """Write the plot as a PNG file, and return its path."""
         return write_atomic(Path(path), chart.png(self))
 
     def _repr_html_(self) -> str:
@@ -77,15 +77,22 @@ def analyze_network(
     """Try a ladder of budgets and every group; the network is scored once, and not changed.
 
     Args:
-        kind: what the budgets count: macs, params or ratio.
-        multiple: rounding of channel counts.
-        samples: training pictures to score and to compensate with.
-        judges: (N, 3, H, W) float32 pictures, none of `samples`, on which predictions are compared.
-        measure: accuracy on pictures that are none of `samples`.
-        name: what the model is called.
+        model: the network.
+        criterion: name of the importance criterion.
+        kind: the cost that the budgets limit: macs, params or ratio.
+        multiple: channel multiple that channel counts are rounded to.
+        imgsz: network input, px.
+        samples: training images to score and to compensate with.
+        judges: (N, 3, H, W) float32 images, none of `samples`, on which the predictions are compared.
+        measure: returns the accuracy of a network on images that are none of `samples`.
+        name: name of the model in the findings.
+        step: receives the fraction done and a line of text.
+
+    Returns:
+        The findings, as `Analysis`.
 
     Raises:
-        InputError: not a budget of the ladder can be reached.
+        InputError: no budget of the ladder can be reached.
         GateError: surgery is not exact on this model.
     """
     step(0.0, f"{criterion}: scoring channels")

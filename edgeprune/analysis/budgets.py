@@ -1,4 +1,4 @@
-"""A ladder of budgets, each cut, compensated and measured."""
+"""A ladder of budgets: for each, the network is pruned, compensated and measured."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from edgeprune.pruning.budget import Budget, Unit
 from edgeprune.pruning.channels import Channels
 from edgeprune.pruning.plan import PrunePlan
 
-#: The budgets that are tried; a half step is added where the recommendation ends.
+#: The budgets of the ladder; a half step is added beyond the recommended one.
 LADDERS = {
     "macs": (0.9, 0.8, 0.7, 0.6, 0.5, 0.4),
     "params": (0.9, 0.8, 0.7, 0.6, 0.5, 0.4),
@@ -28,12 +28,28 @@ _RESAMPLES = 500
 
 Step = Callable[[float, str], None]
 
-#: A network's accuracy on the pictures that judge, and the matches behind it.
+#: Returns a network's accuracy on the measuring images, and the matches behind it.
 Measure = Callable[[nn.Module], tuple[Accuracy, Matches]]
 
 
 class Ladder:
-    """The uncut network and its scores, from which every budget is cut."""
+    """The uncut network and its scores, from which the network of every budget is cut.
+
+    Args:
+        model: the uncut network.
+        channels: its channels and groups.
+        scores: score of each channel, in the criterion's unit.
+        units: the decisions of a plan.
+        criterion: name of the importance criterion.
+        multiple: channel multiple.
+        imgsz: network input, px.
+        samples: images to compensate with.
+        measure: returns the accuracy of a network, and the matches behind it.
+
+    Attributes:
+        uncut: cost of the uncut network.
+        accuracy: accuracy of the uncut network.
+    """
 
     def __init__(
         self, model: nn.Module, channels: Channels, scores: np.ndarray, units: list[Unit], criterion: str,
@@ -49,7 +65,19 @@ class Ladder:
         self._reference = self._resampled(matches)
 
     def climb(self, kind: str, step: Step) -> tuple[list[Rung], list[str]]:
-        """The rungs, from the smallest cut to the largest, and the budgets that cannot be reached."""
+        """Prune and measure every budget of a kind, and a half step beyond the recommended one.
+
+        Args:
+            kind: macs, params or ratio.
+            step: receives the fraction done and a line of text.
+
+        Returns:
+            The rungs from the smallest cut to the largest, and the budgets that cannot be reached, each with its
+            reason.
+
+        Raises:
+            InputError: not even the smallest cut can be reached.
+        """
         values, rungs, unreached = LADDERS[kind], [], []
         for i, value in enumerate(values):
             asked = Budget(kind, value)
@@ -62,7 +90,7 @@ class Ladder:
                 unreached.append(f"{asked}: {error}")
         good = Advice.of(rungs).recommended
         place = 0 if good is None else rungs.index(good) + 1
-        if place < len(rungs) and rungs[place].kept is not None:  # half a step further than what is known to be good
+        if place < len(rungs) and rungs[place].kept is not None:  # half a step beyond the recommended rung
             uncut = 0.0 if kind == "ratio" else 1.0
             asked = Budget(kind, round(((good.value if good else uncut) + rungs[place].value) / 2, 3))
             step(len(values) / (len(values) + 1), f"{asked}: cutting, compensating, measuring")
@@ -88,6 +116,6 @@ class Ladder:
         )  # fmt: skip
 
     def _resampled(self, matches: Matches) -> np.ndarray:
-        """(resamples,) mAP50-95; the same pictures are drawn for every network."""
+        """Return (resamples,) mAP50-95 by bootstrap; every network is measured on the same resampled images."""
         found = (matches.accuracy(index).map50_95 for index in self._drawn)
         return np.array([np.nan if value is None else value for value in found])

@@ -32,7 +32,7 @@ def figure(found: Findings) -> Figure:
 
 
 def png(found: Findings) -> bytes:
-    """The plot as a PNG."""
+    """The plot as the bytes of a PNG file."""
     stream = io.BytesIO()
     figure(found).savefig(stream, format="png")
     return stream.getvalue()

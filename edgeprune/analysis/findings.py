@@ -10,17 +10,29 @@ from edgeprune_device.vision.accuracy import Accuracy
 from edgeprune.model.count import Cost
 
 SCHEMA_VERSION = 1
-#: Fraction of the uncut mAP50-95 that a short fine-tuning has brought back, and below which it has little to go on.
+#: Fractions of the uncut mAP50-95: from which a short fine-tuning has recovered, and below which too little is left.
 KEEP, COLLAPSE = 0.9, 0.5
-#: The fraction of a group's channels that goes when it is cut alone, as near as the target's rounding allows.
+#: The fraction of a group's channels that is removed when the group is pruned alone, rounded to the channel multiple.
 SHARE = 0.375
 
 
 @dataclass(frozen=True)
 class Rung:
-    """One budget, cut and compensated. predicted_loss: the sum of the scores of what goes, in the criterion's unit;
-    kept: mAP50-95 as a fraction of the uncut network's, interval: its 95 % bootstrap interval over pictures; None where
-    the uncut network finds nothing."""
+    """One budget of the ladder, pruned and compensated.
+
+    Attributes:
+        budget: the budget as text.
+        value: the fraction that the budget limits.
+        parameters: parameters left.
+        macs: MACs left.
+        channels: channels left.
+        removed: prunable channels removed.
+        predicted_loss: sum of the scores of the removed channels, in the criterion's unit.
+        map50: mAP50; None without labelled boxes.
+        map50_95: mAP50-95; None without labelled boxes.
+        kept: mAP50-95 as a fraction of the uncut network's; None if the uncut network finds nothing.
+        interval: 95 % bootstrap interval of `kept` over the images; None as for `kept`.
+    """
 
     budget: str
     value: float
@@ -37,9 +49,16 @@ class Rung:
 
 @dataclass(frozen=True)
 class GroupSensitivity:
-    """One decision of a plan, cut alone. layers: the convolutions that make its channels; width, left: channels before
-    and in the trial; macs: fraction of the network's MACs that make or read its channels; divergence: how far the
-    predictions move, summed over a picture (`divergence`); None where rounding leaves nothing to try."""
+    """One decision of a plan, tried alone.
+
+    Attributes:
+        layers: the convolutions that make its channels.
+        width: channels before the trial.
+        left: channels in the trial.
+        macs: fraction of the network's MACs that make or read its channels.
+        divergence: output divergence, nats summed over an image (`sensitivity.divergence`); None if rounding leaves no
+            trial.
+    """
 
     layers: tuple[str, ...]
     width: int
@@ -50,8 +69,13 @@ class GroupSensitivity:
 
 @dataclass(frozen=True)
 class Advice:
-    """recommended: the largest cut in an unbroken row from the smallest on that keeps `KEEP`; sure: the same by the
-    lower end of the interval; collapse: the smallest cut that keeps less than `COLLAPSE`. None: there is none."""
+    """The recommendation from the rungs of a ladder; a field is None if no rung qualifies.
+
+    Attributes:
+        recommended: the largest cut, without a gap from the smallest on, that keeps `KEEP`.
+        sure: the same by the lower end of the interval.
+        collapse: the smallest cut that keeps less than `COLLAPSE`.
+    """
 
     recommended: Rung | None
     sure: Rung | None
@@ -59,12 +83,13 @@ class Advice:
 
     @classmethod
     def of(cls, rungs: list[Rung]) -> Advice:
-        """rungs: from the smallest cut to the largest."""
+        """Derive the advice from rungs that go from the smallest cut to the largest."""
         known = [r for r in rungs if r.kept is not None]
         collapse = next((r for r in known if r.kept < COLLAPSE), None)
         return cls(_last(known, lambda r: r.kept), _last(known, lambda r: r.interval[0]), collapse)
 
     def to_json(self) -> dict:
+        """The advice as JSON: the budget of each rung, and the two limits."""
         named = {k: None if r is None else r.budget for k, r in vars(self).items()}
         return {**named, "keep": KEEP, "collapse_below": COLLAPSE}
 
@@ -80,9 +105,21 @@ def _last(rungs: list[Rung], of: Callable[[Rung], float]) -> Rung | None:
 
 @dataclass(frozen=True, repr=False)
 class Findings:
-    """The figures of one analysis. uncut: cost and accuracy of the network as it came; rungs: from the smallest cut to
-    the largest; unreached: budgets below what the floors allow; groups: in the order of the network; name: of the
-    model."""
+    """The figures of one analysis.
+
+    Attributes:
+        name: name of the model.
+        kind: the cost that the budgets limit.
+        criterion: name of the importance criterion.
+        multiple: channel multiple.
+        imgsz: network input, px.
+        uncut: cost of the original network.
+        accuracy: accuracy of the original network.
+        rungs: the budgets reached, from the smallest cut to the largest.
+        unreached: the budgets that the minimum widths do not allow, each with its reason.
+        groups: sensitivity of each group, in the order of the network.
+        advice: the recommendation.
+    """
 
     name: str
     kind: str
@@ -97,6 +134,7 @@ class Findings:
     advice: Advice
 
     def to_json(self) -> dict:
+        """The findings as JSON."""
         return {
             "schema_version": SCHEMA_VERSION,
             "name": self.name,

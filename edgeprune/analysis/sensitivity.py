@@ -1,4 +1,4 @@
-"""Each group of channels cut alone, and how far the outputs move."""
+"""Each group of channels pruned alone, and the output divergence that follows."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from edgeprune.pruning.features import Moments, moments
 from edgeprune.pruning.plan import PrunePlan
 from edgeprune.training import distill
 
-#: Pictures on which the predictions are compared: 0.7 s a group for YOLOv8n at 320 px.
+#: Images on which the predictions are compared: 0.7 s a group for YOLOv8n at 320 px.
 COMPARED = 16
 
 
@@ -26,9 +26,19 @@ def sensitivity(
     model: nn.Module, channels: Channels, scores: np.ndarray, units: list[Unit], pictures: torch.Tensor,
     judges: torch.Tensor, step: Step = lambda fraction, what: None,
 ) -> list[GroupSensitivity]:  # fmt: skip
-    """Every unit cut alone, in the order of the network.
+    """Prune every unit alone, in the order of the network, and measure the output divergence.
 
-    pictures: (N, 3, H, W) to re-solve the readers with; judges: (M, 3, H, W) to compare the predictions on.
+    Args:
+        model: the network.
+        channels: its channels and groups.
+        scores: score of each channel.
+        units: the decisions of a plan.
+        pictures: (N, 3, H, W) images to compensate with.
+        judges: (M, 3, H, W) images to compare the predictions on.
+        step: receives the fraction done and a line of text.
+
+    Returns:
+        One `GroupSensitivity` a unit.
     """
     seen = moments(model, pictures, _solvable(model, channels))
     cost = costs.macs(channels)
@@ -58,17 +68,20 @@ def _layers(model: nn.Module, channels: Channels, unit: Unit) -> tuple[str, ...]
 
 
 def _solvable(model: nn.Module, channels: Channels) -> list[str]:
-    """Ordinary convolutions whose inputs are followed."""
+    """Ordinary convolutions (one group) whose input channels are traced."""
     modules = dict(model.named_modules())
     return [n for n in channels.inp if isinstance(modules[n], nn.Conv2d) and modules[n].groups == 1]
 
 
 @torch.no_grad()
 def alone(model: nn.Module, channels: Channels, keep: np.ndarray, seen: dict[str, Moments]) -> nn.Module:
-    """A copy of full width in which the other atoms are silent, and the convolutions that read them make the best of
-    what they have left, everything else as it was.
+    """Return a copy of full width in which removed atoms are silent, and only their readers are compensated.
 
-    keep: (atoms,) bool; seen: what each convolution sees in `model`.
+    Args:
+        model: the network.
+        channels: its channels and groups.
+        keep: (atoms,) bool; the atoms that stay.
+        seen: the input moments of each convolution in `model`.
     """
     plan = PrunePlan.of(channels, keep, budget="alone", criterion="none")
     trial = surgery.masked(plan, model, channels)
@@ -84,7 +97,7 @@ def alone(model: nn.Module, channels: Channels, keep: np.ndarray, seen: dict[str
         new = torch.zeros_like(old)
         new[:, stay] = old[:, stay] + torch.linalg.solve(gram, moment.gram[stay][:, silent] @ old[:, silent].T).T
         conv.weight.copy_(new.view_as(conv.weight))
-        lost = (old - new) @ moment.mean  # of each output's mean
+        lost = (old - new) @ moment.mean  # shift of each output's mean
         if conv.bias is not None:
             conv.bias.add_(lost)
         elif name in channels.norm_of:
@@ -94,22 +107,37 @@ def alone(model: nn.Module, channels: Channels, keep: np.ndarray, seen: dict[str
 
 @torch.no_grad()
 def predictions(model: nn.Module, pictures: torch.Tensor, *, at_once: int = 4) -> dict[str, torch.Tensor]:
-    """What the head says before decoding: scores (N, classes, positions), boxes (N, 4 * bins, positions). Of two
-    heads, the one-to-one."""
+    """Compute the outputs of the head before decoding; of two heads, those of the one-to-one head.
+
+    Args:
+        model: the network.
+        pictures: (N, 3, H, W) images.
+        at_once: images a forward pass.
+
+    Returns:
+        "scores" (N, classes, positions) and "boxes" (N, 4 * bins, positions).
+    """
     model.eval()
     found = []
     for start in range(0, len(pictures), at_once):
         raw = model(pictures[start : start + at_once])[1]
         if "one2many" in raw:
-            raw = raw["one2one"]  # which is exported
+            raw = raw["one2one"]  # the head that is exported
         found.append(raw)
     return {key: torch.cat([raw[key] for raw in found]) for key in ("boxes", "scores")}
 
 
 def divergence(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> float:
-    """How far predictions have moved, summed over positions, mean over pictures: the Kullback-Leibler divergence of the
-    class probabilities plus, weighted by the confidence, that of the four distributions over distances, in nats. A head
-    without such bins says distances alone; there it is their relative difference."""
+    """The output divergence of two predictions, summed over positions and averaged over images, in nats.
+
+    It is the Kullback-Leibler divergence of the class probabilities plus, weighted by the confidence, that of the four
+    distributions over distances. A head without such bins predicts distances alone; for it, the second term is their
+    relative difference.
+
+    Args:
+        before: the outputs of `predictions` for the uncut network.
+        after: the outputs for the pruned network, on the same images.
+    """
     scores = before["scores"]
     truth = scores.sigmoid()
     moved = truth * (F.logsigmoid(scores) - F.logsigmoid(after["scores"]))

@@ -8,7 +8,12 @@ from edgeprune.model.count import Cost
 
 
 def table(found: Findings, show: int = 10) -> str:
-    """The analysis as text: the whole, the `show` most and least sensitive groups, the recommendation."""
+    """Render the analysis as text: the rungs, the most and least sensitive groups, the recommendation.
+
+    Args:
+        found: the analysis.
+        show: number of groups shown at each end.
+    """
     return "\n".join([*_whole(found), "", *_groups(found, show), "", *_advice(found)])
 
 
@@ -59,7 +64,10 @@ def _groups(found: Findings, show: int) -> list[str]:
 
 
 def label(group: GroupSensitivity) -> str:
-    """Example: model.2.m.0.cv2.conv +1: the first layer that makes these channels, and how many others do."""
+    """The name of a group: the first layer that makes its channels, and the number of others.
+
+    Example: `model.2.m.0.cv2.conv +1`.
+    """
     return group.layers[0] + (f" +{len(group.layers) - 1}" if len(group.layers) > 1 else "")
 
 

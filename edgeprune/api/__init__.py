@@ -1,6 +1,6 @@
 """The commands as functions: `import edgeprune as ep; ep.prune("best.pt", ratio=0.2)`.
 
-One file a verb; each checks what it was asked, does it with the modules of the same nouns, and returns a result that
-prints as the command does (`print(result)`), shows itself in a notebook, and can be given to the next verb. The
+One file holds one verb. A verb checks its arguments, calls the modules that do the work, and returns a result. A result
+prints as the command prints it (`print(result)`), displays itself in a notebook, and can be given to the next verb. The
 commands (commands/) only parse their options and print.
 """

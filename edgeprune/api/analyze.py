@@ -1,4 +1,4 @@
-"""ep.analyze: how much of a network can go."""
+"""`ep.analyze`: how much of a network can be removed."""
 
 from __future__ import annotations
 
@@ -28,16 +28,25 @@ def analyze(
     target: str = "jetson-orin",
     quiet: bool = False,
 ) -> Analysis:
-    """Accuracy against budget before any training, the sensitivity of each group, and a recommendation.
+    """Measure accuracy against budget and the sensitivity of each group, without training, and recommend a budget.
 
     Args:
-        data: its training pictures serve; the validation pictures are not looked at.
-        kind: what the budgets count: macs, params or ratio.
-        criterion: who chooses, by name.
-        target: whose multiples the channel counts are rounded to.
+        model: the detector: a .pt file, an Ultralytics YOLO, its network, or the result of another verb. It is not
+            changed.
+        data: the data set. Its training images are used to score, to compensate and to measure; its validation images
+            are not used.
+        kind: the cost that the budgets limit: "macs", "params" or "ratio".
+        criterion: name of the importance criterion; not "auto".
+        imgsz: network input, px; None: the size that the weights were trained at.
+        target: name of the target, whose channel multiple the channel counts are rounded to.
+        quiet: print warnings only.
+
+    Returns:
+        The `Analysis`: its rungs, groups and advice; it prints as a table, and plots.
 
     Raises:
-        InputError: bad arguments, model or data. GateError: surgery is not exact on this model.
+        InputError: an argument, the model or the data is invalid, or no budget of the ladder can be reached.
+        GateError: surgery is not exact on this model.
     """
     if kind not in budgets.LADDERS:
         raise InputError(f"--kind {kind}: takes {', '.join(budgets.LADDERS)}")

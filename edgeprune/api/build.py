@@ -1,4 +1,4 @@
-"""ep.build: the whole job."""
+"""`ep.build`: every stage from a checkpoint to a signed bundle."""
 
 from __future__ import annotations
 
@@ -28,23 +28,32 @@ from edgeprune.workflow import job
 from edgeprune.workflow.build import run_build
 from edgeprune.workflow.card import card
 
-#: Scenes to fine-tune on and to validate on: less than ten minutes on two cores, more than 4,000 boxes to judge by.
+#: Scenes to fine-tune on and to validate on: less than ten minutes on two cores, more than 4,000 boxes to measure on.
 DEMO_SCENES = (200, 400)
 
 
 @dataclass(frozen=True, repr=False)
 class Build:
-    """A finished build. record: what build.json says; out: its folder."""
+    """A finished build.
+
+    Attributes:
+        record: the content of build.json.
+        out: the folder of the build.
+    """
 
     record: dict[str, Any]
     out: Path
 
     @classmethod
     def open(cls, out: str | Path) -> Build:
-        """The build that lies in a folder.
+        """Open the finished build in a folder.
+
+        Args:
+            out: the folder that holds build.json.
 
         Raises:
-            InputError: there is none, or it is not finished (edgeprune build --resume).
+            InputError: the folder holds no build, or one that is not finished (`edgeprune build --resume` continues
+                it).
         """
         out = Path(out)
         try:
@@ -58,28 +67,32 @@ class Build:
 
     @property
     def bundle(self) -> Path:
-        """The signed bundle."""
+        """The file of the signed bundle."""
         return self.out / self._stage("pack")["bundle"]
 
     @property
     def page(self) -> Path:
-        """The HTML page with everything that was measured."""
+        """The file of the HTML page with every figure of the build."""
         return self.out / self.record["page"]
 
     @property
     def files(self) -> dict[str, Path]:
-        """{model: file}: original, pruned, tuned, fp32, fp16, …"""
+        """The file of each model as `{model: file}`: original, pruned, tuned, fp32, fp16, …"""
         entries = self.record["models"].items()
         return {name: Path(e["path"]) if name == "original" else self.out / e["path"] for name, e in entries}
 
     @property
     def checkpoint(self) -> Checkpoint:
-        """The network that was exported, trained last: a Build can be given to the verbs."""
+        """The trained network that was exported; through it a Build can be given to the other verbs."""
         return opened(self.files.get("qat", self.files["tuned"]))
 
     @cached_property
     def comparison(self) -> Comparison:
-        """Every model of the build beside the original."""
+        """Every model of the build beside the original, from comparison.json.
+
+        Raises:
+            InputError: comparison.json cannot be read, or is of another version.
+        """
         path = self.out / "comparison.json"
         try:
             content = path.read_bytes()
@@ -134,18 +147,56 @@ def build(
     resume: bool = False,
     quiet: bool = False,
 ) -> Build:
-    """Prune, fine-tune, export, quantize, pack a signed bundle, and a page that shows it all.
+    """Prune, fine-tune, export, quantize, and pack a signed bundle, with a page that shows every figure.
 
     Example: `ep.build(ratio=0.2, target="jetson-orin", weights="best.pt", data="data.yaml").bundle`
 
-    The arguments are the options of `edgeprune build`, by the same names and with the same defaults (docs/commands.md).
-    Without weights and data: best.pt and data.yaml of the working folder if both are there, else the embedded demo.
+    The arguments are the options of `edgeprune build`, with the same names and defaults (docs/commands.md). Exactly one
+    of `ratio`, `macs`, `params`, `latency_ratio` and `latency_ms` is the budget. Without `weights` and `data`, the
+    build takes best.pt and data.yaml of the working folder if both exist, else the embedded demo.
+
+    Args:
+        target: name of the target device, or its JSON file.
+        ratio: fraction of the prunable channels to remove, in [0, 1).
+        macs: fraction of the multiply-accumulates to keep, in (0, 1].
+        params: fraction of the parameters to keep, in (0, 1].
+        latency_ratio: fraction of the latency to keep, measured on this machine.
+        latency_ms: latency of one image, ms, measured on this machine.
+        weights: the trained checkpoint (.pt).
+        data: the data set.
+        imgsz: network input, px; None: the size that the weights were trained at.
+        criterion: name of the importance criterion, `module:function`, or "auto".
+        uniform: remove the same share of every group.
+        portable: keep only widths that Ultralytics' YAML can express.
+        steps: rounds of pruning and fine-tuning, which share `epochs`.
+        epochs: fine-tuning epochs in all.
+        batch: images a training step.
+        lr: learning rate (AdamW, 100 steps of warm-up, cosine).
+        distill: fine-tune with the original as the teacher, too.
+        patience: epochs without a better figure on held-back training images after which training stops; 0: never.
+        qat: epochs of INT8-aware training after fine-tuning; 0: none.
+        device: training device: "cpu", the number of a GPU, or several: "0,1".
+        workers: data loading processes.
+        seed: seed of the training.
+        precision: precisions to make, of fp32, fp16 and int8; fp32 is required.
+        max_drop: limit of a precision's accuracy drop against FP32, absolute mAP50-95.
+        nms: put NMS into the ONNX files.
+        on: the reference device, as ssh takes it, that builds the engines and measures them.
+        name: name of the bundle; None: derived from the weights, the target and the budget.
+        pictures: number of images in the page's gallery; 0: none.
+        allow_poor_baseline: build even if the original's mAP50-95 is below 0.01.
+        out: folder of the build; None: a free folder runs/<name>.
+        resume: continue an interrupted build of the same inputs.
+        quiet: print warnings only.
+
+    Returns:
+        The finished `Build`.
 
     Raises:
-        InputError: bad arguments or input, an original that finds nothing, a folder in use, or one that holds another
-            build.
-        GateError: accuracy, parity or surgery failed: no bundle, but report.html says by how much.
-        Interrupted: Ctrl-C; resume goes on.
+        InputError: an argument or an input is invalid, the original detects nothing, or the folder is in use or holds
+            another build.
+        GateError: accuracy, parity or surgery failed a gate. No bundle is written; report.html shows by how much.
+        Interrupted: the user pressed Ctrl-C; `resume=True` continues the build.
     """
     reporter = Reporter(quiet=quiet)
     if qat < 0:
@@ -158,7 +209,7 @@ def build(
         ssh.parse(on)
     weights, data, base = _inputs(weights, data, reporter)
     name = _name(name, base, target, asked)
-    precision = tuple(precision.split(",") if isinstance(precision, str) else precision)  # as the command line has it
+    precision = tuple(precision.split(",") if isinstance(precision, str) else precision)  # as on the command line
     folder = Path(out) if out is not None else _folder(name, resume=resume)
     options = job.BuildOptions(
         weights=weights.resolve(), data=data.resolve(), target=target, budget=asked, uniform=uniform,
@@ -174,7 +225,7 @@ def build(
 
 
 def _name(given: str | None, base: str, target: str, asked: Budget) -> str:
-    """A name that files and bundles may have."""
+    """The given name, or one from weights, target and budget, in the characters that files and bundles allow."""
     short = f"{asked.value:g}" if asked.kind == "ratio" else f"{asked.kind}{asked.value:g}"
     name = given or f"{base}-{Path(target).stem}-{short}".replace(".", "p")
     if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
@@ -183,7 +234,7 @@ def _name(given: str | None, base: str, target: str, asked: Budget) -> str:
 
 
 def _inputs(weights, data, reporter: Reporter) -> tuple[Path, Path, str]:
-    """(weights, data, what they are called)."""
+    """The weights, the data, and the base of the build's name."""
     if weights is None and data is None:
         if Path("best.pt").is_file() and Path("data.yaml").is_file():
             reporter.say("using ./best.pt and ./data.yaml")
@@ -200,9 +251,17 @@ def _inputs(weights, data, reporter: Reporter) -> tuple[Path, Path, str]:
 
 
 def embedded_demo(train: int = 200, val: int = 400) -> tuple[Path, Path]:
-    """(weights, data.yaml) of the embedded demo: a detector, and generated scenes, kept in the cache.
+    """Return the files of the embedded demo: a detector, and generated scenes, which are kept in the cache.
 
-    train, val: how many scenes of each; a scene takes about 30 ms. InputError: the cache cannot be written.
+    Args:
+        train: number of training scenes; one scene takes about 30 ms to generate.
+        val: number of validation scenes.
+
+    Returns:
+        `(weights, data.yaml)`.
+
+    Raises:
+        InputError: a number is below 1, or the cache cannot be written.
     """
     if train < 1 or val < 1:
         raise InputError(f"{train} scenes to train on and {val} to judge by: 1 or more of each")
@@ -211,7 +270,7 @@ def embedded_demo(train: int = 200, val: int = 400) -> tuple[Path, Path]:
 
 
 def _folder(name: str, *, resume: bool) -> Path:
-    """runs/<name>, then runs/<name>-2, …: the first that is free, or with resume the last that is not."""
+    """The first free folder of runs/<name>, runs/<name>-2, …; with `resume` the last one that holds a build."""
     base = Path("runs") / name
     taken = [p for p in (base, *(base.with_name(f"{name}-{i}") for i in range(2, 1000))) if (p / "build.json").exists()]
     if resume:

@@ -1,4 +1,4 @@
-"""ep.compare: models side by side, measured in one run, in turns."""
+"""`ep.compare`: models side by side, measured in turns in one run."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from edgeprune.data import dataset
 from edgeprune.model import checkpoint
 from edgeprune.model.threads import ready
 
-#: A file (.pt, .onnx, .epb, .json), the id of a collected report, "reports", a model, an export; or (name, such).
+#: A file (.pt, .onnx, .epb, .json), the id of a collected report, "reports", a model, an export; or (name, item).
 Compared: TypeAlias = "Model | Exported | tuple[str, Model | Exported]"
 
-#: Stands for the file of what is in none.
+#: The path of a model that is in no file.
 IN_MEMORY = Path("(in memory)")
 
 
@@ -37,18 +37,26 @@ def compare(
     pictures: int = GALLERY,
     quiet: bool = False,
 ) -> Comparison:
-    """Cost, latency, mAP and what is found in the same pictures; the first item is what the others are compared with.
+    """Compare models by cost, latency, mAP and objects found; the first item is the reference for the others.
 
     Example: `ep.compare("best.pt", pruned, data="data.yaml").save_html("report.html")`
 
     Args:
-        data: validation pictures; without any, cost and latency only.
-        imgsz: pixels, for checkpoints; by default what they were trained at.
-        threads: of ONNX Runtime on this CPU; rounds: turns of the timing.
-        pictures: how many the page's gallery shows; 0: none.
+        items: each a file (.pt, .onnx, .epb, or a bench report in .json), the id of a collected report, "reports" for
+            all of them, a model, an `Exported`, or a pair `(name, item)` that gives one of these a name.
+        data: the data set whose validation images mAP is measured on; None: cost and latency only.
+        imgsz: network input of checkpoints, px; None: the size that the weights were trained at.
+        threads: threads of ONNX Runtime on this CPU.
+        rounds: number of turns of the timing.
+        pictures: number of images in the page's gallery; 0: no gallery.
+        quiet: print warnings only.
+
+    Returns:
+        The `Comparison`, which prints as a table and saves itself as a page or as JSON.
 
     Raises:
-        InputError: bad arguments, a missing or damaged file, or models of different classes.
+        InputError: an argument is invalid, a file is missing or damaged, or the models have different classes.
+        SignatureError: a bundle is not trusted, or a report was changed after it was signed.
     """
     if threads < 1 or rounds < 1:
         raise InputError("--threads and --rounds must be at least 1")
@@ -82,11 +90,11 @@ def _items(thing: Any, name: str | None, imgsz: int | None) -> list[Item]:
     source = opened(thing)
     size = len(checkpoint.to_bytes(source.model, source))
     item = of_model(source, imgsz, name or source.path.name, size)
-    return [replace(item, path=IN_MEMORY)]  # it is not what lies in the file that it came from
+    return [replace(item, path=IN_MEMORY)]  # the network may differ from the file that it came from
 
 
 def _command(items, data, imgsz, threads, rounds) -> list[str]:
-    """The command line that measures the same; none where something lies in memory only."""
+    """The command line that measures the same; empty if an item exists in memory only."""
     things = [item[1] if isinstance(item, tuple) else item for item in items]
     if not all(isinstance(thing, (str, Path)) for thing in things):
         return []

@@ -1,4 +1,4 @@
-"""ep.export: a network as ONNX in every precision, proven equal and held to a limit."""
+"""`ep.export`: a network as ONNX in every precision, compared with the network and held to an accuracy drop."""
 
 from __future__ import annotations
 
@@ -33,9 +33,15 @@ PRECISIONS = ("fp32", "fp16", "int8")
 class Exported:
     """The files of one export.
 
-    files: {precision: file}; opsets: of each; accuracy: of each on the validation pictures, as the file is written;
-    parity: how near FP32 is to the network; said: how INT8 was made: method, share_of_macs, layer fallback.
-    Figures that need images are missing where there were none.
+    Figures that need images are missing if the export had no data set.
+
+    Attributes:
+        files: {precision: ONNX file}.
+        opsets: {precision: ONNX opset}.
+        accuracy: {precision: accuracy on the validation images}, measured with the model as written.
+        parity: difference between the FP32 file and the network.
+        said: {precision: details of its quantization}, such as the calibration method, the share of MACs in INT8 and
+            the layer fallbacks.
     """
 
     files: dict[str, Path]
@@ -45,7 +51,7 @@ class Exported:
     said: dict[str, Any] = field(default_factory=dict)
 
     def _notes(self, name: str) -> list[str]:
-        """What is said of a file besides its size."""
+        """The notes that follow a file's size in print."""
         if name not in self.accuracy:
             return ["parity and accuracy not measured (no --data)"]
         found = self.accuracy[name]
@@ -90,20 +96,27 @@ def export(
     out: str | Path | None = None,
     quiet: bool = False,
 ) -> Exported:
-    """One simplified static ONNX, proven equal to the network; with `data` FP16 and INT8 as well.
+    """Write one simplified static ONNX file, equal to the network; with `data` also FP16 and INT8 files.
 
     Args:
-        data: pictures to calibrate with and to judge by.
-        precision: of fp32, fp16, int8; target: which files that means.
-        max_drop: absolute mAP50-95 that a precision may lose against FP32.
-        nms: with NMS inside, as fixed shapes and standard operators.
-        out: folder of model.<precision>.onnx; None: <name of the weights>-onnx beside them.
+        model: the detector: a .pt file, an Ultralytics YOLO, its network, or the result of another verb.
+        data: the data set. Its training images are used for parity and calibration, its validation images for mAP.
+        precision: precisions to make, of fp32, fp16 and int8.
+        target: name of the target, which determines the files that a precision needs.
+        imgsz: network input, px; None: the size that the weights were trained at.
+        max_drop: limit of a precision's accuracy drop against FP32, absolute mAP50-95.
+        nms: put NMS into the files, with fixed shapes and standard operators.
+        out: folder of the files model.<precision>.onnx; None: <name of the weights>-onnx beside the weights.
+        quiet: print warnings only.
+
+    Returns:
+        The files and their figures, as `Exported`.
 
     Raises:
-        InputError: bad arguments, model or data. GateError: the file does not equal the network, or a precision loses
-            more than max_drop; nothing is written.
+        InputError: an argument, the model or the data is invalid, or the folder cannot be written.
+        GateError: the FP32 file does not equal the network, or a precision exceeds `max_drop`. Nothing is written.
     """
-    precision = precision.split(",") if isinstance(precision, str) else precision  # as the command line has it
+    precision = precision.split(",") if isinstance(precision, str) else precision  # as on the command line
     unknown = set(precision) - set(PRECISIONS)
     if unknown:
         near = did_you_mean(min(unknown), PRECISIONS)
@@ -128,11 +141,11 @@ def export(
 
 
 def _made(source, pictures, size, target, wanted, max_drop, suppress, step):
-    """(precision -> model, precisions.Made, Parity); the last two None without pictures."""
+    """Return ({precision: model}, precisions.Made, Parity); the last two are None without images."""
     given = qat.thresholds(source)
     fp32 = to_onnx(source.model, (size, size))
     finish = nms.add if suppress else lambda model: model
-    finished = finish(fp32)  # a head that takes no NMS is told before anything long starts
+    finished = finish(fp32)  # a head that takes no NMS is refused before the long work
     if pictures is None:
         return {"fp32": finished}, None, None
     solve, select = samples.split(pictures.train, size)

@@ -1,4 +1,4 @@
-"""ep.finetune: train a network further, its architecture kept."""
+"""`ep.finetune`: train a network further without changing its architecture."""
 
 from __future__ import annotations
 
@@ -33,9 +33,18 @@ from edgeprune.training.finetune import Progress, TrainingSettings, finetune_net
 class Finetuned(Network):
     """A network after fine-tuning.
 
-    checkpoint: the network; before, after: its accuracy on the validation pictures; int8: mAP50-95 (before, after) of
-    the INT8 file, of a training with `qat`; parameters, epochs, steps (of the optimiser), batch, lr: what was done;
-    best_epoch: with patience; small_scales: ((small, all) before, after), of a training with `sparsity`.
+    Attributes:
+        checkpoint: the network.
+        before: accuracy on the validation images before training.
+        after: accuracy on the validation images after training.
+        parameters: number of parameters.
+        epochs: epochs trained.
+        steps: optimiser steps taken.
+        batch: images a step.
+        lr: learning rate.
+        int8: mAP50-95 of the INT8 file (before, after); only with `qat`.
+        best_epoch: the epoch that was kept; only with `patience`.
+        small_scales: (small, all) prunable batch-norm scales before and after; only with `sparsity`.
     """
 
     checkpoint: Checkpoint
@@ -52,7 +61,7 @@ class Finetuned(Network):
 
     @property
     def path(self) -> Path:
-        """The file it was written to, or is named after."""
+        """The file that the network was written to, or is named after."""
         return self.checkpoint.path
 
     def _told(self) -> list[str]:
@@ -107,19 +116,33 @@ def finetune(
     out: str | Path | None = None,
     quiet: bool = False,
 ) -> Finetuned:
-    """Train `model` further on `data`; a pruned network stays as small as it is.
+    """Train `model` further on `data`; a pruned network keeps its channels.
 
     Args:
-        lr: AdamW, 100 steps of warm-up, cosine to 1 %; with qat a tenth of it.
-        device: cpu, a GPU's number, or several: "0,1".
-        patience: stop after so many epochs without a better figure on a tenth of the training pictures (0: never).
-        distill: learn from this network's answers, too: the unpruned original.
-        sparsity: Network Slimming's, before a cut: what each step takes from every prunable batch-norm scale.
-        qat: train so many epochs with the rounding of the signed INT8 file, instead of `epochs`.
-        out: the checkpoint's file; an interrupted run of the same settings goes on. None: in memory only.
+        model: the detector: a .pt file, an Ultralytics YOLO, its network, or the result of another verb. It is not
+            changed.
+        data: the data set to train and to measure on.
+        epochs: passes over the training images.
+        batch: images a step; halved when memory runs out.
+        lr: learning rate: AdamW, 100 steps of warm-up, cosine to 1 %. With `qat`, a tenth of it is used.
+        imgsz: network input, px; None: the size that the weights were trained at.
+        device: "cpu", the number of a GPU, or several: "0,1".
+        workers: data loading processes.
+        seed: seed of the training.
+        patience: stop after this number of epochs without a better figure on a tenth of the training images, which is
+            held back; 0: never.
+        distill: teacher for distillation: the unpruned original.
+        sparsity: Network Slimming, before pruning: each step moves every prunable batch-norm scale towards zero by this
+            value times the schedule's fraction of `lr`; 0: off. At most `lr`.
+        qat: train this number of epochs, instead of `epochs`, with the rounding of the signed INT8 file; 0: off.
+        out: file of the checkpoint (.pt); an interrupted run with the same settings continues. None: in memory only.
+        quiet: print warnings only.
+
+    Returns:
+        The tuned network and its figures, as `Finetuned`.
 
     Raises:
-        InputError: bad arguments, model or data, no such device, or not enough memory.
+        InputError: an argument, the model or the data is invalid, the device does not exist, or memory is insufficient.
     """
     if qat < 0:
         raise InputError(f"--qat {qat}: give 1 epoch or more, or leave it out")
@@ -137,9 +160,9 @@ def finetune(
         settings = TrainingSettings(epochs, batch, lr, size, device, workers, seed, patience, sparsity)
         if qat:
             settings = replace(settings, epochs=qat, lr=lr * rounding.RATE, qat=True)
-            rounding.thresholds(source)  # for the figure before; damaged ones are told before the training
+            rounding.thresholds(source)  # for the figure before training; damaged ones are refused now
         file = out or Path(scratch) / f"{weights.stem}-tuned.pt"
-        work = file.with_name(f".{file.stem}-training")  # an interrupted run of the same settings goes on from here
+        work = file.with_name(f".{file.stem}-training")  # an interrupted run of the same settings continues from here
         with reporter.stage("finetune") as step:
 
             def shown(p: Progress) -> None:

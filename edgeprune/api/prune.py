@@ -1,4 +1,4 @@
-"""ep.prune: remove channels for real."""
+"""`ep.prune`: remove channels from a network."""
 
 from __future__ import annotations
 
@@ -28,12 +28,21 @@ from edgeprune.pruning.prune import PruneRequest, measured_budget, prune_network
 
 @dataclass(frozen=True, repr=False)
 class Pruned(Network):
-    """A network after the cut, before any training.
+    """A network after surgery and compensation, before any training.
 
-    checkpoint: the network; plan: what each layer keeps; before, after: its cost; file_bytes: of both as stripped
-    checkpoints; layers: {convolution: (channels before, after)}; solved: convolutions re-solved on pictures; oracle:
-    relative difference between surgery alone and masking, in float64; accuracy: mAP50-95 (before, after) on `pictures`
-    training pictures, which were solved with only where `seen` is true; latency: what a latency budget was solved by.
+    Attributes:
+        checkpoint: the network.
+        plan: the channels that each group keeps.
+        before: cost of the original.
+        after: cost of the pruned network.
+        file_bytes: size of the stripped checkpoint (before, after), bytes.
+        layers: {convolution: (channels before, after)}.
+        solved: number of convolutions that were compensated on images.
+        oracle: relative difference between the outputs of surgery alone and of masking, in float64.
+        accuracy: mAP50-95 (before, after) on `pictures` training images; None without data.
+        pictures: number of training images that `accuracy` was measured on.
+        seen: whether some of those images were also used for compensation.
+        latency: the fitted latency model and the fraction of the latency kept; only for a latency budget.
     """
 
     checkpoint: Checkpoint
@@ -104,22 +113,36 @@ def prune(
     portable: bool = False,
     quiet: bool = False,
 ) -> Pruned:
-    """Remove the channels that cost least, to one budget; `model` itself is not changed.
+    """Remove the channels of least importance until the budget is met; `model` itself is not changed.
 
     Example: `ep.prune("best.pt", ratio=0.2, data="data.yaml").save("pruned.pt")`
 
+    Exactly one of `ratio`, `macs`, `params`, `latency_ratio` and `latency_ms` is the budget.
+
     Args:
-        ratio: fraction of the prunable channels to remove; macs, params, latency_ratio: fraction to keep;
-            latency_ms: milliseconds a picture may take on this machine. One of them.
-        data: training pictures to choose and to re-solve with; without any, batch-norm scales choose, and every task
-            is taken, not only detectors.
-        criterion: energy, bn_scale, l1, l2, lamp, taylor, percentile, random, module:function, or auto.
-        imgsz: pixels; by default what the weights were trained at.
-        target: whose multiples the channel counts are rounded to.
-        uniform: the same share of every layer; portable: only widths that Ultralytics' YAML can say.
+        model: a .pt file, an Ultralytics YOLO, its network, or the result of another verb. With `data` it must be a
+            detector; without, it may be of any task.
+        ratio: fraction of the prunable channels to remove, in [0, 1).
+        macs: fraction of the multiply-accumulates to keep, in (0, 1].
+        params: fraction of the parameters to keep, in (0, 1].
+        latency_ratio: fraction of the latency to keep, measured on this machine.
+        latency_ms: latency of one image, ms, measured on this machine.
+        data: the data set whose training images are used to choose channels and to compensate; None: batch-norm scales
+            choose, and nothing is compensated.
+        criterion: energy, bn_scale, l1, l2, lamp, taylor, percentile, random, module:function, or auto (energy with
+            `data`, else bn_scale).
+        imgsz: network input, px; None: the size that the weights were trained at.
+        target: name of the target, whose channel multiple the channel counts are rounded to.
+        uniform: remove the same share of every group.
+        portable: keep only widths that Ultralytics' YAML can express.
+        quiet: print warnings only.
+
+    Returns:
+        The pruned network and its figures, as `Pruned`.
 
     Raises:
-        InputError: bad arguments, model or data, or a budget out of reach. GateError: surgery is not exact.
+        InputError: an argument, the model or the data is invalid, or the budget cannot be met.
+        GateError: surgery is not exact.
     """
     asked = Budget.asked(
         ratio=ratio, macs=macs, params=params, latency_ratio=latency_ratio, latency_ms=latency_ms
@@ -148,7 +171,7 @@ def prune(
                 evaluate(TorchSession(m, imgsz), pictures, select, imgsz)[0].map50_95
                 for m in (source.model, cut.model)
             )
-    # Named as the command names its file: an export of it does not lie where that of the original lies.
+    # The name that the command gives its file, so that its export does not overwrite the original's.
     path = source.path.with_name(f"{source.path.stem}-pruned.pt")
     result = checkpoint.of_network(cut.model, path, source.extra.get("train_args") or {}, checkpoint.TASKS)
     full, left = widths(source.model), widths(cut.model)

@@ -1,4 +1,4 @@
-"""What all results of the verbs have in common: they print, they show themselves in a notebook, they hold a network."""
+"""The parts that all results of the verbs share: their network, its file, and their table in a notebook."""
 
 from __future__ import annotations
 
@@ -22,7 +22,11 @@ _STYLE = (
 
 
 class Network:
-    """A result that holds a network. `checkpoint`: it, with the training arguments of the one it came from."""
+    """Base of a result that holds a network.
+
+    Attributes:
+        checkpoint: the network, with the training arguments of the network that it was made from.
+    """
 
     checkpoint: Checkpoint
 
@@ -33,24 +37,40 @@ class Network:
 
     @property
     def yolo(self) -> YOLO:
-        """The network as an Ultralytics YOLO of its own: predict, val, export."""
+        """The network as a separate Ultralytics YOLO, with predict, val and export."""
         return checkpoint.as_yolo(self.checkpoint)
 
     def save(self, path: str | Path) -> Path:
-        """Write it as a stock checkpoint that Ultralytics opens without edgeprune. InputError: it cannot be written."""
+        """Write the network as a stock checkpoint, which Ultralytics opens without edgeprune.
+
+        Args:
+            path: the file to write.
+
+        Returns:
+            The same path.
+
+        Raises:
+            InputError: the file cannot be written.
+        """
         path = Path(path)
         write(path, self.checkpoint)
         return path
 
 
 def write(path: Path, source: Checkpoint) -> None:
-    """The same weights in a file, with the quantization scales that they were trained for."""
+    """Write a checkpoint's weights, and the quantization scales that they were trained with, to a file."""
     scales = {qat.KEY: source.extra[qat.KEY]} if qat.KEY in source.extra else None
     checkpoint.save(path, source.model, like=source, extra=scales)
 
 
 def as_table(head: Sequence[str], rows: Sequence[Sequence[str]], notes: Sequence[str] = ()) -> str:
-    """A small HTML table for a notebook, in its own colours. The first column names, the others are figures."""
+    """Render a small HTML table for a notebook, in the notebook's own colours.
+
+    Args:
+        head: names of the columns.
+        rows: cells of each row; the first names the row, the others are figures.
+        notes: lines below the table.
+    """
     table, name, figure = _STYLE
     cells = "".join(f'<th style="{name if i == 0 else figure}">{html.escape(c)}</th>' for i, c in enumerate(head))
     body = "".join(

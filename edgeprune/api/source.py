@@ -1,4 +1,4 @@
-"""What a verb takes as a model: a file, an Ultralytics YOLO, a network, or the result of another verb."""
+"""The models that a verb accepts: a file, an Ultralytics YOLO, a network, or the result of another verb."""
 
 from __future__ import annotations
 
@@ -26,10 +26,15 @@ Model: TypeAlias = "str | Path | YOLO | nn.Module | Checkpoint | Network"
 
 
 def opened(model: Model, tasks: tuple[str, ...] = ("detect",)) -> Checkpoint:
-    """The network behind `model`; one in memory is copied, and never changed.
+    """Return the checkpoint behind `model`; a network in memory is copied, and never changed.
+
+    Args:
+        model: a .pt file, an Ultralytics YOLO, its network, a `Checkpoint`, or a result that holds one.
+        tasks: the tasks that the caller supports.
 
     Raises:
-        InputError: missing, damaged, of another task, fused, or nothing that holds a network.
+        InputError: the file is missing or damaged, the network is fused or of another task, or `model` holds no
+            network.
     """
     if isinstance(model, Checkpoint):
         return model
@@ -53,7 +58,11 @@ def opened(model: Model, tasks: tuple[str, ...] = ("detect",)) -> Checkpoint:
 
 @contextlib.contextmanager
 def as_file(model: Model) -> Iterator[Path]:
-    """A checkpoint file of `model`: its own, or one that is gone after the block."""
+    """Provide a checkpoint file of `model` for the duration of the block.
+
+    Yields:
+        The file of `model` if it is a path; else a temporary file, which is deleted after the block.
+    """
     if isinstance(model, (str, Path)):
         yield Path(model)
         return

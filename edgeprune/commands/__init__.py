@@ -2,5 +2,6 @@
 
 import os
 
-# Before Ultralytics is imported: its greetings would stand between our results. What the user set stays.
+# Set before Ultralytics is imported, because its messages would mix with the results. A value that the user has set
+# stays.
 os.environ.setdefault("YOLO_VERBOSE", "False")

@@ -1,4 +1,4 @@
-"""edgeprune analyze"""
+"""The `edgeprune analyze` command."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ HELP = "how much can go: accuracy against budget, the sensitivity of each group,
 
 
 def configure(parser) -> None:
+    """Add the arguments and options of `edgeprune analyze`."""
     options.weights(parser, required=True)
     options.data(parser, required=True, text="as for build: its training pictures serve; the val pictures are not seen")
     options.imgsz(parser)
@@ -26,6 +27,7 @@ def configure(parser) -> None:
 
 
 def run(args) -> None:
+    """Run `edgeprune analyze` with parsed arguments, and print the result."""
     import json
     import time
 

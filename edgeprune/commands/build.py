@@ -1,4 +1,4 @@
-"""edgeprune build"""
+"""The `edgeprune build` command."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ HELP = "the whole job: prune, fine-tune, export, quantize, pack a signed bundle"
 
 
 def configure(parser) -> None:
+    """Add the arguments and options of `edgeprune build`."""
     options.budget(parser)
     parser.add_argument(
         "--steps", type=int, default=1, metavar="N", help="prune and fine-tune in N steps, --epochs in all (default 1)"
@@ -44,6 +45,7 @@ def configure(parser) -> None:
 
 
 def run(args) -> None:
+    """Run `edgeprune build` with parsed arguments, and print the result."""
     from edgeprune_device.progress import Line
 
     with Line() as line:

@@ -1,4 +1,4 @@
-"""edgeprune collect"""
+"""The `edgeprune collect` command."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ HELP = "fetch a drone's reports, over SSH or from a folder such as a stick"
 
 
 def configure(parser) -> None:
+    """Add the arguments and options of `edgeprune collect`."""
     parser.add_argument("source", metavar="SOURCE", help="user@drone, or a folder: a stick, or a copied spool")
     parser.add_argument(
         "--trust-new", action="store_true", help="enrol devices not known yet, by the names they give themselves"
@@ -17,6 +18,7 @@ def configure(parser) -> None:
 
 
 def run(args) -> None:
+    """Run `edgeprune collect` with parsed arguments, and print the result."""
     import sys
     from dataclasses import asdict
     from pathlib import Path
@@ -32,7 +34,7 @@ def run(args) -> None:
     store, source = Store(), args.source
     with Line() as line:
         if Path(args.source).is_dir():
-            source = f"the folder {args.source}"  # told, as a host may have the same name
+            source = f"the folder {args.source}"  # stated, because a host may have the same name
             outcome = collect(ReportFolder(Path(args.source)), store, trust_new=args.trust_new, say=line)
         elif "/" in args.source:
             raise InputError(f"{args.source}: no such folder")

@@ -1,4 +1,4 @@
-"""edgeprune compare"""
+"""The `edgeprune compare` command."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ HELP = "several models side by side, measured in one run in turns; --html draws 
 
 
 def configure(parser) -> None:
+    """Add the arguments and options of `edgeprune compare`."""
     parser.add_argument(
         "items", nargs="+", metavar="ITEM",
         help="a .pt, .onnx, bundle (.epb) or bench report (.json), the id of a collected report, or reports: all",
@@ -25,6 +26,7 @@ def configure(parser) -> None:
 
 
 def run(args) -> None:
+    """Run `edgeprune compare` with parsed arguments, and print the result."""
     from edgeprune_device.errors import InputError
     from edgeprune_device.files import check_writable
 
@@ -32,7 +34,7 @@ def run(args) -> None:
 
     if args.html and args.html.suffix.lower() not in (".html", ".htm"):
         raise InputError(f"--html {args.html}: a page ends in .html")
-    if args.json and args.json.suffix.lower() != ".json":  # the next argument may be somebody's weights
+    if args.json and args.json.suffix.lower() != ".json":  # without this check `--json best.pt` would overwrite weights
         raise InputError(f"--json {args.json}: JSON ends in .json")
     for path in (args.html, args.json):
         if path:

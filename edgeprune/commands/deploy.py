@@ -1,4 +1,4 @@
-"""edgeprune deploy"""
+"""The `edgeprune deploy` command."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from edgeprune.commands import options
 
-#: Options that only some kinds of destination know.
+#: The kinds of destination to which an option applies; other options apply to all.
 _ONLY = {
     "unit": ("drone",), "health": ("drone",), "max_drop": ("drone",), "partition": ("image",),
     "no_agent": ("image", "folder"),
@@ -16,6 +16,7 @@ HELP = "deploy a bundle: onto live drones, into a root file system, into a disk 
 
 
 def configure(parser) -> None:
+    """Add the arguments and options of `edgeprune deploy`."""
     parser.add_argument("bundle", metavar="BUNDLE", type=Path, help="an .epb file that `edgeprune build` wrote")
     parser.add_argument(
         "destinations", metavar="DEST", nargs="+",
@@ -42,6 +43,7 @@ def configure(parser) -> None:
 
 
 def run(args) -> None:
+    """Run `edgeprune deploy` with parsed arguments, and print the result."""
     import sys
 
     from edgeprune_device import strict_json
@@ -54,11 +56,14 @@ def run(args) -> None:
         print(text, file=sys.stderr, flush=True)
 
     def kind(text):
-        """(what it is, what deploys to it): all are looked at before the first is touched."""
+        """Return (kind of the destination, its deployment).
+
+        All destinations are checked before the first is changed.
+        """
         path = Path(text)
         if path.is_dir():
             return "folder", lambda: rootfs.deploy(bundle, path, settings, say)
-        if path.exists():  # a card's device, too, which is refused with what to do instead
+        if path.exists():  # also a card's device, which is refused with advice
             return "image", lambda: image.deploy(bundle, path, settings, say)
         if text.startswith((".", "/", "~")):
             raise InputError(f"{text}: no such folder or image")
@@ -94,7 +99,7 @@ def run(args) -> None:
 
 
 def _check_options(args, kinds: set[str]) -> None:
-    """An option that means nothing for any of the destinations was meant for another one."""
+    """Refuse an option that applies to none of the destinations."""
     from edgeprune_device.errors import InputError
 
     for name, known in _ONLY.items():

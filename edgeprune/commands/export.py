@@ -1,4 +1,4 @@
-"""edgeprune export"""
+"""The `edgeprune export` command."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ HELP = "one simplified static ONNX, proven equal; with --data FP16 and INT8 as w
 
 
 def configure(parser) -> None:
+    """Add the arguments and options of `edgeprune export`."""
     options.weights(parser, required=True)
     options.data(parser, required=False, text="needed for parity on real pictures, FP16 and INT8")
     options.imgsz(parser)
@@ -19,6 +20,7 @@ def configure(parser) -> None:
 
 
 def run(args) -> None:
+    """Run `edgeprune export` with parsed arguments, and print the result."""
     from edgeprune.api.export import export
 
     result = export(

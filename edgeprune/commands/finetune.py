@@ -1,4 +1,4 @@
-"""edgeprune finetune"""
+"""The `edgeprune finetune` command."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ HELP = "train a checkpoint further with its architecture kept"
 
 
 def configure(parser) -> None:
+    """Add the arguments and options of `edgeprune finetune`."""
     options.weights(parser, required=True)
     options.data(parser, required=True)
     options.imgsz(parser)
@@ -35,6 +36,7 @@ def configure(parser) -> None:
 
 
 def run(args) -> None:
+    """Run `edgeprune finetune` with parsed arguments, and print the result."""
     from edgeprune.api.finetune import finetune
 
     rounding = options.qat_epochs(args)

@@ -1,4 +1,7 @@
-"""Options that several commands share: each is declared once, here."""
+"""Options that several commands share; each is declared once, here.
+
+A function with the name of an option adds it to a parser.
+"""
 
 from __future__ import annotations
 
@@ -7,24 +10,28 @@ from pathlib import Path
 
 
 def weights(parser: argparse.ArgumentParser, *, required: bool, text: str = "an Ultralytics checkpoint (.pt)") -> None:
+    """Add --weights."""
     parser.add_argument("--weights", type=Path, required=required, metavar="FILE", help=text)
 
 
-#: What --data takes.
+#: The forms of a data set that --data accepts.
 _DATA = "data.yaml, its folder, COCO's JSON or its folder, a .zip, or a name of Ultralytics' (coco8)"
 
 
 def data(parser: argparse.ArgumentParser, *, required: bool, text: str = _DATA) -> None:
+    """Add --data."""
     parser.add_argument("--data", type=Path, required=required, metavar="FILE", help=text)
 
 
 def imgsz(parser: argparse.ArgumentParser) -> None:
+    """Add --imgsz."""
     parser.add_argument(
         "--imgsz", type=int, metavar="N", help="network input, pixels (default: what the weights were trained at)"
     )
 
 
 def budget(parser: argparse.ArgumentParser) -> None:
+    """Add --uniform, --portable, and the budget: --ratio, --macs, --params, --latency-ratio or --latency-ms."""
     group = parser.add_mutually_exclusive_group(required=True)
     add = group.add_argument
     add("--ratio", type=float, metavar="R", help="fraction of the prunable channels to remove, in [0, 1)")
@@ -41,10 +48,10 @@ def budget(parser: argparse.ArgumentParser) -> None:
 
 
 def asked(args):
-    """The Budget that was asked for; milliseconds stay so until they have been measured.
+    """The Budget of the parsed arguments; a limit in milliseconds stays one until the latency has been measured.
 
     Raises:
-        InputError: a value outside its range.
+        InputError: a value is outside its range.
     """
     from edgeprune.pruning.budget import Budget
 
@@ -52,12 +59,13 @@ def asked(args):
 
 
 def budgets(args) -> dict[str, float | None]:
-    """What the verbs of the Python API call the budget's options."""
+    """The options of the budget as keyword arguments of the Python API."""
     names = ("ratio", "macs", "params", "latency_ratio", "latency_ms")
     return {name: getattr(args, name) for name in names}
 
 
 def criterion(parser: argparse.ArgumentParser) -> None:
+    """Add --criterion."""
     parser.add_argument(
         "--criterion",
         default="auto",
@@ -68,6 +76,7 @@ def criterion(parser: argparse.ArgumentParser) -> None:
 
 
 def target(parser: argparse.ArgumentParser, *, required: bool) -> None:
+    """Add --target."""
     parser.add_argument(
         "--target",
         required=required,
@@ -78,6 +87,7 @@ def target(parser: argparse.ArgumentParser, *, required: bool) -> None:
 
 
 def training(parser: argparse.ArgumentParser) -> None:
+    """Add the options of fine-tuning: --epochs, --batch, --lr, --device, --workers, --seed and --patience."""
     parser.add_argument("--epochs", type=int, default=10, metavar="N", help="fine-tuning epochs (default 10)")
     parser.add_argument(
         "--batch", type=int, default=4, metavar="N", help="pictures a step (default 4; halved when memory runs out)"
@@ -105,14 +115,15 @@ def training(parser: argparse.ArgumentParser) -> None:
 
 
 def qat(parser: argparse.ArgumentParser, text: str) -> None:
+    """Add --qat, which takes a number of epochs, or stands for 2."""
     parser.add_argument("--qat", type=int, nargs="?", const=2, metavar="N", help=text)
 
 
 def qat_epochs(args) -> int:
-    """Of --qat; 0 without.
+    """The number of epochs of --qat; 0 without the option.
 
     Raises:
-        InputError: a number below 1.
+        InputError: the number is below 1.
     """
     from edgeprune_device.errors import InputError
 
@@ -122,6 +133,7 @@ def qat_epochs(args) -> int:
 
 
 def precision(parser: argparse.ArgumentParser) -> None:
+    """Add --precision and --max-drop."""
     parser.add_argument(
         "--precision", default="fp32,fp16,int8", metavar="LIST", help="models to make (default fp32,fp16,int8)"
     )
@@ -135,6 +147,7 @@ def precision(parser: argparse.ArgumentParser) -> None:
 
 
 def nms(parser: argparse.ArgumentParser) -> None:
+    """Add --nms."""
     parser.add_argument(
         "--nms",
         action="store_true",
@@ -144,6 +157,7 @@ def nms(parser: argparse.ArgumentParser) -> None:
 
 
 def pictures(parser: argparse.ArgumentParser) -> None:
+    """Add --pictures."""
     parser.add_argument(
         "--pictures", type=int, default=12, metavar="N",
         help="pictures in the page's gallery, the worst losses first; they are in the file, 0: none (default 12)",
@@ -151,14 +165,17 @@ def pictures(parser: argparse.ArgumentParser) -> None:
 
 
 def out(parser: argparse.ArgumentParser, text: str) -> None:
+    """Add --out."""
     parser.add_argument("--out", type=Path, metavar="PATH", help=text)
 
 
 def drone(parser: argparse.ArgumentParser) -> None:
+    """Add the positional argument for a drone."""
     parser.add_argument("target", metavar="user@drone", help="as ssh takes it: [user@]host[:port] or an alias")
 
 
 def retries(parser: argparse.ArgumentParser) -> None:
+    """Add --retries."""
     from edgeprune.drones.ssh import RETRIES
 
     text = f"how often to try again in a row while the link moves nothing (default {RETRIES})"
@@ -166,7 +183,7 @@ def retries(parser: argparse.ArgumentParser) -> None:
 
 
 def deployment(parser: argparse.ArgumentParser) -> None:
-    """What a deployment is told, wherever it goes; `settings` reads it."""
+    """Add the options of a deployment to any destination; `settings` reads them."""
     add = parser.add_argument
     add("--root", default="/opt/edgeprune", metavar="FOLDER", help="of the releases there (default /opt/edgeprune)")
     add("--keep", type=_count, default=3, metavar="N", help="releases to keep, this one included (default 3, least 2)")
@@ -177,10 +194,10 @@ def deployment(parser: argparse.ArgumentParser) -> None:
 
 
 def settings(args):
-    """The deploy.Settings that were asked for; what a command does not offer has its default.
+    """The DeploySettings of the parsed arguments; an option that the command lacks has its default.
 
     Raises:
-        InputError: a value outside its range.
+        InputError: a value is outside its range, or two options exclude each other.
     """
     from pathlib import PurePosixPath
 
@@ -226,8 +243,10 @@ def _count(text: str) -> int:
 
 
 def quiet(parser: argparse.ArgumentParser) -> None:
+    """Add --quiet."""
     parser.add_argument("--quiet", action="store_true", help="no progress; warnings and results only")
 
 
 def splitted(text: str) -> tuple[str, ...]:
+    """Split a list at its commas; empty parts are left out."""
     return tuple(p for p in (part.strip() for part in text.split(",")) if p)

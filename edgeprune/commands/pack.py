@@ -1,4 +1,4 @@
-"""edgeprune pack: where `deploy --source` writes a unit, a container gets an entry point."""
+"""The `edgeprune pack` command: it gives a container an entry point, as `deploy --source` writes a unit."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ HELP = "make an arm64 container of a base image and a bundle"
 
 
 def configure(parser) -> None:
+    """Add the arguments and options of `edgeprune pack`."""
     parser.add_argument("bundle", metavar="BUNDLE", type=Path, help="an .epb file that `edgeprune build` wrote")
     parser.add_argument("--format", choices=("oci",), default="oci", help="(default oci, an OCI archive)")
     parser.add_argument(
@@ -21,6 +22,7 @@ def configure(parser) -> None:
 
 
 def run(args) -> None:
+    """Run `edgeprune pack` with parsed arguments, and print the result."""
     import sys
 
     from edgeprune_device.trust.bundle import Bundle

@@ -1,4 +1,4 @@
-"""edgeprune prune"""
+"""The `edgeprune prune` command."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ HELP = "remove channels for real; with --data also choose and compensate on pict
 
 
 def configure(parser) -> None:
+    """Add the arguments and options of `edgeprune prune`."""
     options.weights(parser, required=True)
     options.budget(parser)
     options.criterion(parser)
@@ -19,6 +20,7 @@ def configure(parser) -> None:
 
 
 def run(args) -> None:
+    """Run `edgeprune prune` with parsed arguments, and print the result."""
     from edgeprune_device.errors import InputError
     from edgeprune_device.files import check_writable
 

@@ -1,4 +1,4 @@
-"""edgeprune reports"""
+"""The `edgeprune reports` command."""
 
 from __future__ import annotations
 
@@ -13,11 +13,13 @@ _COLUMNS = (
 
 
 def configure(parser) -> None:
+    """Add the arguments and options of `edgeprune reports`."""
     parser.add_argument("--csv", metavar="FILE", type=Path, help="write the table as CSV")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(args) -> None:
+    """Run `edgeprune reports` with parsed arguments, and print the result."""
     import csv
     import io
     import sys
@@ -58,7 +60,14 @@ def run(args) -> None:
 
 
 def row(stored) -> dict:
-    """One line of the table: what was measured, None where it was not. Raises what `Stored.read` does."""
+    """Make one line of the table from a stored report; a figure that was not measured is None.
+
+    Args:
+        stored: an entry of the store of reports.
+
+    Raises:
+        EdgepruneError: the report cannot be read, as in `Stored.read`.
+    """
     report, receipt = stored.read(), stored.receipt
     accuracy, infer = report.accuracy, report.stages.get("infer", {})
     whole, mode = report.stages["end_to_end"], (report.preflight or {}).get("power_mode")
@@ -83,7 +92,7 @@ def row(stored) -> dict:
 
 
 def _inert(value):
-    """A device's own words, such as a bundle's name, which a spreadsheet must not take for a formula."""
+    """Prefix a text of the device that a spreadsheet would take for a formula."""
     return f"'{value}" if isinstance(value, str) and value[:1] in "=+-@" else value
 
 

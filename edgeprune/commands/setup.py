@@ -1,4 +1,4 @@
-"""edgeprune setup"""
+"""The `edgeprune setup` command."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ HELP = "install the agent on a drone over SSH, without internet there, and excha
 
 
 def configure(parser) -> None:
+    """Add the arguments and options of `edgeprune setup`."""
     options.drone(parser)
     parser.add_argument(
         "--with", action="append", default=[], dest="extras", metavar="EXTRA",
@@ -21,6 +22,7 @@ def configure(parser) -> None:
 
 
 def run(args) -> None:
+    """Run `edgeprune setup` with parsed arguments, and print the result."""
     import sys
 
     from edgeprune.drones import setup

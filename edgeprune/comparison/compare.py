@@ -1,4 +1,4 @@
-"""Measure models in one run, in turns."""
+"""Measures models in one run, in turns."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from edgeprune.data.dataset import Dataset, check_names
 from edgeprune.measuring.accuracy import SHOWN_CONF, evaluate, upright_shape
 from edgeprune.measuring.timing import time_models
 
-#: Pictures that a gallery shows unless told otherwise.
+#: Default number of images in a gallery.
 GALLERY = 12
 
 
@@ -34,11 +34,23 @@ def compare_items(
     reproduce: Sequence[str] = (),
     step: Callable[[float, str], None] = lambda fraction, what: None,
 ) -> Comparison:
-    """Measure every item: cost, latency in turns, and on a data set mAP, the objects found, and the stages around the
-    network. The rows of `reports` follow as they were recorded. pictures: how many the gallery shows.
+    """Measure every item in one run.
+
+    The figures are cost, latency in turns, and with a data set mAP, the objects found, and the stages around the
+    network.
+
+    Args:
+        items: the models; the first is the reference.
+        dataset: its validation images are used; None: cost and latency only.
+        reports: rows of recorded reports, which follow the items unchanged but for their names.
+        threads: threads of ONNX Runtime.
+        rounds: number of turns of the timing.
+        pictures: number of images in the gallery; 0: none.
+        reproduce: shell lines that measure the same.
+        step: receives the fraction done and a line of text.
 
     Raises:
-        InputError: nothing to compare, or models of different classes.
+        InputError: there is nothing to compare, or the models have different classes.
     """
     if not items and not reports:
         raise InputError("compare: give at least one .pt, .onnx or .epb file, or a report")
@@ -76,7 +88,7 @@ def compare_items(
 
 
 def _unique(names: Sequence[str]) -> list[str]:
-    """Two files of one name are told apart by a number."""
+    """Add a number to each repeated name."""
     taken: dict[str, int] = {}
     found = []
     for name in names:
@@ -86,9 +98,9 @@ def _unique(names: Sequence[str]) -> list[str]:
 
 
 def _timed(items, names, dataset, threads: int, rounds: int, step) -> dict[str, dict]:
-    """name -> Timing as JSON."""
+    """Return {name: Timing as JSON}."""
     took: dict[str, dict] = {}
-    for size in dict.fromkeys(item.imgsz for item in items):  # turns only make sense on one input
+    for size in dict.fromkeys(item.imgsz for item in items):  # models are timed in turns only on one input size
         group = {name: item.model for name, item in zip(names, items) if item.imgsz == size}
         kinds = {name: item.kind for name, item in zip(names, items)}
         step(0.0, f"timing {len(group)} models at {size} px")
@@ -120,7 +132,12 @@ def _row(item: Item, name: str, took: dict, accuracy: Accuracy | None, shown, de
 
 
 def about(dataset: Dataset, train_in_val: int) -> dict[str, Any]:
-    """What is said of the pictures that judged. train_in_val: how many of them are training pictures, too."""
+    """Describe the validation images, as `Comparison.data` holds it.
+
+    Args:
+        dataset: the data set.
+        train_in_val: number of validation images that are training images, too.
+    """
     return {
         "path": str(dataset.path),
         "sha256": dataset.sha256,
@@ -131,13 +148,19 @@ def about(dataset: Dataset, train_in_val: int) -> dict[str, Any]:
 
 
 def machine() -> dict[str, Any]:
-    """This machine, and the versions that matter."""
+    """Describe this machine, with the versions of the packages that figures depend on."""
     found = Environment.read().to_json()
     return {**found, "packages": {**found["packages"], **versions.of_packages()}}
 
 
 def shown_best(dataset: Dataset, shown: Mapping[str, Sequence], count: int) -> dict[str, Any]:
-    """gallery.choose over the validation pictures."""
+    """Choose the images of the gallery (`gallery.choose`) among the validation images.
+
+    Args:
+        dataset: the data set.
+        shown: {model: detections of each image}.
+        count: number of images.
+    """
     shapes = [upright_shape(picture) for picture in dataset.val]
     truths = [dataset.truth(picture, shape) for picture, shape in zip(dataset.val, shapes)]
     return gallery.choose(dataset.val, truths, shapes, shown, count, conf=SHOWN_CONF)

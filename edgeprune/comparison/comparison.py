@@ -1,4 +1,4 @@
-"""Models side by side: plain JSON, shown as text, as a page and in notebooks."""
+"""Models side by side: plain JSON, rendered as text, as a page and in notebooks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SCHEMA_VERSION = 2
 
 
 class Drawing(str):
-    """SVG text that a notebook shows as the picture it is."""
+    """SVG text that a notebook displays as a drawing."""
 
     def _repr_html_(self) -> str:
         return str(self)
@@ -28,11 +28,21 @@ class Drawing(str):
 
 @dataclass(frozen=True, repr=False)
 class Comparison:
-    """Models side by side; the first is what the others are compared with.
+    """Models side by side; the first is the reference for the others.
 
-    kind: "compare" or "build"; reproduce: shell lines; data: {path, sha256, pictures, boxes, train_in_val} of the
-    pictures that judged; machine, versions: where it was measured; gates: {name, limit, found, passed}; gallery: see
-    gallery.choose; more: what a build has to say beside.
+    Attributes:
+        title: heading of the page.
+        kind: "compare" or "build".
+        created: time of the comparison.
+        reproduce: shell lines that measure the same.
+        data: {path, sha256, pictures, boxes, train_in_val} of the validation images; None without a data set.
+        machine: the machine that measured, and its package versions.
+        items: one Row a model.
+        classes: class names.
+        gates: {name, limit, found, passed} of each gate.
+        gallery: the images of the gallery (`gallery.choose`); None: none.
+        more: the further facts of a build: stages, layer fallbacks, bundle.
+        schema_version: version of this JSON.
     """
 
     title: str
@@ -49,11 +59,20 @@ class Comparison:
     schema_version: int = SCHEMA_VERSION
 
     def to_json(self) -> dict[str, Any]:
+        """The comparison as JSON."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, data: dict[str, Any], what: str = "comparison") -> Comparison:
-        """The inverse of to_json. InputError: it is none, or of another version."""
+        """The inverse of `to_json`.
+
+        Args:
+            data: the JSON.
+            what: name of its source, for the error message.
+
+        Raises:
+            InputError: the JSON is no comparison, is of another version, or is damaged.
+        """
         known = {f.name for f in fields(cls)}
         if not isinstance(data, dict) or data.get("schema_version") != SCHEMA_VERSION or set(data) != known:
             raise InputError(f"{what}: not a comparison of this version of edgeprune")
@@ -68,20 +87,20 @@ class Comparison:
         return page.render(self.to_json())
 
     def html(self) -> str:
-        """The whole page: self-contained, pictures included."""
+        """The page as one HTML document, with its images."""
         return self._html
 
     def save_html(self, path: str | Path) -> Path:
-        """Write the page, whole or not at all."""
+        """Write the page, whole or not at all, and return its path."""
         return write_atomic(Path(path), self.html())
 
     def save_json(self, path: str | Path) -> Path:
-        """Write what the page is made from."""
-        # In the order that things have: that of the layers is the network's.
+        """Write the JSON that the page is made from, and return its path."""
+        # Keys are not sorted, because the order of the layers is the network's.
         return write_atomic(Path(path), json.dumps(self.to_json(), allow_nan=False) + "\n")
 
     def pareto(self) -> Drawing:
-        """The plot of latency against mAP, as SVG in the colours of the text around it."""
+        """The plot of latency against mAP, as SVG in the colours of the surrounding text."""
         return Drawing(page.pareto(self.to_json()))
 
     def _repr_html_(self) -> str:

@@ -1,7 +1,7 @@
-"""The pictures that tell most of what a model lost: which, and what every model finds in them.
+"""Chooses the images that show most of a model's losses, with the detections of every model in them.
 
-An object is found by a detection of its class with IoU >= 0.5, the most confident detections first. Knows nothing of
-models or of drawing.
+A detection finds an object of its class with IoU >= 0.5; the most confident detections are matched first. The module
+knows nothing of models or of drawing.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from edgeprune_device.vision.accuracy import iou
 
-#: Overlap from which a detection finds an object.
+#: IoU from which a detection finds an object.
 IOU = 0.5
 
 
@@ -25,16 +25,25 @@ def choose(
     *,
     conf: float,
 ) -> dict:
-    """The `count` pictures in which the last model lost most objects that the first finds, the worst first; as JSON.
+    """Choose the images in which the last model lost most objects that the first finds, the worst first.
 
-    truths: per picture (m, 5) [class, x1, y1, x2, y2] px; shapes: (height, width) px; shown: model -> per picture
-    (n, 6) [x1, y1, x2, y2, score, class] px, of confidence `conf` and more. Where nothing is lost, pictures with many
-    objects stand in.
+    If nothing is lost, images with many objects follow.
+
+    Args:
+        pictures: image files.
+        truths: for each image (m, 5) [class, x1, y1, x2, y2], px.
+        shapes: for each image (height, width), px.
+        shown: {model: for each image (n, 6) [x1, y1, x2, y2, score, class], px}.
+        count: number of images to choose.
+        conf: confidence from which detections count; those in `shown` have at least this.
+
+    Returns:
+        The gallery as JSON: the chosen images with labels, detections, and the objects lost and gained.
     """
     first, last = next(iter(shown)), next(reversed(list(shown)))
     rows = []
     for i, truth in enumerate(truths):
-        # As they are told and drawn, so that whoever counts again counts the same.
+        # On the rounded boxes that the page lists and draws, so that a recount gives the same numbers.
         before, after = (found(_labelled(truth), _detected(shown[name][i])) for name in (first, last))
         rows.append((sorted(before - after), sorted(after - before)))
     order = sorted(range(len(rows)), key=lambda i: (-len(rows[i][0]), len(rows[i][1]), -len(truths[i]), i))
@@ -67,10 +76,17 @@ def found(truth: list[list], detections: list[list]) -> set[int]:
 
 
 def match(truth: list[list], detections: list[list], least: float = IOU) -> list[int | None]:
-    """For each detection the index of the object that it finds, None for a false alarm.
+    """Match detections to labelled objects.
 
-    truth: [class, x1, y1, x2, y2] px; detections: [class, confidence, x1, y1, x2, y2] px. The most confident chooses
-    first, the nearest free object of its class with an IoU of `least` or more.
+    The most confident detection chooses first: the free object of its class with the highest IoU, of `least` or more.
+
+    Args:
+        truth: [class, x1, y1, x2, y2] of each object, px.
+        detections: [class, confidence, x1, y1, x2, y2] of each detection, px.
+        least: smallest IoU of a match.
+
+    Returns:
+        For each detection the index of its object; None for a false alarm.
     """
     matched: list[int | None] = [None] * len(detections)
     if not truth or not detections:
@@ -88,7 +104,7 @@ def match(truth: list[list], detections: list[list], least: float = IOU) -> list
 
 
 def _corners(boxes: list[list]) -> np.ndarray:
-    """(n, 4) float px."""
+    """Return the corners (n, 4) float, px."""
     return np.array([box[-4:] for box in boxes], dtype=float)
 
 

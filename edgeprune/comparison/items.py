@@ -22,14 +22,29 @@ from edgeprune.model import checkpoint
 from edgeprune.model.count import Cost, count, widths
 from edgeprune.model.head import of_file, of_network, output_of_file
 
-#: Says of a file with FP16 or signed INT8 inside what its time on a CPU is worth.
+#: The caveat of a file with FP16 or signed INT8 values.
 FOR_A_GPU = "a file for a GPU, run by ONNX Runtime on this CPU: its time here says nothing of the target's"
 
 
 @dataclass(frozen=True)
 class Item:
-    """A model to compare. cost, layers: where they can be counted; model: its ONNX bytes; kind: what its output means;
-    session: opens what the accuracy is measured with; head: which it answers with, where it has two."""
+    """A model to compare.
+
+    Attributes:
+        name: name in the comparison.
+        path: its file.
+        size_bytes: size of the file, bytes.
+        sha256: hash of the file; None if unknown.
+        names: class names.
+        imgsz: network input, px.
+        cost: parameters, MACs and channels; None if they cannot be counted in this form.
+        layers: {convolution: output channels}; None if unknown.
+        model: the ONNX bytes that are timed.
+        kind: meaning of the model's output.
+        session: opens the session that the accuracy is measured with.
+        caveat: reason not to compare its latency; None: none.
+        head: the head that answers, of a network that has two.
+    """
 
     name: str
     path: Path
@@ -47,10 +62,16 @@ class Item:
 
 
 def open_item(text: str | Path, imgsz: int | None, name: str | None = None) -> list[Item]:
-    """The item(s) behind an argument: a .pt, an .onnx, or a bundle (one item per model in it).
+    """Open a file as items: a .pt or an .onnx is one item, a bundle one item for each model in it.
+
+    Args:
+        text: the file.
+        imgsz: network input of a checkpoint, px; None: the size that it was trained at.
+        name: name in the comparison; None: the file's name.
 
     Raises:
-        InputError, SignatureError: missing, damaged, unknown, or a bundle that is not trusted.
+        InputError: the file is missing, damaged or of an unknown kind.
+        SignatureError: the bundle is not trusted.
     """
     path = Path(text)
     if not path.is_file():
@@ -75,7 +96,15 @@ def open_item(text: str | Path, imgsz: int | None, name: str | None = None) -> l
 def of_model(
     source: checkpoint.Checkpoint, imgsz: int | None, name: str, size_bytes: int, digest: str | None = None
 ) -> Item:
-    """A network as an item; what is timed is its ONNX export."""
+    """Make an item of a network; its ONNX export is timed.
+
+    Args:
+        source: the network.
+        imgsz: network input, px; None: the size that it was trained at.
+        name: name in the comparison.
+        size_bytes: size of its file, bytes.
+        digest: SHA-256 of its file; None if unknown.
+    """
     size = source.input_size(imgsz)
     exported = to_onnx(source.model, (size, size))
     return Item(
@@ -86,16 +115,16 @@ def of_model(
 
 
 def _onnx(name: str, path: Path, data: bytes, size_bytes: int, stated: str | None = None) -> Item:
-    """stated: what a manifest says of its output."""
+    """Make an item of an ONNX file; `stated` is the output's meaning in a manifest."""
     try:
         model = onnx.load_from_string(data)
         shape = [d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim]
-    except Exception as error:  # protobuf's DecodeError and its kin
+    except Exception as error:  # protobuf's DecodeError and similar errors
         raise InputError(f"{path}: not an ONNX file ({' '.join(str(error).split())[:80]})") from error
     if len(shape) != 4 or shape[0] != 1 or shape[2] != shape[3] or not shape[2]:
         raise InputError(f"{path}: input of shape {shape}; compare takes static (1, 3, N, N) detectors")
     names, kind = _names(model, path), output_of_file(model, stated, what=str(path))
-    # As ONNX Runtime runs it on this machine: that is what the latency beside it belongs to.
+    # Accuracy as ONNX Runtime computes it on this machine, which also measures the latency.
     return Item(
         name, path, size_bytes, _sha256(data), names, shape[2], None, layers_of(model), data, kind,
         lambda: OnnxSession(data, kind), FOR_A_GPU if for_a_gpu(model) else None, of_file(model),
@@ -103,7 +132,7 @@ def _onnx(name: str, path: Path, data: bytes, size_bytes: int, stated: str | Non
 
 
 def for_a_gpu(model: onnx.ModelProto) -> bool:
-    """Whether it has FP16 values, or signed INT8 activations, which no CPU is fast at."""
+    """Whether a file has FP16 values or signed INT8 activations, which run slowly on every CPU."""
     half = any(t.data_type == onnx.TensorProto.FLOAT16 for t in model.graph.initializer)
     types = {t.name: t.data_type for t in model.graph.initializer}
     quantized = [n for n in model.graph.node if n.op_type == "QuantizeLinear"]
@@ -112,7 +141,7 @@ def for_a_gpu(model: onnx.ModelProto) -> bool:
 
 
 def layers_of(model: onnx.ModelProto) -> dict[str, int]:
-    """{layer: output channels} of each convolution, by the names that the weights had in the network."""
+    """The output channels of each convolution as {layer: channels}, by the names of the weights in the network."""
     shapes = {t.name: t.dims for t in model.graph.initializer}
     makers = {n.output[0]: n for n in model.graph.node}
     found = {}

@@ -17,15 +17,18 @@ from edgeprune.drones.store import Store
 def is_recorded(text: str) -> bool:
     """Whether an item is a report (see `recorded`) and not a model."""
     found = text.endswith(".json") or text == "reports" or re.fullmatch("[0-9a-f]{6,64}", text)
-    return bool(found) and (text.endswith(".json") or not Path(text).is_file())  # a folder may have such a name
+    return bool(found) and (text.endswith(".json") or not Path(text).is_file())  # a file may have the name of an id
 
 
 def recorded(text: str) -> list[Row]:
-    """The rows of a bench report's file, of the one in the store whose id begins so, or ("reports") of all there:
-    figures of another run, perhaps of another machine, and marked so.
+    """Read bench reports as rows, marked as recorded in another run, perhaps on another machine.
+
+    Args:
+        text: a report's file, the beginning of the id of a stored report, or "reports" for all stored reports.
 
     Raises:
-        InputError: not a bench report, or none of that id. SignatureError: it was changed.
+        InputError: the file is no bench report, or the store has none of that id.
+        SignatureError: a report was changed after it was signed.
     """
     if text == "reports":
         found = Store().entries()

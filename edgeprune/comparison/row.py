@@ -1,4 +1,4 @@
-"""One model's figures."""
+"""The figures of one model."""
 
 from __future__ import annotations
 
@@ -11,11 +11,35 @@ from edgeprune_device.vision.accuracy import Accuracy
 
 @dataclass(frozen=True)
 class Row:
-    """One model's figures; what was not measured is None.
+    """The figures of one model; a figure that was not measured is None.
 
-    layers: output channels of each convolution; latency_ms, stages_ms, fps_*: see measuring.timing; pictures: that the
-    accuracy was measured on; objects_found: detections of confidence >= 0.25; recorded: figures of another run, on
-    `machine`; caveat: why a figure is not what it seems; head: which of a network's two its figures are of.
+    Attributes:
+        name: name in the comparison.
+        path: its file.
+        sha256: hash of the file.
+        imgsz: network input, px.
+        size_bytes: size of the file, bytes.
+        parameters: number of parameters.
+        macs: multiply-accumulates of one image.
+        channels: number of channels.
+        layers: {convolution: output channels}.
+        latency_ms: latency of the inference, ms (see measuring.timing).
+        stages_ms: median of decode, pre, infer and post, ms.
+        fps_inference_only: images a second of the inference alone.
+        fps_end_to_end: images a second with decoding, pre- and post-processing.
+        map50: mAP50.
+        map50_95: mAP50-95.
+        small_map50_95: mAP50-95 of small objects.
+        per_class: [{name, boxes, map50, map50_95}].
+        pictures: number of images that the accuracy was measured on.
+        objects_found: number of detections of confidence >= 0.25.
+        measured_with: description of the session, or of the report.
+        mj_per_frame: energy, mJ an image.
+        verdict: verdict of a report.
+        recorded: the figures are of another run.
+        machine: the machine of a recorded run.
+        caveat: reason not to compare the latency.
+        head: the head that the figures are of, of a network that has two.
     """
 
     name: str
@@ -47,7 +71,7 @@ class Row:
 
 
 def accuracy_of(accuracy: Accuracy | None) -> dict[str, Any]:
-    """The fields of a Row that an Accuracy fills."""
+    """The fields of a Row that an Accuracy fills; none without one."""
     if accuracy is None:
         return {}
     return {

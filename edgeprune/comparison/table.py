@@ -12,12 +12,17 @@ from edgeprune.model.head import NOTE
 
 
 def as_text(rows: Sequence[Row], data: Mapping[str, Any] | None) -> str:
-    """The rows of a comparison as aligned text. data: as in `Comparison`."""
+    """Render the rows of a comparison as aligned text.
+
+    Args:
+        rows: one Row a model.
+        data: description of the validation images, as in `Comparison`.
+    """
     head = ["model", "params M", "GMACs", "channels", "size MB", "ms p50", "x", "FPS", "mAP50-95", "mAP50", "found"]
     lines = table([head, *(_cells(row) for row in rows)])
     measured = [row for row in rows if not row.recorded]
     lines.append("")
-    timed = next((row for row in measured if row.latency_ms), None)  # of a build that failed early, none
+    timed = next((row for row in measured if row.latency_ms), None)  # None in a build that failed early
     if timed:
         runtime = timed.latency_ms["runtime"]
         lines.append(f"ms, x, FPS: inference alone (no pre- or post-processing), {runtime}, in turns;")

@@ -1,23 +1,23 @@
-"""When counted work will be done, as calmly as can honestly be said.
+"""Estimates the time left of counted work, and changes the estimate as rarely as accuracy allows.
 
-Knows nothing of what is counted. Times are seconds of any one clock; fractions count from 0 to 1.
+The module knows nothing of the work. Times are seconds of any one clock; fractions count from 0 to 1.
 """
 
 from __future__ import annotations
 
-#: What has to be seen before anything is said: so many advances, over so many seconds.
+#: An estimate needs more than this number of advances, over at least this number of seconds.
 LEAST_ADVANCES, LEAST_S = 3, 3.0
-#: What was said stands, and counts down, until it is wrong by more than this: a share of what is left, and seconds.
+#: An estimate counts down unchanged until it is wrong by more than both a share of the time left and these seconds.
 TOLERANCE, TOLERANCE_S = 0.15, 3.0
 _KEPT = 256
 
 
 class Remaining:
-    """Feed `update` whenever the work advances; `left` is the seconds to go, None while that is not known.
+    """An estimator of the time left: `update` takes every advance of the work, `left` gives the estimate.
 
-    A stage often counts several things one after another. Where the fraction falls back, another begins, and is judged
-    by itself. Its first advance is not judged by: it holds what came before the counting, and a stage that only marks
-    its places ("0.1: exporting") jumps once or twice and never gets an estimate.
+    A stage often counts several things one after another. When the fraction falls back, a new count begins, and the
+    estimate starts again. The first advance of a count is ignored, because it contains the time before the counting.
+    For this reason, a stage that only marks its steps ("0.1: exporting") and jumps once or twice gets no estimate.
     """
 
     def __init__(self) -> None:
@@ -30,6 +30,12 @@ class Remaining:
         self._end: float | None = None
 
     def update(self, now: float, fraction: float) -> None:
+        """Record that the work has reached a fraction.
+
+        Args:
+            now: time, s.
+            fraction: part of the work that is done, in [0, 1].
+        """
         if fraction < self._fraction:
             self._restart(fraction)
         elif fraction > self._fraction:
@@ -37,18 +43,23 @@ class Remaining:
             if self._advanced:
                 self._seen.append((now, fraction))
             self._advanced = True
-            if len(self._seen) > _KEPT:  # every other one says the same
+            if len(self._seen) > _KEPT:  # half of them give the same estimate
                 self._seen = [*self._seen[:-1:2], self._seen[-1]]
 
     def left(self, now: float) -> float | None:
+        """The time left, s; None while too few advances have been recorded.
+
+        Args:
+            now: time, s.
+        """
         if len(self._seen) <= LEAST_ADVANCES or self._seen[-1][0] - self._seen[0][0] < LEAST_S or self._fraction >= 1:
             return None
-        # Judged by the later half: a machine that has become slower is believed soon.
+        # Only the later half counts, so that the estimate soon follows a machine that has become slower.
         last, fraction = self._seen[-1]
         middle = (self._seen[0][0] + last) / 2
         first = max(i for i, (at, _) in enumerate(self._seen[:-LEAST_ADVANCES]) if at <= middle)
         start, begun = self._seen[first]
-        # The next advance is overdue where it takes longer than they did: so long the end moves away.
+        # The next advance is overdue if it takes longer than those did on average; the end moves by that time.
         overdue = max(now - last - (last - start) / (len(self._seen) - 1 - first), 0.0)
         to_go = (1 - fraction) * (last - start + overdue) / (fraction - begun)
         end = last + overdue + to_go

@@ -1,13 +1,12 @@
-"""What the user sees while long work runs: one calm line with the time that is left, or plain lines when piped.
+"""Progress of long work on the terminal: one line with the time left, or plain lines when piped.
 
     [1/8] baseline     0:21  3.01 M parameters, 1.01 G MACs, mAP50-95 0.247 on 400 pictures, 8865 boxes
     [2/8] plan         0:48  304 of 1504 channels go, chosen by energy
     [3/8] prune        0:35  ━━━━━━━━╸───────────   42 %  pruned: 168/400 pictures, 50 s left
 
-Only the last line is drawn again, twice a second at most and only where something in it changed: over a slow link that
-is a hundred bytes. A thread draws it, so that the clock goes on while a stage is silent, and so that a terminal that
-does not read (Ctrl-S) does not hold up the work. The cursor is never hidden, so that there is nothing to restore,
-however the process ends.
+Only the last line is redrawn, at most twice a second, and only if it has changed. Over a slow link that is a hundred
+bytes. A thread draws it. The clock therefore runs on while a stage is silent, and a terminal that does not read
+(Ctrl-S) does not hold up the work. The cursor is never hidden, so nothing has to be restored when the process ends.
 """
 
 from __future__ import annotations
@@ -26,19 +25,22 @@ from edgeprune.console.eta import Remaining
 from edgeprune.console.text import about, clock
 
 _DRAWN_EVERY_S = 0.5
-#: Without a terminal a line appears after so long: (until the stage is so old, s; every so many s).
+#: Without a terminal a line is printed at intervals: (up to this age of the stage, s; interval, s).
 _PRINTED_EVERY_S = ((60, 10), (float("inf"), 60))
 _HEAD = 14  # columns of "[4/8] finetune"
-#: A terminal narrower than that has no bar; a bar takes a fifth of the line.
+#: Columns from which a terminal has a bar, and the limits of its width; a bar takes a fifth of the line.
 _BAR_FROM, _BAR_COLUMNS = 76, (12, 30)
-_NARROWEST = 10  # columns that what is being done needs to say anything
+_NARROWEST = 10  # columns that the text of the current work needs at least
 
 
 class Reporter:
-    """Stages and steps on standard error; standard output stays for results.
+    """Reports stages and steps on standard error; standard output stays free for results.
 
-    quiet: say nothing but warnings. On a terminal the last line is redrawn; elsewhere a line appears every 10 s, of
-    long stages every minute. A stage of a plan leaves one line: its name, how long it took, what came out.
+    On a terminal the last line is redrawn. Elsewhere a line is printed every 10 s in the first minute of a stage, then
+    every minute. A stage of a plan leaves one line: its name, its duration and its result.
+
+    Args:
+        quiet: print warnings only.
     """
 
     def __init__(self, *, quiet: bool = False) -> None:
@@ -47,27 +49,37 @@ class Reporter:
         self._number = 0
         self._total = 0
         self._running: _Stage | None = None
-        self._ended: _Stage | None = None  # its line waits for what came out
-        self._line = ""  # what stands in the last line of the terminal
+        self._ended: _Stage | None = None  # its line waits for its result
+        self._line = ""  # the content of the last line of the terminal
         self._gone = False
         self._writing = threading.RLock()
         self._stream = sys.stderr
 
     def plan(self, stages: int) -> None:
+        """Set the number of stages, so that each line shows "[n/stages]"."""
         self._total = stages
 
     def say(self, text: str) -> None:
+        """Print a message, unless quiet."""
         if not self._quiet:
             self._tell(self._look.text(text))
 
     def warn(self, text: str) -> None:
-        """Also when quiet."""
+        """Print a warning, even when quiet."""
         self._tell(f"{self._look.style('warning:', 'bold', 'yellow')} {self._look.text(text)}")
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[_Stage]:
-        """Gives `step(fraction done, what)`, which moves the bar. Where the fraction falls back, something else is
-        counted from then on; the time left is always that of what is named beside it."""
+        """Run a stage in the block, with a progress line.
+
+        When the fraction falls back, a new count begins. The time left always belongs to the text beside it.
+
+        Args:
+            name: name of the stage.
+
+        Yields:
+            `step(fraction, what)`, which moves the bar: the fraction done in [0, 1], and a line of text.
+        """
         self._leave_line()
         self._number += 1
         stage = _Stage(f"[{self._number}/{self._total}]" if self._total else "", name)
@@ -88,10 +100,11 @@ class Reporter:
         self._ended = stage if stage.number else None
 
     def done(self, text: str) -> None:
-        """What came out of the stage that has just ended."""
+        """Print the result of the stage that has just ended, in its line."""
         self._leave_line(text)
 
     def skip(self, name: str) -> None:
+        """Print the line of a stage that an earlier run has completed."""
         self._leave_line()
         self._number += 1
         if not self._quiet:
@@ -107,7 +120,7 @@ class Reporter:
             self.say(text)
 
     def _row(self, stage: _Stage, text: str, colour: str) -> str:
-        """The stage, its time, and what came out; on a terminal broken between words, below itself."""
+        """The line of a stage: its name, its duration and its result, which a terminal wraps between words."""
         head = f"{stage.head(self._look, colour)}  {self._look.style(f'{clock(stage.seconds):>5}', 'dim')}  "
         text, width = self._look.text(text), terminal.columns(self._stream) - 1
         column = max(_HEAD, terminal.cells(stage.plain)) + 9
@@ -120,14 +133,14 @@ class Reporter:
         return "\n".join([head + lines[0], *(f"{'':{indent}}{line}" for line in lines[1:])])
 
     def _tell(self, text: str) -> None:
-        """A whole line, or several, above the one that is drawn."""
+        """Print one or more complete lines above the line that is drawn."""
         with self._writing:
             if self._running is None:
-                self._stream = sys.stderr  # a test, or a notebook, may have put another one there
+                self._stream = sys.stderr  # a test or a notebook may have replaced it
             self._write(f"\r\x1b[K{text}\n{self._line}" if self._line else f"{text}\n")
 
     def _print(self, stream, line: str) -> None:
-        """What somebody else prints, to the stream that it is for."""
+        """Print a line of other code to its own stream, above the line that is drawn."""
         with self._writing:
             if self._line:
                 self._write("\r\x1b[K")
@@ -141,15 +154,15 @@ class Reporter:
         try:
             self._stream.write(text)
             self._stream.flush()
-        except BrokenPipeError:  # nobody reads any more: as everywhere, that ends the work
+        except BrokenPipeError:  # the reader has gone: as in every command, this ends the work
             raise
-        except (OSError, ValueError):  # the terminal has gone, with its link or its window: the work goes on
+        except (OSError, ValueError):  # the terminal has gone with its link or its window: the work continues
             self._gone = True
 
     # -- the line that is drawn ------------------------------------------------------------------------------------
     @contextlib.contextmanager
     def _drawn(self, stage: _Stage) -> Iterator[None]:
-        """While it runs: a thread draws the line, and what others print meanwhile goes above it."""
+        """Draw the line in a thread while the block runs, and print output of other code above it."""
         self._running, self._stream = stage, sys.stderr
         stop = threading.Event()
         thread = threading.Thread(target=self._draw_until, args=(stop, stage), daemon=True, name="progress")
@@ -186,7 +199,7 @@ class Reporter:
                 if stage.seconds - printed >= every:
                     printed = stage.seconds
                     self._tell(render(stage, 0, self._look))
-        except BrokenPipeError:  # the next thing that the work itself says meets it, too
+        except BrokenPipeError:  # the next message of the work itself raises it, too
             self._gone = True
 
     def _draw(self, stage: _Stage) -> None:
@@ -201,7 +214,7 @@ class Reporter:
 
 
 class _Stage:
-    """One stage while it runs; called as `step(fraction, what)`."""
+    """One stage while it runs, called as `step(fraction, what)`."""
 
     def __init__(self, number: str, name: str) -> None:
         self.number, self.name = number, name
@@ -218,7 +231,7 @@ class _Stage:
             self._remaining.update(time.monotonic(), self.fraction)
 
     def say(self, what: str) -> None:
-        """What is being done, where nothing is counted."""
+        """Set the text of the current work if nothing is counted."""
         self.what = what
 
     @property
@@ -246,10 +259,10 @@ class _Stage:
 
 
 def render(stage: _Stage, width: int, look: terminal.Look) -> str:
-    """The running stage in at most `width` columns; 0: however long it gets.
+    """Render the running stage in at most `width` columns; 0: no limit.
 
-    What is dropped where it gets narrow, in this order: the bar, the end of what is being done, the time that is left;
-    at 40 columns there is one time only, and no column any more.
+    A narrow terminal drops parts in this order: the bar, the end of the text, the time left. At 40 columns one time is
+    left, without alignment.
     """
     fraction, left = stage.fraction, stage.left_s
     what, mark = look.text(" ".join(stage.what.splitlines())), "…" if look.unicode else "..."
@@ -274,7 +287,7 @@ def render(stage: _Stage, width: int, look: terminal.Look) -> str:
 
 
 def _bar(fraction: float, width: int, look: terminal.Look) -> str:
-    """As many columns as asked for, the half ones too where the terminal has them."""
+    """Draw a bar of this many columns, in half-column steps if the terminal has the characters."""
     full, half, rest = ("━", "╸", "─") if look.unicode else ("=", ">", ".")
     halves = int(fraction * width * 2)
     done = full * (halves // 2) + (half if halves % 2 else "")
@@ -282,13 +295,13 @@ def _bar(fraction: float, width: int, look: terminal.Look) -> str:
 
 
 class _Above:
-    """A standard stream while a line is drawn: whole lines go above it, so that nobody's print tears it."""
+    """A standard stream while a line is drawn; it prints complete lines above that line, and so keeps it whole."""
 
     def __init__(self, reporter: Reporter, stream) -> None:
         self._reporter, self._under, self._part, self._process = reporter, stream, "", os.getpid()
 
     def write(self, text: str) -> int:
-        if os.getpid() != self._process:  # a worker that was forked meanwhile: the lock may be held for ever there
+        if os.getpid() != self._process:  # in a forked worker the lock may be held for ever
             return self._under.write(text)
         *lines, self._part = (self._part + text).split("\n")
         for line in lines:
@@ -296,7 +309,7 @@ class _Above:
         return len(text)
 
     def end(self) -> None:
-        """What was printed without an end of line."""
+        """Print the rest that came without an end of line."""
         part, self._part = self._part, ""
         if part:
             self._reporter._print(self._under, part)

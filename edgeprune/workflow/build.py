@@ -1,7 +1,8 @@
-"""`edgeprune build`: the list of stages, resumable.
+"""`edgeprune build`: runs the list of stages, and resumes it.
 
-Every stage reads what earlier ones left on disk and in `build.json`, and is entered there only when its files are
-whole. Interrupted anywhere, `--resume` goes on at the first stage that is not entered; fine-tuning at its last epoch.
+Every stage reads the files that earlier stages left on disk, and `build.json`. A stage is entered in `build.json` only
+when its files are complete. After an interruption, `--resume` continues at the first stage that is not entered, and
+fine-tuning continues at its last epoch.
 """
 
 from __future__ import annotations
@@ -25,11 +26,20 @@ from edgeprune.workflow.resume import begin
 
 
 def run_build(options: BuildOptions, out: Path, reporter: Reporter, *, resume: bool = False) -> dict:
-    """Run every stage that is not done yet; returns the record, which is also `build.json`.
+    """Run every stage of a build that is not done yet.
+
+    Args:
+        options: the options of the build.
+        out: its folder, which is created if it does not exist.
+        reporter: receives progress, messages and warnings.
+        resume: continue the interrupted build in `out`.
+
+    Returns:
+        The record, which is also the content of `build.json`.
 
     Raises:
-        InputError: bad options or input, a folder in use, or one that holds another build.
-        GateError: accuracy, parity or the oracle failed; no bundle is left.
+        InputError: an option or an input is invalid, or the folder is in use or holds another build.
+        GateError: accuracy, parity or surgery failed a gate; no bundle is left.
     """
     check_options(options)
     job = Job(options, out, reporter)
@@ -37,7 +47,7 @@ def run_build(options: BuildOptions, out: Path, reporter: Reporter, *, resume: b
     with _locked(out):
         job.record = begin(job, resume)
         if job.record["stages"]:
-            job.write()  # what is done again is not done: also where this process is killed before it is
+            job.write()  # stages that start again are no longer entered, even if this process is killed now
         finished = {s["name"] for s in job.record["stages"]}
         pipeline = stages.pipeline(options)
         if options.on and "reference" not in finished:
@@ -61,7 +71,7 @@ def _run(job: Job, name: str, stage: stages.Stage) -> None:
     except EdgepruneError as error:
         if isinstance(error, GateError):
             job.record["failed"] = {"stage": name, "reason": str(error), "models": job.lost}
-            job.write()  # before anything that can be interrupted, or fail
+            job.write()  # before anything that can fail or be interrupted
             _show(job)
             job.write()
             _track(job)
@@ -76,17 +86,17 @@ def _run(job: Job, name: str, stage: stages.Stage) -> None:
 
 
 def _show(job: Job) -> None:
-    """The page of a build that failed a gate: what was measured until then, and by how much it failed."""
+    """Write the page of a build that failed a gate: the figures until then, and by how much it failed."""
     try:
         stages.page(job, lambda fraction, what: None)
-    except Exception as error:  # whatever it is: the gate's own word must come through
+    except Exception as error:  # of any kind: the gate's own message must reach the user
         job.reporter.warn(f"no page of what was measured ({type(error).__name__}: {error})")
     else:
         job.reporter.say(f"what was measured: {job.out / stages.PAGE}")
 
 
 def _track(job: Job) -> None:
-    """The figures and files of the build, in the runs that the user's trackers have of its training."""
+    """Add the figures and files of the build to the runs of its training in the user's trackers."""
     files = [job.out / name for name in ("plan.json", "tuned.pt", "qat.pt", "build.json")]
     for folder in (job.work, job.work / "qat"):
         for line in tracking.report(folder, job.record["models"], [f for f in files if f.is_file()]):
@@ -95,7 +105,7 @@ def _track(job: Job) -> None:
 
 @contextlib.contextmanager
 def _locked(out: Path):
-    """One build per folder at a time; the lock is on the folder itself and goes with the process, however it ends."""
+    """Allow one build per folder at a time; the lock is on the folder itself and ends with the process."""
     try:
         out.mkdir(parents=True, exist_ok=True)
         check_writable(out / "build.json")

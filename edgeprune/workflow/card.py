@@ -1,4 +1,4 @@
-"""The last thing `build` prints: what came out, before and after, what it was held to, and what to type next."""
+"""The summary that `build` prints last: figures before and after, gates, files, and the next commands."""
 
 from __future__ import annotations
 
@@ -17,33 +17,43 @@ from edgeprune.console.text import NOT_MEASURED, clock, number, table
 from edgeprune.model.head import NOTE
 from edgeprune.workflow.record import gates
 
-#: The figures at a glance: (title, what it is called where it is, how it reads, (less of it is, more of it is)).
+#: The figures before and after: (title, key in the record, format, (word for less, word for more)).
 _SIZES = (
     ("parameters", "parameters", lambda v: f"{v / 1e6:.2f} M", ("fewer", "more")),
     ("MACs", "macs", lambda v: f"{v / 1e9:.2f} G", ("fewer", "more")),
     ("channels", "channels", lambda v: f"{v:,}", ("fewer", "more")),
     ("checkpoint", "size_bytes", lambda v: f"{v / 1e6:.2f} MB", ("smaller", "larger")),
 )
-_CLASS = 20  # columns of a class's name
+_CLASS = 20  # columns for a class name
 _ACCURACIES = (("mAP50-95", "map50_95"), ("mAP50", "map50"), ("small objects", "small_map50_95"))
 _FILES = ("file", "size MB", "ms p50", "mAP50-95", "mAP50", "small", "against FP32")
-#: Columns of the files that go first where the terminal is narrow.
+#: Columns of the table of files in the order in which a narrow terminal drops them.
 _LEAST = (5, 4, 2, 1)
 _NO_CHANGE = ("the same", "+0.000", "-0.000")
 _VERDICTS = {True: ("passed", ("green",)), False: ("FAILED", ("bold", "red")), None: ("not judged", ("yellow",))}
 
 
 def show(record: Mapping[str, Any], out: Path) -> None:
-    """Print it as standard output's reader can see it."""
+    """Print the card in the width and colours that standard output supports.
+
+    Args:
+        record: the record of a finished build.
+        out: the folder of the build.
+    """
     width = terminal.columns(sys.stdout) if sys.stdout.isatty() else None
     print(card(record, out, terminal.look(sys.stdout), width))
 
 
 def card(record: Mapping[str, Any], out: Path, look: Look = Look(), width: int | None = None) -> str:  # noqa: B008
-    """The card as text, plain unless `look` allows more; in a table no wider than `width` columns may be missing.
+    """Render the card as text.
 
-    record: what build.json says of a finished build; out: its folder. A figure that was not measured is not shown, or
-    NOT_MEASURED where its column is.
+    A figure that was not measured is left out, or is NOT_MEASURED in a table.
+
+    Args:
+        record: the content of build.json of a finished build.
+        out: the folder of the build.
+        look: the colours and characters to use; plain by default.
+        width: columns of the terminal; tables leave out columns that do not fit. None: no limit.
     """
     stages = {stage["name"]: stage for stage in record["stages"]}
     options = record["inputs"]["options"]
@@ -96,7 +106,7 @@ def _glance(models: Mapping[str, Any], look: Look, width: int | None) -> Iterato
     lines = table(cells)
     yield look.style(lines[0], "dim")
     for line, (*_, change, better) in zip(lines[1:], rows):
-        # Less accurate than before is not a fault, but is what one has to see.
+        # A lower accuracy is not a fault, but must be visible.
         colour = [] if change in _NO_CHANGE else ["green" if better else "yellow"]
         spare = width is None or len(line) + 2 + len(change) <= width
         yield f"{line}  {look.style(change, *colour) if spare else ''}".rstrip()
@@ -134,7 +144,7 @@ def _file(entry: Mapping[str, Any], fp32: Mapping[str, Any]) -> tuple[str, ...]:
     )
 
 
-# -- what it was held to -----------------------------------------------------------------------------------------------
+# -- gates ------------------------------------------------------------------------------------------------------------
 def _gates(record: Mapping[str, Any], look: Look, width: int | None) -> Iterator[str]:
     for gate in gates(record):
         word, style = _VERDICTS[gate["passed"]]
@@ -146,7 +156,10 @@ def _gates(record: Mapping[str, Any], look: Look, width: int | None) -> Iterator
 
 
 def _wrapped(text: str, width: int | None, indent: int = 0) -> list[str]:
-    """Between words, where the width is known; not so what is to be pasted: a break would go with it."""
+    """Wrap text between words if the width is known.
+
+    Lines for pasting are not wrapped, because the line breaks would be pasted, too.
+    """
     return [text] if width is None else textwrap.wrap(text, max(width - indent, 20), break_long_words=False) or [""]
 
 
@@ -174,7 +187,7 @@ def _notes(record: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _reference(stage: Mapping[str, Any] | None) -> Iterator[str]:
-    """What the device that built the engines measured."""
+    """The figures that the reference device measured on its engines."""
     for name, entry in stage["engines"].items() if stage else ():
         if entry["payload"] is None:
             yield f"engine   {name}: none ({entry['reason']})"
@@ -187,7 +200,7 @@ def _reference(stage: Mapping[str, Any] | None) -> Iterator[str]:
         )
 
 
-# -- what there is now, and what to type -------------------------------------------------------------------------------
+# -- results, and the next commands ------------------------------------------------------------------------------------
 def _made(record: Mapping[str, Any], out: Path, stages: Mapping[str, Any], look: Look) -> Iterator[str]:
     packed = stages["pack"]
     yield f"bundle   {look.style(str(out / packed['bundle']), 'bold')}  (signed by {packed['signed_by']})"
@@ -196,7 +209,7 @@ def _made(record: Mapping[str, Any], out: Path, stages: Mapping[str, Any], look:
 
 
 def _next(bundle: Path, look: Look, width: int | None) -> Iterator[str]:
-    """Lines to paste into a shell: what they are for stands behind a #."""
+    """The next commands, ready to paste into a shell: the purpose of each follows in a comment."""
     path = shlex.quote(str(bundle))
     commands = (
         (f"edgeprune bench {path}", "measure it on this machine"),

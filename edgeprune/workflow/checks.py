@@ -1,4 +1,4 @@
-"""Checks of the options and the inputs, before anything long starts."""
+"""Checks of the options and the inputs of a build, before any stage runs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,11 @@ from edgeprune.workflow.job import PRECISIONS, BuildOptions, Job
 
 
 def check_options(options: BuildOptions) -> None:
-    """Cheap checks first: nothing is read or written before they hold."""
+    """Check the options alone, before anything is read or written.
+
+    Raises:
+        InputError: a value is outside its range, is unknown, or does not fit the target.
+    """
     if not 1 <= options.steps <= options.epochs:
         raise InputError(
             f"--steps {options.steps} is outside [1, {options.epochs}], --epochs: every step is followed by fine-tuning"
@@ -49,7 +53,11 @@ def check_options(options: BuildOptions) -> None:
 
 
 def check_inputs(job: Job) -> None:
-    """The inputs as a whole, before anything long starts."""
+    """Check the model and the data set together, and warn about data that weakens the result.
+
+    Raises:
+        InputError: the image size, the head or the labels do not allow this build.
+    """
     data = job.data
     job.original.input_size(job.imgsz)
     if len(data.train) < 8:
@@ -75,7 +83,14 @@ def check_inputs(job: Job) -> None:
 
 
 def check_reference(job: Job) -> None:
-    """Whether it is there, can build engines, and is known: asked now, as it is needed only after hours."""
+    """Check that the reference device is reachable, can build engines, and is enrolled.
+
+    The build needs the device only after hours, so it is asked before the first stage.
+
+    Raises:
+        InputError: the device has no agent, cannot build engines, or the keys have not been exchanged.
+        LinkError: the device cannot be reached.
+    """
     signer = keys.fingerprint(keys.load_or_create().verify_key)
     with ssh.Link(job.options.on, say=job.reporter.say) as link:
         agent = reference.meet(link, signer)

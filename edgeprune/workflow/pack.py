@@ -1,4 +1,4 @@
-"""Files and a target become one signed bundle."""
+"""Packs files, figures and a target into one signed bundle."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from edgeprune.data.dataset import Dataset
 from edgeprune.data.samples import pick
 from edgeprune.model import head
 
-#: Pictures in the bundle's evaluation set at most, and their bytes.
+#: Limits of the bundle's evaluation set: number of images, and their bytes.
 PICTURES = 64
 MAX_BYTES = 24 << 20
 
 
 def evaluation_pictures(pictures: Sequence[Path]) -> list[int]:
-    """Indices of the validation pictures that travel with the bundle: spread evenly, within the size limit."""
+    """The indices of the validation images for the bundle: spread evenly, up to PICTURES images and MAX_BYTES."""
     order = pick(range(len(pictures)), PICTURES)
     chosen, size = [], 0
     for i in order:
@@ -37,6 +37,15 @@ def evaluation_pictures(pictures: Sequence[Path]) -> list[int]:
 
 
 def evaluation_set(dataset: Dataset, pictures: Sequence[Path]) -> bytes:
+    """Pack images and their labels into the bundle's evaluation set.
+
+    Args:
+        dataset: the data set that holds the labels.
+        pictures: image files.
+
+    Returns:
+        The bytes of evaluation.zip.
+    """
     from edgeprune_device.vision.preprocess import decode
 
     items = []
@@ -48,7 +57,12 @@ def evaluation_set(dataset: Dataset, pictures: Sequence[Path]) -> bytes:
 
 
 def figures(matches: Matches, subset: Sequence[int]) -> dict:
-    """mAP on the bundle's own evaluation set, which the device measures again."""
+    """The mAP of a model on the bundle's evaluation set, which the device measures again.
+
+    Args:
+        matches: the model's matches on all validation images.
+        subset: indices of the images of the evaluation set.
+    """
     accuracy = matches.accuracy(np.asarray(subset))
     return {
         "map50": accuracy.map50,
@@ -72,12 +86,27 @@ def pack(
     described: dict,
     lineage: dict,
 ) -> Bundle:
-    """Write and sign. models: precision -> manifest entry (without payload); files: precision -> ONNX file;
-    engines: name -> manifest entry; plans: payload name -> engine bytes; evaluation: the packed evaluation set;
-    described: its numbers of pictures and boxes, and the accuracy of each model on it.
+    """Write and sign a bundle.
+
+    Args:
+        path: the file to write.
+        name: name of the bundle.
+        target: name of the target.
+        names: class names, in the order of the model's outputs.
+        imgsz: network input, px.
+        models: {precision: manifest entry without its payload}.
+        files: {precision: ONNX file}.
+        engines: {name: manifest entry}.
+        plans: {payload name: bytes of the engine}.
+        evaluation: the packed evaluation set.
+        described: numbers of images and boxes of the evaluation set, and the accuracy of each model on it.
+        lineage: hashes and costs of the networks that the files were made from.
+
+    Returns:
+        The bundle, opened.
 
     Raises:
-        InputError: the bundle cannot be written, or its files answer in different ways.
+        InputError: the bundle cannot be written, or the outputs of its files have different meanings.
     """
     entries, outputs = {}, {}
     for precision, entry in models.items():

@@ -1,4 +1,4 @@
-"""What a build's record (`build.json`) says, to look at: as a Comparison, as gates, as a command line."""
+"""A build's record (`build.json`) in other forms: as a Comparison, as gates, as a command line."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from edgeprune.model.count import widths
 from edgeprune.pruning import prune
 
 _TITLES = {"fp32": "FP32", "fp16": "FP16", "int8": "INT8", "int8-fp16": "INT8-FP16"}
-#: Options of the command line by the names they have in a record, and their defaults there.
+#: Options of the command line by their names in a record, with the defaults of the command line.
 _OPTIONS = {
     "criterion": "auto", "steps": 1, "epochs": 10, "batch": 4, "lr": 1e-4, "patience": 0, "device": "cpu", "workers": 0,
     "seed": 0, "precision": ["fp32", "fp16", "int8"], "max_drop": 0.003, "qat": 0, "on": None, "pictures": 12,
@@ -33,7 +33,15 @@ _OPTIONS = {
 def compared(
     record: Mapping[str, Any], out: Path, classes: tuple[str, ...], data: Mapping, gallery: Mapping | None
 ) -> Comparison:
-    """The build as a Comparison: every model beside the original, whatever was measured of it so far."""
+    """The build as a Comparison: every model beside the original, with all figures measured so far.
+
+    Args:
+        record: the content of build.json.
+        out: the folder of the build.
+        classes: class names.
+        data: description of the validation images (`compare.about`).
+        gallery: the images of the page's gallery (`gallery.choose`); None: none.
+    """
     options = record["inputs"]["options"]
     made = {**record["models"], **record.get("failed", {}).get("models", {})}
     stages = {stage["name"]: stage for stage in record["stages"]}
@@ -60,7 +68,7 @@ def compared(
 
 def _row(name: str, entry: Mapping[str, Any], out: Path) -> Row:
     path = Path(entry["path"]) if name == "original" else out / entry["path"]
-    there = path.is_file()  # of a precision that failed its gate nothing is left but its figures
+    there = path.is_file()  # a precision that failed its gate has figures, but no file
     keys = ("parameters", "macs", "channels", "map50", "map50_95", "small_map50_95", "per_class", "latency_ms",
             "stages_ms", "fps_inference_only", "fps_end_to_end", "objects_found", "head")  # fmt: skip
     half = name in ("fp16", "int8", "int8-fp16") and "as written" in (entry.get("measured_with") or "")
@@ -85,7 +93,7 @@ def _layers(path: Path) -> dict[str, int]:
 
 
 def _engines(stage: Mapping[str, Any] | None) -> Iterator[Row]:
-    """What the device that built the engines (--on) measured there."""
+    """The figures that the reference device (--on) measured on its engines."""
     for name, entry in stage["engines"].items() if stage else ():
         bench = entry.get("bench")
         if bench is None:
@@ -106,7 +114,7 @@ def _engines(stage: Mapping[str, Any] | None) -> Iterator[Row]:
 
 # -- gates -------------------------------------------------------------------------------------------------------------
 def gates(record: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """{name, limit, found, passed} of everything that was held to a limit; passed None: not judged."""
+    """Yield {name, limit, found, passed} for every gate of the build; passed is None if the gate was not judged."""
     stages = {stage["name"]: stage for stage in record["stages"]}
     if "prune" in stages:
         error = stages["prune"]["oracle_relative_error"]
@@ -126,7 +134,7 @@ def gates(record: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         good = [name for name, entry in built.items() if entry["size_bytes"]]
         builder = next(iter(built.values()))["builder"]
         found = f"{len(good)} of {len(built)} files" + (f" by {builder}" if builder else "")
-        # No builder here is no verdict on the file.
+        # Without a builder on this host, the file is not judged.
         passed = len(good) == len(built) if builder else None
         yield _gate("NVIDIA's parser and builder take every file", "all", found, passed)
     shared, val = record["pictures"]["train_in_val"], record["pictures"]["val"]
@@ -162,18 +170,18 @@ def _gate(name: str, limit: str, found: str, passed: bool | None) -> dict[str, A
 # -- the command -------------------------------------------------------------------------------------------------------
 def _reproduce(options: Mapping[str, Any], stages: Mapping[str, Any], out: Path) -> tuple[str, ...]:
     lines = [command(options)]
-    if "pack" in stages:  # a build that failed has no bundle
+    if "pack" in stages:  # a failed build has no bundle
         words = ["edgeprune", "compare", options["weights"], str(out / stages["pack"]["bundle"])]
         lines.append(shlex.join([*words, "--data", options["data"], "--imgsz", str(options["imgsz"])]))
     return tuple(lines)
 
 
 def command(options: Mapping[str, Any]) -> str:
-    """The command line that asks for the same; what has its default is left out."""
+    """The command line of a build with these options; options with their default value are left out."""
     kind, value = str(options["budget"]).split()
     words = ["edgeprune", "build", f"--{'latency-ratio' if kind == 'latency' else kind.replace('_', '-')}", value]
     words += ["--target", options["target"]]
-    # Without --weights: the demo on its own scenes; not so on others, which somebody had made or gave.
+    # The demo on its own scenes needs neither option; on other data both are given.
     if options["weights"] != str(demo.WEIGHTS) or Path(options["data"]).parent.name != "demo":
         words += ["--weights", options["weights"], "--data", options["data"]]
     words += ["--imgsz", str(options["imgsz"])]

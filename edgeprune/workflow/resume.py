@@ -1,4 +1,4 @@
-"""Which stages of an interrupted build are done, and which a changed option begins again."""
+"""Decides which stages of an interrupted build are done, and which a changed option starts again."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from edgeprune.workflow.job import BuildOptions, Job
 from edgeprune.workflow.stages import pipeline
 
 SCHEMA_VERSION = 1
-#: Options that nothing depends on before a stage: they may change on --resume while it is not done.
+#: Options that no earlier stage depends on: they may change on --resume until the stage is done.
 _FIRST_USED = {
     "baseline": ("allow_poor_baseline",),
     "finetune": ("epochs", "batch", "lr", "distill", "patience", "device", "workers", "seed"),
     "export": ("nms",),
     "quantize": ("precision", "max_drop"),
 }
-#: Options that may be another on --resume: what they change begins with these stages, and is done again.
+#: Options that may change on --resume: the build starts again with the first of these stages.
 _BEGINS = {"qat": ("qat", "export"), "on": ("reference", "pack"), "pictures": ("page",)}
 _MADE_BY = {
     "baseline": ("original",), "prune": ("pruned",), "finetune": ("tuned",), "qat": ("qat",), "export": ("fp32",),
@@ -31,7 +31,18 @@ _MADE_BY = {
 
 
 def begin(job: Job, resume: bool) -> dict:
-    """The record to go on with: a fresh one, or that of an interrupted build of the same inputs."""
+    """Return the record to continue with: a new one, or that of an interrupted build of the same inputs.
+
+    Files of stages that must run again are deleted.
+
+    Args:
+        job: the build.
+        resume: whether a build in the folder may be continued.
+
+    Raises:
+        InputError: the folder holds a build and `resume` is false, an input or a used option has changed, or build.json
+            is damaged.
+    """
     inputs = {
         "edgeprune": versions.edgeprune(),
         "options": job.options.to_json(),
@@ -51,7 +62,7 @@ def begin(job: Job, resume: bool) -> dict:
     if not resume:
         raise InputError(f"{job.out} already holds a build: go on with --resume, or give another --out")
     record, whole = _read_record(job, path)
-    # Where INT8 fails the gate, the next thing to try is --qat: what comes before it stays. So with --on.
+    # After INT8 has failed the gate, the user may add --qat: the stages before it stay. The same holds for --on.
     before = record["inputs"]
     others = [o for o in _BEGINS if before["options"].get(o, getattr(BuildOptions, o)) != getattr(job.options, o)]
     begins = [stage for option in others for stage in _BEGINS[option]]
@@ -63,7 +74,7 @@ def begin(job: Job, resume: bool) -> dict:
     changed += [k for k in inputs if k != "options" and inputs[k] != before.get(k)]
     if changed:
         raise InputError(f"{job.out}: cannot resume, {', '.join(changed)} changed since; give another --out")
-    for stage in record["stages"][len(whole) :]:  # what it made is not delivered any more
+    for stage in record["stages"][len(whole) :]:  # its files and figures are out of date
         why = " and ".join(f"--{option} is another" for option in others)
         why = why or "a file of it, or of a stage before it, is missing or changed"
         job.reporter.warn(f"doing {stage['name']} again: {why}")
@@ -79,7 +90,7 @@ def begin(job: Job, resume: bool) -> dict:
 
 
 def _read_record(job: Job, path: Path) -> tuple[dict, list[dict]]:
-    """The record, and those of its stages whose files, and all files before them, are as they were left."""
+    """Return the record, and its leading stages whose files are unchanged."""
     try:
         record = json.loads(path.read_text())
         if record["schema_version"] != SCHEMA_VERSION:

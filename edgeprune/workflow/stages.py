@@ -1,7 +1,8 @@
 """The stages of `build`, and their order (`pipeline`, at the end).
 
-A stage takes the job and `progress(fraction, text)`, writes its files, enters its figures, and returns its entry in the
-record ("files": those that must be intact for it to count as done).
+A stage takes the job and `progress(fraction, text)`. It writes its files, enters its figures into the record, and
+returns its own entry of the record. Files named under "files" must be unchanged for the stage to count as done; "note"
+is the line that the terminal shows.
 """
 
 from __future__ import annotations
@@ -37,25 +38,25 @@ from edgeprune.workflow.record import compared
 
 Stage = Callable[[Job, Progress], dict]
 
-#: The architecture that NVIDIA's parser and builder are tried with where the target itself cannot be built for.
+#: The GPU architecture for the check with NVIDIA's parser and builder if this host cannot build for the target itself.
 PROBE = "SM86"
-#: The ONNX files, in the order of the job.
+#: The precisions of the ONNX files, in the order of the build.
 PRECISIONS = ("fp32", "fp16", "int8", "int8-fp16")
-#: mAP50-95 below which an original has nothing that pruning could keep (--allow-poor-baseline).
+#: mAP50-95 below which an original is refused (--allow-poor-baseline builds it).
 POOR = 0.01
 #: The page of a build, in its folder.
 PAGE = "report.html"
 
 
 def baseline(job: Job, progress: Progress) -> dict:
-    """Cost and accuracy of the original, on the pictures that judge everything after it."""
+    """Measure cost and accuracy of the original, on the images that every later model is evaluated on."""
     model = job.original.model
     accuracy, _ = job.evaluate(TorchSession(model, job.imgsz), progress, "original")
     _check_baseline(job, accuracy)
     cost = count(model, (job.imgsz, job.imgsz))
     size = len(checkpoint.to_bytes(model, job.original))
     file_size = job.options.weights.stat().st_size
-    # A best.pt may still hold its optimiser: only the stripped size compares with what we write.
+    # A best.pt may still hold its optimiser: only the stripped size compares with the files of the build.
     job.enter("original", job.options.weights, accuracy, cost, size_bytes=file_size, stripped_size_bytes=size)
     return {
         "note": f"{cost.parameters / 1e6:.2f} M parameters, {cost.macs / 1e9:.2f} G MACs, "
@@ -65,7 +66,11 @@ def baseline(job: Job, progress: Progress) -> dict:
 
 
 def _check_baseline(job: Job, accuracy) -> None:
-    """Not hours of work on a detector that finds nothing: the fault is nearly always in what was given."""
+    """Refuse an original that detects next to nothing, because the cause is nearly always a wrong input.
+
+    Raises:
+        InputError: mAP50-95 is below POOR and --allow-poor-baseline is not given.
+    """
     found = accuracy.map50_95 or 0.0
     if found >= POOR or job.options.allow_poor_baseline:
         return
@@ -79,7 +84,7 @@ def _check_baseline(job: Job, accuracy) -> None:
 
 
 def plan(job: Job, progress: Progress) -> dict:
-    """Choose the channels."""
+    """Choose the channels of the last pruning step, and write plan.json."""
     chosen, said = _choose(job, job.start.model, 1, progress)
     chosen.plan.save(job.out / "plan.json")
     job.chosen = chosen
@@ -94,7 +99,7 @@ def plan(job: Job, progress: Progress) -> dict:
 
 
 def _choose(job: Job, model, steps: int, progress) -> tuple:
-    """(Cut, what to note): the first of `steps` equal steps from `model` to the budget."""
+    """Return (Cut, fields for the record) of the first of `steps` equal steps from `model` to the budget."""
     o = job.options
     asked, latency, said = job.measured(progress)
     ask = PruneRequest(asked, job.target.channel_multiple, job.imgsz, o.uniform, o.portable, latency)
@@ -104,7 +109,13 @@ def _choose(job: Job, model, steps: int, progress) -> tuple:
 
 
 def step(job: Job, progress: Progress, *, number: int) -> dict:
-    """One of several rounds of pruning and fine-tuning before the last."""
+    """Run one round of pruning and fine-tuning before the last.
+
+    Args:
+        job: the build.
+        progress: receives the fraction done and a line of text.
+        number: number of the round, from 1.
+    """
     o = job.options
     before = job.original if number == 1 else checkpoint.load(job.out / f"step{number - 1}.pt")
     chosen, said = _choose(job, before.model, o.steps - number + 1, lambda f, what: progress(f / 2, what))
@@ -128,7 +139,7 @@ def step(job: Job, progress: Progress, *, number: int) -> dict:
 
 
 def prune(job: Job, progress: Progress) -> dict:
-    """Cut, compensate, and measure what is left before any training."""
+    """Remove the channels, compensate, and measure the pruned network before any training."""
     plan = PrunePlan.load(job.out / "plan.json")
     model = job.start.model
     chosen = job.chosen
@@ -157,7 +168,7 @@ def tune(job: Job, progress: Progress) -> dict:
     """Fine-tune the pruned network; the architecture is checked at every step."""
     o = job.options
     path = job.out / "tuned.pt"
-    epochs = o.epochs - (o.steps - 1) * (o.epochs // o.steps)  # the last step takes what does not divide
+    epochs = o.epochs - (o.steps - 1) * (o.epochs // o.steps)  # the last step takes the remainder
     result = _finetune(job, job.out / "pruned.pt", path, o.settings(epochs), progress, work=job.work)
     tuned = checkpoint.load(path).model
     accuracy, _ = job.evaluate(TorchSession(tuned, job.imgsz), progress, "tuned")
@@ -188,7 +199,7 @@ def _finetune(job: Job, weights: Path, out: Path, settings: finetune.TrainingSet
 
 
 def qat(job: Job, progress: Progress) -> dict:
-    """A few gentle epochs more, rounded as the INT8 file will be; the checkpoint carries the scales."""
+    """Train a few epochs with the rounding of the INT8 file; the checkpoint carries the scales."""
     o = job.options
     path = job.model_path("qat")
     settings = o.qat_settings()
@@ -212,7 +223,7 @@ def qat(job: Job, progress: Progress) -> dict:
 
 
 def export(job: Job, progress: Progress) -> dict:
-    """One static ONNX, equal to the model on real pictures."""
+    """Write one static FP32 ONNX file, and compare it with the network on real images."""
     tuned = checkpoint.load(job.trained).model
     progress(0.1, "exporting")
     fp32 = to_onnx(tuned, (job.imgsz, job.imgsz))
@@ -232,9 +243,15 @@ def export(job: Job, progress: Progress) -> dict:
 
 
 def quantize(job: Job, progress: Progress) -> dict:
-    """FP16 and INT8 files, each measured on the validation pictures, each held to --max-drop; and the time of all
-    against the original, in turns."""
-    for precision in PRECISIONS[1:]:  # of a job that was killed here, perhaps with other options
+    """Make the FP16 and INT8 files, judge their accuracy drop, and time all files against the original.
+
+    Every file is evaluated on the validation images and held to --max-drop. The original and the files are timed in
+    turns.
+
+    Raises:
+        AccuracyDrop: a precision loses more than --max-drop.
+    """
+    for precision in PRECISIONS[1:]:  # left by a build that was killed here, perhaps with other options
         job.model_path(precision).unlink(missing_ok=True)
     fp32 = nms.without(onnx.load(job.model_path("fp32")))
     pictures = [job.features.pictures[i : i + 1].numpy() for i in range(len(job.features.pictures))]
@@ -257,11 +274,11 @@ def quantize(job: Job, progress: Progress) -> dict:
             for p, j in error.judged.items()
         }
         raise
-    for precision, model in made.files.items():  # only now: a failed gate leaves no file that looks delivered
+    for precision, model in made.files.items():  # only now, so that a failed gate leaves no files
         write_atomic(job.model_path(precision), model.SerializeToString())
     progress(0.97, "timing")
     original = job.finish(to_onnx(job.original.model, (job.imgsz, job.imgsz))).SerializeToString()
-    # ONNX Runtime has no kernels for INT8 among FP16 on a CPU: what it would take says nothing.
+    # ONNX Runtime has no CPU kernels for INT8 mixed with FP16: its time would mean nothing.
     runnable = {p: job.model_path(p) for p in ("fp32", *made.files) if p != "int8-fp16"}
     timed = time_models({"original": original, **runnable}, job.imgsz, job.data.val, classes=len(job.data.names))
     job.enter("original", job.options.weights, timing=timed["original"])
@@ -285,7 +302,7 @@ def quantize(job: Job, progress: Progress) -> dict:
         notes[0] += f" (one class per box, as NMS inside gives it; {before:.3f} with all)"
     return {
         "files": [job.model_path(p).name for p in made.files],
-        "machine": compare.machine(),  # on which it was timed
+        "machine": compare.machine(),  # that timed the files
         "calibration_pictures": len(pictures),
         "drops_map50_95": made.drops,
         "max_drop": job.options.max_drop,
@@ -296,8 +313,11 @@ def quantize(job: Job, progress: Progress) -> dict:
 
 
 def engine(job: Job, progress: Progress) -> dict:
-    """NVIDIA's parser and builder read every file. Engines ship for targets that can be built for here; for a Jetson
-    this proves parsing and typing, and the device builds its own."""
+    """Parse and build every file with NVIDIA's parser and builder.
+
+    Engines are packed for targets that can be built for on this host. For a Jetson the build is a check of parsing and
+    types, and the device builds its own engines.
+    """
     computes = list(job.target.ahead_of_time) or [PROBE]
     ships = bool(job.target.ahead_of_time)
     built, files = {}, []
@@ -329,7 +349,7 @@ def engine(job: Job, progress: Progress) -> dict:
 
 
 def reference(job: Job, progress: Progress) -> dict:
-    """A device builds the engines and measures them (--on)."""
+    """Let the reference device (--on) build the engines and measure them."""
     path = job.work / "reference.epb"
     job.work.mkdir(exist_ok=True)
     bundle = _packed_before(job, path) or _pack(job, path, _engines(job), progress)
@@ -350,7 +370,7 @@ def reference(job: Job, progress: Progress) -> dict:
 
 
 def pack(job: Job, progress: Progress) -> dict:
-    """Everything into one signed file."""
+    """Pack all files into one signed bundle."""
     bundle = _pack(job, job.bundle_path, _engines(job), progress)
     return {
         "files": [job.bundle_path.name],
@@ -361,12 +381,12 @@ def pack(job: Job, progress: Progress) -> dict:
 
 
 def page(job: Job, progress: Progress) -> dict:
-    """Everything that was measured, to look at."""
+    """Write the page and the JSON with every figure of the build."""
     models = [*job.record["models"], *(name for name in job.lost if name not in job.record["models"])]
     found = {}
     for i, model in enumerate(models):
         shown = job.shown(model)
-        if shown is None and model not in job.lost:  # evaluated before an interruption that took its notes along
+        if shown is None and model not in job.lost:  # evaluated before an interruption; the detections were lost
             job.evaluate(_session(job, model), lambda f, what, i=i: progress((i + f) / len(models), what), model)
             shown = job.shown(model)
         if shown is not None:
@@ -383,7 +403,7 @@ def page(job: Job, progress: Progress) -> dict:
 
 
 def _session(job: Job, model: str):
-    """What the accuracy of a model of the build was measured with."""
+    """The session that the accuracy of a model of the build was measured with."""
     if model in PRECISIONS:
         return precisions.session(job.target, model, onnx.load(job.model_path(model)))
     source = job.original if model == "original" else checkpoint.load(job.model_path(model))
@@ -391,7 +411,7 @@ def _session(job: Job, model: str):
 
 
 def _engines(job: Job) -> dict[str, dict]:
-    """The manifest's engines: those of the host, then those of the reference device."""
+    """The engines for the manifest: those of the host, then those of the reference device."""
     found = {}
     for stage in job.record["stages"]:
         if stage["name"] == "engine":
@@ -402,7 +422,10 @@ def _engines(job: Job) -> dict[str, dict]:
 
 
 def _packed_before(job: Job, path: Path) -> Bundle | None:
-    """The bundle for the reference device, of before an interruption: the device may have it, and be at work on it."""
+    """The bundle that was packed for the reference device before an interruption, if its files are unchanged.
+
+    The device may already have this bundle, and be building its engines.
+    """
     try:
         bundle = Bundle.open(path)
     except EdgepruneError:
@@ -422,7 +445,7 @@ def _pack(job: Job, path: Path, built: dict[str, dict], progress) -> Bundle:
     for precision in PRECISIONS:
         entry = record["models"].get(precision)
         if entry:
-            # Where TensorRT is told the precision by a flag, the device has to know what must stay FP32.
+            # Where a flag sets TensorRT's precision, the device must know the nodes that stay FP32.
             made = how.get(precision, {})
             models[precision] = {
                 **{key: made[key] for key in ("fp32_nodes", "weight_bits") if key in made},
@@ -476,7 +499,7 @@ def _lineage(job: Job) -> dict:
 
 
 def pipeline(options: BuildOptions) -> list[tuple[str, Stage]]:
-    """The stages of a build, in order; each but the last of several pruning steps is a stage of its own."""
+    """The stages of a build as (name, stage), in order; each pruning step but the last is a stage of its own."""
     return [
         ("baseline", baseline),
         *((f"step {i}", functools.partial(step, number=i)) for i in range(1, options.steps)),

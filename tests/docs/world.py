@@ -270,7 +270,7 @@ def _rootfs(world: World, folder: Path) -> None:
 
 def _base(world: World, folder: Path) -> None:
     """An arm64 base image, as an OCI archive."""
-    from ..host.test_deploy_oci import SYSTEM, Base
+    from ..host.oci_layout import SYSTEM, Base
 
     made = Base(folder / ".base").layer(SYSTEM)
     made.index(made.image())

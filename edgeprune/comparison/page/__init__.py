@@ -4,8 +4,8 @@
     pareto(comparison)    its plot of latency × mAP, an SVG for a notebook
     fragment(comparison)  a small table for a notebook
 
-Each takes the Comparison's JSON. The page loads nothing: images are in it, its script is for comfort only, and its own
-policy forbids the network. A section is a function of the view that returns HTML.
+Each function takes the Comparison's JSON. The page loads nothing: its images are embedded, its script only adds
+convenience, and its own policy forbids network access. A section is a function of the view that returns HTML.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ MOST_BYTES = 3_000_000
 _SPARE = 20_000
 
 Section = tuple[str, str, Callable[[PageView], Markup]]
-#: (word in the navigation, heading, what fills it), in the page's order. The gallery, which takes the room that is
-#: left, stands between the two.
+#: (word in the navigation, heading, function that renders it), in the page's order. The gallery, which takes the
+#: remaining size, follows these sections.
 _BEFORE: tuple[Section, ...] = (
     ("Summary", "Summary", summary.section),
     ("Items", "All items", items.section),
@@ -55,7 +55,7 @@ _AFTER: tuple[Section, ...] = (
 
 
 def render(comparison: dict) -> str:
-    """The page, at most 3 MB however many pictures the gallery has; it says how many were left out."""
+    """Render the page, of at most 3 MB for any number of gallery images; it states how many images were left out."""
     view = PageView(comparison)
     before = [_section(*entry, view) for entry in (_BEFORE if view.items else _BEFORE[:1])]
     after = [_section(*entry, view) for entry in _AFTER]
@@ -65,12 +65,12 @@ def render(comparison: dict) -> str:
 
 
 def pareto(comparison: dict) -> str:
-    """The plot of latency × mAP over all items, as an SVG element."""
+    """Render the plot of latency × mAP over all items as an SVG element."""
     return str(tradeoff.plot(PageView(comparison), 760))
 
 
 def fragment(comparison: dict) -> str:
-    """A small table, before -> after of every item, for a notebook's `_repr_html_`."""
+    """Render a small table, before -> after of every item, for a notebook's `_repr_html_`."""
     view = PageView(comparison)
     return str(items.fragment(view)) if view.items else "<p>Nothing was compared.</p>"
 
@@ -131,7 +131,7 @@ def _navigation(view: PageView) -> Markup:
 
 
 def _themes() -> Markup:
-    """Works without a script; the script remembers it."""
+    """The choice of colours, which works without a script; the script remembers it."""
     choices = [
         join(tag("input", type="radio", name_="theme", id=f"theme-{key}", checked=key == "auto"),
              tag("label", words, for_=f"theme-{key}"))

@@ -1,4 +1,4 @@
-"""Average precision by class, and what became of it: an overall mAP hides who was lost."""
+"""The section of average precision by class and its change, because an overall mAP hides the class that was lost."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ _CHARTED = 24
 
 
 def section(view: PageView) -> Markup:
+    """Render the section: a chart of the delivered model's classes, and a table of all models."""
     first = view.first
     if not first or not first.get("per_class"):
         return parts.quiet("No AP by class was measured for what is compared with.")
@@ -36,7 +37,7 @@ def _ap(item: dict, name: str) -> float | None:
 
 
 def _chart(view: PageView, first: dict, item: dict, names: list[str]) -> Markup:
-    """From the original's AP to the delivered one's, worst loss on top."""
+    """Draw from the original's AP to the delivered model's, the worst loss on top."""
     pairs = [(name, _ap(first, name), _ap(item, name)) for name in names]
     pairs = [(name, a, b) for name, a, b in pairs if a is not None and b is not None]
     pairs.sort(key=lambda pair: pair[2] - pair[1])

@@ -1,7 +1,7 @@
-"""How latency is distributed: every sample, not only its median.
+"""The section of latency distributions: every sample, not only the median.
 
-An empirical distribution is honest for 40 samples, where it shows 40 steps, and for 10,000, where it is a curve. A tail
-percentile is stated only with the samples that it takes (edgeprune_device.reports.percentiles).
+An empirical distribution shows its sample size: 40 steps for 40 samples, a curve for 10,000. A tail percentile is
+stated only if there are enough samples for it (edgeprune_device.reports.percentiles).
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ from edgeprune.comparison.page.figures import number, show
 from edgeprune.comparison.page.html import Markup, join, tag
 from edgeprune.comparison.page.view import PageView, place, settings
 
-_STEPS = 240  # points of a curve: beyond them samples are drawn at even ranks, with the tail whole
+_STEPS = 240  # points of a curve: more samples are drawn at even ranks, with the whole tail
 _TAIL = 40
 _LOG_FROM = 12
 
 
 def section(view: PageView) -> Markup:
+    """Render the section: one plot for each machine and runtime."""
     groups = [(where, [(item, found) for item in items if len(found := samples(item))])
               for where, items in settings(view.items)]  # fmt: skip
     groups = [(where, members) for where, members in groups if members]
@@ -30,14 +31,22 @@ def section(view: PageView) -> Markup:
 
 
 def samples(item: dict) -> np.ndarray:
-    """Its latencies, ms, ascending; empty where there are none."""
+    """The latencies of an item, ms, ascending; empty if there are none."""
     given = (item.get("latency_ms") or {}).get("samples") or []
     return np.sort(np.array([value for value in given if number(value) is not None], dtype=float))
 
 
 def steps(values: np.ndarray) -> list[tuple[float, float]]:
-    """(n,) ascending -> corners (ms, share of samples at most that) of the curve: all of them for few, for many those
-    at even ranks and the slowest 40 one by one."""
+    """The corners of the empirical distribution.
+
+    A curve of many samples has corners at even ranks, and at each of the slowest 40.
+
+    Args:
+        values: (n,) latencies, ms, ascending.
+
+    Returns:
+        (ms, share of the samples up to that) of each corner.
+    """
     n = len(values)
     ranks = np.arange(n) if n <= _STEPS else np.union1d(np.linspace(0, n - 1, _STEPS).round().astype(int),
                                                        np.arange(n - _TAIL, n))  # fmt: skip

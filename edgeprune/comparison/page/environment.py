@@ -1,4 +1,4 @@
-"""Where and with what it was measured, of which files, and how to do it again."""
+"""The sections of machine, data set, files and build, and of the commands that repeat the measurement."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from edgeprune.comparison.page.view import PageView
 
 
 def reproduce(view: PageView) -> Markup:
+    """Render the shell lines that measure the same."""
     commands = view.data.get("reproduce") or []
     if not commands:
         return parts.quiet("No command was recorded.")
@@ -16,6 +17,7 @@ def reproduce(view: PageView) -> Markup:
 
 
 def section(view: PageView) -> Markup:
+    """Render the machine, the data set, the files and the build."""
     return join(_machine(view), _data(view), _files(view), _build(view))
 
 
@@ -100,5 +102,5 @@ def _bar(share: float) -> Markup:
 
 
 def _seconds(seconds: float) -> str:
-    """48.2 s, 3 min 20 s."""
+    """Format seconds: 48.2 s, 3 min 20 s."""
     return f"{seconds:.1f} s" if seconds < 90 else f"{int(seconds // 60)} min {seconds % 60:.0f} s"

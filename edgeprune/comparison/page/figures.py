@@ -1,4 +1,4 @@
-"""Figures as people read them, and what changed between two of them. What was not measured says so."""
+"""Formats figures, and the change between two of them; a missing figure is "not measured"."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ MINUS = "−"
 
 
 def number(value: Any) -> float | None:
-    """A finite number, or None: null, NaN and infinity are no figures."""
+    """Return a finite number unchanged; None for null, NaN and infinity."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         return None
     return value
 
 
 def show(value: Any, unit: str) -> str:
-    """The figure with its unit: "bytes", "count", "ms", "fps", "map", "mj" or "int".
+    """Format a figure with its unit: "bytes", "count", "ms", "fps", "map", "mj" or "int".
 
     >>> show(3_011_043, "count"), show(12_054_321, "bytes"), show(0.2493, "map"), show(None, "ms")
     ('3.01 M', '12.1 MB', '0.249', 'not measured')
@@ -35,7 +35,7 @@ def _scaled(value: float, suffix: str = "") -> str:
 
 
 def _three(value: float) -> str:
-    """Three significant digits, never fewer than the integer part has."""
+    """Format with three significant digits, and with all digits of the integer part."""
     magnitude = abs(value)
     digits = 0 if magnitude >= 99.95 else 1 if magnitude >= 9.995 else 2 if magnitude >= 0.9995 else 3
     return f"{value:.{digits}f}"
@@ -54,23 +54,35 @@ _UNITS = {
 
 @dataclass(frozen=True)
 class FigureChange:
-    """What became of a figure: the words, and whether that is "better", "worse" or the "same"."""
+    """The change of a figure.
+
+    Attributes:
+        text: the change in words.
+        sense: "better", "worse" or "same".
+    """
 
     text: str
     sense: str
 
 
 def signed(value: float, digits: int = 3) -> str:
-    """+0.004, −0.012, ±0.000."""
+    """Format a difference with its sign: +0.004, −0.012, ±0.000."""
     text = f"{abs(value):.{digits}f}"
     return f"±{text}" if float(text) == 0 else f"{'+' if value > 0 else MINUS}{text}"
 
 
 def share(before: Any, after: Any, less: str, more: str, *, good: str = "less") -> FigureChange | None:
-    """Of a figure of which less (or more) is good, in percent; None where one of them was not measured.
+    """The change of a figure in percent; None if one of the two was not measured.
 
     >>> share(200, 50, "smaller", "larger")
-    Change(text='75 % smaller', sense='better')
+    FigureChange(text='75 % smaller', sense='better')
+
+    Args:
+        before: the figure of the reference.
+        after: the figure of the model.
+        less: word for a decrease.
+        more: word for an increase.
+        good: the better direction, "less" or "more".
     """
     before, after = number(before), number(after)
     if before is None or after is None or before <= 0:
@@ -84,7 +96,7 @@ def share(before: Any, after: Any, less: str, more: str, *, good: str = "less") 
 
 
 def accuracy(before: Any, after: Any) -> FigureChange | None:
-    """Of an average precision, in its own unit: a difference of 0.01 is one point."""
+    """The change of an average precision, as a difference; 0.01 is one point."""
     before, after = number(before), number(after)
     if before is None or after is None:
         return None
@@ -93,7 +105,7 @@ def accuracy(before: Any, after: Any) -> FigureChange | None:
 
 
 def times(speedup: Any) -> FigureChange | None:
-    """Of a latency, as a factor: 2.00× faster."""
+    """The change of a latency as a factor: 2.00× as fast."""
     speedup = number(speedup)
     if speedup is None or speedup <= 0:
         return None

@@ -1,8 +1,8 @@
-"""The same pictures as each model sees them, side by side, worst losses first.
+"""The section of the same images with each model's detections, side by side, the worst losses first.
 
-Each picture is embedded once; every panel uses it again and draws its own boxes over it. A labelled object that the
-first item finds and this one does not is lost: dashed and struck through. What the last item lost is numbered, as in
-the list beside it.
+Each image is embedded once; every panel refers to it and draws its own boxes over it. A labelled object is lost if the
+first item finds it and the panel's item does not; its box is dashed and struck through. The losses of the last item are
+numbered, as in the list beside the panels.
 """
 
 from __future__ import annotations
@@ -18,15 +18,22 @@ from edgeprune.comparison.page.svg import px
 from edgeprune.comparison.page.view import PageView
 
 _TRUTH = "truth"
-_STEPS = ("pruned", "tuned")  # of a build
-_PANELS = 6  # beyond, the others are shown when a reader asks for them
+_STEPS = ("pruned", "tuned")  # models of a build
+_PANELS = 6  # further panels are shown when the reader selects them
 _LISTED = 12
 Box = list  # [class, x1, y1, x2, y2] of the truth, [class, confidence, x1, y1, x2, y2] px of a detection
 
 
 @dataclass(frozen=True)
 class _Seen:
-    """What one item made of one picture: detections that find an object, objects found, and false alarms."""
+    """The detections of one item in one image.
+
+    Attributes:
+        hits: detections that find an object.
+        objects: indices of the objects found.
+        alarms: false alarms.
+        by_object: {object: the detection that finds it}.
+    """
 
     hits: list[Box]
     objects: set[int]
@@ -36,7 +43,7 @@ class _Seen:
 
 @dataclass(frozen=True)
 class _Shot:
-    """One picture: what is labelled in it, and what each item saw at the gallery's confidence."""
+    """One image: its labels, and each item's detections at the gallery's confidence."""
 
     index: int
     name: str
@@ -50,7 +57,14 @@ class _Shot:
 
 
 def section(view: PageView, budget: int) -> Markup:
-    """budget: bytes that the section may take."""
+    """Render the section within a limit of size.
+
+    Images that do not fit are left out, those with the fewest losses first.
+
+    Args:
+        view: the comparison.
+        budget: bytes that the section may take.
+    """
     gallery = view.data.get("gallery")
     if not gallery or not gallery.get("pictures"):
         return parts.quiet("No pictures: the comparison was made without a data set, or of reports alone.")
@@ -92,7 +106,7 @@ def _shot(index: int, entry: dict, conf: float, iou: float) -> _Shot:
 
 
 def _panels(view: PageView, shots: list[_Shot], first: str) -> list[str]:
-    """The first item, then the others in their order."""
+    """The names of the panels: the first item, then the others in their order."""
     known = {name for shot in shots for name in shot.seen}
     return [first, *(item["name"] for item in view.items if item["name"] in known and item["name"] != first)]
 
@@ -149,7 +163,7 @@ def _trouble(shot: _Shot, picture: jpegs.GalleryImage) -> Markup | None:
 
 
 def _embedded(shot: _Shot, url: str | None) -> Markup | None:
-    """The pixels, once; panels refer to them."""
+    """The pixels of an image, embedded once; the panels refer to them."""
     if url is None:
         return None
     image = tag("image", href=Markup(url), width=px(shot.width), height=px(shot.height), preserveAspectRatio="none",
@@ -198,7 +212,7 @@ def _figure(shot: _Shot, column: int, name: str, said: str, layers: list, pixels
 def _layer(
     view: PageView, boxes: list[Box], kind: str, key: str, shot: _Shot | None = None, numbers=()
 ) -> Markup | None:
-    """Boxes of one kind, over a dark edge of their own so that they show on any picture; some with a number."""
+    """Draw boxes of one kind, some with a number, over a dark edge that keeps them visible on any image."""
     if not boxes:
         return None
     drawn: list[Any] = []
@@ -217,14 +231,14 @@ def _layer(
 
 
 def _lost(shot: _Shot, first: str, last: str) -> list[int]:
-    """The objects that the last item lost, as the list counts them."""
+    """The objects that the last item lost, in the order of the list."""
     if first not in shot.seen or last not in shot.seen:
         return []
     return sorted(shot.seen[first].objects - shot.seen[last].objects)
 
 
 def _mark(box: tuple, kind: str) -> Markup | None:
-    """A sign beside the colour and the dashes: a stroke through what was lost, a plus in what was gained."""
+    """A sign in addition to colour and dashes: a stroke through a lost object, a plus in a gained one."""
     x1, y1, x2, y2 = box
     if kind == "lost":
         return tag("path", d=f"M{px(x1)} {px(y2)}L{px(x2)} {px(y1)}")
@@ -235,7 +249,7 @@ def _mark(box: tuple, kind: str) -> Markup | None:
 
 
 def _words(view: PageView, box: Box) -> str:
-    """A box in words: car 0.83."""
+    """Describe a box: car 0.83."""
     classes = view.data.get("classes") or []
     index = int(box[0])
     name = classes[index] if 0 <= index < len(classes) else f"class {index}"
@@ -243,7 +257,7 @@ def _words(view: PageView, box: Box) -> str:
 
 
 def _told(view: PageView, shot: _Shot, first: str, last: str) -> Markup | None:
-    """What the last item lost and gained, in words; the numbers are those in the pictures."""
+    """List the objects that the last item lost and gained, with the numbers of the image."""
     if first not in shot.seen or last not in shot.seen or first == last:
         return None
     before, after = shot.seen[first], shot.seen[last]

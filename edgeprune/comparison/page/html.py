@@ -1,4 +1,4 @@
-"""HTML that cannot be forged: whatever is not `Markup` already is escaped, in this one place.
+"""Builds HTML safely: this module escapes every text that is not `Markup` already.
 
 >>> tag("td", "a < b", class_="name")
 '<td class="name">a &lt; b</td>'
@@ -15,28 +15,31 @@ _VOID = {"meta", "link", "input", "br", "hr", "col"}
 
 
 class Markup(str):
-    """Text that is HTML already. Only this module and constants of this package make it."""
+    """Text that is already HTML; only this module and constants of this package create it."""
 
     __slots__ = ()
 
 
 def escape(text: Any) -> Markup:
-    """Text as HTML: nothing in it is a tag, a control character or a change of writing direction."""
+    """Turn text into HTML in which nothing is a tag, a control character or a change of writing direction."""
     return text if isinstance(text, Markup) else Markup(html.escape(printable(str(text))))
 
 
 def tag(name: str, *children: Any, **attributes: Any) -> Markup:
-    """<name attributes>children</name>. A child: text, a number, Markup, or a list of such; None is nothing.
+    """Build <name attributes>children</name>.
 
-    An attribute's trailing underscore goes, others become hyphens (class_, aria_label), save in viewBox and its like,
-    which have none. None or False leaves it out, True gives it no value.
+    Args:
+        name: name of the element.
+        children: texts, numbers, Markup, or lists of these; None is left out.
+        attributes: values by name. A trailing underscore is removed, other underscores become hyphens (class_,
+            aria_label). None or False leaves an attribute out, True gives it no value.
     """
     opened = Markup(f"<{name}{''.join(_attribute(k, v) for k, v in attributes.items())}>")
     return opened if name in _VOID else Markup(f"{opened}{join(*children)}</{name}>")
 
 
 def join(*children: Any) -> Markup:
-    """Children one after the other, escaped where they are text."""
+    """Concatenate children; texts are escaped."""
     parts = []
     for child in children:
         if isinstance(child, (list, tuple)):

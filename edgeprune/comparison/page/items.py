@@ -1,4 +1,4 @@
-"""The full table: every item with every figure, and below it how each was measured."""
+"""The section of the full table: every item with every figure, and below it how each was measured."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ _HEAD = (
 
 
 def section(view: PageView) -> Markup:
+    """Render the table and the notes on the measurement."""
     return join(
         parts.table("All items", _HEAD, [_row(view, item) for item in view.items], class_="items"),
         parts.quiet(
@@ -61,12 +62,12 @@ def _speed(first: dict, item: dict) -> Markup:
 
 
 def flags(item: dict) -> list[str]:
-    """What a reader must know of its figures, in a word each."""
+    """The labels beside an item's name that qualify its figures."""
     return [word for key, word in (("recorded", "recorded"), ("caveat", "see note")) if item.get(key)]
 
 
 def _percent(change: FigureChange | None) -> FigureChange | None:
-    """Short enough for a cell: −20 %."""
+    """Shorten a change for a cell: −20 %."""
     if change is None or change.text == "unchanged":
         return change and FigureChange("±0 %", "same")
     amount, _, direction = change.text.partition(" % ")
@@ -82,7 +83,7 @@ def _cell(value, unit: str, change: FigureChange | None = None, mark: str | None
 
 
 def _notes(view: PageView) -> Markup:
-    """How each item was measured, and what its figures cannot say; items of which the same holds stand together."""
+    """Describe how each item was measured, and the limits of its figures; equal descriptions share a line."""
     groups: dict[tuple[str, str | None], list[str]] = {}
     for item in view.items:
         groups.setdefault((_measured(view, item), item.get("caveat")), []).append(item["name"])
@@ -120,7 +121,7 @@ _COLUMNS = (("size", "size_bytes", "bytes"), ("parameters", "parameters", "count
 
 
 def fragment(view: PageView) -> Markup:
-    """A small table: before -> after of every item. Its ink is the notebook's own, light or dark."""
+    """Render a small table, before -> after of every item, in the text colours of the notebook."""
     head = ["", *(name for name, _, _ in _COLUMNS), "p50", "mAP50-95", "small"]
     cell = "padding:.25em .6em;text-align:right;vertical-align:top;white-space:nowrap;"
     cell += "border-bottom:1px solid rgba(128,128,128,.35);"
@@ -142,7 +143,7 @@ def fragment(view: PageView) -> Markup:
 
 
 def _arrows(view: PageView, item: dict) -> list[Markup]:
-    """Each figure as "before → after", its change below; of the first item its own."""
+    """Render each figure as "before → after" with its change below; those of the first item without a change."""
     first = view.first
 
     def arrow(before, after, unit: str, change: FigureChange | None) -> Markup:

@@ -1,4 +1,4 @@
-"""Pictures small enough to travel in a page: one size and quality for all, the best that fits."""
+"""Scales images down until they fit into a page: all with the same size and quality, the best that fits."""
 
 from __future__ import annotations
 
@@ -17,7 +17,13 @@ _LADDER = ((960, 84), (960, 76), (800, 74), (640, 72), (512, 68), (400, 62))
 
 @dataclass(frozen=True)
 class GalleryImage:
-    """A picture of the gallery, upright, no larger than the ladder's first step; or why there is none."""
+    """An image of the gallery, upright, and no larger than the first step of the ladder.
+
+    Attributes:
+        image: the image; None if it cannot be read.
+        size: (width, height) of the file, px.
+        error: reason why there is no image.
+    """
 
     image: Image.Image | None
     size: tuple[int, int] | None
@@ -25,7 +31,7 @@ class GalleryImage:
 
 
 def read(path: str | None) -> GalleryImage:
-    """The picture at `path`; one that is missing or damaged says so and ends nothing."""
+    """Read an image; a missing or damaged one becomes a GalleryImage with an error."""
     if not path:
         return GalleryImage(None, None, "its file is not known")
     try:
@@ -40,7 +46,7 @@ def read(path: str | None) -> GalleryImage:
 
 
 def encode(picture: GalleryImage, step: int) -> str:
-    """A data: URL, at that step of the ladder."""
+    """Encode an image as a data: URL, at one step of the ladder."""
     side, quality = _LADDER[step]
     image = picture.image.copy()
     image.thumbnail((side, side), Image.Resampling.LANCZOS)
@@ -50,10 +56,18 @@ def encode(picture: GalleryImage, step: int) -> str:
 
 
 def fit(pictures: list[GalleryImage], around: list[int], budget: int) -> tuple[list[str | None], int]:
-    """Data URLs of as many first pictures as fit into `budget` bytes, each with `around` bytes of markup beside it.
+    """Encode as many images, from the first on, as fit into the budget.
 
-    Returns them, None where there is no picture, and the longest side in px that they were scaled to. All of them at
-    the best step at which all fit; where not even the last does, as many as do.
+    All have the best step of the ladder at which all fit. If not all fit at the last step, the last images are left
+    out.
+
+    Args:
+        pictures: the images.
+        around: bytes of markup beside each image.
+        budget: limit of images and markup together, bytes.
+
+    Returns:
+        The data: URLs, None for an image that could not be read, and the longest side that they were scaled to, px.
     """
     for step, (side, _) in enumerate(_LADDER):
         urls: list[str | None] = []

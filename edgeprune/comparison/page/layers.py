@@ -1,4 +1,4 @@
-"""Channels kept per layer: every convolution before and after, in the order of the network."""
+"""The section of channels kept per layer: every convolution before and after, in the order of the network."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ Layers = dict[str, int]
 
 
 def section(view: PageView) -> Markup:
+    """Render the section: one chart for each network that differs from the original."""
     before = view.first.get("layers") if view.first else None
     if not before:
         return parts.quiet("The layers of ", tag("b", view.first["name"]) if view.first else "it", " are not known.")
@@ -29,7 +30,7 @@ def section(view: PageView) -> Markup:
 
 
 def _networks(view: PageView, before: Layers) -> list[tuple[list[str], Layers]]:
-    """Each network that differs from the original, with the names of the items that are it; what is delivered first."""
+    """The networks that differ from the original, each with the names of its items; the delivered one first."""
     found: list[tuple[list[str], Layers]] = []
     for item in view.items[1:]:
         after = item.get("layers")
@@ -69,7 +70,7 @@ def _one(view: PageView, before: Layers, names: list[str], after: Layers, key: s
 
 
 def _skyline(names: list[str], before: Layers, after: Layers, width: float, key: str, desc: str) -> Markup:
-    """One column a convolution: the outline is the original, the filling what is kept."""
+    """Draw one column a convolution: the outline is the original, the filling the channels that stay."""
     narrow = width < 600
     left, top, height, foot = 40, 22, 170 if narrow else 210, 36
     most = max(max(before[n], after[n]) for n in names)
@@ -95,7 +96,7 @@ def _skyline(names: list[str], before: Layers, after: Layers, width: float, key:
 
 
 def _blocks(names: list[str], left: float, pitch: float, base: float, width: float) -> Markup:
-    """Ticks where a block of the network begins, named where there is room."""
+    """Draw ticks where a block of the network begins, with its name if there is space."""
     drawn, free = [], 0.0
     for i, name in enumerate(names):
         if i and _block(name) == _block(names[i - 1]):
@@ -112,7 +113,7 @@ def _blocks(names: list[str], left: float, pitch: float, base: float, width: flo
 
 
 def _block(name: str) -> str:
-    """model.2.m.0.cv1.conv -> model.2; a name of another kind is its own block."""
+    """The block of a layer: model.2.m.0.cv1.conv -> model.2; a name of another form is its own block."""
     found = re.match(r"[A-Za-z_]+\.\d+", name)
     return found[0] if found else name.partition(".")[0]
 
@@ -122,7 +123,7 @@ def _kept(before: int, after: int) -> str:
 
 
 def _list(names: list[str], before: Layers, after: Layers) -> Markup:
-    """The table behind the columns, with a bar in each row; by block, so that it can run in columns."""
+    """Render the table behind the columns, with a bar in each row, by block so that it can be set in columns."""
     most = max(max(before[n], after[n]) for n in names)
     blocks: dict[str, list[str]] = {}
     for name in names:

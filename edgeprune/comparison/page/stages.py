@@ -1,4 +1,4 @@
-"""Where the milliseconds go: decode, pre, infer and post of one picture, one after another."""
+"""The section of time by stage: decode, pre, infer and post of one image."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ _MEANING = {"decode": "picture file to pixels", "pre": "letterbox and scaling", 
 
 
 def section(view: PageView) -> Markup:
+    """Render the section: bars, and the same figures as a table."""
     items = [item for item in view.items if _of(item)]
     if not items:
         return parts.quiet("No item has its time by stage measured.")
@@ -29,7 +30,7 @@ def section(view: PageView) -> Markup:
 
 
 def _of(item: dict) -> dict[str, float]:
-    """The stages that it has, in order."""
+    """The measured stages of an item, in order."""
     stages = item.get("stages_ms") or {}
     return {name: stages[name] for name in _NAMES if number(stages.get(name)) is not None}
 
@@ -41,7 +42,7 @@ def _where(item: dict) -> str:
 
 
 def _bars(items: list[dict], width: float, key: str) -> Markup:
-    """One bar an item, all in one scale; what ran on the same machine stands together."""
+    """Draw one bar an item in one scale, grouped by machine."""
     narrow = width < 600
     left = 0 if narrow else 210
     pitch, thick = (48, 22) if narrow else (34, 24)

@@ -1,4 +1,4 @@
-"""The summary: what became of each figure, and what every gate said."""
+"""The summary: the change of each figure, and the result of every gate."""
 
 from __future__ import annotations
 
@@ -16,7 +16,16 @@ _STATES = {True: ("passed", "✓", "good"), False: ("failed", "✕", "bad"), Non
 
 @dataclass(frozen=True)
 class Figure:
-    """One figure before and after: the words, the numbers behind them for the bars, and what to know of them."""
+    """One figure before and after.
+
+    Attributes:
+        name: name of the figure.
+        unit: unit for `figures.show`.
+        before: value of the first item.
+        after: value of the other item.
+        change: the change; None if the two cannot be compared.
+        note: remark below the figure.
+    """
 
     name: str
     unit: str
@@ -27,7 +36,7 @@ class Figure:
 
 
 def compared(view: PageView, first: dict, item: dict) -> list[Figure]:
-    """The summary's figures of `item` beside those of `first`. A change is stated only among figures of one run."""
+    """The summary's figures of `item` beside those of `first`; only figures of one run have a change."""
     pictures, timed = same_pictures(first, item), _timed(view, first, item)
     macs, macs_of = view.network(item, "macs")
     params, params_of = view.network(item, "parameters")
@@ -52,8 +61,10 @@ def _share(name, unit, before, after, less, more, *, good="less", note=None, com
 
 
 def _timed(view: PageView, first: dict, item: dict) -> dict:
-    """Whose time stands for the delivered network's: its own, or, of a file that this machine cannot judge, that of the
-    same network in floating point."""
+    """The item whose latency represents the delivered network.
+
+    It is the item itself, or, for a file that this machine cannot judge, the same network in FP32.
+    """
     plain = view.item("fp32")
     known = p50(item) is not None and not item.get("caveat")
     if known or not view.is_build or plain is None or not same_run(first, plain):
@@ -74,7 +85,7 @@ def _latency(first: dict, item: dict, timed: dict) -> Figure:
 
 
 def _fps(first: dict, item: dict, timed: dict) -> Figure:
-    """End to end where it has that; else of the inference alone, and named so."""
+    """FPS end to end if it was measured, else FPS of the inference, which the name then states."""
     kinds = (("fps_end_to_end", "FPS, end to end"), ("fps_inference_only", "FPS, inference alone"))
     key, name = next((kind for kind in kinds if number(timed.get(kind[0])) is not None), kinds[0])
     name += "" if timed is item else f", of {timed['name']}"
@@ -100,9 +111,9 @@ def _apart(first: dict, item: dict) -> str | None:
     return "measured elsewhere, or otherwise"
 
 
-# -- what stands at the top ------------------------------------------------------------------------------------------
+# -- top of the page --------------------------------------------------------------------------------------------------
 def verdict(view: PageView) -> Markup:
-    """One line in large type: whether the gates passed, and what was won."""
+    """Render one large line: whether the gates passed, and the main changes."""
     gates = view.data.get("gates") or []
     failed = [gate for gate in gates if gate.get("passed") is False]
     open_ = [gate for gate in gates if gate.get("passed") is None]
@@ -128,7 +139,7 @@ def verdict(view: PageView) -> Markup:
 
 
 def _won(view: PageView) -> Markup | None:
-    """What was won and lost, in one sentence."""
+    """The gains and losses in one sentence."""
     first, item = view.first, view.delivered
     if first is None or item is None:
         return None
@@ -148,7 +159,7 @@ def _won(view: PageView) -> Markup | None:
 
 
 def warnings(view: PageView) -> Markup:
-    """What a reader must know before any figure."""
+    """Render the warnings that qualify all figures of the page."""
     found = []
     if view.untrusted:
         count = view.untrusted
@@ -163,6 +174,7 @@ def warnings(view: PageView) -> Markup:
 
 
 def section(view: PageView) -> Markup:
+    """Render the figures as tiles, the gates, and the figures recorded on devices."""
     first, item = view.first, view.delivered
     if first is None:
         return tag("p", "Nothing was compared.", class_="quiet")
@@ -207,7 +219,7 @@ def _alone(figure: Figure) -> Markup:
 
 
 def _bars(figure: Figure) -> Markup | None:
-    """Before above after, in one scale: what a reader sees before reading."""
+    """Draw the figure before and after as two bars in one scale."""
     before, after = number(figure.before), number(figure.after)
     if before is None or after is None or max(before, after) <= 0 or figure.change is None:
         return None
@@ -240,7 +252,7 @@ def _gates(view: PageView) -> Markup | None:
 
 
 def _recorded(view: PageView, shown: dict | None) -> Markup | None:
-    """What devices reported, one line each: the figures that a build on another machine cannot give."""
+    """List the figures that devices reported, one line each, because a build on another machine cannot measure them."""
     reports = [item for item in view.items if item.get("recorded") and item is not shown]
     if not reports:
         return None
@@ -255,7 +267,7 @@ def _recorded(view: PageView, shown: dict | None) -> Markup | None:
 
 
 def _known(item: dict) -> list[str]:
-    """The figures that it has, in words."""
+    """The measured figures of an item, in words."""
     said = (
         (p50(item), "ms", "{} p50 inference"),
         (item.get("fps_end_to_end"), "fps", "{} end to end"),

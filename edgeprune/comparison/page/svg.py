@@ -1,7 +1,8 @@
-"""Charts by hand: scales, ticks, labels, and the SVG that they stand in. Knows nothing of models.
+"""Building blocks of the charts: scales, ticks, labels, and the SVG around them; independent of models.
 
-A chart is drawn twice, for a wide screen and for a phone, and the style sheet shows one: text that only shrinks with
-its picture cannot be read at 360 px. Ink is `currentColor`, so that a chart fits the page or notebook around it.
+A chart is drawn twice, for a wide screen and for a phone, and the style sheet shows one of them, because text that is
+only scaled down cannot be read at 360 px. Lines and text have `currentColor`, so that a chart matches the page or
+notebook around it.
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ _FONT = "system-ui,-apple-system,'Segoe UI',Roboto,sans-serif"
 
 
 def both(draw: Callable[[int, str], Markup], key: str) -> Markup:
-    """draw(width, id) for a wide screen and for a phone."""
+    """Draw a chart with draw(width, id) for a wide screen and for a phone."""
     wide, narrow = draw(WIDE, f"{key}-wide"), draw(NARROW, f"{key}-narrow")
     return join(tag("div", wide, class_="wide"), tag("div", narrow, class_="narrow"))
 
 
 def chart(width: float, height: float, key: str, title: str, desc: str, *children: Any) -> Markup:
-    """The outer SVG, named and described for who cannot see it."""
+    """The outer SVG, with a title and a description for screen readers."""
     return tag(
         "svg", tag("title", title, id=f"{key}-title"), tag("desc", desc, id=f"{key}-desc"), *children,
         xmlns="http://www.w3.org/2000/svg", viewBox=f"0 0 {px(width)} {px(height)}", role="img", id=key,
@@ -33,28 +34,31 @@ def chart(width: float, height: float, key: str, title: str, desc: str, *childre
 
 
 def text(x: float, y: float, words: Any, *, anchor: str = "start", quiet: bool = False, **more: Any) -> Markup:
+    """A text at a position, px."""
     opacity = 0.72 if quiet else None
     return tag("text", words, x=px(x), y=px(y), text_anchor=anchor if anchor != "start" else None,
                fill_opacity=opacity, **more)  # fmt: skip
 
 
 def line(x1: float, y1: float, x2: float, y2: float, *, opacity: float = 0.16, **more: Any) -> Markup:
+    """A straight line between two positions, px."""
     ends = {"x1": px(x1), "y1": px(y1), "x2": px(x2), "y2": px(y2)}
     return tag("line", **ends, stroke="currentColor", stroke_opacity=opacity, **more)
 
 
 def rect(x: float, y: float, width: float, height: float, *children: Any, **more: Any) -> Markup:
+    """A rectangle, px; a negative width or height becomes 0."""
     return tag("rect", *children, x=px(x), y=px(y), width=px(max(width, 0)), height=px(max(height, 0)), **more)
 
 
 def path(points: Iterable[tuple[float, float]], **more: Any) -> Markup:
-    """A line through points, without a fill."""
+    """A line through points, px, without a fill."""
     steps = " ".join(f"{px(x)} {px(y)}" for x, y in points)
     return tag("path", d=f"M{steps}", fill="none", **more)
 
 
 def marker(shape: int, x: float, y: float, colour: str, *inner: Any, hollow: bool = False, size: float = 6) -> Markup:
-    """A point: a circle (0) or a diamond (1), hollow where its figure needs a caution."""
+    """A point: a circle (0) or a diamond (1), hollow if its figure has a caveat."""
     look = {
         "fill": "var(--ground,transparent)" if hollow else colour, "stroke": colour, "stroke_width": 2.25,
     }  # fmt: skip
@@ -66,13 +70,13 @@ def marker(shape: int, x: float, y: float, colour: str, *inner: Any, hollow: boo
 
 
 def scale(low: float, high: float, start: float, end: float) -> Callable[[float], float]:
-    """A figure -> its place in px."""
+    """A linear scale: a function from a figure to its position, px."""
     span = high - low or 1.0
     return lambda value: start + (value - low) / span * (end - start)
 
 
 def ticks(low: float, high: float, about: int) -> list[float]:
-    """Round figures between two, some `about` of them.
+    """Round figures between two limits, approximately `about` of them.
 
     >>> ticks(0, 10, 5)
     [0.0, 2.0, 4.0, 6.0, 8.0, 10.0]
@@ -86,7 +90,7 @@ def ticks(low: float, high: float, about: int) -> list[float]:
 
 
 def plain(value: float) -> str:
-    """A tick's words: 0.25, 2.5, 40.
+    """Format a tick: 0.25, 2.5, 40.
 
     >>> plain(40.0), plain(0.25)
     ('40', '0.25')
@@ -95,12 +99,12 @@ def plain(value: float) -> str:
 
 
 def width_of(words: str, size: float = 12.5) -> float:
-    """About how many px words take; no font is at hand to ask."""
+    """Estimate the width of words, px; no font is available to measure it."""
     return 0.58 * size * len(words)
 
 
 def short(words: str, most: int = 26) -> str:
-    """A long name with its middle left out: what tells names apart stands at both ends.
+    """Shorten a long name in its middle, because names differ at both ends.
 
     >>> short("a-very-long-name-of-a-checkpoint.pt", 16)
     'a-very-…point.pt'
@@ -112,4 +116,5 @@ def short(words: str, most: int = 26) -> str:
 
 
 def px(value: float) -> str:
+    """Format a length for SVG with one decimal at most."""
     return f"{value:.1f}".removesuffix(".0")

@@ -1,8 +1,8 @@
 """The page's colours, light and dark, in one table.
 
-The colours of items and stages are Okabe and Ito's, moved to one lightness: told apart by people who are colour-blind,
-and at least 3:1 against white and against the dark ground alike, so that they are also what a notebook of either kind
-shows, which has no custom properties. White text on them has 4.5:1. Nothing is told by colour alone.
+The colours of items and stages are Okabe and Ito's, moved to one lightness. Colour-blind people can tell them apart.
+They have a contrast of at least 3:1 against white and against the dark ground, so a notebook of either kind, which has
+no custom properties, can show them. White text on them has 4.5:1. No information is in colour alone.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ STAGES = {"decode": "#6b7482", "pre": "#14777f", "infer": "#1f6fb2", "post": "#b
 
 
 def css() -> str:
-    """The custom properties: by the system's preference, or by what the reader chose."""
+    """The custom properties, by the system's preference or by the reader's choice."""
     pairs = {**TOKENS, **{f"item-{i}": pair for i, pair in enumerate(zip(ITEMS, BRIGHT))}}
     light, dark = (";".join(f"--{name}:{pair[i]}" for name, pair in pairs.items()) for i in (0, 1))
     return (
@@ -40,11 +40,11 @@ def css() -> str:
 
 
 def colour(index: int) -> str:
-    """The colour of the item at `index`; the first, what all are compared with, is grey."""
+    """The colour of the item at `index`; the first, which is the reference, is grey."""
     which = 0 if index == 0 else 1 + (index - 1) % (len(ITEMS) - 1)
     return f"var(--item-{which},{ITEMS[which]})"
 
 
 def dash(index: int) -> str:
-    """The dashes of its line, so that a colour is never alone."""
+    """The dashes of an item's line, so that colour is not the only distinction."""
     return DASHES[index % len(DASHES)]

@@ -1,4 +1,4 @@
-"""Latency × mAP over all items. A front joins only figures of the same machine and runtime."""
+"""The section of latency × mAP over all items; a front joins only figures of the same machine and runtime."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from edgeprune.comparison.page.figures import number, show
 from edgeprune.comparison.page.html import Markup, join, tag
 from edgeprune.comparison.page.view import PageView, p50, place, setting, settings
 
-_LOG_FROM = 12  # times between the fastest and the slowest: beyond, a linear axis is a heap in a corner
+_LOG_FROM = 12  # ratio of slowest to fastest from which the axis is logarithmic, because points would crowd in a corner
 
 
 @dataclass
@@ -35,7 +35,7 @@ class _Point:
 
 
 def front(points: list[tuple[float, float]]) -> list[int]:
-    """Indices of (ms, mAP) that no other beats in one without being beaten in the other, fastest first.
+    """The indices of the (ms, mAP) points of the Pareto front, fastest first.
 
     >>> front([(10, 0.30), (5, 0.25), (12, 0.29)])
     [1, 0]
@@ -49,7 +49,7 @@ def front(points: list[tuple[float, float]]) -> list[int]:
 
 
 def plot(view: PageView, width: float = svg.WIDE, key: str = "pareto") -> Markup:
-    """The SVG; with nothing to plot it says so."""
+    """Draw the plot as SVG; without a point it states that there is nothing to plot."""
     points = [
         _Point(item, p50(item), number(item.get("map50_95")), theme.colour(view.index(item)))
         for item in view.items
@@ -77,7 +77,7 @@ def _words(p: _Point) -> str:
 
 
 def _axes(points: list[_Point], width: float, height: float, margins: tuple) -> Markup:
-    """Grid, ticks and titles; and the points learn where they stand."""
+    """Draw grid, ticks and titles, and set the positions of the points."""
     left, right, top, bottom = margins
     times, scores = [p.ms for p in points], [p.accuracy for p in points]
     log = min(times) > 0 and max(times) / min(times) > _LOG_FROM
@@ -100,7 +100,7 @@ def _axes(points: list[_Point], width: float, height: float, margins: tuple) -> 
 
 
 def _axis(values: list[float], start: float, end: float, pad: float, about: int, least: float = 0.0):
-    """A linear scale over the values with room around them, never below zero."""
+    """Make a linear scale over the values with space around them, never below zero."""
     span = max(max(values) - min(values), least, 0.05 * max(values), 1e-9)
     middle = (max(values) + min(values)) / 2
     low, high = max(0.0, middle - span * (0.5 + pad)), middle + span * (0.5 + pad)
@@ -115,7 +115,7 @@ def _log_axis(values: list[float], start: float, end: float):
 
 
 def _front(points: list[_Point], items: list[dict]) -> list[tuple[float, float]]:
-    """Corners of the line along what nothing beats, of one machine and runtime; figures with a caveat take no part."""
+    """The corners of the front's line for one machine and runtime; figures with a caveat are left out."""
     mine = [p for p in points if not p.caveat and any(p.item is item for item in items)]
     kept = [mine[i] for i in front([(p.ms, p.accuracy) for p in mine])]
     corners = [(p.x, p.y) for p in kept[:1]]
@@ -125,7 +125,7 @@ def _front(points: list[_Point], items: list[dict]) -> list[tuple[float, float]]
 
 
 def _labels(points: list[_Point], fronts: list[list[tuple[float, float]]], box: tuple, size: float) -> Markup:
-    """Names near their points, where they hit no other name, point or front; a thin line leads to a far one."""
+    """Place names near their points without overlapping a name, point or front; a thin line leads to a distant name."""
     left, right, top, bottom = box
     taken = [(p.x - 8, p.y - 8, p.x + 8, p.y + 8) for p in points]
     for corners in fronts:
@@ -145,12 +145,12 @@ def _labels(points: list[_Point], fronts: list[list[tuple[float, float]]], box: 
                     drawn.append(svg.line(p.x, p.y, *end, opacity=0.35))
                 weight = 600 if p.colour == theme.colour(0) else None
                 drawn.append(svg.text(x, y, name, font_size=size, font_weight=weight))
-                break  # a name that fits nowhere stands in the table alone
+                break  # a name without space is in the table only
     return join(drawn)
 
 
 def _places(p: _Point, wide: float) -> Iterator[tuple[float, float, bool]]:
-    """Where a name may begin, best first, and whether that is far from its point."""
+    """Yield positions for a name, best first, and whether each is distant from its point."""
     yield p.x + 12, p.y + 4, False
     yield p.x - wide / 2, p.y - 12, False
     yield p.x + 6, p.y - 11, False
@@ -170,6 +170,7 @@ def _overlap(a: tuple, b: tuple) -> bool:
 
 
 def section(view: PageView) -> Markup:
+    """Render the plot, its legend and its table, with the reasons why items are not plotted."""
     missing = [item for item in view.items if p50(item) is None or number(item.get("map50_95")) is None]
     left_out = [tag("li", tag("b", item["name"]), ": ", _why(item)) for item in missing]
     plotted = len(missing) < len(view.items)

@@ -1,4 +1,4 @@
-"""A Comparison as the sections read it: which item is what, and which figures may stand beside each other."""
+"""A Comparison as the sections read it: the role of each item, and which figures may be compared."""
 
 from __future__ import annotations
 
@@ -8,41 +8,49 @@ from typing import Any
 
 from edgeprune.comparison.page.figures import number
 
-#: Of a build: what flies, the first that there is. The gallery's last item goes before all.
+#: The delivered model of a build: the first of these that exists. The gallery's last item has precedence.
 _DELIVERED = ("int8", "int8-fp16", "fp16", "fp32", "qat", "tuned", "pruned")
-#: Of a build: where a file's own cost was not counted, it is that of the network it was exported from.
+#: The models of a build whose cost stands for a file whose own cost was not counted.
 _NETWORKS = ("fp32", "qat", "tuned")
 PRECISIONS = ("fp32", "fp16", "int8", "int8-fp16")
 
 
 @dataclass(frozen=True)
 class PageView:
-    """The comparison's JSON with a few questions answered."""
+    """The comparison's JSON, with the questions that several sections ask.
+
+    Attributes:
+        data: the JSON.
+    """
 
     data: dict
 
     @property
     def items(self) -> list[dict]:
+        """All items."""
         return self.data.get("items") or []
 
     @property
     def first(self) -> dict | None:
-        """What everything is compared with."""
+        """The item that is the reference for the others; None without items."""
         return self.items[0] if self.items else None
 
     @property
     def is_build(self) -> bool:
+        """Whether the comparison is of a build."""
         return self.data.get("kind") == "build"
 
     def item(self, name: str | None) -> dict | None:
+        """The item of this name; None if there is none."""
         return next((item for item in self.items if item["name"] == name), None)
 
     def index(self, item: dict) -> int:
+        """The position of an item."""
         return next(i for i, other in enumerate(self.items) if other is item)
 
     @property
     def delivered(self) -> dict | None:
-        """What the summary shows beside the first item; None where there is only one."""
+        """The item that the summary shows beside the first; None if there is only one."""
         wanted = [(self.data.get("gallery") or {}).get("last"), *(_DELIVERED if self.is_build else ())]
         others = self.items[1:]
         for name in wanted:
@@ -54,12 +62,20 @@ class PageView:
 
     @property
     def shipped(self) -> list[dict]:
-        """What a reader may put on a drone: a build's precisions, else every item but the first."""
+        """The items for a drone: a build's precisions, else every item but the first."""
         others = self.items[1:]
         return [item for item in others if item["name"] in PRECISIONS and not item.get("recorded")] or others
 
     def network(self, item: dict, key: str) -> tuple[Any, str | None]:
-        """(parameters, macs, channels or layers of an item, the name of the item they were counted on if another)."""
+        """The parameters, macs, channels or layers of an item's network.
+
+        Args:
+            item: the item.
+            key: name of the figure.
+
+        Returns:
+            (figure, name of the other item that it was counted on, or None).
+        """
         if item.get(key) is not None:
             return item[key], None
         if self.is_build and item["name"] in PRECISIONS and not item.get("recorded"):
@@ -70,16 +86,20 @@ class PageView:
 
     @property
     def untrusted(self) -> int:
-        """Validation pictures that were trained on, too."""
+        """Number of validation images that are training images, too."""
         return (self.data.get("data") or {}).get("train_in_val") or 0
 
 
 def p50(item: dict) -> float | None:
+    """The median latency of an item, ms; None if it was not measured."""
     return number((item.get("latency_ms") or {}).get("p50"))
 
 
 def setting(item: dict) -> tuple | None:
-    """Where and how a latency was measured: two latencies may be compared if these are equal. None without one."""
+    """The machine, runtime and threads of a latency; None without a latency.
+
+    Two latencies may be compared if their settings are equal.
+    """
     if p50(item) is None:
         return None
     latency = item["latency_ms"]
@@ -90,16 +110,23 @@ def setting(item: dict) -> tuple | None:
 
 
 def same_run(a: dict, b: dict) -> bool:
+    """Whether the latencies of two items were measured on the same machine, runtime and threads."""
     return setting(a) is not None and setting(a) == setting(b)
 
 
 def same_pictures(a: dict, b: dict) -> bool:
-    """Whether two accuracies are of the same pictures: both measured in this run. A report's are not known to be."""
+    """Whether two accuracies are of the same images, which holds only for items measured in this run.
+
+    The images of a report are not known.
+    """
     return not a.get("recorded") and not b.get("recorded") and a.get("pictures") == b.get("pictures")
 
 
 def speedup(first: dict, item: dict) -> float | None:
-    """In turns where it was measured so, else the quotient of two medians of the same run; None across machines."""
+    """The speedup of an item over the first; None across machines.
+
+    It is the figure measured in turns if there is one, else the quotient of the two medians.
+    """
     if item is first or not same_run(first, item):
         return None
     paired = number(item["latency_ms"].get("speedup"))
@@ -107,7 +134,7 @@ def speedup(first: dict, item: dict) -> float | None:
 
 
 def settings(items: list[dict]) -> Iterator[tuple[tuple, list[dict]]]:
-    """The items that have a latency, by where and how it was measured, in the order of the first of each."""
+    """Group the items that have a latency by its setting, in the order of the first item of each."""
     found: dict[tuple, list[dict]] = {}
     for item in items:
         if setting(item) is not None:
@@ -116,7 +143,7 @@ def settings(items: list[dict]) -> Iterator[tuple[tuple, list[dict]]]:
 
 
 def place(key: tuple) -> str:
-    """A setting in words."""
+    """Describe a setting in words."""
     where, runtime, threads = key
     machine = "this machine" if where == "here" else where if isinstance(where, str) else "a machine that is not stated"
     count = None if threads is None else f"{threads} thread{'s' if threads != 1 else ''}"

@@ -180,10 +180,10 @@ def test_a_machine_that_keeps_up_drops_nothing(bundle):
 def test_offline_does_more_than_one_frame_at_a_time(bundle, monkeypatch):
     from edgeprune_device.runtimes import null
 
-    zeros, found = null.NullSession.infer, run.vision.detections
+    zeros, found = null.NullSession.infer, run.detections
     monkeypatch.setattr(null.NullSession, "infer", lambda self, x: (time.sleep(0.01), zeros(self, x))[1])
     monkeypatch.setattr(
-        run.vision, "detections", lambda *given, **more: (time.sleep(0.01), found(*given, **more))[1]
+        run, "detections", lambda *given, **more: (time.sleep(0.01), found(*given, **more))[1]
     )
     fps = {}
     for mode in ("single", "offline"):
@@ -245,7 +245,7 @@ def test_an_interrupt_gives_a_report_of_what_was_measured(bundle, monkeypatch):
 def test_an_interrupted_pipeline_has_as_many_samples_of_each_stage(bundle, monkeypatch):
     from edgeprune_device.runtimes import null
 
-    found, calls = run.vision.detections, itertools.count()
+    found, calls = run.detections, itertools.count()
 
     def detections(*given, **more):
         if next(calls) == 20:
@@ -253,7 +253,7 @@ def test_an_interrupted_pipeline_has_as_many_samples_of_each_stage(bundle, monke
         return found(*given, **more)
 
     monkeypatch.setattr(null.NullSession, "device_ms", {"h2d": 0.1, "gpu": 2.0, "d2h": 0.1})
-    monkeypatch.setattr(run.vision, "detections", detections)
+    monkeypatch.setattr(run, "detections", detections)
     report = run.run_benchmark(bundle, runtime="null", mode="offline", seconds=60, warmup_seconds=0)
     assert report.interrupted and {stage["samples"] for stage in report.stages.values()} == {len(report.begins_ns)}
 

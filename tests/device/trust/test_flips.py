@@ -21,7 +21,7 @@ from edgeprune_device.errors import EdgepruneError
 from edgeprune_device.trust import keys
 from edgeprune_device.trust.bundle import Bundle
 from edgeprune_device.trust.manifest import Manifest
-from PIL import Image
+from edgeprune_device.vision import preprocess
 
 #: What may be made of a bundle's bytes.
 PARSERS = {
@@ -31,7 +31,7 @@ PARSERS = {
     "pickle.load": (pickle, "load"),
     "pickle.loads": (pickle, "loads"),
     "pickle.Unpickler": (pickle, "Unpickler"),
-    "picture": (Image, "open"),
+    "picture": (preprocess, "opened"),
     "onnx": (onnx_file, "_fields"),
     "engine": (cache.Cache, "engine"),
     "process": (subprocess, "Popen"),

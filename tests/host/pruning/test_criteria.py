@@ -17,7 +17,7 @@ from edgeprune.pruning.criteria._slices import sums
 from edgeprune.pruning.criteria.taylor import AT_ONCE
 from edgeprune.pruning.features import moments
 
-from .conftest import network
+from ..small import network
 
 
 @pytest.fixture

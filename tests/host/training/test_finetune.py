@@ -261,7 +261,7 @@ def many(tmp_path):
 
 def patient(weights, data, tmp_path, monkeypatch, figures, **more):
     """Fine-tune with the evaluator answering `figures` in turn; returns the result and what was asked and seen."""
-    from edgeprune.measuring import accuracy
+    from edgeprune.training import trainer
 
     asked, averages, trained = [], [], set()
     answers = iter(figures)
@@ -274,7 +274,7 @@ def patient(weights, data, tmp_path, monkeypatch, figures, **more):
         trained.update(trainer.train_loader.dataset.im_files)
         averages[trainer.epoch :] = [{k: v.clone() for k, v in trainer.ema.ema.state_dict().items()}]
 
-    monkeypatch.setattr(accuracy, "evaluate", evaluate)
+    monkeypatch.setattr(trainer, "evaluate", evaluate)
     settings = TrainingSettings(**{"epochs": 6, "batch": 16, "imgsz": 96, "lr": 1e-3, "patience": 2, **more})
     out = tmp_path / "tuned.pt"
     result = finetune.finetune_network(weights, dataset.load(data), out, settings, tmp_path / "work", observe=observe)

@@ -103,7 +103,7 @@ def test_what_a_tracker_is_shown(weights, data, tmp_path, fake):
 
 
 def test_with_patience_the_figure_on_the_pictures_held_back(weights, tmp_path, fake):
-    from ..conftest import dataset as make
+    from ..small import dataset as make
 
     shown = []
     fake[1]["on_fit_epoch_end"] = lambda view: shown.append(view.metrics)

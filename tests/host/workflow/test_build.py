@@ -343,7 +343,7 @@ def test_with_nms_inside_every_file_and_the_bundle_answer_in_rows(inputs, tmp_pa
     assert bundle.manifest.output == "end2end"
     for precision, entry in bundle.manifest.models.items():
         model = onnx.load_from_string(bundle.read(entry["payload"]))
-        assert [d.dim_value for d in model.graph.output[0].type.tensor_type.shape.dim] == [1, 189, 6]
+        assert [d.dim_value for d in model.graph.output[0].type.tensor_type.shape.dim] == [1, 45, 6]  # all anchors
         assert record["models"][precision]["map50_95"] == entry["map50_95"] > 0
     pictures = load(fitted / "data" / "data.yaml")
     rows = compare.compare_items(items.open_item(str(out / "small.epb"), None), pictures, rounds=1).items
@@ -361,7 +361,7 @@ def test_an_original_that_finds_nothing_is_told_at_once_and_can_be_built_all_the
 ):
     from edgeprune.workflow import stages
 
-    monkeypatch.setattr(build, "stages", lambda options: [("baseline", stages.baseline)])
+    monkeypatch.setattr(stages, "pipeline", lambda options: [("baseline", stages.baseline)])
     folder, out = fitted_inputs(inputs, tmp_path) if weights_find else inputs, tmp_path / "out"
     careful = options(folder, allow_poor_baseline=False, imgsz=64)
     if weights_find:
