@@ -116,7 +116,10 @@ class RemoteError(InputError):
 
 
 def parse(target: str) -> tuple[str, int | None]:
-    """ "user@drone:2222" -> ("user@drone", 2222); None where no port is given. "user@[fe80::1]:22" works, too.
+    """Split the address of a drone into host and port.
+
+    Example: "user@drone:2222" -> ("user@drone", 2222); the port is None where none is given. "user@[fe80::1]:22" works,
+    too.
 
     Raises:
         InputError: ssh could not take it for a host, or would take it for an option.

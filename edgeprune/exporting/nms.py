@@ -93,7 +93,7 @@ def without(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _rename_output(graph: onnx.GraphProto, before: str, after: str) -> None:
-    """Of the node that makes it; none of the network's own nodes reads its output."""
+    """Rename the output of the node that makes it; none of the network's own nodes reads it."""
     for node in graph.node:
         for i, name in enumerate(node.output):
             if name == before:

@@ -106,7 +106,13 @@ class There:
 
 
 def where(text: str, root: PurePosixPath = DEFAULT_ROOT) -> Where:
-    """ "pilot@drone:2222:/data/edgeprune" -> Where("pilot@drone:2222", PurePosixPath("/data/edgeprune")).
+    """Split the address of releases into the drone and the folder.
+
+    Example: "pilot@drone:2222:/data/edgeprune" -> Where("pilot@drone:2222", PurePosixPath("/data/edgeprune")).
+
+    Args:
+        text: The address.
+        root: The folder where the address has none.
 
     Raises:
         InputError: It is neither a drone nor a drone and a folder.
