@@ -40,7 +40,7 @@ def score(model: nn.Module, channels: Channels, samples: Samples) -> np.ndarray:
         samples: Labelled training images.
 
     Returns:
-        (atoms,) float64; infinite where no followed convolution reads the atom.
+        (atoms,) float64; infinite where the atom is frozen or no convolution reads it.
     """
     modules = dict(model.named_modules())
     readers = sorted({c for g in channels.groups if not g.frozen for c in g.consumers})
