@@ -1,15 +1,15 @@
 """The drone's half of edgeprune: verify a bundle, run it, measure it, report back.
 
-Imports nothing by itself; take what you need from the module of that noun, e.g.
-`from edgeprune_device.trust.bundle import Bundle`.
+The package imports no module by itself; import the module that you need, e.g. `from edgeprune_device.trust.bundle
+import Bundle`.
 """
 
 from __future__ import annotations
 
 import os
 
-# ONNX Runtime's wheels send telemetry since 1.29, unless this stands here before it is imported (microsoft/onnxruntime
-# pull request 27379). A drone tells nobody that it flies. What the user set stays.
+# ONNX Runtime's wheels send telemetry since 1.29, unless this is set before the import (microsoft/onnxruntime pull
+# request 27379). A drone must not send any. A value that the user set stays.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 

@@ -1,10 +1,10 @@
 """The `edgeprune` command. Sub-commands are entry points of the group `edgeprune.commands`, loaded when called.
 
-A command is a module with `HELP` (one line), `configure(parser)` and `run(args) -> int | None`; it imports what is
-heavy inside `run`, so that `edgeprune --help` stays quick and imports no torch.
+A command is a module with `HELP` (one line), `configure(parser)` and `run(args) -> int | None`. It imports large
+libraries inside `run`, so that `edgeprune --help` stays fast and imports no torch.
 
-Exit codes: 0 done; 1 a gate failed (accuracy, parity, signature); 2 bad use or bad input; 70 a bug in edgeprune;
-130 interrupted; 141 the reader of the output went away (`| head`).
+Exit codes: 0 done; 1 a gate failed (accuracy, parity, signature); 2 bad use or bad input; 70 a bug in edgeprune; 130
+interrupted; 141 the reader of the output went away (`| head`).
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from edgeprune_device.hint import did_you_mean
 __all__ = ["Parser", "commands", "main"]
 
 GROUP = "edgeprune.commands"
-# What the host distribution brings; on a drone the answer is where to find them.
+# Commands of the host distribution; on a drone the error message names that package.
 HOST_COMMANDS = (
     "build", "analyze", "prune", "finetune", "export", "compare", "setup", "deploy", "pack", "collect", "reports",
 )  # fmt: skip
-#: What the help shows, in the order in which one meets it. A command that stands nowhere comes last.
+#: The groups of the help, in the order of use. A command in none of them comes last.
 _GROUPS = (
     ("make a model small", ("build", "analyze", "prune", "finetune", "export", "compare", "targets")),
     ("bring it to drones, and their reports back", (
@@ -43,7 +43,7 @@ EXIT_BUG, EXIT_INTERRUPTED, EXIT_PIPE = 70, 130, 141
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse that answers a mistake in one line, as an InputError, with the near name of what was mistyped."""
+    """An argparse parser that reports a mistake in one line, as an InputError, with similar known names."""
 
     def __init__(self, *args, **kwargs):
         kwargs.setdefault("allow_abbrev", False)  # an abbreviation in a script breaks with the next option
@@ -51,15 +51,22 @@ class Parser(argparse.ArgumentParser):
         super().__init__(*args, **kwargs)
 
     def error(self, message: str):
-        """Raises InputError instead of printing the usage and leaving."""
+        """Raise InputError instead of printing the usage and exiting."""
         raise InputError(f"{message} (see {self.prog} --help)")
 
     def parse_all(self, argv: Sequence[str]) -> argparse.Namespace:
-        """Parse, and offer the near names for an option that does not exist."""
+        """Parse the arguments, and suggest similar names for an unknown option.
+
+        Args:
+            argv: The arguments without the command's name.
+
+        Raises:
+            InputError: The arguments are wrong.
+        """
         try:
             args, unknown = self.parse_known_args(argv)
         except InputError:
-            # "--target is required", because it was mistyped: then that is what to say.
+            # "--target is required", because it was mistyped: then report the mistyped option.
             options = [text for text in argv if text[:2] == "--" and text != "--"]
             mistyped = [text for text in options if text.split("=")[0] not in self._option_string_actions]
             if mistyped and self._near(mistyped[0]):
@@ -77,7 +84,7 @@ class Parser(argparse.ArgumentParser):
         self.error(f"unrecognized arguments: {' '.join(unknown)}{'; ' if near else ''}{near}")
 
     def _check_value(self, action, value) -> None:
-        """argparse's own message of a wrong choice, and the near one."""
+        """Add similar names to argparse's own message about a wrong choice."""
         if action.choices is not None and value not in action.choices:
             names = [str(choice) for choice in action.choices]
             near = did_you_mean(str(value), names)
@@ -92,14 +99,18 @@ class _Formatter(argparse.HelpFormatter):
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
-    """Run one command and return its exit code; no exception leaves."""
+    """Run one command and return its exit code; no exception leaves.
+
+    Args:
+        argv: The arguments; None: those of this process.
+    """
     argv = list(sys.argv[1:] if argv is None else argv)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a class name must not break an ASCII terminal
     try:
         code = _dispatch(argv)
-        sys.stdout.flush()  # a full disk behind a redirection shows here, while it can still be said
+        sys.stdout.flush()  # a full disk behind a redirection fails here, while it can still be reported
         return code
     except KeyboardInterrupt:
         _complain("what was finished is kept", kind="interrupted")
@@ -108,7 +119,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         # Python flushes stdout again at exit; give it somewhere to go.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_PIPE
-    except Interrupted as error:  # no error: what was asked for
+    except Interrupted as error:  # the user asked for it: not an error
         _complain(str(error), kind="interrupted")
         return error.exit_code
     except EdgepruneError as error:
@@ -192,7 +203,7 @@ def _help() -> str:
 
 
 def _grouped(found: Dict[str, metadata.EntryPoint]) -> List[Tuple[str, List[str]]]:
-    """(title, names of commands that are installed), those of a plug-in last."""
+    """(title, names of the installed commands) of each group; those of a plug-in come last."""
     known = [(title, [name for name in names if name in found]) for title, names in _GROUPS]
     others = sorted(set(found).difference(*(names for _, names in _GROUPS)))
     return [(title, names) for title, names in [*known, ("others", others)] if names]
@@ -210,7 +221,7 @@ def _summary(point: metadata.EntryPoint) -> str:
 
 
 def _complain(text: str, *, kind: str = "error") -> None:
-    """One line on standard error: what is wrong, where, what to do."""
+    """Print one line on standard error: the error, its place, and the remedy."""
     look = terminal.look(sys.stderr)
     colour = "red" if kind == "error" else "yellow"
     text = look.text(" ".join(text.split()))

@@ -1,7 +1,7 @@
-"""When something happened, by clocks that nobody sets: without a network a drone has a wrong date after each power-up.
+"""Time stamps by clocks that cannot be set: without a network a drone has a wrong date after each power-up.
 
-A boot's id and the seconds since that boot are always right, so a host that asks a drone for both, before it is
-switched off, can tell when its reports were made.
+A boot's id and the seconds since that boot are always right. A host that asks a drone for both, before it is switched
+off, can compute when its reports were made.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ _TIME_ERROR = 5  # adjtimex(2): nothing has set this clock
 
 
 def now() -> Dict[str, Any]:
-    """{"boot_id", "boottime_s", "synchronized"}, None where the machine does not say.
+    """The time by this boot: {"boot_id", "boottime_s", "synchronized"}, None where it is not known.
 
-    `boottime_s`: CLOCK_BOOTTIME, suspension included, as /proc/uptime shows it. `synchronized`: whether the kernel
-    counts the wall clock as set by NTP, PTP or the like.
+    "boottime_s" is CLOCK_BOOTTIME, suspension included, as /proc/uptime shows it. "synchronized" tells whether the
+    kernel counts the wall clock as set by NTP, PTP or the like.
     """
     try:
         boot_id = _BOOT_ID.read_text(encoding="ascii").strip()

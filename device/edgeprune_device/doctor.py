@@ -1,6 +1,6 @@
-"""What is missing on this machine, and how to get it.
+"""Checks of this machine: missing parts, and how to get them.
 
-A check is a function that gives a `Check`. The host's own come from the entry-point group `edgeprune.doctor`, whose
+A check is a function that returns a `Check`. The host's own come from the entry-point group `edgeprune.doctor`, whose
 entries are modules with such a list `CHECKS`.
 """
 
@@ -23,10 +23,15 @@ _VENV = "edgeprune setup makes one that does, or python3 -m venv --system-site-p
 
 @dataclass(frozen=True)
 class Check:
-    """E.g. Check("Pillow", "ok", "12.0.0") or Check("TensorRT", "missing", "not found", "sudo apt install …").
+    """The result of one check.
 
-    - `state`: "ok"; "note": works without it, or worth knowing; "missing": edgeprune does not work here as it should
-    - `found`: what is there; `advice`: what to do, where there is something
+    Examples: Check("Pillow", "ok", "12.0.0") and Check("TensorRT", "missing", "not found", "sudo apt install …").
+
+    Attributes:
+        name: Name of the checked part.
+        state: "ok"; "note": a remark, or an optional part is absent; "missing": edgeprune does not work without it.
+        found: The version or state that was found.
+        advice: The remedy, where there is one.
     """
 
     name: str
@@ -40,19 +45,29 @@ class Check:
 
 
 def examine() -> List[Check]:
-    """Every check of this machine, the host's after the device's. A check that breaks says so and stops no other."""
+    """Run every check of this machine, the device's before the host's.
+
+    A check that raises is reported as missing and stops no other.
+    """
     found = []
     for check in [*CHECKS, *_from_host()]:
         try:
             found.append(check())
-        except Exception as error:  # a broken installation is what this is for
+        except Exception as error:  # this reports broken installations
             words = " ".join(str(error).split())[:200]
             found.append(Check(check.__name__.replace("_", " "), "missing", f"{type(error).__name__}: {words}"))
     return found
 
 
 def library(name: str, module: str, advice: str, state: str = "missing") -> Check:
-    """Whether a Python module can be imported, and its version; `state` where it cannot."""
+    """Check whether a Python module can be imported, and its version.
+
+    Args:
+        name: Name for the result.
+        module: Name of the module.
+        advice: The remedy where it is absent.
+        state: State where it is absent.
+    """
     try:
         found = importlib.import_module(module)
     except ImportError as error:
@@ -83,27 +98,27 @@ def board_() -> Check:
 
 
 def numpy() -> Check:
-    """numpy, whatever the board brings."""
+    """numpy, in the board's own version."""
     return library("numpy", "numpy", "pip install numpy")
 
 
 def pillow() -> Check:
-    """Pillow decodes pictures."""
+    """Pillow, which decodes images."""
     return library("Pillow", "PIL", "pip install Pillow")
 
 
 def pynacl() -> Check:
-    """PyNaCl verifies bundles and signs reports."""
+    """PyNaCl, which verifies bundles and signs reports."""
     return library("PyNaCl", "nacl", "pip install PyNaCl")
 
 
 def opencv() -> Check:
-    """OpenCV, where it is, resizes faster and reads videos."""
+    """OpenCV, which is optional, resizes faster and reads videos."""
     return library("OpenCV", "cv2", "optional: faster resizing, videos; apt install python3-opencv", "note")
 
 
 def onnx_runtime() -> Check:
-    """ONNX Runtime runs models on the CPU, and is what bench --check compares with."""
+    """ONNX Runtime, which runs models on the CPU and is the reference of bench --check."""
     advice = "optional beside TensorRT: edgeprune setup --with ort, or pip install onnxruntime"
     return library("ONNX Runtime", "onnxruntime", advice, "note")
 
@@ -119,7 +134,7 @@ def tensorrt() -> Check:
 
 
 def cuda() -> Check:
-    """What handles the GPU's memory."""
+    """The CUDA backends, which handle the GPU's memory."""
     from edgeprune_device import cuda as backends
 
     reasons = backends.available()
@@ -132,7 +147,7 @@ def cuda() -> Check:
 
 
 def runtime() -> Check:
-    """Something that runs a model."""
+    """The runtimes that can run a model here."""
     from edgeprune_device import runtimes
 
     working = [name for name, why in runtimes.available().items() if why is None and name != "null"]
@@ -142,7 +157,7 @@ def runtime() -> Check:
 
 
 def sensors() -> Check:
-    """Power, heat, clocks."""
+    """The sensors, by kind."""
     from edgeprune_device import probes
 
     kinds: Dict[str, int] = {}
@@ -157,7 +172,7 @@ def sensors() -> Check:
 
 
 def power_mode() -> Check:
-    """nvpmodel, which tells the power mode."""
+    """nvpmodel, which reports the power mode."""
     from edgeprune_device.machine import preflight
 
     if not _jetson():
@@ -169,7 +184,7 @@ def power_mode() -> Check:
 
 
 def conditions() -> Check:
-    """What would spoil a benchmark right now."""
+    """The conditions that would spoil a benchmark now."""
     from edgeprune_device.machine import preflight
 
     warnings = preflight.read().warnings()
@@ -177,7 +192,7 @@ def conditions() -> Check:
 
 
 def wall_clock() -> Check:
-    """Whether anybody has set the clock."""
+    """Whether the clock has been set."""
     from edgeprune_device import clock
 
     synchronized = clock.now()["synchronized"]
@@ -187,7 +202,7 @@ def wall_clock() -> Check:
 
 
 def spool() -> Check:
-    """Where reports wait."""
+    """The folder of the waiting reports."""
     from edgeprune_device.reports.spool import Spool
 
     found = Spool()
@@ -198,7 +213,7 @@ def spool() -> Check:
 
 
 def disk() -> Check:
-    """Room for engines and reports."""
+    """Free disk space for engines and reports."""
     from edgeprune_device.reports.spool import Spool
 
     place = next(path for path in [Spool().folder, *Spool().folder.parents] if path.exists())
@@ -210,7 +225,7 @@ def disk() -> Check:
 
 
 def trust() -> Check:
-    """Whose bundles run here."""
+    """The keys whose bundles run here."""
     from edgeprune_device.trust import keys
 
     others = sorted(set(keys.trusted()) - set(keys.own()))

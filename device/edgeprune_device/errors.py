@@ -1,15 +1,15 @@
 """The one error tree, shared by host and device.
 
-A message is one line: what is wrong, where, and what to do. The command line prints it and exits with `exit_code`;
-no traceback reaches a user for bad input.
+A message is one line: the error, its place, and the remedy. The command line prints it and exits with `exit_code`; no
+traceback reaches a user for bad input.
 
     EdgepruneError            2
     ├── InputError            2    bad use or bad input
-    │   └── RuntimeUnavailable 2   the inference runtime that was asked for is not on this machine
+    │   └── RuntimeUnavailable 2   the requested inference runtime is not on this machine
     ├── DeviceError           2    the GPU or its driver failed
     ├── GateError             1    a gate failed: accuracy, parity
-    │   └── SignatureError    1    a hash or a signature does not hold
-    └── Interrupted         130    stopped by the user; what was finished is kept
+    │   └── SignatureError    1    a hash or a signature is wrong
+    └── Interrupted         130    stopped by the user; finished work is kept
 """
 
 from __future__ import annotations
@@ -26,34 +26,38 @@ __all__ = [
 
 
 class EdgepruneError(Exception):
-    """Every error that this project raises on purpose."""
+    """Base of every error that this project raises on purpose.
+
+    Attributes:
+        exit_code: Exit code of the command line.
+    """
 
     exit_code = 2
 
 
 class InputError(EdgepruneError):
-    """Bad use or bad input: a file, an option, a picture, a label."""
+    """Bad use or bad input: a file, an option, an image, a label."""
 
 
 class RuntimeUnavailable(InputError):
-    """The inference runtime that was asked for is not installed, or cannot run here."""
+    """The requested inference runtime is not installed, or cannot run here."""
 
 
 class DeviceError(EdgepruneError):
-    """The GPU or its driver failed: what was called, CUDA's own words, what to do."""
+    """The GPU or its driver failed; the message has the call, CUDA's own message and the remedy."""
 
 
 class GateError(EdgepruneError):
-    """A gate failed: accuracy, parity. The figures stand in the message."""
+    """A gate failed: accuracy, parity. The message has the figures."""
 
     exit_code = 1
 
 
 class SignatureError(GateError):
-    """A hash or a signature does not hold, or the key that made it is not trusted here."""
+    """A hash or a signature is wrong, or the key that made it is not trusted here."""
 
 
 class Interrupted(EdgepruneError):
-    """Stopped by the user. What was finished is kept."""
+    """Stopped by the user. Finished work is kept."""
 
     exit_code = 130

@@ -1,6 +1,6 @@
-"""Files that are either whole or not there: written beside, synced, then renamed.
+"""Files that are either complete or absent: written beside, synced, then renamed.
 
-Knows nothing of what is in them.
+The module does not read their content.
 """
 
 from __future__ import annotations
@@ -21,9 +21,18 @@ _CHUNK_BYTES = 1 << 20
 
 
 def write_atomic(path: Union[str, Path], data: Union[bytes, str], mode: int = 0o666) -> Path:
-    """Write `data` (str as UTF-8) to `path`, or leave `path` exactly as it was. Returns the path.
+    """Write a file, or leave it exactly as it was.
 
-    `mode` is subject to the umask. A full or read-only disk, a missing folder or a missing right is an InputError.
+    Args:
+        path: The file.
+        data: Content; str is written as UTF-8.
+        mode: Mode of a new file, subject to the umask.
+
+    Returns:
+        The path.
+
+    Raises:
+        InputError: The disk is full or read-only, the folder is missing, or the user lacks a right.
     """
     path = Path(path)
     content = data.encode("utf-8") if isinstance(data, str) else data
@@ -38,10 +47,13 @@ def write_atomic(path: Union[str, Path], data: Union[bytes, str], mode: int = 0o
 def replacing(path: Union[str, Path]) -> Iterator[Path]:
     """A temporary path beside `path`, same suffix, that becomes `path` when the block ends well; else it is removed.
 
-    For libraries that insist on opening the file themselves:
+    For libraries that can only write to a path:
 
     >>> with replacing("model.onnx") as temporary:      # doctest: +SKIP
     ...     onnx.save(model, str(temporary))
+
+    Raises:
+        InputError: The file cannot be written.
     """
     path = Path(path)
     temporary = _beside(path)
@@ -58,7 +70,11 @@ def replacing(path: Union[str, Path]) -> Iterator[Path]:
 
 
 def check_writable(path: Union[str, Path]) -> None:
-    """InputError when `path` cannot be written: asked before long work, not after it. Leaves nothing behind."""
+    """Check before long work that a file can be written; leaves no file behind.
+
+    Raises:
+        InputError: The file cannot be written.
+    """
     path = Path(path)
     temporary = _beside(path)
     with _explained(path):
@@ -67,7 +83,11 @@ def check_writable(path: Union[str, Path]) -> None:
 
 
 def check_room(folder: Union[str, Path], size_bytes: int) -> None:
-    """InputError when the folder's disk has less room than that."""
+    """Check that the folder's disk has enough room.
+
+    Raises:
+        InputError: It has less than `size_bytes`.
+    """
     try:
         free = shutil.disk_usage(str(folder)).free
     except OSError as error:
@@ -77,7 +97,11 @@ def check_room(folder: Union[str, Path], size_bytes: int) -> None:
 
 
 def sha256(path: Union[str, Path]) -> str:
-    """The SHA-256 of a file, 64 hexadecimal digits. An unreadable file is an InputError."""
+    """The SHA-256 of a file, 64 hexadecimal digits.
+
+    Raises:
+        InputError: The file cannot be read.
+    """
     digest = hashlib.sha256()
     try:
         with open(path, "rb") as stream:
@@ -101,7 +125,7 @@ def _beside(path: Path) -> Path:
 
 @contextmanager
 def _explained(path: Path) -> Iterator[None]:
-    """Any OSError becomes one line that names the file the user asked for, not the temporary one."""
+    """Turn any OSError into one line that names the file that the user asked for, not the temporary one."""
     try:
         yield
     except OSError as error:
@@ -113,7 +137,7 @@ def _reason(error: OSError) -> str:
 
 
 def sync_folder(folder: Path) -> None:
-    """A rename survives a power cut only once the folder itself is on the disk."""
+    """Write a folder to the disk: only then does a rename in it survive a power cut."""
     descriptor = os.open(str(folder), os.O_RDONLY)
     try:
         os.fsync(descriptor)

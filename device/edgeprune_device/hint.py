@@ -1,4 +1,4 @@
-"""What a mistyped word was probably meant to be."""
+"""Suggestions for mistyped words."""
 
 from __future__ import annotations
 
@@ -11,12 +11,19 @@ from edgeprune_device.printable import printable
 __all__ = ["did_you_mean", "no_such_file"]
 
 _NEAR = 0.6  # difflib's own: one letter wrong in three
-_EQUALLY = 0.15  # further from the nearest than that is no guess worth showing
-_BEGINS = 0.9  # the beginning of a name: somebody abbreviates
+_EQUALLY = 0.15  # names that are less near than the nearest by more than this are not shown
+_BEGINS = 0.9  # the beginning of a name: an abbreviation
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """For a message: "did you mean fp16?", or "" where nothing that is known is near. Case and dashes do not count."""
+    """A suggestion for a message: "did you mean fp16?", or "" where no known word is near.
+
+    Case and dashes do not count.
+
+    Args:
+        word: The mistyped word.
+        known: The known words.
+    """
     found = {name: _likeness(_bare(word), _bare(name)) for name in sorted(set(known))}
     best = max(found.values(), default=0.0)
     near = [name for name, like in found.items() if like >= max(_NEAR, best - _EQUALLY)]
@@ -25,7 +32,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 def no_such_file(path: Union[str, "os.PathLike[str]"]) -> str:
-    """For a message: "bset.pt: no such file; did you mean best.pt?", or which folder there is not."""
+    """A message with a suggestion: "bset.pt: no such file; did you mean best.pt?", or the folder that is missing."""
     folder, name = os.path.split(os.fspath(path))
     try:
         near = did_you_mean(name, os.listdir(folder or "."))

@@ -1,8 +1,8 @@
-"""Python processes of our own, which look for no module in the current folder, whatever lies there.
+"""Commands for separate Python processes that search no module in the current folder.
 
-Python puts that folder first: as "" for `-c`, by its path for `-m`. `-P` came with Python 3.11, and `-I` would take
-away PYTHONPATH and the packages that the user installed without root. So the first statement takes it away, before
-anything is imported; `sys` is part of the interpreter and lies in no folder.
+Python puts that folder first: as "" for `-c`, by its path for `-m`. `-P` came with Python 3.11, and `-I` would also
+remove PYTHONPATH and the packages that the user installed without root. So the first statement removes the folder,
+before any module is imported; `sys` is part of the interpreter and lies in no folder.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ __all__ = ["START", "command", "module"]
 
 #: The first statement of any code for `python -c`, and of a script for `python -`.
 START = "import sys; sys.path[:] = [folder for folder in sys.path if folder]\n"
-# Of a caller that runs from a checkout. It comes last: what is installed goes first.
+# The folder of a caller that runs from a checkout. It comes last: installed packages go first.
 _OURS = "sys.path.append(sys.argv.pop(1))\n"
-# PR_SET_PDEATHSIG, SIGKILL: the kernel ends it when its parent is gone, however that went.
+# PR_SET_PDEATHSIG, SIGKILL: the kernel ends the process when its parent has ended, for any reason.
 _MORTAL = (
     "import ctypes, os\nctypes.CDLL(None).prctl(1, 9, 0, 0, 0)\n"
     "os.getppid() == int(sys.argv.pop(1)) or os._exit(1)\n"
@@ -26,16 +26,18 @@ _MORTAL = (
 
 
 def command(code: str, *arguments: str, flags: Sequence[str] = (), mortal: bool = False) -> List[str]:
-    """The command that runs `code` in a new process of this Python, with `arguments` in sys.argv[1:].
+    """The command that runs `code` in a new process of this Python.
 
     Args:
-        flags: of Python, e.g. "-S".
-        mortal: it is killed when this process, more exactly the thread that starts it, is gone.
+        code: The code.
+        arguments: Arguments for sys.argv[1:].
+        flags: Flags of Python, e.g. "-S".
+        mortal: Kill the new process when this one, more exactly the thread that starts it, has ended.
     """
     before = [str(Path(__file__).resolve().parents[1]), *([str(os.getpid())] if mortal else [])]
     return [sys.executable, *flags, "-c", f"{START}{_OURS}{_MORTAL if mortal else ''}{code}", *before, *arguments]
 
 
 def module(name: str, *arguments: str) -> List[str]:
-    """The command that runs a module as `python -m` does, which would look for it in the current folder first."""
+    """The command that runs a module as `python -m` does, without the current folder in the search path."""
     return command(f"import runpy; runpy.run_module({name!r}, run_name='__main__', alter_sys=True)", *arguments)

@@ -1,7 +1,7 @@
-"""What the numbers of a detector's output mean: it is stated, by the model and the manifest, and never guessed.
+"""The meaning of a detector's output, as the model and the manifest state it; it is never guessed.
 
-The shape does not say it: with 80 classes (1, 84, 6) is the raw output of six anchors, and 84 rows of an end-to-end
-head. Without numpy, because the manifest needs it.
+The shape does not determine it: with 80 classes (1, 84, 6) is the raw output of six anchors, and 84 rows of an
+end-to-end head. The module works without numpy, because the manifest needs it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,13 @@ MAX_ROWS = 300
 
 
 def shape_of(kind: str, classes: int, anchors: int) -> Tuple[int, int, int]:
-    """The shape of the output of edgeprune's own files."""
+    """The shape of the output of edgeprune's own files.
+
+    Args:
+        kind: `RAW` or `END2END`.
+        classes: Number of classes.
+        anchors: Number of anchors.
+    """
     return (1, 4 + classes, anchors) if kind == RAW else (1, min(MAX_ROWS, anchors), 6)
 
 
@@ -31,7 +37,16 @@ def fits(shape: Sequence[int], kind: str, classes: int) -> bool:
 
 
 def checked(output: Any, kind: str, classes: int) -> Any:
-    """`output`, an array, as it is; InputError where its shape contradicts the stated kind."""
+    """Return `output` unchanged where its shape fits the stated kind.
+
+    Args:
+        output: An array.
+        kind: `RAW` or `END2END`.
+        classes: Number of classes.
+
+    Raises:
+        InputError: The kind is unknown, or the shape contradicts it.
+    """
     if kind not in (RAW, END2END):
         raise InputError(f"a detector's output is stated as {RAW} or {END2END}, not as {kind!r}")
     if fits(output.shape, kind, classes):

@@ -1,4 +1,4 @@
-"""A stranger's text, as a terminal may show it and a report may hold it."""
+"""Makes foreign text safe for terminals and reports."""
 
 from __future__ import annotations
 
@@ -6,5 +6,8 @@ __all__ = ["printable"]
 
 
 def printable(text: str) -> str:
-    """The same length, with "?" for what would move the cursor, change a colour, or end the line."""
+    """The text with "?" for every character that would move the cursor, change a colour, or end the line.
+
+    Its length does not change.
+    """
     return "".join(c if c.isprintable() else "?" for c in text)

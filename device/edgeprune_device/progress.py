@@ -1,4 +1,4 @@
-"""Long work on a terminal: one line on standard error that is overwritten."""
+"""Progress of long work on a terminal: one line on standard error that is overwritten."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from edgeprune_device import terminal
 
 __all__ = ["Line"]
 
-#: Who else draws the last line meanwhile, the host's stages: what a Line has to say is said by them.
+#: The function that draws the last line instead, set by the host's stages; a `Line` then passes its text to it.
 owner: Optional[Callable[[str], None]] = None
 
 
 class Line:
-    """Call it with what is being done; nothing is shown where standard error is no terminal. Use it with `with`.
+    """A line of progress: call it with a text. Use it with `with`.
 
-    The cursor is never hidden, so that nothing has to be restored, however this process ends.
+    The text is shown only where standard error is a terminal. The cursor is never hidden, so it needs no restoring,
+    however this process ends.
     """
 
     def __init__(self):
@@ -29,7 +30,7 @@ class Line:
         elif self._shown and time.monotonic() >= self._next:
             self._next = time.monotonic() + 0.2
             if terminal.foreground(sys.stderr):
-                # The last column stays free: what reaches it wraps, and the next line would be drawn below.
+                # The last column stays free: text in it would wrap, and the next line would be drawn below.
                 self._print(f"\r{terminal.clipped(text, terminal.columns(sys.stderr) - 1)}\x1b[K")
 
     def __enter__(self):

@@ -1,15 +1,15 @@
 """Releases: the bundles that were installed on this device, and which of them is in use.
 
-    /opt/edgeprune/                  the root; another one by --root
+    /opt/edgeprune/                  the root; --root names another one
         releases/ID/bundle.epb       ID: the first 16 hex digits of the bundle's SHA-256
-        releases/ID/release.json     what became of it (`Release`, `schema/release.json`)
+        releases/ID/release.json     its record (`Release`, `schema/release.json`)
         releases/ID/…                its model as files, for other programs; never read back
         current -> releases/ID       switched by one rename: it names a complete release at every moment
         state.json                   the counter below which no bundle is installed
         lock, .state.lock            one installation at a time; a short one around every change of the above
 
-A release is on trial until it was seen healthy, then good; bad when it failed. What a device falls back to is the
-newest good release. Names that begin with a dot are work in progress and mean nothing.
+A release is on trial until it was seen healthy, then good; bad when it failed. A device falls back to the newest good
+release. Names that begin with a dot are work in progress and are ignored.
 """
 
 from __future__ import annotations
@@ -40,18 +40,29 @@ MAX_RECORD_BYTES = 1 << 16
 
 
 def identity(bundle_sha256: str) -> str:
-    """A release's ID."""
+    """The ID of a release: the first 16 hexadecimal digits of its bundle's SHA-256."""
     return bundle_sha256[:16]
 
 
 def worthiest(known: Iterable[Release], current: Optional[str]) -> List[Release]:
-    """All but the one in use, those first that are kept longest: the newest good ones, then the newest others."""
+    """All releases but the one in use, in the order in which they are kept.
+
+    The newest good ones come first, then the newest others.
+    """
     others = [release for release in known if release.identity != current]
     return sorted(others, key=lambda release: (release.state != "good", -release.sequence))
 
 
 def parse_counter(data: bytes, what: str) -> int:
-    """The content of `state.json`. InputError, beginning with `what`: it is damaged."""
+    """Parse the content of `state.json`.
+
+    Args:
+        data: The content.
+        what: Begins the error's message.
+
+    Raises:
+        InputError: The content is damaged.
+    """
     state = strict_json.loads(data, what)
     value = state.get("counter") if isinstance(state, dict) and state.get("schema_version") == 1 else None
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
@@ -61,15 +72,30 @@ def parse_counter(data: bytes, what: str) -> int:
 
 @dataclass(frozen=True)
 class Release:
-    """One of them, as its record says. E.g.
+    """The record of a release.
+
+    An example:
 
         Release("9f86d081884c7d65…", name="demo", counter=1764000000, key_fingerprint="SHA256:4Hc…", trusted=True,
                 installed="2026-11-24T12:00:00Z", sequence=3, state="good", precision="int8-fp16", runtime="trt", …)
 
-    - `state`: "trial" (switched to, not yet seen healthy), "good", "bad"; `reason`: why it is bad
-    - `starts`: how often the service was started with it while on trial
-    - `older`: it was let in with a counter below the device's; `trusted`: its key was trusted then
-    - `report`, `accuracy`: the benchmark that let it in: its id, {"map50_95", "host_map50_95", "delta"}
+    Attributes:
+        bundle_sha256: SHA-256 of the bundle.
+        name: Name of the bundle.
+        counter: Counter of the bundle.
+        key_fingerprint: Fingerprint of the key that signed the bundle.
+        trusted: Whether the key was trusted at the installation.
+        installed: Wall clock at the installation, which may be wrong.
+        sequence: Number of the installation on this device, ascending.
+        state: "trial" (switched to, not yet seen healthy), "good" or "bad".
+        reason: Why it is bad.
+        starts: How often the service was started with it while on trial.
+        older: Whether it was accepted with a counter below the device's.
+        precision: Precision that the benchmark at the installation used.
+        runtime: Runtime that this benchmark used.
+        report: Id of this benchmark's report.
+        accuracy: {"map50_95", "host_map50_95", "delta"} of this benchmark.
+        schema_version: Version of the schema.
     """
 
     bundle_sha256: str
@@ -91,12 +117,20 @@ class Release:
 
     @property
     def identity(self) -> str:
-        """The name of its folder."""
+        """The ID of the release, which is the name of its folder."""
         return identity(self.bundle_sha256)
 
     @classmethod
     def from_json(cls, data: Any, what: str = "release") -> Release:
-        """From a parsed JSON object; `what` begins the InputError."""
+        """Read a record from a parsed JSON object.
+
+        Args:
+            data: The object.
+            what: Begins the error's message.
+
+        Raises:
+            InputError: The object does not fit the schema.
+        """
         return cls(**schema.check("release", data, what))
 
     def to_json(self) -> Dict[str, Any]:
@@ -108,13 +142,17 @@ class Release:
 
 
 class Releases:
-    """Those below one root. Reading makes nothing; the root is made by whoever installs."""
+    """The releases below one root. Reading makes no file; an installation makes the root.
+
+    Args:
+        root: The root.
+    """
 
     def __init__(self, root: Union[str, Path] = DEFAULT_ROOT):
         self.root = Path(os.path.abspath(str(root)))
 
     def folder(self, release: Union[Release, str]) -> Path:
-        """Where a release, or the one of this ID, lies."""
+        """The folder of a release, or of the one with this ID."""
         return self.root / "releases" / (release if isinstance(release, str) else release.identity)
 
     def all(self) -> List[Release]:
@@ -128,7 +166,11 @@ class Releases:
         return sorted(found, key=lambda release: -release.sequence)
 
     def get(self, text: str) -> Release:
-        """The release whose ID begins with `text`. InputError: none, or several."""
+        """The release whose ID begins with `text`.
+
+        Raises:
+            InputError: There is none, or there are several.
+        """
         found = [release for release in self.all() if text and release.identity.startswith(text)]
         if len(found) != 1:
             which = "several releases" if found else "no release"
@@ -137,7 +179,11 @@ class Releases:
         return found[0]
 
     def current(self) -> Optional[Release]:
-        """The one in use, None where there is none. InputError: `current` or its record is not what was written."""
+        """The release in use; None where there is none.
+
+        Raises:
+            InputError: `current` or the record is damaged.
+        """
         link = self.root / "current"
         try:
             target = os.readlink(str(link))
@@ -151,14 +197,18 @@ class Releases:
         return self._read(name)
 
     def fallback(self) -> Optional[Release]:
-        """The newest good release that is not current; None where there is none."""
+        """The newest good release that is not in use; None where there is none."""
         now = self._current_identity()
         return next((r for r in self.all() if r.state == "good" and r.identity != now), None)
 
     def open(self, release: Release) -> Bundle:
-        """Its bundle, verified whole. One of an untrusted key only if it was let in so.
+        """Open a release's bundle and verify all of it.
 
-        SignatureError: damaged, not the one that was installed, or its key is not trusted any more. InputError.
+        An untrusted key is accepted only where the release was installed with one.
+
+        Raises:
+            SignatureError: The bundle is damaged, is not the installed one, or its key is no longer trusted.
+            InputError: The bundle cannot be read.
         """
         path = self.folder(release) / BUNDLE
         bundle = Bundle.open(path, allow_untrusted=not release.trusted)
@@ -169,7 +219,10 @@ class Releases:
     # --- changes: each is on the disk before it returns, whole or not at all -----------------------------------------
 
     def switch(self, release: Optional[Release]) -> None:
-        """Let `current` name it; None: nothing. Call it within `state_locked` and with a release that verifies."""
+        """Let `current` name a release; None removes it.
+
+        Call it within `state_locked`, and with a release that verifies.
+        """
         link = self.root / "current"
         with self._explained():
             if release is None:
@@ -182,29 +235,45 @@ class Releases:
             sync_folder(self.root)
 
     def mark(self, release: Release, state: str, reason: Optional[str] = None) -> Release:
-        """Its record with another state; reason: why, in one line."""
+        """Write a release's record with another state.
+
+        Args:
+            release: The release.
+            state: "trial", "good" or "bad".
+            reason: Why, in one line.
+
+        Returns:
+            The changed record.
+        """
         said = None if reason is None else printable(" ".join(reason.split()))[:1000]
         return self.write(replace(release, state=state, reason=said))
 
     def started(self, release: Release) -> Release:
-        """Its record with one start more."""
+        """Write a release's record with one more start, and return it."""
         return self.write(replace(release, starts=release.starts + 1))
 
     def confirm(self, release: Release) -> Release:
-        """It was healthy: good, and from now on nothing older is installed."""
+        """Mark a healthy release as good; from now on no older bundle is installed."""
         if release.counter > self.counter:
             state = strict_json.pretty({"schema_version": 1, "counter": release.counter})
             write_atomic(self.root / "state.json", state, mode=0o644)
         return self.mark(release, "good")
 
     def write(self, release: Release) -> Release:
-        """Its record, as it is, in its folder."""
+        """Write a release's record to its folder, and return it."""
         data = Release.from_json(release.to_json()).to_json()
         write_atomic(self.folder(release) / RECORD, strict_json.pretty(data), mode=0o644)
         return release
 
     def tidy(self, keep: int) -> List[str]:
-        """Keep `keep` releases: the one in use, then the newest good ones, then the newest others. Who went."""
+        """Remove old releases.
+
+        Args:
+            keep: Number of releases to keep: the one in use, then the newest good ones, then the newest others.
+
+        Returns:
+            IDs of the removed releases.
+        """
         gone = []
         with self._explained(), self.state_locked():  # the service may be about to fall back to one of them
             now = self._current_identity()
@@ -218,7 +287,7 @@ class Releases:
         return gone
 
     def sweep(self) -> None:
-        """Remove what an interrupted installation left. Call it within `locked`."""
+        """Remove the leftovers of an interrupted installation. Call it within `locked`."""
         with self._explained():
             for path in (self.root / "releases").glob(".*"):
                 shutil.rmtree(str(path), ignore_errors=True)
@@ -227,7 +296,11 @@ class Releases:
 
     @property
     def counter(self) -> int:
-        """No bundle whose counter is lower is installed. InputError where the file is damaged."""
+        """The lowest counter of a bundle that is installed here.
+
+        Raises:
+            InputError: The file is damaged or cannot be read.
+        """
         path = self.root / "state.json"
         try:
             with open(path, "rb") as stream:
@@ -241,7 +314,14 @@ class Releases:
 
     @contextmanager
     def locked(self, patience_s: float = 0.0) -> Iterator[None]:
-        """This process installs, nobody else. BlockingIOError: somebody else does, and has not ended meanwhile."""
+        """Hold the lock of the installation.
+
+        Args:
+            patience_s: How long to wait for the lock, s.
+
+        Raises:
+            BlockingIOError: Another process holds it.
+        """
         with self._opened("lock") as descriptor:
             deadline = time.monotonic() + patience_s
             while True:
@@ -255,7 +335,7 @@ class Releases:
             yield
 
     def at_work(self) -> bool:
-        """Whether somebody installs at this moment."""
+        """Whether an installation is at work at this moment."""
         try:
             with self.locked():
                 return False
@@ -264,7 +344,10 @@ class Releases:
 
     @contextmanager
     def state_locked(self) -> Iterator[None]:
-        """Around each decision that changes `current` or a record: installer and service do not cross each other."""
+        """Hold the short lock around a decision that changes `current` or a record.
+
+        It keeps installer and service from changing them at the same time.
+        """
         with self._opened(".state.lock") as descriptor:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield

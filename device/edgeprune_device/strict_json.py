@@ -1,8 +1,8 @@
-"""JSON from strangers, and canonical JSON for signing.
+"""JSON from untrusted sources, and canonical JSON for signing.
 
-`loads` refuses what Python's json lets through and what no honest writer makes: duplicate keys, NaN and Infinity,
-numbers too long or too large, lone surrogates, nesting without end. `canonical` gives the same bytes for the same
-value on every Python.
+`loads` refuses input that Python's json accepts and no correct writer makes: duplicate keys, NaN and Infinity, numbers
+too long or too large, lone surrogates, unlimited nesting. `canonical` gives the same bytes for the same value on every
+Python.
 """
 
 from __future__ import annotations
@@ -20,7 +20,15 @@ _DEEPEST = 64  # levels; whatever walks the value later may then recurse safely
 
 
 def loads(data: bytes, what: str) -> Any:
-    """Parse UTF-8 JSON. `what` names it in the InputError, e.g. "a.epb: manifest"."""
+    """Parse UTF-8 JSON.
+
+    Args:
+        data: The bytes.
+        what: Begins the error's message, e.g. "a.epb: manifest".
+
+    Raises:
+        InputError: The bytes are not valid JSON.
+    """
     try:
         value = json.loads(
             data.decode("utf-8"),
@@ -38,12 +46,16 @@ def loads(data: bytes, what: str) -> Any:
 
 
 def canonical(value: Any) -> bytes:
-    """Sorted keys, no spaces, ASCII, no NaN: one value, one byte string. Raises ValueError for NaN."""
+    """The canonical JSON of a value: sorted keys, no spaces, ASCII.
+
+    Raises:
+        ValueError: The value holds NaN or Infinity.
+    """
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode("ascii")
 
 
 def pretty(value: Any) -> str:
-    """For people: indented, keys in their given order, a newline at the end."""
+    """JSON for people: indented, keys in their given order, a newline at the end."""
     return json.dumps(value, indent=2, ensure_ascii=True, allow_nan=False) + "\n"
 
 

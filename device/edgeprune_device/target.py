@@ -1,4 +1,4 @@
-"""A target: what a bundle must carry for one kind of device.
+"""A target: the required contents of a bundle for one kind of device.
 
 Adding a target is adding one file to `targets/`; the file's name is the option's value. A user's own file works too:
 `--target ./my-drone.json`.
@@ -21,7 +21,13 @@ _FOLDER = Path(__file__).parent / "targets"
 
 @dataclass(frozen=True)
 class JetPack:
-    """One software release of a Jetson, e.g. JetPack("6.1-6.2.2", "36.4-36.5", "10.3.0"). `l4t` None: not known."""
+    """One software release of a Jetson, e.g. JetPack("6.1-6.2.2", "36.4-36.5", "10.3.0").
+
+    Attributes:
+        jetpack: Release of JetPack.
+        l4t: Release of L4T; None: not known.
+        tensorrt: Release of TensorRT.
+    """
 
     jetpack: str
     l4t: Optional[str]
@@ -30,15 +36,24 @@ class JetPack:
 
 @dataclass(frozen=True)
 class Target:
-    """E.g. Target.load("jetson-orin"): sm "8.7", channels in multiples of 8, FP32, FP16, INT8 and INT8-FP16 models.
+    """The device that a build is for.
 
-    - `sm`: CUDA compute capability as "major.minor", None where several or none apply
-    - `channel_multiple`: channel counts are rounded to a multiple of this
-    - `precisions`: the models the bundle must carry, of "fp32", "fp16", "int8", "int8-fp16"
-    - `int8_activations`: "signed" (zero point 0, all that TensorRT takes) or "unsigned" (fast on a CPU)
-    - `ahead_of_time`: compute capabilities that TensorRT for RTX builds an engine for, e.g. "SM86"; the engine ships.
-      Empty for a Jetson: there such a build is only a check that NVIDIA's parser takes the file
-    - `dla`: number of deep-learning accelerator cores
+    An example: Target.load("jetson-orin") has sm "8.7", channels in multiples of 8, and FP32, FP16, INT8 and INT8-FP16
+    models.
+
+    Attributes:
+        name: Name, which is the option's value.
+        title: Name for people.
+        sm: CUDA compute capability as "major.minor", None where several or none apply.
+        jetpacks: Software releases of the device.
+        channel_multiple: Channel counts are rounded to a multiple of this.
+        precisions: The models that the bundle must carry, of "fp32", "fp16", "int8", "int8-fp16".
+        int8_activations: "signed" (zero point 0, the only form that TensorRT takes) or "unsigned" (fast on a CPU).
+        ahead_of_time: Compute capabilities that TensorRT for RTX builds an engine for, e.g. "SM86"; the engine is put
+            into the bundle. Empty for a Jetson: there such a build only checks that NVIDIA's parser takes the file.
+        dla: Number of deep-learning accelerator cores.
+        comment: Remark.
+        schema_version: Version of the schema.
     """
 
     name: str
@@ -60,7 +75,14 @@ class Target:
 
     @classmethod
     def load(cls, name_or_path: Union[str, Path]) -> Target:
-        """By name ("jetson-orin") or from a JSON file of the user's own. InputError: unknown, unreadable, malformed."""
+        """Load a target.
+
+        Args:
+            name_or_path: Name ("jetson-orin"), or path of the user's own JSON file.
+
+        Raises:
+            InputError: The target is unknown, or its file is unreadable or malformed.
+        """
         text = str(name_or_path)
         if text in cls.names():
             return cls.from_json(strict_json.loads((_FOLDER / f"{text}.json").read_bytes(), text), text)
@@ -78,7 +100,15 @@ class Target:
 
     @classmethod
     def from_json(cls, data: dict, what: str = "target") -> Target:
-        """From a parsed JSON object; `what` names it in the InputError."""
+        """Read a target from a parsed JSON object.
+
+        Args:
+            data: The object.
+            what: Begins the error's message.
+
+        Raises:
+            InputError: The object does not fit the schema.
+        """
         fields = dict(schema.check("target", data, what))
         fields["jetpacks"] = tuple(JetPack(**release) for release in fields["jetpacks"])
         for key in ("precisions", "ahead_of_time"):

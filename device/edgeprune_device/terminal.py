@@ -1,7 +1,7 @@
-"""What the reader of a stream can be shown: colour, a line that is overwritten, characters beyond ASCII, how wide.
+"""The features of a stream's reader: colour, a line that is overwritten, characters beyond ASCII, the width.
 
-Host and device decide by these rules, so that a pipe, a CI log, a serial console and a terminal each get what they can
-read, and the same everywhere. Knows nothing of what is shown. Standard library only.
+Host and device decide by these rules, so that a pipe, a CI log, a serial console and a terminal each get readable
+output, and the same everywhere. The module uses the standard library only.
 """
 
 from __future__ import annotations
@@ -13,22 +13,25 @@ from typing import IO, Mapping, Optional
 
 __all__ = ["Look", "cells", "clipped", "columns", "foreground", "look"]
 
-_COLUMNS = 80  # of what does not say: a pipe, and a serial console, which says 0
+_COLUMNS = 80  # where the width is not known: a pipe, and a serial console, which reports 0
 _CODES = {"bold": 1, "dim": 2, "red": 31, "green": 32, "yellow": 33, "cyan": 36}
 #: Terminals whose cursor does not move: an editor's shell, a dumb serial line.
 _DUMB = ("", "dumb", "unknown", "emacs")
-#: What this project's own texts have beyond ASCII, for where that cannot be shown.
+#: The characters beyond ASCII in this project's own texts, with their replacements.
 _ASCII = str.maketrans({"…": "...", "→": "->", "–": "-", "—": "-", "−": "-", "×": "x", "±": "+-", "≥": ">=", "≤": "<=",
                         "µ": "u", "“": '"', "”": '"', "’": "'", "·": "-"})  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Look:
-    """E.g. Look(colour=True, live=True, unicode=True) for a terminal of today, Look() for a file.
+    """The features of a stream.
 
-    - `colour`: the 8 colours of every terminal, by the reader's own theme
-    - `live`: the last line may be drawn again and again
-    - `unicode`: lines, bars and an ellipsis; else ASCII
+    Examples: Look(colour=True, live=True, unicode=True) for a modern terminal, Look() for a file.
+
+    Attributes:
+        colour: The 8 colours of every terminal, by the reader's own theme.
+        live: The last line may be drawn again and again.
+        unicode: Lines, bars and an ellipsis; else ASCII.
     """
 
     colour: bool = False
@@ -36,22 +39,26 @@ class Look:
     unicode: bool = False
 
     def style(self, text: str, *names: str) -> str:
-        """The text in a style ("bold", "dim", "red", "green", "yellow", "cyan"); as it is where there is no colour."""
+        """The text in a style ("bold", "dim", "red", "green", "yellow", "cyan"); unchanged where there is no colour."""
         if not self.colour or not text or not names:
             return text
         return f"\x1b[{';'.join(str(_CODES[name]) for name in names)}m{text}\x1b[0m"
 
     def text(self, text: str) -> str:
-        """Our own words, with ASCII for what cannot be shown; a user's file names stay as they are."""
+        """This project's own text, with ASCII for characters that cannot be shown; not for a user's file names."""
         return text if self.unicode else text.translate(_ASCII)
 
 
 def look(stream: IO[str], environ: Optional[Mapping[str, str]] = None) -> Look:
-    """How to write to `stream`.
+    """The features of a stream.
 
     Colour: NO_COLOR forbids it, CLICOLOR_FORCE or FORCE_COLOR force it, CLICOLOR=0 or a dumb terminal do without, else
     terminals have it. A live line: on a terminal that is not dumb and not a CI job's. Beyond ASCII: where both the
     stream and the user's locale are UTF-8, and not on the kernel's console, whose font has no heavy lines.
+
+    Args:
+        stream: The stream to write to.
+        environ: The environment; None: that of this process.
     """
     environ = os.environ if environ is None else environ
     terminal, kind = _is_terminal(stream), environ.get("TERM", "")
@@ -64,7 +71,7 @@ def look(stream: IO[str], environ: Optional[Mapping[str, str]] = None) -> Look:
 
 
 def columns(stream: IO[str]) -> int:
-    """How wide the terminal behind `stream` is now; it may change at any time."""
+    """Columns of the terminal behind `stream` now; the number may change at any time."""
     try:
         found = os.get_terminal_size(stream.fileno()).columns
     except (OSError, ValueError, AttributeError):
@@ -74,10 +81,10 @@ def columns(stream: IO[str]) -> int:
 
 
 def foreground(stream: IO[str]) -> bool:
-    """Whether the terminal is this job's: one that was sent to the background must not draw over the shell's prompt."""
+    """Whether this job may draw on the terminal: a background job must not draw over the shell's prompt."""
     try:
         return os.tcgetpgrp(stream.fileno()) == os.getpgrp()
-    except (OSError, ValueError, AttributeError):  # not this session's terminal: nobody types there
+    except (OSError, ValueError, AttributeError):  # not this session's terminal: there is no prompt
         return True
 
 
@@ -89,7 +96,7 @@ def cells(text: str) -> int:
 
 
 def clipped(text: str, width: int, mark: str = "...") -> str:
-    """The text in at most `width` columns, ending in `mark` where something was cut."""
+    """The text in at most `width` columns, ending in `mark` where a part was cut off."""
     if cells(text) <= width:
         return text
     mark = mark[: max(width, 0)]
@@ -117,7 +124,10 @@ def _is_terminal(stream: IO[str]) -> bool:
 
 
 def _is_utf8(stream: IO[str], environ: Mapping[str, str]) -> bool:
-    """Python makes every C locale UTF-8 (PEP 538 sets LC_CTYPE itself, PEP 540): only the user's own words count."""
+    """Whether stream and locale are UTF-8.
+
+    Python makes every C locale UTF-8 (PEP 538 sets LC_CTYPE itself, PEP 540), so only the user's own settings count.
+    """
     if (getattr(stream, "encoding", None) or "").lower().replace("-", "") != "utf8":
         return False
     names = [environ.get(name, "") for name in ("LC_ALL", "LC_CTYPE", "LANG")]

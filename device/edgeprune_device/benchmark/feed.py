@@ -1,4 +1,4 @@
-"""Where the next frame comes from in each mode, and what becomes of frames that arrive by themselves."""
+"""The source of the next frame in each mode, and the count of frames that arrive by themselves."""
 
 from __future__ import annotations
 
@@ -17,7 +17,22 @@ _PACES_FPS = (0.1, 1000)
 
 
 class Feed:
-    """Where the next frame comes from in each mode, and what became of those that came by themselves."""
+    """The source of the next frame in each mode, and the count of a camera's frames.
+
+    Args:
+        source: The source.
+        mode: One of `benchmark.run.MODES`; None: "camera" for a live source or with `fps`, else "single".
+        fps: Pace of mode "camera", frames a second.
+
+    Attributes:
+        mode: The mode.
+        source: The source, paced where mode "camera" needs it.
+        fps: Pace of mode "camera" where it is known, else None.
+        next: Returns the next frame.
+
+    Raises:
+        InputError: Source, mode and pace do not fit together.
+    """
 
     def __init__(self, source: sources.Source, mode: Optional[str], fps: Optional[float]):
         self.mode = mode or ("camera" if source.live or fps else "single")
@@ -43,18 +58,23 @@ class Feed:
             self.next = lambda: next(frames)
 
     def begin(self) -> None:
-        """From now on frames count: those after the one that is due by now."""
+        """Count frames from now on: those after the one that is due now."""
         if self.mode == "camera":
             self.next()
         self._before = self._counts()
 
     def done(self, frame: sources.Frame, end_ns: int) -> None:
-        """A measured frame's result is there."""
+        """Record that the result of a measured frame is complete.
+
+        Args:
+            frame: The frame.
+            end_ns: End of its last stage, time.monotonic_ns.
+        """
         if self.mode == "camera":
             self._ages_ns.append(end_ns - frame.due_ns)
 
     def camera(self) -> Optional[Dict[str, Any]]:
-        """The report's `camera`, None in the other modes."""
+        """The report's `camera`; None in the other modes."""
         if self.mode != "camera" or not self._ages_ns:
             return None
         arrived, dropped, late = (now - then for now, then in zip(self._counts(), self._before))
@@ -76,4 +96,9 @@ class Feed:
 
 
 def timing_summary(ns) -> Dict[str, Any]:
+    """`percentiles.summary` of the samples, with the samples themselves as "samples_ns".
+
+    Args:
+        ns: Samples, ns.
+    """
     return {**percentiles.summary(ns), "samples_ns": list(ns)}

@@ -1,8 +1,8 @@
-"""Do two runtimes compute the same of one file? A session's raw outputs beside ONNX Runtime's on the CPU.
+"""Output divergence of two runtimes on one file: a session's raw outputs beside ONNX Runtime's on the CPU.
 
-Q/DQ is computed there as written, in floats, and FP16 mostly in FP32, as x86 has no kernels for it. No limit is set:
-ONNX Runtime's own integer kernels differ from the same file as written by 1.3 px and 0.011 of score (the demo, 320 px,
-signed; unsigned 3.5 px and 0.034), and what a Jetson does was not measured.
+The reference computes Q/DQ as written, in floats, and FP16 mostly in FP32, as x86 has no kernels for it. There is no
+limit. ONNX Runtime's own integer kernels differ from the same file as written by 1.3 px and 0.011 of score (the demo,
+320 px, signed; unsigned 3.5 px and 0.034). The divergence on a Jetson was not measured.
 """
 
 from __future__ import annotations
@@ -24,14 +24,19 @@ CONF = 0.001  # anchors below it in both runtimes are background to every evalua
 
 @dataclass(frozen=True)
 class RuntimeParity:
-    """E.g. Parity("onnxruntime 1.32.0, CPUExecutionProvider, default threads, yielding", pictures=4, anchors=812,
-    unmatched=0, box_px=0.03, score=0.0002).
+    """The output divergence of a runtime.
 
-    - `anchors`: how many, of all the pictures, have a score above `CONF` in either runtime
-    - `unmatched`: of an end-to-end model (rows, best first), the rows without a row of the same class and an IoU of 0.5
-      in the other runtime; of raw outputs, which are compared anchor by anchor, 0
-    - `box_px`: the largest difference of a side of a box among the others, network px; `score`: of a class's score;
-      None where there is none
+    An example: RuntimeParity("onnxruntime 1.32.0, CPUExecutionProvider, default threads, yielding", pictures=4,
+    anchors=812, unmatched=0, box_px=0.03, score=0.0002).
+
+    Attributes:
+        reference: Description of the reference session.
+        pictures: Number of images.
+        anchors: Number of anchors, over all images, that have a score above `CONF` in either runtime.
+        unmatched: Of an end-to-end model (rows, best first), the rows without a row of the same class and an IoU of 0.5
+            in the other runtime. Raw outputs are compared anchor by anchor, so there it is 0.
+        box_px: Largest difference of a side of a box among the others, network px; None where there is none.
+        score: Largest difference of a class's score among the others; None where there is none.
     """
 
     reference: str
@@ -47,11 +52,18 @@ class RuntimeParity:
 
 
 def measure(session, model: bytes, inputs: Iterable[np.ndarray], classes: int, kind: str) -> RuntimeParity:
-    """`session` against ONNX Runtime on the CPU, on the same network inputs, (1, 3, h, w) each. `kind`: what the output
-    means, see output.py.
+    """Compare a session with ONNX Runtime on the CPU, on the same network inputs.
 
-    InputError: ONNX Runtime is missing or does not run the file; outputs of a shape that `kind` does not have, or that
-    are no numbers.
+    Args:
+        session: The session.
+        model: Bytes of the ONNX file.
+        inputs: Network inputs, (1, 3, h, w) float32 each.
+        classes: Number of classes.
+        kind: Meaning of the output, see output.py.
+
+    Raises:
+        InputError: ONNX Runtime is missing or does not run the file, or the outputs have a shape that `kind` does not
+            have or are not finite.
     """
     why = ort.available()
     if why:
@@ -81,16 +93,17 @@ def _checked(session, x: np.ndarray, classes: int, kind: str) -> np.ndarray:
 
 
 def _anchors(here: np.ndarray, there: np.ndarray) -> Tuple[int, int, Tuple[np.ndarray, np.ndarray]]:
-    """(how many are seen, 0, (their differences in px, in score)) of raw outputs."""
+    """(number of anchors above `CONF`, 0, (their differences in px, in score)) of raw outputs."""
     seen = np.maximum(here[4:].max(axis=0), there[4:].max(axis=0)) > CONF
     here, there = here[:, seen], there[:, seen]
     return int(seen.sum()), 0, (np.abs(_sides(here) - _sides(there)).ravel(), np.abs(here[4:] - there[4:]).ravel())
 
 
 def _rows(here: np.ndarray, there: np.ndarray) -> Tuple[int, int, Tuple[np.ndarray, np.ndarray]]:
-    """(how many are seen, how many of them by one runtime alone, (the others' differences)) of end-to-end outputs.
+    """(number of rows, number of rows in one runtime alone, (the others' differences)) of end-to-end outputs.
 
-    Two nearly equal scores may change places; where the list is full its last rows may fall off, and do not count.
+    Two nearly equal scores may change places. Where the list is full, its last rows may be missing in one runtime, so
+    they do not count.
     """
     last = max(here[-1, 4], there[-1, 4])
     floor = CONF if last <= CONF else last + 0.01

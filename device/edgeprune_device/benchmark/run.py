@@ -1,4 +1,4 @@
-"""Bundle -> BenchReport: open a model, time it on frames, watch the board meanwhile, measure its accuracy."""
+"""Bundle -> BenchReport: open a model, time it on frames, read the board's sensors meanwhile, measure its accuracy."""
 
 from __future__ import annotations
 
@@ -70,16 +70,39 @@ def run_benchmark(
     spool: Optional[Spool] = None,
     measured: Optional[Callable[[], None]] = None,
 ) -> BenchReport:
-    """Measure one precision of a verified bundle on this machine; a signed report.
+    """Measure one precision of a verified bundle on this machine.
 
-    - `mode`: of `MODES`; None: "camera" for a source that gives frames by itself, else "single"
-    - `source`: see `sources.open`; `fps`: the pace of mode "camera"
-    - `idle_seconds`: how long the board is watched at rest, before anything is loaded; only where it has power sensors
-    - `check`: its outputs, too, see `parity`; `spool`: where room for the report is kept while it is measured
-    - `measured`: called when all is measured, and only the report is left to do
+    Args:
+        bundle: The bundle.
+        mode: One of `MODES`; None: "camera" for a live source or with `fps`, else "single".
+        source: Text of the source, see `sources.open`.
+        fps: Pace of mode "camera", frames a second.
+        runtime: Name of the runtime, or "auto".
+        precision: Precision of the model, or "auto".
+        threads: CPU threads of the runtime; None: its own choice.
+        cuda: CUDA backend, see `edgeprune_device.cuda.names`.
+        cuda_graph: Run the network by a CUDA graph.
+        workspace_bytes: Scratch memory for building an engine; None: chosen from the free memory.
+        seconds: How long to measure, s; None: as `MODES` gives.
+        warmup_seconds: Longest warm-up, s.
+        idle_seconds: How long the board is watched at rest before the model is loaded, s; only where it has power
+            sensors.
+        with_accuracy: Measure the accuracy on the evaluation set.
+        check: Measure the output divergence, see `parity`.
+        spool: Spool in which disk space for the report is reserved during the measurement.
+        measured: Called when all measurements are done and only the report is left to make.
+
+    Returns:
+        The signed report.
+
+    Raises:
+        InputError: The arguments, the bundle's models and images, or the source do not fit; or there is no room for the
+            report.
+        RuntimeUnavailable: The runtime cannot run here.
+        DeviceError: The GPU or the camera failed before the first frame was measured.
     """
     environment = Environment.read()  # first: afterwards this run itself is the load
-    key = keys.load_or_create("report")  # what could fail does so before the minutes of measuring
+    key = keys.load_or_create("report")  # early: a failure must come before the minutes of measuring
     root = probes.sysroot()
     state, machine = preflight.read(root), board.read(root)
     manifest, runtime = bundle.manifest, runtimes.choose(runtime)
@@ -94,7 +117,7 @@ def run_benchmark(
         plan = timing.TimingPlan(seconds or MODES[feed.mode], warmup_seconds=warmup_seconds)
         settings = runtimes.RuntimeSettings(
             threads=threads,
-            spinning=True,  # what is fastest on a quiet board, and the verdict says when it was not quiet
+            spinning=True,  # fastest on a quiet board; the verdict reports a board that was not quiet
             shapes=manifest.shapes,
             precision=precision,
             fp32_nodes=tuple(manifest.models[precision].get("fp32_nodes", ())),
@@ -124,7 +147,7 @@ def run_benchmark(
             peak_rss_bytes = _peak_rss_bytes()  # before the check, which opens the model a second time
             if check and not interrupted:
                 checked, unchecked = _parity(session, model, pictures, manifest)
-        except KeyboardInterrupt:  # the timings are whole, and stay
+        except KeyboardInterrupt:  # the timings are complete, and are kept
             interrupted = True
             unchecked = (f"{'parity' if accuracy or not with_accuracy else 'accuracy'} was not measured: interrupted",)
         description, spinning, told = session.description, session.spinning, session.warnings
@@ -238,7 +261,7 @@ def run_benchmark(
 
 
 def _measure(session, manifest: Manifest, feed: Feed, plan: timing.TimingPlan, spool: Optional[Spool], say):
-    """(Samples, {stage of the device: ns of each frame})."""
+    """Run the timing; (FrameTimes, {stage of the device: ns of each frame})."""
     on_device: Dict[str, array] = {}
 
     def device_times() -> None:
@@ -278,13 +301,13 @@ def _followed(step, then):
 
 
 def _close(session) -> None:
-    """A GPU that failed may fail at that, too: no reason to lose what was measured."""
+    """Close the session. A GPU that failed may fail again here, which must not lose the measurements."""
     with suppress(DeviceError):
         session.close()
 
 
 def _plain(text: str, longest: int) -> str:
-    """A line as a report may hold it: paths and the words of libraries can be anything, and a report is never lost."""
+    """The text as a line that a report may hold: paths and messages of libraries can hold any character."""
     shown = printable(" ".join(text.split()))
     return shown if len(shown) <= longest else f"{shown[: longest - 1]}…"
 
@@ -294,8 +317,11 @@ def _texts(found: Sequence[str]) -> List[str]:
 
 
 def _rest(root: Path, seconds: float, say) -> Optional[Tuple[int, int]]:
-    """Watch the machine at rest: (begin, end) of that window where there is power to measure, else None. At least half
-    a second, in which others show."""
+    """Watch the machine at rest, for at least half a second, so that the load of other programs shows.
+
+    Returns:
+        (begin, end) of that window, time.monotonic_ns, where there are power sensors; else None.
+    """
     powered = any(channel.kind == "power" for channel in probes.discover(root))
     begin = now = time.monotonic_ns()
     while now < begin + int((seconds if powered else _GLANCE_S) * 1e9):
@@ -306,7 +332,7 @@ def _rest(root: Path, seconds: float, say) -> Optional[Tuple[int, int]]:
 
 
 def _memory_drop(series: Optional[probes.Series], load: Tuple[int, int]) -> Optional[int]:
-    """Free memory of the whole machine at the first reading, less its least until the load's end."""
+    """Free memory of the whole machine at the first reading, less its minimum until the load's end, in bytes."""
     free = [value for t, value in series.points("memory", "available") if t <= load[1]] if series else []
     return int(free[0] - min(free)) if len(free) > 1 else None
 
@@ -322,7 +348,7 @@ def _pictures(bundle: Bundle) -> EvaluationSet:
 
 
 def _stages(session, manifest: Manifest, source: sources.Source) -> Dict[str, Any]:
-    """decode, pre, infer, post; what a later stage needs of an earlier one travels beside the picture."""
+    """The stages decode, pre, infer and post. Data for later stages travels beside the image."""
     classes, kind, nms = len(manifest.classes), manifest.output, dict(manifest.nms)
 
     def infer(prepared):
@@ -335,7 +361,7 @@ def _stages(session, manifest: Manifest, source: sources.Source) -> Dict[str, An
 
 
 def _parity(session, model: bytes, pictures: EvaluationSet, manifest: Manifest):
-    """(the Parity, no warnings), or (None, why it was not measured)."""
+    """(the RuntimeParity, no warnings), or (None, why it was not measured)."""
     if session.name == "null":
         return None, ("parity was not measured: runtime null runs no model",)
     few = list(pictures)[:_PARITY_PICTURES]
@@ -359,7 +385,7 @@ def _accuracy(session, pictures: EvaluationSet, manifest: Manifest, say) -> Accu
 
 
 def _host_accuracy(manifest: Manifest, precision: str) -> Tuple[Optional[Dict[str, Optional[float]]], bool]:
-    """(the host's figures, whether they were measured on the very pictures of the evaluation set)."""
+    """(the host's figures, whether they were measured on the same images as the evaluation set)."""
     evaluation, model = manifest.evaluation or {}, manifest.models[precision]
     same = (evaluation.get("accuracy") or {}).get(precision)
     figures = same if same is not None else model
@@ -371,7 +397,7 @@ def _host_accuracy(manifest: Manifest, precision: str) -> Tuple[Optional[Dict[st
 
 
 def _warnings(bundle, environment, runtime, precision, judged, comparable) -> List[str]:
-    """What to know of the figures that is no fault of the machine's state: that is the verdict's."""
+    """Remarks on the figures that do not concern the machine's state; that belongs to the verdict."""
     found = []
     if not bundle.trusted:
         found.append(f"the bundle is signed by {bundle.key_fingerprint}, which is not trusted here")

@@ -1,7 +1,7 @@
-"""Timing of a pipeline, stage by stage: warm-up, then every frame's times.
+"""Timing of a pipeline, stage by stage: warm-up, then the times of every frame.
 
-Knows nothing of models, pictures or bundles: a stage is a callable, its result is the next stage's input, and where
-frames come from is the caller's `supply`. Waiting for a frame is nobody's time.
+The module does not depend on models, images or bundles: a stage is a callable, its result is the next stage's input,
+and the caller's `supply` gives the frames. The wait for a frame counts for no stage.
 """
 
 from __future__ import annotations
@@ -27,14 +27,19 @@ Supply = Callable[[], Any]
 
 @dataclass(frozen=True)
 class FrameTimes:
-    """Every sample of a run, in ns and in the order taken.
+    """Every sample of a run, in the order taken.
 
-    - `begins_ns`: when each frame's first stage began (CLOCK_MONOTONIC); `frames_ns`: from there to its last one's end
-    - `stages_ns`: {stage: one value a frame}
-    - `wall_ns`: the whole measured loop, so with everything between the frames
-    - `first_ns`: {stage: the very first frame}, before any warm-up
-    - `warmup_frames`, `warmup_ns`; `settled`: three consecutive windows' medians agreed within 5 %
-    - `interrupted`: Ctrl-C ended it, or what failed is in `failure`; what was measured until then is here
+    Attributes:
+        begins_ns: When each frame's first stage began, ns (CLOCK_MONOTONIC).
+        frames_ns: Time from there to the end of its last stage, ns.
+        stages_ns: {stage: one value a frame, ns}.
+        wall_ns: Duration of the measured loop, including the time between the frames, ns.
+        first_ns: {stage: time of the very first frame}, before any warm-up, ns.
+        warmup_frames: Number of frames of the warm-up.
+        warmup_ns: Duration of the warm-up, ns.
+        settled: Whether the medians of three consecutive windows agreed within 5 %.
+        interrupted: Whether Ctrl-C or a failure ended the run; the samples until then are kept.
+        failure: Message of that failure, else None.
     """
 
     begins_ns: Sequence[int]
@@ -51,11 +56,14 @@ class FrameTimes:
 
 @dataclass(frozen=True)
 class TimingPlan:
-    """How long.
+    """How long a run lasts.
 
-    - the measured loop lasts `seconds`, and longer, up to four times that, until it has `min_samples`; one frame at
-      least
-    - warm-up lasts until it has settled, at most `warmup_seconds` (then `Samples.settled` is False); 0: one frame
+    Attributes:
+        seconds: Duration of the measured loop, s. It lasts longer, up to four times that, until it has `min_samples`,
+            and it measures at least one frame.
+        min_samples: Number of frames to reach.
+        warmup_seconds: Longest warm-up, s. It ends when the timings settle, else `FrameTimes.settled` is False. 0: one
+            frame.
     """
 
     seconds: float = 10.0
@@ -72,10 +80,19 @@ def measure(
     after: Optional[Callable[[Any, int], None]] = None,
     progress: Optional[Callable[[str], None]] = None,
 ) -> FrameTimes:
-    """One frame after another through `stages`, in order.
+    """Time one frame after another through all stages.
 
-    - `warmed` is told the median frame, ns, between warm-up and measuring
-    - `after` is called with each measured frame and its end, ns, outside its time
+    Args:
+        stages: {name: callable}, in order.
+        supply: Returns the next frame.
+        plan: How long to measure.
+        warmed: Called with the median time of a frame, ns, between warm-up and measuring.
+        after: Called with each measured frame and its end, ns, outside its time.
+        progress: Called with a line of text.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C before the first measured frame.
+        DeviceError: The GPU or the camera failed before the first measured frame.
     """
     run = _TimedRun(stages, supply, plan, progress, warmed)
     steps = list(stages.values())
@@ -100,11 +117,26 @@ def pipelined(
     warmed: Optional[Callable[[int], None]] = None,
     progress: Optional[Callable[[str], None]] = None,
 ) -> FrameTimes:
-    """Up to three frames at once: while `middle` has one, the stages before it have the next, those after it the last.
-    How many frames a second the machine can do; a frame's time has the waiting between the three in it.
+    """Time up to three frames at once.
 
-    `middle` stays in the caller's thread, as a CUDA context may belong to one. It begins a frame only when the one
-    before the last has left: a runtime's results stay valid that long.
+    While `middle` works on one frame, the stages before it have the next one and the stages after it the previous one.
+    The result is the most frames a second that the machine can do. A frame's time includes its waits between the three
+    parts.
+
+    `middle` stays in the caller's thread, as a CUDA context may belong to one thread. It begins a frame only when the
+    one before the last has left the pipeline, because a runtime's results stay valid that long.
+
+    Args:
+        stages: {name: callable}, in order.
+        supply: Returns the next frame.
+        plan: How long to measure.
+        middle: Name of the stage in the middle.
+        warmed: See `measure`.
+        progress: See `measure`.
+
+    Raises:
+        KeyboardInterrupt: See `measure`.
+        DeviceError: See `measure`.
     """
     run = _TimedRun(stages, supply, plan, progress, warmed)
     names = list(stages)
@@ -136,10 +168,11 @@ def pipelined(
 
 
 class _TimedRun:
-    """Warms up when it is made; then keeps the rows, (begin, ns of each stage …, ns of the frame), and the time.
+    """A run that warms up when it is made, then keeps the time and the rows.
 
-    Column by column in plain memory, 8 bytes a figure: in hours as objects they would be a gigabyte, which the machine
-    then seems to need.
+    A row is (begin, ns of each stage …, ns of the frame). The rows are stored column by column in plain memory, 8 bytes
+    a figure. Hours of them as Python objects would take a gigabyte, which the report would count as memory of the
+    model.
     """
 
     def __init__(self, stages: Stages, supply: Supply, plan: TimingPlan, progress, warmed):
@@ -171,7 +204,7 @@ class _TimedRun:
         self._now = time.monotonic_ns()
 
     def interrupt(self, error: BaseException) -> None:
-        """What was measured until now is the result; nothing, and the error goes on its way."""
+        """End the run with the samples measured until now; where there are none, raise the error."""
         if not self._columns[-1]:
             raise error
         self._interrupted = True
@@ -195,7 +228,7 @@ class _TimedRun:
 
 
 def _through(steps: Sequence[Callable[[Any], Any]], value: Any, times: List[int]) -> Any:
-    """The value after `steps`; each one's ns is appended to `times`."""
+    """Run `steps` on a value and append the time of each, ns, to `times`."""
     last = time.monotonic_ns()
     for step in steps:
         value = step(value)
@@ -206,7 +239,7 @@ def _through(steps: Sequence[Callable[[Any], Any]], value: Any, times: List[int]
 
 
 def _frame(steps: Sequence[Callable[[Any], Any]], value: Any) -> Tuple[int, ...]:
-    """One frame through all stages: (begin, ns of each stage …, ns of the frame)."""
+    """Run one frame through all stages: (begin, ns of each stage …, ns of the frame)."""
     clock, taken = time.monotonic_ns, []
     begin = last = clock()
     for step in steps:

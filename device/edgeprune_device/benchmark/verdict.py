@@ -1,8 +1,9 @@
-"""Whether a figure may be quoted: clean, degraded, or invalid, each with its reasons.
+"""The verdict of a measurement: clean, degraded or invalid, each with its reasons.
 
-- clean: another team that does the same will find the same
-- degraded: it was measured, but the machine was not at its best or not at rest; the reasons say how, and what to do
-- invalid: it is no figure of this model on this machine
+- clean: another team that repeats the measurement will find the same
+- degraded: the figures were measured, but the machine was not at its best or not at rest; the reasons give the cause
+  and the remedy
+- invalid: the figures do not describe this model on this machine
 """
 
 from __future__ import annotations
@@ -12,24 +13,29 @@ from typing import Any, Dict, List, Mapping, Optional
 
 __all__ = ["DRIFT", "Verdict", "judge"]
 
-#: A change of the median frame between the first and the last seconds of a run, from which it was not at rest.
+#: Change of the median frame between the first and the last seconds of a run, above which it was not steady.
 DRIFT = 0.05
-# Of oc3, the current of an instant, a board recovers within microseconds: alone it only warrants a warning.
+# After oc3, an instantaneous current, a board recovers within microseconds: alone it is only a warning.
 _CURRENT = {"oc1": "under-voltage", "oc2": "average current above the limit"}
 _BUSY, _OVERLOADED = 0.05, 0.5  # of all cores
-_FEWEST = 64  # samples: below it not even p90 can be told
-_LATE = 0.01  # of the frames: a source that slow has not kept the pace that was asked for
+_FEWEST = 64  # samples: fewer do not even give p90
+_LATE = 0.01  # of the frames: a slower source has not kept the requested pace
 
 
 @dataclass
 class Verdict:
-    """E.g. Verdict("degraded", ["the clock governor is powersave …"]); `add` only ever makes it worse."""
+    """A state with its reasons, e.g. Verdict("degraded", ["the clock governor is powersave …"]).
+
+    Attributes:
+        state: "clean", "degraded" or "invalid".
+        reasons: The reasons, one line each.
+    """
 
     state: str = "clean"
     reasons: List[str] = field(default_factory=list)
 
     def add(self, state: str, reason: str) -> None:
-        """Another reason; the state is the worst of all."""
+        """Add a reason; the state becomes the worst of all."""
         order = ("clean", "degraded", "invalid")
         self.state = max(self.state, state, key=order.index)
         self.reasons.append(reason)
@@ -52,11 +58,19 @@ def judge(
     throttling: Optional[Mapping[str, Mapping[str, float]]],
     camera: Optional[Mapping[str, Any]],
 ) -> Verdict:
-    """From what is known of a run.
+    """Judge a run.
 
-    - `other_load`: {"before", "during"}: the share of all cores that other programs used, None where not known
-    - `beforehand`: what the preflight found that spoils a benchmark
-    - `drift`, `throttling`, `camera`: as in the report, None where not measured
+    Args:
+        runtime: Name of the runtime.
+        samples: Number of measured frames.
+        settled: Whether the timings settled in the warm-up.
+        interrupted: Whether the run ended early.
+        failure: Message of the failure that ended it, or None.
+        other_load: {"before", "during"}: share of all cores that other programs used, None where not known.
+        beforehand: Findings of the preflight that spoil a benchmark.
+        drift: As in the report, None where not measured.
+        throttling: As in the report, None where not measured.
+        camera: As in the report, None where not measured.
     """
     verdict = Verdict()
     if runtime == "null":

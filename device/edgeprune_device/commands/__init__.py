@@ -1,4 +1,4 @@
-"""One thin file a sub-command; what several of them need stands here."""
+"""One short file for each sub-command, and the options that several of them share."""
 
 from __future__ import annotations
 
@@ -20,12 +20,17 @@ __all__ = [
     "positive_int",
 ]
 
-#: Entry points of the host's package: what a command of the device does on a host.
+#: Entry points of the host's package, for the part of a command that runs on a host.
 HOST = "edgeprune.host"
 
 
 def add_bundle(parser: argparse.ArgumentParser, text: str) -> None:
-    """The argument BUNDLE and the option --allow-untrusted, the same for every command that opens a bundle."""
+    """Add the argument BUNDLE and the option --allow-untrusted, the same for every command that opens a bundle.
+
+    Args:
+        parser: The parser.
+        text: Help of the argument.
+    """
     parser.add_argument("bundle", metavar="BUNDLE", nargs="?", type=Path, help=text)
     parser.add_argument(
         "--allow-untrusted",
@@ -35,7 +40,7 @@ def add_bundle(parser: argparse.ArgumentParser, text: str) -> None:
 
 
 def add_root(parser: argparse.ArgumentParser) -> None:
-    """The option --root, the same for every command that works on this device's releases."""
+    """Add the option --root, the same for every command that works on this device's releases."""
     from edgeprune_device.releases import DEFAULT_ROOT
 
     parser.add_argument(
@@ -44,7 +49,7 @@ def add_root(parser: argparse.ArgumentParser) -> None:
 
 
 def add_where(parser: argparse.ArgumentParser) -> None:
-    """The argument WHERE: this device's releases, or on a host those of another."""
+    """Add the argument WHERE: this device's releases, or on a host those of another device."""
     from edgeprune_device.releases import DEFAULT_ROOT
 
     text = f"a folder of this device (default {DEFAULT_ROOT}); on a host: user@drone[:/folder]"
@@ -52,7 +57,7 @@ def add_where(parser: argparse.ArgumentParser) -> None:
 
 
 def add_cuda(parser: argparse.ArgumentParser) -> None:
-    """The options --cuda and --workspace, the same for every command that builds engines."""
+    """Add the options --cuda and --workspace, the same for every command that builds engines."""
     from edgeprune_device import cuda
 
     parser.add_argument(
@@ -70,7 +75,11 @@ def add_cuda(parser: argparse.ArgumentParser) -> None:
 
 
 def find_bundle(given: Optional[Path], folder: Path = Path(".")) -> Path:
-    """`given`, or the only *.epb in the folder, or else the newest runs/*/*.epb. InputError: none, or several."""
+    """Find the bundle to use: `given`, or the only *.epb in the folder, or else the newest runs/*/*.epb.
+
+    Raises:
+        InputError: There is none, or there are several.
+    """
     if given is not None:
         return given
     here = sorted(folder.glob("*.epb"))
@@ -83,9 +92,10 @@ def find_bundle(given: Optional[Path], folder: Path = Path(".")) -> Path:
 
 
 def host(name: str) -> Any:
-    """The module that the host's package brings under this name, for what a command of the device does on a host.
+    """The module that the host's package registers under this name, for the part of a command that runs on a host.
 
-    InputError: that package is not installed here.
+    Raises:
+        InputError: That package is not installed here.
     """
     points = metadata.entry_points()
     # Python 3.8 and 3.9 return a plain dict of groups.
@@ -97,12 +107,12 @@ def host(name: str) -> Any:
 
 
 def positive_float(text: str) -> float:
-    """For argparse: a finite number above 0."""
+    """Parse a finite number above 0, for argparse."""
     return _positive(text, float)
 
 
 def positive_int(text: str) -> int:
-    """For argparse: a whole number above 0."""
+    """Parse a whole number above 0, for argparse."""
     return _positive(text, int)
 
 

@@ -1,4 +1,4 @@
-"""edgeprune bench"""
+"""The command `edgeprune bench`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ HELP = "measure a bundle on this machine: latency by stage, FPS, accuracy, power
 
 
 def configure(parser) -> None:
-    """Options."""
+    """Add the options."""
     add_bundle(parser, "default: the only *.epb here, else the newest runs/*/*.epb")
     parser.add_argument(
         "--mode",
@@ -66,7 +66,7 @@ def configure(parser) -> None:
 
 
 def run(args) -> None:
-    """Verify, measure, keep the report, show it; then the gate."""
+    """Verify the bundle, measure it, keep the report, show it, then apply the gate."""
     from edgeprune_device import files, strict_json
     from edgeprune_device.benchmark.run import run_benchmark
     from edgeprune_device.errors import DeviceError, InputError, Interrupted
@@ -80,8 +80,8 @@ def run(args) -> None:
             files.check_writable(path)
     bundle = Bundle.open(find_bundle(args.bundle), allow_untrusted=args.allow_untrusted)
     spool = None if args.no_spool else Spool()
-    # The spool first: what reads the output may have gone away. Then the rest, last to first, each whatever becomes of
-    # the others: with a full disk the figures are shown all the same.
+    # The spool first, because the reader of the output may have gone away. Then the rest, last to first, each
+    # independent of the others: with a full disk the figures are still shown.
     with _hung_up_is_interrupted() as deaf, ExitStack() as rest:
         report = run_benchmark(
             bundle,
@@ -100,7 +100,7 @@ def run(args) -> None:
             with_accuracy=not args.no_accuracy,
             check=args.check,
             spool=spool,
-            measured=deaf,  # making a long run's report takes a while, in which it must not be lost
+            measured=deaf,  # making a long run's report takes a while, during which a signal must not end it
         )
         rest.callback(_show, report, args.json)
         if args.csv:
@@ -120,10 +120,12 @@ def run(args) -> None:
 
 @contextmanager
 def _hung_up_is_interrupted() -> Iterator[Callable[[], None]]:
-    """A terminal or an SSH link that goes away ends a run as Ctrl-C does, and what was measured is kept; so does
-    SIGTERM. Once: a shell tells it twice. Not where somebody has these signals ignored, as nohup does.
+    """Treat a lost terminal or SSH link, and SIGTERM, as Ctrl-C, so that the measurements until then are kept.
 
-    Gives a function after which none of them, nor Ctrl-C, does anything until the block ends.
+    Only the first signal counts, because a shell sends it twice. Signals that are ignored, as under nohup, stay
+    ignored.
+
+    Yields a function after which these signals and Ctrl-C are ignored until the block ends.
     """
     taken = [number for number in (signal.SIGHUP, signal.SIGTERM) if signal.getsignal(number) == signal.SIG_DFL]
 

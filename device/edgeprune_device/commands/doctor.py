@@ -1,4 +1,4 @@
-"""edgeprune doctor"""
+"""The command `edgeprune doctor`."""
 
 from __future__ import annotations
 
@@ -8,12 +8,16 @@ _COLOURS = {"ok": "green", "note": "yellow", "missing": "red"}
 
 
 def configure(parser) -> None:
-    """Options."""
+    """Add the options."""
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(args) -> None:
-    """Examine, show; GateError where something that is needed is missing."""
+    """Examine this machine and show the result.
+
+    Raises:
+        GateError: A required part is missing.
+    """
     import sys
 
     from edgeprune_device import doctor, strict_json, terminal, version

@@ -1,4 +1,4 @@
-"""edgeprune engine"""
+"""The command `edgeprune engine`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ HELP = "build a bundle's TensorRT engines on this machine, for bench and for trt
 
 
 def configure(parser) -> None:
-    """Options."""
+    """Add the options."""
     add_bundle(parser, "default: the only *.epb here, else the newest runs/*/*.epb")
     parser.add_argument(
         "--precision",
@@ -33,7 +33,7 @@ def configure(parser) -> None:
 
 
 def run(args) -> None:
-    """Verify, build or take from the cache, show; or let another machine do it."""
+    """Verify the bundle, build its engines or take them from the cache, and show them; or let another device do it."""
     if args.on is not None:
         return host("on").run(args)
     return _here(args)
@@ -102,7 +102,10 @@ def _engine(bundle, precision: str, library: str, kept, device, args):
 
 
 def _library():
-    """(runtime, NVIDIA's module) of the first that can build here. RuntimeUnavailable, with TensorRT's reason, else."""
+    """(runtime, NVIDIA's module) of the first runtime that can build here.
+
+    RuntimeUnavailable, with TensorRT's reason, where there is none.
+    """
     from edgeprune_device.errors import RuntimeUnavailable
     from edgeprune_device.runtimes import rtx, trt
 

@@ -1,4 +1,4 @@
-"""edgeprune info"""
+"""The command `edgeprune info`."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ HELP = "what this machine can run; with a bundle, its verified contents"
 
 
 def configure(parser) -> None:
-    """Options."""
+    """Add the options."""
     add_bundle(parser, "a bundle to verify and show; without one, this machine is shown")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(args) -> None:
-    """Print what is asked for."""
+    """Print this machine or a bundle."""
     from edgeprune_device import strict_json
 
     data = describe_machine() if args.bundle is None else describe_bundle(args.bundle, args.allow_untrusted)
@@ -26,8 +26,12 @@ def run(args) -> None:
 
 
 def describe_machine() -> dict:
-    """A JSON object: versions, machine, board, its sensors and what they say now ({"value": null}: nothing), its state
-    (preflight) and what of that spoils a benchmark, runtimes ("available" or why not), keys."""
+    """Describe this machine.
+
+    Returns:
+        A JSON object: versions, machine, board, sensors with their values now (null where there is none), preflight,
+            the findings that spoil a benchmark, runtimes ("available" or the reason why not), and keys.
+    """
     from edgeprune_device import probes, runtimes, version
     from edgeprune_device.machine import board, preflight
     from edgeprune_device.machine.environment import Environment
@@ -49,7 +53,11 @@ def describe_machine() -> dict:
 
 
 def describe_bundle(path, allow_untrusted: bool) -> dict:
-    """A JSON object; the bundle is verified first."""
+    """Verify a bundle and describe it.
+
+    Returns:
+        A JSON object.
+    """
     from edgeprune_device.trust.bundle import Bundle
 
     bundle = Bundle.open(path, allow_untrusted=allow_untrusted)
@@ -63,7 +71,7 @@ def describe_bundle(path, allow_untrusted: bool) -> dict:
 
 
 def _readable(data: dict) -> dict:
-    """The same, with the sensors and the state in words; a bundle's contents as they are."""
+    """The same, with the sensors and the state in words; a bundle's contents stay unchanged."""
     from edgeprune_device.machine.preflight import Preflight
 
     if "preflight" not in data:
@@ -106,4 +114,4 @@ def _text(value) -> str:
 
 
 def _plain(value) -> str:
-    return printable(str(value))  # a bundle's strings are a stranger's
+    return printable(str(value))  # a bundle's strings are not trusted

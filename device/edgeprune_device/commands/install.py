@@ -1,4 +1,4 @@
-"""edgeprune install"""
+"""The command `edgeprune install`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ HELP = "install a bundle on this device as a release: verified, measured, watche
 
 
 def configure(parser) -> None:
-    """Options."""
+    """Add the options."""
     parser.add_argument("bundle", metavar="BUNDLE", nargs="?", type=Path, help="default: the only *.epb here")
     parser.add_argument("--incoming", metavar="SHA256", help="instead: what edgeprune deploy has sent")
     add_root(parser)
@@ -21,7 +21,7 @@ def configure(parser) -> None:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """How to install."""
+    """Add the options that describe how to install, see `InstallOptions`."""
     from edgeprune_device.installation.options import HEALTH_S, KEEP, MAX_DROP
 
     add = parser.add_argument
@@ -41,7 +41,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args) -> None:
-    """Start it in a process of its own, and follow that."""
+    """Start the installation in a separate process, and follow it."""
     import re
 
     from edgeprune_device import printable

@@ -1,4 +1,4 @@
-"""edgeprune keys"""
+"""The command `edgeprune keys`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ revoke  take no bundle and no report of this key any more: a fingerprint, a file
 
 
 def configure(parser) -> None:
-    """Options."""
+    """Add the options."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = _ADVICE
     parser.add_argument("action", nargs="?", default="list", choices=ACTIONS, help="default: list; see below")
@@ -34,7 +34,7 @@ def configure(parser) -> None:
 
 
 def run(args) -> None:
-    """Do what is asked for."""
+    """Run the chosen action."""
     if args.action in ("trust", "revoke") and args.key is None:
         raise InputError(f"keys {args.action}: which one? (see edgeprune keys --help)")
     if args.action in ("list", "make") and args.key is not None:
@@ -46,8 +46,12 @@ def run(args) -> None:
 
 
 def describe() -> dict:
-    """A JSON object: this machine's two keys (null where none was made yet), and whom it trusts, refuses, and takes
-    reports of. Makes nothing."""
+    """Describe this machine's keys; makes no key.
+
+    Returns:
+        A JSON object: this machine's two keys (null where none was made yet), and the keys that it trusts, refuses, and
+            takes reports of.
+    """
     from edgeprune_device.trust import keys
 
     revoked, trusted, devices = keys.revoked(), keys.trusted_files(), keys.enrolled()
@@ -132,7 +136,7 @@ def _revoke(args) -> None:
 
 
 def _warn_of_releases(mark: str) -> None:
-    """They are refused at the next start, also where nothing else is left to run: said while it can be helped."""
+    """Warn of releases that this key signed: they are refused at the next start, also the only one."""
     from edgeprune_device import releases
 
     there = releases.Releases(releases.DEFAULT_ROOT)
@@ -148,7 +152,7 @@ def _warn_of_releases(mark: str) -> None:
 
 
 def _identify(text: str):
-    """(fingerprint, the key itself or None, a name for it) of what was given."""
+    """(fingerprint, the key itself or None, a name for it) of the argument KEY."""
     from edgeprune_device.trust import keys
 
     if re.fullmatch("SHA256:[A-Za-z0-9+/]{22}", text):

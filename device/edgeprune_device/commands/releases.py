@@ -1,4 +1,4 @@
-"""edgeprune releases"""
+"""The command `edgeprune releases`."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ HELP = "what is installed on a device, and which of it is in use"
 
 
 def configure(parser) -> None:
-    """Options."""
+    """Add the options."""
     add_where(parser)
     parser.add_argument("--json", action="store_true", help="print JSON, with what else an installation needs to know")
 
 
 def run(args) -> None:
-    """Those of this device; on a host, of another one."""
+    """Show the releases of this device; on a host, those of another device."""
     from pathlib import Path
 
     from edgeprune_device import strict_json
@@ -28,12 +28,12 @@ def run(args) -> None:
         host("deploy").releases(args.where, args.json)
         return
     root = Path(args.where or DEFAULT_ROOT)
-    if not args.json and root.exists() and not root.is_dir():  # as JSON that is told as its problem
+    if not args.json and root.exists() and not root.is_dir():  # the JSON has it as "problem"
         raise InputError(f"{root}: is not a folder")
     described = describe.describe(Releases(root))
     print(strict_json.pretty(described) if args.json else describe.table(described), end="")
 
 
 def elsewhere(where) -> bool:
-    """Whether it is no folder but a drone that SSH reaches."""
+    """Whether the argument WHERE names a drone that SSH reaches, and not a folder."""
     return where is not None and "/" not in where.partition(":")[0] and not os.path.isdir(where)

@@ -1,4 +1,4 @@
-"""edgeprune rollback"""
+"""The command `edgeprune rollback`."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ HELP = "let the release that was in use before be in use again"
 
 
 def configure(parser) -> None:
-    """Options."""
+    """Add the options."""
     add_where(parser)
     parser.add_argument("--to", metavar="ID", help="this one (see edgeprune releases; default: the newest good one)")
     parser.add_argument("--unit", metavar="NAME", help="the systemd unit to restart (default: edgeprune run's)")
 
 
 def run(args) -> None:
-    """Here; on a host, on another device."""
+    """Roll back on this device; on a host, on another device."""
     from pathlib import Path
 
     from edgeprune_device.errors import InputError

@@ -1,4 +1,4 @@
-"""edgeprune run"""
+"""The command `edgeprune run`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ HELP = "the service: frames -> detections as lines of JSON, watched, with the fo
 
 
 def configure(parser) -> None:
-    """Options."""
+    """Add the options."""
     parser.add_argument(
         "bundle", metavar="BUNDLE", nargs="?", type=Path, help="run this one; default: the release in use below --root"
     )
@@ -58,7 +58,7 @@ def configure(parser) -> None:
 
 
 def run(args) -> int:
-    """Check what can be checked now, then serve. Nothing here imports numpy."""
+    """Check the arguments, then run the service. It imports no numpy."""
     from edgeprune_device.errors import InputError
     from edgeprune_device.releases import DEFAULT_ROOT
     from edgeprune_device.service import supervisor

@@ -1,4 +1,4 @@
-"""edgeprune spool"""
+"""The command `edgeprune spool`."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ HELP = "the reports that wait here for edgeprune collect; --to copies them to a 
 
 
 def configure(parser) -> None:
-    """Options."""
+    """Add the options."""
     parser.add_argument("--to", metavar="FOLDER", type=Path, help="copy what waits there; it goes on waiting here")
     parser.add_argument("--prune", action="store_true", help="remove the reports that the host has")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(args) -> None:
-    """Copy or prune, then list."""
+    """Copy or prune the reports, then list them."""
     from edgeprune_device import strict_json
     from edgeprune_device.errors import InputError
     from edgeprune_device.reports.spool import Spool

@@ -1,4 +1,4 @@
-"""edgeprune targets"""
+"""The command `edgeprune targets`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ HELP = "list the devices a bundle can be made for"
 
 
 def configure(parser) -> None:
-    """Options."""
+    """Add the options."""
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 

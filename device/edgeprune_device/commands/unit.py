@@ -1,4 +1,4 @@
-"""edgeprune unit"""
+"""The command `edgeprune unit`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ HELP = "print the systemd unit of the service"
 
 
 def configure(parser) -> None:
-    """Options."""
+    """Add the options."""
     parser.add_argument("--source", required=True, help="as of edgeprune run; paths must be absolute")
     parser.add_argument("--output", default="-", help="as of edgeprune run; default -, which systemd's journal reads")
     parser.add_argument("--root", metavar="FOLDER", type=Path, help="where the releases are; default /opt/edgeprune")
@@ -16,7 +16,7 @@ def configure(parser) -> None:
 
 
 def run(args) -> None:
-    """Print it."""
+    """Print the unit."""
     import getpass
 
     from edgeprune_device.errors import InputError

@@ -1,4 +1,4 @@
-"""edgeprune unpack"""
+"""The command `edgeprune unpack`."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ HELP = "write the files inside a bundle into a new folder, after it was verified
 
 
 def configure(parser) -> None:
-    """Options."""
+    """Add the options."""
     add_bundle(parser, "the bundle; default: the only one in this folder, or the newest in runs/")
     parser.add_argument("--out", metavar="DIR", type=Path, help="default: a folder named as the bundle's content is")
 
 
 def run(args) -> None:
-    """Verify, then unpack."""
+    """Verify the bundle, then unpack it."""
     from edgeprune_device.printable import printable
     from edgeprune_device.trust.bundle import Bundle
 
@@ -31,10 +31,15 @@ def run(args) -> None:
 
 
 def unpack(bundle, folder: Path) -> None:
-    """All payloads, byte for byte, and manifest.json, in `folder`, which appears whole or not at all.
+    """Write all payloads, byte for byte, and manifest.json into a folder, which appears complete or not at all.
 
-    InputError: there is something of that name that is not an empty folder; a payload is called manifest.json; it
-    cannot be written.
+    Args:
+        bundle: The bundle.
+        folder: The new folder.
+
+    Raises:
+        InputError: The path exists and is not an empty folder, a payload is called manifest.json, or the folder cannot
+            be written.
     """
     from edgeprune_device import strict_json
     from edgeprune_device.files import sync_folder, write_atomic
@@ -52,7 +57,7 @@ def unpack(bundle, folder: Path) -> None:
             bundle.extract(name, temporary / name)
         write_atomic(temporary / "manifest.json", strict_json.pretty(bundle.manifest.to_json()))
         temporary.chmod(0o755)
-        _check_free(folder)  # what else may have come meanwhile: rename itself replaces only an empty folder
+        _check_free(folder)  # a file may have appeared meanwhile: rename itself replaces only an empty folder
         os.rename(str(temporary), str(folder))
         sync_folder(folder.parent)
     except OSError as error:

@@ -7,7 +7,7 @@ Adding a backend is adding one file here (a name that starts with "_" is not a b
     available() -> str | None   None when it finds a GPU here, else the reason in a few words
     open() -> Cuda
 
-and imports its library inside these functions only. Nothing here knows of models or of TensorRT.
+and imports its library inside these functions only. The package does not depend on models or TensorRT.
 """
 
 from __future__ import annotations
@@ -32,8 +32,12 @@ __all__ = ["Capture", "Cuda", "Device", "available", "names", "open"]
 class Device:
     """A GPU, e.g. `Device(name="Orin", sm="8.7", integrated=True, multiprocessors=16)`.
 
-    - `integrated`: it shares the board's memory
-    - `multiprocessors`: how many; it tells boards apart whose GPUs have one name, as the Orin family's may
+    Attributes:
+        name: Name of the GPU.
+        sm: Compute capability.
+        integrated: Whether it shares the board's memory.
+        multiprocessors: Number of multiprocessors; it distinguishes boards whose GPUs have one name, as the Orin
+            family's may.
     """
 
     name: str
@@ -43,7 +47,11 @@ class Device:
 
 
 class Capture:
-    """What `Cuda.capture` yields. `graph` is None inside the block, and the graph's handle after it."""
+    """The captured graph of a `Cuda.capture` block.
+
+    Attributes:
+        graph: The graph's handle; None inside the block.
+    """
 
     graph: Optional[int] = None
 
@@ -51,12 +59,16 @@ class Capture:
 class Cuda:
     """Device 0 of this machine: memory, streams, events, graphs. Handles and pointers are plain ints.
 
-    - `name`: the backend's, e.g. "ctypes"
-    - `description`: for reports, e.g. "ctypes on libcudart 12.6, driver 12.6"
-    - `graphs`: whether `capture` works with this backend
-
-    A call that the driver refuses is a DeviceError; a handle that was not made here, or is gone already, an InputError.
     Use it from the thread that opened it. It works in the device's primary context, as TensorRT does.
+
+    Attributes:
+        name: Name of the backend, e.g. "ctypes".
+        description: Text for reports, e.g. "ctypes on libcudart 12.6, driver 12.6".
+        graphs: Whether `capture` works with this backend.
+
+    Raises:
+        DeviceError: Any call that the driver refuses.
+        InputError: A handle was not made here, or is gone already.
     """
 
     name: str = ""
@@ -64,28 +76,35 @@ class Cuda:
     graphs: bool = True
 
     def __init__(self) -> None:
-        # What is alive, by kind: {handle: what the backend needs to get rid of it}.
+        # The live objects, by kind: {handle: the object that the backend needs to free it}.
         self._held: Dict[str, dict] = {kind: {} for kind in ("allocation", "pinned array", "stream", "event", "graph")}
         self._closed = False
 
     def device(self) -> Device:
-        """Which GPU it is."""
+        """The GPU."""
         raise NotImplementedError
 
     def memory(self) -> Tuple[int, int]:
-        """(free, total), in bytes. On an integrated GPU both are the board's."""
+        """(free, total) memory, in bytes. On an integrated GPU both are the board's."""
         raise NotImplementedError
 
     def alloc(self, size_bytes: int) -> int:
-        """A pointer to device memory, which holds anything. InputError for less than one byte."""
+        """Allocate device memory, uninitialised, and return its pointer.
+
+        Raises:
+            InputError: `size_bytes` is less than 1.
+        """
         raise NotImplementedError
 
     def free(self, pointer: int) -> None:
-        """Give back what `alloc` gave."""
+        """Free memory that `alloc` returned."""
         raise NotImplementedError
 
     def pinned(self, shape, dtype) -> np.ndarray:
-        """A page-locked host array of zeros. It is freed with its last view, or by `unpin`; `close` leaves it alone."""
+        """A page-locked host array of zeros.
+
+        It is freed with its last view, or by `unpin`; `close` does not free it.
+        """
         size_bytes = self._checked_size(int(np.prod(shape)) * np.dtype(dtype).itemsize)
         pointer, release = self._pin(size_bytes)
         ctypes.memset(pointer, 0, size_bytes)
@@ -97,7 +116,7 @@ class Cuda:
         return np.ndarray(shape, dtype, buffer=buffer)
 
     def _pin(self, size_bytes: int) -> Tuple[int, Callable[[], object]]:
-        """(pointer to page-locked memory, what frees it and never raises)."""
+        """(pointer to page-locked memory, the function that frees it and never raises)."""
         raise NotImplementedError
 
     def _unpin(self, pointer: int, release: Callable[[], object]) -> None:
@@ -105,11 +124,11 @@ class Cuda:
         release()
 
     def unpin(self, array: np.ndarray) -> None:
-        """Free a pinned array now; neither it nor a view of it may be touched afterwards."""
+        """Free a pinned array now; neither it nor a view of it may be used afterwards."""
         self._get("pinned array", array.ctypes.data)()
 
     def stream(self) -> int:
-        """A stream of its own, which does not wait for the default stream."""
+        """Make a stream that does not wait for the default stream."""
         raise NotImplementedError
 
     def destroy_stream(self, stream: int) -> None:
@@ -117,7 +136,7 @@ class Cuda:
         raise NotImplementedError
 
     def to_device(self, pointer: int, array: np.ndarray, stream: int) -> None:
-        """Copy a C-contiguous array to device memory, asynchronously: `array` must live until then."""
+        """Copy a C-contiguous array to device memory, asynchronously: `array` must live until the copy is done."""
         raise NotImplementedError
 
     def to_host(self, array: np.ndarray, pointer: int, stream: int) -> None:
@@ -125,11 +144,11 @@ class Cuda:
         raise NotImplementedError
 
     def synchronize(self, stream: int) -> None:
-        """Wait until the stream has done what was put on it. An error of that work comes out here."""
+        """Wait until the stream has finished its work. An error of that work is raised here."""
         raise NotImplementedError
 
     def event(self) -> int:
-        """An event that takes the time."""
+        """Make an event that records the time."""
         raise NotImplementedError
 
     def destroy_event(self, event: int) -> None:
@@ -137,7 +156,7 @@ class Cuda:
         raise NotImplementedError
 
     def record(self, event: int, stream: int) -> None:
-        """The event happens when the stream gets there."""
+        """Put an event on a stream; it happens when the stream reaches it."""
         raise NotImplementedError
 
     def elapsed_ms(self, start: int, end: int) -> float:
@@ -146,15 +165,18 @@ class Cuda:
 
     @contextmanager
     def capture(self, stream: int) -> Iterator[Capture]:
-        """What is put on the stream inside the block is recorded, not done. Afterwards `.graph` can be launched.
+        """Record the work that is put on the stream inside the block, instead of running it.
 
-        InputError where the backend has no graphs.
+        Afterwards `.graph` of the yielded `Capture` can be launched.
+
+        Raises:
+            InputError: The backend has no graphs.
         """
         raise InputError(f"CUDA graphs do not work with {self.name}: use another --cuda, or no graph")
-        yield  # what makes this a generator, as contextmanager needs
+        yield  # makes this a generator, as contextmanager needs
 
     def launch(self, graph: int, stream: int) -> None:
-        """Do on the stream what was captured. The memory that it used then must still be there."""
+        """Run a captured graph on a stream. The memory that it used at capture must still be there."""
         raise NotImplementedError
 
     def destroy_graph(self, graph: int) -> None:
@@ -162,7 +184,7 @@ class Cuda:
         raise NotImplementedError
 
     def close(self) -> None:
-        """Free what is left, but for pinned arrays that somebody still holds; calling it twice does no harm."""
+        """Free everything but pinned arrays that are still referenced; a second call has no effect."""
         for kind, release in (
             ("graph", self.destroy_graph),
             ("event", self.destroy_event),
@@ -221,14 +243,19 @@ def names() -> List[str]:
 
 
 def available() -> Dict[str, Optional[str]]:
-    """{name: None when it finds a GPU here, else why not}, best first."""
+    """{name: None when the backend finds a GPU here, else the reason}, best first."""
     return {module.NAME: module.available() for module in _modules()}
 
 
 def open(name: str = "auto") -> Cuda:
-    """Device 0 by the backend `name`; "auto": by the first that opens.
+    """Open device 0.
 
-    RuntimeUnavailable: unknown, not installed, no driver, no GPU. DeviceError: the GPU is there, and fails.
+    Args:
+        name: Name of the backend; "auto": the first that opens.
+
+    Raises:
+        RuntimeUnavailable: The backend is unknown or not installed, or there is no driver or no GPU.
+        DeviceError: The GPU is there, and fails.
     """
     modules = {module.NAME: module for module in _modules()}
     if name != "auto":
@@ -245,7 +272,7 @@ def open(name: str = "auto") -> Cuda:
 
 
 def dotted(version: int) -> str:
-    """CUDA's number for a version, as people write it: 12060 -> "12.6"."""
+    """CUDA's number of a version in its usual form: 12060 -> "12.6"."""
     return f"{version // 1000}.{version % 1000 // 10}"
 
 

@@ -1,4 +1,4 @@
-"""A failed CUDA call in one line: what was called, CUDA's own name and words, what to do."""
+"""A failed CUDA call in one line: the call, CUDA's own name and message, and a remedy."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from edgeprune_device.errors import DeviceError
 
 __all__ = ["ABSENT", "USUAL", "CudaFailure"]
 
-# CUDA's number: its words, what to do. Both are the same in the runtime API (since CUDA 10.1) and in the driver API.
+# {CUDA's number: (its message, the remedy)}. Numbers and messages are the same in the runtime API (since CUDA 10.1)
+# and in the driver API.
 USUAL = {
     2: ("out of memory", "free memory, or take a smaller model, picture or workspace"),
     34: ("CUDA driver is a stub library", "take CUDA's stubs folder out of LD_LIBRARY_PATH"),
@@ -32,14 +33,22 @@ USUAL = {
         "take CUDA's compat folder out of LD_LIBRARY_PATH",
     ),
 }
-# These a machine says that has no usable GPU or driver; the others one whose GPU fails.
+# The errors of a machine without a usable GPU or driver; the others mean that the GPU fails.
 ABSENT = frozenset({34, 35, 100})
 
 
 class CudaFailure(DeviceError):
-    """A CUDA call that failed, e.g. "cudaMalloc failed: cudaErrorMemoryAllocation, out of memory (free memory, …)".
+    """A failed CUDA call, e.g. "cudaMalloc failed: cudaErrorMemoryAllocation, out of memory (free memory, …)".
 
-    `code` is CUDA's number for the error, 0 where the library does not tell; `why` only the words and what to do.
+    Args:
+        call: Name of the call.
+        code: CUDA's number of the error, 0 where the library does not give it.
+        name: CUDA's name of the error.
+        words: CUDA's message.
+
+    Attributes:
+        code: See above.
+        why: The message and the remedy, without the call.
     """
 
     def __init__(self, call: str, code: int, name: str, words: str) -> None:

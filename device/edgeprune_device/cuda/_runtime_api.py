@@ -1,6 +1,6 @@
-"""What the backends that speak CUDA's runtime API have in common: which call does what.
+"""The common part of the backends that use CUDA's runtime API: the call of each operation.
 
-A backend tells how to make a call (`_try`), how an error is spelled (`_spell`) and the device's name.
+A backend implements how a call is made (`_try`), an error's name and message (`_spell`) and the device's name.
 """
 
 from __future__ import annotations
@@ -24,7 +24,14 @@ _THREAD_LOCAL = 1  # a capture that other threads' allocations do not spoil
 
 
 class RuntimeApi(Cuda):
-    """A Cuda whose calls are CUDA's runtime API. RuntimeUnavailable: no driver, no GPU."""
+    """A Cuda whose calls are CUDA's runtime API.
+
+    Args:
+        library: Name of the library, for the description.
+
+    Raises:
+        RuntimeUnavailable: There is no driver or no GPU.
+    """
 
     def __init__(self, library: str) -> None:
         super().__init__()
@@ -42,11 +49,11 @@ class RuntimeApi(Cuda):
         self.description = f"{self.name} on {versions}"
 
     def _try(self, function: str, *arguments) -> Tuple[int, object]:
-        """(CUDA's error number, what the call gave back: one value, or a tuple of none or more)."""
+        """(CUDA's error number, the call's results: one value, or a tuple of none or more)."""
         raise NotImplementedError
 
     def _spell(self, code: int) -> Tuple[str, str]:
-        """CUDA's own name and words for an error."""
+        """CUDA's own name and message of an error."""
         raise NotImplementedError
 
     def _device_name(self) -> str:
@@ -61,7 +68,7 @@ class RuntimeApi(Cuda):
         return returned
 
     def use(self) -> RuntimeApi:
-        """Make the GPU this thread's; the first use makes its context, which takes memory and a moment."""
+        """Select the GPU for this thread. The first use makes its context, which takes memory and a moment."""
         self._call("cudaSetDevice", 0)
         return self
 
@@ -88,7 +95,7 @@ class RuntimeApi(Cuda):
 
     def _pin(self, size_bytes):
         pointer = self._call("cudaHostAlloc", size_bytes, 0)
-        # Not `_call`: it may be after close, and a garbage collector has nobody to complain to.
+        # Not `_call`: it may run after close, and in a garbage collector an error cannot be handled.
         return pointer, lambda: self._try("cudaFreeHost", pointer)
 
     def stream(self) -> int:

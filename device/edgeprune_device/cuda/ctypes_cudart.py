@@ -1,8 +1,8 @@
-"""NVIDIA's libcudart by ctypes: installs nothing, and works wherever CUDA's runtime is: CUDA 11.4 (JetPack 5) to 13.
+"""NVIDIA's libcudart by ctypes: needs no installation, and works with every CUDA runtime from 11.4 (JetPack 5) to 13.
 
-The library is looked for under the names that the system's loader knows, in CUDA's folders under /usr/local, and in
-the wheels of NVIDIA beside this Python's packages; the first one that finds a GPU is taken. The environment variable
-EDGEPRUNE_LIBCUDART names a file instead (and a libcuda.so.1 in the same folder is then taken with it).
+The library is searched under the names that the system's loader knows, in CUDA's folders under /usr/local, and in the
+wheels of NVIDIA beside this Python's packages; the first one that finds a GPU is used. The environment variable
+EDGEPRUNE_LIBCUDART names a file instead (and a libcuda.so.1 in the same folder is then used with it).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _FOLDERS = ("/usr/local/cuda*/lib64", "/usr/local/cuda*/targets/*/lib")
 _WHEELS = "nvidia/*/lib"  # nvidia/cuda_runtime/lib for CUDA 11 and 12, nvidia/cu13/lib
 
 _OUTPUTS = {POINTER(kind): kind for kind in (c_float, c_int, c_size_t, c_void_p)}
-# Each returns a cudaError_t; a pointer is for what the call gives back.
+# Each returns a cudaError_t; a pointer receives a result.
 SIGNATURES = {
     "cudaDeviceGetAttribute": (POINTER(c_int), c_int, c_int),
     "cudaDriverGetVersion": (POINTER(c_int),),
@@ -61,7 +61,7 @@ SIGNATURES = {
 
 
 def candidates() -> List[str]:
-    """What may be a libcudart here, best first: names for the system's loader, and files."""
+    """Possible libcudarts, best first: names for the system's loader, and files."""
     named = os.environ.get("EDGEPRUNE_LIBCUDART")
     if named:
         return [named]
@@ -71,7 +71,7 @@ def candidates() -> List[str]:
 
 
 def available():
-    """None when a libcudart is here and finds a GPU."""
+    """None when there is a libcudart that finds a GPU, else the reason."""
     try:
         _find()
     except EdgepruneError as error:
@@ -80,7 +80,11 @@ def available():
 
 
 def open() -> CtypesCuda:
-    """RuntimeUnavailable: no libcudart, no driver, no GPU."""
+    """Open device 0 by libcudart.
+
+    Raises:
+        RuntimeUnavailable: There is no libcudart, no driver or no GPU.
+    """
     return _find().use()
 
 
@@ -105,7 +109,14 @@ def _find() -> CtypesCuda:
 
 
 class CtypesCuda(RuntimeApi):
-    """CUDA's runtime API by ctypes."""
+    """CUDA's runtime API by ctypes.
+
+    Args:
+        library: The loaded libcudart.
+
+    Raises:
+        RuntimeUnavailable: The library is too old, or there is no driver or no GPU.
+    """
 
     name = NAME
 

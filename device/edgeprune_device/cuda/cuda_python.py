@@ -20,12 +20,12 @@ _ENUMS = {
     "cudaMemcpyAsync": (3, "cudaMemcpyKind"),
     "cudaStreamBeginCapture": (1, "cudaStreamCaptureMode"),
 }
-# What comes back as an object of its own class is a handle, and int() has its number.
+# A result of another class is a handle, and int() gives its number.
 _NUMBERS = (int, float)
 
 
 def available():
-    """None when the package is installed and finds a GPU."""
+    """None when the package is installed and finds a GPU, else the reason."""
     try:
         CudaPython()
     except EdgepruneError as error:
@@ -34,7 +34,11 @@ def available():
 
 
 def open() -> CudaPython:
-    """RuntimeUnavailable: not installed, no driver, no GPU."""
+    """Open device 0 by the package cuda-python.
+
+    Raises:
+        RuntimeUnavailable: The package is not installed, or there is no driver or no GPU.
+    """
     return CudaPython().use()
 
 

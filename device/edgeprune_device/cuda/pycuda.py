@@ -1,6 +1,6 @@
 """The package pycuda: CUDA's driver API. It has no graphs, and on aarch64 pip compiles it.
 
-pycuda tells the words of an error, but neither its number nor its name.
+pycuda gives the message of an error, but neither its number nor its name.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _NON_BLOCKING = 1
 
 
 def available():
-    """None when the package is installed and finds a GPU."""
+    """None when the package is installed and finds a GPU, else the reason."""
     try:
         _driver()
     except EdgepruneError as error:
@@ -33,12 +33,16 @@ def available():
 
 
 def open() -> PyCuda:
-    """RuntimeUnavailable: not installed, no driver, no GPU."""
+    """Open device 0 by pycuda.
+
+    Raises:
+        RuntimeUnavailable: The package is not installed, or there is no driver or no GPU.
+    """
     return PyCuda(_driver())
 
 
 def _driver():
-    """The module pycuda.driver, at work. RuntimeUnavailable where it cannot be."""
+    """The initialised module pycuda.driver. RuntimeUnavailable where it cannot run."""
     try:
         import pycuda.driver as driver
     except ImportError as error:
@@ -57,7 +61,7 @@ def _driver():
 def _primary_context(driver):
     """The device's primary context (not pycuda.autoinit's own one: TensorRT works in the primary).
 
-    It is kept until the process ends, as libcudart keeps it: pycuda's destructor gives it back by the wrong call, and
+    It is kept until the process ends, as libcudart keeps it: pycuda's destructor frees it by the wrong call, and
     `detach` leaves it current.
     """
     context = driver.Device(0).retain_primary_context()
@@ -66,14 +70,18 @@ def _primary_context(driver):
 
 
 def _failure(error: Exception) -> CudaFailure:
-    """A pycuda.driver.Error, e.g. MemoryError("cuMemAlloc failed: out of memory"), in our words."""
+    """A pycuda.driver.Error, e.g. MemoryError("cuMemAlloc failed: out of memory"), as a CudaFailure."""
     call, _, words = str(error).partition(" failed: ")
     code = next((code for code, (usual, _) in USUAL.items() if words.startswith(usual)), 0)
     return CudaFailure(call, code, f"pycuda's {type(error).__name__}", words)
 
 
 class PyCuda(Cuda):
-    """CUDA's driver API by pycuda, in the device's primary context."""
+    """CUDA's driver API by pycuda, in the device's primary context.
+
+    Args:
+        driver: The module pycuda.driver.
+    """
 
     name = NAME
     graphs = False
@@ -131,7 +139,7 @@ class PyCuda(Cuda):
 
     def destroy_stream(self, stream: int) -> None:
         """As `Cuda.destroy_stream`."""
-        self._drop("stream", stream)  # pycuda destroys what nobody refers to
+        self._drop("stream", stream)  # pycuda destroys a stream without references
 
     def to_device(self, pointer: int, array: np.ndarray, stream: int) -> None:
         """As `Cuda.to_device`."""

@@ -1,12 +1,12 @@
 """ONNX -> TensorRT engine, for every TensorRT from 8.5 on and TensorRT for RTX.
 
-    Request   what to build           library    NVIDIA's Python module, and what this release of it can
-    Engine    what was built          build      parse and build, in this process
-    cache     engines on the disk     process    the same in a process of its own: what everybody calls
+    Request   the engine to build     library    NVIDIA's Python module, and the features of its release
+    Engine    the built engine        build      parse and build, in this process
+    cache     engines on the disk     process    the same in a separate process: all other modules call this
     offer     engines of a bundle
     memory    how much building may take         refusal, onnx_file   why the parser refused, and which node
 
-Nothing here imports NVIDIA's module before something is built.
+No module here imports NVIDIA's module before an engine is built.
 """
 
 from __future__ import annotations
@@ -28,13 +28,21 @@ LIBRARIES = ("tensorrt", "tensorrt_rtx")
 
 @dataclass(frozen=True)
 class Request:
-    """What to build. E.g. `Request(Path("model.fp16.onnx"), "fp16", fp32_nodes=("/model.22/dfl/conv/Conv",))`.
+    """The engine to build, e.g. `Request(Path("model.fp16.onnx"), "fp16", fp32_nodes=("/model.22/dfl/conv/Conv",))`.
 
-    - `onnx`: the file, or its bytes; `name`: what messages call it
-    - `fp32_nodes`: ONNX nodes that stay FP32 where the precision is set by flags; a typed network has it in the file
-    - `workspace_bytes`: scratch memory of one layer; None: by what is free (`memory`)
-    - `compute`: None: for this machine's GPU; else ahead of time, without one, e.g. "SM86" (TensorRT for RTX only)
-    - `library`: "tensorrt" or "tensorrt_rtx"; `cuda`: the backend that is asked for the free memory
+    Attributes:
+        onnx: The ONNX file, or its bytes.
+        precision: Precision of the file, one of `PRECISIONS`.
+        fp32_nodes: ONNX nodes that stay FP32 where the precision is set by flags; a typed network has it in the file.
+        workspace_bytes: Scratch memory of one layer; None: chosen from the free memory (`memory`).
+        compute: None: build for this machine's GPU. Else the architecture to build for without a GPU, e.g. "SM86"
+            (TensorRT for RTX only).
+        library: "tensorrt" or "tensorrt_rtx".
+        cuda: CUDA backend that reports the free memory.
+        name: Name of the model in messages.
+
+    Raises:
+        InputError: The precision or the library is unknown, or the workspace is too small.
     """
 
     onnx: Union[bytes, Path]
@@ -59,22 +67,40 @@ class Request:
 
     @property
     def onnx_sha256(self) -> str:
-        """Of the ONNX file's bytes."""
+        """SHA-256 of the ONNX file."""
         return hashlib.sha256(self.onnx).hexdigest() if isinstance(self.onnx, bytes) else sha256(self.onnx)
 
 
 @dataclass(frozen=True)
 class Engine:
-    """What was built, by what, from what, for what. E.g. (shortened)
+    """A built engine with its origin.
+
+    An example (shortened):
 
         Engine(builder="TensorRT 10.3.0", onnx_sha256="2f…", precision="fp16", sm="8.7", device="Orin",
                flags=("STRONGLY_TYPED", "NO_TF32"), size_bytes=7340032, parse_seconds=0.4, build_seconds=212.0, …)
 
-    - `plan`: raw, without any prefix, so that `trtexec --loadEngine` reads it
-    - `path`: where the cache keeps it, else None; `cached`: it was not built now; `key`: of the cache
-    - `adopted_from`: fingerprint of the key that signed the bundle which brought it; None: it was built here
-    - `sm`, `device`: None where it was built ahead of time; then `compute` says for what
-    - `fp32_layers`: how many of TensorRT's layers were told to stay FP32
+    Attributes:
+        builder: Name and version of the library.
+        onnx_sha256: SHA-256 of the ONNX file.
+        precision: Precision of the file.
+        flags: How the release built it, see `library.flags_of`.
+        workspace_bytes: Scratch memory that a layer was allowed.
+        parse_seconds: Time of parsing, s.
+        build_seconds: Time of building, s.
+        size_bytes: Size of the plan.
+        plan_sha256: SHA-256 of the plan.
+        sm: Compute capability of the GPU, e.g. "8.7"; None where it was built without a GPU.
+        device: Name of the GPU; None where it was built without a GPU.
+        compute: The architecture that it was built for without a GPU, else None.
+        fp32_layers: Number of TensorRT's layers that were told to stay FP32.
+        warnings: Remarks of the build, one line each.
+        adopted_from: Fingerprint of the key that signed the bundle which brought it; None: it was built here.
+        schema_version: Version of the schema.
+        plan: The serialized engine, raw without any prefix, so that `trtexec --loadEngine` reads it.
+        path: Its file in the cache, else None.
+        cached: Whether it came from the cache or a bundle and was not built now.
+        key: Its key in the cache.
     """
 
     builder: str
@@ -100,13 +126,21 @@ class Engine:
 
     @classmethod
     def from_json(cls, data: Any, what: str = "engine") -> Engine:
-        """From a parsed JSON object, without the plan; `what` begins the InputError."""
+        """Read an engine from a parsed JSON object, without its plan.
+
+        Args:
+            data: The object.
+            what: Begins the error's message.
+
+        Raises:
+            InputError: The object does not fit the schema.
+        """
         fields = dict(schema.check("engine", data, what))
         fields["flags"], fields["warnings"] = tuple(fields["flags"]), tuple(fields["warnings"])
         return cls(**fields)
 
     def to_json(self) -> Dict[str, Any]:
-        """A JSON object that fits `schema/engine.json`: all but the plan and where it lies in the cache."""
+        """A JSON object that fits `schema/engine.json`: all fields but the plan and its place in the cache."""
         data = asdict(replace(self, plan=b""))
         for name in ("plan", "path", "cached", "key"):
             del data[name]

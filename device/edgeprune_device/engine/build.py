@@ -1,7 +1,7 @@
-"""Parse an ONNX file and build its engine, in this process, with whatever release of TensorRT is at hand.
+"""Parse an ONNX file and build its engine, in this process, with the installed release of TensorRT.
 
-Callers use `process.build`: a crash or the out-of-memory killer inside the native library must not take them along.
-No calibrator, no implicit batch, no bindings by number: none of them is in every release, and none is needed.
+Callers use `process.build`, so that a crash or the out-of-memory killer inside the native library does not end them.
+Calibrators, implicit batch and bindings by number are not used: some releases lack them, and none is needed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from edgeprune_device.errors import GateError, InputError
 
 __all__ = ["Progress", "build"]
 
-#: (share done in [0, 1], what is being done)
+#: (share done in [0, 1], text)
 Progress = Callable[[float, str], None]
 # Layers without a computation of their own: they have no precision to set, or their output type is their meaning.
 _TYPELESS = ("CAST", "CONSTANT", "DEQUANTIZE", "IDENTITY", "QUANTIZE", "SHAPE")
@@ -35,11 +35,25 @@ def build(
     timing_cache: bytes = b"",
     progress: Optional[Progress] = None,
 ) -> Tuple[Engine, bytes]:
-    """(the engine, its plan inside; the timing cache to keep, empty where there is none).
+    """Parse an ONNX file and build its engine.
 
-    `pools`: {name of a memory pool: bytes}; one that this release has not is left out. `compute`: see `Request`.
-    InputError: this release cannot build this precision, or for this architecture. GateError: NVIDIA's parser or
-    builder refuses the file.
+    Args:
+        trt: NVIDIA's Python module.
+        onnx: Bytes of the ONNX file.
+        precision: Precision of the file.
+        name: Name of the model in messages.
+        fp32_nodes: See `Request`.
+        pools: {name of a memory pool: bytes}; a pool that this release does not have is left out.
+        compute: See `Request`.
+        timing_cache: Content of the timing cache to use, or nothing.
+        progress: Called with (share done in [0, 1], text).
+
+    Returns:
+        (the engine with its plan, the timing cache to keep, empty where there is none).
+
+    Raises:
+        InputError: This release cannot build this precision, or cannot build for this architecture.
+        GateError: NVIDIA's parser or builder refuses the file.
     """
     title, log = library.title(trt), library.log_of(trt)
     flags = library.flags_of(trt, precision, fp32_nodes, compute)
@@ -68,13 +82,13 @@ def build(
     for pool, size in (pools or {}).items():
         if hasattr(trt.MemoryPoolType, pool):
             config.set_memory_pool_limit(getattr(trt.MemoryPoolType, pool), size)
-    if not compute:  # ahead of time nothing is timed
+    if not compute:  # a build without a GPU times no tactics
         _set_timing_cache(config, timing_cache)
     if progress is not None and hasattr(config, "progress_monitor"):
         config.progress_monitor = _monitor(trt, progress)
     plan = builder.build_serialized_network(network, config)
     if plan is None and library.OBEY in flags and not refusal.is_of_memory(log.errors):
-        # Nobody can use an engine that does not exist; one that may overflow shows in the accuracy that bench measures.
+        # An engine that may overflow is better than none: an overflow shows in the accuracy that bench measures.
         why = refusal.of_builder(log.errors, precision)
         warnings.append(
             f"{title} finds no engine that holds all {kept} layers in FP32 ({why[:400]}): FP32 is only preferred, "
@@ -115,7 +129,11 @@ def _creation(trt: Any, typed: bool) -> int:
 
 
 def _set_precisions(trt, network, config, flags, precision, fp32_nodes, nodes, warnings) -> int:
-    """On a weakly typed network: allow what the precision needs, and hold back what must stay FP32. How many layers."""
+    """Set the precisions of a weakly typed network: allow those that the file needs, and keep FP32 where it must stay.
+
+    Returns:
+        The number of layers that stay FP32.
+    """
     for flag in ("FP16", "INT8", library.OBEY):
         if flag in flags:
             config.set_flag(getattr(trt.BuilderFlag, flag))
@@ -145,8 +163,11 @@ def _set_precisions(trt, network, config, flags, precision, fp32_nodes, nodes, w
 
 
 def _node_of(layer: str, nodes) -> Optional[str]:
-    """The node among `nodes`, which are all of the file, that a layer came from. TensorRT's parser names a layer as its
-    node, and later layers of the same node with a number behind; a node's own name can end in a number, too."""
+    """The node among `nodes` (all nodes of the file) that a layer came from.
+
+    TensorRT's parser names a layer as its node, and later layers of the same node with a number behind. A node's own
+    name can end in a number, too.
+    """
     if layer in nodes:
         return layer
     stem = re.sub(r"_[0-9]+$", "", layer)
@@ -180,7 +201,7 @@ def _set_compute(trt: Any, config: Any, compute: str, title: str) -> None:
 
 
 def _set_timing_cache(config: Any, content: bytes) -> None:
-    """One that does not fit or is damaged is left out: it saves time, nothing else."""
+    """Set the timing cache. A cache that does not fit or is damaged is left out: it only saves time."""
     for candidate in (content, b"") if content else (b"",):
         try:
             cache = config.create_timing_cache(candidate)
@@ -197,7 +218,10 @@ def _timing_cache(config: Any) -> bytes:
 
 
 def _monitor(trt: Any, progress: Progress) -> Any:
-    """TensorRT reports phases inside phases, each with a number of steps; this makes one share of the whole of them."""
+    """A progress monitor that computes one share of the whole from TensorRT's nested phases.
+
+    Each phase has a number of steps and may lie inside a step of another phase.
+    """
 
     class Monitor(trt.IProgressMonitor):
         """Called by the native library, from its own threads."""
@@ -207,19 +231,19 @@ def _monitor(trt: Any, progress: Progress) -> Any:
             self._open: Dict[str, List[Any]] = {}  # name: [parent, steps, done]
 
         def phase_start(self, phase_name: str, parent_phase: Optional[str], num_steps: int) -> None:
-            """A phase begins."""
+            """Note that a phase begins."""
             self._open[phase_name] = [parent_phase, max(num_steps, 1), 0]
             self._say(phase_name)
 
         def step_complete(self, phase_name: str, step: int) -> bool:
-            """True: go on."""
+            """Note that a step is done; True lets the build go on."""
             if phase_name in self._open:
                 self._open[phase_name][2] = step + 1
                 self._say(phase_name)
             return True
 
         def phase_finish(self, phase_name: str) -> None:
-            """A phase ends."""
+            """Note that a phase ends."""
             self._open.pop(phase_name, None)
 
         def _say(self, name: str) -> None:

@@ -2,14 +2,15 @@
 
     ~/.cache/edgeprune/engines/      $EDGEPRUNE_ENGINES, or $XDG_CACHE_HOME/edgeprune/engines; made with mode 0700
         KEY.plan                     the raw plan: `trtexec --loadEngine=KEY.plan` reads it
-        KEY.json                     what it is (`Engine`), signed
+        KEY.json                     its metadata (`Engine`), signed
         timing-….cache               TensorRT's measurements of its tactics, signed
-        build.lock                   held while one builds: two at once would spoil each other's measurements
+        build.lock                   held during a build: two at once would spoil each other's measurements
 
-KEY is the SHA-256 of what the engine depends on. To deserialize a plan is to run native code from it, so TensorRT is
-given only plans that this machine has built, or has taken from a bundle whose signer it trusts (`offer`): the metadata
-holds the plan's SHA-256 and is signed with the machine's own key. What was copied from elsewhere, changed, left
-half-written, or brought by a key that is not trusted any more is built anew, and that is said.
+KEY is the SHA-256 of everything that the engine depends on. Deserializing a plan runs native code from it. So TensorRT
+is given only plans that this machine has built, or has taken from a bundle whose signer it trusts (`offer`). The
+metadata holds the plan's SHA-256 and is signed with the machine's own key. A plan that was copied from elsewhere,
+changed, left unfinished, or brought by a key that is no longer trusted is built again, and the engine's warnings give
+the reason.
 """
 
 from __future__ import annotations
@@ -38,7 +39,11 @@ _MAX_METADATA_BYTES = 1 << 20
 
 
 def folder() -> Path:
-    """Where engines are kept."""
+    """The folder of the engines.
+
+    Raises:
+        InputError: The user has no home folder.
+    """
     if os.environ.get("EDGEPRUNE_ENGINES"):
         return Path(os.environ["EDGEPRUNE_ENGINES"])
     if os.environ.get("XDG_CACHE_HOME"):
@@ -50,12 +55,19 @@ def folder() -> Path:
 
 
 class Cache:
-    """The engines of one folder, by default `folder()`, which is made where it is missing."""
+    """The engines of one folder.
+
+    Args:
+        path: The folder, by default `folder()`; it is made where it is missing.
+
+    Raises:
+        InputError: The folder cannot be made.
+    """
 
     def __init__(self, path: Optional[Union[str, Path]] = None):
         self.folder = Path(path) if path is not None else folder()
         try:
-            # A folder that is there already keeps its mode: it may be anybody's, and what is in it is checked anyway.
+            # An existing folder keeps its mode: it may be another user's, and its content is checked in any case.
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         except OSError as error:
             raise InputError(
@@ -72,10 +84,23 @@ class Cache:
         progress: Optional[Progress] = None,
         timeout_s: float = process.TIMEOUT_S,
     ) -> Engine:
-        """The engine for this request and this GPU (`cuda.Device`): from the cache, of `offers` the one that is for
-        exactly this, or built now (see `process.build`).
+        """Return the engine for a request and a GPU: from the cache, from `offers`, or built now (see `process.build`).
 
-        An engine that cannot be kept, on a full disk say, is returned all the same, with a warning.
+        An engine that cannot be kept, for example on a full disk, is returned with a warning.
+
+        Args:
+            request: The engine to build.
+            device: The GPU (`cuda.Device`).
+            offers: Engines that the bundle brings; only one with exactly the key of this request is taken.
+            rebuild: Build in any case.
+            progress: Called with (share done in [0, 1], text).
+            timeout_s: Longest time of a build, s.
+
+        Raises:
+            RuntimeUnavailable: The library is not installed or does not load.
+            InputError: See `process.build`; or the ONNX file changed during the build.
+            GateError: See `process.build`.
+            DeviceError: See `process.build`.
         """
         trt = library.load(request.library)
         depends = _depends(trt, request, device)
@@ -85,7 +110,7 @@ class Cache:
             if found:
                 return found
         with self._locked(progress):
-            found, why = (None, None) if rebuild else self._read(key, request)  # another may just have built it
+            found, why = (None, None) if rebuild else self._read(key, request)  # another process may just have built it
             if found:
                 return found
             engine, unfit = (None, None) if rebuild else _adopted(offers, key, depends, request)
@@ -104,7 +129,7 @@ class Cache:
         return replace(engine, path=path, key=key, warnings=(*told, *engine.warnings))
 
     def _read(self, key: str, request: Request) -> Tuple[Optional[Engine], Optional[str]]:
-        """(the engine, None), or (None, why what lies there is not used; None where nothing does)."""
+        """(the engine, None), or (None, why the stored engine is not used; None where none is stored)."""
         metadata, plan = self.folder / f"{key}.json", self.folder / f"{key}.plan"
         if not metadata.exists():
             return None, f"{plan}: was left unfinished, and is built anew" if plan.exists() else None
@@ -112,8 +137,8 @@ class Cache:
             with open(metadata, "rb") as stream:
                 data = strict_json.loads(stream.read(_MAX_METADATA_BYTES), str(metadata))
             engine = _verified(data, key, str(metadata))
-            # Scratch memory limits the building, it is no part of what an engine is: one that was built with little
-            # serves whoever asks for nothing else.
+            # Scratch memory limits the build and is not part of the engine's key: an engine that was built with
+            # little serves every request without a size of its own.
             if request.workspace_bytes not in (None, engine.workspace_bytes):
                 return None, f"{plan}: was built with another --workspace, and is built anew"
             if engine.adopted_from is not None and engine.adopted_from not in keys.trusted():
@@ -131,7 +156,7 @@ class Cache:
         signed = {"key": key, "engine": engine.to_json()}
         signature = keys.load_or_create().sign(strict_json.canonical(signed)).signature.hex()
         plan = write_atomic(self.folder / f"{key}.plan", engine.plan, mode=0o600)
-        # Last: a plan counts only with its metadata, so a power cut between the two leaves nothing that is used.
+        # Last: a plan counts only with its metadata, so a power cut between the two leaves no usable plan.
         write_atomic(self.folder / f"{key}.json", strict_json.pretty({**signed, "signature": signature}), mode=0o600)
         return plan
 
@@ -152,11 +177,11 @@ class Cache:
             except OSError as error:
                 reason = str(error.strerror).lower()
                 raise InputError(f"{path}: cannot be locked ({reason}); set EDGEPRUNE_ENGINES elsewhere") from error
-            yield  # closing the file gives the lock back, and so does the end of the process, however it comes
+            yield  # closing the file releases the lock, and so does any end of the process
 
 
 def _depends(trt: Any, request: Request, device: Any) -> Dict[str, Any]:
-    """All that makes one engine differ from another."""
+    """Everything in which one engine differs from another."""
     flags = library.flags_of(trt, request.precision, request.fp32_nodes, request.compute)
     return {
         "builder": library.title(trt),
@@ -174,7 +199,7 @@ def _depends(trt: Any, request: Request, device: Any) -> Dict[str, Any]:
 def _adopted(
     offers: Sequence[Offer], key: str, depends: Dict[str, Any], request: Request
 ) -> Tuple[Optional[Engine], Optional[str]]:
-    """(the engine that is offered for exactly this, None), or (None, why none is taken; None: none is there)."""
+    """(the offered engine with exactly this key, None), or (None, why none is taken; None where none is offered)."""
     for offer in offers:
         if offer.key != key:
             continue
@@ -195,13 +220,17 @@ def _adopted(
 
 
 def _timing_name(depends: Dict[str, Any]) -> str:
-    """A timing cache holds for the exact TensorRT and the exact GPU, for every model."""
+    """Name of the timing cache, which is valid for one TensorRT and one GPU, and for every model."""
     words = "-".join(str(depends[name]) for name in ("builder", "device", "sm", "multiprocessors"))
     return f"timing-{re.sub(r'[^A-Za-z0-9.-]+', '_', words)[:150]}.cache"
 
 
 def _verified(data: Any, key: str, what: str) -> Engine:
-    """The engine that the metadata tells of. InputError unless this machine's own key has signed it, for this key."""
+    """The engine that the metadata describes.
+
+    Raises:
+        InputError: The metadata is not signed by this machine's own key, or belongs to another cache key.
+    """
     if not isinstance(data, dict) or set(data) != {"key", "engine", "signature"}:
         raise InputError(f"{what}: is no engine's metadata")
     try:

@@ -10,7 +10,7 @@ __all__ = ["layer_of_node"]
 def layer_of_node(name: str) -> str:
     """The layer that an exported operator came from: `/model.22/cv2.0/cv2.0.1/conv/Conv` is of `model.22.cv2.0.1.conv`.
 
-    A name without a path is returned as it is.
+    A name without a path is returned unchanged.
     """
     parts: List[str] = []
     for part in name.strip("/").split("/")[:-1]:

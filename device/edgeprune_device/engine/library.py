@@ -1,8 +1,10 @@
-"""NVIDIA's Python module, and what the release at hand can. By feature, never by version: releases are told apart by
-what their enums hold, so that one which is not known here is treated by what it has.
+"""NVIDIA's Python module, and the features of its installed release.
 
-    strong typing   the precision stands in the ONNX file            8.5, 8.6 have not; 11, RTX know nothing else
-    flags           FP16 and INT8 are permissions for the builder    11, RTX have not
+Releases are distinguished by the members of their enums and never by version, so an unknown release is treated by its
+features.
+
+    strong typing   the precision stands in the ONNX file            8.5, 8.6 do not have it; 11, RTX have only it
+    flags           FP16 and INT8 are permissions for the builder    11, RTX do not have them
 """
 
 from __future__ import annotations
@@ -20,25 +22,32 @@ _INSTALL = {
     "--system-site-packages to see it",
     "tensorrt_rtx": "pip install tensorrt-rtx-cu13",
 }
-#: What a weakly typed build is told of layers that must stay FP32: to fail where it cannot, or to do what it can.
+#: Flags of a weakly typed build for layers that must stay FP32: fail where that is impossible, or only prefer it.
 OBEY, PREFER = "OBEY_PRECISION_CONSTRAINTS", "PREFER_PRECISION_CONSTRAINTS"
 _NAMES = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT for RTX"}
 
 
 def load(name: str = "tensorrt") -> Any:
-    """The module. RuntimeUnavailable, in one line, where it is not installed or does not load."""
+    """Import NVIDIA's module.
+
+    Args:
+        name: "tensorrt" or "tensorrt_rtx".
+
+    Raises:
+        RuntimeUnavailable: The module is not installed or does not load; the message is one line.
+    """
     try:
         return importlib.import_module(name)
     except ImportError as error:
         if getattr(error, "name", None) in (name, None) and "shared object" not in str(error):
             raise RuntimeUnavailable(f"{_NAMES[name]} is not installed ({error}): {_INSTALL[name]}") from error
         raise RuntimeUnavailable(f"{_NAMES[name]} does not load here: {_line(error)}") from error
-    except Exception as error:  # a library of another CUDA, bindings of another numpy: whatever a broken install raises
+    except Exception as error:  # a library of another CUDA, bindings of another numpy: a broken install raises anything
         raise RuntimeUnavailable(f"{_NAMES[name]} does not load here: {_line(error)}") from error
 
 
 def reason(name: str = "tensorrt") -> Optional[str]:
-    """None where the module loads, else why not."""
+    """Why the module does not load; None where it does."""
     try:
         load(name)
     except RuntimeUnavailable as error:
@@ -47,7 +56,7 @@ def reason(name: str = "tensorrt") -> Optional[str]:
 
 
 def title(trt: Any) -> str:
-    """E.g. "TensorRT 10.3.0"."""
+    """Name and version, e.g. "TensorRT 10.3.0"."""
     return f"{_NAMES[trt.__name__.split('.')[0]]} {trt.__version__}"
 
 
@@ -57,7 +66,7 @@ def has_typing(trt: Any) -> bool:
 
 
 def has_flags(trt: Any) -> bool:
-    """Whether the builder can be allowed FP16 and INT8."""
+    """Whether flags can allow the builder FP16 and INT8."""
     return hasattr(trt.BuilderFlag, "FP16")
 
 
@@ -65,19 +74,28 @@ def order(trt: Any) -> Tuple[str, ...]:
     """The precisions that this release takes, fastest first."""
     if not has_typing(trt):  # int8-fp16 needs it
         return ("int8", "fp16", "fp32")
-    if not has_flags(trt):  # what is not INT8 in model.int8.onnx then stays FP32
+    if not has_flags(trt):  # the other layers of model.int8.onnx then stay FP32
         return ("int8-fp16", "fp16", "int8", "fp32")
     return ("int8-fp16", "int8", "fp16", "fp32")
 
 
 def flags_of(trt: Any, precision: str, fp32_nodes: Tuple[str, ...] = (), compute: Optional[str] = None) -> List[str]:
-    """How this release builds this precision: part of the cache's key. InputError where it cannot.
+    """How this release builds a precision; part of the cache's key.
 
-    TF32 (FP32 products rounded to 10 bits, on by default in TensorRT) is always off: FP32 in a file is there for its
-    precision, as the reference of the other files, or in the detector's tail, where 10 bits are a quarter of a pixel.
+    TF32 (FP32 products rounded to 10 bits, on by default in TensorRT) is always off. FP32 in a file is there for its
+    precision: as the reference of the other files, or in the detector's tail, where 10 bits are a quarter of a pixel.
 
-    Layers that must stay FP32 are OBEYed first, as they overflow in FP16. Where the builder then finds no engine,
-    `build` asks again with PREFER, and says so; the key stays that of what was asked for.
+    The flag OBEY comes first for layers that must stay FP32, as they overflow in FP16. Where the builder then finds no
+    engine, `build` tries again with PREFER and adds a warning; the cache's key keeps OBEY.
+
+    Args:
+        trt: NVIDIA's module.
+        precision: The precision.
+        fp32_nodes: Nodes that must stay FP32.
+        compute: Architecture to build for without a GPU, or None.
+
+    Raises:
+        InputError: This release cannot build the precision.
     """
     if precision == "int8-fp16" and not has_typing(trt):
         raise InputError(
@@ -94,7 +112,7 @@ def flags_of(trt: Any, precision: str, fp32_nodes: Tuple[str, ...] = (), compute
 
 
 def log_of(trt: Any) -> Any:
-    """A logger for TensorRT that keeps what it is told: `.errors`, `.warnings`, lists of lines."""
+    """A logger for TensorRT that keeps the messages in the lists `.errors` and `.warnings`."""
 
     class Log(trt.ILogger):
         """TensorRT's log, kept instead of printed."""
@@ -105,7 +123,7 @@ def log_of(trt: Any) -> Any:
             self.warnings: List[str] = []
 
         def log(self, severity: Any, msg: str) -> None:
-            """Called by the native library."""
+            """Keep one message; the native library calls this."""
             if severity in (trt.ILogger.INTERNAL_ERROR, trt.ILogger.ERROR):
                 self.errors.append(_line(msg))
             elif severity == trt.ILogger.WARNING:

@@ -1,7 +1,7 @@
 """Engines that a bundle brings, built by a reference device (`edgeprune build --on`, `edgeprune engine --on`).
 
-An engine is native code, so only a trusted bundle offers any. Each is for one ONNX file, one TensorRT and one GPU, as
-its key says; the cache takes the one whose key is its own, and knows nothing of bundles.
+An engine is native code, so only a trusted bundle offers any. Its key names one ONNX file, one TensorRT and one GPU.
+The cache takes the engine whose key equals its own, and does not read bundles.
 """
 
 from __future__ import annotations
@@ -19,10 +19,14 @@ __all__ = ["Offer", "of"]
 
 @dataclass(frozen=True)
 class Offer:
-    """E.g. Offer("int8-fp16.orin", "5b…", "SHA256:4Hc2…", Engine("TensorRT 10.3.0", …), read).
+    """One engine of a bundle, e.g. Offer("int8-fp16.orin", "5b…", "SHA256:4Hc2…", Engine("TensorRT 10.3.0", …), read).
 
-    - `name`: in the bundle's manifest; `key`: of the engine cache there; `signer`: fingerprint of the bundle's key
-    - `engine`: what the reference device said of it; `read`: gives the plan, or raises
+    Attributes:
+        name: Name of the engine in the bundle's manifest.
+        key: Key of the engine cache on the reference device.
+        signer: Fingerprint of the bundle's key.
+        engine: Description by the reference device.
+        read: Returns the plan, or raises.
     """
 
     name: str
@@ -33,7 +37,12 @@ class Offer:
 
 
 def of(bundle: Bundle, precision: str) -> Tuple[Offer, ...]:
-    """The engines for one of the bundle's models; none of a bundle that is not trusted."""
+    """The engines for one of the bundle's models; none where the bundle is not trusted.
+
+    Args:
+        bundle: The bundle.
+        precision: Precision of the model.
+    """
     found = []
     for name, entry in bundle.manifest.engines.items() if bundle.trusted else ():
         if not entry or not entry["payload"] or not {"key", "engine"} <= set(entry):

@@ -1,7 +1,7 @@
-"""As much of an ONNX file as an error message needs: its opset and its nodes' names, read without the onnx package.
+"""The parts of an ONNX file that an error message needs: its opset and its nodes' names, read without the onnx package.
 
-TensorRT 8's parser tells only the number of the node it refused. An ONNX file is a protobuf message: ModelProto.graph
-is field 7 and opset_import 8, GraphProto.node 1, NodeProto.name 3 and op_type 4.
+TensorRT 8's parser reports only the number of the node that it refused. An ONNX file is a protobuf message:
+ModelProto.graph is field 7 and opset_import 8, GraphProto.node 1, NodeProto.name 3 and op_type 4.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def node(model: bytes, index: int) -> Optional[Tuple[str, str]]:
 
 
 def opset(model: bytes) -> Optional[int]:
-    """The version of ONNX's own operators that the file uses; None where it does not say, or is damaged."""
+    """The version of ONNX's own operators that the file uses; None where it has none, or is damaged."""
     try:
         for entry in _bytes_of(memoryview(model), 8):
             if _text(entry, 1) in ("", "ai.onnx"):
@@ -56,7 +56,7 @@ def _bytes_of(message: memoryview, number: int) -> Iterator[memoryview]:
 
 
 def _fields(message: memoryview) -> Iterator[Tuple[int, Union[int, memoryview]]]:
-    """(field number, value) of a message. ValueError where it ends too early or is none."""
+    """(field number, value) of a message. ValueError where it ends too early or is no message."""
     at = 0
     while at < len(message):
         key, at = _varint(message, at)

@@ -1,9 +1,11 @@
-"""Build an engine in a process of its own: a crash inside a native library, or the out-of-memory killer, must not take
-the caller along, and the memory that building takes is given back whole.
+"""Build an engine in a separate process.
 
-What goes between the two: the request as one line of JSON to the worker's standard input, and lines of JSON back:
+A crash inside a native library, or the out-of-memory killer, then does not end the caller, and the memory that building
+takes is freed completely.
+
+The caller writes the request as one line of JSON to the worker's standard input. The worker answers with lines of JSON:
 `{"progress": [share, text]}`, and at last `{"engine": {…}}` or `{"error": {"kind", "message"}}`. The plan is a file.
-The worker ends when its standard input does, so that none outlives a caller that was killed.
+The worker ends when its standard input does, so that none outlives a killed caller.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from edgeprune_device.errors import DeviceError, InputError
 
 __all__ = ["build"]
 
-# Meant to be far above any build of a detector on a Jetson, which was not measured: what takes longer has hung.
+# Meant to be far above any build of a detector on a Jetson, which was not measured: a longer build has hung.
 TIMEOUT_S = 6 * 3600.0
 _WORKER = "from edgeprune_device.engine.worker import main; main()"
 
@@ -37,10 +39,21 @@ def build(
     progress: Optional[Progress] = None,
     timeout_s: float = TIMEOUT_S,
 ) -> Engine:
-    """The engine, with its plan. `timing_cache`: a file to use and to renew.
+    """Build an engine in a separate process.
 
-    InputError: the request cannot be met here. GateError: NVIDIA's parser or builder refuses the file.
-    DeviceError: the builder crashed, was killed, or took longer than `timeout_s`.
+    Args:
+        request: The engine to build.
+        timing_cache: File of the timing cache, read and written.
+        progress: Called with (share done in [0, 1], text).
+        timeout_s: Longest time of a build, s.
+
+    Returns:
+        The engine, with its plan.
+
+    Raises:
+        InputError: The request cannot be met here.
+        GateError: NVIDIA's parser or builder refuses the file.
+        DeviceError: The builder crashed, was killed, or took longer than `timeout_s`.
     """
     with tempfile.TemporaryDirectory(prefix="edgeprune-engine-") as folder:
         onnx, plan = request.onnx, Path(folder) / "plan"
@@ -68,7 +81,7 @@ def build(
 
 
 def _run(order: Dict[str, Any], name: str, progress: Optional[Progress], timeout_s: float) -> Dict[str, Any]:
-    """The worker's last word."""
+    """The worker's last answer."""
     command = interpreter.command(_WORKER)
     late = threading.Event()
     with tempfile.TemporaryFile() as complaints:
@@ -86,13 +99,13 @@ def _run(order: Dict[str, Any], name: str, progress: Optional[Progress], timeout
                 worker.stdin.write(json.dumps(order).encode("utf-8") + b"\n")
                 worker.stdin.flush()
             except BrokenPipeError:
-                pass  # it is dead already; its exit code says why
+                pass  # it has ended already; its exit code tells why
             for line in worker.stdout:
                 last = _heard(line) or last
                 if "progress" in last and progress is not None:
                     progress(*last["progress"])
             code = worker.wait()
-        finally:  # also on Ctrl-C: nothing goes on building behind a command that has ended
+        finally:  # also on Ctrl-C: the build must not continue after the command
             timer.cancel()
             worker.kill()
             worker.wait()

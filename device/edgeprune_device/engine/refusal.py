@@ -1,4 +1,4 @@
-"""Why NVIDIA's parser or builder refused a file, in one line: which node, which layer, its own words, what to do."""
+"""Why NVIDIA's parser or builder refused a file, in one line: node, layer, the library's message and a remedy."""
 
 from __future__ import annotations
 
@@ -9,15 +9,22 @@ from edgeprune_device.engine.layers import layer_of_node
 
 __all__ = ["is_of_memory", "of_builder", "of_parser"]
 
-#: The parsers of TensorRT 8 stop at this opset (FACTS: 8.5 and 8.6); those without strong typing are TensorRT 8.
+#: The newest opset of TensorRT 8's parsers (8.5 and 8.6); a release without strong typing is TensorRT 8.
 _OPSET_OF_8 = 17
 
 
 def of_parser(parser: Any, log: List[str], model: bytes, precision: str, typed: bool) -> str:
-    """From the parser's errors, its log, and the file itself.
+    """Explain a refusal of the parser.
 
-    E.g. "NonMaxSuppression /model.22/NMS (layer model.22): no importer registered …; this TensorRT has no such
+    An example: "NonMaxSuppression /model.22/NMS (layer model.22): no importer registered …; this TensorRT has no such
     operator: export the model without it, or use a newer JetPack".
+
+    Args:
+        parser: TensorRT's parser, with its errors.
+        log: Error lines of TensorRT's log.
+        model: Bytes of the ONNX file.
+        precision: Precision of the file.
+        typed: Whether this release has strongly typed networks.
     """
     if not parser.num_errors:
         words = log[0] if log else "the parser gave no reason"
@@ -29,7 +36,12 @@ def of_parser(parser: Any, log: List[str], model: bytes, precision: str, typed: 
 
 
 def of_builder(log: List[str], precision: str) -> str:
-    """From the builder's log."""
+    """Explain a refusal of the builder, from its log.
+
+    Args:
+        log: Error lines of TensorRT's log.
+        precision: Precision of the file.
+    """
     words = "; ".join(dict.fromkeys(log)) or "the builder gave no reason"
     if is_of_memory(log):
         return f"{words}; close what else runs, or give less scratch memory (--workspace 256)"
@@ -39,7 +51,7 @@ def of_builder(log: List[str], precision: str) -> str:
 
 
 def is_of_memory(log: List[str]) -> bool:
-    """Whether the builder's log says that memory ran out."""
+    """Whether the builder's log reports that memory ran out."""
     low = " ".join(log).lower()
     return any(words in low for words in ("out of memory", "outofmemory", "insufficient memory"))
 

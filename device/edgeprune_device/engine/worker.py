@@ -1,4 +1,4 @@
-"""The process that builds. `process` starts it, and says what the two speak."""
+"""The process that builds an engine. `process` starts it and describes the messages between the two."""
 
 from __future__ import annotations
 
@@ -20,14 +20,13 @@ from edgeprune_device.trust import keys
 
 __all__ = ["main"]
 
-# Before what is signed: nothing else that this machine's key has signed, a bundle say, passes for a timing cache.
+# Prefix of the signed bytes, so that no other signed data, for example a bundle, passes for a timing cache.
 _TIMING = b"edgeprune timing cache 1\n"
 
 
 def main() -> None:
-    """Read one order, build, say what came of it, and end the process."""
-    # Native libraries print to descriptor 1 as they like: they get standard error, the lines of JSON a descriptor of
-    # their own.
+    """Read one request, build the engine, write the answer, and end the process."""
+    # Native libraries print to descriptor 1, so it becomes standard error, and the lines of JSON get another one.
     answers = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8")
     os.dup2(2, 1)
 
@@ -39,10 +38,10 @@ def main() -> None:
     try:
         say({"engine": _build(order, say)})
     except EdgepruneError as error:
-        # A kind that the caller knows: some modules have errors of their own, derived from these.
+        # The class that the caller knows: some modules derive their own errors from these.
         kind = next(each.__name__ for each in type(error).__mro__ if each.__name__ in errors.__all__)
         say({"error": {"kind": kind, "message": str(error)}})
-    # All is said and written. Native libraries that are taken down by the interpreter's end can still crash.
+    # The answer is written. Native libraries can still crash when the interpreter shuts them down.
     os._exit(0)
 
 
@@ -87,16 +86,16 @@ def _pools(order: Dict[str, Any]) -> Dict[str, int]:
 
 
 def _read_timing(path: Path) -> bytes:
-    """A timing cache is read by native code: only what this machine's own key has signed goes there."""
+    """Read the timing cache. Native code parses it, so only content signed by this machine's own key is returned."""
     try:
         signed = bytes(keys.load_or_create().verify_key.verify(path.read_bytes()))
-    except Exception:  # missing, cut off, changed: it is measured anew
+    except Exception:  # missing, cut off or changed: the tactics are measured again
         return b""
     return signed[len(_TIMING) :] if signed.startswith(_TIMING) else b""
 
 
 class _Slowly:
-    """Progress, at most five times a second."""
+    """Report progress at most five times a second."""
 
     def __init__(self, say):
         self._say, self._next = say, 0.0

@@ -1,10 +1,11 @@
-"""Put a bundle together on the device from what a host sent and what is here already.
+"""Put a bundle together on the device, from the parts that a host sent and those that are already here.
 
     incoming/BUNDLE_SHA256/envelope                the bundle's first bytes, as far as its manifest
     incoming/BUNDLE_SHA256/PAYLOAD_SHA256.00000    a payload that no release here has, in pieces of `piece_bytes`
 
-Pieces are small where a payload is: several connections share one, and what a cut costs is a piece of each. Every
-payload is hashed on its way into the bundle, whether it comes from pieces or from a release. Knows nothing of links.
+Small payloads have small pieces, so that several connections can share one payload, and a broken link costs each
+connection only one piece. Every payload is hashed when it is copied into the bundle, whether it comes from pieces or
+from a release. The module does not transfer files.
 """
 
 from __future__ import annotations
@@ -32,7 +33,13 @@ _SPARE_BYTES = 1 << 20
 
 
 class PayloadPiece(NamedTuple):
-    """A part of a payload: its file's name in `incoming`, and where in the payload it begins."""
+    """A part of a payload.
+
+    Attributes:
+        name: Name of its file in `incoming`.
+        offset_bytes: Where in the payload it begins.
+        size_bytes: Size.
+    """
 
     name: str
     offset_bytes: int
@@ -40,14 +47,14 @@ class PayloadPiece(NamedTuple):
 
 
 class _Place(NamedTuple):
-    """Where a payload lies: in a release's bundle."""
+    """The place of a payload in a release's bundle."""
 
     path: Path
     offset_bytes: int
 
 
 def piece_bytes(size_bytes: int) -> int:
-    """How long the pieces of a payload of this size are: 64 KiB to 4 MiB, a power of two."""
+    """Size of the pieces of a payload of this size: 64 KiB to 4 MiB, a power of two."""
     size = _SMALLEST_BYTES
     while size < _LARGEST_BYTES and size * _PIECES < size_bytes:
         size *= 2
@@ -55,7 +62,7 @@ def piece_bytes(size_bytes: int) -> int:
 
 
 def pieces(payload: Payload) -> List[PayloadPiece]:
-    """All of them, in order. The same content has the same pieces in every bundle."""
+    """All pieces of a payload, in order. The same content has the same pieces in every bundle."""
     step = piece_bytes(payload.size_bytes)
     return [
         PayloadPiece(f"{payload.sha256}.{number:05}", at, min(step, payload.size_bytes - at))
@@ -64,12 +71,17 @@ def pieces(payload: Payload) -> List[PayloadPiece]:
 
 
 def held(releases: Releases) -> List[str]:
-    """SHA-256 of every payload of every release here that is intact: each bundle is verified for it."""
+    """SHA-256 of every payload of every intact release here; each bundle is verified for it."""
     return sorted(_places(releases))
 
 
 def missing(manifest: Manifest, held: Iterable[str]) -> List[Payload]:
-    """The payloads that must be sent, each content once."""
+    """The payloads that must be sent, each content once.
+
+    Args:
+        manifest: Manifest of the bundle.
+        held: SHA-256 of the payloads that the device has.
+    """
     known, found = set(held), []
     for payload in manifest.payloads:
         if payload.size_bytes and payload.sha256 not in known:
@@ -81,11 +93,23 @@ def missing(manifest: Manifest, held: Iterable[str]) -> List[Payload]:
 def assemble(
     incoming: Union[str, Path], releases: Releases, target: Union[str, Path], *, allow_untrusted: bool = False
 ) -> Path:
-    """Write the bundle whose parts lie in `incoming` to `target`, whole or not at all. The envelope's signature is
-    verified before anything of it is parsed.
+    """Write a bundle from its parts, completely or not at all.
 
-    SignatureError: signature, key or a hash does not hold; pieces that do not are removed, so that they are sent anew.
-    InputError: something has not arrived yet, or there is no room.
+    The envelope's signature is verified before its manifest is parsed.
+
+    Args:
+        incoming: Folder of the parts; its name is the bundle's SHA-256.
+        releases: Releases whose payloads are used.
+        target: The file to write.
+        allow_untrusted: See `Bundle.open`.
+
+    Returns:
+        `target`.
+
+    Raises:
+        SignatureError: The signature, the key or a hash is wrong; wrong pieces are removed, so that they are sent
+            again.
+        InputError: A part has not arrived yet, or there is no room.
     """
     incoming, target = Path(incoming), Path(target)
     envelope = _read_envelope(incoming / ENVELOPE)
@@ -111,10 +135,10 @@ def assemble(
 
 
 def _places(releases: Releases) -> Dict[str, _Place]:
-    """{payload's SHA-256: where it lies}, of intact releases."""
+    """{payload's SHA-256: its place}, of intact releases."""
     found: Dict[str, _Place] = {}
     for release in releases.all():
-        with suppress(EdgepruneError):  # a damaged one holds nothing that could be relied on
+        with suppress(EdgepruneError):  # the payloads of a damaged release are not reliable
             _add(found, releases.open(release))
     return found
 
@@ -151,7 +175,7 @@ def _check_arrived(incoming: Path, payload: Payload) -> None:
 
 
 def _append(out: BinaryIO, payload: Payload, places: Mapping[str, _Place], incoming: Path, whole) -> None:
-    """Copy one payload to `out`, and prove that it is the one."""
+    """Copy one payload to `out`, and verify its hash."""
     place = places.get(payload.sha256)
     sources = [place] if place else [_Place(incoming / piece.name, 0) for piece in pieces(payload)]
     digest, left = hashlib.sha256(), payload.size_bytes

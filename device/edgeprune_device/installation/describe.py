@@ -1,4 +1,4 @@
-"""What is installed here, and what an installation needs to know beforehand: JSON for the host, a table for people."""
+"""The installed releases, and the facts that a host needs before an installation: as JSON and as a table."""
 
 from __future__ import annotations
 
@@ -16,14 +16,21 @@ __all__ = ["describe", "table"]
 
 
 def describe(releases: Releases) -> Dict[str, Any]:
-    """E.g. (shortened)
+    """Describe this device.
+
+    An example of the result (shortened):
 
         {"schema_version": 1, "root": "/opt/edgeprune", "agent": "0.1.0", "problem": null, "free_bytes": 51200000000,
          "counter": 1764000000, "current": "9f86d081884c7d65", "releases": [{…, "identity"}], "held": [SHA-256 …],
          "trusted": ["SHA256:…"], "revoked": [], "systemd": true, "root_user": true, "service": "edgeprune run, …"}
 
-    - `problem`: why nothing can be installed here, in one line; null where it can
-    - `held`: payloads of intact releases, which need not be sent; `root_user`: root, or sudo without a password
+    Args:
+        releases: The releases.
+
+    Returns:
+        A JSON object. "problem" is the reason why no bundle can be installed here, in one line, else None. "held" lists
+            the payloads of intact releases, which need not be sent. "root_user" is True for root, and for sudo without
+            a password.
     """
     problem, counter, current, service = root.problem(releases.root), None, None, None
     try:
@@ -59,7 +66,7 @@ def describe(releases: Releases) -> Dict[str, Any]:
 
 
 def table(described: Dict[str, Any]) -> str:
-    """For people."""
+    """Format the result of `describe` as a table for people."""
     rows = [("", "release", "name", "state", "counter", "installed", "precision", "mAP50-95", "on the host", "")]
     for release in described["releases"]:
         accuracy = release["accuracy"] or {}

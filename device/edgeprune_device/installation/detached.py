@@ -1,10 +1,11 @@
-"""An installation in a process of its own, which goes on when the terminal or the SSH link that started it is gone.
+"""An installation in a separate process, which continues when the terminal or the SSH link that started it is gone.
 
-    ROOT/.installations/TICKET.jsonl     what it says, one JSON object a line: its request, then the steps, its result
+    ROOT/.installations/TICKET.jsonl     its log, one JSON object a line: the request, then the steps, then the result
 
-Whoever starts it follows that file and ends as it ends. The same ticket once more follows the same installation, or
-finds its result; another request is turned away while one is at work. Ctrl-C ends it where it began; a link that breaks
-does not. Whoever writes such a file holds a lock on it until its process ends: so others know that it still does.
+The starting process follows that file and ends with the installation's exit code. A second start with the same ticket
+follows the same installation, or finds its result. A different request is refused while an installation is at work.
+Ctrl-C in the starting process ends the installation; a broken link does not. The worker holds a lock on its file until
+its process ends, so that others can see that it is alive.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ __all__ = ["run"]
 
 _KEPT = 10
 _POLL_S = 0.1
-_PATIENCE_S = 0.5  # whoever only asks whether a log is written holds its lock, too, for a moment
+_PATIENCE_S = 0.5  # `_written` also holds the lock for a moment
 _BUG = 70
 
 
@@ -41,9 +42,20 @@ def run(
     ticket: Optional[str],
     as_json: bool,
 ) -> int:
-    """Do `act(say)` there, show what it says, and return its exit code.
+    """Run an installation in a separate process and follow it.
 
-    InputError: another installation is at work; or it was killed.
+    Args:
+        releases: The releases.
+        act: The installation; it is called with a function say(step, text).
+        request: The request, to recognise the same one again.
+        ticket: Name of the log; None: a random one.
+        as_json: Print JSON instead of text.
+
+    Returns:
+        The exit code of the installation.
+
+    Raises:
+        InputError: Another installation is at work, or this one was killed.
     """
     folder = releases.root / ".installations"
     try:
@@ -61,7 +73,7 @@ def run(
 
 
 def _start(releases: Releases, act, request: List[str], log: Path) -> int:
-    """The pid of the worker, which writes `log`; 0: another one that has begun at the same moment does."""
+    """Start the worker, which writes `log`; its pid, or 0 where another process has started it at the same moment."""
     for old in sorted(log.parent.glob("*.jsonl"), key=lambda path: path.stat().st_mtime)[:-_KEPT]:
         old.unlink()
     with open(log, "a", encoding="ascii", buffering=1) as stream:
@@ -82,12 +94,12 @@ def _start(releases: Releases, act, request: List[str], log: Path) -> int:
                 os.dup2(null, number)
             code = _work(releases, act, stream)
         finally:
-            os._exit(code)  # not through what the parent has set up for its own end
+            os._exit(code)  # without the exit handlers of the parent
 
 
 def _work(releases: Releases, act, stream) -> int:
     def write(data: Dict[str, Any]) -> None:
-        with suppress(OSError):  # a full disk: the installation says so in its result, if that fits
+        with suppress(OSError):  # a full disk: the installation reports it in its result, if that fits
             print(json.dumps(data), file=stream)
 
     release: Optional[Release] = None
@@ -127,7 +139,7 @@ def _follow(releases: Releases, log: Path, worker: int, as_json: bool) -> int:
     with open(log, encoding="ascii") as stream, _ctrl_c_ends(worker):
         part = ""
         while True:
-            alive = _alive(log, worker)  # asked before reading: what it said last is then read
+            alive = _alive(log, worker)  # before reading, so that its last lines are read
             while True:
                 part += stream.readline()
                 if not part.endswith("\n"):
@@ -147,7 +159,7 @@ def _follow(releases: Releases, log: Path, worker: int, as_json: bool) -> int:
 
 @contextmanager
 def _ctrl_c_ends(worker: int) -> Iterator[None]:
-    """Ctrl-C, the first time, ends the worker that this process has started, which then tells how it ended."""
+    """Let the first Ctrl-C end the worker that this process has started; the worker then reports how it ended."""
 
     def interrupt(*_) -> None:
         signal.signal(signal.SIGINT, before)
@@ -180,7 +192,7 @@ def _show_result(result: Dict[str, Any], as_json: bool) -> int:
 
 
 def _other(folder: Path, request: List[str]) -> Path:
-    """The log of the installation that is at work. InputError: it is another one's."""
+    """The log of the installation that is at work. InputError: it has another request."""
     for log in folder.glob("*.jsonl"):
         if _request(log) == request and _written(log):
             return log
@@ -194,7 +206,7 @@ def _request(log: Path) -> Optional[List[str]]:
 
 
 def _ended(log: Path) -> bool:
-    """Whether it holds a result."""
+    """Whether the log holds a result."""
     with suppress(OSError):
         return re.search(r'^\{"result": .*\}\n\Z', log.read_text(encoding="ascii"), re.MULTILINE) is not None
     return False
@@ -207,7 +219,7 @@ def _alive(log: Path, worker: int) -> bool:
 
 
 def _written(log: Path) -> bool:
-    """Whether a worker writes it at this moment."""
+    """Whether a worker writes the log at this moment."""
     try:
         with open(log, "rb") as stream:
             fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -219,7 +231,7 @@ def _written(log: Path) -> bool:
 
 
 def _locked(stream) -> bool:
-    """Take the lock, which the worker inherits. False: another one has it."""
+    """Take the lock, which the worker inherits. False: another process has it."""
     until = time.monotonic() + _PATIENCE_S
     while True:
         try:

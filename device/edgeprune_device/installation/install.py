@@ -1,13 +1,14 @@
 """A bundle becomes the release in use, or everything stays as it was.
 
-    receive   beside the releases, whole                    switch    `current` names it, in one rename
-    verify    signature, hashes, key, counter               restart   whoever runs it reads `current` again
+    receive   beside the releases, complete                 switch    `current` names it, in one rename
+    verify    signature, hashes, key, counter               restart   the service reads `current` again
     measure   engine, a short benchmark, the accuracy gate  watch     healthy for a while, or back to the former one
     commit    under its name, with its record               confirm   good; nothing older is installed from now on
-                                                            tidy      old releases and their engines go
+                                                            tidy      old releases and their engines are removed
 
-Kill it anywhere, or cut the power: `current` names a complete, verified release, and the same installation once more
-goes on. Until the switch nothing has happened; after it the service itself confirms the release, or falls back.
+After a kill or a power cut at any moment, `current` names a complete, verified release, and the same installation can
+be run again and continues. Before the switch the device is unchanged. After it the service itself confirms the release,
+or falls back.
 """
 
 from __future__ import annotations
@@ -33,22 +34,33 @@ __all__ = ["install", "roll_back"]
 
 _SPARE_BYTES = 32 << 20
 
-_PATIENCE_S = 2.0  # whoever only asks whether somebody is at work holds the lock, too, for a moment
+_PATIENCE_S = 2.0  # `Releases.at_work` also holds the lock for a moment
 
 
 def install(releases: Releases, source: Path, options: InstallOptions, say: Say) -> Release:
-    """Install the bundle `source`, a file or a folder of `incoming/` (see `assembly`). The release, then in use.
+    """Install a bundle.
 
-    Its state is "good"; or still "trial" where it could not be judged yet, as a camera gives no frames.
+    Args:
+        releases: The releases.
+        source: The bundle: a file, or a folder of `incoming/` (see `assembly`).
+        options: How to install.
+        say: Called with (step, text).
 
-    InputError: bad input, no room, no right. SignatureError: not intact, not trusted, or too old. GateError: it lost
-    too much, or was not healthy: the former release is in use. BlockingIOError: another installation is at work.
+    Returns:
+        The release, which is then in use. Its state is "good", or still "trial" where it could not be judged yet, for
+            example because a camera gives no frames.
+
+    Raises:
+        InputError: The input is wrong, there is no room, or the user lacks a right.
+        SignatureError: The bundle is not intact, not trusted, or too old.
+        GateError: The accuracy drop is too large, or the release was not healthy; the former release is in use.
+        BlockingIOError: Another installation is at work.
     """
     root.make_root(releases.root)
     with releases.locked(_PATIENCE_S):
         if options.source is not None:
             restart.check_unit()
-        restart.find(releases, options.unit)  # what cannot be restarted shows now, not at the end
+        restart.find(releases, options.unit)  # a service that cannot be restarted fails now, not at the end
         former = judge.current(releases)
         releases.sweep()
         if former is not None and source.name == former.bundle_sha256 and _in_use(releases, former, options):
@@ -78,7 +90,7 @@ def install(releases: Releases, source: Path, options: InstallOptions, say: Say)
         try:
             release = judge.judge(releases, service, release, former, options, say)
         except GateError:
-            with suppress(InputError):  # one more: the one that failed, whose record says why
+            with suppress(InputError):  # one more: the failed one, whose record has the reason
                 releases.tidy(options.keep + 1)
                 tidy.tidy_engines(releases)
             raise
@@ -87,10 +99,22 @@ def install(releases: Releases, source: Path, options: InstallOptions, say: Say)
 
 
 def roll_back(releases: Releases, to: Optional[str], unit: Optional[str], say: Say) -> Release:
-    """Let the newest good release before the current one, or the one whose ID begins with `to`, be in use again; the
-    one that was is bad from then on.
+    """Go back to another release; the former one is marked bad.
 
-    InputError: there is none. SignatureError: it is damaged, or not trusted any more.
+    Args:
+        releases: The releases.
+        to: Beginning of the release's ID; None: the newest good one that is not in use.
+        unit: The systemd unit to restart; None: see `restart.find`.
+        say: Called with (step, text).
+
+    Returns:
+        The release, which is then in use.
+
+    Raises:
+        InputError: There is no such release, or it is in use already.
+        SignatureError: The release is damaged, or no longer trusted.
+        GateError: The release is in use again, but not healthy.
+        BlockingIOError: An installation is at work.
     """
     if not releases.root.is_dir():
         raise InputError(f"{releases.root}: no releases here")
@@ -108,7 +132,7 @@ def roll_back(releases: Releases, to: Optional[str], unit: Optional[str], say: S
                 target = releases.mark(replace(target, starts=0), "trial")
             say("switch", f"{former or 'nothing'} -> {target}")
             releases.switch(target)
-            if former is not None and target.state == "good":  # else it is what a trial falls back to
+            if former is not None and target.state == "good":  # else a trial falls back to it
                 releases.mark(former, "bad", "rolled back by hand")
         say("restart", service.description)
         service.restart()
@@ -143,7 +167,7 @@ def _received(releases: Releases, source: Path, target: Path, options: InstallOp
 
 
 def _check_counter(releases: Releases, bundle: Bundle, options: InstallOptions) -> bool:
-    """Whether it is older than what this device has confirmed, which only --allow-older lets in."""
+    """Whether the bundle is older than this device has confirmed, which only --allow-older permits."""
     counter, least = bundle.manifest.counter, releases.counter
     if counter >= least:
         return False
@@ -160,7 +184,7 @@ def _doubts(bundle: Bundle, older: bool) -> str:
 
 
 def _in_use(releases: Releases, former: Release, options: InstallOptions) -> bool:
-    """Whether nothing is to be done but to say so."""
+    """Whether the bundle is already in use, so that nothing needs to be done."""
     if options.precision not in ("auto", former.precision) or options.runtime not in ("auto", former.runtime):
         return False
     with suppress(InputError, SignatureError):
@@ -176,7 +200,7 @@ def _done(releases: Releases, release: Release, source: Path, options: InstallOp
 
 # --- commit ----------------------------------------------------------------------------------------------------------
 def _unpack(releases: Releases, bundle: Bundle, folder: Path, measured: measure.Measured) -> None:
-    """The model in use as files, for other programs: the names are ours, none is the bundle's."""
+    """Write the model in use as files, for other programs. The names are fixed; none comes from the bundle."""
     manifest = bundle.manifest
     entry = bundle.payloads[manifest.models[measured.precision]["payload"]]
     files.check_room(releases.root, entry.size_bytes + _SPARE_BYTES)

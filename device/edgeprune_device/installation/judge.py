@@ -1,4 +1,4 @@
-"""Restart, watch, confirm; or back to the release that worked."""
+"""Restart the service, watch it, and confirm the release; or go back to the release that worked."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from edgeprune_device.releases import Release, Releases
 
 __all__ = ["current", "judge"]
 
-_TOLD_S = 5.0  # between two words of how a watched release does
+_TOLD_S = 5.0  # between two messages about a watched release
 
 
 def current(releases: Releases) -> Optional[Release]:
-    with suppress(InputError):  # damaged: then it is none, and whatever is installed now takes its place
+    """The release in use; None where there is none or its record is damaged."""
+    with suppress(InputError):  # damaged: it counts as none, and the new release takes its place
         return releases.current()
     return None
 
@@ -31,7 +32,22 @@ def judge(
     options: InstallOptions,
     say: Say,
 ) -> Release:
-    """Restart, watch, confirm; or go back and raise GateError."""
+    """Restart the service, watch it and confirm the release; or go back to the former one.
+
+    Args:
+        releases: The releases.
+        service: The service that runs the release.
+        release: The new release, which `current` names already.
+        former: The release before it, or None.
+        options: How to install.
+        say: Called with (step, text).
+
+    Returns:
+        The release with its new state; "trial" where its health is not known yet.
+
+    Raises:
+        GateError: The release was not healthy and was rolled back.
+    """
     say("restart", service.description)
     try:
         service.restart()
@@ -40,7 +56,7 @@ def judge(
         healthy, why = False, str(error)
     say("watch", why)
     with releases.state_locked():
-        now = releases.get(release.identity)  # the service may have confirmed it, or given it up, by itself
+        now = releases.get(release.identity)  # the service may have confirmed or rejected it by itself
         if healthy and now.state != "bad":
             say("confirm", f"{now} is good")
             return now if now.state == "good" else releases.confirm(now)
@@ -68,8 +84,10 @@ def _now_and_then(say: Callable[[str], None]) -> Callable[[str], None]:
 
 
 def _go_back(releases: Releases, release: Release, former: Optional[Release], why: str) -> Optional[Release]:
-    """Switch to what works, unless the service has; what is in use then. First the switch: a release that is marked
-    bad is never the one in use."""
+    """Switch to a release that works, unless the service has done so, and return the one in use.
+
+    The switch comes before the mark, because a release that is marked bad must never be in use.
+    """
     now = current(releases)
     if now is not None and now.identity != release.identity:
         back: Optional[Release] = now

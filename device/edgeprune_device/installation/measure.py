@@ -1,4 +1,4 @@
-"""A bundle measured by `edgeprune bench` in a process of its own, before anything depends on it."""
+"""Measures a bundle by `edgeprune bench` in a separate process, before the bundle is used."""
 
 from __future__ import annotations
 
@@ -24,6 +24,15 @@ _MEASURE_S, _WARMUP_S, _IDLE_S = 2.0, 2.0, 0.5
 
 @dataclass(frozen=True)
 class Measured:
+    """The result of the measurement.
+
+    Attributes:
+        precision: Precision that was measured.
+        runtime: Name of the runtime.
+        report: Id of the report.
+        accuracy: {"map50_95", "host_map50_95", "delta"}, None where not measured.
+    """
+
     precision: Optional[str]
     runtime: Optional[str]
     report: Optional[str]
@@ -32,9 +41,23 @@ class Measured:
 
 # --- measure ---------------------------------------------------------------------------------------------------------
 def measure(releases: Releases, bundle: Bundle, folder: Path, options: InstallOptions) -> Measured:
-    """By `edgeprune bench` in a process of its own, which builds the engine, too: native code that crashes there ends
-    the installation, not this process. Its report waits for `edgeprune collect`."""
-    from edgeprune_device.reports.report import BenchReport  # brings numpy, which whoever only follows does without
+    """Measure a bundle by `edgeprune bench` in a separate process, which also builds the engine.
+
+    Native code that crashes there ends the installation, not this process. The report waits in the spool for `edgeprune
+    collect`.
+
+    Args:
+        releases: The releases.
+        bundle: The bundle.
+        folder: Folder for temporary files.
+        options: How to install.
+
+    Raises:
+        GateError: The accuracy drop exceeds `options.max_drop`, or another gate failed.
+        InputError: The benchmark refused its input.
+        DeviceError: The benchmark failed or was killed.
+    """
+    from edgeprune_device.reports.report import BenchReport  # it imports numpy: only where needed
 
     path = folder / "report.json"
     run_tool(
@@ -58,6 +81,7 @@ def measure(releases: Releases, bundle: Bundle, folder: Path, options: InstallOp
 
 
 def described(measured: Measured) -> str:
+    """The measurement as one line of text."""
     accuracy = measured.accuracy or {}
     figures = [accuracy.get(name) for name in ("map50_95", "host_map50_95")]
     here, host = ("not measured" if value is None else f"{value:.4f}" for value in figures)
@@ -65,8 +89,20 @@ def described(measured: Measured) -> str:
 
 
 def run_tool(releases: Releases, arguments: List[str]) -> bytes:
-    """An `edgeprune` of this environment. Its standard output; what it says last on failure, as the same kind of
-    error."""
+    """Run an `edgeprune` command of this environment.
+
+    Args:
+        releases: The releases; their folder of engines is used.
+        arguments: The command and its arguments.
+
+    Returns:
+        Its standard output.
+
+    Raises:
+        GateError: The command ended with exit code 1; the message is its last line.
+        InputError: The command ended with exit code 2.
+        DeviceError: The command was killed, or ended with another code.
+    """
     environment = {**os.environ, "EDGEPRUNE_ENGINES": str(engines(releases))}
     process = subprocess.Popen(
         interpreter.command(_TOOL, *arguments, mortal=True),
@@ -96,9 +132,10 @@ _TOOL = "from edgeprune_device.cli import main; sys.exit(main())"
 
 
 def engines(releases: Releases) -> Path:
-    """Where the engines of these releases are kept."""
+    """The folder of the engines of these releases."""
     return Path(os.environ.get("EDGEPRUNE_ENGINES") or releases.root / "engines")
 
 
 def untrusted_option(bundle: Bundle) -> List[str]:
+    """["--allow-untrusted"] for a bundle that is not trusted, else no option."""
     return [] if bundle.trusted else ["--allow-untrusted"]

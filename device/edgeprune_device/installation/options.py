@@ -1,4 +1,4 @@
-"""How to install a bundle."""
+"""Options of an installation."""
 
 from __future__ import annotations
 
@@ -14,12 +14,19 @@ KEEP, MAX_DROP, HEALTH_S = 3, 0.01, 30.0
 
 @dataclass(frozen=True)
 class InstallOptions:
-    """How to install.
+    """How to install a bundle.
 
-    - `max_drop`: mAP50-95 that may be lost against the host's figure on the same pictures
-    - `keep`: releases that stay, this one included; `health_s`: how long it must be healthy, s
-    - `unit`: the systemd unit to restart; None: `edgeprune run`, where it runs
-    - `source`, `output`: write edgeprune.service, which runs this release on them; None: leave it as it is
+    Attributes:
+        precision: Precision of the model, or "auto".
+        runtime: Name of the runtime, or "auto".
+        max_drop: Largest accuracy drop (mAP50-95) against the host's figure on the same images.
+        keep: Number of releases to keep, the new one included.
+        health_s: How long the release must be healthy, s.
+        unit: The systemd unit to restart; None: `edgeprune run`, where it runs.
+        source: Source of frames for edgeprune.service, which is then written; None: leave that unit unchanged.
+        output: Output of edgeprune.service; None: standard output.
+        allow_untrusted: Accept an intact bundle of an untrusted key.
+        allow_older: Accept a bundle with a counter below the device's.
     """
 
     precision: str = "auto"

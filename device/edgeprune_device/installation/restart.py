@@ -1,7 +1,7 @@
-"""Whoever runs the current release is told that it changed, and watched until it is healthy with it, or is not.
+"""Restarts the program that runs the current release, and watches it until it is healthy with it or has failed.
 
-Three kinds: `edgeprune run`, under systemd or not, which gives account of itself in `run/status.json`; another systemd
-unit, of which only systemd can tell; and nobody, where people's own programs read `current` when they start.
+There are three cases. `edgeprune run`, under systemd or not, reports its state in `run/status.json`. Of another systemd
+unit only systemd reports the state. Where no service runs, the user's own programs read `current` when they start.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ UNIT_FILE = Path("/etc/systemd/system") / UNIT
 _SYSTEMD = Path("/run/systemd/system")
 _UNIT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9:_.@\\-]{0,200}")
 _FRESH_S = 15.0  # `edgeprune run` writes about every second
-_START_S = 120.0  # until it says anything; what it then says decides
+_START_S = 120.0  # until the first status, which then decides
 _LONGEST_S = 1800.0  # until it is healthy: it may be building an engine
 _POLL_S = 0.25
 
 
 def systemd_runs() -> bool:
-    """Whether systemd is this system's first process, as sd_booted(3) tells it."""
+    """Whether systemd is this system's first process, as sd_booted(3) checks it."""
     return _SYSTEMD.is_dir()
 
 
 def privileged() -> Optional[List[str]]:
-    """What makes a command root's: nothing for root, sudo where it asks for no password; None: it cannot be."""
+    """The prefix that runs a command as root: empty for root, sudo where it asks for no password, None for neither."""
     if os.geteuid() == 0:
         return []
     with suppress(OSError, subprocess.TimeoutExpired):
@@ -50,7 +50,7 @@ def privileged() -> Optional[List[str]]:
 
 
 def command() -> Path:
-    """The `edgeprune` of this environment, by the name that survives `edgeprune setup`."""
+    """The path of this environment's `edgeprune`, under the name that survives `edgeprune setup`."""
     own = Path(sys.prefix) / "bin" / "edgeprune"
     stable = Path(os.path.expanduser("~/.local/share/edgeprune/agent/bin/edgeprune"))
     return stable if os.path.realpath(str(stable)) == os.path.realpath(str(own)) else own
@@ -60,7 +60,11 @@ _WRITE = 'cat >"$1.new" && chmod 644 "$1.new" && sync && mv "$1.new" "$1"'
 
 
 def check_unit() -> List[str]:
-    """What makes a command root's. InputError: a unit cannot be written here."""
+    """The prefix that runs a command as root, where a unit can be written.
+
+    Raises:
+        InputError: A unit cannot be written here.
+    """
     if not systemd_runs():
         raise InputError("--source writes a systemd unit, and there is no systemd here: start edgeprune run by hand")
     prefix = privileged()
@@ -73,7 +77,14 @@ def check_unit() -> List[str]:
 
 
 def write_unit(text: str) -> None:
-    """Put edgeprune.service in place and enable it. InputError: see `check_unit`."""
+    """Write edgeprune.service and enable it.
+
+    Args:
+        text: Content of the unit.
+
+    Raises:
+        InputError: A unit cannot be written here.
+    """
     prefix = check_unit()
     if prefix:
         done = subprocess.run(
@@ -89,21 +100,37 @@ def write_unit(text: str) -> None:
 
 
 def status(releases: Releases) -> Optional[Dict[str, Any]]:
-    """What `edgeprune run` last said of itself; None: nothing, or it is not alive."""
+    """The last status of `edgeprune run`; None: there is none, or it is not alive."""
     return account.read(releases.root / "run" / "status.json", _FRESH_S)
 
 
 class Service:
-    """Nobody: there is nothing to tell, and nothing to watch."""
+    """The case without a service: restarting and watching do nothing.
+
+    Attributes:
+        description: Text for messages.
+    """
 
     description = "no service runs it here"
 
     def restart(self) -> None:
-        """Let it read `current` again. InputError: it cannot be told."""
+        """Make the service read `current` again.
+
+        Raises:
+            InputError: The service cannot be reached.
+        """
 
     def watch(self, release: Release, health_s: float, say: Callable[[str], None]) -> Tuple[Optional[bool], str]:
-        """Until it has been healthy with `release` for `health_s`: (True, how it was seen); (False, what is wrong);
-        (None, why it cannot be told yet)."""
+        """Watch the service until it has been healthy with a release.
+
+        Args:
+            release: The release.
+            health_s: How long it must be healthy, s.
+            say: Called with a line of text.
+
+        Returns:
+            (True, the evidence), (False, the failure), or (None, why the health is not known yet).
+        """
         return True, "nothing runs it here, so nothing was watched"
 
 
@@ -167,7 +194,7 @@ class _RunService(Service):
 
 
 class _Unit(Service):
-    """A systemd unit of the user's own, of which nothing is known but what systemd tells."""
+    """A systemd unit of the user's own, of which only systemd's properties are known."""
 
     def __init__(self, unit: str):
         self._unit = unit
@@ -194,10 +221,19 @@ class _Unit(Service):
 
 
 def find(releases: Releases, unit: Optional[str] = None) -> Service:
-    """Whom to tell: `unit`, else edgeprune.service where systemd knows it, else an `edgeprune run` that is alive, else
-    nobody.
+    """Find the service that runs the current release.
 
-    InputError: no such unit, or no right to restart it.
+    It is `unit`, else edgeprune.service where systemd knows it, else a running `edgeprune run`, else none.
+
+    Args:
+        releases: The releases.
+        unit: Name of a systemd unit, or None.
+
+    Returns:
+        The service; where there is none, a `Service` that does nothing.
+
+    Raises:
+        InputError: There is no such unit, or the user may not restart it.
     """
     if unit is not None and not _UNIT_NAME.fullmatch(unit):
         raise InputError(f"{unit!r}: not a unit's name")

@@ -14,7 +14,14 @@ __all__ = ["make_folder", "make_root", "problem"]
 
 
 def make_root(root: Path) -> None:
-    """Make the root and what is in it; where only root could, and sudo asks for no password, by sudo."""
+    """Make the root and its folders; where only root can, and sudo asks for no password, by sudo.
+
+    Args:
+        root: The folder.
+
+    Raises:
+        InputError: The folder cannot be made or written.
+    """
     try:
         root.mkdir(parents=True, exist_ok=True, mode=0o755)
     except PermissionError as error:
@@ -33,14 +40,14 @@ def make_root(root: Path) -> None:
 
 
 def problem(root: Path) -> Optional[str]:
-    """Why nothing can be installed below `root`, in one line; None where it can. Makes nothing."""
+    """Why no bundle can be installed below `root`, in one line; None where one can. It makes no folder."""
     there = root
     while not there.exists() and there != there.parent:
         there = there.parent
     if not there.is_dir():
         return f"{there}: is not a folder"
     if os.geteuid() == 0 and there == root and there.stat().st_uid != 0:
-        # What root writes there, the service of its owner could not change.
+        # The service of the owner could not change files that root writes there.
         return f"{root}: belongs to user {there.stat().st_uid}: install as that user, not as root"
     if os.access(str(there), os.W_OK | os.X_OK) or (there != root and restart.privileged() is not None):
         return None
@@ -52,6 +59,11 @@ def _not_ours(root: Path) -> str:
 
 
 def make_folder(folder: Path) -> None:
+    """Make a folder.
+
+    Raises:
+        InputError: The folder cannot be made.
+    """
     try:
         folder.mkdir(exist_ok=True, mode=0o755)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Old releases, their engines, and bundles that were never installed."""
+"""Removes old releases, their engines, and bundles that were never installed."""
 
 from __future__ import annotations
 
@@ -13,11 +13,19 @@ from edgeprune_device.releases import Releases
 
 __all__ = ["tidy", "tidy_engines"]
 
-_STALE_S = 7 * 86400  # what a host sent, and never installed
+_STALE_S = 7 * 86400  # for parts that a host sent and never installed
 
 
 # --- tidy ------------------------------------------------------------------------------------------------------------
 def tidy(releases: Releases, source: Path, options: InstallOptions, say: Say) -> None:
+    """Remove old releases, their engines, the parts of `source`, and bundles that were never installed.
+
+    Args:
+        releases: The releases.
+        source: The bundle or folder that was installed.
+        options: How to install.
+        say: Called with (step, text).
+    """
     gone = releases.tidy(options.keep)
     if gone:
         say("tidy", f"removed {', '.join(gone)}")
@@ -26,7 +34,7 @@ def tidy(releases: Releases, source: Path, options: InstallOptions, say: Say) ->
 
 
 def _tidy_incoming(releases: Releases, source: Path) -> None:
-    """What this one was made from, and what was never finished."""
+    """Remove the parts of the installed bundle, and those of bundles that were never finished."""
     incoming = releases.root / "incoming"
     for folder in incoming.iterdir():
         with suppress(OSError):
@@ -36,7 +44,7 @@ def _tidy_incoming(releases: Releases, source: Path) -> None:
 
 
 def tidy_engines(releases: Releases) -> None:
-    """Engines of models that no release has any more; only of these releases' own folder."""
+    """Remove engines of models that no release has any more, only in these releases' own folder."""
     folder = releases.root / "engines"
     kept = set()
     for release in releases.all():
@@ -44,7 +52,7 @@ def tidy_engines(releases: Releases) -> None:
         try:
             kept |= {entry["sha256"] for entry in json.loads(path.read_bytes())["payloads"]}
         except (OSError, ValueError, KeyError, TypeError):
-            return  # what this one needs cannot be told: everything stays
+            return  # the payloads of this release are not known: everything stays
     for path in folder.glob("*.json"):
         with suppress(OSError, ValueError, KeyError, TypeError):
             if json.loads(path.read_bytes())["engine"]["onnx_sha256"] not in kept:

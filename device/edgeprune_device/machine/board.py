@@ -1,4 +1,4 @@
-"""What this board is: its device tree and its L4T release. On a machine that has neither, all of it is None."""
+"""This board's device tree and its L4T release. On a machine that has neither, every field is None."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _EXACT = {
     "39.2.0": "7.2",
     "39.2.1": "7.2.1",
 }
-# … else what the first two numbers leave open.
+# … else the range that the first two numbers allow.
 _RANGE = {
     "35.2": "5.1",
     "35.3": "5.1.x",
@@ -40,9 +40,14 @@ _RANGE = {
 
 @dataclass(frozen=True)
 class Board:
-    """E.g. Board("NVIDIA Jetson Orin NX …", ("nvidia,p3768-0000+p3767-0000", …), "1422…", "36.4.3", "6.2").
+    """A board, e.g. Board("NVIDIA Jetson Orin NX …", ("nvidia,p3768-0000+p3767-0000", …), "1422…", "36.4.3", "6.2").
 
-    `jetpack` is a range, e.g. "6.1-6.2.2", where the L4T alone does not tell it.
+    Attributes:
+        model: Model name of the device tree.
+        compatible: Compatible names of the device tree, at most 20.
+        serial: Serial number of the device tree.
+        l4t: L4T release.
+        jetpack: JetPack release; a range, e.g. "6.1-6.2.2", where the L4T release does not determine it.
     """
 
     model: Optional[str] = None
@@ -53,7 +58,7 @@ class Board:
 
     @classmethod
     def from_json(cls, data: Dict[str, Any]) -> Board:
-        """The inverse of `to_json` (BenchReport has checked the schema)."""
+        """Read the object that `to_json` wrote. The caller has checked the schema (`BenchReport.from_json`)."""
         return cls(**{**data, "compatible": tuple(data["compatible"])})
 
     def to_json(self) -> Dict[str, Any]:
@@ -62,7 +67,11 @@ class Board:
 
 
 def read(root: Optional[Path] = None) -> Board:
-    """This board. Never raises: what cannot be read is None."""
+    """Read this board. It never raises: an unreadable field is None.
+
+    Args:
+        root: Root of the file system, by default `probes.sysroot()`.
+    """
     root = sysfs.sysroot() if root is None else root
     l4t = parse_l4t(sysfs.text(root / "etc/nv_tegra_release") or "")
     compatible = (_property(root, "compatible") or "").split("\0")
@@ -76,7 +85,7 @@ def read(root: Optional[Path] = None) -> Board:
 
 
 def parse_l4t(content: str) -> Optional[str]:
-    """/etc/nv_tegra_release ("# R36 (release), REVISION: 4.3, …") -> "36.4.3"."""
+    """Parse /etc/nv_tegra_release: "# R36 (release), REVISION: 4.3, …" -> "36.4.3"; None for other content."""
     match = re.match(r"# R([0-9]{1,3}) \(release\), REVISION: ([0-9]{1,3}(?:\.[0-9]{1,3}){1,2})(?![0-9.])", content)
     return f"{match.group(1)}.{match.group(2)}" if match else None
 
@@ -97,6 +106,6 @@ def _property(root: Path, name: str) -> Optional[str]:
 
 
 def _shown(value: Optional[str]) -> Optional[str]:
-    """A stranger's text only if it is one short line."""
+    """The text if it is one short printable line, else None; the device tree may hold any text."""
     value = (value or "").strip()
     return value if value and len(value) <= 200 and value.isprintable() else None

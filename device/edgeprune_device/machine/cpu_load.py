@@ -1,6 +1,6 @@
-"""How busy the machine is with other things: all CPU time, less that of this process and of those it has started.
+"""CPU load of other programs: all CPU time, less that of this process and its descendants.
 
-The load average does not tell: it still counts what ended a minute ago, such as the run before this one.
+The load average is not used, because it still counts programs that ended a minute ago, such as the run before this one.
 """
 
 from __future__ import annotations
@@ -15,8 +15,13 @@ _TICKS = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
 
 
 class CpuTimes(NamedTuple):
-    """Seconds since the boot over all cores: `total`, idle included; `busy`, with what a hypervisor took away; `own`:
-    this process and its descendants, ended ones included."""
+    """CPU times since the boot, over all cores, s.
+
+    Attributes:
+        total: All time, idle time included.
+        busy: Busy time, including the time that a hypervisor took away.
+        own: Time of this process and its descendants, ended ones included.
+    """
 
     total: float
     busy: float
@@ -24,7 +29,14 @@ class CpuTimes(NamedTuple):
 
 
 def read(root: Path = Path("/")) -> Optional[CpuTimes]:
-    """Now. None: the machine does not say."""
+    """Read the CPU times now.
+
+    Args:
+        root: Root of the file system.
+
+    Returns:
+        The times; None where the machine does not report them.
+    """
     try:
         total, busy = parse_stat((root / "proc/stat").read_text(encoding="ascii"))
         tree: Dict[int, List[int]] = {}
@@ -43,7 +55,7 @@ def read(root: Path = Path("/")) -> Optional[CpuTimes]:
 
 
 def others(before: Optional[CpuTimes], after: Optional[CpuTimes]) -> Optional[float]:
-    """The share of all cores that others used between the two, in [0, 1]. None: not known."""
+    """The share of all cores that other programs used between two readings, in [0, 1]; None where it is not known."""
     if before is None or after is None or after.total <= before.total:
         return None
     share = (after.busy - before.busy - (after.own - before.own)) / (after.total - before.total)
@@ -51,7 +63,11 @@ def others(before: Optional[CpuTimes], after: Optional[CpuTimes]) -> Optional[fl
 
 
 def parse_stat(text: str) -> Tuple[int, int]:
-    """/proc/stat -> (total, busy) ticks. ValueError: it is something else."""
+    """Parse /proc/stat into (total, busy) ticks.
+
+    Raises:
+        ValueError: The text is not /proc/stat.
+    """
     words = text.split("\n", 1)[0].split()
     if len(words) < 9 or words[0] != "cpu":
         raise ValueError("not /proc/stat")
@@ -60,7 +76,11 @@ def parse_stat(text: str) -> Tuple[int, int]:
 
 
 def parse_process(text: str) -> Tuple[int, int]:
-    """/proc/PID/stat -> (parent, ticks of it and of its children that have ended). ValueError: something else."""
+    """Parse /proc/PID/stat into (parent's pid, ticks of the process and of its children that have ended).
+
+    Raises:
+        ValueError: The text is not /proc/PID/stat.
+    """
     words = text[text.rindex(")") + 1 :].split()  # the command before it may hold anything
     if len(words) < 15:
         raise ValueError("not /proc/PID/stat")

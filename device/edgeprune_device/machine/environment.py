@@ -1,4 +1,7 @@
-"""The machine a figure was measured on. Reading and parsing are apart: the parsers are pure functions of text."""
+"""The machine that a figure was measured on.
+
+Reading and parsing are separate: the parsers are pure functions of text.
+"""
 
 from __future__ import annotations
 
@@ -14,16 +17,26 @@ from edgeprune_device.probes import memory
 
 __all__ = ["Environment", "parse_cpuinfo", "parse_key_values", "parse_meminfo"]
 
-# What decides the speed and the correctness of INT8 on a CPU.
+# The features that decide the speed and the correctness of INT8 on a CPU.
 _FEATURES = ("avx2", "avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm")
 
 
 @dataclass(frozen=True)
 class Environment:
-    """E.g. Environment(cpu="Intel Xeon", cores=2, …, load_average_1min=0.1); None where the machine does not say.
+    """A machine, e.g. Environment(cpu="Intel Xeon", cores=2, …, load_average_1min=0.1). None: not known.
 
-    `cores`: usable by this process; `memory_bytes`: installed; `packages`: {name: version, None if not installed};
-    `governor`: of the first core's clock; `load_average_1min`: when this was read, so before the measurement.
+    Attributes:
+        cpu: Name of the CPU.
+        cpu_features: The CPU's features that decide the speed and the correctness of INT8, sorted.
+        cores: Cores that this process may use.
+        memory_bytes: Installed memory.
+        machine: Architecture, e.g. "aarch64".
+        os: Name of the operating system.
+        kernel: Release of the kernel.
+        python: Version of Python.
+        packages: {name: version, None if not installed}.
+        governor: Clock governor of the first core.
+        load_average_1min: Load average at the time of reading, so before the measurement.
     """
 
     cpu: Optional[str]
@@ -40,7 +53,7 @@ class Environment:
 
     @classmethod
     def read(cls) -> Environment:
-        """This machine, now. Never raises: what cannot be read is None."""
+        """Read this machine now. It never raises: an unreadable field is None or empty."""
         cpu, features = parse_cpuinfo(_text("/proc/cpuinfo"))
         release = parse_key_values(_text("/etc/os-release"))
         device_tree = _text("/proc/device-tree/model").strip("\0 \n")
@@ -60,14 +73,16 @@ class Environment:
 
     @property
     def saturates(self) -> bool:
-        """Whether INT8 needs weights of 7 bits here: without VNNI an x86 CPU adds two products of u8 and s8 in 16 bits,
-        where 8-bit weights saturate."""
+        """Whether INT8 needs weights of 7 bits here.
+
+        Without VNNI an x86 CPU adds two products of u8 and s8 in 16 bits, where 8-bit weights saturate.
+        """
         vnni = {"avx512_vnni", "avx_vnni", "amx_int8"} & set(self.cpu_features)
         return self.machine in ("x86_64", "AMD64") and not vnni
 
     @classmethod
     def from_json(cls, data: dict) -> Environment:
-        """The inverse of `to_json` (BenchReport has checked the schema)."""
+        """Read the object that `to_json` wrote. The caller has checked the schema (`BenchReport.from_json`)."""
         return cls(**{**data, "cpu_features": tuple(data["cpu_features"])})
 
     def to_json(self) -> dict:
@@ -75,7 +90,7 @@ class Environment:
         return {**asdict(self), "cpu_features": list(self.cpu_features)}
 
     def warnings(self) -> List[str]:
-        """What makes a timing on this machine doubtful, one line each."""
+        """Causes of doubtful timings on this machine, one line each."""
         found = []
         if self.governor not in (None, "performance"):
             found.append(f"the CPU clock governor is {self.governor}, not performance: timings depend on the clock")
@@ -86,7 +101,7 @@ _PACKAGES = {"numpy": "numpy", "pillow": "PIL", "opencv": "cv2", "onnxruntime": 
 
 
 def parse_cpuinfo(text: str) -> Tuple[Optional[str], Tuple[str, ...]]:
-    """/proc/cpuinfo -> (CPU model or None, the features of note, sorted)."""
+    """/proc/cpuinfo -> (CPU model or None, the features that matter for INT8, sorted)."""
     fields = {}
     for line in text.splitlines():
         key, _, value = line.partition(":")
@@ -96,7 +111,7 @@ def parse_cpuinfo(text: str) -> Tuple[Optional[str], Tuple[str, ...]]:
 
 
 def parse_meminfo(text: str) -> Optional[int]:
-    """/proc/meminfo -> MemTotal in bytes."""
+    """/proc/meminfo -> MemTotal in bytes; None where it is missing."""
     return memory.parse_meminfo(text)["total"]
 
 

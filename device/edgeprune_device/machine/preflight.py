@@ -1,7 +1,7 @@
-"""The state of the board before a run: what makes a figure what it is, and what spoils it.
+"""The state of the board before a run, as far as it decides or spoils a figure.
 
-Reads only, and changes nothing. Without root some of it stays hidden: the memory's clock (debugfs), and what other
-users' processes have open.
+The module only reads. Without root some of it stays hidden: the memory's clock (debugfs), and the open files of other
+users' processes.
 """
 
 from __future__ import annotations
@@ -28,16 +28,20 @@ _GPU_FILES = ("/dev/nvhost", "/dev/nvmap", "/dev/nvidia", "/dev/nvgpu")
 
 @dataclass(frozen=True)
 class Preflight:
-    """None, or an empty dict: the board does not say.
+    """The state of a board. None, or an empty dict: the board does not report it.
 
-    - `power_mode`: {"name", "id"}, e.g. {"name": "MAXN_SUPER", "id": 2}
-    - `clocks`: {"gpu", "cpu0", "emc", …: {"cur_hz", "min_hz", "max_hz", "governor", "locked"}}; locked: min and max are
-      the same, as jetson_clocks does it
-    - `cpus_online`, `cpus_present`: e.g. "0-5", "0-7"
-    - `fan`: {"share", "rpm"}; `memory`: {"total_bytes", "available_bytes", "swap_total_bytes", "swap_used_bytes"}
-    - `gpu_users`: [{"pid", "command"}] of other processes that have the GPU's device files open (the camera's and the
-      video engines' users are among them); `gpu_users_complete`: every process could be looked into
-    - `throttled`: {alert: state} of what is slowed down right now
+    Attributes:
+        power_mode: {"name", "id"}, e.g. {"name": "MAXN_SUPER", "id": 2}.
+        clocks: {"gpu", "cpu0", "emc", …: {"cur_hz", "min_hz", "max_hz", "governor", "locked"}}. "locked" means that min
+            and max are equal, as jetson_clocks sets them.
+        cpus_online: Cores that are switched on, e.g. "0-5".
+        cpus_present: Cores of the board, e.g. "0-7".
+        fan: {"share", "rpm"}: share of full power, speed.
+        memory: {"total_bytes", "available_bytes", "swap_total_bytes", "swap_used_bytes"}.
+        gpu_users: [{"pid", "command"}] of other processes that have the GPU's device files open; users of the camera
+            and of the video engines are among them.
+        gpu_users_complete: Whether every process could be examined.
+        throttled: {alert: state} of the alerts that are active now.
     """
 
     power_mode: Optional[Mapping[str, Any]] = None
@@ -52,13 +56,13 @@ class Preflight:
 
     @property
     def clocks_locked(self) -> Optional[bool]:
-        """Whether all clocks whose limits are known stand still; None: none is known."""
+        """Whether all clocks with known limits are locked; None: no limits are known."""
         known = [clock["locked"] for clock in self.clocks.values() if clock["locked"] is not None]
         return all(known) if known else None
 
     @classmethod
     def from_json(cls, data: Dict[str, Any]) -> Preflight:
-        """The inverse of `to_json` (BenchReport has checked the schema)."""
+        """Read the object that `to_json` wrote. The caller has checked the schema (`BenchReport.from_json`)."""
         return cls(**{**data, "gpu_users": tuple(data["gpu_users"])})
 
     def to_json(self) -> Dict[str, Any]:
@@ -66,7 +70,7 @@ class Preflight:
         return {**asdict(self), "gpu_users": [dict(user) for user in self.gpu_users]}
 
     def described(self) -> Dict[str, str]:
-        """For people: {what: how it is}, what the board does not say left out."""
+        """The state in words, {part: text}, for people; unknown parts are left out."""
         found = {}
         if self.power_mode is not None:
             found["power mode"] = self.power_mode["name"]
@@ -93,7 +97,7 @@ class Preflight:
         return found
 
     def notes(self) -> List[str]:
-        """What was chosen so, and belongs to every figure from this board, one line each."""
+        """Settings of the board that belong to every figure measured with them, one line each."""
         found = []
         if self.power_mode is not None and not self.power_mode["name"].upper().startswith("MAXN"):
             found.append(
@@ -105,13 +109,13 @@ class Preflight:
         return found
 
     def warnings(self) -> List[str]:
-        """What makes a figure from this board doubtful or hard to repeat, one line each.
+        """Causes of doubtful or hardly repeatable figures on this board, one line each.
 
         The power mode and cores that are off are choices: see `notes`.
         """
         found = []
         moving = [name for name, clock in self.clocks.items() if clock["locked"] is False]
-        if moving and "gpu" in self.clocks:  # elsewhere the governor of the CPU's clock says it
+        if moving and "gpu" in self.clocks:  # elsewhere `Environment.warnings` reports the governor
             ranges = ", ".join(f"{name} {_range(self.clocks[name])}" for name in moving)
             found.append(f"clocks may move ({ranges}): jetson_clocks, as root, holds them for figures that repeat")
         for name, state in self.throttled.items():
@@ -127,7 +131,11 @@ class Preflight:
 
 
 def read(root: Optional[Path] = None) -> Preflight:
-    """This board, now. Never raises."""
+    """Read this board now. It never raises.
+
+    Args:
+        root: Root of the file system, by default `probes.sysroot()`.
+    """
     root = sysfs.sysroot() if root is None else root
     users, complete = _gpu_users(root)
     sizes = memory.read(root)
@@ -147,12 +155,12 @@ def read(root: Optional[Path] = None) -> Preflight:
 
 
 def run_nvpmodel() -> str:
-    """What `nvpmodel -q` says; nothing where there is none, or where it does not answer in time."""
+    """The output of `nvpmodel -q`; empty where there is no nvpmodel, or where it fails or takes too long."""
     program = shutil.which("nvpmodel")
     if program is None:
         return ""
     with suppress(OSError, subprocess.SubprocessError):
-        # Its own standard input: without the right to look it may ask for a password.
+        # No standard input: without the right to read the mode it may ask for a password.
         done = subprocess.run(
             [program, "-q"],
             stdin=subprocess.DEVNULL,
@@ -165,7 +173,10 @@ def run_nvpmodel() -> str:
 
 
 def parse_nvpmodel(said: str) -> Optional[Dict[str, Any]]:
-    """"NV Power Mode: MAXN_SUPER\\n2" -> {"name": "MAXN_SUPER", "id": 2}; None where it says no mode."""
+    r"""Parse the output of nvpmodel, {"name", "id"} or None.
+
+    "NV Power Mode: MAXN_SUPER\n2" gives {"name": "MAXN_SUPER", "id": 2}. Text without a mode gives None.
+    """
     lines = [line.strip() for line in said.splitlines()]
     for line, after in zip(lines, [*lines[1:], ""]):
         match = re.search(r"NV Power Mode:\s*([A-Za-z0-9][A-Za-z0-9_.+-]{0,39})$", line)
@@ -200,7 +211,7 @@ def _cpu_list(path: Path) -> Optional[str]:
 
 
 def _gpu_users(root: Path) -> Tuple[Tuple[Dict[str, Any], ...], bool]:
-    """Other processes with the GPU's device files open, and whether all could be looked into."""
+    """Other processes with the GPU's device files open, and whether all processes could be examined."""
     users, complete = [], (root / "proc").is_dir()
     for process in sysfs.children(root / "proc"):
         if not (process.name.isdigit() and process.name.isascii()) or int(process.name) == os.getpid():

@@ -1,12 +1,12 @@
-"""What the board tells about itself while something runs: power, heat, clocks, throttling, fan, memory.
+"""Sensors that are read while a program runs: power, heat, clocks, throttling, fan, memory.
 
     with probes.Monitor() as monitor:
-        ...                                   # what is measured
-    series = monitor.series()                 # every sample, or None where there is nothing to read
+        ...                                   # the measurement
+    series = monitor.series()                 # every sample, or None where there are no sensors
     summary.power(series, idle, load, frames) # pure functions of it
 
-Adding a probe is adding one file here that has `channels(root) -> [Channel]`. Nothing raises for what a board does not
-have; `sysfs` says how files are read. Knows nothing of models, and imports nothing but Python's own library: the
+Adding a probe is adding one file here that has `channels(root) -> [Channel]`. A sensor that a board lacks never raises;
+`sysfs` describes how files are read. The package imports only Python's standard library and no models, so that the
 monitor's process is small and starts fast.
 """
 

@@ -1,4 +1,4 @@
-"""One thing that a board can tell about itself, again and again."""
+"""One quantity that a board reports repeatedly."""
 
 from __future__ import annotations
 
@@ -8,11 +8,15 @@ __all__ = ["Channel"]
 
 
 class Channel(NamedTuple):
-    """E.g. Channel("power", "VDD_IN", "mW", read): `read()` is the value now, None where the board gives none.
+    """One quantity of a board, e.g. Channel("power", "VDD_IN", "mW", read).
 
-    `kind` (and what its values are): "power" (mW), "temperature" (C), "clock" (Hz), "load" (share, 0 to 1), "event"
-    (count since the boot), "throttle" (state, 0: not), "fan" (rpm, or share of full power), "memory" (bytes).
-    `read` never raises, and gives no figure that cannot be.
+    Attributes:
+        kind: Kind of the quantity, with its unit: "power" (mW), "temperature" (C), "clock" (Hz), "load" (share, 0 to
+            1), "event" (count since the boot), "throttle" (state, 0: not active), "fan" (rpm, or share of full power),
+            "memory" (bytes).
+        name: Name of the sensor.
+        unit: Unit of the values.
+        read: Returns the value now, None where the board gives none or an impossible one; it never raises.
     """
 
     kind: str
@@ -22,5 +26,5 @@ class Channel(NamedTuple):
 
     @property
     def key(self) -> str:
-        """What tells it from all others of the board, e.g. "power.VDD_IN"."""
+        """The unique key of the channel on its board, e.g. "power.VDD_IN"."""
         return f"{self.kind}.{self.name}"

@@ -1,7 +1,7 @@
-"""How fast GPU, CPU and memory (EMC) run, between which limits, and how busy the GPU is.
+"""Clocks of GPU, CPU and memory (EMC) with their limits, and the load of the GPU.
 
-The CPU's clock is what was set last: `cpuinfo_cur_freq` would measure it, but by work on the core that is to be
-measured. The EMC's rate can be read by root only (debugfs), but on Thor.
+The CPU's clock is the rate that was set last. `cpuinfo_cur_freq` would measure it, but by work on the core under
+measurement. Only root can read the EMC's rate (debugfs), except on Thor.
 """
 
 from __future__ import annotations
@@ -23,7 +23,17 @@ _EMC = "sys/kernel/debug/bpmp/debug/clk/emc"
 
 
 class Domain(NamedTuple):
-    """One clock: the files of its current rate and of its limits. The first that says something counts."""
+    """One clock: the files of its current rate and of its limits. Of several files the first with a valid value counts.
+
+    Attributes:
+        name: Name of the clock, e.g. "gpu".
+        unit_hz: Unit of the files, Hz.
+        current: Files of the current rate.
+        lowest: Files of the lower limit.
+        highest: Files of the upper limit.
+        governor: File of the governor.
+        locked: File that tells whether the rate is locked.
+    """
 
     name: str
     unit_hz: int
@@ -34,7 +44,11 @@ class Domain(NamedTuple):
     locked: Optional[Path] = None
 
     def hz(self, which: str) -> Optional[int]:
-        """`which`: "current", "lowest", "highest"."""
+        """A rate, Hz; None where no file gives one.
+
+        Args:
+            which: "current", "lowest" or "highest".
+        """
         for path in getattr(self, which):
             value = sysfs.number(path, _LOWEST_HZ // self.unit_hz, _HIGHEST_HZ // self.unit_hz)
             if value is not None:
@@ -43,12 +57,12 @@ class Domain(NamedTuple):
 
 
 def domains(root: Path) -> List[Domain]:
-    """GPU first, then the CPU's cores as far as they have a clock of their own, then EMC."""
+    """The clocks of a board: GPU first, then the CPU's clock policies, then EMC."""
     return [*_gpus(root), *_cpus(root), *_memory(root)]
 
 
 def channels(root: Path) -> List[Channel]:
-    """The current rate of every clock that tells it, and the GPU's load."""
+    """The current rate of every readable clock, and the GPU's load."""
     found = [
         Channel("clock", domain.name, "Hz", partial(domain.hz, "current"))
         for domain in domains(root)

@@ -1,4 +1,4 @@
-"""The channels that this board has: each file beside this one that has `channels(root)` is asked."""
+"""The channels of this board, from every module beside this one that has `channels(root)`."""
 
 from __future__ import annotations
 
@@ -17,8 +17,14 @@ _FIRST = "power"  # read first in each round: its time stamp matters most
 
 
 def discover(root: Optional[Path] = None, interval_s: float = 0.2) -> List[Channel]:
-    """All that this board has, each with a key of its own. Where sysfs tells no power, NVIDIA's tegrastats is asked,
-    every `interval_s`, if there is one."""
+    """All channels of this board, each with a unique key.
+
+    Where sysfs has no power sensor, NVIDIA's tegrastats is used, if it is installed.
+
+    Args:
+        root: Root of the file system, by default `sysroot()`.
+        interval_s: Interval of tegrastats, s.
+    """
     root = sysroot() if root is None else root
     here = pkgutil.iter_modules([str(Path(__file__).parent)])
     names = sorted((module.name for module in here), key=lambda name: (name != _FIRST, name))
@@ -31,7 +37,7 @@ def discover(root: Optional[Path] = None, interval_s: float = 0.2) -> List[Chann
 
 
 def _distinct(channels: List[Channel]) -> List[Channel]:
-    """A second "power.VDD_IN" becomes "power.VDD_IN#2": neither hides the other."""
+    """Make the keys unique: a second "power.VDD_IN" becomes "power.VDD_IN#2"."""
     seen: Dict[str, int] = {}
     result = []
     for channel in channels:

@@ -1,4 +1,4 @@
-"""The fan: the share of full power that it is given (pwm1), and how fast it turns."""
+"""The fan: its share of full power (pwm1) and its speed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _MOST_RPM = 50000
 
 
 def channels(root: Path) -> List[Channel]:
-    """"pwm" (share) and "rpm", as far as there are such."""
+    """The channels "pwm" (share) and "rpm", where the board has them."""
     found = []
     for chip, folder in sysfs.hwmons(root):
         if chip in ("pwmfan", "pwm-fan", "pwm_fan") and (folder / "pwm1").exists():

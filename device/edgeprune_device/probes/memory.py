@@ -1,4 +1,4 @@
-"""Memory that a new program could have, and swap in use. On a Jetson the GPU lives in the same memory."""
+"""Memory that is available to a new program, and swap in use. On a Jetson the GPU uses the same memory."""
 
 from __future__ import annotations
 
@@ -16,19 +16,22 @@ _LINE = re.compile(r"(MemTotal|MemAvailable|SwapTotal|SwapFree):\s+([0-9]{1,12})
 
 
 def channels(root: Path) -> List[Channel]:
-    """"available" and "swap_used"."""
+    """The channels "available" and "swap_used", in bytes."""
     if not (root / "proc/meminfo").exists():
         return []
     return [Channel("memory", name, "bytes", partial(_one, root, name)) for name in ("available", "swap_used")]
 
 
 def read(root: Path) -> Dict[str, Optional[int]]:
-    """{"total", "available", "swap_total", "swap_used"} in bytes."""
+    """Read {"total", "available", "swap_total", "swap_used"}, in bytes, None where not known."""
     return parse_meminfo(sysfs.text(root / "proc/meminfo") or "")
 
 
 def parse_meminfo(content: str) -> Dict[str, Optional[int]]:
-    """/proc/meminfo -> what `read` gives; more available than there is, or more free swap, counts as garbage."""
+    """Parse /proc/meminfo into the result of `read`.
+
+    An available size above the total, or free swap above the total swap, is invalid and gives None.
+    """
     sizes = {}
     for entry in content.splitlines():
         match = _LINE.fullmatch(entry.strip())

@@ -1,9 +1,10 @@
-"""Reads all channels at even times, in a process of its own: a thread would take the interpreter's lock from what is
-measured, and a slow sensor (I2C) would hold it up.
+"""Reads all channels at even times, in a separate process.
 
-What goes between the two: words to the worker's standard input, "series" or nothing more, and one line of JSON back for
-each. The worker keeps the samples; it ends when its standard input does, or when it has another parent than it had, so
-that none outlives a benchmark that was killed.
+A thread would hold the interpreter's lock during the measurement, and a slow sensor (I2C) would hold it up.
+
+The caller writes a line to the worker's standard input, "series" for the samples, and the worker answers each with one
+line of JSON. The worker keeps the samples. It ends when its standard input does, or when its parent has gone, so that
+none outlives a killed benchmark.
 """
 
 from __future__ import annotations
@@ -34,9 +35,17 @@ _WORKER = "from edgeprune_device.probes.monitor import main; main(sys.argv[1:])"
 
 
 class Monitor:
-    """Runs while the context lasts. E.g. `with Monitor(interval_s=0.2) as monitor: …`, then `monitor.series()`.
+    """Reads all channels while its context lasts.
 
-    Never raises for what goes wrong with the sensors; `problem` says in a few words why there is no series.
+    Use `with Monitor(interval_s=0.2) as monitor: …`, then `monitor.series()`. It never raises for a failure of the
+    sensors.
+
+    Args:
+        root: Root of the file system, by default `sysroot()`.
+        interval_s: Interval between the rounds of readings, s.
+
+    Attributes:
+        problem: Why there is no series, in a few words; None: no problem.
     """
 
     def __init__(self, root: Optional[Path] = None, interval_s: float = 0.2) -> None:
@@ -49,18 +58,18 @@ class Monitor:
 
     @property
     def pid(self) -> Optional[int]:
-        """Of the process that reads; None where none runs."""
+        """Process id of the worker; None where none runs."""
         return None if self._process is None else self._process.pid
 
     def __enter__(self) -> Monitor:
-        """Starts, and waits for the first round of readings."""
+        """Start the worker and wait for its first round of readings."""
         if not discover(self._root, self._interval_s):
             self.problem = "no sensors found"
             return self
-        # Without site: none of the installed packages is looked at.
+        # Without site: no installed package is searched.
         command = interpreter.command(_WORKER, str(self._root), repr(self._interval_s), flags=["-S"])
         try:
-            # A session of its own: Ctrl-C at the terminal is for the benchmark, which then takes what was read.
+            # A separate session: Ctrl-C at the terminal is for the benchmark, which then takes the samples.
             self._process = subprocess.Popen(
                 command,
                 stdin=subprocess.PIPE,
@@ -80,14 +89,17 @@ class Monitor:
         self._end()
 
     def series(self) -> Optional[Series]:
-        """All until now; after the context: until its end. None: nothing to read, or `problem`."""
+        """The samples until now, or after the context those until its end.
+
+        None where there are no sensors or there is a `problem`.
+        """
         if self._process is None:
             return self._last
         data = self._ask("series")
         return None if data is None else Series.from_json(data)
 
     def _ask(self, word: str) -> Optional[Dict[str, Any]]:
-        """The worker's next line, after `word`. Any failure ends the worker and is kept in `problem`."""
+        """Send `word` and return the worker's next line. Any failure ends the worker and is kept in `problem`."""
         try:
             if word:
                 self._process.stdin.write(word.encode("ascii") + b"\n")
@@ -187,7 +199,11 @@ def _plain(value: float) -> Optional[float]:
 
 
 def main(arguments: List[str]) -> None:
-    """The worker: the root of sysfs and the interval in seconds, on standard input what is asked for."""
+    """Run the worker: read the channels until standard input ends, and answer each line on it with the series as JSON.
+
+    Args:
+        arguments: The root of the file system, and the interval in seconds.
+    """
     parent = os.getppid()
     root, interval_s = Path(arguments[0]), float(arguments[1])
     recorder = _Recorder(discover(root, interval_s), interval_s)

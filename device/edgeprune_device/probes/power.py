@@ -1,8 +1,8 @@
-"""What the board draws, rail by rail: TI's INA3221 on a Jetson's module, INA238 on Thor's carrier.
+"""The power of the board, rail by rail: TI's INA3221 on a Jetson's module, INA238 on Thor's carrier.
 
-Each reading is one of voltage and one of current over I2C, about half a millisecond each on an AGX Orin; what the chip
-gives is the mean over its own last conversion. Its alarm files are left alone on purpose: the chip clears an alarm when
-it is read, and the board's own protection needs it.
+Each reading is one of voltage and one of current over I2C, about half a millisecond each on an AGX Orin. The chip
+returns the mean over its own last conversion. The alarm files are not read, because the chip clears an alarm when it is
+read, and the board's own protection needs it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _OFFSET_MA = -100  # a rail that is off reads a little below zero
 _MOST_MW = 300000  # no Jetson draws as much: Thor's input is limited to 168 W
 
 #: The one sensor that sees everything: NVIDIA's forum on VDD_IN ("the total power of module"), on Thor's VIN ("total
-#: input power", of what hangs on the carrier, too).
+#: input power", including devices on the carrier).
 _WHOLE = {"VDD_IN": "the whole module", "VIN": "the whole board, its carrier included"}
 #: Else these, which NVIDIA says make up the module. VDDQ_VDD2_1V8AO (memory, on AGX Orin) is not among them: it is
 #: fed from VIN_SYS_5V0 and so in it already (Developer Guide r36.4.3, "Software-Based Power Consumption Modeling").
@@ -35,7 +35,13 @@ _INSIDE = {"VDDQ_VDD2_1V8AO": "VIN_SYS_5V0"}
 
 
 class Total(NamedTuple):
-    """How the power of the whole comes out of the rails; no `rails`: it does not."""
+    """How the total power is computed from the rails.
+
+    Attributes:
+        source: Description for the report.
+        whole_module: Whether a single sensor measures the whole.
+        rails: The rails to add; empty where the total is not known.
+    """
 
     source: str
     whole_module: bool
@@ -43,7 +49,7 @@ class Total(NamedTuple):
 
 
 def channels(root: Path) -> List[Channel]:
-    """Every rail with a label. "NC" is not connected, and a rail without a label could be anything."""
+    """Every rail with a label. "NC" means not connected, and a rail without a label is of unknown meaning."""
     found = []
     for chip, folder in sysfs.hwmons(root):
         if chip == "ina3221":
@@ -59,7 +65,14 @@ def channels(root: Path) -> List[Channel]:
 
 
 def total(names: Sequence[str]) -> Optional[Total]:
-    """From the names of the rails that a board has. None: it has none."""
+    """How to compute the total power of a board.
+
+    Args:
+        names: Names of the rails that the board has.
+
+    Returns:
+        The rule; None where there are no rails.
+    """
     for name, what in _WHOLE.items():
         if name in names:
             return Total(f"{name}, {what}", True, (name,))

@@ -1,4 +1,4 @@
-"""What a monitor has seen."""
+"""The samples of a monitor."""
 
 from __future__ import annotations
 
@@ -14,13 +14,17 @@ Values = Sequence[Optional[float]]
 
 @dataclass(frozen=True)
 class Series:
-    """E.g. Series(0.2, (0, 200000000), {"power.VDD_IN": ("power", "mW", (5251, None))}, {"power.VDD_IN": 1}, …).
+    """The samples of all channels.
 
-    - `interval_s`: from one round of readings to the next, as it was at the end (a long run thins itself out)
-    - `t_ns`: when each round began, by time.monotonic_ns
-    - `channels`: {key: (kind, unit, one value a round, None where there was none)}
-    - `read_errors`: {key: how often there was none}, where there was any
-    - `round_ms`: {"mean", "max"}: how long a round took; `cpu_share`: what the monitor cost, of one core
+    An example: Series(0.2, (0, 200000000), {"power.VDD_IN": ("power", "mW", (5251, None))}, {"power.VDD_IN": 1}, …).
+
+    Attributes:
+        interval_s: Interval of the rounds at the end of the run, s; a long run doubles it.
+        t_ns: When each round began, time.monotonic_ns.
+        channels: {key: (kind, unit, one value a round, None where there was none)}.
+        read_errors: {key: number of rounds without a value}, where there was one.
+        round_ms: {"mean", "max"}: duration of a round, ms.
+        cpu_share: CPU time of the monitor, share of one core.
     """
 
     interval_s: float
@@ -35,13 +39,21 @@ class Series:
         return [key[len(kind) + 1 :] for key, (its, _, _) in self.channels.items() if its == kind]
 
     def points(self, kind: str, name: str) -> List[Tuple[int, float]]:
-        """[(t_ns, value)] of one channel, without the rounds that gave none; no such channel: nothing."""
+        """[(t_ns, value)] of one channel, without the rounds that gave none; empty where there is no such channel."""
         _, _, values = self.channels.get(f"{kind}.{name}", (kind, "", ()))
         return [(t, value) for t, value in zip(self.t_ns, values) if value is not None]
 
     @classmethod
     def from_json(cls, data: Dict[str, Any], what: str = "series") -> Series:
-        """From the object "series" of a report whose schema was checked. InputError: lengths or times do not fit."""
+        """Read the object "series" of a report whose schema was checked.
+
+        Args:
+            data: The object.
+            what: Begins the error's message.
+
+        Raises:
+            InputError: The lengths, times or names do not fit.
+        """
         t_ns = tuple(data["t_ns"])
         if any(a >= b for a, b in zip(t_ns, t_ns[1:])):
             raise InputError(f"{what}: t_ns: the times do not rise")

@@ -1,8 +1,8 @@
-"""What the samples come to in a window of time: pure functions of a Series.
+"""Figures of a window of time: pure functions of a Series.
 
 A window is (start_ns, end_ns) by time.monotonic_ns. Every figure needs at least `ENOUGH` samples in its window, and no
-gap (ends included) of more than half of it; else it is None: not measured. A sampled mean cannot see what happens
-between two samples; over many frames this averages out, over a few it does not.
+gap (ends included) of more than half of it; else it is None: not measured. A sampled mean misses changes between two
+samples. Over many frames this averages out, over a few it does not.
 """
 
 from __future__ import annotations
@@ -22,10 +22,19 @@ Points = List[Tuple[int, float]]
 def power(
     series: Optional[Series], idle_window: Optional[Window], load_window: Window, frames: int
 ) -> Optional[Dict[str, Any]]:
-    """{"source", "whole_module", "idle_mw", "load_mw", "mj_per_frame_gross", "mj_per_frame_net", "samples", "rails"}.
+    """Power and energy of a run.
 
-    gross = mean load power x the window's length / frames; net: the same of (load - idle), None without an idle window.
-    `rails`: the same figures of every rail. None: no power was measured under load.
+    gross = mean load power x the window's length / frames; net: the same of (load - idle).
+
+    Args:
+        series: The samples.
+        idle_window: Window at rest; None: there is none, and the net figures are None.
+        load_window: Window of the load.
+        frames: Number of frames in that window.
+
+    Returns:
+        {"source", "whole_module", "idle_mw", "load_mw", "mj_per_frame_gross", "mj_per_frame_net", "samples", "rails"};
+            "rails" has the same figures of every rail. None: no power was measured under load.
     """
     names = [] if series is None else series.names("power")
     whole = total(names)
@@ -39,7 +48,7 @@ def power(
 
 
 def thermal(series: Optional[Series], load_window: Window) -> Optional[Dict[str, Dict[str, float]]]:
-    """{zone: {"start_c", "end_c", "max_c"}}: the first, the last and the highest value in the window."""
+    """{zone: {"start_c", "end_c", "max_c"}}: the first, the last and the highest temperature in the window, C."""
     found = {}
     for name in [] if series is None else series.names("temperature"):
         values = [value for _, value in _enough(series.points("temperature", name), load_window)]
@@ -49,7 +58,7 @@ def thermal(series: Optional[Series], load_window: Window) -> Optional[Dict[str,
 
 
 def clocks(series: Optional[Series], load_window: Window) -> Optional[Dict[str, Dict[str, float]]]:
-    """{name: {"min_hz", "mean_hz", "max_hz"}}."""
+    """{name: {"min_hz", "mean_hz", "max_hz"}} in the window."""
     found = {}
     for name in [] if series is None else series.names("clock"):
         points = _enough(series.points("clock", name), load_window)
@@ -60,9 +69,9 @@ def clocks(series: Optional[Series], load_window: Window) -> Optional[Dict[str, 
 
 
 def throttling(series: Optional[Series], load_window: Window) -> Optional[Dict[str, Dict[str, Optional[int]]]]:
-    """{"events": {name: how many}, "states": {name: the highest}}; None instead of a number: not known.
+    """{"events": {name: count}, "states": {name: the highest}}; None instead of a number: not known.
 
-    An event counter's difference is taken from its last value before the window to the last one in it.
+    The count of an event is the counter's difference from its last value before the window to the last one in it.
     """
     events = [] if series is None else series.names("event")
     states = [] if series is None else series.names("throttle")
@@ -97,14 +106,14 @@ def _energy(points: Points, idle: Optional[Window], load: Window, frames: int) -
 
 
 def _sum(series: Series, rails: Tuple[str, ...]) -> Points:
-    """Only where every rail has a value: a sum without one of them is another figure."""
+    """The sum of several rails, only where every rail has a value: a sum without one of them is another figure."""
     columns = [series.channels[f"power.{rail}"][2] for rail in rails]
     rows = zip(series.t_ns, zip(*columns)) if columns else ()
     return [(t, sum(row)) for t, row in rows if None not in row]
 
 
 def _enough(points: Points, window: Window) -> Points:
-    """The points in the window, or none of them where they are too few or leave too much of it out."""
+    """The points in the window; none where they are too few or leave a large gap."""
     start, end = window
     inside = [(t, value) for t, value in points if start <= t <= end]
     if len(inside) < ENOUGH:
@@ -114,7 +123,7 @@ def _enough(points: Points, window: Window) -> Points:
 
 
 def _mean(points: Points) -> float:
-    """By the trapezoid, so that uneven times do not count double."""
+    """The mean by the trapezoidal rule, so that uneven times are weighted correctly."""
     area = sum((b - a) * (x + y) / 2 for (a, x), (b, y) in zip(points, points[1:]))
     return area / (points[-1][0] - points[0][0])
 

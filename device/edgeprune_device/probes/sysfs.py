@@ -1,7 +1,8 @@
-"""Reading files that the kernel makes up. None of it raises: what is not there, or is not what it should be, is None.
+"""Reading files that the kernel generates. No function raises: a missing or unexpected value is None.
 
-A sensor that is off answers EAGAIN; a driver can go away between two reads; a board of another make can have anything
-under the same name. `root` is "/" on a drone; tests, and containers that see the host's /sys elsewhere, have another.
+A sensor that is off answers EAGAIN; a driver can go away between two reads; a board of another make can have other
+content under the same name. `root` is "/" on a drone; tests, and containers that see the host's /sys elsewhere, use
+another folder.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ _NUMBER = re.compile(r"-?[0-9]{1,18}")
 
 
 def sysroot() -> Path:
-    """Where /sys, /proc and /etc of the board are: $EDGEPRUNE_SYSROOT, or /."""
+    """The folder of the board's /sys, /proc and /etc: $EDGEPRUNE_SYSROOT, or /."""
     return Path(os.environ.get("EDGEPRUNE_SYSROOT") or "/")
 
 
 def text(path: Path) -> Optional[str]:
-    """The content, without the NUL or newline it ends in."""
+    """The content, without the NUL or newline at its end; None where it cannot be read."""
     # Not Path.read_text: Python's buffered reader answers EAGAIN with None and then stumbles over it.
     # O_NONBLOCK: should there be a pipe, opening it would wait for ever.
     try:
@@ -45,13 +46,16 @@ def text(path: Path) -> Optional[str]:
 
 
 def line(path: Path) -> Optional[str]:
-    """The content where it is one line that can be shown, of at most 200 characters, and not empty."""
+    """The content where it is one printable, non-empty line of at most 200 characters, else None."""
     found = text(path)
     return found if found and len(found) <= 200 and found.isprintable() else None
 
 
 def number(path: Path, lowest: int, highest: int) -> Optional[int]:
-    """The content where it is one whole number from `lowest` to `highest`: beyond them the sensor is off or broken."""
+    """The content where it is one whole number from `lowest` to `highest`, else None.
+
+    Beyond these limits the sensor is off or broken.
+    """
     found = text(path)
     if found is None or _NUMBER.fullmatch(found) is None:
         return None
@@ -60,7 +64,10 @@ def number(path: Path, lowest: int, highest: int) -> Optional[int]:
 
 
 def children(folder: Path, prefix: str = "") -> List[Path]:
-    """What lies in `folder` and begins with `prefix`: thermal_zone2 before thermal_zone10. No folder: nothing."""
+    """The entries of `folder` that begin with `prefix`; empty without the folder.
+
+    The order is natural: thermal_zone2 before thermal_zone10.
+    """
     try:
         names = [name for name in os.listdir(str(folder)) if name.startswith(prefix)]
     except OSError:
@@ -69,8 +76,10 @@ def children(folder: Path, prefix: str = "") -> List[Path]:
 
 
 def hwmons(root: Path) -> List[Tuple[str, Path]]:
-    """[(name, folder)] of every hwmon device, each once, in an order that does not depend on the numbers of hwmonN,
-    which change with the kernel and from boot to boot."""
+    """[(name, folder)] of every hwmon device, each once.
+
+    The order does not depend on the numbers of hwmonN, which change with the kernel and from boot to boot.
+    """
     places = children(root / "sys/class/hwmon", "hwmon")
     for device in children(root / "sys/bus/i2c/devices"):
         places += children(device / "hwmon", "hwmon")
@@ -80,7 +89,7 @@ def hwmons(root: Path) -> List[Tuple[str, Path]]:
 
 
 def clean(name: str) -> str:
-    """A name for a channel: what a stranger's device tree says, of letters, digits and . _ + @ # - alone."""
+    """A name for a channel: the text of a device tree, reduced to letters, digits and . _ + @ # -."""
     return re.sub(r"[^A-Za-z0-9.+@#-]+", "_", name).strip("_.+@#-")[:48] or "unnamed"
 
 

@@ -1,13 +1,13 @@
-"""NVIDIA's tegrastats, asked only where sysfs tells no power (a container without the host's /sys, say).
+"""NVIDIA's tegrastats, used only where sysfs has no power sensor (for example a container without the host's /sys).
 
-One line each interval; which words are in it differs by board, release and rights:
+It prints one line each interval. The words in it differ by board, release and rights:
 
     … GR3D_FREQ 0%@[305] … cpu@48.562C … VDD_IN 5251mW/8535mW …      JetPack 6; "now/mean since its start"
     … GR3D_FREQ 0%@[0,0] …                                            AGX Orin; no gpu@ while the GPU is off
     … GPU@-256C … NC 0mW/0mW …                                        JetPack 5: off; not connected
     … cpu@52.9C/52.9C … VDD_GPU 0mW/0mW/0mW …                         JetPack 7
 
-Running it and parsing what it says are apart: `parse` is a pure function of one line.
+Running the program and parsing its output are separate: `parse` is a pure function of one line.
 """
 
 from __future__ import annotations
@@ -40,9 +40,15 @@ _MOST_MW, _COLDEST_C, _HOTTEST_C = 300000, -60, 150
 
 
 def parse(line: str) -> Dict[str, float]:
-    """{"power.VDD_IN": 5251, "temperature.cpu": 48.562, "load.gpu": 0.0, …}: the values of now, what is off left out.
+    """Parse one line of tegrastats into its current values; sensors that are off are left out.
 
-    Nothing at all for what is no whole line of tegrastats: without RAM, or with a name that stands twice.
+    A line that is incomplete (without RAM, or with a name twice) gives no value.
+
+    Args:
+        line: The line.
+
+    Returns:
+        {"power.VDD_IN": 5251, "temperature.cpu": 48.562, "load.gpu": 0.0, …}.
     """
     words = line.split()
     found: Dict[str, float] = {}
@@ -72,7 +78,13 @@ def parse(line: str) -> Dict[str, float]:
 
 
 def fallback(interval_s: float) -> List[Channel]:
-    """Channels for what its first line tells, where there is a tegrastats; it runs from the first reading on."""
+    """Channels for the values of tegrastats' first line; empty where there is no tegrastats.
+
+    The program runs from the first reading on.
+
+    Args:
+        interval_s: Interval of the program, s.
+    """
     program = shutil.which("tegrastats")
     if program is None:
         return []
@@ -101,7 +113,7 @@ class _Tegrastats:
         self._at_s = 0.0
 
     def first(self) -> Dict[str, float]:
-        """What the first line tells; nothing, if none comes in time."""
+        """The values of the first line; none, if none comes in time."""
         until = time.monotonic() + _FIRST_LINE_S
         while not self._values and time.monotonic() < until:
             if not self._take(until - time.monotonic()):
@@ -109,24 +121,24 @@ class _Tegrastats:
         return self._values
 
     def value(self, key: str) -> Optional[float]:
-        """The newest value, None where it is too old."""
+        """The newest value; None where it is too old."""
         self._take(0.0)
         return self._values.get(key) if time.monotonic() - self._at_s <= self._oldest_s else None
 
     def close(self) -> None:
-        """Ends the program."""
+        """End the program."""
         if self._process is not None:
             _stop(self._process)
 
     def _take(self, timeout_s: float) -> bool:
-        """Read what has come; False: the program is not there, or has ended."""
+        """Read the lines that have come. False: the program is missing, or has ended."""
         if not self._started:
             self._started = True
             with contextlib.suppress(OSError):
                 self._process = subprocess.Popen(
                     self._command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
                 )
-                # Should this process be killed, tegrastats ends at its next line: nobody reads it.
+                # Should this process be killed, tegrastats ends at its next line, as its pipe is closed.
                 weakref.finalize(self, _stop, self._process)
         if self._process is None or self._process.stdout.closed:
             return False
@@ -138,7 +150,7 @@ class _Tegrastats:
                 return False
             *lines, self._rest = (self._rest + part)[-(1 << 16) :].split(b"\n")
             if lines:
-                # Also a line of nonsense counts: what stood before it is no longer true.
+                # A line that cannot be parsed counts, too: the values before it are no longer current.
                 self._values, self._at_s = parse(lines[-1].decode("utf-8", "replace")), time.monotonic()
         return True
 

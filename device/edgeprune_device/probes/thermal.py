@@ -12,12 +12,15 @@ from edgeprune_device.probes.channel import Channel
 
 __all__ = ["channels"]
 
-# Silicon does not live beyond these. A zone that is off reads -256 C on JetPack 5, and answers EAGAIN on later ones.
+# Silicon does not work beyond these. A zone that is off reads -256 C on JetPack 5, and answers EAGAIN on later ones.
 _COLDEST_MC, _HOTTEST_MC = -60000, 150000
 
 
 def channels(root: Path) -> List[Channel]:
-    """One a zone, named alike on all releases: "CPU-therm" (JetPack 5) and "cpu-thermal" (6, 7) are both "cpu"."""
+    """One channel a zone, with the same names on all releases.
+
+    "CPU-therm" (JetPack 5) and "cpu-thermal" (6, 7) are both "cpu".
+    """
     folders = {folder.name: folder for folder in sysfs.children(root / "sys/devices/virtual/thermal", "thermal_zone")}
     folders.update({folder.name: folder for folder in sysfs.children(root / "sys/class/thermal", "thermal_zone")})
     found = []

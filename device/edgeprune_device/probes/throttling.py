@@ -1,10 +1,10 @@
-"""What slows a Jetson down on its own: over-current events, and the alerts of its thermal zones.
+"""The events that throttle a Jetson: over-current events, and the alerts of its thermal zones.
 
     oc1   under-voltage: the supply gave way
     oc2   average current above the limit
     oc3   instantaneous current above the limit; alone a warning: the board brakes for some microseconds
 
-The counters run from the boot on; only a difference says something. `tj`, `cpu` and so on are alerts, 0: not active.
+The counters run from the boot on, so only a difference has a meaning. `tj`, `cpu` and so on are alerts, 0: not active.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def channels(root: Path) -> List[Channel]:
             counter = _COUNTER.fullmatch(path.name)
             if counter:
                 found.append(Channel("event", counter.group(1), "count", partial(sysfs.number, path, 0, _MOST_EVENTS)))
-    # What an alert has counted is seen even where it comes and goes between two readings.
+    # The counter of an alert shows it even where it comes and goes between two readings.
     for folder in sysfs.children(root / "sys/devices/platform"):
         alert, path = _ALERT.fullmatch(folder.name), folder / "thermal_trip_event"
         if alert and path.exists():

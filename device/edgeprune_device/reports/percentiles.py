@@ -1,9 +1,9 @@
-"""What can be said of a row of latencies: percentiles with their confidence, and whether the samples are independent.
+"""Percentiles of a list of latencies with their confidence, and a test of the samples' independence.
 
-A tail percentile of a few samples is an anecdote. p90, p95 and p99 are MLPerf's early-stopping estimates (LoadGen,
-`loadgen/results.cc`): of n samples the t-th largest is given, where t is the greatest number for which n samples would
+A tail percentile of a few samples is not reliable. p90, p95 and p99 are MLPerf's early-stopping estimates (LoadGen,
+`loadgen/results.cc`). Of n samples the t-th largest is given, where t is the greatest number for which n samples would
 hold at most t above the true percentile with a probability of at most 1 %. So in 99 of 100 runs the true percentile is
-not higher than what is printed. It takes 64 samples for p90, 130 for p95 and 662 for p99.
+not higher than the printed one. It takes 64 samples for p90, 130 for p95 and 662 for p99.
 """
 
 from __future__ import annotations
@@ -18,19 +18,26 @@ import numpy as np
 __all__ = ["CORRELATED", "SAMPLES_NEEDED", "autocorrelation", "drift", "is_correlated", "percentile", "summary"]
 
 CONFIDENCE = 0.99
-#: Fewest samples for each percentile; a test derives them anew.
+#: Fewest samples for each percentile; a test derives them again.
 SAMPLES_NEEDED = {50: 1, 90: 64, 95: 130, 99: 662}
 #: An autocorrelation at lag 1 from which the samples do not count as independent, if it is also beyond chance.
 CORRELATED = 0.2
 
 
 def percentile(samples: Sequence[int], percent: int) -> Optional[int]:
-    """p50: the median's lower sample. Above it: the early-stopping estimate, None with too few samples.
+    """A percentile: for p50 the median's lower sample, above it the early-stopping estimate.
 
     >>> percentile([30, 10, 20], 50)
     20
     >>> percentile([30, 10, 20], 99) is None
     True
+
+    Args:
+        samples: The samples.
+        percent: 50, 90, 95 or 99.
+
+    Returns:
+        The percentile; None with too few samples.
     """
     count = len(samples)
     if count < SAMPLES_NEEDED[percent]:
@@ -41,9 +48,14 @@ def percentile(samples: Sequence[int], percent: int) -> Optional[int]:
 
 
 def summary(samples_ns: Sequence[int]) -> Dict[str, Any]:
-    """{"samples", "min_ms", "mean_ms", "p50_ms", "p90_ms", "p95_ms", "p99_ms", "max_ms", "autocorrelation"}.
+    """Summarise the latencies.
 
-    A percentile and the autocorrelation may be None.
+    Args:
+        samples_ns: Latencies, ns.
+
+    Returns:
+        {"samples", "min_ms", "mean_ms", "p50_ms", "p90_ms", "p95_ms", "p99_ms", "max_ms", "autocorrelation"}; a
+            percentile and the autocorrelation may be None.
     """
     values = {
         "min_ms": min(samples_ns),
@@ -56,9 +68,10 @@ def summary(samples_ns: Sequence[int]) -> Dict[str, Any]:
 
 
 def autocorrelation(samples: Sequence[int]) -> Optional[float]:
-    """Between each sample and the next, in [-1, 1]; None for fewer than 64 samples or where all are equal.
+    """Correlation between each sample and the next, in [-1, 1]; None for fewer than 64 samples or where all are equal.
 
-    Of the ranks (Spearman's), so that one outlier of a hundred times the median neither makes nor hides it.
+    It is computed from the ranks (Spearman's), so that one outlier of a hundred times the median neither causes nor
+    hides it.
     """
     if len(samples) < SAMPLES_NEEDED[90]:
         return None
@@ -70,15 +83,21 @@ def autocorrelation(samples: Sequence[int]) -> Optional[float]:
 
 
 def is_correlated(timing: Dict[str, Any]) -> bool:
-    """Whether a `summary`'s samples are no independent draws, so that its percentiles promise more than they hold."""
+    """Whether the samples of a `summary` are not independent, so that its percentiles are less certain than stated."""
     found = timing["autocorrelation"]
     return found is not None and abs(found) > max(CORRELATED, 2.58 / math.sqrt(timing["samples"]))
 
 
 def drift(begins_ns: Sequence[int], frames_ns: Sequence[int], longest_s: float = 60.0) -> Optional[Dict[str, float]]:
-    """{"window_s", "first_ms", "last_ms", "change"}: the median frame of the last seconds against the first ones.
+    """Compare the median frame of the last seconds with that of the first ones.
 
-    The windows last `longest_s`, or a third of the run where it is shorter; None where one has fewer than 20 frames.
+    Args:
+        begins_ns: When each frame began, ns.
+        frames_ns: Time of each frame, ns.
+        longest_s: Length of the two windows, s; a third of the run where it is shorter.
+
+    Returns:
+        {"window_s", "first_ms", "last_ms", "change"}; None where a window has fewer than 20 frames.
     """
     if not begins_ns:
         return None
@@ -94,7 +113,7 @@ def drift(begins_ns: Sequence[int], frames_ns: Sequence[int], longest_s: float =
 
 @lru_cache(maxsize=64)
 def _over(count: int, percent: int) -> int:
-    """The greatest t with P(Binomial(count, 1 - percent/100) <= t) <= 1 - CONFIDENCE; 0 where not even t = 1 holds."""
+    """The greatest t with P(Binomial(count, 1 - percent/100) <= t) <= 1 - CONFIDENCE; 0 where t = 1 is too large."""
     low, high = 0, math.floor(count * (1 - percent / 100)) + 1  # at the mean it is near a half
     while high - low > 1:
         middle = (low + high) // 2
@@ -103,7 +122,7 @@ def _over(count: int, percent: int) -> int:
 
 
 def _at_most(t: int, count: int, share: float) -> float:
-    """P(Binomial(count, share) <= t). Summed downward from t, below the mean, where the terms only fall."""
+    """P(Binomial(count, share) <= t), summed downward from t, below the mean, where the terms only fall."""
     log_term = (
         math.lgamma(count + 1) - math.lgamma(t + 1) - math.lgamma(count - t + 1)
         + t * math.log(share) + (count - t) * math.log1p(-share)

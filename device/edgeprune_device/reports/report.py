@@ -1,4 +1,4 @@
-"""What a bench run found: written as JSON, read back on the host, printed as a table."""
+"""The report of a benchmark: written as JSON, read back on the host, printed as a table."""
 
 from __future__ import annotations
 
@@ -28,29 +28,52 @@ _RELEASES = {"l4t": "L4T", "jetpack": "JetPack"}
 
 @dataclass(frozen=True)
 class BenchReport:
-    """One bundle, one precision, one runtime, one machine, one run. None: not measured.
+    """The report of one bundle, one precision, one runtime, one machine, one run. None: not measured.
 
-    - `clock`: {boot_id, boottime_s, synchronized}, see `edgeprune_device.clock`; `created`: the wall clock, which lies
-    - `device`: {hostname, serial, key_fingerprint}
-    - `bundle`: {name, sha256, target, key_fingerprint, trusted}; `model`: {payload, sha256, size_bytes}
-    - `runtime`: {name, description, threads, spinning}, the last as `Session` has it, older reports are without it;
-      `source`: {name, description} of the frames
-    - `board`, `preflight`: as `Board` and `Preflight` say them; `settings`: what was asked for (seconds, imgsz, …)
-    - `interrupted`: it is shorter than asked for, by Ctrl-C or for `failure`, a camera or a GPU that failed
-    - `warmup`: {frames, seconds, settled}; `load_ms`: bytes to ready session; `first_inference_ms`: the very first
-    - `stages`: {stage: a `percentiles.summary` and samples_ns: [every sample]}, with "end_to_end" (first stage's start
-      to last stage's end) among them, and `DEVICE_STAGES` where there is a GPU; `begins_ns`: when each frame began
-    - `camera`: {fps, deadline_ms, arrived, dropped, late, processed, missed, age: as a stage}, of mode "camera"
-    - `drift`: see `percentiles.drift`
-    - `fps_end_to_end`: frames over the wall time of the whole loop; `fps_inference`: 1 / p50 of inference alone
-    - `other_load`: {before, during}: the share of all cores that other programs used
-    - `power`, `thermal`, `clocks`, `throttling`: see `edgeprune_device.probes.summary`; `series`: all sensors' samples
-    - `accuracy`: measured here, on the bundle's evaluation set; `host_accuracy`: {map50, map50_95, small_map50_95} that
-      the host states for this precision; `map50_95_delta`: here minus host
-    - `peak_rss_bytes`: of the whole process, evaluation included; `memory_drop_bytes`: how much less the machine had
-    - `parity`: {reference, pictures, anchors, unmatched, box_px, score}, see `benchmark.parity.RuntimeParity`
-    - `verdict`: {state, reasons}, see `edgeprune_device.benchmark.verdict`
-    - `signature`: {key, value}, see `edgeprune_device.trust.signature`
+    Attributes:
+        created: Wall clock of the device, which may be wrong.
+        edgeprune_version: Version of edgeprune on the device.
+        clock: {boot_id, boottime_s, synchronized}, see `edgeprune_device.clock`.
+        device: {hostname, serial, key_fingerprint}.
+        bundle: {name, sha256, target, key_fingerprint, trusted}.
+        precision: Precision of the model.
+        model: {payload, sha256, size_bytes}.
+        runtime: {name, description, threads, spinning}; see `Session` for the last, which older reports lack.
+        environment: The machine.
+        board: See `machine.board.Board`.
+        preflight: See `machine.preflight.Preflight`.
+        mode: Mode of the run.
+        source: {name, description} of the frames.
+        settings: The requested settings (seconds, imgsz, …).
+        warmup: {frames, seconds, settled}.
+        interrupted: Whether it is shorter than requested, because of Ctrl-C or `failure`.
+        failure: Message of the camera or GPU that failed, else None.
+        load_ms: Time from the model's bytes to the ready session, ms.
+        first_inference_ms: Time of the very first inference, ms.
+        begins_ns: When each frame began, ns.
+        stages: {stage: a `percentiles.summary` and samples_ns: [every sample]}. "end_to_end" (first stage's start to
+            last stage's end) is among them, and `DEVICE_STAGES` where there is a GPU.
+        camera: {fps, deadline_ms, arrived, dropped, late, processed, missed, age: as a stage} of mode "camera", else
+            None.
+        drift: See `percentiles.drift`.
+        fps_end_to_end: Frames over the wall time of the whole loop.
+        fps_inference: 1 / p50 of inference alone, frames a second.
+        other_load: {before, during}: share of all cores that other programs used.
+        power: See `edgeprune_device.probes.summary.power`.
+        thermal: See `edgeprune_device.probes.summary.thermal`.
+        clocks: See `edgeprune_device.probes.summary.clocks`.
+        throttling: See `edgeprune_device.probes.summary.throttling`.
+        series: Samples of all sensors.
+        accuracy: Accuracy measured here, on the bundle's evaluation set.
+        host_accuracy: {map50, map50_95, small_map50_95} that the host states for this precision.
+        map50_95_delta: mAP50-95 here minus the host's.
+        peak_rss_bytes: Peak memory of the whole process, evaluation included.
+        memory_drop_bytes: How much less memory was free on the machine during the run.
+        parity: {reference, pictures, anchors, unmatched, box_px, score}, see `benchmark.parity.RuntimeParity`.
+        verdict: {state, reasons}, see `edgeprune_device.benchmark.verdict`.
+        warnings: Remarks on the figures, one line each.
+        signature: {key, value}, see `edgeprune_device.trust.signature`; None where it is not signed yet.
+        schema_version: Version of the schema.
     """
 
     created: str
@@ -97,7 +120,15 @@ class BenchReport:
 
     @classmethod
     def from_json(cls, data: dict, what: str = "report") -> BenchReport:
-        """From a parsed JSON object; `what` begins the InputError. The signature is not verified: see `verify`."""
+        """Read a report from a parsed JSON object, without verifying its signature (see `verify`).
+
+        Args:
+            data: The object.
+            what: Begins the error's message.
+
+        Raises:
+            InputError: The object does not fit the schema.
+        """
         given = dict(schema.check("report", data, what))
         given["environment"] = Environment.from_json(given["environment"])
         given["accuracy"] = None if given["accuracy"] is None else Accuracy.from_json(given["accuracy"])
@@ -114,11 +145,21 @@ class BenchReport:
         return {**data, **lists, "environment": self.environment.to_json(), "accuracy": accuracy}
 
     def sign(self, key: SigningKey) -> BenchReport:
-        """This report, signed."""
+        """Return this report, signed."""
         return replace(self, signature=signature.sign(self.to_json(), key)["signature"])
 
     def verify(self, what: str = "report") -> VerifyKey:
-        """The key that signed it; whose that is, the caller must know. SignatureError: unsigned, or changed since."""
+        """Verify the signature.
+
+        Args:
+            what: Begins the error's message.
+
+        Returns:
+            The key that signed it; the caller must know its owner.
+
+        Raises:
+            SignatureError: The report is unsigned, or was changed after it was signed.
+        """
         return signature.verify(self.to_json(), what)
 
     def to_bytes(self) -> bytes:
@@ -126,7 +167,7 @@ class BenchReport:
         return strict_json.canonical(self.to_json())
 
     def csv(self) -> str:
-        """One line a frame: when it began, s since the first, and ms of each stage; of a camera the age, too."""
+        """One line a frame: when it began, s since the first frame, and ms of each stage; of a camera also the age."""
         columns = {name: stage["samples_ns"] for name, stage in self.stages.items()}
         if self.camera:
             columns["age"] = self.camera["age"]["samples_ns"]
@@ -138,7 +179,7 @@ class BenchReport:
         return out.getvalue()
 
     def table(self) -> str:
-        """For people: aligned plain text."""
+        """Aligned plain text for people."""
         parts = [self._head(), self._timing(), self._totals(), self._sensors(), self._accuracy(), self._judgement()]
         return "\n".join(parts) + "\n"
 
@@ -301,7 +342,7 @@ def _gigabytes(size: Optional[int]) -> str:
 
 
 def _aligned(rows: Sequence[Tuple[str, str]]) -> str:
-    """Names to the left of their values, which go on below themselves where they are long."""
+    """Names to the left of their values; long values continue below themselves."""
     lines = []
     for name, value in rows:
         for i, part in enumerate(textwrap.wrap(value, 108, break_long_words=False, break_on_hyphens=False) or [""]):
@@ -310,7 +351,7 @@ def _aligned(rows: Sequence[Tuple[str, str]]) -> str:
 
 
 def _grid(rows: Sequence[Sequence[str]]) -> List[str]:
-    """First column left, the others right."""
+    """Columns of text: the first aligned to the left, the others to the right."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return [
         "  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:]))]).rstrip()

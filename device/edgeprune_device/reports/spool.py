@@ -1,12 +1,12 @@
-"""Reports wait here until they are delivered. Nothing is lost or doubled by kill -9, a power cut or a full disk.
+"""The spool keeps reports until they are delivered. kill -9, a power cut or a full disk neither loses nor doubles one.
 
     ~/.local/state/edgeprune/spool/        $EDGEPRUNE_SPOOL, or edgeprune/spool below $XDG_STATE_HOME
         pending/<SHA-256 of the file>.json     complete, on the disk, not yet with the host
         delivered/<the same>.json              the host has it on its own disk
 
-A file is written beside, synced, renamed, and its folder synced: it is whole or not there. Its name is the hash of its
-content, so the same report twice is one file. Names that begin with a dot are work in progress and mean nothing. All
-that is needed to collect them is `ls`, `tail -c` and `mv`.
+A file is written beside, synced and renamed, and its folder is synced, so it is complete or absent. Its name is the
+hash of its content, so the same report twice is one file. Names that begin with a dot are work in progress and are
+ignored. `ls`, `tail -c` and `mv` are enough to collect the reports.
 """
 
 from __future__ import annotations
@@ -28,7 +28,14 @@ _NAME = re.compile(r"([0-9a-f]{64})\.json")
 
 
 class SpoolEntry(NamedTuple):
-    """One report: its id (the SHA-256 of the file), size and place."""
+    """One report in the spool.
+
+    Attributes:
+        id: SHA-256 of the file.
+        size_bytes: Size of the file.
+        path: The file.
+        delivered: Whether the host has it.
+    """
 
     id: str
     size_bytes: int
@@ -37,14 +44,31 @@ class SpoolEntry(NamedTuple):
 
 
 class Spool:
-    """The folder of this user, or another one. Nothing is made before the first `put`."""
+    """The spool of this user, or another folder. No folder is made before the first `put`.
+
+    Args:
+        folder: The folder; None: this user's.
+
+    Raises:
+        InputError: The user has no home folder.
+    """
 
     def __init__(self, folder: Optional[Union[str, Path]] = None):
         self.folder = Path(folder) if folder is not None else _default()
         self._reserved: Optional[int] = None
 
     def put(self, report: bytes) -> str:
-        """Keep a report; its id. On return it is on the disk. InputError: no space, no right; then nothing is there."""
+        """Keep a report; on return it is on the disk.
+
+        Args:
+            report: Bytes of the report.
+
+        Returns:
+            The report's id.
+
+        Raises:
+            InputError: There is no space, or the folder cannot be written; the report is then not in the spool.
+        """
         identity = hashlib.sha256(report).hexdigest()
         with self._locked():
             self.release()
@@ -53,7 +77,15 @@ class Spool:
         return identity
 
     def read(self, identity: str) -> bytes:
-        """A report's bytes. InputError: there is none; SignatureError: the disk gives something else than was put."""
+        """Read a report.
+
+        Args:
+            identity: The report's id.
+
+        Raises:
+            InputError: There is no such report.
+            SignatureError: The file's content has changed since it was put.
+        """
         for entry in self.entries():
             if entry.id == identity:
                 data = entry.path.read_bytes()
@@ -63,7 +95,7 @@ class Spool:
         raise InputError(f"{self.folder}: has no report {identity}")
 
     def entries(self) -> List[SpoolEntry]:
-        """Every report, those that wait first; each group in the order of its ids, as the clock may be wrong."""
+        """Every report, the pending ones first; each group in the order of its ids, as the clock may be wrong."""
         found = []
         for name, delivered in (("pending", False), ("delivered", True)):
             with suppress(OSError):
@@ -75,10 +107,18 @@ class Spool:
         return found
 
     def copy_pending(self, to: Path) -> List[str]:
-        """Copy what waits to a folder, such as a stick's; it goes on waiting here. The ids that were not there yet.
+        """Copy the pending reports to a folder, such as a USB stick; they stay pending here.
 
-        What is there and damaged, as after a stick was pulled out, is copied again. SignatureError: a report is damaged
-        here; the others have been copied.
+        A damaged copy, as after a stick was pulled out, is written again.
+
+        Args:
+            to: The folder.
+
+        Returns:
+            The ids that were not there yet.
+
+        Raises:
+            SignatureError: A report is damaged here; the others have been copied.
         """
         copied, damaged = [], []
         for entry in self.entries():
@@ -95,7 +135,7 @@ class Spool:
         return copied
 
     def prune(self) -> List[str]:
-        """Remove what the host has; the ids."""
+        """Remove the reports that the host has, and return their ids."""
         with self._locked():
             gone = [entry for entry in self.entries() if entry.delivered]
             for entry in gone:
@@ -103,10 +143,15 @@ class Spool:
         return [entry.id for entry in gone]
 
     def reserve(self, size_bytes: int) -> None:
-        """Hold disk space until the next `put`, so that a report that is not yet known has room when it is.
+        """Reserve disk space until the next `put`, so that a future report has room.
 
-        InputError when there is not so much. The space has no name: when this process ends, also by kill -9, the kernel
-        frees it.
+        The space has no name: when this process ends, also by kill -9, the kernel frees it.
+
+        Args:
+            size_bytes: Size to reserve.
+
+        Raises:
+            InputError: There is not enough space.
         """
         self.release()
         self._make()
@@ -123,7 +168,7 @@ class Spool:
             ) from error
 
     def release(self) -> None:
-        """Give back what `reserve` holds; nothing held is no error."""
+        """Release the reserved space, if there is any."""
         if self._reserved is not None:
             os.close(self._reserved)
             self._reserved = None
@@ -142,7 +187,7 @@ class Spool:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """One writer at a time: whatever unfinished file it then finds belongs to nobody, and goes."""
+        """Let only one process write at a time; an unfinished file that it then finds is left over, and is removed."""
         self._make()
         try:
             descriptor = os.open(str(self.folder / ".lock"), os.O_RDWR | os.O_CREAT, 0o644)

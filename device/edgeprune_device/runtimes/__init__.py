@@ -5,7 +5,7 @@ Adding a runtime is adding one file here; its name, with "-" for "_", is the val
     AUTOMATIC: int              rank for "auto", highest first; 0: only when asked for by name
     available() -> str | None   None when it can run here, else the reason in a few words
     open(model, settings) -> Session
-    order(asked, int8_for_cpu) -> (precision, …)     if it likes: what to try for --precision, best first; see `order`
+    order(asked, int8_for_cpu) -> (precision, …)     optional: what to try for --precision, best first; see `order`
 
 and imports its library inside these functions only.
 """
@@ -31,18 +31,23 @@ Shapes = Tuple[Tuple[int, ...], List[Tuple[int, ...]]]
 
 @dataclass(frozen=True)
 class RuntimeSettings:
-    """How to run a model; a runtime takes from it what concerns it. E.g. `Settings(threads=1)`.
+    """How to run a model, e.g. `RuntimeSettings(threads=1)`. Each runtime reads the fields that concern it.
 
-    - `threads`: CPU threads, None for the library's own choice
-    - `spinning`: threads that wait for each other keep their cores busy (fastest on a quiet machine), or yield them;
-      None: they yield, unless the user's OMP_WAIT_POLICY is ACTIVE
-    - `shapes`: see `Shapes`; needed by "null" only
-    - `precision`: which of a bundle's files this is; TensorRT builds each in its own way
-    - `fp32_nodes`: ONNX nodes that stay FP32 where TensorRT is told precisions by flags (the manifest has them)
-    - `cuda`: the backend for GPU memory, see `edgeprune_device.cuda.names`; `graph`: run by a CUDA graph
-    - `workspace_bytes`: scratch memory for building an engine; None: by what is free
-    - `offers`: engines that the bundle brings, see `edgeprune_device.engine.offer`
-    - `progress`: told (share, what) while an engine is built
+    Attributes:
+        threads: CPU threads; None for the library's own choice.
+        spinning: Whether threads that wait for each other keep their cores busy (fastest on a quiet machine) or yield
+            them. None: they yield, unless the user's OMP_WAIT_POLICY is ACTIVE.
+        shapes: See `Shapes`; only "null" needs it.
+        precision: Precision of the file; TensorRT builds each in its own way.
+        fp32_nodes: ONNX nodes that stay FP32 where TensorRT takes precisions by flags (the manifest has them).
+        cuda: Backend for GPU memory, see `edgeprune_device.cuda.names`.
+        graph: Run the network by a CUDA graph.
+        workspace_bytes: Scratch memory for building an engine; None: chosen from the free memory.
+        offers: Engines that the bundle brings, see `edgeprune_device.engine.offer`.
+        progress: Called with (share done, text) while an engine is built.
+
+    Raises:
+        InputError: `threads` is less than 1.
     """
 
     threads: Optional[int] = None
@@ -62,14 +67,17 @@ class RuntimeSettings:
 
 
 class Session:
-    """A model ready to run. Use as a context manager, or call `close`.
+    """A model ready to run. Use it as a context manager, or call `close`.
 
-    - `name`: the runtime's, e.g. "ort"
-    - `description`: for reports, e.g. "onnxruntime 1.32.0, CPUExecutionProvider, 1 thread"
-    - `input_shape`: (1, 3, h, w); None for a dimension that is not fixed
-    - `spinning`: whether its CPU threads spin while they wait; None where there is one thread, or where it is not known
-    - `warnings`: what whoever reads the figures should know of this session, one line each
-    - `device_ms`: the last inference by the GPU's own clock, {"h2d", "gpu", "d2h"}; None where there is none
+    Attributes:
+        name: Name of the runtime, e.g. "ort".
+        description: Text for reports, e.g. "onnxruntime 1.32.0, CPUExecutionProvider, 1 thread".
+        input_shape: (1, 3, h, w); None for a dimension that is not fixed.
+        spinning: Whether its CPU threads spin while they wait; None where there is one thread, or where it is not
+            known.
+        warnings: Remarks for the reader of this session's figures, one line each.
+        device_ms: Times of the last inference by the GPU's own clock, {"h2d", "gpu", "d2h"}, ms; None where there is
+            none.
     """
 
     name: str = ""
@@ -80,14 +88,23 @@ class Session:
     device_ms: Optional[Dict[str, float]] = None
 
     def infer(self, x: np.ndarray) -> List[np.ndarray]:
-        """(1, 3, h, w) float32 -> the model's outputs, float32, batch first. InputError for another shape.
+        """Run the model.
 
         The arrays may be the runtime's own buffers: use or copy them before the call after the next.
+
+        Args:
+            x: (1, 3, h, w) float32.
+
+        Returns:
+            The model's outputs, float32, batch first.
+
+        Raises:
+            InputError: `x` has another shape.
         """
         raise NotImplementedError
 
     def close(self) -> None:
-        """Free what the session holds; calling it twice does no harm."""
+        """Free the memory of the session; a second call has no effect."""
 
     def __enter__(self) -> Session:
         return self
@@ -103,7 +120,7 @@ def names() -> List[str]:
 
 
 def available() -> Dict[str, Optional[str]]:
-    """{name: None when it can run here, else why not}, best first."""
+    """{name: None when the runtime can run here, else the reason}, best first."""
     return {name: _module(name).available() for name in names()}
 
 
@@ -112,9 +129,16 @@ def open(
     runtime: str = "auto",
     settings: RuntimeSettings = RuntimeSettings(),
 ) -> Session:
-    """Open an ONNX model (its bytes or path).
+    """Open an ONNX model.
 
-    RuntimeUnavailable: unknown or not installed here; InputError: the model cannot be read or has no fixed input.
+    Args:
+        model: Bytes or path of the model.
+        runtime: Name of the runtime, or "auto".
+        settings: How to run it.
+
+    Raises:
+        RuntimeUnavailable: The runtime is unknown or not installed here.
+        InputError: The model cannot be read or has no fixed input.
     """
     if isinstance(model, (str, Path)) and not Path(model).is_file():
         raise InputError(f"{model}: no such model file")
@@ -122,7 +146,11 @@ def open(
 
 
 def choose(runtime: str = "auto") -> str:
-    """The name of the runtime that "auto" means here, or `runtime` itself when it can run. RuntimeUnavailable else."""
+    """The name of the runtime that "auto" means here, or `runtime` itself when it can run.
+
+    Raises:
+        RuntimeUnavailable: The runtime is unknown or cannot run here, or there is none for "auto".
+    """
     if runtime == "auto":
         for name in names():
             if _module(name).AUTOMATIC and _module(name).available() is None:
@@ -140,8 +168,14 @@ def choose(runtime: str = "auto") -> str:
 
 
 def order(runtime: str, asked: str = "auto", int8_for_cpu: bool = False) -> Tuple[str, ...]:
-    """The precisions to try for `asked` on this runtime, best first. `int8_for_cpu`: the bundle's INT8 is in the form
-    made for CPUs, which TensorRT does not read, as its own form is slower than FP32 on a CPU."""
+    """The precisions to try on a runtime, best first.
+
+    Args:
+        runtime: Name of the runtime.
+        asked: The precision that the user asked for, or "auto".
+        int8_for_cpu: Whether the bundle's INT8 is in the form made for CPUs. TensorRT does not read that form, and its
+            own form is slower than FP32 on a CPU.
+    """
     own = getattr(_module(runtime), "order", None)
     if own is not None:
         return tuple(own(asked, int8_for_cpu))

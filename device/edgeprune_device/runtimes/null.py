@@ -1,4 +1,4 @@
-"""No inference at all: zeros of the right shape, at once. What is then measured is the harness itself."""
+"""No inference: the session returns zeros of the right shape at once, so the benchmark measures its own overhead."""
 
 from __future__ import annotations
 
@@ -13,19 +13,27 @@ AUTOMATIC = 0
 
 
 def available():
-    """Always."""
+    """None: this runtime can always run."""
     return None
 
 
 def open(model, settings) -> Session:
-    """`settings.shapes` says what to return; the model is not even read."""
+    """Make a session for the shapes in `settings.shapes`; the model is not read.
+
+    Raises:
+        InputError: There are no shapes.
+    """
     if settings.shapes is None:
         raise InputError("runtime null does not read models: it needs the shapes (a bundle's manifest has them)")
     return NullSession(settings.shapes)
 
 
 class NullSession(Session):
-    """Returns the same zeros every time."""
+    """A session that returns the same zeros every time.
+
+    Args:
+        shapes: See `edgeprune_device.runtimes.Shapes`.
+    """
 
     name = "null"
     description = "null (no inference: measures the harness)"
@@ -35,7 +43,11 @@ class NullSession(Session):
         self._outputs = [np.zeros(shape, dtype=np.float32) for shape in shapes[1]]
 
     def infer(self, x: np.ndarray) -> List[np.ndarray]:
-        """Zeros; InputError when x has not the model's input shape."""
+        """Return zeros.
+
+        Raises:
+            InputError: `x` does not have the model's input shape.
+        """
         if tuple(x.shape) != self.input_shape:
             raise InputError(f"the model takes {self.input_shape}, not {tuple(x.shape)}")
         return self._outputs

@@ -1,9 +1,9 @@
-"""ONNX Runtime: on the CPU, and what its other providers share (`ort_cuda`, `ort_tensorrt`).
+"""ONNX Runtime on the CPU, and the functions that its other providers share (`ort_cuda`, `ort_tensorrt`).
 
-One session uses `threads` threads inside an operator and runs operators one after another. `options` is the only place
-that makes session options, here and on the host: it says how the threads wait for each other. By the library's default
-they spin, and where another program keeps one core busy they burn the others. Here they yield; `bench` alone spins, as
-it asks how fast a quiet board is.
+One session uses `threads` threads inside an operator and runs operators one after another. `options` is the only
+function that makes session options, here and on the host, and sets how the threads wait for each other. By the
+library's default they spin. Where another program keeps one core busy, spinning threads waste the other cores. Here
+they yield; only `bench` lets them spin, because it measures the speed of a quiet board.
 """
 
 from __future__ import annotations
@@ -27,22 +27,32 @@ _TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
 
 def available() -> Optional[str]:
-    """None when onnxruntime is installed."""
+    """None when onnxruntime is installed, else the reason."""
     if importlib.util.find_spec("onnxruntime") is None:
         return "onnxruntime is not installed: pip install onnxruntime"
     return None
 
 
 def open(model, settings) -> Session:
-    """A session on the CPU; InputError when ONNX Runtime refuses the file."""
+    """Open a session on the CPU.
+
+    Raises:
+        InputError: ONNX Runtime refuses the file.
+    """
     return OrtSession(model, settings.threads, spinning=settings.spinning)
 
 
 def options(threads: Optional[int] = None, *, spinning: Optional[bool] = None, as_written: bool = False) -> Any:
-    """onnxruntime.SessionOptions for `threads` threads (None: its own choice); `spinning`: see `Settings`.
+    """Make onnxruntime.SessionOptions.
 
-    `as_written`: QuantizeLinear and DequantizeLinear are computed one by one, and not turned into integer kernels.
-    RuntimeUnavailable: onnxruntime does not load.
+    Args:
+        threads: Threads inside an operator; None: the library's own choice.
+        spinning: See `RuntimeSettings`.
+        as_written: Compute QuantizeLinear and DequantizeLinear one by one, instead of turning them into integer
+            kernels.
+
+    Raises:
+        RuntimeUnavailable: onnxruntime does not load.
     """
     made = _library().SessionOptions()
     made.log_severity_level = 3  # errors only; they come as exceptions
@@ -57,13 +67,21 @@ def options(threads: Optional[int] = None, *, spinning: Optional[bool] = None, a
 
 
 def _spins(asked: Optional[bool]) -> bool:
-    """OpenMP's variable is not read by ONNX Runtime itself; who sets it means all threads."""
+    """`asked`, else whether OMP_WAIT_POLICY is ACTIVE.
+
+    ONNX Runtime does not read OpenMP's variable itself; a user who sets it means all threads.
+    """
     return os.environ.get("OMP_WAIT_POLICY", "").strip().upper() == "ACTIVE" if asked is None else asked
 
 
 def missing(provider: str) -> Optional[str]:
-    """Why a session on this GPU provider cannot be here; None where ONNX Runtime was built with it. Whether the
-    provider then loads shows only when a session is opened."""
+    """Why a session on a GPU provider cannot run here; None where ONNX Runtime was built with the provider.
+
+    Whether the provider then loads shows only when a session is opened.
+
+    Args:
+        provider: Name of the provider, e.g. "CUDAExecutionProvider".
+    """
     if importlib.util.find_spec("onnxruntime") is None:
         return f"onnxruntime is not installed: {_ON_GPU}"
     try:
@@ -74,12 +92,12 @@ def missing(provider: str) -> Optional[str]:
 
 
 def order_on_gpu(asked: str) -> Tuple[str, ...]:
-    """The precisions to try on a GPU provider: "auto" is FP32, which each of them computes as written."""
+    """The precisions to try on a GPU provider: "auto" starts with FP32, which each provider computes as written."""
     return (asked,) if asked != "auto" else ("fp32", "fp16", "int8", "int8-fp16")
 
 
 def warnings_on_gpu(precision: str) -> Tuple[str, ...]:
-    """What to know of figures from a GPU provider."""
+    """Remarks on figures of this precision from a GPU provider."""
     if precision == "fp32" and os.environ.get("NVIDIA_TF32_OVERRIDE") != "0":
         return (
             "FP32 runs as TF32 where the GPU has it, by its libraries' default: NVIDIA_TF32_OVERRIDE=0 turns it off",
@@ -90,9 +108,19 @@ def warnings_on_gpu(precision: str) -> Tuple[str, ...]:
 class OrtSession(Session):
     """An onnxruntime.InferenceSession behind the common interface.
 
-    - `providers`: as onnxruntime takes them; the session runs on the first one or not at all. Single operators that it
-      does not have go to the next.
-    - `spinning`, `as_written`: see `options`
+    Args:
+        model: Bytes or path of the model.
+        threads: See `options`.
+        name: Name of the runtime.
+        providers: Providers as onnxruntime takes them. The session runs on the first one or fails; single operators
+            that it does not have go to the next.
+        spinning: See `options`.
+        as_written: See `options`.
+        warnings: See `Session`.
+
+    Raises:
+        InputError: The CPU provider refuses the file, or the model does not have one float input (1, 3, h, w).
+        RuntimeUnavailable: The GPU provider does not load, or refuses the file.
     """
 
     def __init__(
@@ -144,7 +172,12 @@ class OrtSession(Session):
             self.description += f", {count}{', yielding' if self.spinning is False else ''}"
 
     def infer(self, x: np.ndarray) -> List[np.ndarray]:
-        """Runs the model; types are converted to what it takes, and its outputs to float32."""
+        """Run the model; inputs are converted to the model's type, outputs to float32.
+
+        Raises:
+            InputError: The session is closed, `x` has another shape, or the CPU provider fails.
+            DeviceError: A GPU provider fails.
+        """
         if self._session is None:
             raise InputError("this session is closed")
         if len(x.shape) != 4 or any(d is not None and d != s for d, s in zip(self.input_shape, x.shape)):
@@ -156,7 +189,7 @@ class OrtSession(Session):
         return [output.astype(np.float32, copy=False) for output in outputs]
 
     def close(self) -> None:
-        """Drops the session; its memory is freed with it."""
+        """Drop the session, and its memory with it."""
         self._session = None
 
 
@@ -169,7 +202,7 @@ def _library() -> Any:
 
 
 def _absent(onnxruntime: Any, provider: str) -> Optional[str]:
-    """Which shared library the provider's own does not find, in the loader's words; None where that is not it."""
+    """The loader's message about a shared library that the provider needs and that is missing; None where none is."""
     name = f"libonnxruntime_providers_{provider.replace('ExecutionProvider', '').lower()}.so"
     path = Path(onnxruntime.__file__).parent / "capi" / name
     try:

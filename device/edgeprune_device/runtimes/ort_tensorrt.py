@@ -1,10 +1,12 @@
-"""ONNX Runtime on its TensorRT provider, which builds engines of its own inside the library; what TensorRT does not
-take goes to CUDA. No GPU was at hand: how it is opened and refused was seen, not how it runs.
+"""ONNX Runtime on its TensorRT provider, which builds its own engines inside the library.
 
-Its engine files are named by the graph and not by the weights (onnxruntime issue 6455): two trainings of one network
-would share them. So each ONNX file and each onnxruntime has a folder of its own, in the folder of the engines. What
-lies there is loaded unverified, and to load an engine is to run code from it: a folder that others can write is not
-used.
+Operators that TensorRT does not take go to CUDA. No GPU was available when this was written: opening and refusing were
+tested, running was not.
+
+The provider names its engine files by the graph and not by the weights (onnxruntime issue 6455), so two trainings of
+one network would share them. Each ONNX file and each onnxruntime version therefore has its own folder, inside the
+folder of the engines. The provider loads these files unverified, and loading an engine runs code from it, so a folder
+that others can write is not used.
 """
 
 from __future__ import annotations
@@ -19,22 +21,26 @@ from edgeprune_device.engine import Request, cache
 from edgeprune_device.errors import InputError
 from edgeprune_device.runtimes import Session, ort
 
-AUTOMATIC = 0  # as ort_cuda; and runtime trt holds in FP32 what must stay so, which here cannot be said
+AUTOMATIC = 0  # as ort_cuda; and only runtime trt can keep single layers in FP32
 PROVIDER = "TensorrtExecutionProvider"
 
 
 def available() -> Optional[str]:
-    """None where onnxruntime has the provider."""
+    """None where onnxruntime has the provider, else the reason."""
     return ort.missing(PROVIDER)
 
 
 def order(asked: str, int8_for_cpu: bool) -> Tuple[str, ...]:
-    """The precisions to try for what was asked, best first."""
+    """The precisions to try, best first; see `edgeprune_device.runtimes.order`."""
     return ort.order_on_gpu(asked)
 
 
 def open(model, settings) -> Session:
-    """A session on device 0. RuntimeUnavailable where the provider does not load."""
+    """Open a session on device 0.
+
+    Raises:
+        RuntimeUnavailable: The provider does not load.
+    """
     options: Dict[str, Any] = {
         "trt_fp16_enable": settings.precision != "fp32",
         "trt_int8_enable": settings.precision.startswith("int8"),  # the scales are in the file: no calibration table

@@ -1,7 +1,7 @@
-"""TensorRT for RTX: the runtime `trt` with NVIDIA's other library, for RTX desktops. It builds in a second, so the
-engines of a bundle are not needed for it.
+"""TensorRT for RTX: the runtime `trt` with NVIDIA's other library, for RTX desktops.
 
-No RTX card was at hand: parsing and building were seen with the real library, running only with a fake.
+It builds an engine in a second, so a bundle brings no engines for it. No RTX card was available when this was written:
+parsing and building were tested with the real library, running only with a fake.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ LIBRARY = "tensorrt_rtx"
 
 
 def available() -> Optional[str]:
-    """None where TensorRT for RTX and a CUDA backend are there."""
+    """None where TensorRT for RTX and a CUDA backend are installed, else the reason."""
     return trt.missing(LIBRARY)
 
 
 def order(asked: str, int8_for_cpu: bool) -> Tuple[str, ...]:
-    """The precisions to try for what was asked, best first."""
+    """The precisions to try, best first; see `edgeprune_device.runtimes.order`."""
     return trt.order_of(LIBRARY, asked, int8_for_cpu)
 
 
 def open(model, settings) -> Session:
-    """A session on device 0."""
+    """Open a session on device 0; see `trt.open_with`."""
     return trt.open_with(LIBRARY, "rtx", model, settings)

@@ -1,8 +1,8 @@
 """TensorRT: builds the engine or takes it from the cache, then runs it on the GPU.
 
-The named-tensor API alone (8.5 and later), page-locked host buffers, one stream. Copies in, execution and copies out
-are timed apart by CUDA events. A CUDA graph, where asked for, holds the execution and not the copies, so that the
-timing stays the same three parts; it spares the CPU the launches of single kernels.
+It uses only the named-tensor API (8.5 and later), page-locked host buffers and one stream. CUDA events time the copy
+in, the execution and the copy out separately. A CUDA graph, where asked for, holds the execution and not the copies, so
+that the timing has the same three parts. It spares the CPU the launches of single kernels.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _TYPES.update({"INT64": np.int64, "BOOL": np.bool_})
 
 
 def available() -> Optional[str]:
-    """None where TensorRT and a CUDA backend are there."""
+    """None where TensorRT and a CUDA backend are installed, else the reason."""
     return missing(LIBRARY)
 
 
@@ -41,13 +41,16 @@ def missing(name: str) -> Optional[str]:
 
 
 def order(asked: str, int8_for_cpu: bool) -> Tuple[str, ...]:
-    """The precisions to try for what was asked, best first."""
+    """The precisions to try, best first; see `edgeprune_device.runtimes.order`."""
     return order_of(LIBRARY, asked, int8_for_cpu)
 
 
 def order_of(name: str, asked: str, int8_for_cpu: bool) -> Tuple[str, ...]:
-    """`order` with the library `name`. "int8" by name means the better of the two INT8 files that this release takes;
-    the CPU's unsigned form is none that NVIDIA's parser reads."""
+    """`order` with the library `name`.
+
+    "int8" by name means the better of the two INT8 files that this release takes. NVIDIA's parser does not read the
+    CPU's unsigned form.
+    """
     known = library.order(library.load(name))
     if asked == "auto":
         return tuple(p for p in known if not (int8_for_cpu and p == "int8"))
@@ -57,12 +60,28 @@ def order_of(name: str, asked: str, int8_for_cpu: bool) -> Tuple[str, ...]:
 
 
 def open(model, settings) -> Session:
-    """A session on device 0; the first one for a model builds its engine, which can take many minutes on a Jetson."""
+    """Open a session on device 0.
+
+    The first session for a model builds its engine, which can take many minutes on a Jetson.
+
+    Raises:
+        RuntimeUnavailable: TensorRT is not installed or does not load.
+        InputError: This release cannot build the precision, or the model's tensors have no fixed shape or common type.
+        GateError: NVIDIA's parser or builder refuses the file.
+        DeviceError: The builder crashed, or the engine does not load.
+    """
     return open_with(LIBRARY, "trt", model, settings)
 
 
 def open_with(library_name: str, runtime: str, model, settings) -> Session:
-    """`open` with one of NVIDIA's two libraries."""
+    """`open` with one of NVIDIA's two libraries.
+
+    Args:
+        library_name: "tensorrt" or "tensorrt_rtx".
+        runtime: Name of the runtime, "trt" or "rtx".
+        model: Bytes or path of the ONNX file.
+        settings: See `RuntimeSettings`.
+    """
     trt = library.load(library_name)
     request = Request(
         Path(model) if isinstance(model, str) else model,
@@ -75,20 +94,27 @@ def open_with(library_name: str, runtime: str, model, settings) -> Session:
     try:
         return _session(trt, request, runtime, settings)
     except _NotLoaded as error:
-        # Built elsewhere, by the same TensorRT on the same GPU: what else it may depend on, only loading it tells.
+        # Built elsewhere, by the same TensorRT on the same GPU: other dependencies show only when it is loaded.
         if not error.adopted:
             raise
         return _session(trt, request, runtime, settings, why=f"the bundle's engine is not used: {error}")
 
 
 class _NotLoaded(DeviceError):
-    """TensorRT does not take the plan; `adopted`: it came with the bundle."""
+    """TensorRT does not load the plan.
+
+    Attributes:
+        adopted: Whether the plan came with the bundle.
+    """
 
     adopted = False
 
 
 def _session(trt: Any, request: Request, runtime: str, settings, why: Optional[str] = None) -> TrtSession:
-    """`why`: a former try failed, and the engine is built here, whatever there is."""
+    """Open a session.
+
+    `why`, where given, is the failure of a former try; the engine is then built here in any case.
+    """
     gpu = cuda.open(settings.cuda)
     try:
         engine = cache.Cache().engine(
@@ -111,10 +137,22 @@ def _session(trt: Any, request: Request, runtime: str, settings, why: Optional[s
 
 
 class TrtSession(Session):
-    """A deserialized engine and everything it needs on the device; owns `gpu`.
+    """A deserialized engine and its memory on the device.
 
-    What `infer` returns are the page-locked buffers themselves, two sets in turn: an output is good until the call
-    after the next. Copying 8400 x 84 floats each time would cost what a small network's last layers do.
+    `infer` returns the page-locked buffers themselves, two sets in turn, so an output is valid until the call after the
+    next. Copying 8400 x 84 floats each time would cost as much as a small network's last layers.
+
+    Args:
+        trt: NVIDIA's Python module.
+        gpu: The CUDA backend; the session owns it and closes it.
+        plan: The serialized engine.
+        runtime: Name of the runtime.
+        graph: Run the network by a CUDA graph, where the backend has them.
+        warnings: See `Session`.
+
+    Raises:
+        DeviceError: TensorRT does not load or prepare the engine.
+        InputError: The engine's tensors have no fixed shape or common type, or it does not have one float input.
     """
 
     def __init__(self, trt: Any, gpu: Any, plan: bytes, *, runtime: str, graph: bool, warnings: Tuple[str, ...] = ()):
@@ -135,14 +173,22 @@ class TrtSession(Session):
 
     @property
     def device_ms(self) -> Optional[Dict[str, float]]:
-        """{"h2d", "gpu", "d2h"} of the last inference by the GPU's own clock, ms; None before the first."""
+        """Times of the last inference by the GPU's own clock, {"h2d", "gpu", "d2h"}, ms; None before the first."""
         if not self._ran or self._context is None:
             return None
         pairs = zip(("h2d", "gpu", "d2h"), self._events, self._events[1:])
         return {name: self._gpu.elapsed_ms(start, end) for name, start, end in pairs}
 
     def infer(self, x: np.ndarray) -> List[np.ndarray]:
-        """Runs the model; float32 outputs, good until the call after the next."""
+        """Run the model.
+
+        Returns:
+            The outputs, float32, valid until the call after the next.
+
+        Raises:
+            InputError: The session is closed, or `x` has another shape.
+            DeviceError: TensorRT fails.
+        """
         if self._context is None:
             raise InputError("this session is closed")
         if tuple(x.shape) != self.input_shape:
@@ -166,7 +212,7 @@ class TrtSession(Session):
         return [array.astype(np.float32, copy=False) for array in self._host[0]]
 
     def close(self) -> None:
-        """Frees the engine and all memory on the device; twice does no harm."""
+        """Free the engine and all memory on the device; a second call has no effect."""
         # The context before the engine, the engine before the runtime, all of them before the memory they point to.
         self._context = None
         self._engine = None
@@ -213,11 +259,11 @@ class TrtSession(Session):
         self._host = [[gpu.pinned(shape, dtype) for _, shape, dtype in outputs] for _ in range(2)]
 
     def _capture(self) -> str:
-        """Make the CUDA graph; what the description says of it. Without one the session runs all the same."""
+        """Make the CUDA graph, and return the text for the description. Without a graph the session runs, too."""
         if not self._gpu.graphs:
             return f", no CUDA graph (the backend {self._gpu.name} has none)"
         try:
-            self._execute()  # the first run finishes what TensorRT defers, which a capture forbids
+            self._execute()  # the first run finishes TensorRT's deferred work, which a capture forbids
             self._gpu.synchronize(self._stream)
             with self._gpu.capture(self._stream) as captured:
                 self._execute()

@@ -1,8 +1,8 @@
-"""One JSON schema for each noun that crosses the line, and the check against it.
+"""One JSON schema for each object that host and device exchange, and the check against it.
 
-`check("manifest", data)` reads `manifest.json` beside this file: the published schema *is* the check, so the two
-cannot drift apart. It is a small subset of JSON Schema draft 2020-12 (a test holds it against the `jsonschema`
-package, which a drone need not install); a keyword outside the subset is a programming error and raises KeyError.
+`check("manifest", data)` reads `manifest.json` beside this file: the published schema *is* the check, so the two cannot
+differ. It is a small subset of JSON Schema draft 2020-12 (a test compares it with the `jsonschema` package, which a
+drone need not install); a keyword outside the subset is a programming error and raises KeyError.
 """
 
 from __future__ import annotations
@@ -31,14 +31,25 @@ _TYPES = {
 
 @lru_cache(maxsize=None)
 def load(name: str) -> dict:
-    """The schema of a noun, e.g. load("manifest")."""
+    """The schema of a name, e.g. load("manifest")."""
     return json.loads((Path(__file__).parent / f"{name}.json").read_text(encoding="utf-8"))
 
 
 def check(name: str, data: Any, what: str) -> dict:
-    """Return `data` when it fits the schema `name`; else an InputError "<what>: <field>: <what is wrong>".
+    """Check an object against a schema.
 
-    An unknown `schema_version` is said first and as such: the file is newer than this program.
+    An unknown `schema_version` is reported first: the file is newer than this program.
+
+    Args:
+        name: Name of the schema.
+        data: The object.
+        what: Begins the error's message.
+
+    Returns:
+        `data`.
+
+    Raises:
+        InputError: The object does not fit, "<what>: <field>: <error>".
     """
     root = load(name)
     known = root["properties"]["schema_version"]["const"]

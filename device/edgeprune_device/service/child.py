@@ -1,6 +1,6 @@
-"""The worker as its supervisor sees it: a process that is started, heard, watched and ended.
+"""The worker as its supervisor sees it: a process that is started, read, watched and ended.
 
-Knows nothing of releases.
+The module does not depend on releases.
 """
 
 from __future__ import annotations
@@ -20,15 +20,25 @@ from edgeprune_device.service.worker import COMMAND, LOAD_S
 
 __all__ = ["Child"]
 
-_BUSY = 0.01  # of one processor: what loads and uses less does not work, it hangs
+_BUSY = 0.01  # of one processor: a loading worker that uses less hangs
 _LONGEST_LOAD_S = 6 * 3600.0  # as long as an engine may be built
 
 
 class Child:
-    """Started when it is made. `inherited`: descriptors that it keeps.
+    """A worker process; it is started when the object is made.
 
-    - `messages`: the descriptor to poll; `hear` takes what it said
-    - `frames`, `last_ns`, `lost`: what it did so far, also when it has ended
+    Args:
+        order: The order, see `protocol`.
+        inherited: Descriptors that the worker keeps.
+
+    Attributes:
+        messages: The descriptor to poll; `hear` reads it.
+        frames: Frames that the worker has completed; valid also when it has ended.
+        last_ns: When the last one was completed, time.monotonic_ns.
+        lost: Lines that could not be written.
+
+    Raises:
+        OSError: The process cannot be started.
     """
 
     def __init__(self, order: Dict[str, Any], inherited: Sequence[int]):
@@ -37,7 +47,7 @@ class Child:
         os.set_blocking(self.messages, False)
         self._rest = b""
         begun = time.monotonic_ns()
-        # Until it says more itself: the interpreter and its libraries load.
+        # Until its first message: the interpreter and its libraries load.
         self._pulse.cells[DEADLINE], self._pulse.cells[LOADING] = begun + int(LOAD_S * 1e9), 1
         self._load_ends_ns = begun + int(_LONGEST_LOAD_S * 1e9)
         self._granted_ns, self._spent_s = 0, 0.0
@@ -68,16 +78,16 @@ class Child:
         return self._process.poll()
 
     def go(self) -> None:
-        """It may load the model now."""
+        """Let the worker load the model."""
         self._write({})
 
     def look(self) -> None:
-        """Renew what it did."""
+        """Renew `frames`, `last_ns` and `lost`."""
         cells = self._pulse.cells
         self.frames, self.last_ns, self.lost = cells[FRAMES], cells[LAST], cells[LOST]
 
     def hear(self) -> List[Dict[str, Any]]:
-        """What it said since."""
+        """The worker's messages since the last call."""
         data = self._rest
         with suppress(BlockingIOError):
             while True:
@@ -89,8 +99,10 @@ class Child:
         return [json.loads(line.decode("ascii")) for line in lines]
 
     def hangs(self) -> bool:
-        """Whether it is silent for longer than it said. While it loads, who uses the processor is at work: an engine is
-        built for minutes."""
+        """Whether the worker has been silent for longer than it announced.
+
+        A worker that loads and uses the processor does not hang: building an engine takes minutes.
+        """
         now, cells = time.monotonic_ns(), self._pulse.cells
         if now <= max(cells[DEADLINE], self._granted_ns):
             return False
@@ -103,17 +115,17 @@ class Child:
         return False
 
     def terminate(self) -> None:
-        """Tell it to end."""
+        """Send SIGTERM."""
         with suppress(ProcessLookupError):
             self._process.terminate()
 
     def kill(self) -> None:
-        """End it."""
+        """Send SIGKILL."""
         with suppress(ProcessLookupError):
             self._process.kill()
 
     def close(self) -> None:
-        """When it has ended."""
+        """Free the pipe and the memory; call it when the worker has ended."""
         self.look()
         with suppress(BrokenPipeError):
             self._process.stdin.close()
@@ -121,7 +133,7 @@ class Child:
         self._pulse.close()
 
     def death(self) -> str:
-        """How it ended, in a few words, where it did not say."""
+        """How the worker ended, in a few words, for a worker that gave no reason."""
         code = self.code
         if code == -signal.SIGKILL:
             return "the worker was killed (SIGKILL), perhaps because memory ran out"
@@ -131,6 +143,6 @@ class Child:
         return f"the worker ended with code {code}"
 
     def _write(self, what: Dict[str, Any]) -> None:
-        with suppress(BrokenPipeError):  # it is dead already; its exit code says why
+        with suppress(BrokenPipeError):  # it has ended already; its exit code tells why
             self._process.stdin.write(json.dumps(what).encode("ascii") + b"\n")
             self._process.stdin.flush()

@@ -1,11 +1,13 @@
-"""One frame's detections as one line of JSON, `schema/detections.json`:
+"""One frame's detections as one line of JSON, `schema/detections.json`.
+
+An example:
 
     {"schema_version": 1, "frame": 17, "time": "2026-11-24T12:00:00.040Z", "boot_s": 93.114, "release":
      "9f86d081884c7d65", "source": "camera frame 17", "width": 1280, "height": 720, "ms": {"decode": 1.31, "pre": 2.07,
      "infer": 11.45, "post": 0.38}, "detections": [{"class": 2, "name": "car", "score": 0.8714, "box": [411.2, 97.5,
      502.8, 160.1]}]}
 
-Put together by hand: it is made for every frame, and json.dumps with its dictionaries takes several times as long.
+The line is formatted by hand, because json.dumps with its dictionaries takes several times as long for every frame.
 """
 
 from __future__ import annotations
@@ -24,11 +26,11 @@ _TIME_ERROR = 5  # adjtimex(2): nothing has set this clock
 
 
 class Lines:
-    """Lines(release, classes)(number, name, at_ns, shape, times, found) -> bytes.
+    """Formats the line of a frame: Lines(release, classes)(number, name, at_ns, shape, times, found) -> bytes.
 
-    - `at_ns`: the frame's moment, time.monotonic_ns(); "time" is null where nothing has set the wall clock
-    - `shape`: of the upright picture, (h, w, …); `times`: four of monotonic_ns() and the end of the last stage
-    - `found`: (n, 6) [x1, y1, x2, y2, score, class] in pixels of that picture
+    Args:
+        release: ID of the release.
+        classes: Names of the classes.
     """
 
     def __init__(self, release: str, classes: Sequence[str]):
@@ -48,10 +50,22 @@ class Lines:
         times: Tuple[int, int, int, int, int],
         found: np.ndarray,
     ) -> bytes:
-        """The line, with its end of line."""
+        """Format one frame.
+
+        Args:
+            number: Number of the frame.
+            name: Name of the frame.
+            at_ns: Moment of the frame, time.monotonic_ns; "time" is null where the wall clock has not been set.
+            shape: Shape of the upright image, (h, w, …).
+            times: Begin of the four stages and end of the last one, time.monotonic_ns.
+            found: (n, 6) [x1, y1, x2, y2, score, class], px of that image.
+
+        Returns:
+            The line, with its end of line.
+        """
         a, b, c, d, e = times
         wall, boot_s = self._clock.at(at_ns)
-        # A file's name may be no Unicode: then "?" stands for what is not.
+        # A file's name may not be Unicode: "?" then replaces the wrong characters.
         said = json.dumps(name.encode("utf-8", "replace").decode("utf-8"))
         ms = (b - a) / 1e6, (c - b) / 1e6, (d - c) / 1e6, (e - d) / 1e6
         head = self._head % (number, wall, boot_s, said, shape[1], shape[0], *ms)
@@ -62,14 +76,14 @@ class Lines:
             [
                 labels[int(c)] + '"score": %.4f, "box": [%.1f, %.1f, %.1f, %.1f]}' % (s, x1, y1, x2, y2)
                 for x1, y1, x2, y2, s, c in found.tolist()
-                if 0 <= c < len(labels)  # whatever a network with its own NMS says
+                if 0 <= c < len(labels)  # a network with its own NMS may give any class
             ]
         )
         return (head + boxes + "]}\n").encode("ascii")
 
 
 class _Clock:
-    """time.monotonic_ns() -> (wall clock as JSON, seconds since the boot); the other clocks are asked once a second."""
+    """time.monotonic_ns() -> (wall clock as JSON, seconds since the boot); it reads the other clocks once a second."""
 
     def __init__(self) -> None:
         self._asked_ns = -_SECOND_NS

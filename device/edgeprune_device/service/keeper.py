@@ -1,13 +1,13 @@
-"""Which release runs: the current one while it deserves it, else the newest good one.
+"""The release that runs: the current one while it works, else the newest good one.
 
-- A release on trial has three starts to run well for the window. Else it is bad, and the newest good one takes over.
-  A start counts from when the model is about to be loaded; not where the source then turns out to be missing.
-- A release that does not verify is bad, too; but only where another one does verify: a trust store that is gone must
+- A release on trial has three starts to run well for the window. Else it is marked bad, and the newest good one takes
+  over. A start counts from the moment before the model is loaded, except where the source then turns out to be missing.
+- A release that does not verify is marked bad, too, but only where another one does verify: a missing trust store must
   not condemn them all.
-- Where there is nothing to fall back to, a release stays, whatever it does.
+- Where there is no release to fall back to, a release stays in spite of its failures.
 
-What a full or broken disk does not let be written down is remembered until the service ends. Knows nothing of
-processes.
+Changes that cannot be written, because the disk is full or broken, are remembered until the service ends. The module
+does not depend on processes.
 """
 
 from __future__ import annotations
@@ -24,7 +24,13 @@ MOST_STARTS = 3
 
 
 class Keeper:
-    """Of `releases`; `window_s` is for messages; `say` takes a line and says it once."""
+    """Chooses the release to run.
+
+    Args:
+        releases: The releases.
+        window_s: How long a release must run well, s; for messages.
+        say: Called with a line of text, which it prints once.
+    """
 
     def __init__(self, releases: Releases, window_s: float, say: Callable[[str], None]):
         self._releases, self._window_s, self._say = releases, window_s, say
@@ -32,12 +38,19 @@ class Keeper:
         self._instead: Dict[Optional[str], Release] = {}
 
     def forget(self) -> None:
-        """What was only remembered: somebody has changed something."""
+        """Forget the changes that could not be written, because the releases have been changed from outside."""
         self._starts.clear()
         self._instead.clear()
 
     def choose(self, last: Optional[str]) -> Tuple[Optional[Release], str]:
-        """(the release to start now, ""), or (None, why there is none). `last`: why the last start failed."""
+        """The release to start now.
+
+        Args:
+            last: Why the last start failed, or None.
+
+        Returns:
+            (the release, ""), or (None, why there is none).
+        """
         try:
             release = self._releases.current()
         except EdgepruneError as error:
@@ -58,9 +71,14 @@ class Keeper:
         return (self.fall_back(release, why) if why else None) or release, ""
 
     def fall_back(self, release: Optional[Release], why: str) -> Optional[Release]:
-        """Mark it bad and switch to the newest good release that verifies. None: there is none, and nothing changes.
+        """Mark a release bad and switch to the newest good release that verifies.
 
-        `release` None: what `current` means cannot be told.
+        Args:
+            release: The release; None: `current` cannot be read.
+            why: The reason, in one line.
+
+        Returns:
+            The release that is then in use; None: there is no other, and nothing changes.
         """
         identity = None if release is None else release.identity
         for other in self._releases.all():
@@ -75,10 +93,10 @@ class Keeper:
                 with self._releases.state_locked():
                     now = None if release is None else self._releases.current()
                     if now is not None and (now.identity, now.state) != (identity, release.state):
-                        return now  # somebody has switched meanwhile, or judged it
+                        return now  # an installation has switched meanwhile, or judged it
                     if not self._releases.folder(other).is_dir():
                         continue  # tidied away at this moment
-                    # In this order: what is marked bad is never in use, wherever this is killed.
+                    # In this order: a release that is marked bad is never in use, even after a kill at any point.
                     self._releases.switch(other)
                     if now is not None:
                         self._releases.mark(now, "bad", why)
@@ -91,7 +109,7 @@ class Keeper:
         return None
 
     def count(self, release: Release, starts: int) -> None:
-        """One start more or less of a release on trial, on the disk before this returns."""
+        """Add `starts` (1 or -1) to the starts of a release on trial; it is on the disk before this returns."""
         if release.state != "trial":
             return
         self._starts[release.identity] = max(self._started(release) + starts, 0)
@@ -106,12 +124,12 @@ class Keeper:
             self._say(f"the start of release {release} cannot be written down: {error}")
 
     def confirm(self, release: Release) -> Release:
-        """It runs well: good from now on. The release as it is then."""
+        """Mark a release that runs well as good, and return it with its new state."""
         try:
             with self._releases.state_locked():
                 now = self._releases.current()
                 if now is None or now.identity != release.identity:
-                    return release  # somebody has switched meanwhile, and will say so
+                    return release  # an installation has switched meanwhile, and will signal it
                 if now.state == "trial":
                     now = self._releases.confirm(now)
         except EdgepruneError as error:

@@ -1,6 +1,6 @@
 """systemd's notification protocol (sd_notify): a datagram to the socket that $NOTIFY_SOCKET names.
 
-Knows nothing of what is told. Where nobody listens, nothing happens.
+Without a listener a message is dropped.
 """
 
 from __future__ import annotations
@@ -14,9 +14,12 @@ __all__ = ["Notify"]
 
 
 class Notify:
-    """Takes $NOTIFY_SOCKET and $WATCHDOG_USEC out of the environment: they are for this process, not for its children.
+    """The connection to systemd.
 
-    - `watchdog_s`: how often at least systemd wants to hear WATCHDOG=1; None: it does not
+    It removes $NOTIFY_SOCKET and $WATCHDOG_USEC from the environment: they are for this process, not for its children.
+
+    Attributes:
+        watchdog_s: Longest interval at which systemd expects WATCHDOG=1, s; None: it does not expect it.
     """
 
     def __init__(self) -> None:
@@ -32,9 +35,9 @@ class Notify:
             self._socket.setblocking(False)
 
     def send(self, **fields: object) -> None:
-        """send(READY=1, STATUS="reads the camera"): one datagram."""
+        """Send one datagram, e.g. send(READY=1, STATUS="reads the camera")."""
         if self._socket is None:
             return
         text = "\n".join(f"{name}={' '.join(str(value).split())}" for name, value in fields.items())
-        with suppress(OSError):  # systemd is busy, or restarts; it is told again
+        with suppress(OSError):  # systemd is busy, or restarts; the next message comes soon
             self._socket.sendto(text.encode("utf-8", "replace"), self._address)

@@ -1,8 +1,8 @@
-"""What the supervisor and its worker tell each other.
+"""The messages between the supervisor and its worker.
 
-- to the worker, on its standard input: one line of JSON, the order; later, when it may touch the model, one line more
+- to the worker, on its standard input: one line of JSON, the order; later, when it may load the model, one line more
 - from it, on a pipe: lines of JSON, `{"step": …, "text": …}`, `{"note": …}`, and before it ends `{"end": …}`
-- from it, in memory that both see: `Pulse`, which costs the worker no system call
+- from it, in shared memory: `Pulse`, which costs the worker no system call
 - its exit code
 """
 
@@ -28,13 +28,13 @@ __all__ = [
 ]
 
 #: Exit codes of the worker; every other one, and every signal, is a crash.
-FINISHED = 0  # the source has ended, or it was told to end
-BAD_USE = 2  # what was asked for can never work: an option, the output
+FINISHED = 0  # the source has ended, or the supervisor ended the worker
+BAD_USE = 2  # an option or the output can never work
 REFUSED = 10  # the bundle does not verify
 UNFIT = 11  # the model cannot be loaded, or fails while it runs
 UNREADY = 12  # the machine lacks something: a runtime, its GPU, a program
 SOURCE_BROKE = 13  # a folder or video that could not be read to its end
-BROKEN_PIPE = 141  # nobody reads the standard output any more
+BROKEN_PIPE = 141  # the reader of the standard output has gone
 
 # Cells of a Pulse. `LAST`, `DEADLINE`: time.monotonic_ns().
 FRAMES = 0  # frames that are through
@@ -46,9 +46,14 @@ _CELLS = 5
 
 
 class Pulse:
-    """Some numbers in shared memory: `pulse.cells[FRAMES] += 1`. One side writes, each number is one store.
+    """Some numbers in shared memory: `pulse.cells[FRAMES] += 1`. One side writes, and each number is one store.
 
-    Without `descriptor` a new one, all zeros, whose `descriptor` the other process inherits.
+    Args:
+        descriptor: Descriptor of the memory; without it a new one is made, all zeros.
+
+    Attributes:
+        descriptor: Descriptor of the memory, which the other process inherits.
+        cells: The numbers, int64.
     """
 
     def __init__(self, descriptor: int = -1):
@@ -60,7 +65,7 @@ class Pulse:
         self.cells = memoryview(self._page).cast("q")[:_CELLS]
 
     def close(self) -> None:
-        """Gives the memory back."""
+        """Free the memory."""
         self.cells.release()
         self._page.close()
         os.close(self.descriptor)

@@ -1,11 +1,11 @@
-"""Where the service's lines go: `open(text, listener, beat) -> Sink`.
+"""The output of the service's lines: `open(text, listener, beat) -> Sink`.
 
-    "-"           standard output; waits for whoever reads it, as any program in a pipe does
+    "-"           standard output; waits for its reader, as any program in a pipe does
     FILE          appended to, line by line; opened again where it was moved away (logrotate)
     unix:PATH     a socket for several clients, which read whole lines from the moment they connect
 
-A file on a full disk, and a client that does not read, lose whole lines, never parts of them, and hold up nothing.
-Knows nothing of what is in a line.
+A file on a full disk, and a client that does not read, lose whole lines, never parts of them, and do not delay the
+service. The module does not read the content of a line.
 """
 
 from __future__ import annotations
@@ -35,20 +35,35 @@ _LOOK_S = 2.0
 
 
 class Sink:
-    """Takes whole lines. `problem`: why the last one was lost; None: it was not."""
+    """An output of whole lines.
+
+    Attributes:
+        problem: Why the last line was lost; None: it was not.
+    """
 
     problem: Optional[str] = None
 
     def write(self, line: bytes) -> int:
-        """How many lines were lost now: 0, or with several clients as many as there were."""
+        """Write a line.
+
+        Returns:
+            Number of lines that were lost: 0 or 1, or with several clients up to their number.
+        """
         raise NotImplementedError
 
     def close(self) -> None:
-        """Nothing more will come."""
+        """Close the output."""
 
 
 def check(text: str) -> None:
-    """InputError: nothing can ever be written there. Makes nothing."""
+    """Check whether an output can work; it makes no file.
+
+    Args:
+        text: "-", a file, or unix:PATH.
+
+    Raises:
+        InputError: The output can never be written.
+    """
     if not text:
         raise InputError("--output is empty; give -, a file, or unix:PATH")
     if text == "-":
@@ -72,9 +87,15 @@ def check(text: str) -> None:
 
 @contextmanager
 def listening(text: str) -> Iterator[socket.socket]:
-    """The socket that unix:PATH means, which clients can connect to as long as the block lasts.
+    """The listening socket of unix:PATH, to which clients can connect as long as the block lasts.
 
-    What a killed predecessor left there is replaced. InputError: somebody listens there, or it is no socket.
+    A socket that a killed predecessor left is replaced.
+
+    Args:
+        text: unix:PATH.
+
+    Raises:
+        InputError: Another program listens there, the path is no socket, or it cannot be made.
     """
     path = text[len(SOCKET) :]
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
@@ -86,7 +107,7 @@ def listening(text: str) -> Iterator[socket.socket]:
                     raise
                 _remove_stale(path)
                 listener.bind(path)
-            os.chmod(path, 0o660)  # who connects must be able to write there: this user and its group
+            os.chmod(path, 0o660)  # a client needs the right to write there: this user and its group
             mine = os.stat(path)
             listener.listen(_MOST_CLIENTS)
         except OSError as error:
@@ -106,7 +127,7 @@ def _remove_stale(path: str) -> None:
         knocking.settimeout(1.0)
         try:
             knocking.connect(path)
-        except ConnectionRefusedError:  # the file is there, and nobody behind it
+        except ConnectionRefusedError:  # the file is there without a listener
             os.unlink(path)
             return
         except OSError:
@@ -115,7 +136,17 @@ def _remove_stale(path: str) -> None:
 
 
 def open(text: str, listener: int, beat: Callable[[], None], stdout: int = 1) -> Sink:
-    """The sink. `listener`: the descriptor of what `listening` made; `beat` is called while a reader is waited for."""
+    """Open the output.
+
+    Args:
+        text: "-", a file, or unix:PATH.
+        listener: Descriptor of the socket that `listening` made.
+        beat: Called while the output waits for its reader.
+        stdout: Descriptor of the standard output.
+
+    Raises:
+        InputError: The file cannot be opened now.
+    """
     if text.startswith(SOCKET):
         return SocketSink(socket.socket(fileno=listener))
     if text != "-":
@@ -124,7 +155,12 @@ def open(text: str, listener: int, beat: Callable[[], None], stdout: int = 1) ->
 
 
 class StreamSink(Sink):
-    """A pipe or a terminal. BrokenPipeError: whoever read it has gone."""
+    """A pipe or a terminal.
+
+    Args:
+        descriptor: Descriptor of the stream.
+        beat: Called while the output waits for its reader.
+    """
 
     def __init__(self, descriptor: int, beat: Callable[[], None]):
         self._descriptor, self._beat = descriptor, beat
@@ -132,7 +168,14 @@ class StreamSink(Sink):
         self._poll.register(descriptor, select.POLLOUT)
 
     def write(self, line: bytes) -> int:
-        """0: it waits until all is written."""
+        """Write a line and wait until all of it is written.
+
+        Returns:
+            0.
+
+        Raises:
+            BrokenPipeError: The reader has gone.
+        """
         left = memoryview(line)
         while left:
             if self._poll.poll(_POLL_MS):
@@ -143,7 +186,15 @@ class StreamSink(Sink):
 
 
 class FileSink(Sink):
-    """A file by its path, or one that is open already. InputError: it cannot be opened now."""
+    """A file by its path, or one that is open already.
+
+    Args:
+        path: The file; None: use `descriptor`.
+        descriptor: Descriptor of an open file.
+
+    Raises:
+        InputError: The file cannot be opened now.
+    """
 
     def __init__(self, path: Optional[Path], descriptor: int = -1):
         self._path, self._descriptor = path, descriptor
@@ -155,7 +206,7 @@ class FileSink(Sink):
                 raise InputError(f"{path}: cannot be written ({str(error.strerror or error).lower()})") from error
 
     def write(self, line: bytes) -> int:
-        """1: the disk does not take it."""
+        """Write a line; 1 where the disk does not take it, else 0."""
         try:
             if self._path is not None and (self._descriptor < 0 or time.monotonic() >= self._look_at):
                 self._look()
@@ -163,7 +214,7 @@ class FileSink(Sink):
             if written == len(line):
                 self.problem = None
                 return 0
-            # The disk is full in the middle of a line. What is there of it goes: readers may count on whole lines.
+            # The disk is full in the middle of a line. The part is removed, so that readers find whole lines only.
             os.ftruncate(self._descriptor, os.fstat(self._descriptor).st_size - written)
             os.lseek(self._descriptor, -written, os.SEEK_CUR)  # for one that was not opened to append
             self.problem = "no space left on device"
@@ -172,7 +223,7 @@ class FileSink(Sink):
         return 1
 
     def close(self) -> None:
-        """Close it."""
+        """Close the file."""
         if self._path is not None and self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
@@ -181,13 +232,13 @@ class FileSink(Sink):
         self._descriptor = os.open(str(self._path), os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
         now = os.fstat(self._descriptor)
         self._look_at = time.monotonic() + _LOOK_S
-        # What a power cut left of a last line must not become the begin of the next one.
+        # A last line that a power cut left incomplete must not become the begin of the next one.
         if stat.S_ISREG(now.st_mode) and now.st_size and os.pread(self._descriptor, 1, now.st_size - 1) != b"\n":
             with suppress(OSError):
                 os.write(self._descriptor, b"\n")
 
     def _look(self) -> None:
-        """Whether the path still means this file; else open what it means now."""
+        """Open the path again where it no longer names this file."""
         self._look_at = time.monotonic() + _LOOK_S
         try:
             now, mine = os.stat(str(self._path)), os.fstat(self._descriptor) if self._descriptor >= 0 else None
@@ -200,16 +251,20 @@ class FileSink(Sink):
 
 
 class SocketSink(Sink):
-    """Clients of a listening socket. Each gets every line from when it connected, or whole lines less."""
+    """The clients of a listening socket. Each gets every line from its connection on, or loses whole lines.
+
+    Args:
+        listener: The listening socket.
+    """
 
     def __init__(self, listener: socket.socket):
         self._listener = listener
         self._clients: List[_Client] = []
-        # In a thread, which sleeps until somebody comes: to look at each frame would cost each frame.
+        # In a thread, which sleeps until a client connects: a check at each frame would cost time at each frame.
         threading.Thread(target=self._accept, name="edgeprune-clients", daemon=True).start()
 
     def write(self, line: bytes) -> int:
-        """How many clients did not get it."""
+        """Write a line to every client, and return the number of clients that did not get it."""
         if not self._clients:
             return 0
         lost, gone = 0, []
@@ -225,7 +280,7 @@ class SocketSink(Sink):
         return lost
 
     def close(self) -> None:
-        """The listening socket stays: it is the supervisor's."""
+        """Close the clients. The listening socket stays open, as it belongs to the supervisor."""
         for client in self._clients:
             client.close()
 
@@ -234,7 +289,7 @@ class SocketSink(Sink):
             try:
                 connection, _ = self._listener.accept()
             except OSError:
-                time.sleep(1.0)  # too many open files; what is there goes on
+                time.sleep(1.0)  # too many open files; the present clients continue
                 continue
             if len(self._clients) < _MOST_CLIENTS:
                 self._clients.append(_Client(connection))
@@ -250,7 +305,7 @@ class _Client:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
 
     def send(self, line: bytes) -> bool:
-        """False: its buffer is full, and the line is lost to it. OSError: it has gone."""
+        """Send a line. False: the buffer is full, and the line is lost to this client. OSError: the client has gone."""
         try:
             if self._rest:  # of a line that was begun
                 self._rest = self._rest[self._connection.send(self._rest) :]

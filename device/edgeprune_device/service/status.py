@@ -1,10 +1,11 @@
-"""`run/status.json`, the service's own account: what runs, since when, and whether frames come.
+"""`run/status.json`, the status of the service: its release, its state, and its frames.
 
     {"schema_version": 1, "pid": 812, "boot_id": "2f…", "boot_s": 93.1, "release": "9f86d081884c7d65", "state":
      "running", "frames": 1704, "last_frame_boot_s": 93.0, "restarts": 0, "reason": null, "since_boot_s": 31.4, …}
 
-Times are seconds since the boot, as /proc/uptime counts them, and `boot_id` names the boot: so a file that a power cut
-left shows. Written beside and renamed, and not synced: it is no use after a power cut.
+Times are seconds since the boot, as /proc/uptime counts them, and `boot_id` names the boot, so a file from before a
+power cut is recognised. The file is written beside and renamed, but not synced, because it is of no use after a power
+cut.
 """
 
 from __future__ import annotations
@@ -25,12 +26,20 @@ _MAX_BYTES = 1 << 16
 
 
 def boot_s() -> float:
-    """Now, in seconds since the boot."""
+    """Seconds since the boot."""
     return round(time.clock_gettime(time.CLOCK_BOOTTIME), 3)
 
 
 def read(path: Path, fresh_s: float) -> Optional[Dict[str, Any]]:
-    """What a service that is alive wrote there in the last `fresh_s` seconds; None: there is no such."""
+    """Read the status of a running service.
+
+    Args:
+        path: The file.
+        fresh_s: Oldest age of the status, s.
+
+    Returns:
+        The status; None where there is none of a running service that is fresh.
+    """
     now = clock.now()
     try:
         with open(path, "rb") as stream:
@@ -44,7 +53,15 @@ def read(path: Path, fresh_s: float) -> Optional[Dict[str, Any]]:
 
 
 def write(path: Path, data: Dict[str, Any]) -> None:
-    """OSError: it cannot be written."""
+    """Write the status.
+
+    Args:
+        path: The file.
+        data: The status, without "schema_version".
+
+    Raises:
+        OSError: The file cannot be written.
+    """
     temporary = path.with_name(f".{path.name}.tmp")
     with open(temporary, "w", encoding="ascii") as stream:
         stream.write(json.dumps({"schema_version": 1, **data}) + "\n")

@@ -1,8 +1,8 @@
-"""The service's supervisor: starts the worker, watches it, starts it again, and gives account.
+"""The service's supervisor: starts the worker, watches it, restarts it, and reports its state.
 
-What crashes, hangs or fails is started again after growing pauses, for ever; `keeper` says with which release. What is
-missing, a camera, a disk, a GPU, is never the model's fault. Imports no numpy: it stays small, and nothing that a
-driver does to the worker reaches it.
+A worker that crashes, hangs or fails is started again after growing pauses, without end; `keeper` chooses the release.
+A missing camera, disk or GPU never counts against the model. The supervisor imports no numpy, so it stays small, and a
+failure of a driver in the worker does not reach it.
 """
 
 from __future__ import annotations
@@ -33,16 +33,28 @@ _PAUSES_S = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)  # after a crash; the last one for 
 _TICK_S = 1.0
 _END_S = 5.0  # for a worker to end well
 _LOCK_S = 5.0  # for a predecessor's worker to be gone
-_MOST_SAID = 1000  # texts that are kept, to be said once
+_MOST_SAID = 1000  # texts that are kept, to be printed only once
 _STOPPED_S = 10.0  # between looks for a release where there is none
 
 
 @dataclass(frozen=True)
 class ServiceOptions:
-    """What `edgeprune run` was asked for. Either `root` or `bundle`, whose SHA-256 begins with `identity`.
+    """Options of `edgeprune run`. Either `root` or `bundle` is given.
 
-    - `watchdog_s`: a worker that is silent for so long hangs; `window_s`: a release that ran well for so long is good
-    - "auto" for `precision` or `runtime`: what the release was accepted with, else the best
+    Attributes:
+        source: Source of frames, see `sources.open`.
+        output: Output of the lines, see `sinks`.
+        root: Root of the releases.
+        bundle: A bundle to run as it is.
+        identity: First 16 hexadecimal digits of the bundle's SHA-256.
+        allow_untrusted: Accept the bundle of an untrusted key.
+        precision: Precision of the model; "auto": the one that the release was accepted with, else the best.
+        runtime: Name of the runtime; "auto": the one that the release was accepted with, else the best.
+        cuda: CUDA backend, see `edgeprune_device.cuda.names`.
+        conf: Lowest score of a detection; None: the bundle's.
+        threads: CPU threads of the runtime; None: its own choice.
+        watchdog_s: Time after which a silent worker counts as hung, s.
+        window_s: Time after which a release that runs well is good, s.
     """
 
     source: str
@@ -61,7 +73,18 @@ class ServiceOptions:
 
 
 def run(options: ServiceOptions) -> int:
-    """Until it is told to end, or the source has ended: the exit code. Raises what ends it in the first seconds."""
+    """Run the service until a signal ends it, or the source ends.
+
+    Args:
+        options: How to run it.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        InputError: The output, the source or an option can never work; or with `bundle` the model cannot run here.
+        SignatureError: The bundle does not verify.
+    """
     sinks.check(options.output)
     with ExitStack() as stack:
         lock = stack.enter_context(_only_one(options.root)) if options.root else None
@@ -86,7 +109,7 @@ class _Supervisor:
         self._state, self._reason, self._since_s = "starting", None, status.boot_s()
         self._frames = self._restarts = self._failures = 0
         self._written_s, self._pinged_s, self._ready = -1e9, -1e9, False
-        self._said: Set[str] = set()  # what is said once
+        self._said: Set[str] = set()  # texts that were printed
         self._counted = False  # this start
         self._before, self._flows_s = 0, 0.0  # frames until the source was opened; since when they flow, 0: they do not
         self._wake, self._poll = -1, select.poll()
@@ -116,7 +139,7 @@ class _Supervisor:
                 self._notify.send(STOPPING=1)
 
     def _live(self, release: Optional[Release]) -> None:
-        """One worker's life, and what follows from it."""
+        """Start one worker, watch it until it ends, and draw the consequences."""
         self._counted, self._before, self._flows_s = False, 0, 0.0
         self._did = (0, 0, 0)
         self._identity = release.identity if release else self._options.identity
@@ -129,7 +152,7 @@ class _Supervisor:
                 self._wait(self._tick_s)
                 ending = self._hear(child, release) or ending
                 self._watch(child)
-                # By the last frame, not by the clock: one that hangs is silent for a while before it is known to.
+                # By the last frame, not by the clock: a worker that hangs is silent for a while before it is detected.
                 if self._flows_s and child.last_ns / 1e9 - self._flows_s >= self._options.window_s:
                     self._failures = 0
                     release = self._confirm(release)
@@ -150,7 +173,7 @@ class _Supervisor:
     def _order(self, release: Optional[Release]) -> Dict[str, Any]:
         options = self._options
         precision, runtime = options.precision, options.runtime
-        if release is not None:  # what its accuracy was measured with
+        if release is not None:  # the settings with which its accuracy was measured
             precision = (release.precision or "auto") if precision == "auto" else precision
             runtime = (release.runtime or "auto") if runtime == "auto" else runtime
         return {
@@ -158,7 +181,7 @@ class _Supervisor:
             "release": None if release is None else release.identity,
             "bundle": None if options.bundle is None else str(options.bundle),
             "allow_untrusted": options.allow_untrusted,
-            "patient": release is not None,  # a service waits for what is missing; a command says so
+            "patient": release is not None,  # a service waits for a missing part; a command reports it
             "source": options.source,
             "output": options.output,
             "listener": self._listener,
@@ -172,7 +195,7 @@ class _Supervisor:
         }
 
     def _hear(self, child: Child, release: Optional[Release]) -> str:
-        """What the worker said; its last words."""
+        """Handle the worker's messages, and return its last one."""
         last = ""
         for said in child.hear():
             step, text = said.get("step"), printable(said.get("text") or said.get("note") or said.get("end") or "")
@@ -203,7 +226,7 @@ class _Supervisor:
         return last
 
     def _watch(self, child: Child) -> None:
-        """Renew the state by the frames."""
+        """Renew the state from the number of frames."""
         child.look()
         if self._state == "starting" and child.frames > self._before:
             self._flows_s = time.monotonic()
@@ -212,20 +235,20 @@ class _Supervisor:
         self._tell()
 
     def _end(self, child: Child, hung: bool) -> None:
-        """When it returns, the worker is no more."""
+        """End the worker; when this returns, it has ended."""
         until = time.monotonic() + _END_S
         if child.code is None and not hung:
             child.terminate()
         while child.code is None:
             if hung or time.monotonic() > until:
                 child.kill()
-            # systemd hears nothing meanwhile where it hung: a process that not even SIGKILL ends is the kernel's.
+            # systemd gets no message meanwhile where it hung: a process that survives SIGKILL is stuck in the kernel.
             self._wait(0.2)
             if not hung:
                 self._tell()
 
     def _judge(self, child: Child, release: Optional[Release], hung: bool, words: str) -> None:
-        """What follows from how the worker ended by itself."""
+        """Draw the consequences of how the worker ended by itself."""
         code = child.code
         if hung:
             silent = f"no frame for {self._options.watchdog_s:g} s" if child.frames else "it loads, and does nothing"
@@ -260,7 +283,7 @@ class _Supervisor:
                 self._pause(self._next_pause_s(), "stopped", why)
         else:
             self._restarts += 1
-            if not self._counted:  # it did not even come to the model
+            if not self._counted:  # it ended before the model was loaded
                 self._count(release, 1)
             pause_s = self._next_pause_s()
             self._say(f"{why}; starts again in {pause_s:g} s")
@@ -272,7 +295,7 @@ class _Supervisor:
             self._keeper.count(release, starts)
 
     def _confirm(self, release: Optional[Release]) -> Optional[Release]:
-        """It runs well. Where that cannot be written down, it is tried again after one more window."""
+        """Confirm a release that runs well. Where that cannot be written, it is tried again after one more window."""
         if release is None or release.state != "trial":
             return release
         self._flows_s = time.monotonic()
@@ -285,7 +308,7 @@ class _Supervisor:
         self._failures += 1
         return _PAUSES_S[min(self._failures, len(_PAUSES_S)) - 1]
 
-    # --- what others see ---------------------------------------------------------------------------------------------
+    # --- status and messages -----------------------------------------------------------------------------------------
 
     def _say(self, text: str) -> None:
         with suppress(OSError):  # a terminal that has gone
@@ -309,7 +332,7 @@ class _Supervisor:
         self._tell()
 
     def _tell(self) -> None:
-        """To systemd that all is well, and status.json; each when it is due."""
+        """Send systemd's watchdog message and write status.json, each when it is due."""
         now = time.monotonic()
         if self._notify.watchdog_s and now >= self._pinged_s + self._notify.watchdog_s / 4:
             self._pinged_s = now
@@ -344,7 +367,7 @@ class _Supervisor:
     # --- waiting -----------------------------------------------------------------------------------------------------
 
     def _pause(self, seconds: float, state: str, reason: Optional[str]) -> None:
-        """Without a worker; a signal ends it."""
+        """Wait without a worker; a signal ends the wait."""
         self._enter(state, reason)
         until = time.monotonic() + seconds
         while time.monotonic() < until and not (self._ends or self._again):
@@ -352,7 +375,7 @@ class _Supervisor:
             self._tell()
 
     def _wait(self, seconds: float) -> None:
-        """So long, or until a signal comes, a worker ends or says something."""
+        """Wait for `seconds`, or until a signal comes, a worker ends or sends a message."""
         for descriptor, event in self._poll.poll(seconds * 1e3):
             if descriptor == self._wake:
                 with suppress(BlockingIOError):
@@ -371,7 +394,7 @@ class _Supervisor:
         handlers: List[Tuple[int, Any]] = [(signal.SIGTERM, ends), (signal.SIGINT, ends)]
         if self._keeper is not None:
             handlers.append((signal.SIGHUP, again))
-        elif signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:  # not where somebody has it ignored, as nohup does
+        elif signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:  # not where it is ignored, as under nohup
             handlers.append((signal.SIGHUP, ends))
         handlers.append((signal.SIGCHLD, lambda *_: None))
         self._wake, writes = os.pipe()
@@ -392,13 +415,16 @@ class _Supervisor:
 
 @contextmanager
 def _only_one(root: Path) -> Iterator[Optional[int]]:
-    """A lock that the worker inherits: it is free when both are gone. None: the disk does not let it be taken."""
+    """Hold a lock that the worker inherits, so that it is free only when both have ended.
+
+    None: the disk does not permit a lock.
+    """
     path = root / "run" / "lock"
     try:
         path.parent.mkdir(mode=0o755, exist_ok=True)
         descriptor = os.open(str(path), os.O_RDWR | os.O_CREAT, 0o644)
     except OSError:
-        yield None  # status.json cannot be written either, which is said
+        yield None  # status.json cannot be written either, which is reported
         return
     try:
         until = time.monotonic() + _LOCK_S

@@ -1,11 +1,11 @@
-"""The service's systemd unit: starts it at boot, again when it fails, and lets it do little else than its work.
+"""The service's systemd unit: starts it at boot and after a failure, and restricts it to its work.
 
-Left out on purpose, with what it would break:
+These settings are left out, because they would break something:
 - PrivateDevices, DevicePolicy, DeviceAllow: the names of a Jetson's GPU devices differ from release to release, and a
-  filter that forgets one leaves the drone blind. File permissions decide: the user is in the groups video and render.
+  filter that misses one makes the service fail. File permissions decide: the user is in the groups video and render.
 - ProtectClock: it allows the clock's device, and systemd then takes all others away.
 - MemoryDenyWriteExecute: CUDA, ONNX Runtime and libffi make code at run time.
-- PrivateTmp, where something is in /tmp: a Jetson's own camera is reached by /tmp/argus_socket.
+- PrivateTmp, where a needed file is in /tmp: a Jetson's own camera is reached by /tmp/argus_socket.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from edgeprune_device.service.sinks import SOCKET
 
 __all__ = ["NAME", "text"]
 
-#: What the unit's file is called.
+#: Name of the unit's file.
 NAME = "edgeprune.service"
 _RUNTIME = PurePosixPath("/run/edgeprune")  # made by systemd for the user, gone with the service
 _USER = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,30}\$?")
@@ -86,9 +86,21 @@ WantedBy=multi-user.target
 
 
 def text(user: str, executable: str, root: str, source: str, output: str, home: str) -> str:
-    """The unit's text. `executable`: the edgeprune command; `home`: where the trusted keys are (`keys.home`).
+    """Write the unit.
 
-    Paths are absolute, as they are on the drone. InputError: something that a unit cannot say.
+    Args:
+        user: The user that runs the service.
+        executable: Absolute path of the edgeprune command.
+        root: Absolute path of the releases.
+        source: Source of frames; a path is absolute.
+        output: Output of the lines; a path is absolute.
+        home: Absolute path of the trusted keys (`keys.home`).
+
+    Returns:
+        Content of the unit file.
+
+    Raises:
+        InputError: A value cannot stand in a unit.
     """
     if not _USER.fullmatch(user):
         raise InputError(f"{user!r}: not a user's name")
@@ -119,14 +131,16 @@ def text(user: str, executable: str, root: str, source: str, output: str, home: 
 
 
 def _environment(home: str) -> str:
-    """What lets the service find `home`. With EDGEPRUNE_HOME it would not look into /etc/edgeprune, and refuse what the
-    installer takes."""
+    """The environment variable that lets the service find `home`.
+
+    With EDGEPRUNE_HOME it would not read /etc/edgeprune, and would refuse bundles that the installer accepts.
+    """
     folder = PurePosixPath(home)
     return f"XDG_CONFIG_HOME={folder.parent}" if folder.name == "edgeprune" else f"EDGEPRUNE_HOME={home}"
 
 
 def _writable(root: str, output: str, argus: bool) -> List[str]:
-    """The folders that it may write to."""
+    """The folders that the service may write to."""
     found = [root]
     path = output[len(SOCKET) :] if output.startswith(SOCKET) else output
     if path != "-":
@@ -139,7 +153,7 @@ def _writable(root: str, output: str, argus: bool) -> List[str]:
 
 
 def _quoted(word: str, command: bool = False) -> str:
-    """As systemd reads it: in a command line $ has a meaning, % everywhere."""
+    """Quote a word for systemd: `$` has a meaning in a command line, `%` everywhere."""
     escaped = word.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
     if command:
         escaped = escaped.replace("$", "$$")

@@ -1,7 +1,7 @@
 """The service's worker: verifies the bundle, opens its model, and writes a line for every frame.
 
-The supervisor starts it, says what to do (`protocol`), and kills it when it hangs. It ends with its supervisor, however
-that ended. A camera that goes away is opened again here, so that the model stays loaded.
+The supervisor starts it, sends its order (`protocol`), and kills it when it hangs. The worker ends with its supervisor
+in every case. A camera that goes away is opened again here, so that the model stays loaded.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from edgeprune_device.service.protocol import DEADLINE, FRAMES, LAST, LOADING, L
 __all__ = ["COMMAND", "main"]
 
 COMMAND = "from edgeprune_device.service.worker import main; main()"
-#: What takes longer than this to load, and uses no processor meanwhile, hangs.
+#: A worker that loads for longer than this, s, without using the processor, hangs.
 LOAD_S = 120.0
 _PAUSES_S = (1.0, 2.0, 4.0, 8.0, 10.0)  # between tries to open a source; the last one for ever
-_QUIET_NS = 60 * 10**9  # lines that are lost after so long without a loss are said again
-_SOURCE_IS_THERE_S = 10.0  # frames for so long, and the pauses begin anew
+_QUIET_NS = 60 * 10**9  # a loss after so long without one is reported again
+_SOURCE_IS_THERE_S = 10.0  # after frames for so long the pauses start again from the first
 
 
 class _End(Exception):
-    """Ends the worker with this exit code, and says why."""
+    """Ends the worker with an exit code and a reason."""
 
     def __init__(self, code: int, error: object):
         super().__init__(str(error))
@@ -37,7 +37,7 @@ class _End(Exception):
 
 
 class _Told(BaseException):
-    """It was told to end while it waited."""
+    """The worker was told to end while it waited."""
 
 
 class _NoFrames(Exception):
@@ -45,9 +45,9 @@ class _NoFrames(Exception):
 
 
 def main() -> None:
-    """One order, from standard input; the process ends with it."""
+    """Run one order from standard input, then end the process."""
     order = json.loads(sys.stdin.readline())
-    # Native libraries print to descriptor 1 as they like: they get standard error, the lines a descriptor of their own.
+    # Native libraries print to descriptor 1, so it becomes standard error, and the lines get another descriptor.
     stdout = os.dup(1)
     os.dup2(2, 1)
     worker = _Worker(order, stdout)
@@ -71,7 +71,7 @@ def main() -> None:
     if why is not None:
         worker.tell(end=" ".join(why.split())[:1000])
     sys.stderr.flush()
-    # All is said and written. Native libraries that are taken down by the interpreter's end can still crash.
+    # All is written. Native libraries can still crash when the interpreter shuts them down.
     os._exit(code)
 
 
@@ -81,23 +81,23 @@ class _Worker:
         self._pulse = Pulse(order["pulse"])
         self._cells = self._pulse.cells
         self._watchdog_ns = int(order["watchdog_s"] * 1e9)
-        self._ends = False  # it was told to
-        self._waits = False  # and may be interrupted at once
+        self._ends = False  # the supervisor has told it to end
+        self._waits = False  # it waits, and may be interrupted at once
         self._lost_ns = -(10**12)  # when a line was lost last
 
     def told(self, *_: Any) -> None:
-        """The signal to end: at once where it waits, else after this frame."""
+        """Handle the signal to end: at once where the worker waits, else after this frame."""
         self._ends = True
         if self._waits:
             raise _Told
 
     def tell(self, **what: Any) -> None:
-        """A line to the supervisor."""
+        """Send a message to the supervisor."""
         with suppress(OSError):  # it is gone, and so will this process be
             os.write(self._order["messages"], json.dumps(what).encode("ascii") + b"\n")
 
     def run(self) -> None:
-        """Until the source has ended. `_End`, `_Told`, BrokenPipeError."""
+        """Serve until the source has ended. Raises `_End`, `_Told` or BrokenPipeError."""
         from edgeprune_device.service import sinks
 
         order = self._order
@@ -128,7 +128,7 @@ class _Worker:
             sink.close()
 
     def _bundle(self) -> Any:
-        """Verified: before that nothing of it reaches any parser."""
+        """Open the bundle and verify it, before any parser reads its content."""
         from edgeprune_device.releases import Releases
         from edgeprune_device.trust.bundle import Bundle
 
@@ -177,7 +177,7 @@ class _Worker:
         return runtimes.open(bundle.read(entry["payload"]), runtime, settings)
 
     def _serve(self, bundle: Any, session: Any, sink: Any) -> None:
-        """Frames until the source ends; one that goes away is opened again."""
+        """Process frames until the source ends; a live source that goes away is opened again."""
         from edgeprune_device import sources
         from edgeprune_device.service.detections import Lines
 
@@ -210,7 +210,7 @@ class _Worker:
             time.sleep(pause)
 
     def _never(self, error: EdgepruneError) -> None:
-        """`_End` for what waiting does not help."""
+        """Raise `_End` for an error that waiting cannot solve."""
         order = self._order
         if isinstance(error, RuntimeUnavailable):
             raise _End(protocol.UNREADY, error) from error
@@ -219,7 +219,7 @@ class _Worker:
             raise _End(protocol.BAD_USE, error) from error
 
     def _pictures(self, bundle: Any) -> Any:
-        """The bundle's own pictures, where they are the source."""
+        """The bundle's own images, where they are the source."""
         from edgeprune_device.vision.evaluation import EvaluationSet
 
         if self._order["source"] != "bundle" or bundle.manifest.evaluation is None:
@@ -228,7 +228,7 @@ class _Worker:
         return EvaluationSet.read(bundle.read(name), f"{bundle.path}: {name}") if name else None
 
     def _frames(self, source: Any, manifest: Any, session: Any, lines: Callable[..., bytes], sink: Any) -> None:
-        """The loop. Whatever it looks up, it looks up once; the first frame may take its time."""
+        """The loop over the frames. It looks up every name once; the first frame may take longer."""
         from edgeprune_device.vision.postprocess import detections
         from edgeprune_device.vision.preprocess import Preprocessor
 
@@ -264,7 +264,7 @@ class _Worker:
                 e = clock()
             except EdgepruneError as error:
                 raise _End(protocol.UNFIT, error) from error
-            # Counted before it is written: whoever comes after one that is killed in between leaves a number out, and
+            # Counted before it is written: if this worker is killed in between, the next one leaves a number out, and
             # never gives one twice.
             cells[FRAMES] += 1
             lost = write(lines(number, frame.name, frame.due_ns or a, image.shape, (a, b, c, d, e), found))
@@ -276,7 +276,7 @@ class _Worker:
             cells[LOADING] = 0
 
     def _supply(self, source: Any) -> Tuple[Callable[[], Any], bool]:
-        """(what gives the next frame, whether the frames come by themselves)."""
+        """(the function that gives the next frame, whether the source is live)."""
         if not source.live:
             frames: Iterator[Any] = source.frames()
             return frames.__next__, False
@@ -284,14 +284,14 @@ class _Worker:
         return lambda: source.next(patience_s), True
 
     def _lost(self, lost: int, problem: str, now_ns: int) -> None:
-        """Count, and say so, once as long as it goes on."""
+        """Count lost lines, and send a note once as long as the loss continues."""
         self._cells[LOST] += lost
         if now_ns - self._lost_ns > _QUIET_NS:
             self.tell(note=f"lines are lost: {problem}")
         self._lost_ns = now_ns
 
     def _loads(self) -> None:
-        """From now on it may take its time, as long as it works."""
+        """Announce that the worker may take long from now on, as long as it uses the processor."""
         self._cells[DEADLINE] = time.monotonic_ns() + int(LOAD_S * 1e9)
         self._cells[LOADING] = 1
 
@@ -300,7 +300,7 @@ class _Worker:
         self.tell(step="loading", text=f"builds the engine, {share:.0%}" + (f" ({what})" if what else ""))
 
     def _beat(self) -> None:
-        """It waits for somebody, and does not hang."""
+        """Announce that the worker waits and does not hang."""
         self._cells[DEADLINE] = time.monotonic_ns() + self._watchdog_ns
         if self._ends:
             raise _Told

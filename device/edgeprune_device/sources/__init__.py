@@ -2,10 +2,10 @@
 
 Adding a source is adding one file here, and its name to `KINDS`. It has
 
-    takes(text) -> bool                     whether it is meant where no kind is named; the first of KINDS that says yes
+    takes(text) -> bool      whether it is meant where the text names no kind; the first of KINDS that returns True wins
     open(text, bundle_pictures, once) -> Source
 
-Frames from any of them become a camera's by `Paced`.
+`Paced` turns the frames of any source into those of a camera.
 """
 
 from __future__ import annotations
@@ -24,14 +24,20 @@ KINDS = ("bundle", "camera", "pictures", "video")  # in the order they are asked
 
 
 def open(text: str = "bundle", bundle_pictures: Optional[EvaluationSet] = None, once: bool = False) -> Source:
-    """The source that `text` means. `once`: pictures and videos end, and do not begin anew.
+    """Open a source.
 
-    "bundle"                    the bundle's evaluation set, `bundle_pictures`
-    a folder, a glob, a file    pictures, or a video
-    "/dev/video0"               a camera by Video4Linux; "csi" or "csi:1" a Jetson's own; or a GStreamer pipeline
-    "video:PATH"                a kind named, where it cannot be seen from the text
+    Args:
+        text: One of
+            "bundle": the bundle's evaluation set, `bundle_pictures`;
+            a folder, a glob or a file: images, or a video;
+            "/dev/video0": a camera by Video4Linux; "csi" or "csi:1": a Jetson's own; or a GStreamer pipeline;
+            "video:PATH": a file with its kind, where the text does not show it.
+        bundle_pictures: The bundle's evaluation set.
+        once: Images and videos end instead of starting again.
 
-    InputError: there is no such thing, or it cannot be read. RuntimeUnavailable: a program is missing.
+    Raises:
+        InputError: There is no such source, or it cannot be read.
+        RuntimeUnavailable: A program is missing.
     """
     kind, colon, rest = text.partition(":")
     if colon and rest and kind in KINDS:

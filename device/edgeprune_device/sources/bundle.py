@@ -1,4 +1,4 @@
-"""The evaluation set that travels in the bundle: the same pictures on every machine."""
+"""The evaluation set of the bundle: the same images on every machine."""
 
 from __future__ import annotations
 
@@ -12,12 +12,16 @@ __all__ = ["open", "takes"]
 
 
 def takes(text: str) -> bool:
-    """The word itself."""
+    """Whether the text is the word "bundle"."""
     return text == "bundle"
 
 
 def open(text: str, bundle_pictures: Optional[EvaluationSet], once: bool = False) -> Pictures:
-    """InputError: the bundle has no pictures."""
+    """Open the bundle's images.
+
+    Raises:
+        InputError: The bundle has no images.
+    """
     if not bundle_pictures:
         raise InputError("the bundle has no evaluation pictures: give other frames (--source)")
     pictures = [(picture.name, picture.data) for picture in bundle_pictures]

@@ -1,7 +1,7 @@
-"""A camera, live: only the newest frame is kept, and how many were dropped is counted.
+"""A live camera: only the newest frame is kept, and the dropped ones are counted.
 
-GStreamer gives frames as planes of red, green and blue; `decode` makes them a picture. Seen at work with GStreamer's
-own live test source. No camera was at hand: neither Video4Linux (/dev/video0) nor a Jetson's own (csi) is verified.
+GStreamer gives frames as planes of red, green and blue; `decode` makes an image of them. It was tested with GStreamer's
+own live test source. No camera was available: neither Video4Linux (/dev/video0) nor a Jetson's own (csi) is verified.
 """
 
 from __future__ import annotations
@@ -29,7 +29,15 @@ _DEVICE = re.compile(r"/dev/(video\d+|v4l/\S+)")
 
 
 class Camera(Source):
-    """Waits for the first frame. DeviceError: none came, with GStreamer's own words. InputError: a wrong pipeline."""
+    """A camera; making it waits for the first frame.
+
+    Args:
+        text: Text of the camera, see `elements`.
+
+    Raises:
+        DeviceError: No frame came; the message has GStreamer's own.
+        InputError: The pipeline is wrong.
+    """
 
     name = "camera"
     live = True
@@ -48,20 +56,24 @@ class Camera(Source):
 
     @property
     def arrived(self) -> int:
-        """Frames that came."""
+        """Number of frames that came."""
         return self._reader.arrived
 
     @property
     def dropped(self) -> int:
-        """Those that a newer one replaced before they were taken."""
+        """Number of frames that a newer one replaced before they were taken."""
         return self._reader.dropped
 
     def next(self, timeout_s: float) -> Frame:
-        """The newest frame; DeviceError when the camera has gone, or gives none for so long."""
+        """The newest frame.
+
+        Raises:
+            DeviceError: The camera has gone, or gives no frame for `timeout_s`.
+        """
         return self._wait(self._reader.take, timeout_s)
 
     def decode(self, frame: Frame) -> np.ndarray:
-        """Planes to pixels."""
+        """Planes to RGB."""
         return y4m.rgb(frame.data)
 
     def close(self) -> None:
@@ -94,7 +106,11 @@ class Camera(Source):
 
 
 def elements(text: str) -> List[List[str]]:
-    """What `text` means as a GStreamer pipeline: [["v4l2src", "device=/dev/video0"], ["decodebin"]]."""
+    """The GStreamer pipeline of a camera's text: [["v4l2src", "device=/dev/video0"], ["decodebin"]].
+
+    Raises:
+        InputError: There is no such camera, or the text is no pipeline.
+    """
     csi = _CSI.fullmatch(text)
     if csi:
         # NVIDIA's elements; nvvidconv brings frames from the image processor's memory into ours, in RGB.
@@ -127,19 +143,23 @@ def elements(text: str) -> List[List[str]]:
 
 
 def _without_secrets(text: str) -> str:
-    """A network camera's pipeline may have its password in it, and a report goes to others."""
+    """The text without passwords: a network camera's pipeline may hold one, and other people read a report."""
     text = re.sub(r"://[^/@\s]*@", "://...@", text)
     words = "user-id|pw|password|passwd|passphrase|token|secret"
     return re.sub(rf"(?i)\b((?:{words})=)(?:'[^']*'|\"[^\"]*\"|\S+)", r"\1...", text)
 
 
 def takes(text: str) -> bool:
-    """csi, csi:N, /dev/video*, /dev/v4l/…, or with " ! " in it."""
+    """Whether the text is csi, csi:N, /dev/video*, /dev/v4l/…, or has " ! " in it."""
     return bool(" ! " in text or _CSI.fullmatch(text) or _DEVICE.fullmatch(text))
 
 
 def open(text: str, bundle_pictures: Optional[EvaluationSet] = None, once: bool = False) -> Camera:
-    """RuntimeUnavailable: GStreamer is missing; else see `Camera`."""
+    """Open a camera; see `Camera`.
+
+    Raises:
+        RuntimeUnavailable: GStreamer is missing.
+    """
     missing = gstreamer.available()
     if missing:
         raise RuntimeUnavailable(
@@ -149,7 +169,7 @@ def open(text: str, bundle_pictures: Optional[EvaluationSet] = None, once: bool 
 
 
 def _ended(text: str, frames: int, words: str) -> Exception:
-    """What to raise for a pipeline that has ended."""
+    """The error for a pipeline that has ended."""
     if 'no element "y4menc"' in words:
         return RuntimeUnavailable(f"{text}: GStreamer has no y4menc; apt-get install gstreamer1.0-plugins-good")
     if "erroneous pipeline" in words:

@@ -1,4 +1,4 @@
-"""Video by the programs ffmpeg and ffprobe: RGB as PPM pictures in a row, each of which says its own size."""
+"""Video by the programs ffmpeg and ffprobe: RGB as a sequence of PPM images, each with its own size."""
 
 from __future__ import annotations
 
@@ -22,16 +22,24 @@ _FPS = ("-select_streams", "v:0", "-show_entries", "stream=avg_frame_rate", "-of
 
 
 def available() -> Optional[str]:
-    """None where both programs are on PATH."""
+    """None where both programs are on PATH, else the reason."""
     missing = [name for name in ("ffmpeg", "ffprobe") if not shutil.which(name)]
     return f"{missing[0]} is not installed" if missing else None
 
 
 class Clip:
-    """One file; `images()` begins it anew."""
+    """One video file; `images()` starts it again.
+
+    Args:
+        path: The file.
+
+    Attributes:
+        description: Name and version of the decoder.
+        fps: Frames a second, None where not known.
+    """
 
     def __init__(self, path: Path):
-        self._url = f"file:{path}"  # else "a:b.mp4" were a protocol, and "-a.mp4" an option
+        self._url = f"file:{path}"  # else "a:b.mp4" would be a protocol, and "-a.mp4" an option
         first = _output(["ffmpeg", "-version"]).split("\n")[0]
         found = re.match(r"ffmpeg version n?(\d+)(\.\d+)?", first)
         self.description = f"ffmpeg {found[1]}{found[2] or ''}" if found else "ffmpeg"
@@ -42,14 +50,18 @@ class Clip:
         self._program = Program()
 
     def images(self) -> Iterator[np.ndarray]:
-        """RGB, once through. InputError: no video, or none that it can decode, or it breaks off."""
+        """The frames, RGB, once through.
+
+        Raises:
+            InputError: The file is no video or cannot be decoded, or it breaks off.
+        """
         with self._program.run(self._command()) as stream:
             yield from pictures(stream)
             if self._program.code() != 0:
                 raise InputError(self._program.words().replace(f"{self._url}: ", ""))
 
     def close(self) -> None:
-        """Kills ffmpeg."""
+        """Kill ffmpeg."""
         self._program.close()
 
     def _command(self) -> List[str]:
@@ -59,7 +71,7 @@ class Clip:
 
 
 def pictures(stream: BinaryIO) -> Iterator[np.ndarray]:
-    """The PPM pictures of a stream, (h, w, 3) uint8; ends with the stream, or where it is none."""
+    """The PPM images of a stream, (h, w, 3) uint8; ends with the stream, or at bytes that are no PPM image."""
     while stream.readline(100) == b"P6\n":
         width, height = (int(number) for number in stream.readline(100).split())
         stream.readline(100)  # 255

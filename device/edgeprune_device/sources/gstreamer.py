@@ -1,7 +1,7 @@
 """Frames by the program gst-launch-1.0: a video, or a camera's pipeline.
 
-A program, also where OpenCV has GStreamer inside it, as JetPack's has: a camera that hangs can be killed, it is the
-same on every machine, and this way could be tried here.
+The program is used even where OpenCV has GStreamer inside it, as JetPack's has. A camera that hangs can then be killed,
+the behaviour is the same on every machine, and it could be tested.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from edgeprune_device.sources.program import OUTPUT_FD, Program
 
 __all__ = ["FATAL", "Clip", "available", "command"]
 
-# What gst-launch-1.0 says before it ends; 1.22 then hangs now and then (14 of 120 times on files that are no video).
+# gst-launch-1.0 prints this before it ends; 1.22 then hangs at times (14 of 120 runs on files that are no video).
 FATAL = "ERROR: from"
 
 _PROGRAM = "gst-launch-1.0"
@@ -29,19 +29,27 @@ _TO_Y4M = (["videoconvert"], ["video/x-raw,format=GBR"], ["capssetter", "caps=vi
 
 
 def available() -> Optional[str]:
-    """None where the program is on PATH."""
+    """None where the program is on PATH, else the reason."""
     return None if shutil.which(_PROGRAM) else f"{_PROGRAM} is not installed"
 
 
 def command(elements: Sequence[Sequence[str]]) -> List[str]:
-    """[["v4l2src", "device=/dev/video0"], …], which give raw video -> the whole command, which writes Y4M."""
+    """The whole command that writes Y4M, for elements that give raw video: [["v4l2src", "device=/dev/video0"], …]."""
     everything = [*elements, *_TO_Y4M, ["fdsink", f"fd={OUTPUT_FD}"]]
     joined = [word for element in everything for word in ("!", *element)][1:]
     return [_PROGRAM, "-q", "--", *joined]
 
 
 class Clip:
-    """One file; `images()` begins it anew."""
+    """One video file; `images()` starts it again.
+
+    Args:
+        path: The file.
+
+    Attributes:
+        description: Name of the decoder.
+        fps: Frames a second, None where not known.
+    """
 
     def __init__(self, path: Path):
         self.description = "GStreamer"
@@ -50,7 +58,11 @@ class Clip:
         self._program = Program(FATAL)
 
     def images(self) -> Iterator[np.ndarray]:
-        """RGB, once through. InputError: no video, or none that it can decode, or it breaks off."""
+        """The frames, RGB, once through.
+
+        Raises:
+            InputError: The file is no video or cannot be decoded, or it breaks off.
+        """
         # Its standard input by name: a path would have to be quoted by GStreamer's own rules.
         source = [["filesrc", "location=/dev/stdin"], ["decodebin"], ["videoflip", "video-direction=auto"]]
         with self._program.run(command(source), stdin=self._path) as stream:
@@ -65,10 +77,10 @@ class Clip:
                 raise InputError(_short(self._program.words()))
 
     def close(self) -> None:
-        """Kills the program."""
+        """Kill the program."""
         self._program.close()
 
 
 def _short(words: str) -> str:
-    """Without the path of the element that says it, which is long."""
+    """The message without the path of the element that printed it, which is long."""
     return re.sub(r"^ERROR: from element /\S+: ", "", words)

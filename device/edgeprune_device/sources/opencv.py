@@ -16,12 +16,20 @@ __all__ = ["Clip", "available"]
 
 
 def available() -> Optional[str]:
-    """None where OpenCV is installed."""
+    """None where OpenCV is installed, else the reason."""
     return None if preprocess.uses_opencv() else "OpenCV is not installed"
 
 
 class Clip:
-    """One file; `images()` begins it anew."""
+    """One video file; `images()` starts it again.
+
+    Args:
+        path: The file.
+
+    Attributes:
+        description: Name and version of the decoder.
+        fps: Frames a second, None where not known.
+    """
 
     def __init__(self, path: Path):
         import cv2
@@ -31,11 +39,15 @@ class Clip:
         self._path = path
 
     def images(self) -> Iterator[np.ndarray]:
-        """RGB, once through. InputError: no video, or none that it can decode."""
+        """The frames, RGB, once through.
+
+        Raises:
+            InputError: The file is no video or cannot be decoded.
+        """
         import cv2
 
         with _quietly(cv2):
-            # FFmpeg by name: OpenCV would also try the file as a sequence of pictures, and as a GStreamer pipeline. The
+            # FFmpeg by name: OpenCV would also try the file as a sequence of images, and as a GStreamer pipeline. The
             # whole path: FFmpeg takes the begin of "a:b.mp4" for a protocol.
             capture = cv2.VideoCapture(os.path.abspath(str(self._path)), cv2.CAP_FFMPEG)
         try:
@@ -52,12 +64,12 @@ class Clip:
             capture.release()
 
     def close(self) -> None:
-        """Nothing runs outside of `images`."""
+        """Do nothing: no decoder runs outside of `images`."""
 
 
 @contextmanager
 def _quietly(cv2) -> Iterator[None]:
-    """What it cannot open is told by us, in one line."""
+    """Silence OpenCV's messages; our own error is one line."""
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # FFmpeg's AV_LOG_QUIET; read at the first file
     log = getattr(getattr(cv2, "utils", None), "logging", None)  # older ones have none
     before = log.setLogLevel(log.LOG_LEVEL_ERROR) if log else None

@@ -1,6 +1,6 @@
-"""Frames that wait become frames that do not: any source as a camera of a given pace.
+"""Any source as a camera of a given pace.
 
-Frame k is due at start + k / fps, whether anybody has time for it or not.
+Frame k is due at start + k / fps, even if the previous one is still being processed.
 """
 
 from __future__ import annotations
@@ -18,15 +18,19 @@ __all__ = ["Paced"]
 
 
 class Paced(Source):
-    """A source that is not live, at a pace: Paced(source, fps=30). The first frame is due when it is asked for.
+    """A source that is not live, at a pace: Paced(source, fps=30). The first frame is due when it is requested.
 
-    Pictures need no thread, which would disturb what is measured: how many were due tells the clock. Of a video, whose
-    frames have to be decoded in order, a thread takes each when it is due; `decode` then finds it ready.
+    Images need no thread, which would disturb the measurement: the clock determines how many were due. The frames of a
+    video have to be decoded in order, so a thread takes each when it is due; `decode` then finds it ready.
 
-    A frame that its source has ready later than it was due counts as `late`, and is due when it is ready: its age is
-    the age in this process, as with a camera's.
+    A frame that its source has ready later than it was due counts as `late`, and is due when it is ready. Its age is
+    then the age in this process, as with a camera's.
 
-    `clock` (ns) and `sleep` (s) are the process's own but in tests.
+    Args:
+        source: The source.
+        fps: The pace, frames a second.
+        clock: Returns the time, ns; replaced in tests only.
+        sleep: Waits for seconds; replaced in tests only.
     """
 
     live = True
@@ -49,21 +53,25 @@ class Paced(Source):
 
     @property
     def warnings(self) -> Tuple[str, ...]:
-        """The source's own."""
+        """The warnings of the source."""
         return self._source.warnings
 
     @property
     def arrived(self) -> int:
-        """Frames that were due; of pictures, at the latest `next`."""
+        """Number of frames that were due; for images as of the latest `next`."""
         return self._reader.arrived if self._reader else self._arrived
 
     @property
     def dropped(self) -> int:
-        """Those that a newer one replaced before they were taken."""
+        """Number of frames that a newer one replaced before they were taken."""
         return self._reader.dropped if self._reader else self._dropped
 
     def next(self, timeout_s: float) -> Frame:
-        """The newest frame that is due, or the next one when it is. DeviceError: the source gives none for so long."""
+        """The newest frame that is due, or the next one when it is due.
+
+        Raises:
+            DeviceError: The source gives no frame for `timeout_s`.
+        """
         if not self._source.streamed:
             return self._newest()
         if self._reader is None:
@@ -74,11 +82,11 @@ class Paced(Source):
             raise DeviceError(f"{self.description}: no frame for {timeout_s:g} s") from None
 
     def decode(self, frame: Frame) -> np.ndarray:
-        """The source's; of a video it is done."""
+        """Decode by the source; a frame of a video is decoded already."""
         return frame.data if self._source.streamed else self._source.decode(frame)
 
     def close(self) -> None:
-        """Close the source too."""
+        """Close the source, too."""
         self._source.close()
         if self._reader is not None:
             self._reader.close()
@@ -87,7 +95,7 @@ class Paced(Source):
         return self._start_ns + int(number * 1e9 / self.fps)
 
     def _newest(self) -> Frame:
-        """By the clock."""
+        """The newest due frame, by the clock."""
         if self._frames is None:
             self._frames, self._start_ns = self._source.frames(), self._clock()
         while True:
@@ -103,7 +111,7 @@ class Paced(Source):
         return next(self._frames)._replace(due_ns=self._due_ns(self._arrived - 1))
 
     def _on_time(self) -> Iterator[Frame]:
-        """By a reader's thread."""
+        """The frames of a video when they are due, for a reader's thread."""
         for number, frame in enumerate(self._source.frames()):
             image, ready = self._source.decode(frame), self._clock()
             self._start_ns = self._start_ns or ready  # that a decoder takes a while to start makes no frame late

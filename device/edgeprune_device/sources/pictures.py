@@ -1,4 +1,4 @@
-"""Pictures: a folder, a glob or one file, in the order of their names, over and over or once.
+"""Images: a folder, a glob or one file, in the order of their names, repeatedly or once.
 
 Their bytes are read into memory beforehand where they fit, so that decoding is measured and not the disk.
 """
@@ -28,7 +28,17 @@ Data = Union[bytes, Path]
 
 
 class Pictures(Source):
-    """Pictures by their names and bytes, or paths: Pictures("pictures", "pictures in /a", [("/a/1.jpg", b"…")])."""
+    """Images by their names and bytes or paths: Pictures("pictures", "pictures in /a", [("/a/1.jpg", b"…")]).
+
+    Args:
+        name: Kind of the source.
+        what: Text for the description.
+        pictures: (name, bytes or path) of each image.
+        once: End after the last image instead of starting again.
+
+    Raises:
+        InputError: A file is no image.
+    """
 
     def __init__(self, name: str, what: str, pictures: Sequence[Tuple[str, Data]], once: bool = False):
         formats = Counter(_format(*picture) for picture in pictures)
@@ -46,23 +56,27 @@ class Pictures(Source):
         self._pictures, self._once = tuple(pictures), once
 
     def frames(self) -> Iterator[Frame]:
-        """All of them; then all of them again, but with `once`."""
+        """All images; then all of them again, except with `once`."""
         pictures = self._pictures if self._once else itertools.cycle(self._pictures)
         return (Frame(name, data, 0) for name, data in pictures)
 
     def decode(self, frame: Frame) -> np.ndarray:
-        """Upright RGB, as Ultralytics reads a labelled picture."""
+        """Upright RGB, as Ultralytics reads a labelled image."""
         return preprocess.decode(frame.data, frame.name)
 
 
 def takes(text: str) -> bool:
-    """A folder, a picture file by its suffix, or a glob."""
+    """Whether the text is a folder, an image file by its suffix, or a glob."""
     path = Path(text)
     return path.is_dir() or (path.suffix.lower() in _SUFFIXES if path.exists() else glob.has_magic(text))
 
 
 def open(text: str, bundle_pictures: Optional[EvaluationSet] = None, once: bool = False) -> Pictures:
-    """InputError: no pictures there, or one of them is none."""
+    """Open a folder, a glob or a file of images.
+
+    Raises:
+        InputError: There are no images, or a file is none.
+    """
     path = Path(text)
     if path.is_dir():
         what, files = f"pictures in {path}", _in_folder(path)
@@ -83,7 +97,7 @@ def open(text: str, bundle_pictures: Optional[EvaluationSet] = None, once: bool 
 
 def _in_folder(folder: Path) -> List[Path]:
     try:
-        # Hidden files are no pictures whatever their suffix: macOS puts a "._a.jpg" beside an a.jpg.
+        # Hidden files are no images, whatever their suffix: macOS puts a "._a.jpg" beside an a.jpg.
         files = [file for file in folder.iterdir() if file.suffix.lower() in _SUFFIXES and file.name[0] != "."]
     except OSError as error:
         raise InputError(f"{folder}: cannot be read ({str(error.strerror).lower()})") from error
@@ -93,7 +107,7 @@ def _in_folder(folder: Path) -> List[Path]:
 
 
 def _format(name: str, data: Data) -> str:
-    """What the file's head says, e.g. "JPEG"; a damaged body shows when it is decoded."""
+    """The format in the file's head, e.g. "JPEG"; a damaged body shows only when it is decoded."""
     try:
         with preprocess.opened(io.BytesIO(data) if isinstance(data, bytes) else data) as image:
             return str(image.format)

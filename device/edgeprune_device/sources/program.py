@@ -1,6 +1,6 @@
-"""A program that writes frames into a pipe: run, read, ended with us, and its last words when something goes wrong.
+"""A program that writes frames into a pipe: started, read, ended with this process, with its last message for errors.
 
-Knows nothing of frames, and starts no shell.
+The module does not depend on frames, and starts no shell.
 """
 
 from __future__ import annotations
@@ -32,9 +32,10 @@ _START = (
 
 
 class Program:
-    """Runs a command, one time after another if you like. `close` may be called from any thread, for good.
+    """Runs a command, also several times in a row. `close` may be called from any thread, and is final.
 
-    `fatal`: a line that begins so means that the program has given up; should it then hang, it is killed.
+    Args:
+        fatal: Begin of a line that means that the program has given up; if it then hangs, it is killed.
     """
 
     def __init__(self, fatal: Optional[str] = None) -> None:
@@ -47,9 +48,14 @@ class Program:
 
     @contextmanager
     def run(self, command: Sequence[str], stdin: Optional[Path] = None) -> Iterator[BinaryIO]:
-        """What the command writes to file descriptor OUTPUT_FD; the command is killed at the end of the block.
+        """Run a command; gives the stream that the command writes to file descriptor OUTPUT_FD.
 
-        Run it in the thread that reads: the command ends with that thread.
+        The command is killed at the end of the block. It must be started in the thread that reads, because it ends with
+        that thread.
+
+        Args:
+            command: The command.
+            stdin: File for its standard input; None: empty.
         """
         self._said.clear()
         with open(str(stdin or os.devnull), "rb") as given:
@@ -66,19 +72,19 @@ class Program:
                     self._kill()
 
     def code(self) -> Optional[int]:
-        """The exit code of the command that has closed its pipe; None: it goes on all the same, and is killed."""
+        """The exit code of a command that has closed its pipe; None: it still runs, and is then killed."""
         with suppress(subprocess.TimeoutExpired):
             return self._process.wait(_END_S)
         return None
 
     def words(self) -> str:
-        """The last that it said, in one line."""
+        """The last message of the program, in one line."""
         if self._listener is not None and self._process is not None and self._process.poll() is not None:
             self._listener.join(_END_S)
         return last_words(list(self._said))
 
     def close(self) -> None:
-        """Kill what runs; nothing can be started any more."""
+        """Kill the running program; no other can be started afterwards."""
         with self._lock:
             self._closed = True
         self._kill()
@@ -121,7 +127,7 @@ def _kill(process: subprocess.Popen) -> None:
 
 
 def last_words(lines: Iterable[str]) -> str:
-    """The line that says most of why a program ended: GStreamer says first what is wrong, and then what follows."""
+    """The line that explains best why a program ended: GStreamer prints the cause first, and then its consequences."""
     said = [" ".join(line.split())[:200] for line in lines if line.strip()]
     errors = [line for line in said if line.startswith("ERROR: from") or "erroneous pipeline" in line]
     return (errors or said[-1:] or ["it said nothing"])[0]

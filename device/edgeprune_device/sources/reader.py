@@ -1,6 +1,6 @@
-"""A thread that runs an iterator ahead of whoever takes its items.
+"""A thread that runs an iterator ahead of its consumer.
 
-Knows nothing of frames.
+The module does not depend on frames.
 """
 
 from __future__ import annotations
@@ -16,10 +16,16 @@ _JOIN_S = 2.0
 
 
 class Reader:
-    """Items of an iterator that never ends by itself but may raise: Reader(images, capacity=4).
+    """The items of an iterator that does not end by itself but may raise: Reader(images, capacity=4).
 
-    - `newest`: when `capacity` items wait, the oldest is dropped for a new one; else the iterator waits
-    - `arrived`: items that came; `dropped`: those that nobody took
+    Args:
+        items: The iterator.
+        capacity: Most items that wait.
+        newest: When `capacity` items wait, drop the oldest for a new one; else the iterator waits.
+
+    Attributes:
+        arrived: Number of items that came.
+        dropped: Number of items that were dropped before they were taken.
     """
 
     def __init__(self, items: Iterator[Any], capacity: int, newest: bool = False):
@@ -35,20 +41,26 @@ class Reader:
         self._thread.start()
 
     def take(self, timeout_s: float) -> Any:
-        """The oldest item that waits, or the next one. TimeoutError; after the last item, what the iterator raised."""
+        """Take the oldest item that waits, or the next one.
+
+        After the last item it raises the error that the iterator raised.
+
+        Raises:
+            TimeoutError: No item came for `timeout_s`.
+        """
         with self._changed:
             self._wait(timeout_s)
             self._changed.notify_all()
             return self._ready.popleft()
 
     def peek(self, timeout_s: float) -> Any:
-        """As `take`, and the item stays."""
+        """The item that `take` would return; it stays."""
         with self._changed:
             self._wait(timeout_s)
             return self._ready[0]
 
     def close(self) -> None:
-        """The iterator is closed by its thread, at the latest when it gives its next item."""
+        """Let the thread close the iterator, at the latest when the iterator gives its next item."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -71,7 +83,7 @@ class Reader:
             for item in self._items:
                 if not self._put(item):
                     break
-        except BaseException as error:  # whatever it is, whoever waits for the next item must hear of it
+        except BaseException as error:  # the consumer must get any error
             with self._changed:
                 self._failure = error
                 self._changed.notify_all()

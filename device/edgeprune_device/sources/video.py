@@ -1,7 +1,7 @@
-"""A video file, over and over or once: by OpenCV where it is and opens the file, else by ffmpeg, else by GStreamer.
+"""A video file, repeatedly or once: by OpenCV where it opens the file, else by ffmpeg, else by GStreamer.
 
-A thread decodes a few frames ahead. So the stage "decode" is the time to get the next frame in RGB: next to nothing
-where the decoder is faster than what follows, and the decoder's own pace where it is not.
+A thread decodes a few frames ahead. So the stage "decode" is the time to get the next frame in RGB: almost zero where
+the decoder is faster than the other stages, and the decoder's own pace where it is not.
 """
 
 from __future__ import annotations
@@ -26,7 +26,17 @@ _TIMEOUT_S = 30.0  # far above the time that a decoder needs to start on a busy 
 
 
 class Video(Source):
-    """A clip of one of the decoders. InputError: it cannot decode it."""
+    """A clip of one of the decoders.
+
+    Args:
+        path: The file.
+        clip: The decoder's clip.
+        once: End after the last frame instead of starting again.
+
+    Raises:
+        InputError: The decoder cannot decode it.
+        DeviceError: The decoder gives no frame in time.
+    """
 
     name = "video"
     streamed = True
@@ -46,12 +56,16 @@ class Video(Source):
         self.description = f"video {path}, {size}, {pace}, by {clip.description}, decoded ahead by a thread"
 
     def frames(self) -> Iterator[Frame]:
-        """Numbers of frames; `decode` has the picture. After the last the first comes again."""
+        """Numbers of frames; `decode` has the image. After the last frame the first comes again."""
         return (Frame(f"{self._path} frame {number}", number, 0) for number in itertools.count())
 
     def decode(self, frame: Frame) -> np.ndarray:
-        """Wait for it; those before it are left out. InputError where the video breaks off; EOFError where it has
-        ended, with `once`."""
+        """Wait for a frame; those before it are left out.
+
+        Raises:
+            InputError: The video breaks off.
+            EOFError: The video has ended, with `once`.
+        """
         while self._taken[0] < frame.data:
             self._taken = self._take(self._reader.take)
         return self._taken[1]
@@ -83,12 +97,17 @@ class Video(Source):
 
 
 def takes(text: str) -> bool:
-    """Any file that no other source wants."""
+    """Whether the text is an existing file; the kinds before this one are tried first."""
     return Path(text).is_file()
 
 
 def open(text: str, bundle_pictures: Optional[EvaluationSet] = None, once: bool = False) -> Video:
-    """InputError: no such file, or no video. RuntimeUnavailable: nothing here can decode one."""
+    """Open a video file by the first decoder that can decode it.
+
+    Raises:
+        InputError: There is no such file, or it is no video.
+        RuntimeUnavailable: No decoder is installed.
+    """
     path = Path(text)
     if not path.is_file():
         raise InputError(f"{path}: no such video file")

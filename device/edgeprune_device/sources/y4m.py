@@ -1,9 +1,9 @@
-"""YUV4MPEG2, a raw video stream that says its own size and pace, with RGB in it: planes G, B, R as Y, U, V.
+r"""YUV4MPEG2, a raw video stream with its own size and pace, that carries RGB: planes G, B, R as Y, U, V.
 
-GStreamer writes it with its base and "good" plug-ins alone; PNM, which has a name for RGB, needs the "bad" ones. RGB,
-because GStreamer knows which of the many kinds of YUV a source gives, and converts it in C.
+GStreamer writes it with its base and "good" plug-ins alone; PNM, which has a name for RGB, needs the "bad" ones. The
+stream carries RGB because GStreamer knows which of the many kinds of YUV a source gives, and converts it in C.
 
-    YUV4MPEG2 C444 W1280 H720 Ip F30:1 A1:1\\n    then for each frame: FRAME\\n and three planes
+    YUV4MPEG2 C444 W1280 H720 Ip F30:1 A1:1\n    then for each frame: FRAME\n and three planes
 """
 
 from __future__ import annotations
@@ -22,9 +22,20 @@ _MARK = b"FRAME\n"
 
 
 class Stream:
-    """The frames of a stream, (3, h, w) uint8 planes for `rgb`; `width`, `height` in px, and `fps` or None.
+    """The frames of a stream, (3, h, w) uint8 planes for `rgb`.
 
-    EOFError: it ended before its header. DeviceError, which names `what`: it is another kind of stream.
+    Args:
+        stream: The stream.
+        what: Name of the stream in messages.
+
+    Attributes:
+        width: Width, px.
+        height: Height, px.
+        fps: Frames a second, None where not known.
+
+    Raises:
+        EOFError: The stream ended before its header.
+        DeviceError: It is another kind of stream.
     """
 
     def __init__(self, stream: BinaryIO, what: str):

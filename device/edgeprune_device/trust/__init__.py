@@ -1,1 +1,1 @@
-"""Who is trusted, and what a signature covers: keys, signatures, bundles and their manifests."""
+"""Trusted keys, signatures, and the signed bundle with its manifest."""

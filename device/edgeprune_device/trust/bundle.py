@@ -1,4 +1,6 @@
-"""A bundle, `NAME.epb`: everything a drone needs to run and judge a model, signed. All numbers little-endian.
+"""A bundle, `NAME.epb`: one signed file with everything that a drone needs to run a model and to judge it.
+
+All numbers are little-endian.
 
     offset  bytes
     0       8       magic  89 45 50 42 0D 0A 1A 0A  (as PNG's: a transfer in text mode shows at once)
@@ -9,8 +11,8 @@
     112     M       manifest: canonical JSON (`schema/manifest.json`)
     112+M   …       payloads, back to back in the manifest's order; nothing after them
 
-The manifest holds offset, size and SHA-256 of each payload, so every byte of the file is covered by the signature.
-What stands before the payloads is the *envelope*: it can be verified alone, and then every payload by its hash.
+The manifest holds offset, size and SHA-256 of each payload, so the signature covers every byte of the file. The bytes
+before the payloads are the *envelope*. It can be verified alone, and after it each payload by its hash.
 """
 
 from __future__ import annotations
@@ -44,12 +46,16 @@ _CHUNK_BYTES = 1 << 20
 
 
 class Bundle:
-    """A verified bundle. Only `open` and `write` make one; nothing of an unverified file gets out.
+    """A verified bundle. Only `open` and `write` make one, so no content of an unverified file is ever returned.
 
-    - `path`, `manifest` (`Manifest`), `sha256` of the whole file
-    - `envelope_bytes`: size of what stands before the payloads; their offsets count from there
-    - `key_fingerprint`: of the key that signed it; `trusted`: whether that key is among the trusted ones
-    - `payloads`: {name: Payload(name, offset_bytes, size_bytes, sha256)}
+    Attributes:
+        path: The file.
+        manifest: The verified manifest.
+        sha256: SHA-256 of the whole file.
+        key_fingerprint: Fingerprint of the key that signed it.
+        trusted: Whether that key is among the trusted ones.
+        payloads: {name: payload}.
+        envelope_bytes: Size of the part before the payloads; their offsets count from there.
     """
 
     def __init__(self, path: Path, manifest: Manifest, envelope_bytes: int, key: VerifyKey, trusted: bool, sha256: str):
@@ -65,11 +71,20 @@ class Bundle:
     def write(
         cls, path: Union[str, Path], manifest: dict, payloads: Mapping[str, Union[bytes, Path]], key: SigningKey
     ) -> Bundle:
-        """Sign and write, whole or not at all; payloads given as paths are streamed. Returns the opened bundle.
+        """Sign and write a bundle, completely or not at all.
 
-        `manifest`: a JSON object without "payloads" and, if you like, without "schema_version" and "task".
-        InputError: the manifest does not fit its schema, or a file cannot be read or written. SignatureError: `key`
-        was revoked.
+        Args:
+            path: The file to write.
+            manifest: A JSON object without "payloads"; "schema_version" and "task" may be left out.
+            payloads: {name: content}; contents given as paths are streamed.
+            key: The key to sign with.
+
+        Returns:
+            The bundle, read back and verified.
+
+        Raises:
+            InputError: The manifest does not fit its schema, or a file cannot be read or written.
+            SignatureError: `key` was revoked.
         """
         path = Path(path)
         _refuse_revoked(key.verify_key, str(path))
@@ -108,12 +123,18 @@ class Bundle:
         trusted: Optional[Iterable[VerifyKey]] = None,
         allow_untrusted: bool = False,
     ) -> Bundle:
-        """Verify everything, then return the bundle.
+        """Verify the whole file and return the bundle.
 
-        `trusted`: the keys to accept, by default `keys.trusted()`. `allow_untrusted` accepts an unknown key (the
-        signature itself must still hold) and leaves `.trusted` False. A revoked key is refused in any case.
-        InputError: unreadable, not a bundle, a format or manifest this version does not know.
-        SignatureError: signature, hash or size does not hold, or the key is not trusted.
+        Args:
+            path: The file.
+            trusted: The keys to accept, by default `keys.trusted()`.
+            allow_untrusted: Accept an unknown key and leave `.trusted` False. The signature itself must still be valid,
+                and a revoked key is refused in any case.
+
+        Raises:
+            InputError: The file cannot be read, is not a bundle, or has a format or manifest that this version does not
+                know.
+            SignatureError: The signature, a hash or the size is wrong, or the key is revoked or not trusted.
         """
         path = Path(path)
         try:
@@ -141,7 +162,12 @@ class Bundle:
         return cls(path, manifest, len(envelope), key, is_trusted, whole.hexdigest())
 
     def read(self, name: str) -> bytes:
-        """One payload. Hashed again: the file may have changed since it was opened (SignatureError)."""
+        """Read one payload and hash it again, as the file may have changed since it was opened.
+
+        Raises:
+            InputError: There is no such payload, or the file cannot be read.
+            SignatureError: The payload has changed.
+        """
         if name not in self.payloads:
             raise InputError(f"{self.path}: has no payload {name!r}; it has {', '.join(self.payloads)}")
         entry = self.payloads[name]
@@ -155,9 +181,15 @@ class Bundle:
         return data
 
     def extract(self, name: str, path: Union[str, Path]) -> None:
-        """One payload as a new file, streamed and hashed on the way: SignatureError, and no file, where it was changed.
+        """Write one payload to a new file; its content is streamed and hashed on the way.
 
-        InputError: there is something of that name already (a link is one, wherever it leads), or it cannot be written.
+        Args:
+            name: Name of the payload.
+            path: The file to make.
+
+        Raises:
+            InputError: The path exists already (a link counts, wherever it leads), or cannot be written.
+            SignatureError: The payload has changed; no file is left.
         """
         path, entry = Path(path), self.payloads[name]
         try:
@@ -181,10 +213,22 @@ class Bundle:
 def read_manifest(
     envelope: bytes, what: str, trusted: Optional[Iterable[VerifyKey]] = None, allow_untrusted: bool = False
 ) -> Tuple[Manifest, VerifyKey, bool]:
-    """(manifest, the key that signed it, whether that key is trusted) of exactly the first bytes of a bundle.
+    """Verify the envelope of a bundle, without its payloads.
 
-    The one place where a signature is checked: before it holds, nothing of the manifest is parsed. Options and errors
-    are those of `Bundle.open`; `what` begins the messages. The payloads are not known here.
+    This is the one place where a signature is checked. The manifest is not parsed before the signature is verified.
+
+    Args:
+        envelope: Exactly the first bytes of a bundle, up to its payloads.
+        what: Begins the messages.
+        trusted: See `Bundle.open`.
+        allow_untrusted: See `Bundle.open`.
+
+    Returns:
+        (manifest, the key that signed it, whether that key is trusted).
+
+    Raises:
+        InputError: See `Bundle.open`.
+        SignatureError: See `Bundle.open`.
     """
     accepted = list(keys.trusted().values() if trusted is None else trusted)
     key, head, signature, text = _split(envelope, what)
@@ -219,13 +263,13 @@ def _refuse_revoked(key: VerifyKey, what: str) -> None:
 
 
 def _take_envelope(stream: BinaryIO, what: str) -> bytes:
-    """Header, signature and manifest, none of it verified yet."""
+    """Header, signature and manifest, all of them unverified."""
     begin = stream.read(_HEADER.size + _SIGNATURE_BYTES)
     return begin + stream.read(_manifest_bytes(begin, what))
 
 
 def _split(envelope: bytes, what: str) -> Tuple[VerifyKey, bytes, bytes, bytes]:
-    """(key, header, signature, manifest text) of an envelope, none of it verified yet."""
+    """(key, header, signature, manifest text) of an envelope, all of them unverified."""
     length, begin = _manifest_bytes(envelope, what), _HEADER.size + _SIGNATURE_BYTES
     if len(envelope) < begin + length:
         raise SignatureError(f"{what}: the bundle is cut off; copy it again")

@@ -5,12 +5,12 @@
     ~/.config/edgeprune/keys/host.counter  the counter of the last bundle that was signed here
     ~/.config/edgeprune/keys/report.key    signs this device's reports; report.pub: the host has it as devices/NAME.pub
     ~/.config/edgeprune/trusted/NAME.pub   public keys of other hosts whose bundles may run here
-    ~/.config/edgeprune/revoked/NAME       keys that sign nothing any more, whatever else is said of them
+    ~/.config/edgeprune/revoked/NAME       keys whose signatures are refused, even if they are also trusted or enrolled
     ~/.config/edgeprune/devices/NAME.pub   on a host: public keys of the devices whose reports it takes
     /etc/edgeprune/trusted, …/revoked      the same two for every user of this machine; not read with EDGEPRUNE_HOME
 
-A report's key is never in trusted/: a drone that is lost must not be able to sign bundles for the others. A key file is
-one line of 64 hexadecimal digits; a file in revoked/ may hold a fingerprint instead.
+A report's key is never in trusted/: a lost drone must not be able to sign bundles for the others. A key file is one
+line of 64 hexadecimal digits; a file in revoked/ may hold a fingerprint instead.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ __all__ = [
     "trusted_files",
 ]
 
-#: What the administrator, or whoever made the image, says for every user.
+#: The keys that the administrator, or the author of the disk image, sets for every user.
 SYSTEM = Path("/etc/edgeprune")
 MAX_COUNTER = (1 << 53) - 1  # any JSON reader takes it
 
@@ -59,7 +59,11 @@ _FINGERPRINT = re.compile(r"SHA256:[A-Za-z0-9+/]{22}")
 
 
 def home() -> Path:
-    """$EDGEPRUNE_HOME, or $XDG_CONFIG_HOME/edgeprune, or ~/.config/edgeprune."""
+    """The folder of this user's keys: $EDGEPRUNE_HOME, or $XDG_CONFIG_HOME/edgeprune, or ~/.config/edgeprune.
+
+    Raises:
+        InputError: The user has no home folder.
+    """
     if os.environ.get("EDGEPRUNE_HOME"):
         return Path(os.environ["EDGEPRUNE_HOME"])
     if os.environ.get("XDG_CONFIG_HOME"):
@@ -71,8 +75,16 @@ def home() -> Path:
 
 
 def load_or_create(name: str = "host") -> SigningKey:
-    """This machine's signing key "host" (bundles) or "report" (reports); made on first use. Two processes that start at
-    once end with the same key."""
+    """Load one of this machine's signing keys, and make it on first use.
+
+    Two processes that start at the same time get the same key.
+
+    Args:
+        name: "host" (signs bundles) or "report" (signs reports).
+
+    Raises:
+        InputError: The key's file is damaged, or cannot be read or made.
+    """
     path = home() / "keys" / f"{name}.key"
     if not path.exists():
         _make_folder()
@@ -85,10 +97,16 @@ def load_or_create(name: str = "host") -> SigningKey:
 
 
 def renew() -> Tuple[SigningKey, Optional[VerifyKey]]:
-    """(a new key "host" in place of the former one, the former one's public half if there was one).
+    """Replace the key "host" by a new one.
 
-    The former one stays trusted here, as trusted/former-….pub, and lies beside as keys/former-….key: drones that do not
-    know the new one yet are not lost. Killed at any moment, there is one whole key, and both are trusted.
+    The former key stays trusted here, as trusted/former-….pub, and is kept as keys/former-….key, so drones that do not
+    know the new one yet can still be updated. A kill at any moment leaves one complete key, and both are trusted.
+
+    Returns:
+        (the new key, the public half of the former one or None).
+
+    Raises:
+        InputError: The former key is damaged, or a file cannot be written.
     """
     folder = _make_folder()
     with _locked(folder):
@@ -104,8 +122,14 @@ def renew() -> Tuple[SigningKey, Optional[VerifyKey]]:
 
 
 def next_counter() -> int:
-    """The counter of the next bundle that is signed here: more than any before, also of two builds at once, and after
-    the clock went back. It is on the disk before it is used. The time, so that another host's is likely comparable."""
+    """Draw the counter of the next bundle that is signed here.
+
+    It is greater than any before, also for two builds at once and after the clock went back, and is on the disk before
+    it is used. It is the time in seconds where possible, so that it can usually be compared with another host's.
+
+    Raises:
+        InputError: The counter's file cannot be read or written.
+    """
     folder = _make_folder()
     path = folder / "host.counter"
     with _locked(folder):
@@ -115,7 +139,11 @@ def next_counter() -> int:
 
 
 def own(name: str = "host") -> Dict[str, VerifyKey]:
-    """{fingerprint: public key} of this machine's own key "host" or "report"; empty where none was made yet."""
+    """This machine's own key as {fingerprint: public key}; empty where none was made yet.
+
+    Args:
+        name: "host" or "report".
+    """
     path = home() / "keys" / f"{name}.key"
     if not path.exists():
         return {}
@@ -124,8 +152,13 @@ def own(name: str = "host") -> Dict[str, VerifyKey]:
 
 
 def trusted() -> Dict[str, VerifyKey]:
-    """{fingerprint: public key} of every key whose bundles may run here: this machine's own and all `trusted/*.pub`,
-    less the revoked ones. A damaged file is not trusted, and does not keep a drone from running what others signed."""
+    """The keys whose bundles may run here: this machine's own and all `trusted/*.pub`, less the revoked ones.
+
+    A damaged file is not trusted, but does not block bundles of the other keys.
+
+    Returns:
+        {fingerprint: public key}.
+    """
     keys = own()
     for path in _trusted_paths():
         with suppress(InputError):
@@ -137,7 +170,11 @@ def trusted() -> Dict[str, VerifyKey]:
 
 
 def trusted_files() -> Dict[str, Tuple[Path, VerifyKey]]:
-    """{fingerprint: (file, public key)} of trusted/, also of what is revoked meanwhile. InputError: one is damaged."""
+    """The files of trusted/, including those of revoked keys, as {fingerprint: (file, public key)}.
+
+    Raises:
+        InputError: A file is damaged.
+    """
     found = {}
     for path in _trusted_paths():
         key = read_public(path)
@@ -146,18 +183,31 @@ def trusted_files() -> Dict[str, Tuple[Path, VerifyKey]]:
 
 
 def revoked() -> Dict[str, Path]:
-    """{fingerprint: the file that says so} of every key that signs nothing here any more."""
+    """The revoked keys, as {fingerprint: the file that revokes it}.
+
+    Raises:
+        InputError: A file cannot be read or understood.
+    """
     found = {}
-    for path in _files("revoked"):  # whatever its suffix: what is not understood must not pass
+    for path in _files("revoked"):  # with any suffix: a file that cannot be understood must not be skipped
         text = _read_text(path, "revoked key")
         found[text if _FINGERPRINT.fullmatch(text) else fingerprint(read_public(path))] = path
     return found
 
 
 def trust(name: str, key: VerifyKey) -> bool:
-    """Run bundles of `key` from now on; `name` is for people. False: it was trusted before.
+    """Accept bundles of `key` from now on.
 
-    SignatureError: it was revoked. InputError: not a name, a name that is taken, or a key that signs reports.
+    Args:
+        name: Name of the key, for people.
+        key: The public key.
+
+    Returns:
+        False if the key was trusted before.
+
+    Raises:
+        SignatureError: The key was revoked.
+        InputError: The name is not valid or is taken, or the key signs reports.
     """
     mark = fingerprint(key)
     if mark in revoked():
@@ -178,8 +228,17 @@ def trust(name: str, key: VerifyKey) -> bool:
 
 
 def revoke(mark: str) -> bool:
-    """Take nothing of the key with this fingerprint any more: no bundle, trusted or not, and no report. False: it was
-    revoked before. InputError: no fingerprint, or that of this machine's own key in use."""
+    """Refuse every bundle and report of a key from now on, trusted or not.
+
+    Args:
+        mark: Fingerprint of the key.
+
+    Returns:
+        False if it was revoked before.
+
+    Raises:
+        InputError: The text is no fingerprint, or that of this machine's own key in use.
+    """
     if not _FINGERPRINT.fullmatch(mark):
         raise InputError(f"{mark:.80}: not a key's fingerprint (SHA256: and 22 characters)")
     if mark in own():
@@ -194,7 +253,7 @@ def revoke(mark: str) -> bool:
 
 
 def enrolled() -> Dict[str, Tuple[str, VerifyKey]]:
-    """{fingerprint: (name, public key)} of every device whose reports this host takes."""
+    """The devices whose reports this host takes, as {fingerprint: (name, public key)}, less the revoked ones."""
     found = {}
     for path in sorted((home() / "devices").glob("*.pub")):
         key = read_public(path)
@@ -205,8 +264,20 @@ def enrolled() -> Dict[str, Tuple[str, VerifyKey]]:
 
 
 def enrol(name: str, key: VerifyKey, *, replace: bool = False) -> bool:
-    """Take reports of `key` from now on, as device `name`. False: it was enrolled so before. Raises as
-    `check_enrolment` does."""
+    """Take reports of `key` from now on, as device `name`.
+
+    Args:
+        name: Name of the device.
+        key: Public key of its reports.
+        replace: Replace another key of the same name.
+
+    Returns:
+        False if the key was enrolled under this name before.
+
+    Raises:
+        SignatureError: See `check_enrolment`.
+        InputError: See `check_enrolment`.
+    """
     if check_enrolment(name, key, replace=replace):
         return False
     _write(home() / "devices" / f"{name}.pub", bytes(key).hex())
@@ -216,8 +287,14 @@ def enrol(name: str, key: VerifyKey, *, replace: bool = False) -> bool:
 def check_enrolment(name: str, key: VerifyKey, *, replace: bool = False) -> bool:
     """Whether `key` is enrolled as `name`.
 
-    SignatureError: the name has another key, which only `replace` permits; or this one was revoked. InputError: not a
-    name.
+    Args:
+        name: Name of the device.
+        key: Public key of its reports.
+        replace: Permit that the name has another key.
+
+    Raises:
+        SignatureError: The name has another key and `replace` is False, or the key was revoked.
+        InputError: The name is not valid.
     """
     _check_name(name, "a device's name")
     path = home() / "devices" / f"{name}.pub"
@@ -242,12 +319,24 @@ def fingerprint(key: VerifyKey) -> str:
 
 
 def read_public(path: Path) -> VerifyKey:
-    """A public key file. InputError when it is damaged."""
+    """Read the file of a public key.
+
+    Raises:
+        InputError: The file cannot be read or is damaged.
+    """
     return VerifyKey(_read_hex(path, "public key"))
 
 
 def public(text: str, what: str) -> VerifyKey:
-    """A public key as its 64 hexadecimal digits. InputError, beginning with `what`, when it is none."""
+    """Parse a public key from its 64 hexadecimal digits.
+
+    Args:
+        text: The digits.
+        what: Begins the error's message.
+
+    Raises:
+        InputError: The text is no public key.
+    """
     if not re.fullmatch("[0-9a-f]{64}", text):
         raise InputError(f"{what}: not a public key (64 hexadecimal digits)")
     return VerifyKey(bytes.fromhex(text))
@@ -274,8 +363,10 @@ def _read_text(path: Path, what: str) -> str:
 
 
 def _files(kind: str) -> List[Path]:
-    """Every file of /etc/edgeprune/KIND and of this user's. A folder that cannot be read is an InputError: what is
-    revoked in it must not pass."""
+    """Every file of /etc/edgeprune/KIND and of this user's.
+
+    A folder that cannot be read raises InputError, because a key that is revoked in it must not pass.
+    """
     folders = [home() / kind] if os.environ.get("EDGEPRUNE_HOME") else [SYSTEM / kind, home() / kind]
     found = []
     for folder in folders:
@@ -296,7 +387,7 @@ def _last_counter(path: Path) -> int:
     try:
         text = _read_text(path, "counter") if path.exists() else "-1"
         value = int(text) if re.fullmatch(r"-1|[0-9]{1,16}", text) else MAX_COUNTER
-        # Where it is damaged, the time of writing it is the best guess at what it was.
+        # Where it is damaged, its time of writing is the best estimate of its value.
         return value if value < MAX_COUNTER else int(path.stat().st_mtime)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({str(error.strerror).lower()})") from error
@@ -308,7 +399,7 @@ def _check_name(name: str, what: str) -> None:
 
 
 def _make_folder() -> Path:
-    """keys/, which nobody else reads."""
+    """Make keys/, readable by this user only."""
     folder = home() / "keys"
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -322,7 +413,7 @@ def _make_folder() -> Path:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """One process at a time changes the own key or its counter."""
+    """Let only one process at a time change the own key or its counter."""
     try:
         stream = open(folder / ".lock", "wb")  # noqa: SIM115
         fcntl.flock(stream, fcntl.LOCK_EX)
@@ -334,7 +425,7 @@ def _locked(folder: Path) -> Iterator[None]:
 
 def _write(path: Path, line: str) -> None:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o755)  # whatever the umask: nobody else adds to it
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o755)  # with any umask: no other user may add to it
     except OSError as error:
         raise InputError(f"{path.parent}: cannot be made ({str(error.strerror).lower()})") from error
     write_atomic(path, line + "\n", mode=0o644)

@@ -1,4 +1,4 @@
-"""The manifest of a bundle: what is in it, and from what it was made."""
+"""The manifest of a bundle: its contents and their origin."""
 
 from __future__ import annotations
 
@@ -13,7 +13,14 @@ __all__ = ["Manifest", "Payload"]
 
 @dataclass(frozen=True)
 class Payload:
-    """One file inside a bundle; the offset counts from the first byte after the manifest."""
+    """One file inside a bundle.
+
+    Attributes:
+        name: Name of the file.
+        offset_bytes: Place of the payload, counted from the first byte after the manifest.
+        size_bytes: Size.
+        sha256: SHA-256 of the content, in hexadecimal digits.
+    """
 
     name: str
     offset_bytes: int
@@ -23,7 +30,9 @@ class Payload:
 
 @dataclass(frozen=True)
 class Manifest:
-    """E.g. (shortened; the whole is `schema/manifest.json`)
+    """The manifest of a bundle.
+
+    An example (shortened; `schema/manifest.json` describes all of it):
 
         name "demo", created "2026-11-22T23:40:00Z", target "jetson-orin", task "detect", classes ("car", "person"),
         imgsz (640, 640), letterbox {"pad": 114, "stride": 32}, nms {"conf": 0.25, "iou": 0.7, "max_det": 300},
@@ -31,12 +40,26 @@ class Manifest:
         "fp16": {"payload": null, "reason": "the accuracy gate failed"}}, engines {}, evaluation {"payload":
         "evaluation.zip", "pictures": 80, "boxes": 719}, lineage {…}, payloads (Payload(…), …)
 
-    - `imgsz`: network input (height, width), px
-    - `output`: what the models' output means: "raw" or "end2end", see output.py
-    - `models[precision]`: figures measured on the host, in [0, 1], null where not measured; payload null with a reason
-    - `engines[name]`: a built engine, with its builder and what it is for; payload null (or null itself) if none
-    - `lineage`: where the model comes from, free JSON
-    - `counter`: grows with each bundle that a host signs; a drone does not go back to a lower one by itself
+    Attributes:
+        name: Name of the bundle.
+        created: Time of the build, by the host's clock.
+        edgeprune_version: Version of edgeprune that built it.
+        target: Name of the target.
+        classes: Names of the classes.
+        imgsz: Network input (height, width), px.
+        letterbox: {"pad": grey level of the padding, "stride": px}.
+        nms: {"conf", "iou", "max_det"} of the detections.
+        output: Meaning of the models' output: "raw" or "end2end", see output.py.
+        models: {precision: its payload and the figures measured on the host, in [0, 1], null where not measured}. A
+            null payload comes with a reason.
+        engines: {name: a built engine, with its builder and its purpose}; payload null (or null itself) if there is
+            none.
+        evaluation: The evaluation set's payload and counts; None if there is none.
+        lineage: Origin of the model, free JSON.
+        payloads: The files, in their order.
+        task: The task, "detect".
+        schema_version: Version of the manifest's schema.
+        counter: Grows with each bundle that a host signs; a drone does not install a lower one unless asked to.
     """
 
     name: str
@@ -59,7 +82,15 @@ class Manifest:
 
     @classmethod
     def from_json(cls, data: dict, what: str = "manifest") -> Manifest:
-        """From a parsed JSON object; `what` begins the InputError."""
+        """Read a manifest from a parsed JSON object.
+
+        Args:
+            data: The object.
+            what: Begins the error's message.
+
+        Raises:
+            InputError: The object does not fit the schema, or its payloads are inconsistent.
+        """
         fields = dict(schema.check("manifest", data, what))
         fields["classes"], fields["imgsz"] = tuple(fields["classes"]), tuple(fields["imgsz"])
         fields["payloads"] = tuple(Payload(**entry) for entry in fields["payloads"])
@@ -76,14 +107,14 @@ class Manifest:
 
     @property
     def shapes(self) -> Tuple[Tuple[int, ...], List[Tuple[int, ...]]]:
-        """(input shape, output shapes) of the model, for runtimes that do not read it."""
+        """(input shape, output shapes) of the model, for runtimes that do not read the model."""
         height, width = self.imgsz
         anchors = sum((height // s) * (width // s) for s in (8, 16, 32))
         return (1, 3, height, width), [output.shape_of(self.output, len(self.classes), anchors)]
 
     @property
     def size_bytes(self) -> int:
-        """All payloads together."""
+        """Size of all payloads together."""
         return sum(entry.size_bytes for entry in self.payloads)
 
     def _check_payloads(self, what: str) -> None:

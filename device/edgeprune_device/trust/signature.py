@@ -1,7 +1,7 @@
 """Signed JSON: {…, "signature": {"key": 64 hex digits, "value": 128}}, Ed25519 over the canonical JSON of the rest.
 
-The signature survives any formatting of the file, as it covers the value and not the bytes. Who a key belongs to is not
-known here.
+The signature covers the value and not the bytes, so it stays valid in any formatting of the file. This module does not
+know the owners of keys.
 """
 
 from __future__ import annotations
@@ -20,13 +20,32 @@ FIELD = "signature"
 
 
 def sign(data: Mapping[str, Any], key: SigningKey) -> Dict[str, Any]:
-    """A copy of the JSON object `data` with its signature, in place of an earlier one."""
+    """Sign a JSON object.
+
+    Args:
+        data: The object; an earlier signature is replaced.
+        key: The key to sign with.
+
+    Returns:
+        A copy of the object with its signature.
+    """
     value = key.sign(_covered(data)).signature.hex()
     return {**data, FIELD: {"key": bytes(key.verify_key).hex(), "value": value}}
 
 
 def verify(data: Mapping[str, Any], what: str) -> VerifyKey:
-    """The key that signed it. SignatureError, beginning with `what`: unsigned, or changed since."""
+    """Verify a signed JSON object.
+
+    Args:
+        data: The object.
+        what: Begins the error's message.
+
+    Returns:
+        The key that signed it.
+
+    Raises:
+        SignatureError: The object is unsigned, or was changed after it was signed.
+    """
     signature = data.get(FIELD)
     if not isinstance(signature, dict):
         raise SignatureError(f"{what}: not signed")

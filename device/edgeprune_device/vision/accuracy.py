@@ -1,8 +1,9 @@
 """COCO mean average precision in numpy: the one evaluator, for .pt, .onnx and engines alike.
 
-Equal to pycocotools with `maxDets = [.., 300]`, area ranges "all" and "small" (< 32² px), IoU .50:.05:.95. Matching is
-done once (`match`); averaging over a choice of pictures is then cheap (`Matches.accuracy`), which makes a bootstrap of
-1,000 resamples a matter of seconds. Knows nothing of models or pictures, only of boxes.
+It gives the same numbers as pycocotools with `maxDets = [.., 300]`, the area ranges "all" and "small" (< 32² px) and
+IoU .50:.05:.95. `match` compares detections with truth once. `Matches.accuracy` then averages over any choice of images
+and is cheap, so a bootstrap of 1,000 resamples takes seconds. The module handles boxes only and imports neither models
+nor images.
 """
 
 from __future__ import annotations
@@ -18,13 +19,23 @@ __all__ = ["Accuracy", "ClassAccuracy", "Matches", "iou", "match"]
 
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 RECALL_POINTS = np.linspace(0.0, 1.0, 101)
-MAX_DETECTIONS = 300  # per picture and class
+MAX_DETECTIONS = 300  # per image and class
 SMALL_AREA_PX2 = 32.0**2
 
 
 @dataclass(frozen=True)
 class ClassAccuracy:
-    """One class, e.g. ClassAccuracy(0, "person", 334, 0.91, 0.52, 310, 0.49); None: no (small) box of this class."""
+    """The accuracy of one class, e.g. ClassAccuracy(0, "person", 334, 0.91, 0.52, 310, 0.49).
+
+    Attributes:
+        index: Index of the class.
+        name: Name of the class.
+        boxes: Number of labelled boxes.
+        map50: AP at IoU 0.5, in [0, 1]; None where the class has no box.
+        map50_95: Mean AP over IoU .50:.05:.95, in [0, 1]; None where the class has no box.
+        small_boxes: Number of labelled boxes of at most 32² px.
+        small_map50_95: `map50_95` of the small boxes; None where there is none.
+    """
 
     index: int
     name: str
@@ -37,9 +48,16 @@ class ClassAccuracy:
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Means over the classes that have boxes, in [0, 1]; None where there is no (small) box at all.
+    """Means over the classes that have boxes, in [0, 1]; None where there is no box.
 
-    `pictures`, `boxes`, `small_boxes`: how many they rest on. `per_class`: every class, also those without boxes.
+    Attributes:
+        map50: Mean AP at IoU 0.5.
+        map50_95: Mean AP over IoU .50:.05:.95.
+        small_map50_95: `map50_95` of the small boxes (at most 32² px).
+        pictures: Number of images.
+        boxes: Number of labelled boxes.
+        small_boxes: Number of small labelled boxes.
+        per_class: Every class, including those without boxes.
     """
 
     map50: Optional[float]
@@ -51,25 +69,34 @@ class Accuracy:
     per_class: Tuple[ClassAccuracy, ...]
 
     def to_json(self) -> dict:
-        """A JSON object; `per_class` as a list of objects."""
+        """A JSON object, with `per_class` as a list of objects."""
         return {**asdict(self), "per_class": [asdict(entry) for entry in self.per_class]}
 
     @classmethod
     def from_json(cls, data: dict) -> Accuracy:
-        """The inverse of `to_json` (the noun around it, e.g. BenchReport, has checked the schema)."""
+        """Read the object that `to_json` wrote.
+
+        The caller has checked the schema (for example `BenchReport.from_json`).
+        """
         return cls(**{**data, "per_class": tuple(ClassAccuracy(**entry) for entry in data["per_class"])})
 
 
 def match(
     detections: Sequence[np.ndarray], truths: Sequence[np.ndarray], classes: Union[int, Sequence[str]]
 ) -> Matches:
-    """Match each picture's detections to its truth, once for all.
+    """Match each image's detections to its truth.
 
-    - `detections`: per picture (n, 6) [x1, y1, x2, y2, score, class], picture px
-    - `truths`: per picture (m, 5) [class, x1, y1, x2, y2], picture px
-    - `classes`: how many, or their names
+    Args:
+        detections: For each image (n, 6) [x1, y1, x2, y2, score, class], image px.
+        truths: For each image (m, 5) [class, x1, y1, x2, y2], image px.
+        classes: Number of classes, or their names.
 
-    InputError when the two lists differ in length, a class is out of range or a truth is not finite.
+    Returns:
+        The matches, from which `Matches.accuracy` computes an `Accuracy`.
+
+    Raises:
+        InputError: The two lists differ in length, a table has the wrong shape, a class is out of range, or a truth is
+            not finite.
     """
     names = [str(i) for i in range(classes)] if isinstance(classes, (int, np.integer)) else [str(c) for c in classes]
     if len(detections) != len(truths):
@@ -99,7 +126,7 @@ def match(
             hits[1].append(small & ~ignored)
             misses[1].append(~small & ~beyond[:, None])
             counts[0, p, c], counts[1, p, c] = len(g), (~large).sum()
-    # By class, then by score; ties stay in picture order, as pycocotools' mergesort leaves them.
+    # By class, then by score; ties stay in image order, as pycocotools' mergesort leaves them.
     label, score, picture = _joined(label, int), _joined(score, float), _joined(picture, int)
     order = np.lexsort((-score, label))
     curves = [
@@ -111,7 +138,12 @@ def match(
 
 @dataclass(frozen=True)
 class Matches:
-    """Which detection found which box, for every picture: what `match` returns. Ask it for an `Accuracy`."""
+    """The matches between detections and boxes of all images; `match` makes it.
+
+    Attributes:
+        names: Names of the classes.
+        pictures: Number of images.
+    """
 
     names: Tuple[str, ...]
     pictures: int
@@ -119,9 +151,13 @@ class Matches:
     _small: _Curves
 
     def accuracy(self, pictures: Optional[np.ndarray] = None) -> Accuracy:
-        """Over all pictures, or over those of an index array that may repeat (a bootstrap resample).
+        """Compute the accuracy over all images or over a choice of them.
 
-        Where two different pictures have detections of exactly equal score, a repeated picture's copies stand together.
+        Where two different images have detections of exactly equal score, the copies of a repeated image stand
+        together.
+
+        Args:
+            pictures: Index array of images, which may repeat (a bootstrap resample); None for all images.
         """
         if pictures is None:
             weights = np.ones(self.pictures, dtype=np.int64)
@@ -147,14 +183,14 @@ class Matches:
 
 
 class _Curves:
-    """The precision-recall curves of all classes and thresholds, flat, so that a resample is a dozen numpy calls.
+    """The precision-recall curves of all classes and thresholds, stored flat so that a resample is a dozen numpy calls.
 
-    A row is one (class, threshold); an entry is one detection that counts there, best score first. Entries after a
+    A row is one (class, threshold). An entry is one detection that counts there, best score first. Entries after a
     row's last hit are left out: they cannot raise the precision at any recall that is reached.
     """
 
     def __init__(self, label, picture, hit, miss, counts):
-        self.counts = counts  # (pictures, classes) boxes
+        self.counts = counts  # (images, classes) boxes
         classes, thresholds = counts.shape[1], len(IOU_THRESHOLDS)
         bounds = np.searchsorted(label, np.arange(classes + 1))
         entry_picture, hit_entry, entry_start, hit_start, entries = [], [], [0], [0], 0
@@ -174,7 +210,14 @@ class _Curves:
         self.hit_row = np.repeat(np.arange(classes * thresholds), np.diff(self.hit_start))
 
     def average_precision(self, weights: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
-        """`weights`: how often each picture counts. ((classes, thresholds) AP, (classes,) boxes)."""
+        """Compute the average precision of every class and threshold.
+
+        Args:
+            weights: (images,) how often each image counts.
+
+        Returns:
+            ((classes, thresholds) AP, (classes,) boxes).
+        """
         boxes = weights @ self.counts
         classes, thresholds, rows = len(boxes), len(IOU_THRESHOLDS), len(self.hit_start) - 1
         if not len(self.hit_entry):
@@ -208,9 +251,17 @@ def _hits_needed(boxes: np.ndarray) -> np.ndarray:
 
 
 def _greedy(overlap: np.ndarray, ignore: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
-    """COCO's matching in one picture and class, detections best first: (n, T) matched, (n, T) matched an ignored box.
+    """Match the detections of one image and class as COCO does.
 
-    Each detection takes the free box of highest IoU, the last among equals; an ignored box only where no other fits.
+    Each detection takes the free box of highest IoU, the last among equals. It takes an ignored box only where no other
+    fits.
+
+    Args:
+        overlap: (n, m) IoU, detections best first.
+        ignore: (m,) whether a box is ignored.
+
+    Returns:
+        ((n, T) whether matched, (n, T) whether matched to an ignored box), T thresholds.
     """
     matched = np.zeros((len(overlap), len(IOU_THRESHOLDS)), dtype=bool)
     ignored = np.zeros_like(matched)
@@ -235,7 +286,17 @@ def _greedy(overlap: np.ndarray, ignore: np.ndarray) -> Tuple[np.ndarray, np.nda
 
 
 def iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """(n, 4), (m, 4) corners -> (n, m), by way of width and height as pycocotools does, to the last bit."""
+    """Compute the IoU of every pair of boxes.
+
+    The function computes widths and heights first, as pycocotools does, so that the result is equal to the last bit.
+
+    Args:
+        a: (n, 4) corners [x1, y1, x2, y2], px.
+        b: (m, 4) corners, px.
+
+    Returns:
+        (n, m) IoU in [0, 1].
+    """
     aw, bw = a[:, 2:] - a[:, :2], b[:, 2:] - b[:, :2]
     low = np.maximum(a[:, None, :2], b[None, :, :2])
     high = np.minimum((a[:, :2] + aw)[:, None], (b[:, :2] + bw)[None])

@@ -1,8 +1,8 @@
-"""The evaluation set that travels in a bundle, and `evaluate`: pictures + model -> Accuracy.
+"""The evaluation set of a bundle, and `evaluate`: images + model -> Accuracy.
 
-An evaluation set is a stored (uncompressed) zip: the original picture files under `pictures/`, byte for byte, and
-`truth.json`: {"schema_version": 1, "pictures": [{"name": "a.jpg", "boxes": [[class, x1, y1, x2, y2], …]}, …]}, boxes in
-pixels of the upright picture.
+An evaluation set is a stored (uncompressed) zip. It holds the original image files under `pictures/`, byte for byte,
+and `truth.json`: {"schema_version": 1, "pictures": [{"name": "a.jpg", "boxes": [[class, x1, y1, x2, y2], …]}, …]}.
+Boxes are in pixels of the upright image.
 """
 
 from __future__ import annotations
@@ -26,7 +26,13 @@ __all__ = ["EvaluationImage", "EvaluationSet", "evaluate"]
 
 
 class EvaluationImage(NamedTuple):
-    """`name`, the picture file's bytes, and its truth: (m, 5) float64 [class, x1, y1, x2, y2], picture px."""
+    """One labelled image.
+
+    Attributes:
+        name: Name of the image file.
+        data: Bytes of the image file.
+        truth: (m, 5) float64 [class, x1, y1, x2, y2], image px.
+    """
 
     name: str
     data: bytes
@@ -35,7 +41,11 @@ class EvaluationImage(NamedTuple):
 
 @dataclass(frozen=True)
 class EvaluationSet:
-    """Labelled pictures; iterate for `Picture`s. `len()` is the number of pictures, `boxes` that of the boxes."""
+    """Labelled images; iterating gives `EvaluationImage`s, and `len()` is their number.
+
+    Attributes:
+        pictures: The images.
+    """
 
     pictures: Tuple[EvaluationImage, ...]
 
@@ -52,7 +62,17 @@ class EvaluationSet:
 
     @staticmethod
     def pack(items: Iterable[Tuple[str, bytes, np.ndarray]]) -> bytes:
-        """(name, picture file bytes, truth px) -> zip bytes; the same input gives the same bytes."""
+        """Write an evaluation set; the same input gives the same bytes.
+
+        Args:
+            items: (name, bytes of the image file, truth (m, 5) [class, x1, y1, x2, y2] px) of each image.
+
+        Returns:
+            The bytes of the zip.
+
+        Raises:
+            InputError: The truth does not fit its schema, or a name occurs twice.
+        """
         pictures = [
             EvaluationImage(name, data, np.asarray(truth, dtype=np.float64).reshape(-1, 5))
             for name, data, truth in items
@@ -68,7 +88,15 @@ class EvaluationSet:
 
     @classmethod
     def read(cls, data: bytes, what: str = "evaluation set") -> EvaluationSet:
-        """From zip bytes. Damaged, compressed, foreign or inconsistent: one InputError that begins with `what`."""
+        """Read an evaluation set.
+
+        Args:
+            data: Bytes of the zip.
+            what: Begins the error's message.
+
+        Raises:
+            InputError: The zip is damaged, compressed, encrypted or inconsistent, or holds a link or an unknown file.
+        """
         try:
             with zipfile.ZipFile(io.BytesIO(data)) as archive:
                 entries = archive.infolist()
@@ -115,16 +143,25 @@ def evaluate(
     progress: Optional[Callable[[int], None]] = None,
     seen: Optional[Callable[[List[np.ndarray], Letterbox], None]] = None,
 ) -> Tuple[Accuracy, List[np.ndarray]]:
-    """decode -> letterbox -> session.infer -> detections -> match, for every figure that is compared with another.
+    """Evaluate a model: decode -> letterbox -> session.infer -> detections -> match.
 
-    - `session`: anything with `.infer(x: (1, 3, h, w) float32 in [0, 1]) -> list[np.ndarray]`
-    - `pictures`: (name, picture bytes or path, truth (m, 5) [class, x1, y1, x2, y2] px); an EvaluationSet is one
-    - `imgsz`: network size, px, one number or (h, w); `classes`: how many, or their names
-    - `kind`: what the model's output means, see output.py; a bundle's manifest states it
-    - `progress`: called with the number of pictures done
-    - `seen`: called with each picture's outputs and its letterbox, for whoever wants more of one inference
+    Every accuracy figure that is compared with another comes from this function.
 
-    Returns the Accuracy and each picture's (n, 6) detections in picture px, in order, for `accuracy.match`.
+    Args:
+        session: Any object with `.infer(x: (1, 3, h, w) float32 in [0, 1]) -> list[np.ndarray]`.
+        pictures: (name, image bytes or path, truth (m, 5) [class, x1, y1, x2, y2] px) of each image; an `EvaluationSet`
+            fits.
+        imgsz: Network size, px, one number or (h, w).
+        classes: Number of classes, or their names.
+        kind: Meaning of the model's output, see output.py; a bundle's manifest states it.
+        conf: Lowest score of a detection.
+        iou: IoU above which NMS removes the weaker of two boxes.
+        max_det: Most detections of one image.
+        progress: Called with the number of images done.
+        seen: Called with each image's outputs and its letterbox, for a caller that uses one inference twice.
+
+    Returns:
+        The accuracy, and the (n, 6) detections of each image in image px, in order, for `accuracy.match`.
     """
     count = int(classes) if isinstance(classes, (int, np.integer)) else len(classes)
     found, truths = [], []

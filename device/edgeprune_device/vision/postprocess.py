@@ -1,4 +1,4 @@
-"""Network output to boxes: NMS in numpy, the same numbers as Ultralytics' `non_max_suppression`, without torch."""
+"""Network output to boxes: NMS in numpy, with the same numbers as Ultralytics' `non_max_suppression`, without torch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _CLASS_OFFSET = 7680  # px between classes, so that one NMS serves all of them; 
 
 _NMS_BLOCK = 512  # candidates at a time
 
-_PAIRS = 1 << 18  # compared at a time; bounds the memory, whatever a broken model says
+_PAIRS = 1 << 18  # compared at a time; bounds the memory, also for a broken model
 
 
 def detections(
@@ -30,11 +30,25 @@ def detections(
     multi_label: bool = False,
     agnostic: bool = False,
 ) -> np.ndarray:
-    """Network outputs -> (n, 6) float32 [x1, y1, x2, y2, score, class] in network px, best score first.
+    """Turn network outputs into detections.
 
-    Takes the first output, which is what `kind` says (see output.py): raw as YOLOv8 exports it, or end to end, whose
-    rows are only filtered. `multi_label` gives one detection for each class above `conf`, as Ultralytics' val does;
-    otherwise the best class only. InputError for a shape that `kind` does not have.
+    Args:
+        outputs: Outputs of the network; the first one is read.
+        kind: Meaning of that output (see output.py): raw as YOLOv8 exports it, or end to end, whose rows are only
+            filtered.
+        classes: Number of classes.
+        conf: Lowest score of a detection.
+        iou: IoU above which NMS removes the weaker of two boxes.
+        max_det: Most detections that are returned.
+        multi_label: Return one detection for each class above `conf`, as Ultralytics' val does, instead of the best
+            class only.
+        agnostic: Let boxes of different classes suppress each other.
+
+    Returns:
+        (n, 6) float32 [x1, y1, x2, y2, score, class], network px, best score first.
+
+    Raises:
+        InputError: The output has a shape that `kind` does not have.
     """
     out = checked(np.asarray(outputs[0]), kind, classes)
     if kind == END2END:
@@ -47,7 +61,7 @@ def detections(
 
 
 def _candidates(raw: np.ndarray, conf: float, multi_label: bool) -> np.ndarray:
-    """(4+nc, N) -> (6, n), corner boxes above conf. Filters before anything else: most of N is background."""
+    """(4+nc, N) -> (6, n), corner boxes above conf. It filters first, because most of N is background."""
     keep = np.flatnonzero(raw[4:].max(axis=0) > conf)
     if not len(keep):
         return np.empty((6, 0), dtype=np.float32)
@@ -67,10 +81,19 @@ def _candidates(raw: np.ndarray, conf: float, multi_label: bool) -> np.ndarray:
 
 
 def _nms(boxes: np.ndarray, iou: float, max_det: int) -> np.ndarray:
-    """Greedy NMS; boxes (4, n) float32 sorted by score, best first. Indices kept, at most max_det."""
+    """Greedy NMS.
+
+    Args:
+        boxes: (4, n) float32 corners, best score first.
+        iou: Overlap above which the weaker box is removed.
+        max_det: Most boxes that are kept.
+
+    Returns:
+        Indices of the kept boxes.
+    """
     kept = np.empty(0, dtype=np.int64)
     for start in range(0, boxes.shape[1], _NMS_BLOCK):
-        # Whoever is kept is so again beside boxes of lower scores, and suppresses those of the next block.
+        # A kept box is kept again beside boxes of lower scores, and suppresses those of the next block.
         tried = np.concatenate([kept, np.arange(start, min(start + _NMS_BLOCK, boxes.shape[1]))])
         better, worse = _overlaps(boxes[:, tried], iou)
         kept = tried[_survivors(len(tried), better, worse)][:max_det]
@@ -80,9 +103,17 @@ def _nms(boxes: np.ndarray, iou: float, max_det: int) -> np.ndarray:
 
 
 def _overlaps(boxes: np.ndarray, iou: float) -> Tuple[np.ndarray, np.ndarray]:
-    """Pairs (better, worse) of indices whose boxes overlap by more than `iou`; boxes (4, n), best first.
+    """Find the pairs of boxes that overlap by more than `iou`.
 
-    A box's partners begin shortly right of its own left edge: of boxes sorted by left edge only near ones are compared.
+    A box's partners begin shortly right of its own left edge, so among boxes sorted by left edge only near ones are
+    compared.
+
+    Args:
+        boxes: (4, n) corners, best score first.
+        iou: The threshold.
+
+    Returns:
+        (indices of the better boxes, indices of the worse boxes), one entry a pair.
     """
     order = np.argsort(boxes[0])
     x1, y1, x2, y2 = boxes[:, order]
@@ -110,9 +141,10 @@ def _overlaps(boxes: np.ndarray, iou: float) -> Tuple[np.ndarray, np.ndarray]:
 
 
 def _survivors(n: int, better: np.ndarray, worse: np.ndarray) -> np.ndarray:
-    """Indices of 0..n-1 that greedy suppression leaves, given who would suppress whom.
+    """Indices of 0..n-1 that greedy suppression leaves, given the pairs (better, worse) that overlap.
 
-    In rounds: whom nobody better is left to suppress stays, and suppresses; a few rounds settle real pictures.
+    The function works in rounds: a box that no remaining better box overlaps stays, and suppresses the worse ones. A
+    few rounds settle real images.
     """
     gone = np.zeros(n, dtype=bool)
     while len(better):

@@ -1,7 +1,7 @@
-"""Images to network input: decode, letterbox, in numpy and Pillow.
+"""Images to network input: decode and letterbox, in numpy and Pillow.
 
-The same numbers as Ultralytics' `LetterBox(auto=False)` and `scale_boxes`, without torch. OpenCV is used for resizing
-where it is installed; without it the same fixed-point arithmetic runs in numpy.
+The numbers equal those of Ultralytics' `LetterBox(auto=False)` and `scale_boxes`, without torch. OpenCV resizes where
+it is installed; without it the same fixed-point arithmetic runs in numpy.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ __all__ = [
 
 PAD = 114  # the grey that Ultralytics trains with
 
-_STRIP = 32  # picture rows at a time in numpy: what lies between two steps stays in the processor's cache
+_STRIP = 32  # image rows at a time in numpy, so that intermediate results stay in the processor's cache
 
 # Division and not multiplication by 1/255: the last bit then equals torch's `image / 255`.
 _LEVELS = np.arange(256, dtype=np.float32) / np.float32(255)
@@ -37,10 +37,20 @@ _FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "PPM", "GIF")  # never the one
 
 
 def decode(source: Union[str, Path, bytes], name: str = "") -> np.ndarray:
-    """Picture file or its bytes -> (h, w, 3) uint8 RGB, C-contiguous.
+    """Decode an image as Ultralytics reads labelled images.
 
-    As Ultralytics reads labelled pictures: upright (EXIF orientation applied), alpha dropped, grey and palette
-    expanded, 16 bits reduced to their high byte. InputError names the file (`name` for bytes).
+    The EXIF orientation is applied, alpha is dropped, grey and palette are expanded, and 16 bits are reduced to their
+    high byte.
+
+    Args:
+        source: Image file, or its bytes.
+        name: Name of the image in messages, where `source` is bytes.
+
+    Returns:
+        (h, w, 3) uint8 RGB, C-contiguous.
+
+    Raises:
+        InputError: The file cannot be read or decoded; the message names it.
     """
     what = name or (str(source) if not isinstance(source, bytes) else "picture")
     try:
@@ -64,9 +74,10 @@ def decode(source: Union[str, Path, bytes], name: str = "") -> np.ndarray:
 
 
 def opened(picture: Union[str, Path, BinaryIO]) -> Image.Image:
-    """Pillow's `Image.open`, of the formats that are decoded here. Raises what Pillow raises.
+    """Open an image with Pillow's `Image.open`, restricted to the formats that are decoded here.
 
-    Ultralytics, where it shares the process, replaces it by one that runs pip for a file that it does not know.
+    Ultralytics, where it shares the process, replaces `Image.open` by a function that runs pip for an unknown file;
+    this function avoids it. It raises the same errors as Pillow.
     """
     patches = sys.modules.get("ultralytics.utils.patches")
     return getattr(patches, "_image_open", Image.open)(picture, formats=_FORMATS)
@@ -77,7 +88,7 @@ def _upright(image: Image.Image) -> Image.Image:
     try:
         turned = image.getexif().get(_ORIENTATION, 1) != 1
         return ImageOps.exif_transpose(image) if turned else image
-    except Exception:  # damaged EXIF is no reason to lose a picture; OpenCV ignores it too
+    except Exception:  # damaged EXIF must not lose an image; OpenCV ignores it, too
         return image
 
 
@@ -93,12 +104,16 @@ def _rgb(image: Image.Image) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Letterbox:
-    """How a picture lies in the network's input: Letterbox((640, 640), scale=1.0, left=0, top=64, shape=(512, 640)).
+    """The place of an image in the network's input.
 
-    - `size`: (height, width) of the network input, px
-    - `scale`: network px per picture px, before rounding to whole pixels
-    - `left`, `top`: padding, px
-    - `shape`: (height, width) of the picture, px
+    An example: Letterbox((640, 640), scale=1.0, left=0, top=64, shape=(512, 640)).
+
+    Attributes:
+        size: (height, width) of the network input, px.
+        scale: Network px per image px, before rounding to whole pixels.
+        left: Padding on the left, px.
+        top: Padding at the top, px.
+        shape: (height, width) of the image, px.
     """
 
     size: Tuple[int, int]
@@ -109,13 +124,20 @@ class Letterbox:
 
     @property
     def resized(self) -> Tuple[int, int]:
-        """(height, width) of the picture inside the network input, whole px."""
+        """(height, width) of the image inside the network input, whole px."""
         return _resized(self.shape, self.scale)
 
     def undo(self, dets: np.ndarray) -> np.ndarray:
-        """(n, 6+) detections in network px -> a copy in picture px, clipped to the picture."""
+        """Map detections from network px to image px.
+
+        Args:
+            dets: (n, 6+) detections, network px.
+
+        Returns:
+            A float32 copy in image px, clipped to the image.
+        """
         out = np.array(dets, dtype=np.float32)
-        # Each axis by its own gain: rounding to whole pixels makes them differ for thin pictures.
+        # Each axis by its own gain: rounding to whole pixels makes them differ for thin images.
         for axis, pad in ((1, self.left), (0, self.top)):
             limit, edges = self.shape[axis], out[:, 1 - axis : 4 : 2]
             edges -= pad
@@ -125,32 +147,45 @@ class Letterbox:
 
 
 def letterbox(image: np.ndarray, size: Union[int, Sequence[int]]) -> Tuple[np.ndarray, Letterbox]:
-    """(h, w, 3) uint8 RGB -> ((1, 3, size, size) float32 in [0, 1], Letterbox); the picture centred on grey 114.
+    """Resize an image and centre it on grey 114.
 
-    `size`: one number for a square, or (height, width); px. For picture after picture `Preprocessor` is quicker.
+    For many images in a row `Preprocessor` is faster.
+
+    Args:
+        image: (h, w, 3) uint8 RGB.
+        size: Side of a square, or (height, width), px.
+
+    Returns:
+        ((1, 3, height, width) float32 in [0, 1], the letterbox).
+
+    Raises:
+        InputError: The image is not (h, w, 3) uint8, or is empty.
     """
     return Preprocessor(size)(image)
 
 
 class Preprocessor:
-    """`letterbox` for picture after picture, in memory used again and again: `x, box = Preprocessor(640)(image)`.
+    """`letterbox` for many images, in memory that is used again: `x, box = Preprocessor(640)(image)`.
 
-    `x` stays as it is for as long as anybody holds it or a view of it; its memory is taken again only after that. Its
-    padding is not painted again either, so write nothing into it. One thread at a time calls a Preprocessor; what it
-    returned may go to any other.
+    `x` keeps its content as long as it or a view of it is referenced; its memory is used again after that. The padding
+    is painted only once, so the caller must not write into `x`. Only one thread at a time may call a Preprocessor; the
+    arrays that it returned may go to any thread.
+
+    Args:
+        size: Side of a square, or (height, width), px.
     """
 
-    _MEMORIES = 4  # one being filled and some on their way; who holds more gets fresh ones
+    _MEMORIES = 4  # one being filled and some in use; a caller that holds more gets new ones
 
     def __init__(self, size: Union[int, Sequence[int]]):
         height, width = (size, size) if isinstance(size, (int, np.integer)) else (int(size[0]), int(size[1]))
         self.size = (int(height), int(width))
         self._memories: List[_Memory] = []
-        self._box: Optional[Letterbox] = None  # what the two below are made for
+        self._box: Optional[Letterbox] = None  # the letterbox that the two below are made for
         self._small = self._planes = np.empty(0, dtype=np.uint8)
 
     def __call__(self, image: np.ndarray) -> Tuple[np.ndarray, Letterbox]:
-        """As `letterbox`."""
+        """Letterbox one image; see `letterbox`."""
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
             raise InputError(f"letterbox takes an (h, w, 3) uint8 picture, not {image.shape} {image.dtype}")
         box = _place((int(image.shape[0]), int(image.shape[1])), self.size)
@@ -175,7 +210,7 @@ class Preprocessor:
 
 
 class _Memory:
-    """Room for one (1, 3, h, w) float32 array, and whether somebody holds that array."""
+    """Memory for one (1, 3, h, w) float32 array, and whether that array is still referenced."""
 
     def __init__(self, size: Tuple[int, int]):
         self._shape = (1, 3, *size)
@@ -212,23 +247,29 @@ def _resized(shape: Tuple[int, int], scale: float) -> Tuple[int, int]:
 
 
 def _resize(image: np.ndarray, h: int, w: int, small: np.ndarray) -> np.ndarray:
-    """(h, w, 3) uint8 by INTER_LINEAR; a view of `image` where that holds every pixel of the answer. `small`: room."""
+    """Resize to (h, w, 3) uint8 by INTER_LINEAR, into `small`.
+
+    The result is a view of `image` where it already holds every pixel of the result.
+    """
     cv2 = _opencv()
-    one = (1, 1) in (image.shape[:2], (h, w))  # OpenCV 4.5.4 refuses numpy's pictures of a single pixel
+    one = (1, 1) in (image.shape[:2], (h, w))  # OpenCV 4.5.4 refuses numpy arrays of a single pixel
     if cv2 is None or one or _every(image.shape, h, w):
         return resize_numpy(image, h, w)
     return cv2.resize(image, (w, h), dst=small, interpolation=cv2.INTER_LINEAR)
 
 
 def _every(shape: Sequence[int], h: int, w: int) -> Tuple[int, ...]:
-    """(3, 3) where linear interpolation takes the middle pixel of each 3 x 3 as it is; () where it mixes pixels."""
+    """(3, 3) where linear interpolation takes the middle pixel of each 3 x 3 unchanged; () where it mixes pixels."""
     y, x = shape[0] // h, shape[1] // w
     whole = (y * h, x * w) == tuple(shape[:2])
     return (y, x) if whole and y % 2 and x % 2 else ()
 
 
 def _normalise(image: np.ndarray, out: np.ndarray, planes: np.ndarray) -> None:
-    """(h, w, 3) uint8 -> `out`, (3, h, w) float32: plane by plane, divided by 255. `planes`: room for uint8 ones."""
+    """(h, w, 3) uint8 -> `out`, (3, h, w) float32: plane by plane, divided by 255.
+
+    `planes` is memory for the uint8 planes.
+    """
     cv2 = _opencv()
     if cv2 is not None and image.flags.c_contiguous:
         cv2.split(image, list(planes))
@@ -259,10 +300,16 @@ def _opencv():
 
 
 def resize_numpy(image: np.ndarray, h: int, w: int) -> np.ndarray:
-    """OpenCV's INTER_LINEAR for uint8, in its own fixed-point arithmetic (11 bits for each axis).
+    """Resize as OpenCV's INTER_LINEAR does for uint8, in its own fixed-point arithmetic (11 bits for each axis).
 
-    Returns (h, w, 3): a view of the picture's own pixels where none are mixed, otherwise in memory row by row and in
-    each row plane by plane, because numpy is quick on long rows and not on rows of three.
+    Args:
+        image: (h', w', 3) uint8.
+        h: Height of the result, px.
+        w: Width of the result, px.
+
+    Returns:
+        (h, w, 3) uint8. It is a view of the image's own pixels where none are mixed. Otherwise it lies in memory row by
+            row, and in each row plane by plane, because numpy is fast on long rows and slow on rows of three.
     """
     every = _every(image.shape, h, w)
     if every:
@@ -301,7 +348,7 @@ def resize_numpy(image: np.ndarray, h: int, w: int) -> np.ndarray:
 
 
 def _halved(image: np.ndarray) -> np.ndarray:
-    """OpenCV's special case: the mean of 2 x 2. As `resize_numpy` returns it."""
+    """The mean of 2 x 2 pixels, OpenCV's special case. The layout is that of `resize_numpy`."""
     h, w = image.shape[0] // 2, image.shape[1] // 2
     pairs = np.add(image[::2], image[1::2], dtype=np.uint16).reshape(h, -1)
     result = np.empty((h, 3, w), dtype=np.uint8)
