@@ -25,7 +25,7 @@ from edgeprune_device.files import write_atomic
 from torch import nn
 
 from edgeprune.analysis import chart
-from edgeprune.analysis.budgets import Ladder, Measure, Step
+from edgeprune.analysis.budgets import BudgetLadder, Measure, Step
 from edgeprune.analysis.findings import Advice, Findings
 from edgeprune.analysis.sensitivity import sensitivity
 from edgeprune.analysis.table import table
@@ -99,7 +99,7 @@ def analyze_network(
     channels = trace(model)
     scores = criteria.load(criterion)(model, channels, samples)
     units = budget.units(channels, scores, multiple)
-    ladder = Ladder(model, channels, scores, units, criterion, multiple, imgsz, samples, measure)
+    ladder = BudgetLadder(model, channels, scores, units, criterion, multiple, imgsz, samples, measure)
     step(0.1, "measuring the uncut network")
     rungs, unreached = ladder.climb(kind, lambda fraction, what: step(0.15 + 0.45 * fraction, what))
     groups = sensitivity(

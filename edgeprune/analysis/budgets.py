@@ -32,7 +32,7 @@ Step = Callable[[float, str], None]
 Measure = Callable[[nn.Module], tuple[Accuracy, Matches]]
 
 
-class Ladder:
+class BudgetLadder:
     """The uncut network and its scores, from which the network of every budget is cut.
 
     Args:

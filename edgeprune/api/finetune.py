@@ -19,9 +19,9 @@ from edgeprune.data import dataset
 from edgeprune.measuring.accuracy import evaluate
 from edgeprune.measuring.sessions import ReferenceSession, TorchSession
 from edgeprune.model import checkpoint
-from edgeprune.model import head as heads
 from edgeprune.model.checkpoint import Checkpoint
 from edgeprune.model.count import count
+from edgeprune.model.head import NOTE, has_one_to_one
 from edgeprune.model.threads import ready
 from edgeprune.pruning.sparsity import SMALL, count_small
 from edgeprune.training import qat as rounding
@@ -71,8 +71,8 @@ class Finetuned(Network):
                 f"{name:<7} {small:,} of {scales:,} prunable scales below {SMALL:g} of the layer's largest"
             )
         best = "" if self.best_epoch is None else f" (the best was epoch {self.best_epoch})"
-        if heads.has_one_to_one(self.checkpoint.model):
-            notes.append(f"mAP50-95 is of {heads.NOTE}")
+        if has_one_to_one(self.checkpoint.model):
+            notes.append(f"mAP50-95 is of {NOTE}")
         many = "s" * (self.epochs != 1)
         notes.append(f"{self.epochs} epoch{many}{best}, {self.steps} steps of {self.batch} pictures, lr {self.lr:g}")
         return notes

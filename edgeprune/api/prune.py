@@ -15,9 +15,9 @@ from edgeprune.data import dataset, samples
 from edgeprune.measuring.accuracy import evaluate
 from edgeprune.measuring.sessions import TorchSession
 from edgeprune.model import checkpoint
-from edgeprune.model import head as heads
 from edgeprune.model.checkpoint import Checkpoint
 from edgeprune.model.count import Cost, count, widths
+from edgeprune.model.head import NOTE, has_one_to_one
 from edgeprune.model.threads import ready
 from edgeprune.pruning import criteria
 from edgeprune.pruning.budget import Budget
@@ -81,8 +81,8 @@ class Pruned(Network):
             a, b = ("not measured" if v is None else f"{v:.3f}" for v in self.accuracy)
             where = "" if self.seen else " that nothing was solved with"
             notes.append(("mAP50-95", f"{a} -> {b} before any training, on {self.pictures} training pictures{where}"))
-            if heads.has_one_to_one(self.checkpoint.model):
-                notes.append(("mAP50-95 is of", heads.NOTE))
+            if has_one_to_one(self.checkpoint.model):
+                notes.append(("mAP50-95 is of", NOTE))
         return notes
 
     def __str__(self) -> str:

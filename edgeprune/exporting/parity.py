@@ -14,7 +14,7 @@ from edgeprune_device.errors import GateError
 from edgeprune_device.output import END2END
 from edgeprune_device.runtimes import ort
 
-from edgeprune.model import head as heads
+from edgeprune.model.head import has_one_to_one, output_of_file
 from edgeprune.model.prepare import prepare
 
 __all__ = ["Parity", "compare_outputs", "measure_parity"]
@@ -87,8 +87,8 @@ def measure_parity(
     options = ort.options(torch.get_num_threads())
     session = onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=[ort.CPU])
     _, _, height, width = session.get_inputs()[0].shape
-    kind = heads.output_of_file(graph)
-    ready = prepare(model, (height, width), end2end=kind == END2END if heads.has_one_to_one(model) else None)
+    kind = output_of_file(graph)
+    ready = prepare(model, (height, width), end2end=kind == END2END if has_one_to_one(model) else None)
     found = []
     for picture in pictures:
         with torch.inference_mode():

@@ -17,7 +17,7 @@ import torch
 from edgeprune_device.errors import GateError
 from edgeprune_device.output import END2END
 
-from edgeprune.model import head as heads
+from edgeprune.model.head import output_of_network
 from edgeprune.model.prepare import prepare, quiet
 from edgeprune.quantize.graph import name_constants
 
@@ -97,7 +97,7 @@ def metadata_of(model: torch.nn.Module, imgsz: tuple[int, int]) -> dict[str, Any
         "names": names,
         "args": {"batch": 1, "dynamic": False, "simplify": True, "nms": False},
         "channels": _channels(model),
-        "end2end": heads.output_of_network(model) == END2END,
+        "end2end": output_of_network(model) == END2END,
     }
 
 

@@ -8,7 +8,7 @@ from edgeprune_device.target import Target
 from edgeprune_device.trust import keys
 
 from edgeprune.drones import reference, ssh
-from edgeprune.model import head as heads
+from edgeprune.model.head import has_one_to_one
 from edgeprune.pruning import criteria
 from edgeprune.training import qat
 from edgeprune.training.finetune import check_device
@@ -62,7 +62,7 @@ def check_inputs(job: Job) -> None:
     job.original.input_size(job.imgsz)
     if len(data.train) < 8:
         job.reporter.warn(f"only {len(data.train)} training pictures: choices are made on the pictures solved with")
-    if job.options.nms and heads.has_one_to_one(job.original.model):
+    if job.options.nms and has_one_to_one(job.original.model):
         raise InputError("--nms: this model's head gives one box per object already; leave --nms out")
     if job.options.qat:
         qat.check(job.original.model, job.imgsz)

@@ -21,7 +21,7 @@ from edgeprune.exporting import nms
 from edgeprune.measuring.accuracy import evaluate
 from edgeprune.measuring.timing import Timing
 from edgeprune.model import checkpoint
-from edgeprune.model import head as heads
+from edgeprune.model.head import of_network
 from edgeprune.pruning import prune
 from edgeprune.pruning.budget import Budget
 from edgeprune.training import qat
@@ -268,7 +268,7 @@ class Job:
         return {
             **row.accuracy_of(accuracy),
             "objects_found": shown and sum(map(len, shown)),
-            "head": heads.of_network(self.original.model),
+            "head": of_network(self.original.model),
         }
 
     def write(self) -> None:

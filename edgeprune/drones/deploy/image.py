@@ -27,7 +27,7 @@ from edgeprune.drones.deploy.debugfs import FileSystem, Place
 from edgeprune.drones.deploy.ext4 import Superblock
 from edgeprune.drones.deploy.tree import Say, TreePlan
 
-__all__ = ["Partition", "deploy", "target"]
+__all__ = ["ImageFileSystem", "deploy", "target"]
 
 _NAME = "APP"
 _JOURNAL = "journal"
@@ -46,7 +46,7 @@ _OTHERS = {
 
 
 @dataclass(frozen=True)
-class Partition:
+class ImageFileSystem:
     """The file system in an image.
 
     Attributes:
@@ -110,7 +110,7 @@ def deploy(bundle: Bundle, file: Path, settings: DeploySettings, say: Say, *, ke
     say(f"{where}: e2fsck reports no error; read back from the image, every file has its SHA-256, owner, mode and time")
 
 
-def target(descriptor: int, what: str, wanted: str | None) -> Partition:
+def target(descriptor: int, what: str, wanted: str | None) -> ImageFileSystem:
     """The file system to deploy to: partition `wanted`, else the one named APP, else the only ext4.
 
     Args:
@@ -141,10 +141,10 @@ def target(descriptor: int, what: str, wanted: str | None) -> Partition:
         raise InputError(f"{what}: partition {partition} is not ext4; there are {listed}")
     if superblock.size_bytes > partition.size_bytes:
         raise InputError(f"{what}: the file system of partition {partition} is larger than the partition")
-    return Partition(f"partition {partition}", partition.offset_bytes, superblock)
+    return ImageFileSystem(f"partition {partition}", partition.offset_bytes, superblock)
 
 
-def _bare(stream, what: str, wanted: str | None) -> Partition:
+def _bare(stream, what: str, wanted: str | None) -> ImageFileSystem:
     superblock = ext4.read(stream, 0)
     total = stream.seek(0, os.SEEK_END)
     if superblock is None:
@@ -156,7 +156,7 @@ def _bare(stream, what: str, wanted: str | None) -> Partition:
         raise InputError(f"{what}: has no partitions, and --partition {wanted} was given")
     if superblock.size_bytes > total:
         raise InputError(f"{what}: is cut off: its file system has {superblock.size_bytes} bytes, the file {total}")
-    return Partition("ext4", 0, superblock)
+    return ImageFileSystem("ext4", 0, superblock)
 
 
 # --- before ----------------------------------------------------------------------------------------------------------

@@ -153,7 +153,7 @@ def test_no_recommendation_where_nothing_holds_or_nothing_is_known():
 
 def climbed(kind, kept):
     """The ladder of a network that keeps `kept` of each value; a value that is not named cannot be reached."""
-    ladder = object.__new__(budgets.Ladder)
+    ladder = object.__new__(budgets.BudgetLadder)
 
     def cut(asked):
         if asked.value not in kept:
