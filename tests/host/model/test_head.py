@@ -16,7 +16,6 @@ from edgeprune.exporting.to_onnx import to_onnx
 from edgeprune.measuring.accuracy import evaluate, true_boxes
 from edgeprune.measuring.sessions import OnnxSession, ReferenceSession, TorchSession
 from edgeprune.model import checkpoint, head
-from edgeprune.workflow import pack
 
 from ..small import dataset as drawn
 from ..small import label_by, save
@@ -109,19 +108,6 @@ def test_what_a_manifest_states_is_taken_where_the_file_says_nothing():
     assert head.output_of_file(file([1, 84, 6]), RAW) == RAW
     with pytest.raises(InputError, match="stated to be end2end"):
         head.output_of_file(file([1, 84, 8400], **OWN), END2END)
-
-
-def test_files_that_answer_in_different_ways_are_no_bundle(small, tmp_path):
-    raw, files = to_onnx(small, (64, 64)), {}
-    for name, model in (("fp32", raw), ("fp16", nms.add(raw))):
-        files[name] = tmp_path / f"{name}.onnx"
-        onnx.save(model, files[name])
-    with pytest.raises(InputError, match="mean different things"):
-        pack.pack(
-            tmp_path / "a.epb", name="a", target="cpu", names=list("abc"), imgsz=64, models={"fp32": {}, "fp16": {}},
-            files=files, engines={}, plans={}, evaluation=b"", described={}, lineage={},
-        )  # fmt: skip
-    assert not (tmp_path / "a.epb").exists()
 
 
 # --- figures ----------------------------------------------------------------------------------------------------------
