@@ -1,6 +1,5 @@
 """The page: its figures, its manners, and what a real browser makes of it."""
 
-import base64
 import copy
 import io
 import json
@@ -17,7 +16,7 @@ from PIL import Image
 
 from edgeprune.comparison import page
 from edgeprune.comparison.comparison import Comparison
-from edgeprune.comparison.page import distribution, figures, html, layers, summary, theme, tradeoff, view
+from edgeprune.comparison.page import figures, html, layers, summary, view
 
 from .. import page_comparisons as made
 
@@ -205,25 +204,6 @@ def test_a_latency_is_compared_only_with_one_of_the_same_machine_and_runtime(com
     assert view.speedup(first, other) is None
 
 
-@pytest.mark.parametrize(
-    ("value", "unit", "words"),
-    [(999, "bytes", "999 B"), (6_520_112, "bytes", "6.52 MB"), (8_700_000_000, "count", "8.70 G"),
-     (0.4121, "ms", "0.412 ms"), (12.345, "ms", "12.3 ms"), (99.96, "ms", "100 ms"), (5248, "int", "5,248"),
-     (float("nan"), "map", "not measured"), (True, "int", "not measured"), (None, "fps", "not measured")],
-)  # fmt: skip
-def test_figures_have_three_digits_and_a_unit(value, unit, words):
-    assert figures.show(value, unit) == words
-
-
-def test_a_change_says_its_direction_in_words():
-    assert figures.share(200, 50, "smaller", "larger") == figures.FigureChange("75 % smaller", "better")
-    assert figures.share(50, 60, "smaller", "larger") == figures.FigureChange("20 % larger", "worse")
-    assert figures.share(1000, 1000.1, "fewer", "more").text == "unchanged"
-    assert figures.share(0, 5, "less", "more") is None
-    assert figures.accuracy(0.25, 0.2499).text == "±0.000"
-    assert figures.times(0.5) == figures.FigureChange("0.50× as fast", "worse")
-
-
 def test_a_file_that_this_machine_cannot_judge_gets_no_verdict_of_its_speed(comparisons):
     comparison = copy.deepcopy(comparisons["build"])
     comparison["gallery"]["last"] = "int8-fp16"
@@ -243,18 +223,6 @@ def test_a_file_that_this_machine_cannot_judge_gets_no_verdict_of_its_speed(comp
 
 
 # -- the plots ---------------------------------------------------------------------------------------------------------
-def test_a_front_holds_what_nothing_beats():
-    rng = np.random.default_rng(0)
-    points = [(float(a), float(b)) for a, b in rng.uniform(size=(60, 2)).round(1)]
-    kept = [points[i] for i in tradeoff.front(points)]
-
-    def beaten(p):
-        return any(q[0] <= p[0] and q[1] >= p[1] and q != p for q in points)
-
-    assert set(kept) == {p for p in points if not beaten(p)}
-    assert kept == sorted(kept) and len(set(kept)) == len(kept)
-
-
 def fronts(comparison):
     found = [
         e for e in Read(page.pareto(comparison)).elements if e["tag"] == "path" and e.get("stroke-opacity") == "0.45"
@@ -293,20 +261,6 @@ def test_names_in_the_plot_do_not_cover_each_other(comparisons):
     for i, (x, y, w) in enumerate(boxes):
         for u, v, z in boxes[:i]:
             assert abs(y - v) >= 12 or x + w <= u or u + z <= x
-
-
-def test_few_samples_keep_their_steps_and_many_their_shape():
-    few = np.sort(np.random.default_rng(1).lognormal(size=40))
-    corners = distribution.steps(few)
-    assert [ms for ms, _ in corners[1::2]] == few.tolist()
-    assert [share for _, share in corners[1::2]] == pytest.approx(np.arange(1, 41) / 40)
-    many = np.sort(np.random.default_rng(2).lognormal(size=10_000))
-    corners = distribution.steps(many)
-    assert len(corners) < 700
-    assert corners[0] == (many[0], 0.0) and corners[-1] == (many[-1], 1.0)
-    drawn = np.interp(many, *np.array(corners).T)
-    assert np.abs(drawn - np.arange(1, 10_001) / 10_000).max() < 0.006
-    assert set(many[-40:]) <= {ms for ms, _ in corners}, "the tail is whole"
 
 
 def test_a_tail_percentile_takes_its_samples(comparisons):
@@ -360,22 +314,6 @@ def test_stages_are_drawn_as_measured_and_add_up(comparisons):
     ]
 
 
-def contrast(one, other):
-    def luminance(colour):
-        rgb = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
-        return float(np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4) @ [0.2126, 0.7152, 0.0722])
-
-    low, high = sorted((luminance(one), luminance(other)))
-    return (high + 0.05) / (low + 0.05)
-
-
-def test_colours_of_charts_hold_on_white_and_on_the_dark_ground_and_carry_white_text():
-    for colour in theme.BRIGHT:
-        assert contrast(colour, theme.TOKENS["ground"][1]) >= 6, colour
-    for colour in (*theme.ITEMS, *theme.STAGES.values()):
-        assert contrast(colour, "#ffffff") >= 4.5 and contrast(colour, theme.TOKENS["ground"][1]) >= 3, colour
-
-
 # -- the gallery -------------------------------------------------------------------------------------------------------
 
 
@@ -415,54 +353,6 @@ def test_of_many_panels_the_steps_are_shown_and_the_others_on_request(comparison
         zip(("truth", "original", "pruned", "tuned", "fp32", "fp16", "int8", "int8-fp16"), checked(comparison))
     )
     assert [name for name, on in shown.items() if on] == ["truth", "original", "pruned", "tuned", "int8-fp16"]
-
-
-def embedded(text):
-    return [Image.open(io.BytesIO(base64.b64decode(url))) for url in
-            re.findall(r'<image href="data:image/jpeg;base64,([^"]+)"', text)]  # fmt: skip
-
-
-def test_a_picture_is_embedded_once_and_upright(tmp_path):
-    comparison = made.build(tmp_path, 1, 160)
-    shot = comparison["gallery"]["pictures"][0]
-    lying = np.zeros((120, 200, 3), np.uint8)
-    lying[:, :40] = (255, 0, 0)  # left, which orientation 6 turns to the top
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    Image.fromarray(lying).save(shot["path"], exif=exif, quality=95)
-    shot.update(width=120, height=200)
-    (image,) = embedded(page.render(comparison))
-    assert image.size == (120, 200)
-    assert image.getpixel((60, 10))[0] > 200 and image.getpixel((60, 190))[0] < 60
-
-
-def test_a_missing_damaged_or_changed_picture_is_said_in_its_place(tmp_path):
-    comparison = made.build(tmp_path, 3, 160)
-    first, second, third = comparison["gallery"]["pictures"]
-    Path(first["path"]).unlink()
-    Path(second["path"]).write_bytes(b"no picture")
-    Image.new("RGB", (99, 50)).save(third["path"])
-    text = page.render(comparison)
-    assert f"The picture is not here: {first['name']}: the picture cannot be read (no such file" in text
-    assert "not a picture that can be decoded" in text
-    assert "it is 99 × 50 px, it was 160 × 160" in text
-    assert len(embedded(text)) == 1
-
-
-def test_the_page_stays_below_3_mb_and_says_what_was_left_out(tmp_path, monkeypatch):
-    comparison = made.build(tmp_path, 1, 160)
-    (shot,) = comparison["gallery"]["pictures"]
-    noise = np.random.default_rng(0).integers(0, 256, (960, 960, 3), np.uint8)  # what no JPEG makes small
-    Image.fromarray(noise).save(shot["path"], quality=70)
-    comparison["gallery"]["pictures"] = [{**shot, "width": 960, "height": 960, "lost": 9 - i} for i in range(6)]
-    text = page.render(comparison)
-    assert len(text.encode()) <= 3_000_000
-    assert len(embedded(text)) == 6 and max(embedded(text)[0].size) < 960
-    monkeypatch.setattr(page, "MOST_BYTES", 480_000)
-    text = page.render(comparison)
-    assert len(text.encode()) <= 480_000
-    kept = len(embedded(text))
-    assert 0 < kept < 6 and f"{6 - kept} more picture" in text and "left out" in text
 
 
 # -- the document ------------------------------------------------------------------------------------------------------

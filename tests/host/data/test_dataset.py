@@ -155,62 +155,6 @@ def test_the_hash_follows_the_labels(tmp_path):
     assert dataset.load(one).sha256 != dataset.load(two).sha256
 
 
-def zipped(data, target):
-    import zipfile
-
-    with zipfile.ZipFile(target, "w") as archive:
-        for file in data.parent.rglob("*"):
-            archive.write(file, f"set/{file.relative_to(data.parent)}")
-    return target
-
-
-def tarred(data, target):
-    import tarfile
-
-    with tarfile.open(target.with_suffix(".tar.gz"), "w:gz") as archive:
-        archive.add(data.parent, "set")
-    return target.with_suffix(".tar.gz")
-
-
-@pytest.mark.parametrize("packed", [zipped, tarred])
-def test_an_archive_is_unpacked_once(data, tmp_path, packed, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    file = packed(data, tmp_path / "pictures.zip")
-    found = [dataset.load(file) for _ in range(2)]
-    assert found[0].sha256 == dataset.load(data).sha256 and found[0].train == found[1].train
-    assert len(list((tmp_path / "cache/edgeprune/data").iterdir())) == 1
-    file.write_bytes(file.read_bytes()[:-500])
-    with pytest.raises(InputError, match=r"cannot be unpacked|not an archive"):
-        dataset.load(file)
-    assert len(list((tmp_path / "cache/edgeprune/data").iterdir())) == 1
-
-
-def test_an_archive_writes_nowhere_else(tmp_path, monkeypatch):
-    import io
-    import tarfile
-    import zipfile
-
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
-        archive.writestr("../../../../escaped", "x")
-    with tarfile.open(tmp_path / "a.tar", "w") as archive:
-        archive.addfile(tarfile.TarInfo("../../../../escaped"), io.BytesIO())
-    for name in ("a.zip", "a.tar"):
-        with pytest.raises(InputError):
-            dataset.load(tmp_path / name)
-    # Four folders up would be the cache's own; unpacked where it belongs it is below its data.
-    assert all(tmp_path / "cache/edgeprune/data" in found.parents for found in tmp_path.rglob("escaped"))
-
-
-def test_a_folder_is_its_yaml(data):
-    assert dataset.load(data.parent).sha256 == dataset.load(data).sha256
-    (data.parent / "other.yaml").write_text("")
-    assert dataset.load(data.parent).names  # of several that of the folder's name
-    data.rename(data.parent / "third.yaml")
-    with pytest.raises(InputError, match="holds 2 YAML files"):
-        dataset.load(data.parent)
-
-
 def test_the_download_of_a_data_yaml_is_never_run(data, tmp_path):
     """Ultralytics runs it as Python, or as a shell script, where the validation pictures are missing."""
     from edgeprune.training.finetune import _write_data
@@ -226,36 +170,6 @@ def test_the_download_of_a_data_yaml_is_never_run(data, tmp_path):
             dataset.load(bad)
         assert ("python -c" in str(caught.value)) == (name == "data.yaml")
     assert not marker.exists()
-
-
-def test_a_name_of_ultralytics_own(data, tmp_path, monkeypatch):
-    """Its pictures are looked for in the user's datasets_dir; where they are not, nothing is fetched."""
-    import yaml
-    from ultralytics import utils
-
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(utils, "DATASETS_DIR", tmp_path / "sets")
-    for name in ("coco8.yaml", "coco8"):
-        with pytest.raises(
-            InputError, match=r"neither a folder.*its download: is not run here: python -c .*'coco8.yaml'"
-        ):
-            dataset.load(name)
-    (tmp_path / "sets").mkdir()
-    (data.parent).rename(tmp_path / "sets/coco8")
-    assert len(dataset.load("coco8.yaml").train) == 8 and len(dataset.load("coco8").names) == 80
-    assert yaml.safe_load((utils.ROOT / "cfg/datasets/coco8.yaml").read_text())["path"] == "coco8"
-    with pytest.raises(InputError, match="no such file here, and no data set of that name"):
-        dataset.load("coco9.yaml")
-    with pytest.raises(InputError, match=r"elsewhere/coco8.yaml: no such file"):
-        dataset.load("elsewhere/coco8.yaml")
-
-
-@pytest.mark.parametrize("given", ["https://host/a.yaml", "/b/https:/host/a.zip", "ul://user/datasets/a", "a.ndjson"])
-def test_nothing_is_fetched(given, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "a.ndjson").write_text("{}\n")
-    with pytest.raises(InputError, match="fetches nothing"):
-        dataset.load(given)
 
 
 def test_a_relative_root_is_ultralytics_or_the_files_own(data, tmp_path, monkeypatch):

@@ -7,7 +7,6 @@ import onnx
 import pytest
 from edgeprune_device.errors import GateError
 from edgeprune_device.machine.environment import Environment
-from edgeprune_device.output import END2END, RAW
 from edgeprune_device.target import Target
 from onnx import numpy_helper
 
@@ -18,42 +17,13 @@ from edgeprune.exporting.to_onnx import to_onnx
 from edgeprune.measuring import accuracy
 from edgeprune.quantize.graph import Graph, layer_of
 
+from ..outlier import READER, SIZE, outlier, pictures
 from ..small import short
-
-SIZE = 96
-#: The convolution that reads what `outlier` spoils.
-READER = "model.2.cv1.conv"
-
-
-def outlier(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The same network but for one channel that is a thousand times as large between two layers: SiLU is nearly linear
-    there, and one scale per tensor leaves the other channels a handful of levels."""
-    spoiled = onnx.ModelProto()
-    spoiled.CopyFrom(model)
-    weights = {t.name: t for t in spoiled.graph.initializer}
-
-    def scale(name, index, factor):
-        values = numpy_helper.to_array(weights[name]).copy()
-        values[index] *= factor
-        weights[name].CopyFrom(numpy_helper.from_array(values, name))
-
-    scale("model.1.conv.weight", 0, 1000.0)
-    scale("model.1.conv.bias", 0, 1000.0)
-    scale(f"{READER}.weight", (slice(None), 0), 1e-3)
-    return spoiled
 
 
 @pytest.fixture(scope="module")
 def fp32():
     return to_onnx(short(), (SIZE, SIZE))
-
-
-def pictures(count=6, seed=0):
-    rng = np.random.default_rng(seed)
-    # Blocks, not noise: what the network sees must have a shape.
-    return [
-        np.kron(rng.random((1, 3, 12, 12), dtype=np.float32), np.ones((1, 1, 8, 8), np.float32)) for _ in range(count)
-    ]
 
 
 class Closeness:
@@ -79,51 +49,6 @@ def settled(model, max_drop, target="jetson-orin"):
     return int8
 
 
-# --- output divergence and sensitivities
-
-
-def test_output_divergence_is_zero_for_equals_and_grows_with_boxes_and_scores(fp32):
-    (picture,) = pictures(1)
-    expected = q.reference_session(fp32).run(None, {"images": picture})[0]
-    assert q.output_divergence(expected, expected, RAW)[0] == 0
-    moved, weaker = expected.copy(), expected.copy()
-    moved[0, 0] += 2.0
-    weaker[0, 4:] *= 0.9
-    differs, total = q.output_divergence(expected, moved, RAW)
-    assert 0 < differs < total
-    differs, total = q.output_divergence(expected, weaker, RAW)
-    seen = expected[0, 4:][:, expected[0, 4:].max(0) > 0.01]
-    assert differs == pytest.approx(0.1 * seen.sum(), rel=0.01)
-
-
-def test_output_divergence_of_one_to_one_outputs_does_not_care_for_their_order():
-    rows = np.array([[[0, 0, 10, 10, 0.9, 0], [20, 20, 40, 40, 0.5, 1], [0, 0, 1, 1, 0.001, 1]]], np.float32)
-    assert q.output_divergence(rows, rows[:, [1, 0, 2]], END2END)[0] == 0
-    other = rows.copy()
-    other[0, 0, 5] = 2  # another class: its answer is lost
-    assert q.output_divergence(rows, other, END2END)[0] == pytest.approx(0.9 * 2)
-
-
-@pytest.mark.parametrize("broken", [np.nan, np.inf])
-def test_what_is_not_finite_counts_as_wrong(fp32, broken):
-    (picture,) = pictures(1)
-    expected = q.reference_session(fp32).run(None, {"images": picture})[0]
-    found = np.full_like(expected, broken)
-    differs, total = q.output_divergence(expected, found, RAW)
-    assert np.isfinite(differs) and differs >= total
-
-
-def test_the_layer_that_reads_an_outlier_is_the_most_sensitive(fp32):
-    model = outlier(fp32)
-    ranges = q.calibrate(model, pictures())
-    found = q.sensitivities(
-        model, lambda exclude: q.to_int8(model, ranges, method="max", exclude=exclude), q.Probe(model, pictures(2, 5))
-    )
-    assert len(found) == 27 and {s.layer for s in found} == {layer_of(n) for n in Graph(model).body_convolutions()}
-    assert max(found, key=lambda s: s.error).layer == READER
-    assert 0.9 < sum(s.macs_share for s in found) <= 1
-
-
 def test_a_shift_of_a_bias_holds_whichever_other_layers_are_quantized(fp32):
     ranges = q.calibrate(fp32, pictures())
     whole, part = q.to_int8(fp32, ranges), q.to_int8(fp32, ranges, exclude=["model.11"])
@@ -135,29 +60,6 @@ def test_a_shift_of_a_bias_holds_whichever_other_layers_are_quantized(fp32):
     expected = q.reference_session(q.correct_bias(fp32, part, pictures(2))).run(None, {"images": picture})[0]
     found = q.reference_session(q.shifted(part, shifts)).run(None, {"images": picture})[0]
     assert np.allclose(expected, found, atol=1e-3)
-
-
-# --- the ladder
-
-
-def sensitivity(layer, error, share):
-    return q.LayerSensitivity(layer, error, share)
-
-
-def test_a_ladder_takes_the_most_error_per_mac_first_and_leaves_enough_in_int8():
-    found = [
-        sensitivity("cheap", 0.1, 0.01), sensitivity("dear", 0.2, 0.2), sensitivity("tiny", 0.001, 1e-6),
-        sensitivity("worst", 0.3, 0.05), sensitivity("light", 0.01, 0.015),
-    ]  # fmt: skip
-    ladder = q.Ladder.of(found, share=0.98, least=0.9)
-    assert [s.layer for s in ladder.fallbacks] == ["worst", "cheap", "light", "tiny"]  # "dear" would leave too little
-    assert ladder.rungs == (0, 1, 2, 3, 4) and ladder.layers(0) == () and ladder.layers(2) == ("worst", "cheap")
-    assert ladder.to_json(1) == [{"layer": "worst", "disagreement": 0.3, "share_of_macs": 0.05}]
-
-
-def test_rungs_grow():
-    ladder = q.Ladder.of([sensitivity(str(i), 0.1, 1e-4) for i in range(30)], share=1.0)
-    assert ladder.rungs == (0, 1, 2, 3, 4, 6, 9, 13, 19, 28, 30)
 
 
 # --- layer fallback

@@ -3,7 +3,6 @@
 import numpy as np
 import onnx
 import pytest
-import torch
 from edgeprune_device.errors import InputError
 from edgeprune_device.output import END2END, RAW
 from edgeprune_device.vision import accuracy, preprocess
@@ -13,17 +12,15 @@ from onnx import TensorProto, helper
 import edgeprune as ep
 from edgeprune.data import dataset, samples
 from edgeprune.exporting import nms
-from edgeprune.exporting.parity import compare_outputs
 from edgeprune.exporting.to_onnx import to_onnx
 from edgeprune.measuring.accuracy import evaluate, true_boxes
 from edgeprune.measuring.sessions import OnnxSession, ReferenceSession, TorchSession
 from edgeprune.model import checkpoint, head
-from edgeprune.workflow import pack
 
 from ..small import dataset as drawn
-from ..small import label_by, network, save
+from ..small import label_by, save
+from ..two_heads import CLASSES, noise, two_heads
 
-CLASSES = 80
 STATED = {"end2end": "True", "args": "{'nms': False}"}
 OWN = {"end2end": "False", "args": "{'nms': False}"}
 NMS = {"end2end": "False", "args": "{'nms': True}"}
@@ -32,31 +29,7 @@ OLD = {"args": "{'dynamic': False}"}  # Ultralytics before it knew of two heads
 
 @pytest.fixture(scope="module")
 def two():
-    """A YOLO26 with random weights, of as many classes as COCO: at 64 px its 84 rows look like 80 classes' scores."""
-    model = network("yolo26n.yaml", width=0.125, nc=CLASSES)
-    for tower in (*model.model[-1].cv3, *model.model[-1].one2one_cv3):
-        tower[-1].weight.data *= 0.2  # no two scores are 1, in whatever order those would come
-    return model
-
-
-def noise(size, seed=0):
-    return np.random.default_rng(seed).random((1, 3, size, size), dtype=np.float32)
-
-
-# --- the network ------------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("size, rows", [(64, 84), (96, 189), (160, 300)])
-def test_a_session_keeps_as_many_rows_as_its_size_has_and_they_are_ultralytics_own(two, size, rows):
-    session = TorchSession(two, size)
-    (found,) = session.infer(noise(size))
-    assert session.kind == END2END and found.shape == (1, rows, 6)
-    two.model[-1].end2end = True  # what `nms=False` does
-    try:
-        with torch.inference_mode():
-            theirs = two(torch.from_numpy(noise(size)))[0].numpy()
-    finally:
-        two.model[-1].end2end = False
-    assert compare_outputs(theirs, found, END2END)[0] < 1e-2
-    assert np.allclose(np.sort(theirs[0, :, 4]), np.sort(found[0, :, 4]), atol=1e-4)
+    return two_heads()
 
 
 def test_eighty_four_rows_of_eighty_classes_are_rows(two):
@@ -66,11 +39,6 @@ def test_eighty_four_rows_of_eighty_classes_are_rows(two):
     found = detections([rows], session.kind, classes=CLASSES, conf=0.001)
     assert np.array_equal(found, rows[0][rows[0, :, 4] > 0.001]) and len(found) > 20
     assert not np.array_equal(found, detections([rows], RAW, classes=CLASSES, conf=0.001))
-
-
-def test_another_size_is_refused_and_not_answered_in_part(two):
-    with pytest.raises(InputError, match=r"ready for \(64, 64\) px, not \(96, 96\)"):
-        TorchSession(two, 64).infer(noise(96))
 
 
 def test_of_one_head_nothing_is_said_and_it_is_raw(small):
@@ -140,19 +108,6 @@ def test_what_a_manifest_states_is_taken_where_the_file_says_nothing():
     assert head.output_of_file(file([1, 84, 6]), RAW) == RAW
     with pytest.raises(InputError, match="stated to be end2end"):
         head.output_of_file(file([1, 84, 8400], **OWN), END2END)
-
-
-def test_files_that_answer_in_different_ways_are_no_bundle(small, tmp_path):
-    raw, files = to_onnx(small, (64, 64)), {}
-    for name, model in (("fp32", raw), ("fp16", nms.add(raw))):
-        files[name] = tmp_path / f"{name}.onnx"
-        onnx.save(model, files[name])
-    with pytest.raises(InputError, match="mean different things"):
-        pack.pack(
-            tmp_path / "a.epb", name="a", target="cpu", names=list("abc"), imgsz=64, models={"fp32": {}, "fp16": {}},
-            files=files, engines={}, plans={}, evaluation=b"", described={}, lineage={},
-        )  # fmt: skip
-    assert not (tmp_path / "a.epb").exists()
 
 
 # --- figures ----------------------------------------------------------------------------------------------------------

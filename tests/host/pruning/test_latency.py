@@ -9,9 +9,8 @@ from edgeprune.pruning import budget, latency
 from edgeprune.pruning import cost as costs
 from edgeprune.pruning.budget import Budget
 from edgeprune.pruning.channels import trace
-from edgeprune.pruning.timing.ort import Ort
 
-from ..small import network, short
+from ..small import network
 
 SIZE = 64
 
@@ -40,12 +39,6 @@ class Counting:
                 total += 1e-6 * height * width * made * read * kh * kw * (2 if kh == 1 else 1)
                 total += 1e-4 * height * width * made
         return total
-
-
-@pytest.fixture(scope="module")
-def nano():
-    model = short()
-    return model, trace(model)
 
 
 @pytest.fixture(scope="module")
@@ -146,17 +139,3 @@ def test_nonnegative_least_squares():
         x = latency._nnls(a, b)
         gradient = a.T @ (a @ x - b)  # the conditions of Karush, Kuhn and Tucker
         assert (x >= 0).all() and (gradient >= -1e-9).all() and gradient @ x == pytest.approx(0, abs=1e-9)
-
-
-def test_onnx_runtime_tells_a_large_network_from_a_small_one(nano):
-    """More of them than are open at once."""
-    model, channels = nano
-    sizes = np.array([len(g.atoms) for g in channels.groups], dtype=float)
-    small = [n if g.frozen else np.ceil(n / 4) for g, n in zip(channels.groups, sizes)]
-    large, small = (latency.onnx(model, channels, counts, 192) for counts in (sizes, np.array(small)))
-    files = {f"{i}": large if i in (0, 14) else small for i in range(15)}
-    ms = Ort(rounds=6)(files)
-    assert ms.keys() == files.keys()
-    assert ms["14"] == pytest.approx(ms["0"], rel=0.2)
-    assert all(0 < ms[f"{i}"] < 0.8 * ms["0"] for i in range(1, 14))
-    assert "onnxruntime" in Ort().description

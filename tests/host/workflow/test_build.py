@@ -1,14 +1,10 @@
 """build, from a checkpoint and pictures to a signed bundle; interrupted, resumed, refused."""
 
-import argparse
 import json
-import shlex
 import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -19,12 +15,9 @@ from edgeprune_device.trust.bundle import Bundle
 from edgeprune_device.vision.evaluation import EvaluationSet
 
 import edgeprune as ep
-from edgeprune import demo, quantize
-from edgeprune.commands import build as command
-from edgeprune.commands import options as arguments
+from edgeprune import quantize
 from edgeprune.comparison import compare, items
 from edgeprune.console.progress import Reporter
-from edgeprune.data import samples
 from edgeprune.data.dataset import load
 from edgeprune.model import checkpoint
 from edgeprune.pruning.budget import Budget
@@ -33,17 +26,8 @@ from edgeprune.workflow.job import Job
 
 from .. import forked
 from ..builds import RUN, fitted_inputs, options
-from ..small import dataset, save, short
 
 STAGES = ["baseline", "plan", "prune", "finetune", "export", "quantize", "engine", "pack", "page"]
-
-
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("inputs")
-    save(short(), folder / "best.pt")
-    dataset(folder / "data", train=16, val=4)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -204,32 +188,6 @@ def compared(built_record, out):
     return record.compared(built_record, out, ("a", "b", "c"), None, None)
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {},
-        {"budget": Budget("latency", 0.75), "criterion": "l1", "lr": 3e-5, "uniform": True, "qat": 2, "patience": 4},
-        {"precision": ("fp32", "fp16"), "max_drop": 0.01, "nms": True, "steps": 2, "pictures": 0, "on": "me@jetson"},
-        {"weights": demo.WEIGHTS, "data": Path("/elsewhere/demo-20-20/data.yaml")},
-    ],
-)
-def test_the_command_that_the_page_gives_asks_for_the_same(inputs, changes):
-    """Through the real parser."""
-    asked = options(inputs, **changes)
-    words = shlex.split(record.command(asked.to_json()))
-    assert words[:2] == ["edgeprune", "build"]
-    parser = argparse.ArgumentParser()
-    command.configure(parser)
-    given = parser.parse_args(words[2:])
-    assert arguments.asked(given) == asked.budget
-    same = ("criterion", "lr", "uniform", "patience", "max_drop", "nms", "steps", "pictures", "on", "epochs", "imgsz",
-            "allow_poor_baseline")
-    for name in same:
-        assert getattr(given, name) == getattr(asked, name), name
-    assert (given.weights, given.data, given.target) == (asked.weights, asked.data, asked.target)
-    assert arguments.splitted(given.precision) == asked.precision and arguments.qat_epochs(given) == asked.qat
-
-
 def test_a_changed_file_takes_its_stage_with_it(built, inputs, tmp_path):
     import shutil
 
@@ -241,13 +199,6 @@ def test_a_changed_file_takes_its_stage_with_it(built, inputs, tmp_path):
     assert [s["name"] for s in record["stages"]] == STAGES[:5]
     assert not (out / "small.epb").exists(), "a bundle of files that are being made again must not be delivered"
     assert set(record["models"]) == {"original", "pruned", "tuned", "fp32"}
-
-
-@pytest.mark.parametrize("content", ["[]", "{}", "nonsense", '{"schema_version": 9, "inputs": {}, "stages": []}'])
-def test_a_record_that_is_not_ours(inputs, tmp_path, content):
-    (tmp_path / "build.json").write_text(content)
-    with pytest.raises(InputError, match="not the record of a build"):
-        build.run_build(options(inputs), tmp_path, Reporter(quiet=True), resume=True)
 
 
 def test_memory_options_may_change_until_the_training_is_done(built, inputs, tmp_path):
@@ -285,17 +236,6 @@ def test_killed_in_every_long_stage_and_resumed(inputs, tmp_path):
     assert finished.stderr.count("done before, kept") == 6
     assert Bundle.open(out / "small.epb").trusted
     assert not [p for p in out.iterdir() if p.name.startswith(".")]
-
-
-def test_no_box_to_choose_int8_by_is_told_before_the_training(inputs, tmp_path):
-    given = dataset(tmp_path / "data", train=16)
-    _, select = samples.split(load(given).train, 96)
-    for picture in select:
-        (given.parent / "labels" / "train" / f"{picture.stem}.txt").write_text("")
-    asked = options(inputs, data=given)
-    with pytest.raises(InputError, match="chosen on 4 of the training pictures, and none of those has a labelled box"):
-        build.run_build(asked, tmp_path / "out", Reporter(quiet=True))
-    assert not (tmp_path / "out").exists()
 
 
 def test_a_failed_gate_writes_no_bundle_and_tells_the_figures(inputs, tmp_path, monkeypatch):
@@ -353,45 +293,3 @@ def test_with_nms_inside_every_file_and_the_bundle_answer_in_rows(inputs, tmp_pa
     assert all(row.objects_found > 0 for row in rows)
     report = run.run_benchmark(bundle, runtime="ort", precision="fp32", seconds=0.2, warmup_seconds=0.2)
     assert report.accuracy.map50_95 == pytest.approx(bundle.manifest.evaluation["accuracy"]["fp32"]["map50_95"])
-
-
-@pytest.mark.parametrize("weights_find", [False, True])
-def test_an_original_that_finds_nothing_is_told_at_once_and_can_be_built_all_the_same(
-    inputs, tmp_path, monkeypatch, weights_find
-):
-    from edgeprune.workflow import stages
-
-    monkeypatch.setattr(stages, "pipeline", lambda options: [("baseline", stages.baseline)])
-    folder, out = fitted_inputs(inputs, tmp_path) if weights_find else inputs, tmp_path / "out"
-    careful = options(folder, allow_poor_baseline=False, imgsz=64)
-    if weights_find:
-        found = build.run_build(replace(careful, imgsz=96), out, Reporter(quiet=True))["models"]["original"]
-        assert found["map50_95"] > stages.POOR and found["head"] is None
-        return
-    with pytest.raises(InputError, match=r"mAP50-95 0\.00\d on 4 validation .* in another order") as caught:
-        build.run_build(careful, out, Reporter(quiet=True))
-    assert "--imgsz 64 (trained at 96); --allow-poor-baseline" in str(caught.value) and "\n" not in str(caught.value)
-    again = replace(careful, allow_poor_baseline=True)
-    record = build.run_build(again, out, Reporter(quiet=True), resume=(out / "build.json").exists())
-    assert [stage["name"] for stage in record["stages"]] == ["baseline"]
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"steps": 0}, "steps"),
-        ({"steps": 3}, "steps"),
-        ({"target": "jetson-orni"}, "jetson-orin"),
-        ({"criterion": "energie"}, "energy"),
-        ({"precision": ("fp16",)}, "fp32"),
-        ({"precision": ("fp32", "int4")}, "int4"),
-        ({"imgsz": 100}, "multiple of 32"),
-        ({"epochs": 0}, "epochs"),
-        ({"max_drop": -1}, "max-drop"),
-    ],
-)
-def test_bad_options_leave_nothing(inputs, tmp_path, change, message):
-    out = tmp_path / "out"
-    with pytest.raises(InputError, match=message):
-        build.run_build(options(inputs, **change), out, Reporter(quiet=True))
-    assert not out.exists()

@@ -9,7 +9,6 @@ import signal
 import struct
 import subprocess
 import time
-import zlib
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
@@ -21,50 +20,20 @@ from edgeprune_device.trust import keys
 from edgeprune_device.trust.bundle import Bundle
 
 from edgeprune.drones import wheels
-from edgeprune.drones.deploy import DeploySettings, debugfs, ext4, gpt, image, overlay
+from edgeprune.drones.deploy import DeploySettings, debugfs, ext4, image, overlay
 
-from .. import drone_root
-from ..drone_root import PATH
+from ... import drone_root
+from ...drone_root import PATH
+from .images import OFFSET, SIZE_MB
 
 pytestmark = pytest.mark.needs("debugfs", "mke2fs", "sfdisk")
 ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: owners, mounts")
 BARE = DeploySettings(agent=False)
-#: Bytes before and behind the file system that must never change, and where it begins.
-OFFSET = 20 << 20
-SIZE_MB = 32
 
 
 @pytest.fixture(autouse=True)
 def home(tmp_path, monkeypatch):
     monkeypatch.setenv("EDGEPRUNE_HOME", str(tmp_path / "home"))
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    """An image as L4T's, once: {path} is copied by each test."""
-    folder = tmp_path_factory.mktemp("made")
-    root = drone_root.tree(folder / "root")
-    (root / "opt/edgeprune").mkdir(parents=True)
-    if os.geteuid() == 0:
-        for path in (root / "opt/edgeprune", root / "home/pilot"):
-            os.chown(path, 1000, 1000)
-    system = drone_root.ext4(root, folder / "app.ext4", SIZE_MB)
-    other = drone_root.ext4(drone_root.tree(folder / "other"), folder / "other.ext4", 8)
-    return drone_root.gpt(folder / "drone.img", [("APP", SIZE_MB, system), ("APP_b", 8, other)])
-
-
-@pytest.fixture
-def drone(made, tmp_path):
-    path = tmp_path / "drone.img"
-    subprocess.run(["cp", "--sparse=always", str(made), str(path)], check=True)
-    yield path
-    for image_ in tmp_path.glob("*.img"):  # pytest keeps what is left
-        image_.unlink()
-
-
-@pytest.fixture
-def bundle(tmp_path):
-    return drone_root.bundle(tmp_path / "tiny.epb")
 
 
 def sha256(path):
@@ -259,33 +228,6 @@ def test_names_that_no_script_can_hold_are_refused(drone, bundle, place):
 
 
 # --- which file system is meant ---
-
-
-def test_the_partitions_are_those_that_sfdisk_sees(drone):
-    done = subprocess.run(
-        ["sfdisk", "--json", str(drone)], env={**os.environ, "PATH": PATH}, check=True, capture_output=True
-    )
-    table = json.loads(done.stdout)["partitiontable"]
-    with open(drone, "rb") as stream:
-        found = [(p.name, p.offset_bytes, p.size_bytes) for p in gpt.read(stream, "x")]
-    unit = table["sectorsize"]
-    assert found == [(p["name"], p["start"] * unit, p["size"] * unit) for p in table["partitions"]]
-    assert len(found) == 4
-
-
-def test_sectors_of_4096_bytes_are_understood(tmp_path):
-    """Made by hand: sfdisk takes a file's sectors for 512 bytes."""
-    sector = 4096
-    entry = struct.pack("<16s16sQQQ72s", b"\1" * 16, b"\2" * 16, 8, 11, 0, "APP".encode("utf-16-le"))
-    table = entry.ljust(128 * 128, b"\0")
-    fields = [b"EFI PART", 0x10000, 92, 0, 0, 1, 15, 6, 14, b"\3" * 16, 2, 128, 128, zlib.crc32(table)]
-    pack = struct.Struct("<8sIIIIQQQQ16sQIII").pack
-    fields[3] = zlib.crc32(pack(*fields))
-    path = tmp_path / "4k.img"
-    path.write_bytes(bytes(sector) + pack(*fields).ljust(sector, b"\0") + table + bytes(10 * sector))
-    with open(path, "rb") as stream:
-        assert [str(p) for p in gpt.read(stream, "x")] == ["1 APP"]
-        assert gpt.read(stream, "x")[0].offset_bytes == 8 * sector
 
 
 @pytest.mark.parametrize("wanted, name", [(None, "1 APP"), ("APP_b", "2 APP_b"), ("2", "2 APP_b"), ("1", "1 APP")])
@@ -612,26 +554,6 @@ def test_an_image_that_was_used_after_a_kill_is_left_alone(drone, bundle, tmp_pa
     with pytest.raises(InputError, match=r"it was changed since.*remove .*\.drone\.img\.edgeprune"):
         deploy(bundle, drone)
     assert sha256(drone) == before
-
-
-def test_a_journal_that_was_damaged_is_not_followed(tmp_path):
-    path = tmp_path / "journal"
-    overlay.write_journal(path, iter([overlay.BlockChange(512, b"a" * 512, b"b" * 512)]))
-    assert list(overlay.read_journal(path)) == [overlay.BlockChange(512, b"a" * 512, b"b" * 512)]
-    for position in range(0, path.stat().st_size, 97):
-        data = bytearray(path.read_bytes())
-        data[position] ^= 1
-        (tmp_path / "other").write_bytes(data)
-        with pytest.raises((InputError, OverflowError, MemoryError)):
-            list(overlay.read_journal(tmp_path / "other"))
-
-
-def test_complaints_of_debugfs_are_failures_though_it_ends_with_0(drone):
-    with open(drone, "r+b") as stream:
-        place = debugfs.Place(stream.fileno(), OFFSET, "drone")
-        for command in ('stat "/nothing"', 'mkdir "/home"', "nonsense", 'sif "/home" colour 3', 'rm "/opt"'):
-            with pytest.raises(InputError, match="debugfs says"):
-                debugfs._execute(place, [command], writing=True)
 
 
 def test_the_drones_own_code_reads_what_was_written(drone, bundle, tmp_path):

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 import pytest
 from edgeprune_device import cli, strict_json
@@ -25,10 +25,9 @@ from nacl.signing import SigningKey
 from edgeprune.drones import ssh
 from edgeprune.drones.deploy import DeploySettings, live, transfer
 
-from ..loopback import Drone
+from ...loopback import Drone
 
 pytestmark = pytest.mark.needs("ssh", "sshd")
-
 AGENT = """#!{python}
 import os, sys, time
 from pathlib import Path
@@ -207,7 +206,6 @@ def test_a_device_is_no_image_and_that_is_said(make, edgeprune):
 
 
 # --- what is refused before anything is sent --------------------------------------------------------------------------
-
 SAID = {
     "schema_version": 1, "root": "/opt/edgeprune", "agent": "0.1.0", "problem": None, "free_bytes": 10**9, "counter": 5,
     "current": None, "releases": [], "held": ["0" * 64], "trusted": [], "revoked": [], "systemd": False,
@@ -560,57 +558,6 @@ def test_a_drone_whose_disk_fills_up_says_so_and_goes_on_when_there_is_room(dron
         assert in_use(drone).bundle_sha256 == bundle.sha256
     finally:
         subprocess.run(["umount", "-l", str(drone.root)], check=True)
-
-
-# --- the pieces -------------------------------------------------------------------------------------------------------
-
-
-def test_the_other_end_takes_nothing_but_pieces(tmp_path):
-    script = str(Path(transfer.__file__).parents[1] / "bootstrap/receive.py")
-
-    def receive(data):
-        return subprocess.run([sys.executable, script, str(tmp_path / "in")], input=data, capture_output=True)
-
-    name, good = "0" * 64 + ".00001", b"abc"
-    digest = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-    done = receive(f"{name} 3 {digest}\n".encode() + good)
-    assert done.returncode == 0 and done.stdout == f"{name}\n".encode()
-    assert (tmp_path / "in" / name).read_bytes() == good
-    for words in (f"../{name} 3", f"{name}/x 3", f"{name} 9999999", f"{name} -3", f"{name} x", "x"):
-        head = f"{words} {digest}"
-        done = receive(f"{head}\n".encode() + good)
-        assert done.returncode == 1 and b"not a piece" in done.stderr
-    done = receive(f"{name[:-1]}2 3 {digest}\n".encode() + b"abd")
-    assert done.returncode == 1 and b"damaged" in done.stderr
-    done = receive(f"{name[:-1]}3 3 {digest}\n".encode() + b"ab")  # the link broke
-    assert done.returncode == 0 and done.stdout == b""
-    assert [path.name for path in (tmp_path / "in").iterdir()] == [name] and len(list(tmp_path.iterdir())) == 1
-
-
-def test_a_piece_that_is_late_on_one_connection_goes_over_another(monkeypatch):
-    clock = [0.0]
-    monkeypatch.setattr(transfer, "time", type("", (), {"monotonic": staticmethod(lambda: clock[0])}))
-    a, b = (transfer.BundlePiece(name, 0, 10, "0" * 64) for name in "ab")
-    work = transfer._Work([a, b])
-    assert (work.take(wait=True), work.take(wait=True), work.take(wait=False)) == (a, b, None)
-    work.arrived(b)
-    clock[0] = 100.0
-    assert work.take(wait=True) == a
-    work.give_back([a])  # the first connection broke; it waits for another one, and for no third
-    work.arrived(a)
-    work.arrived(a)
-    assert work.done and work.arrived_bytes == 20 and work.take(wait=True) is None
-
-
-def test_a_slow_connection_that_answers_is_not_late(monkeypatch):
-    clock = [0.0]
-    monkeypatch.setattr(transfer, "time", type("", (), {"monotonic": staticmethod(lambda: clock[0])}))
-    a, b, c = (transfer.BundlePiece(name, 0, 10, "0" * 64) for name in "abc")
-    work = transfer._Work([a, b, c])
-    assert [work.take(wait=True) for _ in range(3)] == [a, b, c]  # a and b over one connection
-    clock[0] = 5.0
-    work.arrived(a, behind=[b])
-    assert work.take(wait=True) == c
 
 
 def test_an_answer_to_another_piece_is_no_answer(drone, make, monkeypatch):

@@ -19,8 +19,8 @@ from edgeprune_device.releases import Releases
 from edgeprune.drones import wheels
 from edgeprune.drones.deploy import DeploySettings, oci
 
-from .. import drone_root
-from ..oci_layout import INDEX, LAYER, MANIFEST, SYSTEM, Base
+from ... import drone_root
+from ...oci_layout import INDEX, LAYER, MANIFEST, SYSTEM, Base
 
 ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: owners")
 BARE = DeploySettings(agent=False)
@@ -29,11 +29,6 @@ BARE = DeploySettings(agent=False)
 @pytest.fixture(autouse=True)
 def home(tmp_path, monkeypatch):
     monkeypatch.setenv("EDGEPRUNE_HOME", str(tmp_path / "home"))
-
-
-@pytest.fixture
-def bundle(tmp_path):
-    return drone_root.bundle(tmp_path / "tiny.epb")
 
 
 @pytest.fixture

@@ -1,0 +1,53 @@
+"""cache: a folder that appears when it is whole, made once for each content."""
+
+import pytest
+from edgeprune_device.errors import InputError
+
+from edgeprune.data.formats import cache
+
+
+@pytest.fixture
+def base(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache/edgeprune/data"
+
+
+def test_a_folder_is_made_once_by_name_and_key(base):
+    calls = []
+
+    def make(place):
+        calls.append(place)
+        (place / "a").write_text("a")
+
+    first = cache.made("my set (1)", "0123456789abcdef0123", make)
+    assert first == base / "my-set-1--0123456789abcdef" and (first / "a").read_text() == "a"
+    assert cache.made("my set (1)", "0123456789abcdef0123", make) == first and len(calls) == 1
+    assert cache.made("my set (1)", "f" * 20, make) != first and len(calls) == 2
+    assert len(list(base.iterdir())) == 2
+
+
+def test_what_fails_half_way_is_not_there(base):
+    def make(place):
+        (place / "half").write_text("")
+        raise ValueError
+
+    with pytest.raises(ValueError):
+        cache.made("set", "0", make)
+    assert list(base.iterdir()) == []
+
+
+def test_another_process_that_was_as_quick_is_right(base):
+    def make(place):
+        (base / "set-0").mkdir()
+        (base / "set-0" / "theirs").write_text("")
+        (place / "ours").write_text("")
+
+    assert [p.name for p in cache.made("set", "0", make).iterdir()] == ["theirs"]
+    assert [p.name for p in base.iterdir()] == ["set-0"]
+
+
+def test_a_cache_that_cannot_be_written_is_named(base):
+    base.parent.parent.mkdir()
+    base.parent.write_text("no folder")
+    with pytest.raises(InputError, match=r"cannot be written .*XDG_CACHE_HOME"):
+        cache.made("set", "0", lambda place: None)

@@ -1,0 +1,47 @@
+"""divergence: how far the answers of two networks are apart."""
+
+import numpy as np
+import pytest
+from edgeprune_device.output import END2END, RAW
+
+from edgeprune import quantize as q
+from edgeprune.exporting.to_onnx import to_onnx
+
+from ..outlier import SIZE, pictures
+from ..small import short
+
+
+@pytest.fixture(scope="module")
+def fp32():
+    return to_onnx(short(), (SIZE, SIZE))
+
+
+def test_output_divergence_is_zero_for_equals_and_grows_with_boxes_and_scores(fp32):
+    (picture,) = pictures(1)
+    expected = q.reference_session(fp32).run(None, {"images": picture})[0]
+    assert q.output_divergence(expected, expected, RAW)[0] == 0
+    moved, weaker = expected.copy(), expected.copy()
+    moved[0, 0] += 2.0
+    weaker[0, 4:] *= 0.9
+    differs, total = q.output_divergence(expected, moved, RAW)
+    assert 0 < differs < total
+    differs, total = q.output_divergence(expected, weaker, RAW)
+    seen = expected[0, 4:][:, expected[0, 4:].max(0) > 0.01]
+    assert differs == pytest.approx(0.1 * seen.sum(), rel=0.01)
+
+
+def test_output_divergence_of_one_to_one_outputs_does_not_care_for_their_order():
+    rows = np.array([[[0, 0, 10, 10, 0.9, 0], [20, 20, 40, 40, 0.5, 1], [0, 0, 1, 1, 0.001, 1]]], np.float32)
+    assert q.output_divergence(rows, rows[:, [1, 0, 2]], END2END)[0] == 0
+    other = rows.copy()
+    other[0, 0, 5] = 2  # another class: its answer is lost
+    assert q.output_divergence(rows, other, END2END)[0] == pytest.approx(0.9 * 2)
+
+
+@pytest.mark.parametrize("broken", [np.nan, np.inf])
+def test_what_is_not_finite_counts_as_wrong(fp32, broken):
+    (picture,) = pictures(1)
+    expected = q.reference_session(fp32).run(None, {"images": picture})[0]
+    found = np.full_like(expected, broken)
+    differs, total = q.output_divergence(expected, found, RAW)
+    assert np.isfinite(differs) and differs >= total
