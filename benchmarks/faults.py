@@ -24,7 +24,7 @@ from pathlib import Path
 
 PACKAGES = ("edgeprune", "device/edgeprune_device")
 LEFT_OUT = ("demo/", "schema/", "targets/")
-LIMIT_S = 420
+LIMIT_S = 150
 WORKERS = 2  # pytest-xdist's
 _SWAPS = {
     ast.Lt: ("<", "<="), ast.LtE: ("<=", "<"), ast.Gt: (">", ">="), ast.GtE: (">=", ">"), ast.Eq: ("==", "!="),
@@ -132,10 +132,12 @@ def tests_of(root: Path, file: str) -> list[str]:
     return [side]
 
 
-def run(root: Path, faults: list[dict], name: str, python: str) -> None:
+def run(root: Path, faults: list[dict], name: str, python: str, save) -> None:
     """Enter under `tried` of each fault, as `name`: {caught, by, seconds}, or why it could not be planted."""
     broken: list[str] = []  # tests that fail without a fault, too: they catch nothing
     for fault in faults:
+        if name in fault["tried"]:
+            continue
         begun = time.monotonic()
         try:
             caught = _caught(root, fault, python, broken)
@@ -143,6 +145,7 @@ def run(root: Path, faults: list[dict], name: str, python: str) -> None:
         except LookupError as error:
             outcome = {"caught": None, "by": None, "why": str(error)}
         fault["tried"][name] = outcome
+        save(faults)  # an interrupted run goes on at the next fault
         print(f"{fault['file']}: {fault['line']} |{fault['before']}->{fault['after']}| {outcome}", flush=True)
     print("fail without a fault:", *broken)
 
@@ -192,8 +195,10 @@ def main() -> None:
         args.out.write_text(json.dumps(draw(Path("."), args.seed, args.count), indent=1) + "\n")
         return
     faults = json.loads(args.faults.read_text())
-    run(args.tree.resolve(), faults, args.name, args.python)
-    args.faults.write_text(json.dumps(faults, indent=1) + "\n")
+    def save(found: list[dict]) -> None:
+        args.faults.write_text(json.dumps(found, indent=1) + "\n")
+
+    run(args.tree.resolve(), faults, args.name, args.python, save)
     caught = [fault["tried"][args.name]["caught"] for fault in faults]
     print(f"{sum(map(bool, caught))} of {len(caught)} caught")
 
