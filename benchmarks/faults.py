@@ -195,6 +195,7 @@ def main() -> None:
         args.out.write_text(json.dumps(draw(Path("."), args.seed, args.count), indent=1) + "\n")
         return
     faults = json.loads(args.faults.read_text())
+
     def save(found: list[dict]) -> None:
         args.faults.write_text(json.dumps(found, indent=1) + "\n")
 
