@@ -161,3 +161,24 @@ def bundle(tmp_path, manifest, tiny_onnx, labelled_pictures):
 
     payloads = {"model.fp32.onnx": tiny_onnx, "evaluation.zip": EvaluationSet.pack(labelled_pictures)}
     return Bundle.write(tmp_path / "tiny.epb", manifest, payloads, keys.load_or_create())
+
+
+PRECISIONS = ("fp32", "fp16", "int8", "int8-fp16")
+
+
+@pytest.fixture
+def gpu_bundle(tmp_path, manifest, labelled_pictures):
+    """make(precisions): a bundle for a Jetson with these files."""
+    from edgeprune_device.trust import keys
+    from edgeprune_device.trust.bundle import Bundle
+    from edgeprune_device.vision.evaluation import EvaluationSet
+    from fakes import models
+
+    def make(precisions=PRECISIONS, target="jetson-orin"):
+        entries = {p: {"payload": f"model.{p}.onnx", "fp32_nodes": [models.TAIL]} for p in precisions}
+        payloads = {f"model.{p}.onnx": models.detector(p) for p in precisions}
+        payloads["evaluation.zip"] = EvaluationSet.pack(labelled_pictures)
+        parts = {**manifest, "target": target, "models": entries}
+        return Bundle.write(tmp_path / "gpu.epb", parts, payloads, keys.load_or_create())
+
+    return make

@@ -5,27 +5,13 @@ import time
 import numpy as np
 import pytest
 from edgeprune_device import schema, strict_json
-from edgeprune_device.benchmark import precision, run
+from edgeprune_device.benchmark import run
 from edgeprune_device.errors import InputError, RuntimeUnavailable
-from edgeprune_device.machine.environment import Environment
 from edgeprune_device.trust import keys
-from edgeprune_device.trust.bundle import Bundle
 from edgeprune_device.vision.evaluation import EvaluationSet
 from fakes import models
 
-QUICK = {"seconds": 0.05, "warmup_seconds": 0.05}
-
-
-@pytest.fixture
-def rebuilt(tmp_path, manifest, tiny_onnx, labelled_pictures):
-    """A bundle with parts of the manifest changed."""
-
-    def make(payloads=None, **change):
-        parts = {"model.fp32.onnx": tiny_onnx, "evaluation.zip": EvaluationSet.pack(labelled_pictures)}
-        parts.update(payloads or {})
-        return Bundle.write(tmp_path / "other.epb", {**manifest, **change}, parts, keys.load_or_create())
-
-    return make
+from .small import QUICK, both
 
 
 def test_a_whole_run(bundle):
@@ -145,38 +131,6 @@ def test_sustained_is_single_for_minutes(bundle):
     assert report.drift["window_s"] == pytest.approx(0.2, rel=0.3)  # of 20 frames or more, on a busy machine too
 
 
-def test_camera_counts_what_becomes_of_each_frame(bundle, monkeypatch):
-    jsonschema = pytest.importorskip("jsonschema")
-    from edgeprune_device.runtimes import null
-
-    zeros = null.NullSession.infer
-    monkeypatch.setattr(null.NullSession, "infer", lambda self, x: (time.sleep(0.025), zeros(self, x))[1])
-    report = run.run_benchmark(bundle, runtime="null", fps=100, seconds=0.8, warmup_seconds=0.1)
-    jsonschema.validate(json.loads(json.dumps(report.to_json())), schema.load("report"))
-    camera = report.camera
-    # A frame takes 25 ms and they come every 10: one or two are dropped for each that is processed, every one is late.
-    assert report.mode == "camera" and camera["fps"] == 100 and camera["deadline_ms"] == 10
-    assert camera["processed"] == camera["age"]["samples"] == report.stages["infer"]["samples"]
-    assert camera["dropped"] > camera["processed"] / 2 and camera["missed"] == camera["processed"]
-    assert 0 <= camera["arrived"] - camera["processed"] - camera["dropped"] <= 1  # one may be on its way
-    assert camera["age"]["min_ms"] >= 25 and camera["age"]["p50_ms"] < 60
-
-
-def test_making_room_for_the_report_is_no_time_of_the_camera(bundle):
-    class Slow:
-        def reserve(self, size_bytes):
-            assert size_bytes < 2 << 20  # a camera's frames are few, however fast the machine is
-            time.sleep(0.5)  # five frames
-
-    camera = run.run_benchmark(bundle, runtime="null", fps=10, seconds=0.5, warmup_seconds=0.1, spool=Slow()).camera
-    assert camera["dropped"] == 0 and camera["arrived"] == camera["processed"] and camera["age"]["max_ms"] < 100
-
-
-def test_a_machine_that_keeps_up_drops_nothing(bundle):
-    camera = run.run_benchmark(bundle, runtime="null", mode="camera", fps=10, seconds=0.5, warmup_seconds=0.1).camera
-    assert camera["dropped"] == 0 and camera["missed"] == 0 and camera["arrived"] == camera["processed"]
-
-
 def test_offline_does_more_than_one_frame_at_a_time(bundle, monkeypatch):
     from edgeprune_device.runtimes import null
 
@@ -191,21 +145,6 @@ def test_offline_does_more_than_one_frame_at_a_time(bundle, monkeypatch):
         fps[mode] = report.fps_end_to_end
         assert len(report.begins_ns) == report.stages["post"]["samples"] == report.stages["end_to_end"]["samples"]
     assert fps["offline"] > 1.3 * fps["single"]
-
-
-@pytest.mark.parametrize(
-    "change, words",
-    [
-        ({"mode": "camera"}, "mode camera needs --fps"),
-        ({"mode": "single", "fps": 30}, "--fps is the pace of mode camera"),
-        ({"source": "/nowhere/at/all"}, "/nowhere/at/all"),
-        ({"fps": 1e-300}, "between 0.1 and 1000"),
-        ({"fps": 1e8}, "between 0.1 and 1000"),
-    ],
-)
-def test_modes_and_sources_that_do_not_fit(bundle, change, words):
-    with pytest.raises(InputError, match=words):
-        run.run_benchmark(bundle, runtime="null", **change)
 
 
 def test_power_and_heat_of_a_board(bundle, tmp_path, monkeypatch):
@@ -313,30 +252,6 @@ def test_host_figures_of_other_pictures_give_no_delta(rebuilt, manifest):
     same = {**manifest["evaluation"], "accuracy": {"fp32": {"map50_95": 0.9}}}
     report = run.run_benchmark(rebuilt(models={"fp32": model}, evaluation=same), **QUICK)
     assert report.map50_95_delta == pytest.approx(0.1)
-
-
-def both(manifest, target):
-    entry = manifest["models"]["fp32"]
-    return {"models": {"int8": entry, "fp32": entry}, "target": target}
-
-
-@pytest.mark.parametrize("bits, saturates, expected", [(8, True, "fp32"), (8, False, "int8"), (7, True, "int8")])
-def test_auto_leaves_out_weights_that_would_saturate(rebuilt, manifest, monkeypatch, bits, saturates, expected):
-    monkeypatch.setattr(Environment, "saturates", saturates)
-    entry = {**manifest["models"]["fp32"], "weight_bits": bits}
-    other = rebuilt(target="cpu", models={**manifest["models"], "int8": entry})
-    assert precision.choose_precision(other.manifest, "ort") == expected
-    pytest.importorskip("onnxruntime")
-    report = run.run_benchmark(other, runtime="ort", precision="int8", with_accuracy=False, **QUICK)
-    assert any("no VNNI" in text for text in report.warnings) == (bits == 8 and saturates)
-
-
-@pytest.mark.parametrize("target, expected", [("cpu", "int8"), ("jetson-orin", "fp32"), ("my-own-drone", "fp32")])
-def test_auto_takes_int8_only_where_it_was_made_for_a_cpu(rebuilt, manifest, monkeypatch, target, expected):
-    monkeypatch.setattr(Environment, "saturates", False)
-    bundle = rebuilt(**both(manifest, target))
-    assert precision.choose_precision(bundle.manifest, "ort") == expected
-    assert precision.choose_precision(bundle.manifest, "ort", "int8") == "int8"
 
 
 def test_int8_of_tensorrt_on_a_cpu_is_warned_of(rebuilt, manifest):

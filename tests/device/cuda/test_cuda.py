@@ -2,28 +2,20 @@
 backend by real calls into it, the other two through fakes of their packages. What is real where it is installed
 (libcudart, cuda-bindings, pycuda) is met in the tests that say so."""
 
-import ctypes
 import gc
-import importlib
-import inspect
-import os
 import re
-import subprocess
 import sys
 import weakref
 from contextlib import suppress
-from pathlib import Path
 
 import numpy as np
 import pytest
 from edgeprune_device import cuda
-from edgeprune_device.cuda import Device, _failure, ctypes_cudart
+from edgeprune_device.cuda import Device, ctypes_cudart
 from edgeprune_device.errors import DeviceError, InputError, RuntimeUnavailable
 from fakes import cuda_bindings, pycuda_driver
-from fakes.cudart import compile_cudart
 
 BACKENDS = ("cuda-python", "cuda-python 12.2", "pycuda", "ctypes")
-HEADERS = sorted(Path("/usr/local").glob("cuda*/include/cuda_runtime_api.h"))
 
 
 @pytest.fixture(params=BACKENDS)
@@ -293,14 +285,6 @@ def test_a_graph_whose_memory_is_gone_is_not_launched(graphs):
         gpu.launch(captured.graph, stream)
 
 
-def test_pycuda_has_no_graphs_and_says_so(fake_cudart, monkeypatch):
-    pycuda_driver.install(monkeypatch, fake_cudart.library)
-    with cuda.open("pycuda") as gpu:
-        stream = gpu.stream()
-        with pytest.raises(InputError, match="do not work with pycuda: use another --cuda"), gpu.capture(stream):
-            pass
-
-
 # ---- errors ----
 
 
@@ -418,17 +402,6 @@ def test_what_is_missing_is_said_with_what_to_install(monkeypatch):
         cuda.open("ctypes")
 
 
-def test_cuda_python_of_old_raises_where_there_is_no_driver(fake_cudart, monkeypatch):
-    cuda_bindings.install(monkeypatch, fake_cudart.library, "cuda.cudart")
-
-    def none():
-        raise RuntimeError("Failed to dlopen libcuda.so.1")  # up to 12.8, by every function
-
-    monkeypatch.setattr(sys.modules["cuda.cudart"], "cudaDriverGetVersion", none)
-    with pytest.raises(RuntimeUnavailable, match="finds no NVIDIA driver"):
-        cuda.open("cuda-python")
-
-
 # ---- the end ----
 
 
@@ -483,189 +456,3 @@ def test_close_goes_on_where_the_driver_refuses(name, fake_cudart):
     fake_cudart.fail("cudaFree", 700)
     gpu.close()
     assert fake_cudart.live() == {"memory": 1}
-
-
-def test_pycuda_leaves_the_context_stack_as_it_was(fake_cudart, monkeypatch):
-    driver = pycuda_driver.install(monkeypatch, fake_cudart.library)
-    depth = len(driver.contexts)
-    with cuda.open("pycuda"), cuda.open("pycuda"):
-        assert len(driver.contexts) == depth + 2
-    assert len(driver.contexts) == depth
-
-
-def test_pycuda_ends_well_in_a_process_that_forgot_to_close(fake_cudart):
-    # The real pycuda aborts when a context is still current at the end; the fake does so too.
-    code = (
-        f"import sys; sys.path.append({str(Path(__file__).parents[1])!r})\n"
-        "import os, pytest\n"
-        "from fakes import cudart, pycuda_driver\n"
-        "library = cudart.FakeCudart(os.environ['EDGEPRUNE_LIBCUDART']).library\n"
-        "pycuda_driver.install(pytest.MonkeyPatch(), library)\n"
-        "from edgeprune_device import cuda\n"
-        "cuda.open('pycuda').close(); gpu = cuda.open('pycuda'); print(gpu.stream() > 0)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60)
-    assert (done.returncode, done.stdout, done.stderr) == (0, b"True\n", b"")
-
-
-# ---- where libcudart is ----
-
-
-def test_libcudart_is_looked_for_on_a_jetson_and_in_wheels(tmp_path, monkeypatch):
-    monkeypatch.delenv("EDGEPRUNE_LIBCUDART", raising=False)
-    for path in (
-        "usr/local/cuda-12.6/lib64/libcudart.so.12",
-        "usr/local/cuda-11.4/targets/aarch64-linux/lib/libcudart.so.11.0",
-        "site [packages]/nvidia/cuda_runtime/lib/libcudart.so.12",
-        "site [packages]/nvidia/cu13/lib/libcudart.so.13",
-    ):
-        (tmp_path / path).parent.mkdir(parents=True)
-        (tmp_path / path).touch()
-    (tmp_path / "usr/local/cuda").symlink_to("cuda-12.6")
-    monkeypatch.setattr(ctypes_cudart, "_FOLDERS", tuple(f"{tmp_path}{folder}" for folder in ctypes_cudart._FOLDERS))
-    monkeypatch.setattr(sys, "path", [str(tmp_path / "site [packages]")])
-    found = ctypes_cudart.candidates()
-    assert found[:3] == ["libcudart.so.13", "libcudart.so.12", "libcudart.so.11.0"]
-    assert [os.path.relpath(os.path.realpath(path), str(tmp_path)) for path in found[3:]] == [
-        "usr/local/cuda-12.6/lib64/libcudart.so.12",
-        "usr/local/cuda-11.4/targets/aarch64-linux/lib/libcudart.so.11.0",
-        "site [packages]/nvidia/cu13/lib/libcudart.so.13",
-        "site [packages]/nvidia/cuda_runtime/lib/libcudart.so.12",
-    ]
-
-
-def test_the_first_libcudart_that_finds_a_gpu_is_taken(fake_cudart, tmp_path, monkeypatch):
-    (tmp_path / "libcudart.so.13").write_bytes(b"for another machine")
-    monkeypatch.setattr(
-        ctypes_cudart,
-        "candidates",
-        lambda: ["libcudart.so.none", str(tmp_path / "libcudart.so.13"), str(fake_cudart.path)],
-    )
-    with cuda.open("ctypes") as gpu:
-        assert gpu.device().name == "Fake Orin"
-    fake_cudart.devices(0)
-    with pytest.raises(RuntimeUnavailable, match=r"libcudart\.so\.13: .*(invalid ELF header|file too short)"):
-        cuda.open("ctypes")
-
-
-def test_the_library_that_is_named_must_be_one(tmp_path, monkeypatch):
-    monkeypatch.setenv("EDGEPRUNE_LIBCUDART", str(tmp_path / "none.so"))
-    with pytest.raises(RuntimeUnavailable, match=r"none\.so: cannot open shared object file"):
-        cuda.open("ctypes")
-
-
-def test_a_cuda_that_is_too_old_is_told_by_what_it_lacks(tmp_path, monkeypatch, cudart_build):
-    options = "-DcudaGraphInstantiateWithFlags=cudaGraphInstantiateOfOld"
-    monkeypatch.setenv("EDGEPRUNE_LIBCUDART", str(compile_cudart(tmp_path, options)))
-    with pytest.raises(
-        RuntimeUnavailable, match=r"has no cudaGraphInstantiateWithFlags: CUDA 11\.4 or newer is needed"
-    ):
-        cuda.open("ctypes")
-
-
-# ---- the real thing, where it is installed ----
-
-
-def real_libcudarts():
-    files = [Path(path) for path in ctypes_cudart.candidates() if os.path.isabs(path)]
-    return files or [pytest.param(None, marks=pytest.mark.skip(reason="no real libcudart on this machine"))]
-
-
-@pytest.mark.parametrize("path", real_libcudarts(), ids=str)
-def test_the_real_libcudart_has_every_function_and_our_words_for_errors(path):
-    library = ctypes.CDLL(str(path))
-    for function in (*ctypes_cudart.SIGNATURES, "cudaGetErrorName", "cudaGetErrorString"):
-        assert getattr(library, function)
-    library.cudaGetErrorString.restype = ctypes.c_char_p
-    assert {code: library.cudaGetErrorString(code).decode() for code in _failure.USUAL} == {
-        code: words for code, (words, _) in _failure.USUAL.items()
-    }
-
-
-@pytest.mark.parametrize("path", real_libcudarts(), ids=str)
-def test_the_real_libcudart_without_a_driver(path, monkeypatch):
-    monkeypatch.setenv("EDGEPRUNE_LIBCUDART", str(path))
-    if ctypes_cudart.available() is None:
-        pytest.skip("a GPU is here")
-    with pytest.raises(RuntimeUnavailable, match=r"^libcudart 1\d\.\d+( finds no NVIDIA driver|, driver .*)"):
-        cuda.open("ctypes")
-
-
-@pytest.mark.skipif(not HEADERS, reason="no CUDA headers on this machine")
-def test_the_fake_libcudart_has_nvidias_signatures(tmp_path, cudart_build):
-    for header in HEADERS:
-        folder = tmp_path / header.parts[3]
-        folder.mkdir()
-        compile_cudart(folder, "-DREAL_HEADERS", "-Wno-enum-conversion", f"-I{header.parent}")
-
-
-def parameters(text):
-    """What Cython's and Boost's signatures name: "f(size_t count, kind: cudaMemcpyKind)" -> ["count", "kind"]."""
-    inside = re.sub(r"[\[\]]", "", text.partition("(")[2].rpartition(")")[0])
-    return [
-        part.partition(":")[0].partition("=")[0].split()[-1].split(")")[-1]
-        for part in inside.split(",")
-        if part.strip()
-    ]
-
-
-def real_cuda_python():
-    for name in ("cuda.bindings.runtime", "cuda.cudart"):
-        try:
-            return importlib.import_module(name)
-        except ImportError:
-            continue
-    return pytest.skip("cuda-python is not installed")
-
-
-def test_the_fake_cuda_python_is_like_the_real_one(fake_cudart):
-    real = real_cuda_python()
-    fake = cuda_bindings.functions(fake_cudart.library)
-    assert set(ctypes_cudart.SIGNATURES) < set(fake)
-    for name, function in fake.items():
-        signature = getattr(real, name).__doc__.splitlines()[0]
-        assert parameters(signature) == list(inspect.signature(function).parameters), name
-    for enum in cuda_bindings.ENUMS:
-        for member in enum:
-            assert int(getattr(getattr(real, enum.__name__), member.name)) == member
-    assert isinstance(real.cudaDeviceProp().name, bytes) and int(real.cudaStream_t(5)) == 5
-
-
-def test_the_real_cuda_python_takes_our_arguments(monkeypatch):
-    """Without a driver every call fails, but for its arguments it would fail in another way."""
-    real = real_cuda_python()
-    from edgeprune_device.cuda.cuda_python import CudaPython
-
-    if cuda.available()["cuda-python"] is None:
-        pytest.skip("a GPU is here")
-    gpu = CudaPython.__new__(CudaPython)
-    cuda.Cuda.__init__(gpu)
-    gpu._runtime = real
-    handles = {ctypes.c_void_p: 5, ctypes.c_int: 1, ctypes.c_size_t: 6, ctypes.c_uint: 0, ctypes.c_ulonglong: 0}
-    for function, kinds in ctypes_cudart.SIGNATURES.items():
-        arguments = [handles[kind] for kind in kinds if kind in handles]
-        if function == "cudaDeviceGetAttribute":
-            arguments = [18, 0]
-        try:
-            code, _ = gpu._try(function, *arguments)
-            assert code in (0, 35), function
-        except RuntimeError as error:  # up to 12.8
-            assert re.search("libcuda|not found", str(error)), function
-    with pytest.raises(RuntimeUnavailable, match="no NVIDIA driver"):
-        cuda.open("cuda-python")
-
-
-def test_the_fake_pycuda_is_like_the_real_one(fake_cudart):
-    real = pytest.importorskip("pycuda.driver")
-    fake = pycuda_driver.build(fake_cudart.library)
-    for name, thing in fake.items():
-        if inspect.isfunction(thing):
-            signature = getattr(real, name).__doc__.strip().splitlines()[0]
-            named = [p for p in parameters(signature) if not p.startswith("arg")]
-            assert list(inspect.signature(thing).parameters)[-len(named) or None :][: len(named)] == named, name
-        elif inspect.isclass(thing):
-            for member in vars(thing):
-                assert member.startswith("_") or hasattr(getattr(real, name), member), (name, member)
-    for name in ("MemoryError", "LogicError", "LaunchError", "RuntimeError"):
-        assert issubclass(getattr(real, name), real.Error)
-    assert not [name for name in dir(real) if re.search("graph(?!ics)|capture", name, re.I)]  # so graphs = False

@@ -1,8 +1,8 @@
 """A fake of NVIDIA's package cuda-python: the part of its runtime API that edgeprune calls, on the fake libcudart.
 
 Signatures and enums are those of the real one, as `cuda.cudart` (11.8 to 12.2) and as `cuda.bindings.runtime` (12.6 to
-13.5) alike; test_cuda.py compares them where it is installed. As there, an error is returned and not raised, what is
-made comes back as an object of its own class, and an enum's argument takes nothing else (13 is more patient).
+13.5) alike; test_cuda_python.py compares them where it is installed. As there, an error is returned and not raised,
+what is made comes back as an object of its own class, and an enum's argument takes nothing else (13 is more patient).
 """
 
 import ctypes

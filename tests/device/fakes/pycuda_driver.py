@@ -1,6 +1,6 @@
 """A fake of pycuda.driver: the part that edgeprune calls, on the fake libcudart.
 
-Names, signatures and exceptions are those of pycuda 2026.1, to which test_cuda.py compares them where it is installed.
+Names, signatures and exceptions are those of pycuda 2026.1, to which test_pycuda.py compares them where it is there.
 As there, an object frees what it stands for when it is forgotten, nothing works without a current context, an error is
 a subclass of `Error` whose text is all that it tells ("cuMemAlloc failed: out of memory"), a primary context that is
 forgotten before it is detached is a warning on standard error, and one that is still current at the end an abort.

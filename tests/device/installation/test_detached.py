@@ -3,6 +3,8 @@
 import json
 import multiprocessing
 import os
+import subprocess
+import sys
 import time
 
 import pytest
@@ -95,3 +97,10 @@ def test_a_folder_that_cannot_be_written_is_told(releases, tmp_path):
     (tmp_path / ".installations").write_text("a file")
     with pytest.raises(InputError, match="installations: cannot be made"):
         run(releases, lambda say: RELEASE, None)
+
+
+def test_whoever_follows_an_installation_loads_no_numpy():
+    """The command that follows stays small while a Nano measures."""
+    code = "import sys; from edgeprune_device.installation import describe, detached, install; "
+    code += "sys.exit('numpy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -14,77 +14,13 @@ from pathlib import Path
 
 import pytest
 from edgeprune_device import cli
-from edgeprune_device.commands.releases import elsewhere
-from edgeprune_device.errors import DeviceError, GateError, InputError, SignatureError
-from edgeprune_device.installation import assembly, install, measure, restart
+from edgeprune_device.errors import GateError, InputError, SignatureError
+from edgeprune_device.installation import assembly, install, restart
 from edgeprune_device.installation.options import InstallOptions
-from edgeprune_device.releases import Releases
 from edgeprune_device.reports.spool import Spool
-from edgeprune_device.trust import keys
 from edgeprune_device.trust.bundle import Bundle
-from edgeprune_device.vision.evaluation import EvaluationSet
 
-QUICK = InstallOptions(keep=2, health_s=0.1)
-MEASURED = measure.Measured("fp32", "ort", "0" * 64, {"map50_95": 1.0, "host_map50_95": 1.0, "delta": 0.0})
-
-
-@pytest.fixture
-def releases(tmp_path):
-    return Releases(tmp_path / "root")
-
-
-@pytest.fixture
-def make(tmp_path, manifest, tiny_onnx, labelled_pictures):
-    """make(counter) -> the path of a bundle with this counter; the same content each time."""
-
-    def make(counter, onnx=tiny_onnx, key=None, name=None):
-        payloads = {"model.fp32.onnx": onnx, "evaluation.zip": EvaluationSet.pack(labelled_pictures)}
-        path = tmp_path / f"{name or counter}.epb"
-        Bundle.write(path, {**manifest, "counter": counter}, payloads, key or keys.load_or_create())
-        return path
-
-    return make
-
-
-@pytest.fixture
-def unmeasured(monkeypatch):
-    """The benchmark takes seconds and runs in a process of its own: tests of what is around it go without."""
-    monkeypatch.setattr(measure, "measure", lambda *_: MEASURED)
-
-
-class Watched(restart.Service):
-    """A FAKE service, which finds every release whose counter is in `sick` unwell."""
-
-    description = "a fake service"
-    restarts = 0
-
-    def __init__(self, sick=()):
-        self.sick = sick
-
-    def restart(self):
-        self.restarts += 1
-
-    def watch(self, release, health_s, say):
-        return release.counter not in self.sick, f"seen with {release.counter}"
-
-
-@pytest.fixture
-def service(monkeypatch):
-    found = Watched()
-    monkeypatch.setattr(restart, "find", lambda *_: found)
-    return found
-
-
-def quiet(step, text):
-    pass
-
-
-def leftovers(releases):
-    """What an installation leaves only when it was killed."""
-    return [path for path in (releases.root / "releases").iterdir() if path.name[0] == "."] + [
-        *releases.root.glob(".current.*"),
-        *(releases.root / "incoming").iterdir(),
-    ]
+from .installing import QUICK, leftovers, quiet
 
 
 def send(releases, path):
@@ -121,26 +57,6 @@ def test_a_bundle_is_verified_measured_and_in_use(releases, make, capfd):
     assert (folder / "labels.txt").read_text() == "person\ncar\n"
     assert json.loads((folder / "manifest.json").read_text())["counter"] == 7
     assert not leftovers(releases)
-
-
-def test_a_model_that_loses_accuracy_here_is_not_installed(releases, make, manifest, capfd):
-    from conftest import make_onnx
-
-    assert cli.main(["install", str(make(1)), "--root", str(releases.root)]) == 0
-    former = releases.current()
-    blind = make(2, onnx=make_onnx([(8, 8, 6, 6, 0)]))  # the manifest still claims 1.0
-    assert cli.main(["install", str(blind), "--root", str(releases.root)]) == 1
-    error = capfd.readouterr().err
-    assert error.startswith("edgeprune: error: bench: mAP50-95 is 1.0000 lower than on the host")
-    assert error.count("\n") == 1
-    assert releases.current() == former and releases.all() == [former] and not leftovers(releases)
-
-
-def test_a_model_that_no_runtime_takes_is_not_installed(releases, make, capfd):
-    assert cli.main(["install", str(make(1, onnx=b"garbage")), "--root", str(releases.root)]) == 2
-    error = capfd.readouterr().err
-    assert error.startswith("edgeprune: error: bench: ") and error.count("\n") == 1
-    assert releases.current() is None and releases.all() == [] and not leftovers(releases)
 
 
 # --- what is refused -------------------------------------------------------------------------------------------------
@@ -194,32 +110,11 @@ def test_the_same_bundle_again_repairs_a_damaged_one(releases, make, unmeasured)
     assert releases.open(releases.current()).sha256 == release.bundle_sha256
 
 
-def test_what_is_not_healthy_is_rolled_back(releases, make, unmeasured, service):
-    good = install.install(releases, make(1), QUICK, quiet)
-    service.sick = {2}
-    with pytest.raises(GateError, match=rf"was rolled back: seen with 2; {good.identity} \(tiny\) is in use"):
-        install.install(releases, make(2), QUICK, quiet)
-    assert releases.current() == good and releases.counter == 1 and service.restarts == 3
-    assert [r.state for r in releases.all()] == ["bad", "good"] and releases.all()[0].reason == "seen with 2"
-    service.sick = ()
-    assert install.install(releases, make(2), QUICK, quiet).state == "good"  # a person may try it again
-
-
 def test_the_same_bundle_with_another_precision_or_runtime_is_installed_anew(releases, make, unmeasured, service):
     path = make(1)
     for number, asked in enumerate(({}, {"precision": "fp16"}, {"runtime": "trt"}, {"precision": "fp32"}), 1):
         install.install(releases, path, replace(QUICK, **asked), quiet)
         assert service.restarts == min(number, 3)
-
-
-def test_failures_do_not_fill_the_disk_and_the_last_one_says_why(releases, make, unmeasured, service):
-    good = [install.install(releases, make(n), QUICK, quiet).identity for n in (1, 2)]
-    service.sick = {3, 4, 5}
-    for number in sorted(service.sick):
-        with pytest.raises(GateError):
-            install.install(releases, make(number), QUICK, quiet)
-        assert [r.counter for r in releases.all()] == [number, 2, 1] and not leftovers(releases)
-    assert [r.identity for r in releases.all()[1:]] == good[::-1] and releases.all()[0].reason == "seen with 5"
 
 
 def test_a_bad_release_that_is_tried_again_has_all_its_starts_and_what_it_falls_back_to(
@@ -231,23 +126,6 @@ def test_a_bad_release_that_is_tried_again_has_all_its_starts_and_what_it_falls_
     again = install.roll_back(releases, bad.identity, None, quiet)
     assert releases.current() == again and (again.state, again.starts) == ("trial", 0)
     assert releases.fallback() == good
-
-
-def test_a_first_release_that_is_not_healthy_leaves_nothing_in_use(releases, make, unmeasured, service):
-    service.sick = {1}
-    with pytest.raises(GateError, match="nothing is in use"):
-        install.install(releases, make(1), QUICK, quiet)
-    assert releases.current() is None
-
-
-def test_a_former_release_that_is_damaged_is_not_what_it_goes_back_to(releases, make, unmeasured, service):
-    options = InstallOptions(keep=3, health_s=0.1)
-    first, second = (install.install(releases, make(n), options, quiet) for n in (1, 2))
-    (releases.folder(second) / "bundle.epb").write_bytes(b"rotten")
-    service.sick = {3}
-    with pytest.raises(GateError, match=first.identity):
-        install.install(releases, make(3), options, quiet)
-    assert releases.current() == first
 
 
 def test_it_can_be_rolled_back_to_any_release_that_is_kept(releases, make, unmeasured, capfd):
@@ -268,20 +146,7 @@ def test_it_can_be_rolled_back_to_any_release_that_is_kept(releases, make, unmea
     assert capfd.readouterr().err.count("\n") == 3
 
 
-def test_old_releases_and_what_nobody_sent_to_the_end_are_removed(releases, make, unmeasured):
-    for number in (1, 2, 3, 4):
-        install.install(releases, make(number), QUICK, quiet)
-        stale, fresh = (releases.root / "incoming" / name for name in ("a" * 64, "b" * 64))
-        for folder in (stale, fresh):
-            folder.mkdir(exist_ok=True)
-        os.utime(str(stale), (1, 1))
-    assert [r.counter for r in releases.all()] == [4, 3]
-    install.install(releases, make(5), QUICK, quiet)
-    assert [path.name[0] for path in (releases.root / "incoming").iterdir()] == ["b"]
-
-
 # --- killed, and out of space, before every operation -----------------------------------------------------------------
-
 WRITES = ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.symlink", "os.link", "os.truncate", "os.chmod")
 MAKES = ("open", "os.mkdir", "os.symlink", "os.link")
 
@@ -432,7 +297,6 @@ def test_a_rollback_killed_before_any_write_leaves_a_verified_release_in_use(sce
 
 
 # --- a process of its own --------------------------------------------------------------------------------------------
-
 SLOW_MEASURE = """
 import sys, time
 from edgeprune_device import cli
@@ -568,35 +432,6 @@ def test_bad_use_is_one_line_and_leaves_nothing(releases, make, options, words, 
     assert releases.all() == [] and releases.current() is None
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
-def test_root_does_not_install_into_what_belongs_to_a_user(releases, make, capfd):
-    releases.root.mkdir()
-    os.chown(str(releases.root), 1000, 1000)
-    assert cli.main(["install", str(make(1)), "--root", str(releases.root)]) == 2
-    assert "belongs to user 1000: install as that user, not as root" in capfd.readouterr().err
-    assert list(releases.root.iterdir()) == []
-
-
-def test_a_benchmark_that_is_killed_says_what_to_do(releases, make, monkeypatch, tmp_path):
-    monkeypatch.setattr(measure, "_TOOL", "import os; os.kill(os.getpid(), 9)")
-    with pytest.raises(DeviceError, match=r"bench: was killed, most likely because memory ran out.*stop the service"):
-        install.install(releases, make(1), QUICK, quiet)
-    assert releases.all() == [] and not leftovers(releases)
-
-
-def test_a_folder_is_a_folder_and_anything_else_a_drone(releases, tmp_path, capfd, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    releases.root.mkdir()
-    for where in ("root", "./root", "root/", "no/such", str(releases.root)):
-        assert cli.main(["releases", where]) == 0, where
-        assert "no releases" in capfd.readouterr().out
-    (tmp_path / "file").touch()
-    assert cli.main(["releases", "./file"]) == 2 and cli.main(["rollback", "./file"]) == 2
-    assert capfd.readouterr().err.count("\n") == 2
-    for where in ("pilot@drone", "drone:/opt/edgeprune"):
-        assert elsewhere(where)
-
-
 def test_something_else_than_a_bundle_is_refused(releases, tmp_path, capfd):
     (tmp_path / "a.epb").write_bytes(b"x" * 1000)
     paths = [[str(tmp_path / name)] for name in ("a.epb", "none.epb")]
@@ -605,22 +440,3 @@ def test_something_else_than_a_bundle_is_refused(releases, tmp_path, capfd):
         error = capfd.readouterr().err
         assert error.count("\n") == 1 and error.startswith("edgeprune: error: ")
     assert releases.all() == [] and not leftovers(releases)
-
-
-def test_engines_of_models_that_no_release_has_are_removed(releases, make, unmeasured):
-    onnx = Bundle.open(make(1)).payloads["model.fp32.onnx"].sha256
-    folder = releases.root / "engines"
-    folder.mkdir(parents=True)
-    for name, sha256 in (("used", onnx), ("unused", "0" * 64)):
-        (folder / f"{name}.plan").write_bytes(b"plan")
-        (folder / f"{name}.json").write_text(json.dumps({"engine": {"onnx_sha256": sha256}}))
-    (folder / "odd.json").write_text("{}")
-    install.install(releases, make(1), QUICK, quiet)
-    assert sorted(path.name for path in folder.iterdir()) == ["odd.json", "used.json", "used.plan"]
-
-
-def test_whoever_follows_an_installation_loads_no_numpy():
-    """The command that follows stays small while a Nano measures."""
-    code = "import sys; from edgeprune_device.installation import describe, detached, install; "
-    code += "sys.exit('numpy' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -1,38 +1,13 @@
 """What samples come to: cases that can be worked out by hand."""
 
-import copy
-import json
-
 import pytest
-from edgeprune_device import schema
-from edgeprune_device.errors import InputError
 from edgeprune_device.probes import summary
-from edgeprune_device.probes.series import Series
 from hypothesis import given
 from hypothesis import strategies as st
 
-S = 10**9
+from .made_series import S, fits, series, steps
+
 IDLE, LOAD = (0, 10 * S), (10 * S, 20 * S)
-UNITS = {"power": "mW", "temperature": "C", "clock": "Hz", "event": "count", "throttle": "state"}
-
-
-def series(times=None, **channels):
-    """One value a second from 0 s to 30 s. series(power__VDD_IN=[…])"""
-    keys = {key.replace("__", "."): values for key, values in channels.items()}
-    times = [second * S for second in range(31)] if times is None else times
-    found = {key: (key.split(".")[0], UNITS[key.split(".")[0]], tuple(values)) for key, values in keys.items()}
-    return Series(1.0, tuple(times), found, {}, {"mean": 1.0, "max": 2.0}, 0.001)
-
-
-def steps(idle, load, after=0):
-    return [idle] * 10 + [load] * 11 + [after] * 10
-
-
-def fits(name, data):
-    """The part of the report's schema that the object belongs to accepts it, and JSON does."""
-    root = schema.load("report")
-    schema._check(root["$defs"][name], json.loads(json.dumps(data, allow_nan=False)), name, root)
-    return True
 
 
 def test_power_of_the_whole_module_gross_and_net():
@@ -169,31 +144,3 @@ def test_a_mean_lies_between_the_samples_it_is_made_of(times, data, window):
     if found is None:
         return
     assert len(inside) >= 5 and min(inside) - 0.06 <= found["load_mw"] <= max(inside) + 0.06
-
-
-def good():
-    return series(power__VDD_IN=steps(5000, 9000), temperature__tj=[1.5] * 30 + [None]).to_json()
-
-
-def test_a_series_survives_json():
-    data = good()
-    assert fits("series", data) and fits("series", None)
-    assert Series.from_json(json.loads(json.dumps(data))).to_json() == data
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda d: d["t_ns"].pop(), r"series: channels.power.VDD_IN: 31 values at 30 times"),
-        (lambda d: d["t_ns"].__setitem__(1, 0), "series: t_ns: the times do not rise"),
-        (
-            lambda d: d["channels"]["power.VDD_IN"].__setitem__("kind", "load"),
-            "series: channels.power.VDD_IN: does not begin with its kind, load",
-        ),
-    ],
-)
-def test_a_series_that_does_not_fit_together_is_refused(change, message):
-    data = copy.deepcopy(good())
-    change(data)
-    with pytest.raises(InputError, match=message):
-        Series.from_json(data)

@@ -2,7 +2,6 @@
 onnxruntime, whose sessions run on the CPU, and for real with the onnxruntime that is installed."""
 
 import os
-import stat
 import sys
 
 import numpy as np
@@ -12,47 +11,10 @@ from edgeprune_device.errors import DeviceError, InputError, RuntimeUnavailable
 from edgeprune_device.runtimes import RuntimeSettings, ort
 from fakes import models
 
+from .providers import PROVIDERS
+
 onnxruntime = pytest.importorskip("onnxruntime")
-PROVIDERS = {"ort-cuda": "CUDAExecutionProvider", "ort-tensorrt": "TensorrtExecutionProvider"}
 X = np.random.default_rng(0).random((1, 3, models.SIZE, models.SIZE), dtype=np.float32)
-
-
-@pytest.fixture
-def engines(tmp_path, monkeypatch):
-    monkeypatch.setenv("EDGEPRUNE_ENGINES", str(tmp_path / "engines"))
-    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "0")
-    return tmp_path / "engines"
-
-
-@pytest.fixture
-def front(monkeypatch, engines):
-    """A FAKE front of onnxruntime that says it has GPU providers. `.asked`: what sessions were made of; `.loads`: the
-    providers whose libraries load."""
-
-    class Front:
-        asked, loads = [], [*PROVIDERS.values()]
-
-    class FakeSession:
-        def __init__(self, model, options, providers, **more):
-            Front.asked.append((providers, more))
-            self._real = real(model, options, providers=[ort.CPU])
-            names = [entry if isinstance(entry, str) else entry[0] for entry in providers]
-            self._providers = [name for name in names if name in (*Front.loads, ort.CPU)]
-
-        def get_providers(self):
-            return self._providers
-
-        def get_inputs(self):
-            return self._real.get_inputs()
-
-        def run(self, names, feed):
-            return self._real.run(names, feed)
-
-    real = onnxruntime.InferenceSession
-    Front.asked = []
-    monkeypatch.setattr(onnxruntime, "InferenceSession", FakeSession)
-    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [*PROVIDERS.values(), ort.CPU])
-    return Front
 
 
 @pytest.mark.parametrize("runtime", PROVIDERS)
@@ -129,61 +91,6 @@ def test_a_failing_run_is_the_devices_error_on_a_gpu(front, monkeypatch):
         monkeypatch.setattr(session._session, "run", fail)
         with pytest.raises(InputError, match="failed while running the model"):
             session.infer(X)
-
-
-@pytest.mark.parametrize(
-    "precision, half, whole", [("fp32", 0, 0), ("fp16", 1, 0), ("int8", 1, 1), ("int8-fp16", 1, 1)]
-)
-def test_tensorrt_is_told_the_precision(front, engines, precision, half, whole):
-    settings = RuntimeSettings(precision=precision, workspace_bytes=300 * 10**6)
-    with runtimes.open(models.detector(precision), "ort-tensorrt", settings) as session:
-        warned = "cannot tell TensorRT which layers must stay FP32" in " ".join(session.warnings)
-        assert warned == (precision != "fp32")
-    (name, options), second, _ = front.asked[-1][0]
-    folder = options.pop("trt_engine_cache_path")
-    assert (name, second) == (PROVIDERS["ort-tensorrt"], "CUDAExecutionProvider")
-    assert options == {
-        "trt_fp16_enable": bool(half),
-        "trt_int8_enable": bool(whole),
-        "trt_max_workspace_size": 300 * 10**6,
-        "trt_engine_cache_enable": True,
-        "trt_timing_cache_enable": True,
-    }
-    assert os.path.dirname(folder) == str(engines / "onnxruntime") and os.path.isdir(folder)
-
-
-def test_two_trainings_of_one_network_share_no_engine(front, engines, tmp_path):
-    (tmp_path / "m.onnx").write_bytes(models.detector("int8"))
-    for model in (models.detector(), models.detector("int8"), str(tmp_path / "m.onnx"), tmp_path / "m.onnx"):
-        runtimes.open(model, "ort-tensorrt").close()
-    folders = [options["trt_engine_cache_path"] for (_, options), *_ in (providers for providers, _ in front.asked)]
-    assert folders[0] != folders[1] == folders[2] == folders[3]
-    assert all(folder.endswith(f"-{onnxruntime.__version__}") for folder in folders)
-
-
-@pytest.mark.parametrize("which", ["", "onnxruntime"])
-def test_engines_that_others_could_change_are_not_loaded(front, engines, which):
-    runtimes.open(models.detector(), "ort-tensorrt").close()
-    (engines / which).chmod(0o777)
-    with runtimes.open(models.detector(), "ort-tensorrt") as session:
-        assert "can be written by others" in session.warnings[0] and "not kept" in session.warnings[0]
-    assert not [option for option in front.asked[-1][0][0][1] if "cache" in option]
-
-
-def test_the_folders_are_private_whatever_the_umask(front, engines):
-    old = os.umask(0o002)
-    try:
-        with runtimes.open(models.detector(), "ort-tensorrt") as session:
-            assert session.warnings == ()
-    finally:
-        os.umask(old)
-    assert {stat.S_IMODE(path.stat().st_mode) for path in (engines, *engines.rglob("*"))} == {0o700}
-
-
-def test_an_engine_that_cannot_be_kept_costs_only_time(front, engines):
-    engines.write_text("a file")
-    with runtimes.open(models.detector(), "ort-tensorrt") as session:
-        assert "not kept for the next time" in session.warnings[0] and "EDGEPRUNE_ENGINES" in session.warnings[0]
 
 
 def test_auto_takes_no_gpu_provider(front, monkeypatch):

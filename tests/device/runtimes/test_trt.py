@@ -1,11 +1,13 @@
 """The TensorRT runtime, with the fake of every recorded release and the fake libcudart: the same outputs as runtime
 ort, the calls in their order, and nothing left behind."""
 
+import json
 import sys
 
 import numpy as np
 import pytest
-from edgeprune_device import cuda, runtimes
+from edgeprune_device import cuda, runtimes, schema
+from edgeprune_device.benchmark import run
 from edgeprune_device.engine import library
 from edgeprune_device.engine.build import build
 from edgeprune_device.errors import DeviceError, InputError, RuntimeUnavailable
@@ -243,3 +245,24 @@ def test_the_release_decides_which_file_is_best(fake_tensorrt, release, auto, in
     assert "int8" not in runtimes.order("trt", "auto", int8_for_cpu=True)
     assert runtimes.order("ort") == ("fp32", "fp16", "int8", "int8-fp16")
     assert runtimes.order("ort", "auto", int8_for_cpu=True)[0] == "int8"
+
+
+def test_bench_runs_a_bundle_on_tensorrt(gpu_bundle, fake_tensorrt, builds):
+    pytest.importorskip("onnxruntime")
+    fake_tensorrt("10.3.0")
+    report = run.run_benchmark(
+        gpu_bundle(), runtime="trt", cuda="ctypes", cuda_graph=True, seconds=0.05, warmup_seconds=0.05, check=True
+    )
+    assert report.precision == "int8-fp16" and report.runtime["name"] == "trt"
+    assert report.runtime["description"] == "TensorRT 10.3.0, Fake Orin (SM 8.7), CUDA graph, ctypes"
+    assert report.accuracy is not None and len(builds()) == 1
+    assert any("a fake" in warning for warning in report.warnings)  # what TensorRT warned of
+    assert list(report.stages) == ["decode", "pre", "infer", "post", "end_to_end", "h2d", "gpu", "d2h"]
+    samples = {name: stage["samples_ns"] for name, stage in report.stages.items()}
+    assert {len(values) for values in samples.values()} == {report.stages["infer"]["samples"]}
+    for infer, *parts in zip(*(samples[name] for name in ("infer", "h2d", "gpu", "d2h"))):
+        assert 0 < sum(parts) <= infer
+    assert "h2d, gpu, d2h: parts of infer, by the GPU's own clock" in report.table()
+    schema.check("report", json.loads(json.dumps(report.to_json())), "report")
+    # The fake's context runs the same file with ONNX Runtime, Q/DQ fused.
+    assert report.parity["anchors"] > 0 and report.parity["box_px"] < 0.1 and report.parity["score"] < 0.1

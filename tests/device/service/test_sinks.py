@@ -1,7 +1,9 @@
 """Files, pipes and sockets as they fail in the field; no disk was filled for it but by the kernel's own limit."""
 
+import json
 import os
 import resource
+import signal
 import socket
 import subprocess
 import sys
@@ -9,8 +11,12 @@ import threading
 import time
 
 import pytest
+from edgeprune_device import schema
 from edgeprune_device.errors import InputError
 from edgeprune_device.service import sinks
+from fakes.service import LIVE
+
+needs_gstreamer = pytest.mark.needs("gst-launch-1.0")
 
 
 def line(number, length=200):
@@ -220,3 +226,36 @@ def test_a_pipe_by_name_is_refused(tmp_path):
     with pytest.raises(InputError, match="is a pipe or a socket"):
         sinks.check(str(tmp_path / "pipe"))
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY  # the other test's limit stayed there
+
+
+@needs_gstreamer
+def test_a_full_disk_is_said_once_and_counted(root, serve):
+    root.add("good", b"ok", state="good")
+    with serve("--source", LIVE, "--output", "/dev/full") as service:
+        service.until(lambda: service.status() and service.status()["lost_lines"] > 20)
+        assert service.status()["state"] == "running" and service.status()["restarts"] == 0
+        assert service.end() == 0
+    assert service.words().count("lines are lost: no space left on device") == 1
+
+
+@needs_gstreamer
+def test_clients_of_the_socket_read_whole_lines_across_a_crash(root, serve, tmp_path):
+    root.add("good", b"ok", state="good")
+    path = tmp_path / "s"
+    stale = socket.socket(socket.AF_UNIX)
+    stale.bind(str(path))
+    stale.close()  # its file stays, as after a kill
+    with serve("--source", LIVE, "--output", f"unix:{path}") as service:
+        service.until_running()
+        with socket.socket(socket.AF_UNIX) as client, client.makefile("r") as stream:
+            client.connect(str(path))
+            first = [schema.check("detections", json.loads(stream.readline()), "line") for _ in range(3)]
+            assert [line["frame"] - first[0]["frame"] for line in first] == [0, 1, 2]
+            os.kill(service.workers()[0], signal.SIGKILL)
+            for line in stream:
+                json.loads(line)
+        with socket.socket(socket.AF_UNIX) as client, client.makefile("r") as stream:
+            client.connect(str(path))  # at once: the listening socket is the supervisor's
+            assert json.loads(stream.readline())["frame"] > first[-1]["frame"]
+        assert service.end() == 0
+    assert not path.exists()

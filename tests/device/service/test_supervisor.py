@@ -1,126 +1,19 @@
-"""`edgeprune run` as a process: lines, releases, crashes, hangs, kills. Models that misbehave are fakes
-(`fakes/misbehaving`); cameras are GStreamer's live test source."""
+"""`edgeprune run` as a process: releases, crashes, hangs, kills. Models that misbehave are fakes (`fakes/misbehaving`);
+cameras are GStreamer's live test source."""
 
-import json
 import os
 import random
 import shutil
 import signal
-import socket
-import subprocess
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
-import numpy as np
 import pytest
-from conftest import BOXES, png
-from edgeprune_device import schema
-from edgeprune_device.service.protocol import FRAMES
-from edgeprune_device.service.worker import _Worker as Worker
-from fakes.service import LIVE, MISBEHAVING, Root, Service, alive, children
+from fakes.service import LIVE, MISBEHAVING, Service, alive, children
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux")
 needs_gstreamer = pytest.mark.needs("gst-launch-1.0")
-
-
-@pytest.fixture
-def root(tmp_path, manifest):
-    return Root(tmp_path / "root", manifest)
-
-
-@pytest.fixture
-def folder(tmp_path):
-    """Forty pictures."""
-    made = tmp_path / "pictures"
-    made.mkdir()
-    for i in range(40):
-        (made / f"{i:03d}.png").write_bytes(png(np.full((48, 80, 3), i, np.uint8)))
-    return made
-
-
-@pytest.fixture
-def serve(tmp_path, root):
-    """serve("--source", …) -> the service on the root, with a short window."""
-
-    def made(*arguments, **kwargs):
-        return Service(tmp_path, "--root", root.path, "--window", "1", *arguments, **kwargs)
-
-    return made
-
-
-# --- lines -----------------------------------------------------------------------------------------------------------
-
-
-def test_a_bundle_runs_on_its_own_pictures_and_ends(bundle, tmp_path):
-    pytest.importorskip("onnxruntime")
-    with Service(tmp_path, bundle.path, "--runtime", "ort", fake=False) as service:
-        assert service.process.wait(60) == 0
-    lines = service.lines()
-    assert [line["frame"] for line in lines] == [0, 1, 2]
-    assert [line["source"] for line in lines] == ["p0.png", "p1.png", "p2.png"]
-    assert {line["release"] for line in lines} == {bundle.sha256[:16]}
-    assert lines[0]["width"] == lines[0]["height"] == 64
-    found = sorted((d["class"], d["name"], d["score"], d["box"]) for d in lines[0]["detections"])
-    wanted = [[cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2] for cx, cy, w, h, _ in BOXES]
-    assert [d[:3] for d in found] == [(0, "person", 0.9), (1, "car", 0.9)]
-    assert [d[3] for d in found] == wanted
-    assert lines[0]["boot_s"] <= lines[1]["boot_s"] <= time.clock_gettime(time.CLOCK_BOOTTIME)
-
-
-def test_a_folder_is_read_once_in_pixels_of_its_pictures(root, folder, serve):
-    release = root.add("first", b"ok")
-    with serve("--source", folder) as service:
-        assert service.process.wait(60) == 0
-    lines = service.lines()
-    assert [line["source"] for line in lines] == sorted(str(path) for path in folder.iterdir())
-    # 20, 20, 10, 10 of 64 px, in a picture of 80 x 48 px: scale 0.8, 13 rows of padding above.
-    assert lines[0]["detections"] == [{"class": 0, "name": "person", "score": 0.75, "box": [18.8, 2.5, 31.2, 15.2]}]
-    assert root.state(release) == "good"  # a folder that was finished confirms it
-    assert root.releases.counter == release.counter
-    said = service.status()
-    assert (said["state"], said["reason"], said["release"]) == ("stopped", None, release.identity)
-
-
-def test_conf_is_the_least_score(root, folder, serve):
-    root.add("first", b"ok")
-    with serve("--source", folder, "--conf", "0.8") as service:
-        assert service.process.wait(60) == 0
-    assert all(line["detections"] == [] for line in service.lines()) and len(service.lines()) == 40
-
-
-@pytest.mark.needs("ffmpeg")
-def test_a_video_is_read_once(root, tmp_path, serve):
-    clip = tmp_path / "clip.avi"
-    source = ["-f", "lavfi", "-i", "testsrc=size=80x48:rate=10", "-frames:v", "7"]
-    subprocess.run(["ffmpeg", "-v", "error", *source, "-c:v", "mjpeg", "-pix_fmt", "yuvj420p", str(clip)], check=True)
-    root.add("first", b"ok")
-    with serve("--source", clip) as service:
-        assert service.process.wait(60) == 0
-    assert [line["source"] for line in service.lines()] == [f"{clip} frame {i}" for i in range(7)]
-
-
-def test_whoever_reads_the_output_may_go_away(bundle, folder, tmp_path):
-    with Service(tmp_path, bundle.path, "--source", folder, "--runtime", "null", stdout=subprocess.PIPE) as service:
-        json.loads(service.process.stdout.readline().decode())
-        service.process.stdout.close()
-        assert service.process.wait(30) in (0, 141)  # the pipe may have taken all of it before
-    assert "Traceback" not in service.words()
-
-
-def test_a_reader_that_pauses_loses_nothing_and_is_no_hang(bundle, tmp_path, folder):
-    for i in range(40, 1000):
-        os.link(str(folder / "000.png"), str(folder / f"{i:04d}.png"))
-    with Service(
-        tmp_path, bundle.path, "--source", folder, "--runtime", "null", "--watchdog", "1", stdout=subprocess.PIPE
-    ) as service:
-        service.process.stdout.readline()
-        time.sleep(4)  # the pipe is full meanwhile, and the worker waits longer than its watchdog
-        rest = service.process.stdout.read().decode().splitlines()
-        assert service.process.wait(30) == 0
-    assert [json.loads(line)["frame"] for line in rest] == list(range(1, 1000))
-    assert "hung" not in service.words()
 
 
 # --- releases --------------------------------------------------------------------------------------------------------
@@ -358,115 +251,7 @@ def test_a_power_cut_before_every_change_of_the_disk_leaves_a_release_that_runs(
         root.releases.open(root.releases.current())
 
 
-# --- the source ------------------------------------------------------------------------------------------------------
-
-
-def test_a_folder_that_is_missing_is_waited_for_and_costs_no_start(root, folder, serve):
-    fresh = root.add("new", b"ok")
-    away = folder.with_name("away")
-    folder.rename(away)
-    with serve("--source", folder) as service:
-        said = service.until(lambda: (service.status() or {}).get("state") == "waiting" and service.status())
-        assert str(folder) in said["reason"]
-        service.until(lambda: root.releases.get(fresh.identity).starts == 0)
-        worker = service.workers()
-        time.sleep(1.5)
-        assert service.workers() == worker  # the model stays loaded
-        away.rename(folder)
-        assert service.process.wait(30) == 0
-    assert len(service.lines()) == 40 and root.state(fresh) == "good"
-    assert service.words().count("waits for the source") == 1
-
-
-@needs_gstreamer
-def test_a_camera_that_goes_away_is_opened_again(root, serve):
-    fresh = root.add("new", b"ok")
-    with serve("--source", f"{LIVE} ! identity eos-after=10") as service:
-        service.until(lambda: sum(line["source"] == "camera frame 3" for line in service.lines()) >= 3)
-        assert service.status()["restarts"] == 0 and len(service.workers()) == 1
-        assert service.end() == 0
-    frames = [line["frame"] for line in service.lines()]
-    assert frames == list(range(len(frames)))
-    assert "the camera ended after" in service.words()
-    assert root.releases.get(fresh.identity).starts == 1
-
-
-# --- sinks, from outside ---------------------------------------------------------------------------------------------
-
-
-@needs_gstreamer
-def test_a_full_disk_is_said_once_and_counted(root, serve):
-    root.add("good", b"ok", state="good")
-    with serve("--source", LIVE, "--output", "/dev/full") as service:
-        service.until(lambda: service.status() and service.status()["lost_lines"] > 20)
-        assert service.status()["state"] == "running" and service.status()["restarts"] == 0
-        assert service.end() == 0
-    assert service.words().count("lines are lost: no space left on device") == 1
-
-
-@needs_gstreamer
-def test_clients_of_the_socket_read_whole_lines_across_a_crash(root, serve, tmp_path):
-    root.add("good", b"ok", state="good")
-    path = tmp_path / "s"
-    stale = socket.socket(socket.AF_UNIX)
-    stale.bind(str(path))
-    stale.close()  # its file stays, as after a kill
-    with serve("--source", LIVE, "--output", f"unix:{path}") as service:
-        service.until_running()
-        with socket.socket(socket.AF_UNIX) as client, client.makefile("r") as stream:
-            client.connect(str(path))
-            first = [schema.check("detections", json.loads(stream.readline()), "line") for _ in range(3)]
-            assert [line["frame"] - first[0]["frame"] for line in first] == [0, 1, 2]
-            os.kill(service.workers()[0], signal.SIGKILL)
-            for line in stream:
-                json.loads(line)
-        with socket.socket(socket.AF_UNIX) as client, client.makefile("r") as stream:
-            client.connect(str(path))  # at once: the listening socket is the supervisor's
-            assert json.loads(stream.readline())["frame"] > first[-1]["frame"]
-        assert service.end() == 0
-    assert not path.exists()
-
-
 # --- systemd ---------------------------------------------------------------------------------------------------------
-
-
-@needs_gstreamer
-@pytest.mark.parametrize("abstract", [False, True])
-def test_systemd_is_told(root, serve, tmp_path, abstract):
-    root.add("good", b"spin while loading", state="good")
-    name = f"\0edgeprune-test-{os.getpid()}" if abstract else str(tmp_path / "notify")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
-        listener.bind(name)
-        listener.settimeout(30)
-        env = {"NOTIFY_SOCKET": name.replace("\0", "@"), "WATCHDOG_USEC": "1000000"}
-        with serve("--source", LIVE, env=env) as service:
-            heard, times = [], []
-            while "READY=1" not in heard:
-                heard += listener.recv(4096).decode().split("\n")
-                times.append(time.monotonic())
-            assert service.until_running()
-            assert heard.count("WATCHDOG=1") >= 4  # also while it loads, for four seconds
-            assert np.diff(times).max() < 1
-            assert any(text.startswith("STATUS=loads good, fp32 on ort") for text in heard)
-            heard = []
-            while "STATUS=running release" not in " ".join(heard):
-                heard += listener.recv(4096).decode().split("\n")
-            assert service.end() == 0
-            while "STOPPING=1" not in heard:
-                heard += listener.recv(4096).decode().split("\n")
-            assert "READY=1" not in heard
-
-
-def test_a_service_that_only_waits_is_ready(root, folder, serve, tmp_path):
-    root.add("good", b"ok", state="good")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
-        listener.bind(str(tmp_path / "notify"))
-        listener.settimeout(30)
-        with serve("--source", "/nowhere", env={"NOTIFY_SOCKET": str(tmp_path / "notify")}):
-            heard = []
-            while "READY=1" not in heard:
-                heard += listener.recv(4096).decode().split("\n")
-    assert any(text.startswith("STATUS=waiting: /nowhere") for text in heard)
 
 
 @needs_gstreamer
@@ -526,37 +311,3 @@ def test_a_bundle_of_a_stranger_needs_the_option(bundle, tmp_path):
         with Service(tmp_path, bundle.path, "--runtime", "null", *option, env=env) as service:
             assert service.process.wait(30) == code
     assert len(service.lines()) == 3 and "not trusted here" in service.words()
-
-
-def test_a_frame_is_counted_before_it_is_written():
-    """Whoever comes after a worker that was killed between the two must not give a number twice."""
-
-    class Killed(Exception):
-        pass
-
-    def killed(line):
-        raise Killed
-
-    one = SimpleNamespace(name="a.png", due_ns=None)
-    source = SimpleNamespace(live=False, frames=lambda: iter([one]), decode=lambda _: np.zeros((32, 32, 3), np.uint8))
-    session = SimpleNamespace(infer=lambda x: [np.zeros((1, 5, 10), np.float32)])
-    described = SimpleNamespace(output="raw", imgsz=32, classes=["a"], nms={"conf": 0.25, "iou": 0.7, "max_det": 10})
-    worker = object.__new__(Worker)
-    worker._cells, worker._watchdog_ns, worker._ends = dict.fromkeys(range(16), 0), 10**9, False
-    worker._order = {"first": 0, "conf": None}
-    with pytest.raises(Killed):
-        worker._frames(source, described, session, lambda *_: b"", SimpleNamespace(write=killed, problem=""))
-    assert worker._cells[FRAMES] == 1
-
-
-def test_its_threads_yield(bundle, monkeypatch):
-    """The drone's other programs need the cores, and spinning costs power."""
-    pytest.importorskip("onnxruntime")
-    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
-    worker = object.__new__(Worker)
-    worker._order = {"threads": 2, "cuda": "auto"}
-    with worker._session(bundle, "ort", "fp32") as session:
-        assert session.spinning is False
-    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")  # the unit's owner knows better
-    with worker._session(bundle, "ort", "fp32") as session:
-        assert session.spinning is True

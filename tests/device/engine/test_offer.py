@@ -7,7 +7,7 @@ import pytest
 from edgeprune_device import cli
 from edgeprune_device.benchmark import run
 from edgeprune_device.cuda import Device
-from edgeprune_device.engine import Engine, Request, offer
+from edgeprune_device.engine import Request, offer
 from edgeprune_device.engine.cache import Cache
 from edgeprune_device.errors import SignatureError
 from edgeprune_device.trust import keys
@@ -218,33 +218,3 @@ def test_a_bundles_engine_that_does_not_load_is_built_here(brought, builds, monk
     assert len(builds()) == 1 and any("is not used: TensorRT 10.3.0 does not load" in text for text in report.warnings)
     again = bench(bundle)  # and the next time it is there
     assert len(builds()) == 1 and not any("is not used" in text for text in again.warnings)
-
-
-def test_metadata_of_before_adoption_is_still_read():
-    data = Engine("TensorRT 10.3.0", "0" * 64, "fp16", (), 0, 1.0, 2.0, 3, "1" * 64).to_json()
-    assert data.pop("adopted_from") is None
-    assert Engine.from_json(data).adopted_from is None
-
-
-def test_of_several_precisions_one_that_is_refused_costs_only_itself(
-    capsys, fake_tensorrt, tmp_path, manifest, labelled_pictures
-):
-    fake_tensorrt("10.3.0")
-    files = {"fp32": models.detector("fp32"), "fp16": b"no ONNX"}
-    entries = {p: {"payload": f"model.{p}.onnx"} for p in files}
-    payloads = {f"model.{p}.onnx": data for p, data in files.items()}
-    payloads["evaluation.zip"] = EvaluationSet.pack(labelled_pictures)
-    parts = {**manifest, "target": "jetson-orin", "models": entries}
-    path = Bundle.write(tmp_path / "two.epb", parts, payloads, keys.load_or_create()).path
-    code, out, err = edgeprune(capsys, "engine", path, "--precision", "all", "--cuda", "ctypes")
-    assert code == 1 and out.splitlines()[1].startswith("fp32") and "model.fp16.onnx: TensorRT 10.3.0 refuses" in err
-    code, out, err = edgeprune(capsys, "engine", path, "--precision", "all", "--cuda", "ctypes", "--json")
-    good, bad = json.loads(out)
-    assert code == 1 and good["precision"] == "fp32" and good["cached"] and good["runtime"] == "trt"
-    assert bad["precision"] == "fp16" and "refuses it" in bad["reason"] and set(bad) == {"precision", "reason"}
-
-
-def test_on_without_the_hosts_package_is_one_line(capsys, bundle, monkeypatch):
-    monkeypatch.setattr("edgeprune_device.commands.HOST", "edgeprune.host of nobody")
-    code, out, err = edgeprune(capsys, "engine", bundle.path, "--on", "user@jetson")
-    assert (code, out) == (2, "") and err.count("\n") == 1 and "pip install edgeprune" in err

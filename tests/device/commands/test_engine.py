@@ -1,19 +1,15 @@
-"""edgeprune engine, and bench on TensorRT, with the fakes of TensorRT and of libcudart."""
+"""edgeprune engine, with the fakes of TensorRT and of libcudart."""
 
 import json
 import sys
 
 import pytest
-from edgeprune_device import cli, runtimes, schema
-from edgeprune_device.benchmark import precision, run
-from edgeprune_device.errors import InputError
+from edgeprune_device import cli
 from edgeprune_device.trust import keys
 from edgeprune_device.trust.bundle import Bundle
 from edgeprune_device.vision.evaluation import EvaluationSet
 from fakes import fake_tensorrt as fake
 from fakes import models
-
-PRECISIONS = ("fp32", "fp16", "int8", "int8-fp16")
 
 
 def edgeprune(capsys, *args):
@@ -21,20 +17,6 @@ def edgeprune(capsys, *args):
     out, err = capsys.readouterr()
     assert "Traceback" not in err
     return code, out, err
-
-
-@pytest.fixture
-def gpu_bundle(tmp_path, manifest, labelled_pictures):
-    """make(precisions): a bundle for a Jetson with these files."""
-
-    def make(precisions=PRECISIONS, target="jetson-orin"):
-        entries = {p: {"payload": f"model.{p}.onnx", "fp32_nodes": [models.TAIL]} for p in precisions}
-        payloads = {f"model.{p}.onnx": models.detector(p) for p in precisions}
-        payloads["evaluation.zip"] = EvaluationSet.pack(labelled_pictures)
-        parts = {**manifest, "target": target, "models": entries}
-        return Bundle.write(tmp_path / "gpu.epb", parts, payloads, keys.load_or_create())
-
-    return make
 
 
 @pytest.mark.parametrize("release, best", [("8.5.2", "int8"), ("10.3.0", "int8-fp16"), ("11.4.0.106", "int8-fp16")])
@@ -139,33 +121,25 @@ def test_tensorrt_for_rtx_builds_where_it_is_all_there_is(capsys, gpu_bundle, fa
     assert code == 0 and "by TensorRT for RTX 1.7.1.116" in out
 
 
-def test_bench_runs_a_bundle_on_tensorrt(gpu_bundle, fake_tensorrt, builds):
-    pytest.importorskip("onnxruntime")
+def test_of_several_precisions_one_that_is_refused_costs_only_itself(
+    capsys, fake_tensorrt, tmp_path, manifest, labelled_pictures
+):
     fake_tensorrt("10.3.0")
-    report = run.run_benchmark(
-        gpu_bundle(), runtime="trt", cuda="ctypes", cuda_graph=True, seconds=0.05, warmup_seconds=0.05, check=True
-    )
-    assert report.precision == "int8-fp16" and report.runtime["name"] == "trt"
-    assert report.runtime["description"] == "TensorRT 10.3.0, Fake Orin (SM 8.7), CUDA graph, ctypes"
-    assert report.accuracy is not None and len(builds()) == 1
-    assert any("a fake" in warning for warning in report.warnings)  # what TensorRT warned of
-    assert list(report.stages) == ["decode", "pre", "infer", "post", "end_to_end", "h2d", "gpu", "d2h"]
-    samples = {name: stage["samples_ns"] for name, stage in report.stages.items()}
-    assert {len(values) for values in samples.values()} == {report.stages["infer"]["samples"]}
-    for infer, *parts in zip(*(samples[name] for name in ("infer", "h2d", "gpu", "d2h"))):
-        assert 0 < sum(parts) <= infer
-    assert "h2d, gpu, d2h: parts of infer, by the GPU's own clock" in report.table()
-    schema.check("report", json.loads(json.dumps(report.to_json())), "report")
-    # The fake's context runs the same file with ONNX Runtime, Q/DQ fused.
-    assert report.parity["anchors"] > 0 and report.parity["box_px"] < 0.1 and report.parity["score"] < 0.1
+    files = {"fp32": models.detector("fp32"), "fp16": b"no ONNX"}
+    entries = {p: {"payload": f"model.{p}.onnx"} for p in files}
+    payloads = {f"model.{p}.onnx": data for p, data in files.items()}
+    payloads["evaluation.zip"] = EvaluationSet.pack(labelled_pictures)
+    parts = {**manifest, "target": "jetson-orin", "models": entries}
+    path = Bundle.write(tmp_path / "two.epb", parts, payloads, keys.load_or_create()).path
+    code, out, err = edgeprune(capsys, "engine", path, "--precision", "all", "--cuda", "ctypes")
+    assert code == 1 and out.splitlines()[1].startswith("fp32") and "model.fp16.onnx: TensorRT 10.3.0 refuses" in err
+    code, out, err = edgeprune(capsys, "engine", path, "--precision", "all", "--cuda", "ctypes", "--json")
+    good, bad = json.loads(out)
+    assert code == 1 and good["precision"] == "fp32" and good["cached"] and good["runtime"] == "trt"
+    assert bad["precision"] == "fp16" and "refuses it" in bad["reason"] and set(bad) == {"precision", "reason"}
 
 
-def test_the_runtime_decides_what_int8_means(gpu_bundle, fake_tensorrt):
-    manifest = gpu_bundle().manifest
-    for release, expected in (("8.6.1", "int8"), ("10.3.0", "int8-fp16")):
-        fake_tensorrt(release)
-        assert precision.choose_precision(manifest, "trt", "int8") == expected
-    assert precision.choose_precision(manifest, "ort", "int8") == "int8"
-    assert runtimes.order("null") == ("fp32", "fp16", "int8", "int8-fp16")
-    with pytest.raises(InputError, match="has no int8 model; it has fp32"):
-        precision.choose_precision(gpu_bundle(("fp32",)).manifest, "trt", "int8")
+def test_on_without_the_hosts_package_is_one_line(capsys, bundle, monkeypatch):
+    monkeypatch.setattr("edgeprune_device.commands.HOST", "edgeprune.host of nobody")
+    code, out, err = edgeprune(capsys, "engine", bundle.path, "--on", "user@jetson")
+    assert (code, out) == (2, "") and err.count("\n") == 1 and "pip install edgeprune" in err

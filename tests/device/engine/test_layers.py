@@ -1,0 +1,16 @@
+import pytest
+from edgeprune_device.engine.layers import layer_of_node
+
+
+@pytest.mark.parametrize(
+    "node, layer",
+    [
+        ("/model.22/cv2.0/cv2.0.1/conv/Conv", "model.22.cv2.0.1.conv"),  # PyTorch repeats the path of a Sequential
+        ("/model.2/m.0/cv1/conv/Conv", "model.2.m.0.cv1.conv"),
+        ("/model.0/Mul", "model.0"),
+        ("Conv_12", "Conv_12"),  # a name without a path
+        ("", ""),
+    ],
+)
+def test_an_operator_is_of_the_layer_that_its_name_leads_to(node, layer):
+    assert layer_of_node(node) == layer
