@@ -125,6 +125,14 @@ def upwards(package: str) -> list[str]:
     return sorted(found)
 
 
+def without_a_test_file(package: str) -> list[str]:
+    """Modules, as `folder/module.py`, that no test file of the mirrored folder is named after."""
+    side = ROOT / "tests" / {"edgeprune": "host", "edgeprune_device": "device"}[package]
+    base = PACKAGES[package]
+    found = [path.relative_to(base) for path in sorted(base.rglob("*.py")) if not path.stem.startswith("_")]
+    return [path.as_posix() for path in found if not (side / path.parent / f"test_{path.stem}.py").exists()]
+
+
 def report(package: str) -> str:
     """All of it as text."""
     graph = arrows(package)
@@ -141,6 +149,7 @@ def report(package: str) -> str:
         ("circles of modules", [" ".join(names) for names in circles(imports(package))]),
         ("upward imports", upwards(package)),
         ("modules in the root", _root_modules(package)),
+        ("modules without a test file of their name", without_a_test_file(package)),
     ):
         lines.append(f"  {title}: {len(found)}" + "".join(f"\n    {text}" for text in found))
     return "\n".join(lines)

@@ -31,6 +31,51 @@ def test_contributing_shows_the_map_that_the_folders_give(package):
     assert layout.map_of(package) in (layout.ROOT / "CONTRIBUTING.md").read_text()
 
 
+#: Modules, or whole folders, that a test file of another name judges; they share its fixtures, or are a few lines.
+ELSEWHERE = {
+    "edgeprune": {
+        "api/": "api/test_api.py",
+        "commands/": "commands/test_commands.py",
+        "comparison/page/": "comparison/test_page.py",
+        "demo/": "demo/test_scenes.py",
+        "analysis/table.py": "analysis/test_chart.py",
+        "cache.py": "data/formats/test_cache.py",
+        "comparison/compare.py": "commands/test_commands.py",
+        "comparison/comparison.py": "comparison/test_page.py",
+        "comparison/items.py": "commands/test_commands.py",
+        "comparison/row.py": "comparison/test_recorded.py",
+        "data/pictures.py": "data/test_dataset.py",
+        "drones/bootstrap/": "drones/test_setup.py",
+        "drones/deploy/ext4.py": "drones/deploy/test_image.py",
+        "drones/deploy/mount.py": "drones/deploy/test_image.py",
+        "pruning/criteria/l1.py": "pruning/criteria/test_slices.py",
+        "pruning/criteria/l2.py": "pruning/criteria/test_slices.py",
+        "quantize/reference.py": "measuring/test_sessions.py",
+        "workflow/job.py": "workflow/test_build.py",
+    },
+    "edgeprune_device": {
+        "commands/": "commands/test_commands.py",
+        "installation/options.py": "installation/test_install.py",
+        "interpreter.py": "test_current_folder.py",
+        "probes/": "probes/test_discovery.py",
+        "runtimes/": "runtimes/test_runtimes.py",
+        "service/protocol.py": "service/test_child.py",
+        "sources/": "sources/test_sources.py",
+    },
+}
+
+
+@pytest.mark.parametrize("package", layout.PACKAGES)
+def test_every_module_is_judged_by_a_test_file_of_its_name_or_by_a_named_other_one(package):
+    side = layout.ROOT / "tests" / {"edgeprune": "host", "edgeprune_device": "device"}[package]
+    missing = layout.without_a_test_file(package)
+    known = ELSEWHERE[package]
+    folders = tuple(name for name in known if name.endswith("/"))
+    assert [name for name in missing if name not in known and not name.startswith(folders)] == []
+    assert [name for name in known if not any(m.startswith(name) for m in missing)] == []
+    assert [file for file in known.values() if not (side / file).exists()] == []
+
+
 def test_no_folder_hides_a_verb():
     verbs = {"build", "prune", "export", "compare", "analyze", "finetune"}
     assert not verbs & set(layout.ORDER["edgeprune"])
