@@ -25,7 +25,7 @@ from edgeprune_device.files import write_atomic
 from torch import nn
 
 from edgeprune.analysis import chart
-from edgeprune.analysis.budgets import BudgetLadder, Measure, Step
+from edgeprune.analysis.budgets import BudgetLadder, Measure, ProgressCallback
 from edgeprune.analysis.findings import Advice, Findings
 from edgeprune.analysis.sensitivity import sensitivity
 from edgeprune.analysis.table import table
@@ -72,7 +72,7 @@ def analyze_network(
     judges: torch.Tensor,
     measure: Measure,
     name: str = "model",
-    step: Step = lambda fraction, what: None,
+    progress: ProgressCallback = lambda fraction, what: None,
 ) -> Analysis:
     """Try a ladder of budgets and every group; the network is scored once, and not changed.
 
@@ -86,7 +86,7 @@ def analyze_network(
         judges: (N, 3, H, W) float32 images, none of `samples`, on which the predictions are compared.
         measure: returns the accuracy of a network on images that are none of `samples`.
         name: name of the model in the findings.
-        step: receives the fraction done and a line of text.
+        progress: receives the fraction done and a line of text.
 
     Returns:
         The findings, as `Analysis`.
@@ -95,15 +95,15 @@ def analyze_network(
         InputError: no budget of the ladder can be reached.
         GateError: surgery is not exact on this model.
     """
-    step(0.0, f"{criterion}: scoring channels")
+    progress(0.0, f"{criterion}: scoring channels")
     channels = trace(model)
     scores = criteria.load(criterion)(model, channels, samples)
     units = budget.units(channels, scores, multiple)
     ladder = BudgetLadder(model, channels, scores, units, criterion, multiple, imgsz, samples, measure)
-    step(0.1, "measuring the uncut network")
-    rungs, unreached = ladder.climb(kind, lambda fraction, what: step(0.15 + 0.45 * fraction, what))
+    progress(0.1, "measuring the uncut network")
+    rungs, unreached = ladder.climb(kind, lambda fraction, what: progress(0.15 + 0.45 * fraction, what))
     groups = sensitivity(
-        model, channels, scores, units, samples.pictures, judges, lambda f, what: step(0.6 + 0.4 * f, what)
+        model, channels, scores, units, samples.pictures, judges, lambda f, what: progress(0.6 + 0.4 * f, what)
     )
     return Analysis(
         name, kind, criterion, multiple, imgsz, ladder.uncut, ladder.accuracy, tuple(rungs), tuple(unreached),

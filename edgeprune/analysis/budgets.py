@@ -26,7 +26,7 @@ LADDERS = {
 
 _RESAMPLES = 500
 
-Step = Callable[[float, str], None]
+ProgressCallback = Callable[[float, str], None]
 
 #: Returns a network's accuracy on the measuring images, and the matches behind it.
 Measure = Callable[[nn.Module], tuple[Accuracy, Matches]]
@@ -64,12 +64,12 @@ class BudgetLadder:
         self._drawn = rng.integers(matches.pictures, size=(_RESAMPLES, matches.pictures))
         self._reference = self._resampled(matches)
 
-    def climb(self, kind: str, step: Step) -> tuple[list[Rung], list[str]]:
+    def climb(self, kind: str, progress: ProgressCallback) -> tuple[list[Rung], list[str]]:
         """Prune and measure every budget of a kind, and a half step beyond the recommended one.
 
         Args:
             kind: macs, params or ratio.
-            step: receives the fraction done and a line of text.
+            progress: receives the fraction done and a line of text.
 
         Returns:
             The rungs from the smallest cut to the largest, and the budgets that cannot be reached, each with its
@@ -81,7 +81,7 @@ class BudgetLadder:
         values, rungs, unreached = LADDERS[kind], [], []
         for i, value in enumerate(values):
             asked = Budget(kind, value)
-            step(i / (len(values) + 1), f"{asked}: cutting, compensating, measuring")
+            progress(i / (len(values) + 1), f"{asked}: cutting, compensating, measuring")
             try:
                 rungs.append(self._rung(asked))
             except InputError as error:
@@ -93,7 +93,7 @@ class BudgetLadder:
         if place < len(rungs) and rungs[place].kept is not None:  # half a step beyond the recommended rung
             uncut = 0.0 if kind == "ratio" else 1.0
             asked = Budget(kind, round(((good.value if good else uncut) + rungs[place].value) / 2, 3))
-            step(len(values) / (len(values) + 1), f"{asked}: cutting, compensating, measuring")
+            progress(len(values) / (len(values) + 1), f"{asked}: cutting, compensating, measuring")
             rungs.insert(place, self._rung(asked))
         return rungs, unreached
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from edgeprune.analysis.budgets import Step
+from edgeprune.analysis.budgets import ProgressCallback
 from edgeprune.analysis.findings import SHARE, GroupSensitivity
 from edgeprune.pruning import budget, surgery
 from edgeprune.pruning import cost as costs
@@ -24,7 +24,7 @@ COMPARED = 16
 
 def sensitivity(
     model: nn.Module, channels: Channels, scores: np.ndarray, units: list[Unit], pictures: torch.Tensor,
-    judges: torch.Tensor, step: Step = lambda fraction, what: None,
+    judges: torch.Tensor, progress: ProgressCallback = lambda fraction, what: None,
 ) -> list[GroupSensitivity]:  # fmt: skip
     """Prune every unit alone, in the order of the network, and measure the output divergence.
 
@@ -35,7 +35,7 @@ def sensitivity(
         units: the decisions of a plan.
         pictures: (N, 3, H, W) images to compensate with.
         judges: (M, 3, H, W) images to compare the predictions on.
-        step: receives the fraction done and a line of text.
+        progress: receives the fraction done and a line of text.
 
     Returns:
         One `GroupSensitivity` a unit.
@@ -48,7 +48,7 @@ def sensitivity(
     found = []
     for i, unit in enumerate(units):
         layers = _layers(model, channels, unit)
-        step(i / len(units), f"group {i + 1}/{len(units)}")
+        progress(i / len(units), f"group {i + 1}/{len(units)}")
         kept = unit.options.sum(1) / unit.options[0].sum()
         picked = int(np.argmin(np.abs(kept - (1 - SHARE))))
         without = full.copy()

@@ -63,7 +63,7 @@ def analyze(
     if set(solve) & set(select):
         few = len(pictures.train)
         reporter.warn(f"only {few} training pictures: measured on the pictures solved with, so too high")
-    with reporter.stage("analyze") as step:
+    with reporter.stage("analyze") as progress:
         return analyze_network(
             source.model,
             criterion=criterion,
@@ -74,5 +74,5 @@ def analyze(
             judges=samples.read(pictures, samples.pick(select, sensitivity.COMPARED), size).pictures,
             measure=lambda network: accuracy.evaluate(TorchSession(network, size), pictures, select, size),
             name=source.path.name,
-            step=step,
+            progress=progress,
         )

@@ -74,10 +74,10 @@ def compare(
             reports += [replace(row, name=f"{name} *") for row in rows] if name else rows
         else:
             models += _items(thing, name, imgsz)
-    with ready(Reporter(quiet=quiet)).stage("compare") as step:
+    with ready(Reporter(quiet=quiet)).stage("compare") as progress:
         return compare_items(
             models, judges, reports, threads=threads, rounds=rounds, pictures=pictures,
-            reproduce=_command(items, data, imgsz, threads, rounds), step=step,
+            reproduce=_command(items, data, imgsz, threads, rounds), progress=progress,
         )  # fmt: skip
 
 

@@ -129,8 +129,8 @@ def export(
     if pictures is not None:
         dataset.check_names(pictures, source.names)
     size = source.input_size(imgsz)
-    with ready(Reporter(quiet=quiet)).stage("export") as step:
-        models, made, parity = _made(source, pictures, size, device, precision, max_drop, nms, step)
+    with ready(Reporter(quiet=quiet)).stage("export") as progress:
+        models, made, parity = _made(source, pictures, size, device, precision, max_drop, nms, progress)
     folder = source.path.with_name(f"{source.path.stem}-onnx") if out is None else Path(out)
     files = _written(models, folder)
     opsets = {n: next(o.version for o in m.opset_import if o.domain in ("", "ai.onnx")) for n, m in models.items()}
@@ -140,7 +140,7 @@ def export(
     return Exported(files, opsets, accuracy, parity, made.said)
 
 
-def _made(source, pictures, size, target, wanted, max_drop, suppress, step):
+def _made(source, pictures, size, target, wanted, max_drop, suppress, progress):
     """Return ({precision: model}, precisions.Made, Parity); the last two are None without images."""
     given = qat.thresholds(source)
     fp32 = to_onnx(source.model, (size, size))
@@ -158,7 +158,7 @@ def _made(source, pictures, size, target, wanted, max_drop, suppress, step):
         place = target.precisions.index(name)
 
         def shown(n):
-            step(0.3 + 0.7 * (place + n / total) / len(target.precisions), f"{name}: {n}/{total} pictures")
+            progress(0.3 + 0.7 * (place + n / total) / len(target.precisions), f"{name}: {n}/{total} pictures")
 
         return evaluate(session, pictures, pictures.val, size, shown)
 
@@ -172,7 +172,7 @@ def _made(source, pictures, size, target, wanted, max_drop, suppress, step):
         judge,
         thresholds=given,
         finish=finish,
-        step=lambda what: step(0.1, what),
+        progress=lambda what: progress(0.1, what),
     )
     return {"fp32": finished, **made.files}, made, parity
 

@@ -163,11 +163,11 @@ def finetune(
             rounding.thresholds(source)  # for the figure before training; damaged ones are refused now
         file = out or Path(scratch) / f"{weights.stem}-tuned.pt"
         work = file.with_name(f".{file.stem}-training")  # an interrupted run of the same settings continues from here
-        with reporter.stage("finetune") as step:
+        with reporter.stage("finetune") as progress:
 
             def shown(p: Progress) -> None:
                 done = (p.epoch - 1 + p.step / p.steps) / p.epochs
-                step(done, f"epoch {p.epoch}/{p.epochs}  loss {p.loss:.3f}")
+                progress(done, f"epoch {p.epoch}/{p.epochs}  loss {p.loss:.3f}")
 
             with contextlib.nullcontext() if distill is None else as_file(distill) as teacher:
                 result = finetune_network(
@@ -178,11 +178,11 @@ def finetune(
             tuned.path = Path(file.name)
     found, rounded = [], []
     for name, state in (("before", source), ("after", tuned)):
-        with reporter.stage(f"measure {name}") as step:
+        with reporter.stage(f"measure {name}") as progress:
             total = len(pictures.val)
 
-            def told(n, step=step, total=total):
-                step(n / total, f"{n}/{total} pictures")
+            def told(n, progress=progress, total=total):
+                progress(n / total, f"{n}/{total} pictures")
 
             session = TorchSession(state.model, size)
             found.append(evaluate(session, pictures, pictures.val, size, told)[0])

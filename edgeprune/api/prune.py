@@ -160,10 +160,10 @@ def prune(
         features = samples.read(pictures, solve, imgsz)
     else:
         reporter.say(f"no --data: chosen by {criterion}, nothing compensated; accuracy not measured")
-    with reporter.stage("prune") as step:
-        budget, latency, _ = measured_budget(asked, source.model, imgsz, multiple, step)
+    with reporter.stage("prune") as progress:
+        budget, latency, _ = measured_budget(asked, source.model, imgsz, multiple, progress)
         ask = PruneRequest(budget, multiple, imgsz, uniform, portable, latency)
-        cut = prune_network(source.model, criterion=criterion, ask=ask, samples=features, step=step)
+        cut = prune_network(source.model, criterion=criterion, ask=ask, samples=features, progress=progress)
     accuracy = None
     if data is not None:
         with reporter.stage("measure"):

@@ -32,7 +32,7 @@ def compare_items(
     rounds: int = 40,
     pictures: int = GALLERY,
     reproduce: Sequence[str] = (),
-    step: Callable[[float, str], None] = lambda fraction, what: None,
+    progress: Callable[[float, str], None] = lambda fraction, what: None,
 ) -> Comparison:
     """Measure every item in one run.
 
@@ -47,7 +47,7 @@ def compare_items(
         rounds: number of turns of the timing.
         pictures: number of images in the gallery; 0: none.
         reproduce: shell lines that measure the same.
-        step: receives the fraction done and a line of text.
+        progress: receives the fraction done and a line of text.
 
     Raises:
         InputError: there is nothing to compare, or the models have different classes.
@@ -60,7 +60,7 @@ def compare_items(
     if dataset is not None and items:
         check_names(dataset, list(items[0].names))
     names = _unique([item.name for item in items] + [row.name for row in reports])
-    took = _timed(items, names, dataset, threads, rounds, step)
+    took = _timed(items, names, dataset, threads, rounds, progress)
     rows, shown = [], {}
     for i, (name, item) in enumerate(zip(names, items)):
         accuracy, session = None, item.session()
@@ -68,7 +68,7 @@ def compare_items(
 
             def told(done, name=name, i=i):
                 total = len(dataset.val)
-                step(0.2 + 0.8 * (i + done / total) / len(items), f"{name} {done}/{total} pictures")
+                progress(0.2 + 0.8 * (i + done / total) / len(items), f"{name} {done}/{total} pictures")
 
             shown[name] = []
             accuracy, _ = evaluate(session, dataset, dataset.val, item.imgsz, told, shown[name])
@@ -97,13 +97,13 @@ def _unique(names: Sequence[str]) -> list[str]:
     return found
 
 
-def _timed(items, names, dataset, threads: int, rounds: int, step) -> dict[str, dict]:
+def _timed(items, names, dataset, threads: int, rounds: int, progress) -> dict[str, dict]:
     """Return {name: Timing as JSON}."""
     took: dict[str, dict] = {}
     for size in dict.fromkeys(item.imgsz for item in items):  # models are timed in turns only on one input size
         group = {name: item.model for name, item in zip(names, items) if item.imgsz == size}
         kinds = {name: item.kind for name, item in zip(names, items)}
-        step(0.0, f"timing {len(group)} models at {size} px")
+        progress(0.0, f"timing {len(group)} models at {size} px")
         val, classes = (dataset.val, len(dataset.names)) if dataset else ((), 0)
         timed = time_models(group, size, val, classes=classes, kinds=kinds, threads=threads, rounds=rounds)
         for name, timing in timed.items():

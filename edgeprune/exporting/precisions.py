@@ -76,7 +76,7 @@ def make(
     *,
     thresholds: Mapping[str, float] | None = None,
     finish: Callable[[onnx.ModelProto], onnx.ModelProto] = lambda model: model,
-    step: Callable[[str], None] = lambda what: None,
+    progress: Callable[[str], None] = lambda what: None,
 ) -> Made:
     """Make the files besides FP32 that `target` takes and `wanted` asks for.
 
@@ -96,7 +96,7 @@ def make(
         thresholds: Where the tensors were clipped in training (training/qat.py), for signed activations. No calibration
             method is tried then. A target with unsigned activations ignores them.
         finish: The last change to every file (nms.py); the finished file is the one that is measured and returned.
-        step: Called with the step, as text.
+        progress: called with a line of text.
 
     Raises:
         AccuracyDrop: A precision loses more than `max_drop` in the end; the error carries the figures.
@@ -106,7 +106,7 @@ def make(
     said: dict[str, dict] = {}
     int8 = None
     if names:
-        step("measuring ranges")
+        progress("measuring ranges")
         ranges = q.calibrate(fp32, pictures, threads=torch.get_num_threads())
         # Where FP16 is a flag for the whole network, the nodes that `finish` adds have to stay FP32, too: the area of a
         # box of 256 px is beyond FP16.
@@ -121,7 +121,7 @@ def make(
         methods = tuple(q.METHODS)
         if thresholds is not None and target.int8_activations == "signed":
             ranges, methods = ranges.fixed(thresholds), ("qat",)
-        int8 = Int8(fp32, ranges, pictures, target, step)
+        int8 = Int8(fp32, ranges, pictures, target, progress)
         int8.settle(methods, score, max_drop)
         files.update(int8.files)
 
@@ -161,14 +161,17 @@ class Int8:
         ranges: Its measured ranges.
         pictures: The calibration images.
         target: The target of the build.
-        step: Called with the step, as text.
+        progress: called with a line of text.
 
     Attributes:
         files: Precision -> model.
     """
 
-    def __init__(self, fp32: onnx.ModelProto, ranges: q.Ranges, pictures, target: Target, step) -> None:
-        self._fp32, self._ranges, self._pictures, self._target, self._step = fp32, ranges, pictures, target, step
+    def __init__(
+        self, fp32: onnx.ModelProto, ranges: q.Ranges, pictures, target: Target, progress: Callable[[str], None]
+    ) -> None:
+        self._fp32, self._ranges, self._pictures = fp32, ranges, pictures
+        self._target, self._progress = target, progress
         # The file is measured as it runs here. 7 bits are safe everywhere, and cost YOLOv8n COCO two thirds of a point
         # (128 images: 0.465 in FP32, 0.462 with 8, 0.455 with 7).
         self._narrow = target.int8_activations == "unsigned" and Environment.read().saturates
@@ -200,13 +203,13 @@ class Int8:
         def scored(model) -> float:
             return score(session(self._target, "int8", model))
 
-        self._step("choosing the calibration")
+        self._progress("choosing the calibration")
         self._choice = q.choose(lambda method: self._build(method, ()), scored, methods)
         before = score(session(self._target, "fp32", self._fp32))
         drops = [before - self._choice.scores[self._choice.method]]
         self._note(drops[0])
         while drops[-1] > max_drop and self._next():
-            self._step(f"layer fallback: {self.fallbacks} of {len(self._ladder.fallbacks)} that may be")
+            self._progress(f"layer fallback: {self.fallbacks} of {len(self._ladder.fallbacks)} that may be")
             drops.append(before - scored(self._build(self._choice.method, self._ladder.layers(self._rung))))
             self._note(drops[-1])
         if drops[-1] > max_drop:
@@ -218,7 +221,7 @@ class Int8:
         """Let the layers of the next rung fall back; False where no more may."""
         if not self._next():
             return False
-        self._step(f"layer fallback: {self.fallbacks} of {len(self._ladder.fallbacks)} that may be")
+        self._progress(f"layer fallback: {self.fallbacks} of {len(self._ladder.fallbacks)} that may be")
         self._make()
         return True
 
@@ -267,10 +270,10 @@ class Int8:
             model = self._quantized(method, exclude)
             return q.shifted(model, shifts) if corrected else model
 
-        def step(fraction: float) -> None:
-            self._step(f"what each layer's rounding costs: {fraction:.0%}")
+        def progress(fraction: float) -> None:
+            self._progress(f"what each layer's rounding costs: {fraction:.0%}")
 
-        found = q.sensitivities(self._fp32, build, probe, step=step)
+        found = q.sensitivities(self._fp32, build, probe, progress=progress)
         return q.Ladder.of(found, q.int8_share(whole))
 
     def _make(self) -> None:

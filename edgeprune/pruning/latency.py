@@ -103,7 +103,7 @@ def fit(
     multiple: int = 8,
     seed: int = 0,
     measure: Clock | None = None,
-    step: Callable[[float, str], None] = lambda fraction, what: None,
+    progress: Callable[[float, str], None] = lambda fraction, what: None,
 ) -> Latency:
     """Cut, export and time `architectures` networks, and fit the model to their times.
 
@@ -116,7 +116,7 @@ def fit(
         seed: Of the random architectures.
         measure: The clock (timing/); None takes ONNX Runtime on this machine. YOLOv8n at 512 px took 78 s of processor
             time.
-        step: Called with the fraction done and the step, as text.
+        progress: called with the fraction done and a line of text.
     """
     if measure is None:
         from edgeprune.pruning.timing.ort import Ort
@@ -125,9 +125,9 @@ def fit(
     counts = sample(channels, architectures, multiple=multiple, seed=seed)
     files = {}
     for i, kept in enumerate(counts):
-        step(0.4 * i / len(counts), f"latency: exporting architecture {i + 1} of {len(counts)}")
+        progress(0.4 * i / len(counts), f"latency: exporting architecture {i + 1} of {len(counts)}")
         files[f"{i:03d}"] = onnx(model, channels, kept, imgsz)
-    step(0.4, f"latency: timing {len(counts)} architectures in turns")
+    progress(0.4, f"latency: timing {len(counts)} architectures in turns")
     found = measure(files)
     ms = np.array([found[name] for name in files])
     unused = _unused(model, channels, imgsz)

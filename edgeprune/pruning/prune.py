@@ -103,7 +103,7 @@ def trace_channels(model: nn.Module, imgsz: int) -> Channels:
 
 
 def measured_budget(
-    asked: Budget, model: nn.Module, imgsz: int, multiple: int, step: Callable[[float, str], None]
+    asked: Budget, model: nn.Module, imgsz: int, multiple: int, progress: Callable[[float, str], None]
 ) -> tuple[Budget, Latency | None, dict]:
     """The budget in a form that can be solved. Only a latency has to be measured, on the runtime at hand.
 
@@ -112,7 +112,7 @@ def measured_budget(
         model: The network.
         imgsz: The side of the square image, px.
         multiple: Kept counts are multiples of it where the full width is.
-        step: Called with the fraction done and the step, as text.
+        progress: called with the fraction done and a line of text.
 
     Returns:
         (budget, its latency model or None, its entry in the record of the build).
@@ -121,7 +121,7 @@ def measured_budget(
         return asked, None, {}
     from edgeprune.pruning import latency
 
-    found = latency.fit(model, trace_channels(model, imgsz), imgsz, multiple=multiple, step=step)
+    found = latency.fit(model, trace_channels(model, imgsz), imgsz, multiple=multiple, progress=progress)
     if asked.kind == "latency_ms":
         asked = latency.budget(found, asked.value)
     return asked, found, {"latency": found.to_json()}
@@ -129,7 +129,7 @@ def measured_budget(
 
 def draft(
     model: nn.Module, channels: Channels, name: str, ask: PruneRequest, samples: Samples | None,
-    step: Callable[[float, str], None] = lambda fraction, what: None,
+    progress: Callable[[float, str], None] = lambda fraction, what: None,
 ) -> PrunePlan:  # fmt: skip
     """The plan of one importance criterion.
 
@@ -142,7 +142,7 @@ def draft(
         name: The criterion: a name, `module:function`, or `auto` (criteria.resolve).
         ask: The prune request.
         samples: Labelled images, or None.
-        step: Called with the fraction done and the step, as text.
+        progress: called with the fraction done and a line of text.
 
     Raises:
         InputError: The criterion is unknown, it needs images and there are none, or the budget cannot be met.
@@ -153,7 +153,7 @@ def draft(
     rounds = ROUNDS if criteria.needs_samples(criterion) and not ask.portable else 1
     plan, now, now_channels = None, model, channels
     for i in range(rounds):
-        step(i / rounds, f"{name}: choosing channels" + (f", {i + 1} of {rounds}" if rounds > 1 else ""))
+        progress(i / rounds, f"{name}: choosing channels" + (f", {i + 1} of {rounds}" if rounds > 1 else ""))
         part = ask if rounds == 1 else ask.toward(channels, now_channels, rounds - i)
         keep, yaml = _solve(now, now_channels, criterion(now, now_channels, samples), part)
         chosen = PrunePlan.of(now_channels, keep, budget=str(ask.budget), criterion=name, yaml=yaml)
@@ -247,7 +247,7 @@ def prune_network(
     criterion: str,
     ask: PruneRequest,
     samples: Samples | None,
-    step: Callable[[float, str], None] = lambda fraction, what: None,
+    progress: Callable[[float, str], None] = lambda fraction, what: None,
 ) -> Cut:
     """Plan, cut and compensate a network.
 
@@ -256,9 +256,9 @@ def prune_network(
         criterion: A name, `module:function`, or `auto` (criteria.resolve).
         ask: The prune request.
         samples: Labelled images, or None.
-        step: Called with the fraction done and the step, as text.
+        progress: called with the fraction done and a line of text.
     """
     channels = trace_channels(model, ask.imgsz)
-    plan = draft(model, channels, criterion, ask, samples, lambda fraction, what: step(0.8 * fraction, what))
-    step(0.8, "cutting and compensating")
+    plan = draft(model, channels, criterion, ask, samples, lambda fraction, what: progress(0.8 * fraction, what))
+    progress(0.8, "cutting and compensating")
     return cut(model, channels, plan, samples)

@@ -65,7 +65,7 @@ def sensitivities(
     build: Callable[[Sequence[str]], onnx.ModelProto],
     probe: Probe,
     *,
-    step: Callable[[float], None] = lambda fraction: None,
+    progress: Callable[[float], None] = lambda fraction: None,
 ) -> list[LayerSensitivity]:
     """The sensitivity of every convolution that may become INT8, in the order of the graph.
 
@@ -73,14 +73,14 @@ def sensitivities(
         fp32: The FP32 file.
         build: Layers that stay float -> the quantized model.
         probe: Measures the output divergence.
-        step: Called with the fraction done.
+        progress: Called with the fraction done.
     """
     graph = Graph(fp32)
     total = sum(graph.macs(n) for n in graph.nodes if n.op_type == "Conv")
     nodes = {layer_of(n): n for n in graph.body_convolutions()}
     found = []
     for i, (layer, node) in enumerate(nodes.items()):
-        step(i / len(nodes))
+        progress(i / len(nodes))
         error = probe(build(others(nodes, [layer])))
         found.append(LayerSensitivity(layer, error, graph.macs(node) / total))
     return found

@@ -66,8 +66,8 @@ def run_build(options: BuildOptions, out: Path, reporter: Reporter, *, resume: b
 def _run(job: Job, name: str, stage: stages.Stage) -> None:
     start = time.monotonic()
     try:
-        with job.reporter.stage(name) as step:
-            result = stage(job, step)
+        with job.reporter.stage(name) as progress:
+            result = stage(job, progress)
     except EdgepruneError as error:
         if isinstance(error, GateError):
             job.record["failed"] = {"stage": name, "reason": str(error), "models": job.lost}

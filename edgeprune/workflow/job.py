@@ -29,7 +29,7 @@ from edgeprune.training.finetune import TrainingSettings
 
 PRECISIONS = ("fp32", "fp16", "int8")
 #: Called by a stage with the fraction of its work that is done, and a line of text.
-Progress = Callable[[float, str], None]
+ProgressCallback = Callable[[float, str], None]
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,7 @@ class Job:
         """The images and labels of the `solve` split, as the network takes them."""
         return samples.read(self.data, self.splits["solve"], self.options.imgsz)
 
-    def measured(self, progress: Progress) -> tuple:
+    def measured(self, progress: ProgressCallback) -> tuple:
         """Return the result of `measured_budget`, which runs once a process."""
         if self._measured is None:
             self._measured = prune.measured_budget(
@@ -202,7 +202,7 @@ class Job:
         return nms.add(model) if self.options.nms else model
 
     # -- figures ---------------------------------------------------------------------------------------------------
-    def evaluate(self, session, progress: Progress, model: str):
+    def evaluate(self, session, progress: ProgressCallback, model: str):
         """Evaluate a model on all validation images, and keep its detections for the page.
 
         Args:

@@ -33,10 +33,10 @@ from edgeprune.pruning.prune import PruneRequest, cut, prune_network, trace_chan
 from edgeprune.training import finetune
 from edgeprune.training.qat import thresholds
 from edgeprune.workflow import pack as packing
-from edgeprune.workflow.job import BuildOptions, Job, Progress
+from edgeprune.workflow.job import BuildOptions, Job, ProgressCallback
 from edgeprune.workflow.record import compared
 
-Stage = Callable[[Job, Progress], dict]
+Stage = Callable[[Job, ProgressCallback], dict]
 
 #: The GPU architecture for the check with NVIDIA's parser and builder if this host cannot build for the target itself.
 PROBE = "SM86"
@@ -48,7 +48,7 @@ POOR = 0.01
 PAGE = "report.html"
 
 
-def baseline(job: Job, progress: Progress) -> dict:
+def baseline(job: Job, progress: ProgressCallback) -> dict:
     """Measure cost and accuracy of the original, on the images that every later model is evaluated on."""
     model = job.original.model
     accuracy, _ = job.evaluate(TorchSession(model, job.imgsz), progress, "original")
@@ -83,7 +83,7 @@ def _check_baseline(job: Job, accuracy) -> None:
     )
 
 
-def plan(job: Job, progress: Progress) -> dict:
+def plan(job: Job, progress: ProgressCallback) -> dict:
     """Choose the channels of the last pruning step, and write plan.json."""
     chosen, said = _choose(job, job.start.model, 1, progress)
     chosen.plan.save(job.out / "plan.json")
@@ -105,10 +105,10 @@ def _choose(job: Job, model, steps: int, progress) -> tuple:
     ask = PruneRequest(asked, job.target.channel_multiple, job.imgsz, o.uniform, o.portable, latency)
     if o.steps > 1:
         ask = ask.toward(*(trace_channels(m, job.imgsz) for m in (job.original.model, model)), steps)
-    return prune_network(model, criterion=o.criterion, ask=ask, samples=job.features, step=progress), said
+    return prune_network(model, criterion=o.criterion, ask=ask, samples=job.features, progress=progress), said
 
 
-def step(job: Job, progress: Progress, *, number: int) -> dict:
+def step(job: Job, progress: ProgressCallback, *, number: int) -> dict:
     """Run one round of pruning and fine-tuning before the last.
 
     Args:
@@ -138,7 +138,7 @@ def step(job: Job, progress: Progress, *, number: int) -> dict:
     }
 
 
-def prune(job: Job, progress: Progress) -> dict:
+def prune(job: Job, progress: ProgressCallback) -> dict:
     """Remove the channels, compensate, and measure the pruned network before any training."""
     plan = PrunePlan.load(job.out / "plan.json")
     model = job.start.model
@@ -164,7 +164,7 @@ def prune(job: Job, progress: Progress) -> dict:
     }
 
 
-def tune(job: Job, progress: Progress) -> dict:
+def tune(job: Job, progress: ProgressCallback) -> dict:
     """Fine-tune the pruned network; the architecture is checked at every step."""
     o = job.options
     path = job.out / "tuned.pt"
@@ -198,7 +198,7 @@ def _finetune(job: Job, weights: Path, out: Path, settings: finetune.TrainingSet
     return finetune.finetune_network(weights, job.data, out, settings, work, teacher=teacher, on_step=show)
 
 
-def qat(job: Job, progress: Progress) -> dict:
+def qat(job: Job, progress: ProgressCallback) -> dict:
     """Train a few epochs with the rounding of the INT8 file; the checkpoint carries the scales."""
     o = job.options
     path = job.model_path("qat")
@@ -222,7 +222,7 @@ def qat(job: Job, progress: Progress) -> dict:
     }
 
 
-def export(job: Job, progress: Progress) -> dict:
+def export(job: Job, progress: ProgressCallback) -> dict:
     """Write one static FP32 ONNX file, and compare it with the network on real images."""
     tuned = checkpoint.load(job.trained).model
     progress(0.1, "exporting")
@@ -242,7 +242,7 @@ def export(job: Job, progress: Progress) -> dict:
     }
 
 
-def quantize(job: Job, progress: Progress) -> dict:
+def quantize(job: Job, progress: ProgressCallback) -> dict:
     """Make the FP16 and INT8 files, judge their accuracy drop, and time all files against the original.
 
     Every file is evaluated on the validation images and held to --max-drop. The original and the files are timed in
@@ -266,7 +266,7 @@ def quantize(job: Job, progress: Progress) -> dict:
             lambda name, session: job.evaluate(session, progress, name),
             thresholds=thresholds(checkpoint.load(job.trained)),
             finish=job.finish,
-            step=lambda what: progress(0.0, what),
+            progress=lambda what: progress(0.0, what),
         )
     except precisions.AccuracyDrop as error:
         job.lost = {
@@ -312,7 +312,7 @@ def quantize(job: Job, progress: Progress) -> dict:
     }
 
 
-def engine(job: Job, progress: Progress) -> dict:
+def engine(job: Job, progress: ProgressCallback) -> dict:
     """Parse and build every file with NVIDIA's parser and builder.
 
     Engines are packed for targets that can be built for on this host. For a Jetson the build is a check of parsing and
@@ -348,7 +348,7 @@ def engine(job: Job, progress: Progress) -> dict:
     return {"files": files, "engines": built, "note": note}
 
 
-def reference(job: Job, progress: Progress) -> dict:
+def reference(job: Job, progress: ProgressCallback) -> dict:
     """Let the reference device (--on) build the engines and measure them."""
     path = job.work / "reference.epb"
     job.work.mkdir(exist_ok=True)
@@ -369,7 +369,7 @@ def reference(job: Job, progress: Progress) -> dict:
     }
 
 
-def pack(job: Job, progress: Progress) -> dict:
+def pack(job: Job, progress: ProgressCallback) -> dict:
     """Pack all files into one signed bundle."""
     bundle = _pack(job, job.bundle_path, _engines(job), progress)
     return {
@@ -380,7 +380,7 @@ def pack(job: Job, progress: Progress) -> dict:
     }
 
 
-def page(job: Job, progress: Progress) -> dict:
+def page(job: Job, progress: ProgressCallback) -> dict:
     """Write the page and the JSON with every figure of the build."""
     models = [*job.record["models"], *(name for name in job.lost if name not in job.record["models"])]
     found = {}
