@@ -1,10 +1,9 @@
 """CPU threads: every core this process may use, or what OMP_NUM_THREADS says, and how they wait for each other.
 
-By OpenMP's default they spin at the end of every layer until all have arrived. On a quiet machine that is faster: a pass
-of YOLOv8n takes 64 ms instead of 70 on one Xeon, 20 ms instead of 36 on an EPYC. When another program needs a core, a
-layer waits for that program's time slice while the other threads spin: on the EPYC a pass takes 1.2 times as long, on the
-Xeon three times, and fifty times beside a program that spins, too (`benchmarks/results/threads.md`). So the threads yield
-here, as do ONNX Runtime's (`edgeprune_device.runtimes.ort`).
+By OpenMP's default they spin at the end of every layer until all have arrived, which is faster on a quiet machine. When
+another program needs a core, a layer waits for that program's time slice while the other threads burn theirs. How much
+each way costs differs from processor to processor (`benchmarks/results/threads.md`). The threads yield here, as do ONNX
+Runtime's (`edgeprune_device.runtimes.ort`), because a build shares its machine with other work.
 """
 
 from __future__ import annotations

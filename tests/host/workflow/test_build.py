@@ -138,7 +138,8 @@ def test_another_gallery_needs_the_page_only(built, inputs, tmp_path):
     # Begun again and killed before it is done, it does not count as done.
     (out / "report.html").unlink()
     with pytest.raises(RuntimeError, match="killed"), pytest.MonkeyPatch.context() as patch:
-        patch.setattr("edgeprune.workflow.stages.page", lambda job, progress: (_ for _ in ()).throw(RuntimeError("killed")))
+        killed = lambda job, progress: (_ for _ in ()).throw(RuntimeError("killed"))  # noqa: E731
+        patch.setattr("edgeprune.workflow.stages.page", killed)
         build.run_build(options(inputs, pictures=2), out, Reporter(quiet=True), resume=True)
     with pytest.raises(InputError, match="not finished"):
         ep.Build.open(out)
