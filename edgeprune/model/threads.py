@@ -20,7 +20,7 @@ __all__ = ["DECIDES", "prepare", "ready", "use_all_cores", "wanted"]
 #: Environment variables that decide how threads wait: OpenMP's own, GNU's, and LLVM's and Intel's.
 DECIDES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 _TOO_LATE = (
-    "torch was imported before edgeprune, so its threads spin while they wait: beside other programs it can run "
+    "torch was imported before edgeprune, so its threads spin while they wait: beside other programs a job can run "
     "much slower; import edgeprune first, or set OMP_WAIT_POLICY=PASSIVE before Python starts"
 )
 _late = False  # torch was loaded first, and the warning is still to be shown
