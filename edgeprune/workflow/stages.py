@@ -7,7 +7,9 @@ is the line that the terminal shows.
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -74,6 +76,10 @@ def _check_baseline(job: Job, accuracy) -> None:
     found = accuracy.map50_95 or 0.0
     if found >= POOR or job.options.allow_poor_baseline:
         return
+    # This is the first stage: nothing else lies in the folder, and nothing of a refused build stays there.
+    shutil.rmtree(job.work, ignore_errors=True)
+    with contextlib.suppress(OSError):  # it holds files of the user's
+        job.out.rmdir()
     trained = job.original.imgsz
     size = f"--imgsz {job.imgsz}" + (f" (trained at {trained})" if trained and trained != job.imgsz else "")
     raise InputError(

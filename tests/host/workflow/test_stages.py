@@ -27,6 +27,7 @@ def test_an_original_that_finds_nothing_is_told_at_once_and_can_be_built_all_the
     with pytest.raises(InputError, match=r"mAP50-95 0\.00\d on 4 validation .* in another order") as caught:
         build.run_build(careful, out, Reporter(quiet=True))
     assert "--imgsz 64 (trained at 96); --allow-poor-baseline" in str(caught.value) and "\n" not in str(caught.value)
+    assert not out.exists()
     again = replace(careful, allow_poor_baseline=True)
     record = build.run_build(again, out, Reporter(quiet=True), resume=(out / "build.json").exists())
     assert [stage["name"] for stage in record["stages"]] == ["baseline"]
