@@ -1,13 +1,13 @@
-"""Plants faults in the code, one at a time, and counts how many of them the tests catch.
+"""Plants faults in the code, one at a time, and counts how many of them the tests detect.
 
     python -m benchmarks.faults draw --seed 16 --out benchmarks/results/faults.json
     python -m benchmarks.faults run benchmarks/results/faults.json --tree ../clone --name before
 
-A fault is one operator or number of one line, exchanged for its neighbour: `<` for `<=`, `+` for `-`, `and` for `or`,
-`2` for `3`. `draw` takes them at random from both packages; only code inside functions counts, and the scenes of the
-demo do not. `run` applies each to a clean clone and runs, until one fails, the tests that name the module: its own test
-file first. Those are fewer than all tests, so a fault that only a distant test would catch counts as missed. `run` adds
-its column to the file, so that the same faults can be tried before and after the tests were changed.
+A fault replaces one operator or number on one line with a similar one: `<` with `<=`, `+` with `-`, `and` with `or`,
+`2` with `3`. `draw` selects them at random from both packages, only inside functions and not in the demo's scenes.
+`run` applies each fault to a clean clone and runs the tests that name the module, its own test file first, until one
+fails. These are not all tests, so a fault that only a distant test would detect counts as missed. `run` adds a column
+to the file, so that the same faults can be tried before and after a change of the tests.
 """
 
 from __future__ import annotations
@@ -51,13 +51,13 @@ def draw(root: Path, seed: int, count: int) -> list[dict]:
 
 
 def _options(source: str) -> list[dict]:
-    lines, found = source.splitlines(), []
+    lines, options = source.splitlines(), []
     for function in (n for n in ast.walk(ast.parse(source)) if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef))):
         for node in ast.walk(function):
             for line, before, after in _changes(node, lines):
                 text = lines[line - 1].strip()
                 occurrence = sum(other.strip() == text for other in lines[: line - 1])
-                found.append(
+                options.append(
                     {
                         "function": function.name,
                         "line": text,
@@ -66,11 +66,11 @@ def _options(source: str) -> list[dict]:
                         "after": after,
                     }
                 )
-    return found
+    return options
 
 
 def _changes(node: ast.AST, lines: list[str]):
-    """(line, text before, text after) of each change of this node that is certain to be on one line, once."""
+    """(line, text before, text after) of each change of this node that occurs exactly once on one line."""
     if isinstance(node, ast.Constant) and type(node.value) is int and node.lineno == node.end_lineno:
         segment = lines[node.lineno - 1]
         word = segment[node.col_offset : node.end_col_offset]
@@ -87,18 +87,18 @@ def _changes(node: ast.AST, lines: list[str]):
 
 
 def place(root: Path, fault: dict) -> Path:
-    """The file of a fault. Where it was moved, the file of its package that has its function and its line.
+    """Find the file of a fault. If the code was moved, this is the file of its package with the function and the line.
 
     Raises:
-        LookupError: none has, or several have.
+        LookupError: no file, or more than one, has the function and the line.
     """
     package = next(p for p in PACKAGES if fault["file"].startswith(f"{p}/"))
     before = root / fault["file"]
     for paths in ([before] if before.exists() else [], sorted((root / package).rglob("*.py"))):
-        found = [path for path in paths if _has(path.read_text(), fault)]
-        if len(found) == 1:
-            return found[0]
-    raise LookupError(f"{fault['file']}: the line is gone: {fault['line']}")
+        matching = [path for path in paths if _has(path.read_text(), fault)]
+        if len(matching) == 1:
+            return matching[0]
+    raise LookupError(f"{fault['file']}: the line no longer exists: {fault['line']}")
 
 
 def _has(source: str, fault: dict) -> bool:
@@ -107,7 +107,7 @@ def _has(source: str, fault: dict) -> bool:
 
 
 def plant(root: Path, fault: dict) -> None:
-    """Write the fault into its file. Raises LookupError where its line is gone."""
+    """Write the fault into its file. Raise LookupError if its line no longer exists."""
     path = place(root, fault)
     lines = path.read_text().splitlines(keepends=True)
     at = [i for i, line in enumerate(lines) if line.strip() == fault["line"]][fault["occurrence"]]
@@ -118,8 +118,8 @@ def plant(root: Path, fault: dict) -> None:
 
 
 def tests_of(root: Path, file: str) -> list[str]:
-    """Test files that import or are called after the module, its own first; if there are none, those of its folder; if
-    there are none either, all of its package."""
+    """The test files that import the module or have its name, its own first; else those of its folder; else all of its
+    package."""
     path = Path(file)
     side = "tests/device" if file.startswith("device/") else "tests/host"
     files = sorted((root / "tests").rglob("test_*.py"))
@@ -133,8 +133,8 @@ def tests_of(root: Path, file: str) -> list[str]:
 
 
 def run(root: Path, faults: list[dict], name: str, python: str, save) -> None:
-    """Enter under `tried` of each fault, as `name`: {caught, by, seconds}, or why it could not be planted."""
-    broken: list[str] = []  # tests that fail without a fault, too: they catch nothing
+    """Record in `tried` of each fault, as `name`: {caught, by, seconds}, or why it could not be planted."""
+    broken: list[str] = []  # tests that also fail without a fault, and therefore detect nothing
     for fault in faults:
         if name in fault["tried"]:
             continue
@@ -145,13 +145,13 @@ def run(root: Path, faults: list[dict], name: str, python: str, save) -> None:
         except LookupError as error:
             outcome = {"caught": None, "by": None, "why": str(error)}
         fault["tried"][name] = outcome
-        save(faults)  # an interrupted run goes on at the next fault
+        save(faults)  # an interrupted run continues with the next fault
         print(f"{fault['file']}: {fault['line']} |{fault['before']}->{fault['after']}| {outcome}", flush=True)
-    print("fail without a fault:", *broken)
+    print("tests that fail without a fault:", *broken)
 
 
 def _caught(root: Path, fault: dict, python: str, broken: list[str]) -> str | None:
-    """The first test that fails with the fault and passes without it; None where there is none in time."""
+    """The first test that fails with the fault and passes without it; None if there is none within the time limit."""
     while True:
         tests = tests_of(root, place(root, fault).relative_to(root).as_posix())
         plant(root, fault)
@@ -165,7 +165,7 @@ def _caught(root: Path, fault: dict, python: str, broken: list[str]) -> str | No
 
 
 def _failing(root: Path, tests: list[str], python: str, broken: list[str], workers: int = WORKERS) -> str | None:
-    """The first of these tests that fails, or cannot be collected; None where all pass, or at the time limit."""
+    """The first of these tests that fails or cannot be collected; None if all pass, or at the time limit."""
     command = [python, "-m", "pytest", "-x", "-q", "-rfE", "-n", str(workers), "-p", "no:cacheprovider", *tests]
     command += [f"--deselect={test}" for test in broken]
     try:
@@ -187,17 +187,17 @@ def main() -> None:
     drawing.add_argument("--out", type=Path, required=True)
     running = commands.add_parser("run")
     running.add_argument("faults", type=Path)
-    running.add_argument("--tree", type=Path, required=True, help="a clean clone; its changes are thrown away")
+    running.add_argument("--tree", type=Path, required=True, help="a clean clone; its changes are discarded")
     running.add_argument("--name", required=True, help="the column: before, after")
-    running.add_argument("--python", default=sys.executable, help="with that clone installed")
+    running.add_argument("--python", default=sys.executable, help="a Python with that clone installed")
     args = parser.parse_args()
     if args.command == "draw":
         args.out.write_text(json.dumps(draw(Path("."), args.seed, args.count), indent=1) + "\n")
         return
     faults = json.loads(args.faults.read_text())
 
-    def save(found: list[dict]) -> None:
-        args.faults.write_text(json.dumps(found, indent=1) + "\n")
+    def save(tried: list[dict]) -> None:
+        args.faults.write_text(json.dumps(tried, indent=1) + "\n")
 
     run(args.tree.resolve(), faults, args.name, args.python, save)
     caught = [fault["tried"][args.name]["caught"] for fault in faults]

@@ -1,11 +1,11 @@
-"""What `edgeprune bench` itself costs and how well it repeats, on this machine: `python -m benchmarks.harness BUNDLE`.
+"""Measures the overhead and the repeatability of `edgeprune bench`: `python -m benchmarks.harness BUNDLE`.
 
-1. The harness: runtime null, the wall time that no stage accounts for, per frame.
-2. Against a bare loop: ONNX Runtime's own `run` on the same inputs with a clock around it, in turns with `bench`, one
-   thread; the ratio of the medians of inference. In the bare loop nothing but `run` uses the caches; in the second form
-   of it the same decode, letterbox and NMS run between the calls, outside the clock.
-3. Five runs of the command in a row: how far the medians lie apart, and what the verdicts were.
-4. The process: how long `import edgeprune_device` and `edgeprune --version` take, and the resident memory without a
+1. Overhead: with runtime `null`, the wall time per frame that belongs to no stage.
+2. Comparison with a bare loop that times ONNX Runtime's `run` on the same inputs, in turns with `bench`, with one
+   thread: the ratio of the medians of inference. In the bare loop only `run` uses the caches; in its second form the
+   same decode, letterbox and NMS run between the calls, untimed.
+3. Five consecutive runs of the command: the spread of the medians, and the verdicts.
+4. The process: the time of `import edgeprune_device` and `edgeprune --version`, and the resident memory without a
    runtime.
 """
 
@@ -22,25 +22,26 @@ import time
 from pathlib import Path
 
 from edgeprune_device.benchmark import run
+from edgeprune_device.benchmark.options import BenchmarkOptions
 from edgeprune_device.files import write_atomic
 from edgeprune_device.machine.environment import Environment
 from edgeprune_device.trust.bundle import Bundle
 from edgeprune_device.vision import preprocess
+from edgeprune_device.vision.detect import detections
 from edgeprune_device.vision.evaluation import EvaluationSet
-from edgeprune_device.vision.postprocess import detections
 
 RESULTS = Path(__file__).parent / "results"
 
 
 def main() -> None:
-    """Measure, write `results/harness.{json,md}`, print the latter."""
+    """Measure, write `results/harness.{json,md}`, and print the page."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.harness", description=__doc__.split("\n")[0])
-    parser.add_argument("bundle", type=Path, help="a bundle; its FP32 model is run")
-    parser.add_argument("--seconds", type=float, default=8.0, help="of each measurement; default 8")
-    parser.add_argument("--rounds", type=int, default=7, help="turns of bench and bare loop; default 7")
+    parser.add_argument("bundle", type=Path, help="a bundle, whose FP32 model is run")
+    parser.add_argument("--seconds", type=float, default=8.0, help="length of each measurement (default 8)")
+    parser.add_argument("--rounds", type=int, default=7, help="turns of bench and bare loop (default 7)")
     args = parser.parse_args()
     bundle = Bundle.open(args.bundle, allow_untrusted=True)
-    found = {
+    results = {
         "schema_version": 1,
         "machine": Environment.read().to_json(),
         "bundle": {"name": bundle.manifest.name, "imgsz": list(bundle.manifest.imgsz)},
@@ -49,14 +50,14 @@ def main() -> None:
         "bare": bare(bundle, args.seconds, args.rounds),
         "repeats": repeats(args.bundle, args.seconds),
     }
-    text = page(found)
-    write_atomic(RESULTS / "harness.json", json.dumps(found, indent=1) + "\n")
+    text = page(results)
+    write_atomic(RESULTS / "harness.json", json.dumps(results, indent=1) + "\n")
     write_atomic(RESULTS / "harness.md", text)
     print(text)
 
 
 def process() -> dict:
-    """Seconds and bytes of fresh processes, the median of seven."""
+    """Time and memory of fresh processes, the median of seven."""
     imports, commands, resident = [], [], []
     measure = (
         "import time; t = time.perf_counter(); import edgeprune_device.benchmark.run; t = time.perf_counter() - t; "
@@ -78,12 +79,18 @@ def process() -> dict:
 
 
 def harness(bundle: Bundle, seconds: float) -> dict:
-    """Microseconds of each frame that belong to no stage, with runtime null."""
-    report = run.run_benchmark(bundle, runtime="null", precision="fp32", seconds=seconds)
+    """The microseconds per frame that belong to no stage, with runtime null."""
+    report = run.run_benchmark(bundle, BenchmarkOptions(runtime="null", precision="fp32", seconds=seconds))
     frames = report.stages["end_to_end"]["samples"]
     inside = sum(sum(report.stages[name]["samples_ns"]) for name in ("decode", "pre", "infer", "post"))
     wall_ns = frames / report.fps_end_to_end * 1e9
-    return {"frames": frames, "overhead_us": (wall_ns - inside) / frames / 1e3}
+    ends = [begin + took for begin, took in zip(report.begins_ns, report.stages["end_to_end"]["samples_ns"])]
+    between = [begin - end for begin, end in zip(report.begins_ns[1:], ends)]
+    return {
+        "frames": frames,
+        "overhead_us": (wall_ns - inside) / frames / 1e3,
+        "overhead_p50_us": statistics.median(between) / 1e3,  # without the time that other programs take
+    }
 
 
 def bare(bundle: Bundle, seconds: float, rounds: int) -> dict:
@@ -116,7 +123,7 @@ def bare(bundle: Bundle, seconds: float, rounds: int) -> dict:
     rows = []
     for _ in range(rounds):
         report = run.run_benchmark(
-            bundle, runtime="ort", precision="fp32", threads=1, seconds=seconds, with_accuracy=False
+            bundle, BenchmarkOptions(runtime="ort", precision="fp32", threads=1, seconds=seconds, with_accuracy=False)
         )
         rows.append({"bench": report.stages["infer"]["p50_ms"], "bare": loop(False), "between": loop(True)})
     return {
@@ -127,7 +134,7 @@ def bare(bundle: Bundle, seconds: float, rounds: int) -> dict:
 
 
 def repeats(path: Path, seconds: float) -> list:
-    """Five runs of the command in a row."""
+    """Five consecutive runs of the command."""
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for i in range(5):
@@ -143,37 +150,42 @@ def repeats(path: Path, seconds: float) -> list:
     return rows
 
 
-def page(found: dict) -> str:
+def page(results: dict) -> str:
     """The results as Markdown."""
-    machine, process_, bare_ = found["machine"], found["process"], found["bare"]
-    infer = [row["infer"] for row in found["repeats"]]
-    whole = [row["end_to_end"] for row in found["repeats"]]
+    machine, process_, bare_ = results["machine"], results["process"], results["bare"]
+    infer = [row["infer"] for row in results["repeats"]]
+    whole = [row["end_to_end"] for row in results["repeats"]]
     lines = [
-        "# What `edgeprune bench` costs, and how well it repeats",
+        "# Overhead and repeatability of `edgeprune bench`",
         "",
-        f"`python -m benchmarks.harness`, {found['bundle']['name']} at {found['bundle']['imgsz'][1]} px, FP32; "
+        f"`python -m benchmarks.harness`, {results['bundle']['name']} at {results['bundle']['imgsz'][1]} px, FP32; "
         f"{machine['cpu']}, {machine['cores']} cores, Python {machine['python']}.",
         "",
-        "| what | measured |",
+        "| quantity | measured |",
         "| --- | --- |",
-        f"| harness, runtime null, outside of all stages | {found['harness']['overhead_us']:.1f} us a frame |",
-        f"| import of the package with all that bench needs | {process_['import_s'] * 1e3:.0f} ms |",
-        f"| `edgeprune --version`, the whole process | {process_['version_s'] * 1e3:.0f} ms |",
-        f"| resident memory without a runtime | {process_['resident_bytes'] / 1e6:.0f} MB |",
-        f"| inference p50, bench / bare ONNX Runtime loop, {len(bare_['rounds'])} turns "
+        f"| time per frame outside all stages, runtime `null` | {results['harness']['overhead_us']:.1f} µs, "
+        f"median {results['harness']['overhead_p50_us']:.1f} µs |",
+        f"| import of all modules that `bench` needs | {process_['import_s'] * 1e3:.0f} ms |",
+        f"| `edgeprune --version`, whole process | {process_['version_s'] * 1e3:.0f} ms |",
+        f"| resident memory, without a runtime | {process_['resident_bytes'] / 1e6:.0f} MB |",
+        f"| p50 of inference in `bench`, divided by that of a bare ONNX Runtime loop, {len(bare_['rounds'])} turns "
         f"| {bare_['bench_over_bare']:.4f} |",
-        f"| the same with decode, letterbox and NMS between its calls | {bare_['bench_over_between']:.4f} |",
-        f"| five runs in a row, p50 of infer, ms | {', '.join(f'{v:.2f}' for v in infer)} |",
-        f"| their spread (max / min - 1) | {max(infer) / min(infer) - 1:.1%} |",
-        f"| p50 end to end, ms | {', '.join(f'{v:.2f}' for v in whole)} |",
-        f"| their spread | {max(whole) / min(whole) - 1:.1%} |",
+        f"| the same, with decode, letterbox and NMS in the bare loop | {bare_['bench_over_between']:.4f} |",
+        f"| p50 of inference in five consecutive runs, ms | {', '.join(f'{v:.2f}' for v in infer)} |",
+        f"| spread of these (max / min - 1) | {max(infer) / min(infer) - 1:.1%} |",
+        f"| p50 end to end in the same runs, ms | {', '.join(f'{v:.2f}' for v in whole)} |",
+        f"| spread of these | {max(whole) / min(whole) - 1:.1%} |",
         "",
         "Verdicts of the five runs:",
         "",
     ]
-    for row in found["repeats"]:
-        reasons = "; ".join(row["verdict"]["reasons"]) or "no reasons"
-        lines.append(f"- {row['verdict']['state']} ({reasons}; others' load: {row['other_load']})")
+    for row in results["repeats"]:
+        load = {when: "an unknown share" if v is None else f"{v:.1%}" for when, v in row["other_load"].items()}
+        reasons = "".join(f"; {reason}" for reason in row["verdict"]["reasons"])
+        lines.append(
+            f"- {row['verdict']['state']}: other programs used {load['before']} of all cores before the run and "
+            f"{load['during']} during it{reasons}"
+        )
     return "\n".join(lines) + "\n"
 
 

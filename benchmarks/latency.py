@@ -1,11 +1,11 @@
-"""The latency model: how well it predicts architectures it has not seen, and what a budget solved with it is worth.
+"""Evaluates the latency model: its error on held-out architectures, and the accuracy of plans by latency budget.
 
     python benchmarks/latency.py --weights best.pt --data data.yaml --out runs/latency
 
-Fits the model to the demo and to --weights. Then, for each share of the latency: a plan by latency budget, and plans by
-MACs budgets of which the one is taken that is as fast *as measured*, all timed in turns against the uncut network; both
-chosen by output energy, cut, compensated and evaluated before any fine-tuning. What is done lies in --out and is not
-done again. Writes benchmarks/results/latency.json and latency.md.
+It fits the model to the demo and to --weights. Then, for each share of the latency, it makes a plan by latency budget,
+and plans by MACs budgets, of which it uses the one with the same *measured* latency. All are timed in turns against the
+uncut network. Both plans are ranked by output energy, cut, compensated and evaluated before any fine-tuning. Finished
+parts stay in --out and are not repeated. It writes benchmarks/results/latency.json and latency.md.
 """
 
 from __future__ import annotations
@@ -38,17 +38,17 @@ def fitted(weights: Path, architectures: int, out: Path) -> Latency:
     path = out / f"fit-{weights.stem}.json"
     if not path.exists():
         source = checkpoint.load(weights)
-        found = latency.fit(source.model, trace(source.model), source.imgsz, architectures=architectures)
-        write_atomic(path, json.dumps(found.to_json(), indent=1) + "\n")
+        fit = latency.fit(source.model, trace(source.model), source.imgsz, architectures=architectures)
+        write_atomic(path, json.dumps(fit.to_json(), indent=1) + "\n")
     return Latency(**json.loads(path.read_text()))
 
 
 class Comparison:
-    """Latency budget against MACs budget on one model."""
+    """A latency budget compared with a MACs budget on one model."""
 
-    def __init__(self, weights: Path, data: Path, found: Latency, out: Path) -> None:
+    def __init__(self, weights: Path, data: Path, fit: Latency, out: Path) -> None:
         self.source, self.data, self.out = checkpoint.load(weights), dataset.load(data), out
-        self.model, self.size, self.found = self.source.model, found.imgsz, found
+        self.model, self.size, self.fit = self.source.model, fit.imgsz, fit
         self.channels = trace(self.model)
         solve, _ = samples.split(self.data.train, self.size)
         self.samples = samples.read(self.data, solve, self.size)
@@ -65,20 +65,20 @@ class Comparison:
         return np.load(path)
 
     def keep(self, asked: Budget) -> np.ndarray:
-        counted = self.found.cost(self.channels) if asked.kind == "latency" else None
+        counted = self.fit.cost(self.channels) if asked.kind == "latency" else None
         return budget.choose(self.channels, self.scores, asked, multiple=MULTIPLE, cost=counted)
 
     def counts(self, keep: np.ndarray) -> np.ndarray:
         return np.array([keep[g.atoms].sum() for g in self.channels.groups], dtype=float)
 
     def at(self, share: float) -> dict:
-        """The row of one latency share: the latency plan, and the MACs plan that is as fast."""
+        """The row of one latency share: the latency plan, and the MACs plan with the same latency."""
         mine = self.keep(Budget("latency", share))
         uncut = np.ones(self.channels.atoms, dtype=bool)
-        model = self.found.cost(self.channels)
+        model = self.fit.cost(self.channels)
         full = model.of(self.counts(uncut))
         goal = self._time({"uncut": uncut, "mine": mine}, rounds=30)["mine"]
-        others = {}  # MACs plans near it by the model; which of them is as fast is measured
+        others = {}  # MACs plans that the model predicts to be close; a measurement selects the equally fast one
         for value in np.arange(max(share - 0.14, 0.2), min(share + 0.04, 0.99), 0.01):
             keep = self.keep(Budget("macs", float(value)))
             if abs(model.of(self.counts(keep)) / full - goal) < 0.03:
@@ -87,21 +87,21 @@ class Comparison:
         nearest = min(others, key=lambda name: abs(times[name] - times["mine"]))
         times = self._time({"uncut": uncut, "mine": mine, nearest: others[nearest]}, rounds=60)
         row = {"share": share, "macs_budget": float(nearest)}
-        found = {}
+        matches = {}
         for name, keep in (("latency", mine), ("macs", others[nearest])):
-            found[name], macs = self._evaluate(keep)
+            matches[name], macs = self._evaluate(keep)
             row[name] = {
                 "latency": times["mine" if name == "latency" else nearest],
                 "predicted": float(model.of(self.counts(keep)) / full),
                 "macs": macs,
-                "map50_95": self._score(found[name].accuracy()),
-                "all_classes": found[name].accuracy().map50_95,
+                "map50_95": self._score(matches[name].accuracy()),
+                "all_classes": matches[name].accuracy().map50_95,
             }
-        row["difference"] = bootstrap(found["latency"], found["macs"], self._score)
+        row["difference"] = bootstrap(matches["latency"], matches["macs"], self._score)
         return row
 
     def _time(self, plans: dict[str, np.ndarray], rounds: int) -> dict[str, float]:
-        """Share of the first one's time."""
+        """The latencies as shares of the first plan's."""
         files = {n: latency.onnx(self.model, self.channels, self.counts(k), self.size) for n, k in plans.items()}
         ms = Ort(rounds=rounds)(files)
         first = ms[next(iter(ms))]
@@ -130,7 +130,9 @@ def main() -> None:
     p.add_argument("--data", type=Path, required=True)
     p.add_argument("--out", type=Path, required=True)
     p.add_argument("--architectures", type=int, default=30)
-    p.add_argument("--shares", default="0.8,0.7,0.6", help="of the uncut network's latency; empty: the fits only")
+    p.add_argument(
+        "--shares", default="0.8,0.7,0.6", help="shares of the uncut network's latency; empty: only the fits"
+    )
     args = p.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     fits = {path.stem: fitted(path, args.architectures, args.out) for path in (demo.WEIGHTS, args.weights)}
@@ -151,7 +153,9 @@ def main() -> None:
 
 def table(result: dict) -> str:
     lines = [
-        "Errors of the latency model on architectures that its fit has not seen (three-fold cross-validation).",
+        "# Latency budgets",
+        "",
+        "Error of the latency model for architectures outside the fit (three-fold cross-validation):",
         "",
         "| model | input | architectures | uncut, ms | median error | 90th percentile | runtime |",
         "| --- | --- | --- | --- | --- | --- | --- |",
@@ -165,12 +169,14 @@ def table(result: dict) -> str:
         first = result["rows"][0]
         lines += [
             "",
-            f"{result['weights']}: a budget in latency against one in MACs that is as fast as measured; chosen by "
-            f"output energy, compensated, not fine-tuned; {first['pictures']} validation pictures, mAP50-95 over "
-            f"{', '.join(first['classes'])} (uncut: {100 * first['original']:.2f}). Latency and MACs as shares of the "
-            "uncut network's. In brackets: 95 % of a paired bootstrap over pictures.",
+            f"The next table compares latency budgets for {result['weights']} with MACs budgets that give the same "
+            "measured latency. Channels were chosen by the criterion `energy` and compensated, without fine-tuning. "
+            f"mAP50-95 is in points on {first['pictures']} validation images, over {', '.join(first['classes'])} "
+            f"(uncut: {100 * first['original']:.2f}). Latency and MACs are fractions of those of the uncut network. "
+            "Differences have the 95 % interval of a paired bootstrap over images in brackets.",
             "",
-            "| asked | by latency: latency (predicted), MACs | mAP | by MACs: latency, MACs | mAP | difference |",
+            "| latency budget | its latency (predicted), MACs | its mAP | MACs budget: latency, MACs | its mAP "
+            "| difference |",
             "| --- | --- | --- | --- | --- | --- |",
         ]
     for row in result["rows"]:

@@ -1,11 +1,11 @@
-"""What pruning costs after fine-tuning, against the control: the original fine-tuned in the same way.
+"""Measures the accuracy drop of pruning after fine-tuning, against the original fine-tuned in the same way.
 
     python benchmarks/recovery.py --weights best.pt --data data.yaml --out runs/recovery --ratios 0.1,0.2,0.3
 
-Runs `edgeprune build` once a ratio and `edgeprune finetune` once on the original, all with the same epochs, batch and
-learning rate (or goes on with what lies in --out), then measures every checkpoint with the one evaluator over the
-classes that have at least 30 validation boxes, with a paired bootstrap interval over pictures. Writes recovery.json and
-recovery.md into --out.
+It runs `edgeprune build` once per ratio and `edgeprune finetune` once on the original, all with the same epochs, batch
+and learning rate (or uses existing results in --out). Then it measures every checkpoint with the same evaluator over
+the classes that have at least 30 validation boxes, with a paired bootstrap interval over images. It writes
+recovery.json and recovery.md to --out.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def run(*words) -> None:
 
 
 def mean_ap(accuracy) -> float:
-    """mAP50-95 over the classes that have enough boxes to judge by; which these are is decided on the whole set."""
+    """mAP50-95 over the classes with enough boxes in the whole set."""
     return float(np.mean([c.map50_95 or 0.0 for c in accuracy.per_class if c.index in mean_ap.classes]))
 
 
@@ -46,7 +46,7 @@ def main() -> None:
     p.add_argument("--out", type=Path, required=True)
     p.add_argument("--ratios", default="0.1,0.2,0.3")
     p.add_argument("--epochs", default="10")
-    p.add_argument("--max-drop", default="0.02", help="the precision gate is not what is measured here")
+    p.add_argument("--max-drop", default="0.02", help="a wide limit, because the precision gate is not measured here")
     args = p.parse_args()
     same = ["--weights", args.weights, "--data", args.data, "--epochs", args.epochs]
     control = args.out / "control.pt"
@@ -99,11 +99,14 @@ def table(result: dict) -> str:
 
     full = result["rows"][0]
     lines = [
-        f"{result['weights']}, {result['imgsz']} px, {result['epochs']} epochs, {result['pictures']} validation "
-        f"pictures, classes with at least {MIN_BOXES} boxes: {', '.join(result['classes'])}. "
-        f"In brackets: 95 % of a paired bootstrap over pictures. {result['machine']}.",
+        f"# Recovery of {result['weights']}",
         "",
-        "| model | parameters | MACs | mAP50-95 | minus original, points | minus control, points |",
+        f"{result['imgsz']} px, {result['epochs']} epochs of fine-tuning. mAP50-95 is in points on "
+        f"{result['pictures']} validation images, over the classes with at least {MIN_BOXES} boxes: "
+        f"{', '.join(result['classes'])}. Differences have the 95 % interval of a paired bootstrap over images in "
+        f"brackets. {result['machine']}.",
+        "",
+        "| model | parameters | MACs | mAP50-95 | difference to the original | difference to the control |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
     for row in result["rows"]:

@@ -1,15 +1,15 @@
-"""Threads that spin while they wait, and threads that yield: forward passes and whole builds, quiet and beside others.
+"""Compares threads that spin with threads that yield, in forward passes and whole builds, alone and under load.
 
     python -m benchmarks.threads                    forward passes: about seven minutes
-    python -m benchmarks.threads --builds 2         and whole builds of the demo: eight, an hour or more
-    python -m benchmarks.threads --builds 1 -- --epochs 1     what follows -- goes to `edgeprune build`
+    python -m benchmarks.threads --builds 2         also whole builds of the demo: eight, an hour or more
+    python -m benchmarks.threads --builds 1 -- --epochs 1     options after -- are passed to `edgeprune build`
 
-A pass is the embedded demo's (YOLOv8n, 320 px) in PyTorch and in ONNX Runtime, --threads threads. "yields" is what
-edgeprune sets; "spins" is both libraries' default, asked for by the user's own variables (libgomp's count is 300,000).
-Beside it runs nothing, a plain loop on one core, one on each core, or another process with endless passes that spin. A
-pass every 100 ms shows what the wait for the next frame costs the processor. All take turns, in processes of their own,
-round by round; the others' share is of programs that this script did not start. Builds take turns likewise, quiet and
-beside a plain loop. Run it on a machine that does nothing else. Writes benchmarks/results/threads.{json,md}.
+A pass runs the built-in demo (YOLOv8n, 320 px) in PyTorch and in ONNX Runtime with --threads threads. "yields" is
+edgeprune's setting; "spins" is both libraries' default, set with the user's variables (libgomp's count is 300,000). The
+other load is nothing, a busy loop on one core, one on each core, or a second process with endless spinning passes. A
+pass every 100 ms shows the CPU time of the wait for the next frame. All take turns in separate processes, round by
+round; the load of other programs counts those that this script did not start. Builds also take turns, alone and beside
+a busy loop. Run it on an otherwise idle machine. It writes benchmarks/results/threads.{json,md}.
 """
 
 from __future__ import annotations
@@ -39,31 +39,31 @@ RESULTS = Path(__file__).parent / "results"
 SIZE = 320
 CORES = len(os.sched_getaffinity(0))
 LIBRARIES = {"torch": "PyTorch", "ort": "ONNX Runtime"}
-#: What edgeprune is told by the environment; nothing: it decides itself.
+#: The environment variables for edgeprune; empty: edgeprune decides.
 WAYS = {"spins": {"OMP_WAIT_POLICY": "ACTIVE", "GOMP_SPINCOUNT": "300000"}, "yields": {}}
 PACE_S = 0.1
-#: name -> (what it is called, plain loops, another that spins, seconds from one pass's begin to the next)
+#: name -> (title, plain loops, another that spins, seconds between the starts of passes)
 LOADS = {
     "quiet": ("nothing", 0, False, 0.0),
-    "paced": ("nothing, a pass every 100 ms", 0, False, PACE_S),
-    "one": ("a plain loop", 1, False, 0.0),
-    "all": (f"{CORES} plain loops", CORES, False, 0.0),
-    "spinner": ("another that spins", 0, True, 0.0),
+    "paced": ("nothing; one pass every 100 ms", 0, False, PACE_S),
+    "one": ("one busy loop", 1, False, 0.0),
+    "all": (f"{CORES} busy loops", CORES, False, 0.0),
+    "spinner": ("a second process with spinning threads", 0, True, 0.0),
 }
 
 
 def main() -> None:
-    """Measure, write the results, print them."""
+    """Measure, write the results, and print them."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.threads", description=__doc__.split("\n")[0])
-    parser.add_argument("--rounds", type=int, default=5, help="turns of the passes; 0: none (default 5)")
-    parser.add_argument("--passes", type=int, default=25, help="in each turn, at most (default 25)")
-    parser.add_argument("--seconds", type=float, default=4.0, help="of each turn, after three passes (default 4)")
-    parser.add_argument("--threads", type=int, default=2, help="of each pass (default 2)")
-    parser.add_argument("--builds", type=int, default=0, help="turns of whole builds (default 0: none)")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds of passes; 0: none (default 5)")
+    parser.add_argument("--passes", type=int, default=25, help="most passes in each turn (default 25)")
+    parser.add_argument("--seconds", type=float, default=4.0, help="length of each turn after three passes (default 4)")
+    parser.add_argument("--threads", type=int, default=2, help="threads of each pass (default 2)")
+    parser.add_argument("--builds", type=int, default=0, help="rounds of whole builds (default 0: none)")
     parser.add_argument("build", nargs="*", metavar="-- OPTION", help="more options for `edgeprune build`")
     args = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what it has started ends with it
-    found = {
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # exit normally, so that its child processes end, too
+    results = {
         "schema_version": 1,
         "created": clock.wall(),
         "machine": Environment.read().to_json(),
@@ -74,25 +74,23 @@ def main() -> None:
         "builds": builds(args.builds, args.build) if args.builds else None,
         "build_options": args.build,
     }
-    text = page(found)
-    write_atomic(RESULTS / "threads.json", json.dumps(found, indent=1) + "\n")
+    text = page(results)
+    write_atomic(RESULTS / "threads.json", json.dumps(results, indent=1) + "\n")
     write_atomic(RESULTS / "threads.md", text)
     print(text)
 
 
 def environment(way: str, **more: str) -> dict[str, str]:
-    """This process's, as the user would have it who wants threads to wait in this way."""
+    """This process's environment with the variables for this wait policy."""
     own = {name: value for name, value in os.environ.items() if name not in threads.DECIDES}
     return {**own, **WAYS[way], **more}
 
 
-# -- what runs beside it -----------------------------------------------------------------------------------------------
+# -- other load --------------------------------------------------------------------------------------------------------
 @contextlib.contextmanager
 def plain_loops(count: int) -> Iterator[None]:
-    """Programs that keep a core busy each, and wait for nobody."""
-    loop_ = (
-        f"import os\nwhile os.getppid() == {os.getpid()}:\n for _ in range(10**7): pass"  # it ends with this process
-    )
+    """Programs that keep one core busy each."""
+    loop_ = f"import os\nwhile os.getppid() == {os.getpid()}:\n for _ in range(10**7): pass"  # ends with this process
     loops = [subprocess.Popen([sys.executable, "-c", loop_]) for _ in range(count)]
     try:
         time.sleep(0.5 if count else 0)
@@ -105,7 +103,7 @@ def plain_loops(count: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def seen(row: dict) -> Iterator[None]:
-    """Adds to the row the share of all cores that others had meanwhile."""
+    """Add to the row the share of all cores that other programs used during the block."""
     before = cpu_load.read()
     yield
     row["others"] = cpu_load.others(before, cpu_load.read())
@@ -113,7 +111,7 @@ def seen(row: dict) -> Iterator[None]:
 
 # -- forward passes ----------------------------------------------------------------------------------------------------
 class Runner:
-    """A process that runs passes when it is told to: {passes, seconds, pace_s} -> {ms: [of each], cpu_ms: of one}."""
+    """A process that runs passes on request: {passes, seconds, pace_s} -> {ms: [of each], cpu_ms: of one}."""
 
     def __init__(self, library: str, way: str, model: Path, count: int) -> None:
         command = [
@@ -139,7 +137,7 @@ class Runner:
 
     @contextlib.contextmanager
     def going(self) -> Iterator[None]:
-        """Between two rounds it stands still, in the middle of its passes."""
+        """Run endless passes in the block; the process is stopped outside of it."""
         self._process.send_signal(signal.SIGCONT)
         try:
             time.sleep(0.5)
@@ -227,7 +225,7 @@ def passes(args: argparse.Namespace) -> list[dict]:
         ]  # fmt: skip
         runners = {(library, way): started(library, way) for library in LIBRARIES for way in WAYS}
         for i in range(args.rounds):
-            for cell in cells if i % 2 == 0 else reversed(cells):  # who goes first takes turns, too
+            for cell in cells if i % 2 == 0 else reversed(cells):  # alternate the order
                 _, loops, spinning, pace_s = LOADS[cell["load"]]
                 row: dict = {}
                 beside = spinners[cell["library"]].going() if spinning else plain_loops(loops)
@@ -246,7 +244,7 @@ def builds(turns: int, options: list[str]) -> list[dict]:
     cells = [{"way": way, "load": load, "rounds": []} for load in ("quiet", "one") for way in WAYS]
     with tempfile.TemporaryDirectory() as folder:
         own = {"EDGEPRUNE_HOME": f"{folder}/home", "XDG_CACHE_HOME": f"{folder}/cache"}
-        scenes = "import edgeprune; edgeprune.embedded_demo()"  # once, and nobody's time
+        scenes = "import edgeprune; edgeprune.embedded_demo()"  # made once, outside of the timing
         subprocess.run([sys.executable, "-c", scenes], check=True, env=environment("yields", **own))
         for i in range(turns):
             for cell in cells if i % 2 == 0 else reversed(cells):
@@ -258,7 +256,7 @@ def builds(turns: int, options: list[str]) -> list[dict]:
                     began = time.perf_counter()
                     done = subprocess.run(command, capture_output=True, text=True, env=environment(cell["way"], **own))
                     row["seconds"] = time.perf_counter() - began
-                if done.returncode not in (0, 1):  # 1: a gate failed, which a short training may do
+                if done.returncode not in (0, 1):  # 1: a failed gate, possible after a short training
                     raise SystemExit(done.stderr)
                 stages = json.loads((out / "build.json").read_text())["stages"]
                 row["stages"] = {stage["name"]: stage["seconds"] for stage in stages}
@@ -268,39 +266,39 @@ def builds(turns: int, options: list[str]) -> list[dict]:
 
 
 # -- the page ----------------------------------------------------------------------------------------------------------
-def page(found: dict) -> str:
+def page(results: dict) -> str:
     """The results as Markdown."""
-    machine, rows = found["machine"], [*(found["passes"] or []), *(found["builds"] or [])]
+    machine, rows = results["machine"], [*(results["passes"] or []), *(results["builds"] or [])]
     others = [row["others"] for cell in rows for row in cell["rounds"] if row["others"] is not None]
     lines = [
-        "# Threads that spin, threads that yield",
+        "# Spinning and yielding threads",
         "",
-        f"`python -m benchmarks.threads`, {found['created'][:10]}; {machine['cpu']}, {machine['cores']} cores, "
-        f"torch {found['packages']['torch']}, onnxruntime {found['packages']['onnxruntime']}. "
-        f"Load average before: {found['load_average'][0]:.1f}. "
+        f"`python -m benchmarks.threads`, {results['created'][:10]}; {machine['cpu']}, {machine['cores']} cores, "
+        f"torch {results['packages']['torch']}, onnxruntime {results['packages']['onnxruntime']}. "
+        f"Load average before: {results['load_average'][0]:.1f}. "
         + (
-            f"Other programs had {statistics.median(others):.0%} of all cores (median; at most {max(others):.0%})."
+            f"Other programs used {statistics.median(others):.0%} of all cores (median; at most {max(others):.0%})."
             if others
-            else "What other programs took is not known."
+            else "The load of other programs is not known."
         ),
         "",
     ]
-    if found["passes"]:
-        lines += passes_table(found)
-    if found["builds"]:
-        lines += builds_table(found)
+    if results["passes"]:
+        lines += passes_table(results)
+    if results["builds"]:
+        lines += builds_table(results)
     return "\n".join(lines)
 
 
-def passes_table(found: dict) -> list[str]:
-    cells = {(c["load"], c["library"], c["way"]): c["rounds"] for c in found["passes"]}
+def passes_table(results: dict) -> list[str]:
+    cells = {(c["load"], c["library"], c["way"]): c["rounds"] for c in results["passes"]}
     columns = [(library, way) for library in LIBRARIES for way in WAYS]
     rounds = len(next(iter(cells.values())))
     lines = [
-        f"One forward pass, YOLOv8n, {SIZE} px, {found['threads']} threads: ms, the median of {rounds} rounds' medians "
-        "(least to most of them).",
+        f"Time of one forward pass of YOLOv8n, {SIZE} px, {results['threads']} threads, in ms: median of the medians "
+        f"of {rounds} rounds, with the lowest and the highest median in brackets.",
         "",
-        "| beside it | " + " | ".join(f"{LIBRARIES[library]} {way}" for library, way in columns) + " |",
+        "| other load | " + " | ".join(f"{LIBRARIES[library]} {way}" for library, way in columns) + " |",
         "| --- |" + " --- |" * len(columns),
     ]
     for load, (title, *_) in LOADS.items():
@@ -309,20 +307,21 @@ def passes_table(found: dict) -> list[str]:
             medians = [statistics.median(row["ms"]) for row in cells[load, library, way]]
             words.append(f"{statistics.median(medians):.1f} ({min(medians):.1f} to {max(medians):.1f})")
         lines.append(f"| {title} | " + " | ".join(words) + " |")
-    lines += ["", "Processor time of a pass and of the wait after it, ms, the median of the rounds.", "", *lines[2:4]]
+    lines += ["", "CPU time of one pass and of the wait after it, in ms: median of the rounds.", "", *lines[2:4]]
     for load, (title, *_) in LOADS.items():
         words = [f"{statistics.median(row['cpu_ms'] for row in cells[(load, *column)]):.1f}" for column in columns]
         lines.append(f"| {title} | " + " | ".join(words) + " |")
     return [*lines, ""]
 
 
-def builds_table(found: dict) -> list[str]:
-    took = {(c["way"], c["load"]): [row["seconds"] for row in c["rounds"]] for c in found["builds"]}
-    command = " ".join(["edgeprune build --ratio 0.2 --target jetson-orin", *found["build_options"]])
+def builds_table(results: dict) -> list[str]:
+    took = {(c["way"], c["load"]): [row["seconds"] for row in c["rounds"]] for c in results["builds"]}
+    command = " ".join(["edgeprune build --ratio 0.2 --target jetson-orin", *results["build_options"]])
     lines = [
-        f"A whole build, `{command}`: seconds, the median of {len(took['spins', 'quiet'])} turns (each of them).",
+        f"Time of a whole build, `{command}`, in s: median of {len(took['spins', 'quiet'])} turns, with every turn in "
+        "brackets.",
         "",
-        "| threads | quiet | beside a plain loop | times as long |",
+        "| threads | idle machine | beside one busy loop | times as long |",
         "| --- | --- | --- | --- |",
     ]
     for way in WAYS:

@@ -1,4 +1,4 @@
-"""Prune an Ultralytics YOLO for real, and prove it on the drone.
+"""Prune an Ultralytics YOLO, and measure the result on the drone.
 
     import edgeprune as ep
 
@@ -20,7 +20,7 @@ from edgeprune.model import threads
 
 # Set before torch and Ultralytics are imported, because both read the environment when they load. A variable that the
 # user has set stays.
-# Ultralytics installs packages by itself. It also looks up two servers to learn whether it is online, and may send
+# By default Ultralytics installs missing packages, looks up two servers to learn whether it is online, and may send
 # usage figures.
 os.environ.setdefault("YOLO_AUTOINSTALL", "false")
 os.environ.setdefault("YOLO_OFFLINE", "true")

@@ -15,15 +15,15 @@ _SLOW_S = 180.0
 
 
 def torch() -> Check:
-    """Check that torch and torchvision import together, which they do only when built for each other."""
+    """Check that torch and torchvision import together, which needs matching builds."""
     script = "import torch, torchvision; print(torch.__version__, torchvision.__version__, torch.cuda.is_available())"
     try:
         done = subprocess.run(interpreter.command(script), capture_output=True, text=True, timeout=_SLOW_S)
     except subprocess.TimeoutExpired:
-        return Check("torch", "missing", f"its import takes more than {_SLOW_S:.0f} s")
+        return Check("torch", "missing", f"import takes more than {_SLOW_S:.0f} s")
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        advice = "torch and torchvision must be builds for each other: pip install --force-reinstall torch torchvision"
+        advice = "torch and torchvision must be matching builds: pip install --force-reinstall torch torchvision"
         return Check("torch", "missing", last[:200], advice)
     version, vision, gpu = done.stdout.split()
     return Check("torch", "ok", f"{version}, torchvision {vision}, {'with' if gpu == 'True' else 'no'} GPU")
@@ -46,17 +46,17 @@ def onnxsim() -> Check:
 
 def tensorrt_rtx() -> Check:
     """Check for TensorRT for RTX: NVIDIA's parser and builder, without a GPU."""
-    advice = "pip install tensorrt-rtx-cu13 (x86-64 Linux); without it files are not tried with NVIDIA's parser"
+    advice = "pip install tensorrt-rtx-cu13 (x86-64 Linux); needed to check the files with NVIDIA's parser"
     return library("TensorRT for RTX", "tensorrt_rtx", advice, "note")
 
 
 def ssh() -> Check:
     """Check for the ssh client, which reaches the drones."""
-    found = shutil.which("ssh")
-    if found is None:
-        return Check("ssh", "note", "not found", "setup and collect over SSH need it: apt install openssh-client")
-    said = subprocess.run([found, "-V"], capture_output=True, text=True).stderr.strip()
-    return Check("ssh", "ok", said or found)
+    path = shutil.which("ssh")
+    if path is None:
+        return Check("ssh", "note", "not found", "needed by setup and collect over SSH: apt install openssh-client")
+    version = subprocess.run([path, "-V"], capture_output=True, text=True).stderr.strip()
+    return Check("ssh", "ok", version or path)
 
 
 def drones() -> Check:

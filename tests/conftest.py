@@ -1,4 +1,4 @@
-"""How the tests are shared out among pytest-xdist's workers, what this machine must have for them, and their limits."""
+"""The distribution of tests over pytest-xdist's workers, the programs that they need, and their time limits."""
 
 import faulthandler
 import os
@@ -9,38 +9,39 @@ from pathlib import Path
 
 import pytest
 
-# As many workers as cores, so one thread each: a second one of PyTorch's or ONNX Runtime's only waits, spinning.
+# With one worker per core, each uses one thread: a second thread of PyTorch or ONNX Runtime would only spin.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 TESTS = Path(__file__).parent
-#: One drone, one kernel's name spaces, one world: all of a folder by one worker. What takes longest begins first.
+#: Folders that one worker runs, because they share a drone, the kernel's name spaces or a world. The longest come
+#: first.
 WHOLE = ("rig", "docs")
 ORDER = {name: place for place, name in enumerate(("rig", "docs", "host", "device"))}
 
 
-#: Programs of Debian's that tests call: {program: its packages}. `.ci/run` installs them, and hides them.
+#: Debian programs that tests call: {program: its packages}. `.ci/run` installs and hides them.
 TOOLS = {
     tool: packages
     for tool, *packages in map(str.split, (TESTS / "tools.txt").read_text().splitlines())
     if not tool.startswith("#")
 }
-#: Those that a fixture calls, or all tests of a folder: their tests are marked `needs` here.
+#: Programs that a fixture or all tests of a folder call; these tests are marked `needs` here.
 FIXTURES = {
     "browser": ["chromium"], "clip": ["ffmpeg"], "cudart": ["gcc"], "cudart_build": ["gcc"], "fuse": ["fusermount3"],
-    "long_clip": ["ffmpeg"],
+    "long_clip": ["ffmpeg"], "make_clip": ["ffmpeg"],
 }  # fmt: skip
 FOLDERS = {"rig": ["mmdebstrap", "ip", "tc", "nft", "ssh", "mkfs.ext4", "qemu-aarch64-static"]}
-#: Seconds for one test with its fixtures; those of `rig` first make a root file system, those of `docs` a build.
+#: Seconds for one test with its fixtures; `rig` first makes a root file system, and `docs` a build.
 LIMIT_S, LONG_S = 300, 1800
 
 
 def missing(tool):
-    """Debian's packages that bring it where it is not there; a user's PATH often lacks /usr/sbin."""
+    """The Debian packages of a program that is not installed; a user's PATH often lacks /usr/sbin."""
     path = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
     return () if shutil.which(tool, path=path) else TOOLS[tool]
 
 
-@pytest.hookimpl(tryfirst=True)  # before -m looks at the marks
+@pytest.hookimpl(tryfirst=True)  # before -m selects by the marks
 def pytest_collection_modifyitems(config, items):
     limits = config.pluginmanager.hasplugin("timeout")
     for item in items:
@@ -60,8 +61,8 @@ def pytest_collection_modifyitems(config, items):
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item):
-    """pytest-timeout raises in Python code. What hangs elsewhere, an import lock or a library, ends its worker: the
-    test is then named as the one in which that crashed, and another worker goes on."""
+    """pytest-timeout raises in Python code. A hang elsewhere (an import lock or a library) ends the worker: pytest then
+    names the test in which it crashed, and another worker continues."""
     mark = item.get_closest_marker("timeout")
     if mark:
         faulthandler.dump_traceback_later(mark.args[0] + 60, exit=True, file=sys.__stderr__)
@@ -71,8 +72,8 @@ def pytest_runtest_protocol(item):
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item):
-    """Processes that a test over its limit has begun end with it. A KeyboardInterrupt that a test lets out is its
-    failure: a worker would take it for the user's, and no other test would run."""
+    """End the processes of a test that exceeds its limit. A KeyboardInterrupt from a test is a failure of the test,
+    because a worker would take it for the user's, and no other test would run."""
     before = _children()
     try:
         return (yield)
@@ -88,19 +89,19 @@ def pytest_runtest_call(item):
 
 
 def _children():
-    found = set()
+    pids = set()
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
             if int(stat.read_text().rpartition(")")[2].split()[1]) == os.getpid():
-                found.add(int(stat.parent.name))
+                pids.add(int(stat.parent.name))
         except OSError:
-            continue  # it has ended
-    return found
+            continue  # the process has ended
+    return pids
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """A file's tests go to one worker, with what its fixtures made once."""
+    """The tests of a file run in one worker, so that their fixtures are made once."""
     from xdist.scheduler import LoadScopeScheduling
 
     class ByFile(LoadScopeScheduling):
@@ -109,7 +110,7 @@ def pytest_xdist_make_scheduler(config, log):
             return next((name for name in WHOLE if file.startswith(f"tests/{name}/")), file)
 
         def remove_node(self, node):
-            """A test in which a worker crashed has had its turn: xdist would give it to the next worker, and so on."""
+            """Do not repeat a test in which a worker crashed: xdist would give it to the next worker, and so on."""
             units = self.assigned_work[node].values()
             at = next(((unit, test) for unit in units for test, done in unit.items() if not done), None)
             if at is None:
@@ -119,14 +120,14 @@ def pytest_xdist_make_scheduler(config, log):
             super().remove_node(node)
             return crashed
 
-    config.option.loadscopereorder = False  # ORDER's, not that of the number of tests; an option since xdist 3.7
+    config.option.loadscopereorder = False  # keep ORDER, not the order by number of tests; an option since xdist 3.7
     return ByFile(config, log)
 
 
 @pytest.fixture(autouse=True, scope="session")
 def disk_that_is_not_waited_for():
-    """No power is cut here: fsync, called thousands of times, costs minutes and shows nothing. Tests that count or
-    break it put their own in its place; processes of their own have the real one."""
+    """Replace fsync with a no-op: no power is cut here, and thousands of calls take minutes. Tests that count or break
+    fsync replace it themselves; child processes have the real one."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda descriptor: None)
         yield
@@ -134,7 +135,7 @@ def disk_that_is_not_waited_for():
 
 @pytest.fixture
 def own_signals():
-    """Who started the tests with nohup or a shell's & has all their children ignore SIGHUP and SIGINT."""
+    """Restore signals: after nohup or a shell's & all children would ignore SIGHUP and SIGINT."""
     before = {number: signal.getsignal(number) for number in (signal.SIGHUP, signal.SIGINT)}
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)

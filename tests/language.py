@@ -1,10 +1,10 @@
-"""Finds words and sentence patterns that CONTRIBUTING's "Plain English" bans, in everything a person reads.
+"""Finds the words and sentence patterns that CONTRIBUTING's "Plain English" bans, in all texts for readers.
 
     python -m tests.language            lists every finding
-    python -m tests.language --shrink   writes the shorter list of what is tolerated; it never grows
+    python -m tests.language --shrink   shortens the list of tolerated findings; it never grows
 
-A finding is (file, rule, sentence). The check reads the Markdown pages without their code, and the docstrings, messages
-and help texts of both packages: every string of four words or more.
+A finding is (file, rule, sentence). The check reads the Markdown pages without their code, and all strings of four
+words or more in both packages: docstrings, messages and help texts.
 """
 
 from __future__ import annotations
@@ -54,17 +54,17 @@ class Finding(NamedTuple):
 
 
 def findings(root: Path = ROOT) -> list[Finding]:
-    """All of them, in the order of the files."""
-    found = []
+    """All findings, in the order of the files."""
+    hits = []
     for pattern in (*PAGES, *CODE):
         for path in sorted(root.glob(pattern)):
             texts = _prose(path.read_text()) if path.suffix == ".md" else _strings(path.read_text())
-            found += [Finding(path.relative_to(root).as_posix(), *hit) for text in texts for hit in check(text)]
-    return found
+            hits += [Finding(path.relative_to(root).as_posix(), *hit) for text in texts for hit in check(text)]
+    return hits
 
 
 def check(text: str) -> Iterator[tuple[str, str]]:
-    """(rule, sentence) of every finding in a piece of prose."""
+    """(rule, sentence) of every finding in a text."""
     for sentence in re.split(r"(?<=[.!?;:])\s+|\n\s*\n|\s\|\s", text):
         plain = re.sub(r"^([-*>#|]+ )+", "", " ".join(sentence.split()))
         for name, pattern in _PATTERNS.items():
@@ -73,14 +73,14 @@ def check(text: str) -> Iterator[tuple[str, str]]:
 
 
 def _prose(page: str) -> Iterator[str]:
-    """A page's paragraphs without code blocks, inline code and links' targets."""
+    """A page's paragraphs, without code blocks, inline code and link targets."""
     without = re.sub(r"^```.*?^```$|^~~~.*?^~~~$", "", page, flags=re.M | re.S)
     without = re.sub(r"`[^`\n]*`", "code", re.sub(r"\]\([^)]*\)", "]", without))
     yield from re.split(r"\n\s*\n|\n(?=[-*|#] ?)", without)
 
 
 def _strings(source: str) -> Iterator[str]:
-    """Strings that are prose; the values inside an f-string stand as `x`."""
+    """Strings of prose; `x` replaces the values in an f-string."""
     tree = ast.parse(source)
     inside = {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in node.values}
     for node in ast.walk(tree):
@@ -94,24 +94,24 @@ def _strings(source: str) -> Iterator[str]:
             yield text
 
 
-def counted(found: list[Finding]) -> dict[str, dict[str, int]]:
-    """{file: {rule: how often}}."""
+def counted(hits: list[Finding]) -> dict[str, dict[str, int]]:
+    """{file: {rule: number of findings}}."""
     counts: dict[str, Counter] = {}
-    for finding in found:
+    for finding in hits:
         counts.setdefault(finding.file, Counter())[finding.rule] += 1
     return {file: dict(sorted(rules.items())) for file, rules in sorted(counts.items())}
 
 
 def tolerated() -> dict[str, dict[str, int]]:
-    """{file: {rule: how many findings are not mended yet}}."""
+    """{file: {rule: number of tolerated findings}}."""
     return json.loads(TOLERATED.read_text())
 
 
 def main() -> None:
-    found = findings()
+    hits = findings()
     if sys.argv[1:] == ["--shrink"]:
         before = tolerated() if TOLERATED.exists() else None
-        now = counted(found)
+        now = counted(hits)
         if before is not None:
             grown = [
                 f"{file}: {rule}"
@@ -120,12 +120,12 @@ def main() -> None:
                 if count > before.get(file, {}).get(rule, 0)
             ]
             if grown:
-                sys.exit("the list may only shrink; mend " + ", ".join(grown))
+                sys.exit("the list may only shrink; rewrite the new findings in " + ", ".join(grown))
         TOLERATED.write_text(json.dumps(now, indent=1, sort_keys=True) + "\n")
     else:
-        for file, rule, sentence in found:
+        for file, rule, sentence in hits:
             print(f"{file}: {rule}: {sentence[:160]}")
-    print(f"{len(found)} findings in {len({f.file for f in found})} files")
+    print(f"{len(hits)} findings in {len({f.file for f in hits})} files")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Measures the layout of both packages from their syntax trees; lazy imports and those for annotations count.
+"""Measures the layout of both packages from their syntax trees, including lazy imports and imports for annotations.
 
     python -m tests.layout
 
-prints, for each package: its rooms (folders, and the modules of its root) by level, the imports that run upwards, the
-circles between modules and between rooms, and the modules in the root. `python -m tests.layout map` prints the map of
-CONTRIBUTING.md, which is made from the folders' own docstrings. `ORDER` is the order that tests/test_layout.py holds.
+prints for each package: its rooms (folders, and the modules of its root) by level, the upward imports, the circles
+between modules and between rooms, and the modules in the root. `python -m tests.layout map` prints the map in
+CONTRIBUTING.md, which is made from the folders' docstrings. tests/test_layout.py enforces `ORDER`.
 """
 
 from __future__ import annotations
@@ -19,16 +19,18 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = {"edgeprune": ROOT / "edgeprune", "edgeprune_device": ROOT / "device" / "edgeprune_device"}
-#: Rooms from low to high: a room imports from those before it only. Modules of the root stand among them by name.
+#: Rooms from low to high: a room imports only from rooms before it. Modules of the root are listed by name.
 ORDER = {
     "edgeprune": (
-        "versions", "cache", "console", "data", "model", "quantize", "measuring", "exporting", "pruning", "training",
-        "analysis", "demo", "drones", "comparison", "workflow", "api", "", "commands", "doctor", "__main__",
+        "versions", "cache", "workers", "options", "console", "tasks", "data", "model", "quantize", "measuring",
+        "exporting", "pruning", "training", "analysis", "demo", "drones", "comparison", "workflow", "api", "",
+        "commands", "doctor", "__main__",
     ),
     "edgeprune_device": (
-        "", "errors", "clock", "printable", "terminal", "interpreter", "hint", "files", "strict_json", "progress",
-        "output", "schema", "target", "cuda", "probes", "trust", "vision", "machine", "engine", "reports", "sources",
-        "runtimes", "benchmark", "releases", "service", "installation", "doctor", "commands", "cli", "__main__",
+        "", "agent", "errors", "clock", "printable", "terminal", "interpreter", "hint", "plugins", "option", "options",
+        "size", "deadline", "table", "files", "strict_json", "onnx_file", "progress", "output", "schema", "target",
+        "cuda", "probes", "trust", "vision", "machine", "engine", "reports", "sources", "runtimes", "benchmark",
+        "releases", "service", "installation", "doctor", "commands", "cli", "__main__",
     ),
 }  # fmt: skip
 
@@ -36,15 +38,15 @@ ORDER = {
 def modules(package: str) -> dict[str, Path]:
     """{dotted name: file} of every module of a package."""
     base = PACKAGES[package]
-    found = {}
+    paths = {}
     for path in sorted(base.rglob("*.py")):
         parts = [package, *path.relative_to(base).with_suffix("").parts]
-        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
-    return found
+        paths[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return paths
 
 
 def imports(package: str) -> dict[str, set[str]]:
-    """{module: modules of the same package that it imports}, wherever the import stands."""
+    """{module: modules of the same package that it imports}, including imports in functions."""
     known = modules(package)
     return {name: set(_imported(path, package, known)) - {name} for name, path in known.items()}
 
@@ -64,17 +66,17 @@ def _imported(path: Path, package: str, known: dict[str, Path]) -> Iterable[str]
 
 
 def room(module: str) -> str:
-    """The folder below the package that a module lives in, or its own name in the root: `edgeprune.data.samples` is in
-    `data`, `edgeprune.cache` is `cache`, the package itself is ``."""
+    """The folder of a module below the package, or its own name in the root: `edgeprune.data.samples` is in `data`,
+    `edgeprune.cache` is `cache`, the package itself is ``."""
     return module.split(".")[1] if "." in module else ""
 
 
 def arrows(package: str) -> dict[str, set[str]]:
     """{room: rooms that it imports from}."""
-    found: dict[str, set[str]] = defaultdict(set)
+    graph: dict[str, set[str]] = defaultdict(set)
     for module, targets in imports(package).items():
-        found[room(module)] |= {room(target) for target in targets} - {room(module)}
-    return dict(found)
+        graph[room(module)] |= {room(target) for target in targets} - {room(module)}
+    return dict(graph)
 
 
 def circles(graph: dict[str, set[str]]) -> list[list[str]]:
@@ -82,7 +84,7 @@ def circles(graph: dict[str, set[str]]) -> list[list[str]]:
     index: dict[str, int] = {}
     low: dict[str, int] = {}
     stack: list[str] = []
-    found = []
+    cycles = []
 
     def visit(node: str) -> None:
         index[node] = low[node] = len(index)
@@ -96,45 +98,45 @@ def circles(graph: dict[str, set[str]]) -> list[list[str]]:
         if low[node] == index[node]:
             at = stack.index(node)
             if len(stack) - at > 1:
-                found.append(sorted(stack[at:]))
+                cycles.append(sorted(stack[at:]))
             del stack[at:]
 
     for node in graph:
         if node not in index:
             visit(node)
-    return found
+    return cycles
 
 
 def levels(graph: dict[str, set[str]]) -> dict[str, int]:
-    """{room: 1 + the highest level among those that it imports from}; CycleError where rooms form a circle."""
-    found: dict[str, int] = {}
+    """{room: 1 + the highest level of its imports}; CycleError if rooms form a circle."""
+    by_node: dict[str, int] = {}
     for node in TopologicalSorter(graph).static_order():
-        found[node] = 1 + max((found[target] for target in graph.get(node, ())), default=0)
-    return found
+        by_node[node] = 1 + max((by_node[target] for target in graph.get(node, ())), default=0)
+    return by_node
 
 
 def upwards(package: str) -> list[str]:
-    """Imports against `ORDER`, as `module -> module`. A room that is missing from `ORDER` imports upwards always."""
+    """Imports against `ORDER`, as `module -> module`. Imports of a room that is missing in `ORDER` always count."""
     place = {name: i for i, name in enumerate(ORDER[package])}
-    found = []
+    upward = []
     for module, targets in imports(package).items():
         for target in targets:
             here, there = room(module), room(target)
             if here != there and there not in ORDER[package][: place.get(here, 0)]:
-                found.append(f"{module} -> {target}")
-    return sorted(found)
+                upward.append(f"{module} -> {target}")
+    return sorted(upward)
 
 
 def without_a_test_file(package: str) -> list[str]:
-    """Modules, as `folder/module.py`, that no test file of the mirrored folder is named after."""
+    """Modules, as `folder/module.py`, without a test file of the same name in the mirrored folder."""
     side = ROOT / "tests" / {"edgeprune": "host", "edgeprune_device": "device"}[package]
     base = PACKAGES[package]
-    found = [path.relative_to(base) for path in sorted(base.rglob("*.py")) if not path.stem.startswith("_")]
-    return [path.as_posix() for path in found if not (side / path.parent / f"test_{path.stem}.py").exists()]
+    paths = [path.relative_to(base) for path in sorted(base.rglob("*.py")) if not path.stem.startswith("_")]
+    return [path.as_posix() for path in paths if not (side / path.parent / f"test_{path.stem}.py").exists()]
 
 
 def report(package: str) -> str:
-    """All of it as text."""
+    """The whole report as text."""
     graph = arrows(package)
     lines = [f"{package}: {len(graph)} rooms, {len(modules(package))} modules"]
     try:
@@ -144,20 +146,21 @@ def report(package: str) -> str:
         lines += [f"  level {level:2}  {' '.join(sorted(names))}" for level, names in sorted(by_level.items())]
     except CycleError:
         lines.append("  rooms form a circle")
-    for title, found in (
+    for title, texts in (
         ("circles of rooms", [" ".join(names) for names in circles(graph)]),
         ("circles of modules", [" ".join(names) for names in circles(imports(package))]),
         ("upward imports", upwards(package)),
         ("modules in the root", _root_modules(package)),
         ("modules without a test file of their name", without_a_test_file(package)),
     ):
-        lines.append(f"  {title}: {len(found)}" + "".join(f"\n    {text}" for text in found))
+        lines.append(f"  {title}: {len(texts)}" + "".join(f"\n    {text}" for text in texts))
     return "\n".join(lines)
 
 
 def map_of(package: str) -> str:
-    """The folders of a package from high to low, each with the first sentence of its docstring and its modules; then
-    the modules of the root."""
+    """The folders of a package from high to low, each with the first sentence of its docstring and its modules,
+    followed by the modules of the root.
+    """
     base, lines = PACKAGES[package], [f"{PACKAGES[package].relative_to(ROOT)}/"]
     for name in reversed(ORDER[package]):
         folder = base / name

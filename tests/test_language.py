@@ -1,17 +1,17 @@
-"""Messages, help, documentation and docstrings keep to plain English (tests/language.py); the list of what is not
-mended yet only shrinks."""
+"""Messages, help, documentation and docstrings follow the rules of plain English (tests/language.py); the list of
+tolerated findings only shrinks."""
 
 import pytest
 
 from tests import language
 
 
-def test_nothing_new_breaks_a_rule():
+def test_no_new_text_breaks_a_rule():
     allowed = language.tolerated()
-    found = language.findings()
+    findings = language.findings()
     new = {
-        (file, rule): [f.sentence for f in found if (f.file, f.rule) == (file, rule)]
-        for file, rules in language.counted(found).items()
+        (file, rule): [f.sentence for f in findings if (f.file, f.rule) == (file, rule)]
+        for file, rules in language.counted(findings).items()
         for rule, count in rules.items()
         if count > allowed.get(file, {}).get(rule, 0)
     }
@@ -19,7 +19,7 @@ def test_nothing_new_breaks_a_rule():
     assert not lines, "\n".join(lines)
 
 
-def test_the_list_of_what_is_tolerated_has_shrunk_with_the_findings():
+def test_the_list_of_tolerated_findings_is_up_to_date():
     now = language.counted(language.findings())
     mended = [
         f"{file}: {rule}"
@@ -27,7 +27,7 @@ def test_the_list_of_what_is_tolerated_has_shrunk_with_the_findings():
         for rule, count in rules.items()
         if now.get(file, {}).get(rule, 0) < count
     ]
-    assert not mended, f"mended, so no longer tolerated: run python -m tests.language --shrink ({', '.join(mended)})"
+    assert not mended, f"rewritten, so no longer tolerated: run python -m tests.language --shrink ({', '.join(mended)})"
 
 
 @pytest.mark.parametrize(
@@ -43,11 +43,11 @@ def test_the_list_of_what_is_tolerated_has_shrunk_with_the_findings():
         ("1.19x faster than before", ["faster ratio"]),
     ],
 )
-def test_rules_find_their_pattern_and_nothing_else(text, rules):
+def test_rules_find_only_their_pattern(text, rules):
     assert [rule for rule, _ in language.check(text)] == rules
 
 
-def test_only_prose_is_read():
+def test_only_prose_is_checked():
     page = "A line.\n\n```sh\nnobody --on is another\n```\n\nSee `nobody` in [x](what-is-said.md).\n"
     assert not [hit for text in language._prose(page) for hit in language.check(text)]
     code = 'def f(name):\n    """Somebody reads this line."""\n    raise E(f"{name}: nobody is left")\n    g("nobody")'

@@ -1,1 +1,1 @@
-"""Pre- and post-processing beside Ultralytics' own; see __main__.py."""
+"""Pre- and post-processing compared with Ultralytics'; see __main__.py."""

@@ -1,14 +1,14 @@
-"""Pre- and post-processing beside Ultralytics' own, on the same frames, outputs, thresholds and thread:
+"""Compares pre- and post-processing with Ultralytics', on the same frames, outputs, thresholds and thread:
 
     pip install -r benchmarks/device/requirements.txt
     OMP_NUM_THREADS=1 taskset -c 1 python -m benchmarks.device --out benchmarks/results/device
 
-Before: a decoded frame -> letterbox -> (1, 3, h, w) float32. After: raw output -> decode, NMS -> boxes in frame px. No
-decoding of pictures, no inference. Outputs are those of YOLOv8n in ONNX Runtime on HIT-UAV (4 classes) and COCO (80),
-chosen or put together so that exactly 0, 10 and 300 boxes survive (outputs.py); frames are those pictures at the
-frame's size, four in turn. Each round runs all ways one after another, who begins changes, and a round's times are
-compared with each other: the factor is the median over rounds, its spread the 5 % and 95 % quantiles. Before anything
-is timed the answers are compared; different numbers end the benchmark.
+Pre-processing: a decoded frame -> letterbox -> (1, 3, h, w) float32. Post-processing: raw output -> decode, NMS ->
+boxes in frame px. Image decoding and inference are not timed. The outputs come from YOLOv8n in ONNX Runtime on HIT-UAV
+(4 classes) and COCO (80), selected or combined so that exactly 0, 10 and 300 boxes survive (outputs.py); the frames are
+these images at the frame's size, four in turn. Each round runs all implementations in changing order and compares their
+times: the factor is the median over rounds, its spread the 5 % and 95 % quantiles. The results are compared before any
+timing; a difference ends the benchmark.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ WARMUP = 20
 
 def main() -> None:
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    p.add_argument("--shared", type=Path, default=Path("../shared/data"), help="weights and pictures")
+    p.add_argument("--shared", type=Path, default=Path("../shared/data"), help="weights and images")
     p.add_argument("--rounds", type=int, default=300)
     p.add_argument("--out", type=Path, required=True, help="without suffix")
     args = p.parse_args()
@@ -83,7 +83,7 @@ def main() -> None:
 
 
 def pictures(folder: Path, shape: tuple[int, int]) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Four frames, each as RGB and as BGR."""
+    """Four frames, each in RGB and in BGR."""
     paths = sorted(p for p in folder.rglob("*") if p.suffix in (".jpg", ".png"))[:4]
     frames = []
     for path in paths:
@@ -95,7 +95,7 @@ def pictures(folder: Path, shape: tuple[int, int]) -> list[tuple[np.ndarray, np.
 
 
 def measure(size: int, frames: list, output: np.ndarray, rounds: int) -> dict:
-    """Microseconds of each way, and how many times as fast as Ultralytics ours are."""
+    """The microseconds of each implementation, and how many times as fast as Ultralytics ours are."""
     ways = [Ultralytics(size), Ours(size, opencv=True), Ours(size, opencv=False)]
     agree(ways, frames, output)
     took = np.zeros((len(ways), 2, rounds))  # ns; before and after inference
@@ -125,7 +125,7 @@ def measure(size: int, frames: list, output: np.ndarray, rounds: int) -> dict:
 
 
 def agree(ways: list, frames: list, output: np.ndarray) -> None:
-    """The same network input to the last bit (without OpenCV: to one level of 255), the same boxes."""
+    """Check for equal network inputs, bit by bit (without OpenCV: within one level of 255), and equal boxes."""
     for rgb, bgr in frames:
         answers = []
         for way in ways:
@@ -135,8 +135,8 @@ def agree(ways: list, frames: list, output: np.ndarray) -> None:
         for way, (other_x, other_boxes) in zip(ways[1:], others):
             levels = np.abs(x - other_x).max() * 255
             assert levels <= (0 if way.name == "ours" else 1.001), f"{way.name}: the input differs by {levels} levels"
-            assert boxes.shape == other_boxes.shape, f"{way.name}: other boxes"
-            assert np.abs(boxes - other_boxes).max(initial=0) < 1e-3, f"{way.name}: other boxes"
+            assert boxes.shape == other_boxes.shape, f"{way.name}: different boxes"
+            assert np.abs(boxes - other_boxes).max(initial=0) < 1e-3, f"{way.name}: different boxes"
 
 
 if __name__ == "__main__":

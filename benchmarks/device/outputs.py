@@ -1,4 +1,4 @@
-"""What the networks really answer, and outputs of which exactly so many boxes survive."""
+"""Real outputs of the networks, and outputs of which an exact number of boxes survives."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from edgeprune_device import runtimes
 from edgeprune_device.output import RAW
-from edgeprune_device.vision import postprocess, preprocess
+from edgeprune_device.vision import detect, preprocess
 
 from benchmarks.device.ways import CONF, IOU
 from edgeprune.exporting.to_onnx import to_onnx
@@ -16,7 +16,7 @@ from edgeprune.model import checkpoint
 
 
 class Network(NamedTuple):
-    """`name` as in the table, weights and pictures below ../shared/data, input size in px."""
+    """A network: its `name` in the table, its weights and images below ../shared/data, and its input size in px."""
 
     name: str
     weights: str
@@ -31,8 +31,9 @@ NETWORKS = [
 
 
 class Made(NamedTuple):
-    """`output` (1, 4+nc, N) with exactly `detections` boxes after NMS, of `candidates` anchors above the threshold;
-    `how` says what it was made of."""
+    """An `output` (1, 4+nc, N) with exactly `detections` boxes after NMS, from `candidates` anchors above the
+    threshold; `how` describes its origin.
+    """
 
     output: np.ndarray
     detections: int
@@ -41,7 +42,7 @@ class Made(NamedTuple):
 
 
 def answers(network: Network, shared: Path, folder: Path, count: int = 128) -> np.ndarray:
-    """(pictures, 4+nc, N): the raw outputs of the FP32 ONNX file in ONNX Runtime on real pictures."""
+    """(images, 4+nc, N): the raw outputs of the FP32 ONNX file in ONNX Runtime on real images."""
     source = checkpoint.load(shared / "weights" / network.weights)
     path = folder / f"{network.name}-{network.size}.onnx"
     path.write_bytes(to_onnx(source.model, (network.size, network.size)).SerializeToString())
@@ -52,16 +53,16 @@ def answers(network: Network, shared: Path, folder: Path, count: int = 128) -> n
 
 
 def exactly(count: int, real: np.ndarray) -> Made:
-    """The real output nearest above `count` boxes; pictures laid over each other where no single one has as many.
+    """Select the real output with the fewest boxes above `count`, or combine images if no single one has enough.
 
-    What is too much goes by a bar: anchors not better than the first superfluous box lose their scores. NMS goes from
-    the best box down, so the boxes above the bar stay as they are.
+    A threshold removes the excess: anchors that do not exceed the first superfluous box lose their scores. NMS starts
+    with the best box, so the boxes above the threshold do not change.
     """
-    found = [len(_boxes(output)) for output in real]
-    enough = [i for i, n in enumerate(found) if n >= count]
+    counts = [len(_boxes(output)) for output in real]
+    enough = [i for i, n in enumerate(counts) if n >= count]
     if enough:
-        output = real[min(enough, key=lambda i: found[i])].copy()
-        how = f"one picture with {min(found[i] for i in enough)}"
+        output = real[min(enough, key=lambda i: counts[i])].copy()
+        how = f"one image with {min(counts[i] for i in enough)}"
     else:
         output, how = _crowd(count, real)
     boxes = _boxes(output)
@@ -73,15 +74,15 @@ def exactly(count: int, real: np.ndarray) -> Made:
 
 
 def _crowd(count: int, real: np.ndarray) -> tuple[np.ndarray, str]:
-    """Pictures over each other, each anchor of the one that is surest there, until `count` boxes survive; if all
-    together are too few, all scores are raised, a quarter logit at a time."""
+    """Combine images, with each anchor from the most confident one, until `count` boxes survive; if all images together
+    have too few, raise all scores in steps of a quarter logit."""
     output = real[0].copy()
     for used, other in enumerate(real[1:], start=2):
         surer = other[4:].max(axis=0) > output[4:].max(axis=0)
         output[:, surer] = other[:, surer]
         if len(_boxes(output)) >= count:
-            return output, f"{used} pictures over each other"
-    how = f"all {len(real)} pictures over each other"
+            return output, f"{used} superimposed images"
+    how = f"all {len(real)} images, superimposed"
     raised = 0.0
     while len(_boxes(output)) < count:
         raised += 0.25
@@ -91,4 +92,4 @@ def _crowd(count: int, real: np.ndarray) -> tuple[np.ndarray, str]:
 
 
 def _boxes(output: np.ndarray) -> np.ndarray:
-    return postprocess.detections([output[None]], RAW, classes=len(output) - 4, conf=CONF, iou=IOU, max_det=30_000)
+    return detect.detections([output[None]], RAW, classes=len(output) - 4, conf=CONF, iou=IOU, max_det=30_000)

@@ -1,14 +1,14 @@
-"""What the service costs over a bare loop of the same stages: `python -m benchmarks.device.service BUNDLE`.
+"""Measures the overhead of the service over a bare loop: `python -m benchmarks.device.service BUNDLE`.
 
-In turns, in one run, one thread, the FP32 model, the same picture files:
+All run in turns, with one thread, the FP32 model and the same image files:
 
-- bare: decode, letterbox, inference, NMS in one process, and nothing else
-- line: the same, with the detections as one line by json.dumps, appended to a file
-- service: `edgeprune run`, supervisor and worker, its lines appended to a file
+- bare: only decode, letterbox, inference and NMS, in one process
+- line: the same, with the detections as one line from json.dumps, appended to a file
+- service: `edgeprune run` with supervisor and worker, whose lines are appended to a file
 
-Two figures of each turn. By the clock: the time of some frames in a row, divided, the fastest tenth of these, after a
-warm-up. By the processor: what all processes of a long run took, less those of a short one, by frame; other programs
-disturb it less, and the supervisor is in it. Runtime null runs no network: what is then left is all overhead's.
+Each turn gives two figures. Wall time: the time per frame in blocks of consecutive frames, the fastest tenth of the
+blocks, after a warm-up. CPU time: the difference between all processes of a long and of a short run, per frame;
+other programs disturb it less, and it includes the supervisor. Runtime null runs no network, so only overhead remains.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ from edgeprune_device.vision.evaluation import EvaluationSet
 
 RESULTS = Path(__file__).parents[1] / "results"
 WARM_UP = 30  # frames
-CHUNKS = {"ort": 30, "null": 200}  # frames in a row
+CHUNKS = {"ort": 30, "null": 200}  # consecutive frames
 WAYS = ("bare", "line", "service")
 
 
 def main() -> None:
-    """Measure, write `results/service.{json,md}`, print the latter."""
+    """Measure, write `results/service.{json,md}`, and print the page."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.device.service", description=__doc__.split("\n")[0])
     parser.add_argument("bundle", type=Path, nargs="?", help="a bundle; its FP32 model is run")
     parser.add_argument("--rounds", type=int, default=9, help="turns of each; default 9")
@@ -48,7 +48,7 @@ def main() -> None:
         loop(args.bundle, *args.loop)
         return
     bundle = Bundle.open(args.bundle, allow_untrusted=True)
-    found = {
+    results = {
         "schema_version": 1,
         "machine": Environment.read().to_json(),
         "bundle": {"name": bundle.manifest.name, "imgsz": list(bundle.manifest.imgsz)},
@@ -60,17 +60,17 @@ def main() -> None:
         for runtime, frames in (("ort", 620), ("null", 4040)):
             pictures = Path(folder) / runtime
             spread(bundle, pictures, frames)
-            found[runtime] = turns(args.bundle, runtime, pictures, short, args.rounds)
-        found["supervisor"] = supervisor(args.bundle, Path(folder) / "null")
-    found["load"] = [before, os.getloadavg()[0]]
-    text = page(found)
-    write_atomic(RESULTS / "service.json", json.dumps(found, indent=1) + "\n")
+            results[runtime] = turns(args.bundle, runtime, pictures, short, args.rounds)
+        results["supervisor"] = supervisor(args.bundle, Path(folder) / "null")
+    results["load"] = [before, os.getloadavg()[0]]
+    text = page(results)
+    write_atomic(RESULTS / "service.json", json.dumps(results, indent=1) + "\n")
     write_atomic(RESULTS / "service.md", text)
     print(text)
 
 
 def spread(bundle: Bundle, folder: Path, frames: int) -> None:
-    """The bundle's pictures over and over, as so many files."""
+    """Write the bundle's images repeatedly, as `frames` files."""
     pictures = list(EvaluationSet.read(bundle.read(bundle.manifest.evaluation["payload"])))
     folder.mkdir()
     for i in range(frames):
@@ -79,23 +79,25 @@ def spread(bundle: Bundle, folder: Path, frames: int) -> None:
 
 
 def turns(bundle: Path, runtime: str, pictures: Path, short: Path, rounds: int) -> dict:
-    """{"rounds": [{way: {"ms", "cpu_ms"}}], "line_over_bare": {"ms", "cpu_ms"}, …}: a frame's, and medians of pairs."""
+    """{"rounds": [{way: {"ms", "cpu_ms"}}], "line_over_bare": {"ms", "cpu_ms"}, …}: values per frame, and medians of
+    pairs.
+    """
     rows = []
     for i in range(rounds):
         ways = WAYS if i % 2 == 0 else WAYS[::-1]
         row = {way: turn(way, bundle, runtime, pictures, short) for way in ways}
         rows.append({way: row[way] for way in WAYS})
         print(f"{runtime}: {json.dumps(rows[-1])}", file=sys.stderr)
-    found = {"rounds": rows}
+    results = {"rounds": rows}
     for a, b in (("line", "bare"), ("service", "bare"), ("service", "line")):
-        found[f"{a}_over_{b}"] = {
+        results[f"{a}_over_{b}"] = {
             kind: statistics.median(row[a][kind] / row[b][kind] for row in rows) for kind in ("ms", "cpu_ms")
         }
-    return found
+    return results
 
 
 def turn(way: str, bundle: Path, runtime: str, pictures: Path, short: Path) -> dict:
-    """{"ms", "cpu_ms"} of a frame."""
+    """{"ms", "cpu_ms"} per frame."""
     spent_s, counts = [], []
     for folder in (short, pictures):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -112,7 +114,7 @@ def turn(way: str, bundle: Path, runtime: str, pictures: Path, short: Path) -> d
 
 
 def run(way: str, bundle: Path, runtime: str, pictures: Path) -> list:
-    """When each frame began, s."""
+    """The start time of each frame, s."""
     with tempfile.TemporaryDirectory() as folder:
         lines = Path(folder) / "lines.jsonl"
         with open(lines, "ab") as output:
@@ -129,14 +131,13 @@ def run(way: str, bundle: Path, runtime: str, pictures: Path) -> list:
 
 
 def loop(path: Path, way: str, runtime: str, folder: str) -> None:
-    """One bare loop; prints when each frame began, s."""
+    """Run one bare loop; print the start time of each frame, s."""
     from edgeprune_device import runtimes
-    from edgeprune_device.vision import preprocess
-    from edgeprune_device.vision.postprocess import detections
+    from edgeprune_device.vision import detect, preprocess
 
     bundle = Bundle.open(path, allow_untrusted=True)
     manifest = bundle.manifest
-    settings = runtimes.RuntimeSettings(threads=1, shapes=manifest.shapes)
+    settings = runtimes.RuntimeSettings(threads=1, shapes=detect.TASK.shapes(manifest))
     session = runtimes.open(bundle.read(manifest.models["fp32"]["payload"]), runtime, settings)
     pictures = [(str(file), file.read_bytes()) for file in sorted(Path(folder).iterdir())]
     prepare, names, nms = preprocess.Preprocessor(manifest.imgsz), manifest.classes, dict(manifest.nms)
@@ -146,7 +147,7 @@ def loop(path: Path, way: str, runtime: str, folder: str) -> None:
         moments.append(time.clock_gettime(time.CLOCK_BOOTTIME))
         image = preprocess.decode(data, name)
         x, box = prepare(image)
-        found = box.undo(detections(session.infer(x), manifest.output, classes=len(names), **nms))
+        boxes = box.undo(detect.detections(session.infer(x), manifest.output, classes=len(names), **nms))
         if way == "line":
             line = {
                 "frame": number,
@@ -161,7 +162,7 @@ def loop(path: Path, way: str, runtime: str, folder: str) -> None:
                         "score": round(s, 4),
                         "box": [round(x1, 1), round(y1, 1), round(x2, 1), round(y2, 1)],
                     }
-                    for x1, y1, x2, y2, s, c in found.tolist()
+                    for x1, y1, x2, y2, s, c in boxes.tolist()
                 ],
             }
             output.write(json.dumps(line).encode() + b"\n")
@@ -170,7 +171,7 @@ def loop(path: Path, way: str, runtime: str, folder: str) -> None:
 
 
 def supervisor(bundle: Path, pictures: Path) -> dict:
-    """Of the process that watches: resident memory, and the share of a core that it uses while nothing happens."""
+    """The supervisor's resident memory, and its share of a core while idle."""
     from edgeprune_device.machine import cpu_load
 
     with tempfile.TemporaryDirectory() as root:
@@ -188,12 +189,12 @@ def supervisor(bundle: Path, pictures: Path) -> dict:
     return {"resident_bytes": int(status.split("VmRSS:")[1].split()[0]) * 1024, "cpu_share": share}
 
 
-def page(found: dict) -> str:
+def page(results: dict) -> str:
     """The results as Markdown."""
-    machine, watcher = found["machine"], found["supervisor"]
+    machine, watcher = results["machine"], results["supervisor"]
 
     def cells(make):
-        return " | ".join(make(found[runtime], kind) for runtime in CHUNKS for kind in ("ms", "cpu_ms"))
+        return " | ".join(make(results[runtime], kind) for runtime in CHUNKS for kind in ("ms", "cpu_ms"))
 
     def time_of(way):
         return lambda turned, kind: f"{statistics.median(row[way][kind] for row in turned['rounds']):.3f}"
@@ -209,24 +210,24 @@ def page(found: dict) -> str:
         return text
 
     lines = [
-        "# What `edgeprune run` costs over a bare loop",
+        "# Cost of `edgeprune run` compared with a bare loop",
         "",
-        f"`python -m benchmarks.device.service`, {found['bundle']['name']} at {found['bundle']['imgsz'][1]} px, FP32, "
-        f"1 thread, {len(found['ort']['rounds'])} turns; {machine['cpu']}, {machine['cores']} cores, Python "
-        f"{machine['python']}. Other programs ran on these cores meanwhile (load average "
-        f"{found['load'][0]:.1f} before, {found['load'][1]:.1f} after): the processor's time is the better figure.",
+        f"`python -m benchmarks.device.service`, {results['bundle']['name']} at {results['bundle']['imgsz'][1]} px, "
+        f"FP32, 1 thread, {len(results['ort']['rounds'])} turns; {machine['cpu']}, {machine['cores']} cores, Python "
+        f"{machine['python']}. Other programs ran on these cores at the same time (load average "
+        f"{results['load'][0]:.1f} before, {results['load'][1]:.1f} after), so CPU time is the better figure.",
         "",
-        "| ms a frame, median of turns | ONNX Runtime, clock | processor | null, clock | processor |",
+        "| ms per frame, median of the turns | ONNX Runtime, wall time | CPU time | `null`, wall time | CPU time |",
         "| --- | --- | --- | --- | --- |",
         f"| bare: decode, letterbox, inference, NMS | {cells(time_of('bare'))} |",
-        f"| line: the same, and a line by json.dumps | {cells(time_of('line'))} |",
+        f"| line: the same, and one line of JSON by json.dumps | {cells(time_of('line'))} |",
         f"| service: `edgeprune run`, both processes | {cells(time_of('service'))} |",
-        f"| **service / bare**, median of pairs | {cells(ratio('service', 'bare'))} |",
-        f"| its least and most | {cells(spread_of('service', 'bare'))} |",
-        f"| service / line, median of pairs | {cells(ratio('service', 'line'))} |",
-        f"| its least and most | {cells(spread_of('service', 'line'))} |",
+        f"| **service / bare**, median of the pairs | {cells(ratio('service', 'bare'))} |",
+        f"| lowest and highest ratio | {cells(spread_of('service', 'bare'))} |",
+        f"| service / line, median of the pairs | {cells(ratio('service', 'line'))} |",
+        f"| lowest and highest ratio | {cells(spread_of('service', 'line'))} |",
         "",
-        f"The supervisor, while nothing happens: {watcher['resident_bytes'] / 1e6:.0f} MB resident, "
+        f"The idle supervisor takes {watcher['resident_bytes'] / 1e6:.0f} MB of resident memory and "
         f"{watcher['cpu_share']:.2%} of a core.",
     ]
     return "\n".join(lines) + "\n"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 HEAD = (
-    "| network, px | frame | boxes (candidates) | Ultralytics µs: pre + post | ours µs: pre + post | factor (5…95 %) "
-    "| ours without OpenCV µs | factor (5…95 %) |"
+    "| network, px | frame | boxes (anchors above the threshold) | Ultralytics, µs: pre + post "
+    "| edgeprune, µs: pre + post | times as fast (5…95 %) | edgeprune without OpenCV, µs: pre + post "
+    "| times as fast (5…95 %) |"
 )
 
 
@@ -22,12 +23,15 @@ def of(result: dict) -> str:
     rows, versions = result["rows"], ", ".join(f"{k} {v}" for k, v in result["versions"].items())
     thresholds = ", ".join(f"{k} {v:g}" for k, v in result["thresholds"].items())
     lines = [
-        "Letterbox and normalisation (pre) plus decoding of the raw output and NMS (post), one thread each, in turns, "
-        f"{result['rounds']} rounds; {thresholds}. µs: medians; factor: the median over rounds of how many times as "
-        "fast as Ultralytics' own ours is, in brackets its 5 % and 95 % quantiles. Without OpenCV ours is compared "
-        f"with Ultralytics with it, which cannot do without. {result['machine']}, CPU {result['cpus']}, load average "
-        f"{result['load_average'][0]:.1f} before, {result['load_average'][1]:.1f} after. {versions}. Commit "
-        f"{result['commit']}.",
+        "# Pre- and post-processing compared with Ultralytics'",
+        "",
+        "*pre* is letterbox and normalisation, *post* is decoding of the raw output and NMS. Both implementations run "
+        f"with one thread, in turns, for {result['rounds']} rounds; {thresholds}. Times are medians. *Times as fast* "
+        "is the median over the rounds, with the 5 % and 95 % quantiles in brackets. Ultralytics needs OpenCV, so "
+        "edgeprune without OpenCV is also compared with Ultralytics with OpenCV.",
+        "",
+        f"{result['machine']}, CPU {result['cpus']}, load average {result['load_average'][0]:.1f} before, "
+        f"{result['load_average'][1]:.1f} after. {versions}. Commit {result['commit']}.",
         "",
         HEAD,
         "| --- " * (HEAD.count("|") - 1) + "|",
@@ -39,15 +43,17 @@ def of(result: dict) -> str:
             of_count = sorted((row["factor"][name], *_where(row)) for row in rows if row["detections"] == count)
             slowest, middle, best = of_count[0], of_count[len(of_count) // 2], of_count[-1]
             lines.append(
-                f"- {name}, {count} boxes: {slowest[0]:.2f} (least: {' '.join(slowest[1:])}), "
-                f"{middle[0]:.2f} (median), {best[0]:.2f} (most: {' '.join(best[1:])})"
+                f"- {name.replace('ours', 'edgeprune')}, {count} boxes: {middle[0]:.2f} times as fast in the median; "
+                f"lowest {slowest[0]:.2f} ({' '.join(slowest[1:])}), highest {best[0]:.2f} ({' '.join(best[1:])})."
             )
     lines.append("")
     seen = {}
     for row in rows:
         seen[f"{row['network']} {row['size']}, {row['detections']}"] = f"{row['output']} ({row['candidates']} anchors)"
     made = "; ".join(f"{k}: {v}" for k, v in seen.items())
-    lines.append(f"Outputs, and how many anchors are above the threshold: {made}.")
+    lines.append(
+        f"Outputs for each network and number of boxes, with the number of anchors above the threshold: {made}."
+    )
     return "\n".join(lines) + "\n"
 
 

@@ -1,4 +1,4 @@
-"""The ways from a frame to the network's input, and from its output to boxes: ours and Ultralytics'."""
+"""The implementations of pre- and post-processing: ours and Ultralytics'."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 import torchvision  # noqa: F401  imported, it serves Ultralytics its quick NMS; without it their NMS is Python
 from edgeprune_device.output import RAW
 from edgeprune_device.vision import preprocess
-from edgeprune_device.vision.postprocess import detections
+from edgeprune_device.vision.detect import detections
 from ultralytics.models.yolo.detect import DetectionPredictor
 from ultralytics.utils import nms, ops
 
@@ -18,14 +18,14 @@ CONF, IOU, MAX_DET = 0.25, 0.7, 300
 
 
 class Ours:
-    """edgeprune_device.vision.preprocess as `bench` runs it; takes RGB, which is what our decoders give."""
+    """edgeprune_device.vision.preprocess as in `bench`; it takes RGB, the format of our decoders."""
 
     def __init__(self, size: int, opencv: bool):
         self.name = "ours" if opencv else "ours without OpenCV"
         self._opencv, self._pre, self._box = opencv, preprocess.Preprocessor(size), None
 
     def use(self) -> None:
-        """Before a measurement: with OpenCV or without."""
+        """Enable or disable OpenCV before a measurement."""
         os.environ["EDGEPRUNE_OPENCV"] = "1" if self._opencv else "0"
         preprocess._opencv.cache_clear()
         assert preprocess.uses_opencv() == self._opencv
@@ -40,20 +40,23 @@ class Ours:
 
 
 class Ultralytics:
-    """Its predictor's own `preprocess` (LetterBox without `auto`, as for an ONNX file; takes BGR, which is what its
-    loaders give), `non_max_suppression` with torchvision's NMS, and `scale_boxes`; in inference mode, as it runs."""
+    """Ultralytics' implementation, in inference mode as usual.
+
+    It consists of the predictor's `preprocess` (LetterBox without `auto`, as for an ONNX file; BGR, the format of its
+    loaders), `non_max_suppression` with torchvision's NMS, and `scale_boxes`.
+    """
 
     name = "Ultralytics"
 
     def __init__(self, size: int):
         self._predictor = DetectionPredictor(overrides={"imgsz": size, "device": "cpu", "verbose": False})
         self._predictor.imgsz, self._predictor.device = [size, size], torch.device("cpu")
-        # What preprocess asks of a model, answered as AutoBackend does for ONNX.
+        # The attributes that preprocess reads from a model, with AutoBackend's values for ONNX.
         self._predictor.model = SimpleNamespace(fp16=False, format="onnx", dynamic=False, stride=32)
         self._size, self._shape = (size, size), None
 
     def use(self) -> None:
-        """Nothing to choose."""
+        """Do nothing; there is no choice."""
 
     @torch.inference_mode()
     def pre(self, rgb: np.ndarray, bgr: np.ndarray) -> np.ndarray:
@@ -62,6 +65,6 @@ class Ultralytics:
 
     @torch.inference_mode()
     def post(self, output: np.ndarray) -> np.ndarray:
-        found = nms.non_max_suppression(torch.from_numpy(output), CONF, IOU, max_det=MAX_DET)[0]
-        found[:, :4] = ops.scale_boxes(self._size, found[:, :4], self._shape)
-        return found.numpy()
+        boxes = nms.non_max_suppression(torch.from_numpy(output), CONF, IOU, max_det=MAX_DET)[0]
+        boxes[:, :4] = ops.scale_boxes(self._size, boxes[:, :4], self._shape)
+        return boxes.numpy()

@@ -1,1 +1,1 @@
-"""INT8 and FP16 side by side, against peers; see __main__.py."""
+"""INT8 and FP16 compared with other tools; see __main__.py."""

@@ -1,16 +1,16 @@
-"""Precisions side by side, on the same model, pictures and machine, in one run:
+"""Compares precisions on the same model, images and machine, in one run:
 
     pip install -r benchmarks/precision/requirements.txt
     python -m benchmarks.precision --weights best.pt --data data.yaml --out benchmarks/results/hituav-precision
 
-Ours: FP16, INT8 and INT8-FP16 of target jetson-orin (computed as written), INT8 of target cpu (as it runs). Peers: ONNX
-Runtime's `quantize_static` with its defaults, Ultralytics' own INT8 exports to ONNX and OpenVINO. All are calibrated
-with the same training pictures; ours chooses method and layers on other training pictures; every mAP is of the
-validation pictures, by the one evaluator. With --halves the validation pictures are cut in two, files are made with
-each half and judged on the other, and the detections are put together: for a set without training pictures of its own.
+Ours: FP16, INT8 and INT8-FP16 for target jetson-orin (computed as written), INT8 for target cpu (as executed). Others:
+ONNX Runtime's `quantize_static` with its defaults, Ultralytics' INT8 exports to ONNX and OpenVINO. All are calibrated
+with the same training images; ours selects method and layers on other training images; the same evaluator measures
+every mAP on the validation images. With --halves, for a set without training images, the validation images are split in
+two, files are made with each half and evaluated on the other, and the detections are combined.
 
-Latency is ONNX Runtime, one thread, in turns (OpenVINO: its own runtime, one thread, in turns with FP32). Whether
-NVIDIA's parser and builder take a file is asked of TensorRT for RTX, for SM86. Writes OUT.json and OUT.md.
+Latency is measured with ONNX Runtime, one thread, in turns (OpenVINO: its own runtime, one thread, in turns with FP32).
+TensorRT for RTX checks whether NVIDIA's parser and builder accept a file for SM86. Writes OUT.json and OUT.md.
 """
 
 from __future__ import annotations
@@ -39,7 +39,9 @@ def main() -> None:
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument("--weights", type=Path, required=True)
     p.add_argument("--data", type=Path, required=True)
-    p.add_argument("--halves", action="store_true", help="make with one half of the pictures, judge on the other")
+    p.add_argument(
+        "--halves", action="store_true", help="make files with one half of the images, evaluate on the other"
+    )
     p.add_argument("--imgsz", type=int)
     p.add_argument("--max-drop", type=float, default=0.003)
     p.add_argument("--no-peers", action="store_true")
@@ -49,18 +51,18 @@ def main() -> None:
     source = checkpoint.load(args.weights)
     size = source.input_size(args.imgsz)
     judged: dict[str, judge.Judged] = {}
-    said = {}
+    records = {}
     with tempfile.TemporaryDirectory() as folder:
         for i, (name, data) in enumerate(parts(dataset.load(args.data), args.halves).items()):
             work = Path(folder) / str(i)
             work.mkdir()
             made = files.make(source, args.weights, data, size, args.max_drop, work, peers=not args.no_peers)
-            said[name] = made.said
+            records[name] = made.record
             for label, file in made.files.items():
                 print(f"{name}: {label}", flush=True)
                 judge.add(judged.setdefault(label, judge.Judged()), file, data, size)
         parity = judge.parity(made.files["fp32"], made.files["ours fp16"], data, size)
-        timed = judge.latency(made.files, size)  # of the last data set's files; what is inside does not matter
+        timed = judge.latency(made.files, size)  # the last data set's files; their content does not matter
         parsed = {name: judge.nvidia(file) for name, file in made.files.items() if file.path is not None}
     classes = list(source.names)
     matches = {name: j.matches(classes) for name, j in judged.items()}
@@ -79,7 +81,7 @@ def main() -> None:
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
     result = {
         "weights": args.weights.name, "data": args.data.parent.name, "imgsz": size,
-        "pictures": matches["fp32"].pictures, "boxes": judged["fp32"].boxes, "max_drop": args.max_drop, "made": said,
+        "pictures": matches["fp32"].pictures, "boxes": judged["fp32"].boxes, "max_drop": args.max_drop, "made": records,
         "machine": f"{machine.cpu}, {', '.join(machine.cpu_features)}, {torch.get_num_threads()} threads",
         "versions": {"onnxruntime": onnxruntime.__version__, "torch": torch.__version__,
                      "python": platform.python_version(), **files.versions()},
@@ -92,9 +94,9 @@ def main() -> None:
 
 
 def parts(data: Dataset, halves: bool) -> dict[str, Dataset]:
-    """Name -> the pictures to make with (train) and to judge on (val)."""
+    """Name -> the images to make files with (train) and to evaluate on (val)."""
     if not halves:
-        return {"as split": data}
+        return {"made with the training split": data}
     middle = len(data.val) // 2
     first, second = data.val[:middle], data.val[middle:]
     return {

@@ -1,4 +1,4 @@
-"""The files that are compared: ours and the peers', all from the same weights and calibration pictures."""
+"""The compared files, ours and the other tools', from the same weights and calibration images."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from edgeprune.measuring import accuracy
 
 @dataclass(frozen=True)
 class File:
-    """path: an ONNX file, or None; open: -> session; runtime: what runs it; timed: whether ONNX Runtime's time for it
-    on a CPU says something."""
+    """path: an ONNX file, or None; open: -> session; runtime: its runtime; timed: whether ONNX Runtime's latency on a
+    CPU is meaningful."""
 
     path: Path | None
     open: object
@@ -37,17 +37,17 @@ class File:
 @dataclass(frozen=True)
 class Made:
     files: dict[str, File]
-    said: dict
+    record: dict
 
 
 def versions() -> dict[str, str | None]:
-    found = {}
+    installed = {}
     for name in ("ultralytics", "openvino", "nncf", "tensorrt-rtx-cu13"):
         try:
-            found[name] = importlib.metadata.version(name)
+            installed[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            found[name] = None
-    return found
+            installed[name] = None
+    return installed
 
 
 def make(source, weights: Path, data: Dataset, size: int, max_drop: float, work: Path, *, peers: bool) -> Made:
@@ -58,18 +58,18 @@ def make(source, weights: Path, data: Dataset, size: int, max_drop: float, work:
     ranges = q.calibrate(fp32, pictures)
     half = q.to_fp16(fp32, ranges)
     files["ours fp16"] = _ours(half.model, work / "fp16.onnx", "jetson-orin", "fp16", timed=False)
-    said = {"kept_fp32": [k.layer for k in half.kept], "calibration_pictures": len(pictures),
+    record = {"kept_fp32": [k.layer for k in half.kept], "calibration_pictures": len(pictures),
             "selection_pictures": len(select)}  # fmt: skip
     for target in ("jetson-orin", "cpu"):
         int8 = precisions.Int8(fp32, ranges, pictures, Target.load(target), lambda what: None)
         int8.settle(tuple(q.METHODS), lambda session: accuracy.score(session, data, select, size), max_drop)
-        said[target] = int8.to_json()
+        record[target] = int8.to_json()
         for name, model in int8.files.items():
             label = f"ours {name}" if target != "cpu" else "ours int8 for cpu"
             path = work / f"{target}-{name}.onnx"
             files[label] = _ours(model, path, target, name, timed=name != "int8-fp16")
     if not peers:
-        return Made(files, said)
+        return Made(files, record)
     files["onnxruntime quantize_static"] = _as_it_runs(_quantize_static(work / "fp32.onnx", pictures))
     listing = work / "calibration.txt"
     listing.write_text("".join(f"{p}\n" for p in solve))
@@ -80,7 +80,7 @@ def make(source, weights: Path, data: Dataset, size: int, max_drop: float, work:
     if importlib.util.find_spec("openvino") and importlib.util.find_spec("nncf"):
         model = _ultralytics(weights, config, size, work, "openvino")
         files["ultralytics openvino"] = File(None, lambda: OpenVino(model), "OpenVINO", timed=False)
-    return Made(files, said)
+    return Made(files, record)
 
 
 def _ours(model: onnx.ModelProto, path: Path, target: str, precision: str, timed: bool = True) -> File:
@@ -122,7 +122,7 @@ def _ultralytics(weights: Path, config: Path, size: int, work: Path, form: str) 
 
 
 class OpenVino:
-    """A network as the evaluator takes it."""
+    """An OpenVINO network as a session for the evaluator."""
 
     description = "OpenVINO"
 

@@ -1,4 +1,4 @@
-"""What is measured of a file: mAP on pictures it has not seen, time, whether NVIDIA's parser takes it."""
+"""The measurements of a file: mAP on unseen images, latency, and acceptance by NVIDIA's parser."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ ROUNDS, WARMUP = 60, 8
 
 @dataclass
 class Judged:
-    """Detections and truths, picture by picture, of one kind of file over all data sets."""
+    """Detections and ground truth per image, for one kind of file over all data sets."""
 
-    found: list[np.ndarray] = field(default_factory=list)
+    detections: list[np.ndarray] = field(default_factory=list)
     truths: list[np.ndarray] = field(default_factory=list)
 
     @property
@@ -31,19 +31,20 @@ class Judged:
         return int(sum(len(t) for t in self.truths))
 
     def matches(self, classes: list[str]) -> Matches:
-        return accuracy.match(self.found, self.truths, classes)
+        return accuracy.match(self.detections, self.truths, classes)
 
 
 def add(judged: Judged, file: File, data: Dataset, size: int) -> None:
     items = [(p.name, str(p), true_boxes(data, p)) for p in data.val]
-    _, found = evaluation.evaluate(file.open(), items, imgsz=size, classes=list(data.names))
-    judged.found += found
+    _, detections = evaluation.evaluate(file.open(), items, imgsz=size, classes=list(data.names))
+    judged.detections += detections
     judged.truths += [truth for _, _, truth in items]
 
 
 def parity(expected: File, actual: File, data: Dataset, size: int, conf: float = 0.25) -> dict:
-    """How far the answers of at least `conf` are apart, anchor by anchor: after NMS one of two nearly equal boxes may
-    win in one file and the other in the other, which is no difference of the numbers."""
+    """The differences of the outputs above `conf`, anchor by anchor. After NMS, one of two nearly equal boxes may
+    win in one file and the other one in the other file, which is not a numerical difference.
+    """
     a, b = expected.open(), actual.open()
     boxes, scores = [], []
     for picture in data.val:
@@ -60,7 +61,7 @@ def parity(expected: File, actual: File, data: Dataset, size: int, conf: float =
 
 
 def latency(files: dict[str, File], size: int) -> dict[str, dict]:
-    """ms p50, and how many times as fast as FP32: median of pairs, all in turns, one thread."""
+    """The p50 in ms, and how many times as fast as FP32 (median of pairs); all in turns, one thread."""
     one = runtimes.RuntimeSettings(threads=1)
     sessions = {n: runtimes.open(f.path, "ort", one) for n, f in files.items() if f.path and f.timed}
     for name, file in files.items():
@@ -81,7 +82,7 @@ def latency(files: dict[str, File], size: int) -> dict[str, dict]:
 
 
 def nvidia(file: File) -> dict:
-    """Parse and build for SM86 by TensorRT for RTX: seconds, or the reason why not."""
+    """Parse and build for SM86 with TensorRT for RTX: the seconds, or the reason of the failure."""
     try:
         built = tensorrt.build(file.path, "SM86")
     except GateError as error:

@@ -1,1 +1,1 @@
-"""Pruning methods side by side: one command, one machine, one run (`python -m benchmarks.pruning --help`)."""
+"""Pruning methods compared in one run on one machine (`python -m benchmarks.pruning --help`)."""

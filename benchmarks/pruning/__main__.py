@@ -1,15 +1,15 @@
-"""Pruning methods side by side, on one machine, in one run:
+"""Compares pruning methods on one machine, in one run:
 
     pip install -r benchmarks/pruning/requirements.txt
     python -m benchmarks.pruning --weights best.pt --data data.yaml --macs 0.8,0.6,0.4 --epochs 10 --seeds 3 \\
         --out benchmarks/results/hituav-pruning
 
-Every method at every budget: mAP after the cut alone, after batch-norm recalibration on 64 training pictures (ours also
-after compensation), and after the same fine-tuning with each seed; ONNX Runtime latency, all models in turns; whether
-stock YOLO() opens the checkpoint in a process without edgeprune. Writes OUT.json, OUT.md and OUT.png.
+For every method at every budget it measures: mAP after the cut alone, after batch-norm recalibration on 64 training
+images (ours also after compensation), and after the same fine-tuning with each seed; ONNX Runtime latency, all models
+in turns; whether stock YOLO() opens the checkpoint in a process without edgeprune. Writes OUT.json, OUT.md and OUT.png.
 
-What is done lies in --work and is not done again: interrupt it, or run it in parts with --only and --macs. The tables
-always show everything that lies there. To make a cell anew, delete its folder.
+Finished cells stay in --work and are not repeated, so a run may be interrupted, or divided with --only and --macs. The
+tables always show all cells in --work. To repeat a cell, delete its folder.
 """
 
 from __future__ import annotations
@@ -36,17 +36,22 @@ def arguments() -> argparse.Namespace:
     p = argparse.ArgumentParser("python -m benchmarks.pruning", description=__doc__, formatter_class=lines)
     p.add_argument("--weights", type=Path, required=True)
     p.add_argument("--data", type=Path, required=True)
-    p.add_argument("--out", type=Path, required=True, help="what the results are called, without a suffix")
-    p.add_argument("--work", type=Path, help="where the cells lie (default: runs/<name of --out>)")
+    p.add_argument("--out", type=Path, required=True, help="base name of the results, without a suffix")
+    p.add_argument("--work", type=Path, help="folder of the cells (default: runs/<name of --out>)")
     p.add_argument("--macs", default="0.8,0.6,0.4", help="fractions of the MACs to keep (default: %(default)s)")
     p.add_argument("--only", default=",".join(METHODS), help="methods (default: %(default)s)")
     p.add_argument("--epochs", type=int, default=10)
-    p.add_argument("--seeds", type=int, default=3, help="fine-tunings of each; 0: none (default: %(default)s)")
+    p.add_argument("--seeds", type=int, default=3, help="fine-tuning runs per cell; 0: none (default: %(default)s)")
     p.add_argument("--batch", type=int, default=4)
     p.add_argument("--lr", type=float, default=1e-4)
-    p.add_argument("--imgsz", type=int, help="default: what the weights were trained at")
-    p.add_argument("--device", default="cpu", help="of the fine-tuning")
-    p.add_argument("--multiple", type=int, default=8, help="kept channel counts, of all (default: %(default)s)")
+    p.add_argument("--imgsz", type=int, help="default: the training size of the weights")
+    p.add_argument("--device", default="cpu", help="device for fine-tuning")
+    p.add_argument(
+        "--multiple",
+        type=int,
+        default=8,
+        help="multiple of the kept channel counts, for all methods (default: %(default)s)",
+    )
     return p.parse_args()
 
 
@@ -54,13 +59,13 @@ def main(args: argparse.Namespace) -> None:
     use_all_cores()
     methods = args.only.split(",")
     if unknown := set(methods) - set(METHODS):
-        raise InputError(f"--only: no method {', '.join(sorted(unknown))}; there are {', '.join(METHODS)}")
+        raise InputError(f"--only: unknown methods {', '.join(sorted(unknown))}; known: {', '.join(METHODS)}")
     try:
         budgets = sorted({float(m) for m in args.macs.split(",")}, reverse=True)
     except ValueError:
-        raise InputError(f"--macs {args.macs}: give fractions, as 0.8,0.6,0.4") from None
+        raise InputError(f"--macs {args.macs}: not numbers; give fractions such as 0.8,0.6,0.4") from None
     if not all(0 < m < 1 for m in budgets):
-        raise InputError(f"--macs {args.macs}: each lies between 0 and 1")
+        raise InputError(f"--macs {args.macs}: each fraction must be between 0 and 1")
     outputs = {kind: args.out.with_name(f"{args.out.name}.{kind}") for kind in ("json", "md", "png")}
     for path in outputs.values():
         check_writable(path)
@@ -104,5 +109,5 @@ if __name__ == "__main__":
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on", file=sys.stderr)
+        print("interrupted; the same command continues", file=sys.stderr)
         sys.exit(130)

@@ -1,8 +1,8 @@
-"""The work folder: what was made and measured once, and is not made again.
+"""The work folder: finished results are kept and not computed again.
 
-A cell is one method at one budget, a folder `ours-0.6/`: a checkpoint, `<state>.json`, the figures of it, and
-`<state>.npy`, the same score on 1,000 resamples of the validation pictures (every cell draws the same ones, so that
-differences are paired). A JSON is written last: what has one is whole.
+A cell is one method at one budget, in a folder such as `ours-0.6/`: a checkpoint, its figures in `<state>.json`, and
+its score on 1,000 resamples of the validation images in `<state>.npy` (every cell uses the same resamples, so that
+differences are paired). The JSON file is written last, so a cell with one is complete.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ from edgeprune.model.checkpoint import Checkpoint
 from edgeprune.model.count import count
 from edgeprune.training import finetune
 
-#: A class has to have as many validation boxes to be judged by.
+#: Minimum number of validation boxes of a class that counts.
 MIN_BOXES = 30
-#: Labelled training pictures for batch-norm recalibration and for the Taylor importance.
+#: Labelled training images for batch-norm recalibration and for the Taylor importance.
 PICTURES = 64
 RESAMPLES = 1000
 
 
 @dataclass(frozen=True)
 class Job:
-    """source, data: what is pruned and measured on; settings: the fine-tuning of all; multiple: of kept counts."""
+    """source, data: the network and its data set; settings: the common fine-tuning; multiple: of kept counts."""
 
     source: Checkpoint
     data: Dataset
@@ -59,17 +59,17 @@ class Job:
 
     @cached_property
     def solve(self) -> Samples:
-        """What `edgeprune build` would give to the criterion and to the compensation."""
+        """The samples that `edgeprune build` would use for the criterion and the compensation."""
         return samples.read(self.data, samples.split(self.data.train, self.settings.imgsz)[0], self.settings.imgsz)
 
     @cached_property
     def judged(self) -> tuple[int, ...]:
-        """Indices of the classes that are judged by; all of them where the data set is that small."""
+        """Indices of the classes that count; all classes if the data set is too small."""
         boxes = self.data.boxes(self.data.val)
         return tuple(np.flatnonzero(boxes >= MIN_BOXES).tolist()) or tuple(np.flatnonzero(boxes).tolist())
 
     def score(self, accuracy: Accuracy) -> float:
-        """mAP50-95 over the classes that are judged by."""
+        """mAP50-95 over the classes that count."""
         return float(np.mean([accuracy.per_class[i].map50_95 or 0.0 for i in self.judged]))
 
     def identity(self) -> dict:
@@ -78,22 +78,22 @@ class Job:
         return {"weights_sha256": weights, "data_sha256": self.data.sha256, "multiple": self.multiple, **settings}
 
     def open(self) -> None:
-        """Raises InputError where the work folder holds cells of another job."""
+        """Open the work folder; raise InputError if it holds cells of another job."""
         mark = self.work / "job.json"
         if mark.exists() and json.loads(mark.read_text()) != self.identity():
-            raise InputError(f"{self.work} holds figures of other weights, data or settings; give another --work")
+            raise InputError(f"{self.work} contains figures for other weights, data or settings; give another --work")
         self.work.mkdir(parents=True, exist_ok=True)
         write_atomic(mark, json.dumps(self.identity(), indent=1) + "\n")
 
 
 def untrained(job: Job, method: str, macs: float, say: Callable[[str], None]) -> None:
-    """Make and measure the states of a cell before any training, and see whether others can open it."""
+    """Make and measure the states of a cell before any training, and check whether stock Ultralytics opens it."""
     folder = job.work / name(method, macs)
     if (folder / "cell.json").exists():
         return
     say("pruning")
     start = time.perf_counter()
-    states, said = METHODS[method](job, macs)
+    states, details = METHODS[method](job, macs)
     seconds = time.perf_counter() - start
     folder.mkdir(exist_ok=True)
     for state, model in states.items():
@@ -104,15 +104,15 @@ def untrained(job: Job, method: str, macs: float, say: Callable[[str], None]) ->
     cut = folder / f"{next(iter(states))}.pt"
     side = job.settings.imgsz
     cell = {
-        "method": method, "macs_asked": macs, "states": list(states), "starts_from": last, "seconds": seconds, **said,
-        **count(checkpoint.load(cut).model, (side, side)).to_json(), "size_bytes": cut.stat().st_size,
+        "method": method, "macs_asked": macs, "states": list(states), "starts_from": last, "seconds": seconds,
+        **details, **count(checkpoint.load(cut).model, (side, side)).to_json(), "size_bytes": cut.stat().st_size,
         "opens": opens.check(cut, side), "commit": commit(),
     }  # fmt: skip
     write_atomic(folder / "cell.json", json.dumps(cell, indent=1) + "\n")
 
 
 def tuned(job: Job, method: str, macs: float, seed: int, say: Callable[[str], None]) -> None:
-    """Fine-tune a cell and measure it; every method through the same function with the same settings."""
+    """Fine-tune a cell and measure it, with the same function and settings for every method."""
     folder = job.work / name(method, macs)
     state = f"tuned-{seed}"
     if (folder / f"{state}.json").exists():
@@ -121,7 +121,7 @@ def tuned(job: Job, method: str, macs: float, seed: int, say: Callable[[str], No
     training = folder / f"training-{seed}"
     settings = finetune.TrainingSettings(**{**asdict(job.settings), "seed": seed})
 
-    def show(p: finetune.Progress) -> None:
+    def show(p: finetune.TrainingProgress) -> None:
         if p.step == p.steps:
             say(f"seed {seed}: epoch {p.epoch}/{p.epochs}, loss {p.loss:.3f}")
 
@@ -132,19 +132,19 @@ def tuned(job: Job, method: str, macs: float, seed: int, say: Callable[[str], No
     shutil.rmtree(training)  # its last.pt holds the optimiser
 
 
-def _measure(job: Job, folder: Path, state: str, **said) -> None:
+def _measure(job: Job, folder: Path, state: str, **details) -> None:
     model = checkpoint.load(folder / f"{state}.pt").model
     size = job.settings.imgsz
     accuracy, matches = evaluate(TorchSession(model, size), job.data, job.data.val, size)
     buffer = io.BytesIO()
     np.save(buffer, draws(matches, job.score))
     write_atomic(folder / f"{state}.npy", buffer.getvalue())
-    figures = {"map50_95": job.score(accuracy), "all_classes": accuracy.to_json(), **said}
+    figures = {"map50_95": job.score(accuracy), "all_classes": accuracy.to_json(), **details}
     write_atomic(folder / f"{state}.json", json.dumps(figures, indent=1) + "\n")
 
 
 def draws(matches: Matches, score: Callable[[Accuracy], float]) -> np.ndarray:
-    """(RESAMPLES,) the score on pictures drawn with replacement, the draws of `measure.bootstrap`."""
+    """(RESAMPLES,) the score on images drawn with replacement, the draws of `measure.bootstrap`."""
     rng = np.random.default_rng(0)
     size = matches.pictures
     return np.array([score(matches.accuracy(rng.integers(size, size=size))) for _ in range(RESAMPLES)])
@@ -155,7 +155,7 @@ def name(method: str, macs: float) -> str:
 
 
 def model_of(folder: Path) -> nn.Module:
-    """The network of a cell as it was cut: what latency is measured of."""
+    """The cut network of a cell, whose latency is measured."""
     return checkpoint.load(folder / f"{json.loads((folder / 'cell.json').read_text())['states'][0]}.pt").model
 
 

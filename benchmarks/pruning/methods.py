@@ -1,8 +1,8 @@
-"""What is compared. A method takes the job and the fraction of MACs to keep, and returns its untrained states by name;
-the last one is where its fine-tuning starts.
+"""The compared methods. A method takes the job and the fraction of MACs to keep, and returns its untrained states by
+name; its fine-tuning starts from the last one.
 
-`cut` is surgery alone. `recalibrated` has its batch-norm statistics measured anew on 64 training pictures; a method
-without anything better starts its fine-tuning from there. `compensated` is what ours adds.
+`cut` is surgery alone. `recalibrated` has new batch-norm statistics from 64 training images, the default start of
+fine-tuning. `compensated` is an additional state of our method.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ States = dict[str, nn.Module]
 
 
 def control(job, macs: float) -> tuple[States, dict]:
-    """The original, to be fine-tuned as all others are."""
+    """The original, which is fine-tuned like the others."""
     return {"original": job.source.model}, {}
 
 
 def ours(job, macs: float) -> tuple[States, dict]:
-    """edgeprune, as `--criterion energy --macs`."""
+    """edgeprune with `--criterion energy --macs`."""
     model, ask = job.source.model, prune.PruneRequest(Budget("macs", macs), job.multiple)
     channels = trace(model)
     plan = prune.draft(model, channels, "energy", ask, job.solve)
@@ -39,7 +39,7 @@ def ours(job, macs: float) -> tuple[States, dict]:
 
 
 def scored(job, macs: float, *, criterion: str, uniform: bool) -> tuple[States, dict]:
-    """Our surgery alone, under a criterion that looks at no picture."""
+    """Our surgery alone, with a criterion that needs no images."""
     channels = trace(job.source.model)
     scores = criteria.load(criterion)(job.source.model, channels, None)
     keep = budget.choose(channels, scores, Budget("macs", macs), multiple=job.multiple, uniform=uniform)
@@ -48,11 +48,11 @@ def scored(job, macs: float, *, criterion: str, uniform: bool) -> tuple[States, 
 
 
 def torch_pruning(job, macs: float, *, importance: str) -> tuple[States, dict]:
-    model, said = peers.prune(job.source.model, importance, macs, job.multiple, job.labelled)
-    return _recalibrated(job, model), said
+    model, details = peers.prune(job.source.model, importance, macs, job.multiple, job.labelled)
+    return _recalibrated(job, model), details
 
 
-#: Uniform keeps the same fraction of every layer, the channels of largest L1 norm.
+#: Uniform keeps the same fraction of every layer, the channels with the largest L1 norm.
 METHODS: dict[str, Callable] = {
     "control": control,
     "ours": ours,
@@ -70,7 +70,7 @@ def _recalibrated(job, cut: nn.Module) -> States:
 
 @torch.no_grad()
 def recalibrate(model: nn.Module, pictures: torch.Tensor, at_once: int = 8) -> nn.Module:
-    """A copy whose batch norms have the mean statistics of batches of `pictures`, (N, 3, H, W)."""
+    """A copy whose batch norms have the mean statistics over batches of `pictures`, (N, 3, H, W)."""
     model = copy.deepcopy(model)
     norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
     momenta = [norm.momentum for norm in norms]

@@ -1,4 +1,4 @@
-"""Does a checkpoint open where edgeprune is not installed? Asked of a fresh process, for each file."""
+"""Checks in a fresh process whether a checkpoint opens without edgeprune."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ _ROOT = str(Path(__file__).parents[2])
 def check(path: Path, imgsz: int) -> dict:
     """Load and predict with stock `YOLO(path)`.
 
-    Returns {"stock", "safe", "with_class"}: the error in one line, or null where it works. safe: with
-    ULTRALYTICS_SAFE_LOAD=1. with_class: where the two-branch class can be imported, as the peers' users arrange it.
+    Returns {"stock", "safe", "with_class"}: the error in one line, or null if it works. safe: with
+    ULTRALYTICS_SAFE_LOAD=1. with_class: with an importable two-branch class, as users of the other tool arrange it.
     """
     ours = ("edgeprune", "edgeprune_device")
-    found = {
+    errors = {
         "stock": _try(path, imgsz, (*ours, "benchmarks")),
         "safe": _try(path, imgsz, (*ours, "benchmarks"), ULTRALYTICS_SAFE_LOAD="1"),
     }
-    return {**found, "with_class": found["stock"] and _try(path, imgsz, ours)}
+    return {**errors, "with_class": errors["stock"] and _try(path, imgsz, ours)}
 
 
 def _try(path: Path, imgsz: int, absent: tuple[str, ...], **variables: str) -> str | None:
-    # Ultralytics would install a missing module from the registry, whatever lies there under that name.
+    # Ultralytics would install any package of the missing module's name from the registry.
     quiet = {"YOLO_AUTOINSTALL": "false", "YOLO_OFFLINE": "true", "YOLO_VERBOSE": "false"}
     code = _CODE.format(absent=absent, root=_ROOT, imgsz=imgsz)
     done = subprocess.run(
@@ -47,5 +47,5 @@ def _try(path: Path, imgsz: int, absent: tuple[str, ...], **variables: str) -> s
     if done.returncode == 0:
         return None
     lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-    # The place of the file is this machine's; what is wrong with it is not.
+    # The path of the file belongs to this machine, so only its name is kept.
     return lines[-1].replace(str(path.resolve()), path.name)[:200] if lines else f"exit code {done.returncode}"

@@ -1,8 +1,8 @@
-"""torch-pruning (Fang et al., DepGraph, arXiv 2301.12900), as its users run it on YOLOv8.
+"""torch-pruning (Fang et al., DepGraph, arXiv 2301.12900), in its usual setup for YOLOv8.
 
-C2f in two branches, the convolutions that give the outputs left alone, global ranking, one step; importances with their
-defaults, counts rounded as ours are (`round_to`). Its pruning ratio is bisected until our counter finds the MACs asked
-for.
+C2f has two branches, the output convolutions are not pruned, ranking is global, in one step; importances have their
+defaults, and counts are rounded like ours (`round_to`). Its pruning ratio is bisected until our counter gives the
+requested MACs.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from edgeprune.model.count import count
 from edgeprune.pruning.features import default_loss
 
 VERSION = "1.6.1"
-#: The MACs have to be met to this.
+#: The tolerance of the MACs.
 WITHIN = 0.01
-_SIDE = 64  # pixels; what is asked here are proportions, and they do not depend on the size
-_BATCHES = 8  # of the Taylor importance
+_SIDE = 64  # pixels; only proportions matter, which do not depend on the size
+_BATCHES = 8  # for the Taylor importance
 
-# So that checkpoint.load, which knows only stock classes, opens the peers' files in this process: they then go through
-# the same evaluation and fine-tuning as all others.
+# checkpoint.load accepts only stock classes. This lets it open the other tool's files in this process, for the same
+# evaluation and fine-tuning as all others.
 torch.serialization.add_safe_globals([TwoBranchC2f])
 
 
@@ -36,7 +36,7 @@ def prune(model: nn.Module, importance: str, macs: float, multiple: int, samples
     """A pruned copy of `model` and {"pruning_ratio"}.
 
     importance: bn, magnitude or taylor. macs: the fraction to keep. multiple: of kept counts. samples: labelled
-    pictures for the loss of Taylor, in 8 batches.
+    images for the loss of Taylor, in 8 batches.
 
     Raises:
         InputError: torch-pruning is not installed. EdgepruneError: the MACs cannot be met within 1 %.
@@ -47,12 +47,12 @@ def prune(model: nn.Module, importance: str, macs: float, multiple: int, samples
     full = count(model, (_SIDE, _SIDE)).macs
     gradients = _gradients(whole, samples) if type(importance).__name__ == "GroupTaylorImportance" else None
     best, low, high, seen = (float("inf"), None, None), 0.0, 1.0, set()
-    for _ in range(12):  # to a four-thousandth of the channels: there are not many more
+    for _ in range(12):  # to one in four thousand channels, about the number of channels
         ratio = (low + high) / 2
         pruned = _pruned(whole, importance, ratio, multiple, gradients)
         share = count(pruned, (_SIDE, _SIDE)).macs / full
-        best = min(best, (abs(share - macs), ratio, pruned), key=lambda found: found[0])
-        if best[0] < WITHIN / 5 or (best[0] < WITHIN and share in seen):  # rounded counts change in steps
+        best = min(best, (abs(share - macs), ratio, pruned), key=lambda candidate: candidate[0])
+        if best[0] < WITHIN / 5 or (best[0] < WITHIN and share in seen):  # because rounded counts change in steps
             break
         seen.add(share)
         low, high = (ratio, high) if share > macs else (low, ratio)
@@ -63,12 +63,12 @@ def prune(model: nn.Module, importance: str, macs: float, multiple: int, samples
 
 def _importance(name: str) -> Callable:
     try:
-        found = metadata.version("torch-pruning")  # its __version__ says 1.6.0
+        installed = metadata.version("torch-pruning")  # its __version__ says 1.6.0
     except metadata.PackageNotFoundError:
-        found = "nothing"
-    if found != VERSION:
+        installed = "nothing"
+    if installed != VERSION:
         raise InputError(
-            f"the peer is torch-pruning {VERSION}, installed is {found}: pip install torch-pruning=={VERSION}"
+            f"the peer is torch-pruning {VERSION}, installed is {installed}: pip install torch-pruning=={VERSION}"
         )
     from torch_pruning import importance as kinds
 
@@ -83,7 +83,7 @@ def _pruned(whole: nn.Module, importance: Callable, ratio: float, multiple: int,
     import torch_pruning
 
     model = copy.deepcopy(whole).eval().requires_grad_(True)
-    if gradients is not None:  # a deep copy leaves them behind
+    if gradients is not None:  # a deep copy does not include them
         for parameter, gradient in zip(model.parameters(), gradients):
             parameter.grad = gradient.clone()
     head = model.model[-1]
@@ -104,20 +104,20 @@ def _pruned(whole: nn.Module, importance: Callable, ratio: float, multiple: int,
 
 
 def _gradients(model: nn.Module, samples: Samples) -> list[torch.Tensor]:
-    """Of the real detection loss, summed over the batches, by parameter."""
+    """The gradients of the real detection loss, summed over the batches, by parameter."""
     at_once = max(1, len(samples.pictures) // _BATCHES)
     model.eval().requires_grad_(True)
     with torch.enable_grad(), default_loss(model):
         for start in range(0, len(samples.pictures), at_once):
             loss, _ = model.loss(samples.batch(start, start + at_once))
             loss.sum().backward()
-    found = [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in model.parameters()]
+    gradients = [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in model.parameters()]
     model.zero_grad(set_to_none=True)
-    return found
+    return gradients
 
 
 def _check_equal(stock: nn.Module, rewritten: nn.Module) -> None:
-    """The work-around computes the same, or the comparison would be with something else."""
+    """Check that the work-around computes the same outputs, or the comparison would be invalid."""
     x = torch.rand(1, 3, _SIDE, _SIDE, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         ours, theirs = (m.eval()(x)[0] for m in (stock, rewritten))

@@ -9,7 +9,7 @@ from edgeprune_device.files import replacing
 
 from benchmarks.pruning.results import OURS
 
-#: Okabe and Ito's colours, told apart by everyone; ours black and thick.
+#: Okabe and Ito's colours, which are safe for colour-blind readers; ours black and thick.
 _STYLE = {
     "ours": ("#000000", "o"),
     "tp-bn": ("#0072B2", "s"),
@@ -26,7 +26,7 @@ _TITLES = {
 
 
 def draw(result: dict, path: Path) -> None:
-    """Two rows (before, after fine-tuning; the second only where there was any), two columns (MACs, latency)."""
+    """Two rows (before, and after fine-tuning if there was any), two columns (MACs, latency)."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -66,17 +66,17 @@ def _ms(row: dict) -> float:
 
 def _panel(axis, rows: list[dict], stage: str, of) -> None:
     for method, (colour, marker) in _STYLE.items():
-        found = sorted((r for r in rows if r["method"] == method), key=of)
-        if not found:
+        method_rows = sorted((r for r in rows if r["method"] == method), key=of)
+        if not method_rows:
             continue
         bold = {"linewidth": 2.2, "zorder": 4} if method == OURS else {"linewidth": 1.2, "zorder": 3}
         same = {"color": colour, "marker": marker, "markersize": 6, **bold}
         if stage == "tuned":
-            _with_errors(axis, [r for r in found if r["tuned"]], of, method, same)
+            _with_errors(axis, [r for r in method_rows if r["tuned"]], of, method, same)
             continue
         hollow = {**same, "linestyle": ":", "linewidth": 1, "markerfacecolor": "white"}
-        _line(axis, found, of, lambda r: r["starts_from"], method, same)
-        _line(axis, found, of, lambda r: "cut", None, hollow)
+        _line(axis, method_rows, of, lambda r: r["starts_from"], method, same)
+        _line(axis, method_rows, of, lambda r: "cut", None, hollow)
     for row in (r for r in rows if r["method"] == "control"):
         scores = (
             [t["map50_95"] for t in row["tuned"]] if stage == "tuned" else [row["untrained"]["original"]["map50_95"]]

@@ -1,4 +1,4 @@
-"""From the cells to one JSON and one table."""
+"""Collects the cells in one JSON file and one table."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ OURS = "ours"
 
 
 def collect(job: cells.Job) -> dict:
-    """Everything in the work folder that is whole, whether made by this call or an earlier one."""
+    """All complete cells in the work folder, from this and earlier calls."""
     rows = [_row(folder) for folder in sorted(job.work.iterdir()) if (folder / "cell.json").exists()]
     order = list(cells.METHODS)
     rows.sort(key=lambda r: (r["method"] != "control", -r["macs_asked"], order.index(r["method"])))
@@ -45,21 +45,23 @@ def _row(folder: Path) -> dict:
 
 
 def _latency(job: cells.Job, names: list[str]) -> dict[str, dict]:
-    """All of them in turns in one go; measured anew where the set has changed."""
+    """The latencies of all models, in turns in one run; measured again if the set has changed."""
     known, size = job.work / "latency.json", job.settings.imgsz
     of = {name: sha256(job.work / name / "cell.json") for name in names}
-    if known.exists() and (found := json.loads(known.read_text()))["of"] == of:
-        return found["latency"]
+    if known.exists() and (stored := json.loads(known.read_text()))["of"] == of:
+        return stored["latency"]
     models = {n: to_onnx(cells.model_of(job.work / n), (size, size)).SerializeToString() for n in names}
-    latency = timing.time_models(models, size, threads=1) if models else {}
+    latency = timing.time_models(models, threads=1) if models else {}
     write_atomic(known, json.dumps({"of": of, "latency": latency}))
     return latency
 
 
 def _differences(job: cells.Job, rows: list[dict]) -> list[dict]:
-    """Ours minus each other, in points of mAP, with the 95 % interval of a paired bootstrap over pictures; after
-    fine-tuning of the means over the seeds that both have, before it of the states that fine-tuning starts from."""
-    found = []
+    """Our mAP minus that of each other method, in points, with the 95 % interval of a paired bootstrap over images.
+
+    After fine-tuning the mAPs are means over the common seeds; before it they are those of the states to be fine-tuned.
+    """
+    differences = []
     for row in (r for r in rows if r["method"] == OURS):
         for other in rows:
             if other["method"] != OURS and other["macs_asked"] in (row["macs_asked"], 1.0):
@@ -69,11 +71,11 @@ def _differences(job: cells.Job, rows: list[dict]) -> list[dict]:
                     stages["tuned"] = [(f"tuned-{s}",) * 2 for s in seeds]
                 for stage, pairs in stages.items():
                     difference, low, high = _difference(job, row["name"], other["name"], pairs)
-                    found.append({
+                    differences.append({
                         "macs_asked": row["macs_asked"], "minus": other["method"], "stage": stage, "seeds": len(seeds),
                         "points": difference, "low": low, "high": high,
                     })  # fmt: skip
-    return found
+    return differences
 
 
 def _difference(job: cells.Job, ours: str, other: str, pairs: list[tuple[str, str]]) -> tuple[float, float, float]:
@@ -88,27 +90,28 @@ def _difference(job: cells.Job, ours: str, other: str, pairs: list[tuple[str, st
 
 
 def _equal_map(rows: list[dict]) -> list[dict]:
-    """For each budget of ours: its latency over that of the best peer at the same mAP after fine-tuning, the peer's
-    between its measured budgets and the control by straight lines; null where none of its budgets is as accurate."""
+    """For each of our budgets: our latency divided by the best other method's at the same mAP after fine-tuning,
+    linearly interpolated between its measured budgets and the control; null if none of its budgets is as accurate.
+    """
     curves: dict[str, list[tuple[float, float]]] = {}
     for row in rows:
         if row["tuned"]:
             point = (float(np.mean([t["map50_95"] for t in row["tuned"]])), row["latency_ms"]["p50"])
             curves.setdefault(row["method"], []).append(point)
-    found, control = [], curves.pop("control", [])
+    comparisons, control = [], curves.pop("control", [])
     for accuracy, ms in curves.pop(OURS, []):
         reached = {m: _fastest([*points, *control], accuracy) for m, points in curves.items()}
         reached = {m: t for m, t in reached.items() if t is not None}
         peer = min(reached, key=reached.get, default=None)
-        found.append({
+        comparisons.append({
             "map50_95": accuracy, "ours_ms": ms, "best_peer": peer, "peer_ms": reached.get(peer),
             "ratio": ms / reached[peer] if peer else None,
         })  # fmt: skip
-    return found
+    return comparisons
 
 
 def _fastest(points: list[tuple[float, float]], accuracy: float) -> float | None:
-    """The least latency at which the polyline through `points` (mAP, ms), ordered by ms, has that accuracy."""
+    """The lowest latency at which the polyline through `points` (mAP, ms), ordered by ms, reaches that accuracy."""
     points = sorted(points, key=lambda p: p[1])
     if points and points[0][0] >= accuracy:
         return points[0][1]
@@ -124,8 +127,8 @@ def _machine() -> dict:
         packages["torch-pruning"] = metadata.version("torch-pruning")
     except metadata.PackageNotFoundError:
         packages["torch-pruning"] = None
-    found = Environment.read().to_json()
-    return {**found, "packages": {**found["packages"], **packages}, "torch_threads": torch.get_num_threads()}
+    machine = Environment.read().to_json()
+    return {**machine, "packages": {**machine["packages"], **packages}, "torch_threads": torch.get_num_threads()}
 
 
 # -- the table -------------------------------------------------------------------------------------------------------
@@ -135,34 +138,42 @@ def table(result: dict) -> str:
     packages = ", ".join(f"{k} {v}" for k, v in sorted(machine["packages"].items()) if v)
     seeds = _seeds(result)
     lines = [
-        f"{result['weights']} on {result['data']}, {job['imgsz']} px. mAP50-95 in points on {result['pictures']} "
-        f"validation pictures, mean over the classes that are judged by, with their boxes: {classes}.",
-        f"Fine-tuning, the same for all: {job['epochs']} epochs, batch {job['batch']}, learning rate {job['lr']:g}, "
-        f"{seeds} seed{'s' if seeds != 1 else ''} (mean, least … largest). Interval: 95 % of a paired bootstrap over "
-        "pictures.",
-        "Latency: ONNX Runtime, FP32, 1 thread, all models in turns.",
+        f"# Pruners compared on {result['weights']}",
+        "",
+        f"{result['data']}, {job['imgsz']} px. mAP50-95 is in points on {result['pictures']} validation images, as the "
+        f"mean over these classes (number of boxes in brackets): {classes}.",
+        "",
+        f"All methods are fine-tuned in the same way: {job['epochs']} epochs, batch {job['batch']}, learning rate "
+        f"{job['lr']:g}, {seeds} seed{'s' if seeds != 1 else ''}. The figures after fine-tuning are the mean over the "
+        "seeds, with the lowest and the highest value in brackets. Differences have the 95 % interval of a paired "
+        "bootstrap over images in brackets. Latency: ONNX Runtime, FP32, one thread, all models in turns.",
         "",
         f"{machine['cpu']}, {machine['cores']} cores, {machine['os']}, Python {machine['python']}; {packages}. "
         f"Commit {result['commit'] or 'not known'}, {result['date']}.",
         "",
-        "| MACs asked | method | MACs | parameters | cut | BN recalibrated | compensated | fine-tuned "
-        "| ours minus this, points | ms p50 | opens in `YOLO()` |",
+        "| MACs budget | method | MACs | parameters | mAP after surgery | after BN recalibration "
+        "| after compensation | after fine-tuning | edgeprune minus this method | p50, ms | opens in `YOLO()` |",
         "| --- " * 11 + "|",
     ]
     full = next((r for r in result["rows"] if r["method"] == "control"), None)
     lines += [_line(result, row, full) for row in result["rows"]]
     lines += ["", *_per_class(result)]
     errors = {r["opens"]["stock"] for r in result["rows"]} - {None}
-    lines += ["", *(f"The error where it does not open: `{e}`" for e in sorted(errors))] if errors else []
+    lines += ["", *(f"Error of the checkpoints that do not open: `{e}`" for e in sorted(errors))] if errors else []
     if any(r["opens"]["stock"] and not r["opens"]["with_class"] for r in result["rows"]):
-        lines.append("These open where the two-branch class can be imported.")
+        lines += ["", "These checkpoints open if the two-branch class can be imported."]
+    lines.append("")
     for row in result["equal_map"]:
         if row["best_peer"]:
             lines.append(
-                f"At {100 * row['map50_95']:.1f} points ours takes {row['ours_ms']:.1f} ms, {row['best_peer']} "
-                f"{row['peer_ms']:.1f} ms (interpolated): {row['ratio']:.2f}x."
+                f"- At {100 * row['map50_95']:.1f} points, edgeprune takes {row['ours_ms']:.1f} ms and "
+                f"{row['best_peer']} {row['peer_ms']:.1f} ms (interpolated): {row['ratio']:.2f} times the latency."
             )
     return "\n".join(lines) + "\n"
+
+
+def _named(row: dict) -> str:
+    return "edgeprune" if row["method"] == "ours" else row["method"]
 
 
 def _seeds(result: dict) -> int:
@@ -171,8 +182,8 @@ def _seeds(result: dict) -> int:
 
 def _line(result: dict, row: dict, full: dict | None) -> str:
     def points(state: str) -> str:
-        found = row["untrained"].get(state)
-        return f"{100 * found['map50_95']:.1f}" if found else ""
+        accuracy = row["untrained"].get(state)
+        return f"{100 * accuracy['map50_95']:.1f}" if accuracy else ""
 
     def share(key: str) -> str:
         return f"{row[key] / 1e6:,.2f} M" + (f" ({row[key] / full[key]:.1%})" if full else "")
@@ -193,24 +204,25 @@ def _line(result: dict, row: dict, full: dict | None) -> str:
     ]  # fmt: skip
     ms = row["latency_ms"]
     speed = f" ({ms['speedup']:.2f}x)" if full and row is not full else ""
-    line = [f"{row['macs_asked']:.0%}", row["method"], share("macs"), share("parameters")]
+    line = [f"{row['macs_asked']:.0%}", _named(row), share("macs"), share("parameters")]
     line += [points("cut") or points("original"), points("recalibrated"), points("compensated"), tuned]
     line += ["; ".join(differences), f"{ms['p50']:.1f}{speed}", "no" if row["opens"]["stock"] else "yes"]
     return f"| {' | '.join(line)} |"
 
 
 def _per_class(result: dict) -> list[str]:
-    """AP50-95 by class, after fine-tuning where there was one."""
+    """AP50-95 by class, after fine-tuning if there was any."""
     names = list(result["judged_classes"])
     lines = [
-        "By class, fine-tuned (mean over seeds), or, where it was not, as fine-tuning would start:",
+        "mAP50-95 by class after fine-tuning (mean over the seeds). A method that was not fine-tuned has its figures "
+        "before fine-tuning.",
         "",
-        f"| MACs asked | method | {' | '.join(names)} |",
+        f"| MACs budget | method | {' | '.join(names)} |",
         "| --- " * (2 + len(names)) + "|",
     ]
     for row in result["rows"]:
         measured = row["tuned"] or [row["untrained"][row["starts_from"]]]
-        found = [{c["name"]: c["map50_95"] for c in m["all_classes"]["per_class"]} for m in measured]
-        points = " | ".join(f"{100 * np.mean([f[n] for f in found]):.1f}" for n in names)
-        lines.append(f"| {row['macs_asked']:.0%} | {row['method']} | {points} |")
+        scores = [{c["name"]: c["map50_95"] for c in m["all_classes"]["per_class"]} for m in measured]
+        points = " | ".join(f"{100 * np.mean([f[n] for f in scores]):.1f}" for n in names)
+        lines.append(f"| {row['macs_asked']:.0%} | {_named(row)} | {points} |")
     return lines

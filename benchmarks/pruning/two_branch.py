@@ -1,7 +1,7 @@
-"""The usual work-around for torch-pruning on YOLOv8: C2f with two convolutions where the stock one has a chunk.
+"""The usual work-around for torch-pruning on YOLOv8: C2f with two convolutions in place of the stock chunk.
 
-As in torch-pruning's own YOLOv8 example and most repositories built on it. In a file that imports nothing of ours,
-because whoever opens such a checkpoint needs this class.
+It follows torch-pruning's own YOLOv8 example and most repositories based on it. The file does not import edgeprune,
+because every program that opens such a checkpoint needs this class.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from ultralytics.nn.modules import C2f, Conv
 
 
 class TwoBranchC2f(nn.Module):
-    """Computes what `stock` computes; the halves of its first convolution may be pruned to unequal counts."""
+    """Computes the same as `stock`; the halves of its first convolution may be pruned to unequal counts."""
 
     def __init__(self, stock: C2f) -> None:
         super().__init__()

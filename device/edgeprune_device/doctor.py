@@ -1,7 +1,7 @@
-"""Checks of this machine: missing parts, and how to get them.
+"""Checks of this machine: missing parts, and how to install them.
 
-A check is a function that returns a `Check`. The host's own come from the entry-point group `edgeprune.doctor`, whose
-entries are modules with such a list `CHECKS`.
+A check is a function that returns a `Check`. The host's checks come from the entry-point group `edgeprune.doctor`,
+whose entries are modules with a list `CHECKS`.
 """
 
 from __future__ import annotations
@@ -10,15 +10,17 @@ import importlib
 import platform
 import shutil
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional
 
+from edgeprune_device import options
+
 __all__ = ["CHECKS", "Check", "examine", "library"]
 
 _PLENTY_BYTES = 500 * 10**6
-_VENV = "edgeprune setup makes one that does, or python3 -m venv --system-site-packages"
+_VENV = "use edgeprune setup, or python3 -m venv --system-site-packages"
 
 
 @dataclass(frozen=True)
@@ -29,34 +31,35 @@ class Check:
 
     Attributes:
         name: Name of the checked part.
-        state: "ok"; "note": a remark, or an optional part is absent; "missing": edgeprune does not work without it.
-        found: The version or state that was found.
-        advice: The remedy, where there is one.
+        state: "ok"; "note": a remark, or an optional part is absent; "missing": edgeprune does not work without it;
+            "damaged": it was changed since it was installed.
+        detail: The version or state that was found.
+        advice: The remedy, if any.
     """
 
     name: str
     state: str
-    found: str
+    detail: str
     advice: str = ""
 
     def to_json(self) -> Dict[str, Any]:
         """A JSON object."""
-        return asdict(self)
+        return {"name": self.name, "state": self.state, "found": self.detail, "advice": self.advice}
 
 
 def examine() -> List[Check]:
     """Run every check of this machine, the device's before the host's.
 
-    A check that raises is reported as missing and stops no other.
+    A check that raises is reported as missing and does not stop the others.
     """
-    found = []
+    checks = []
     for check in [*CHECKS, *_from_host()]:
         try:
-            found.append(check())
-        except Exception as error:  # this reports broken installations
+            checks.append(check())
+        except Exception as error:  # broken installations must be reported, not raised
             words = " ".join(str(error).split())[:200]
-            found.append(Check(check.__name__.replace("_", " "), "missing", f"{type(error).__name__}: {words}"))
-    return found
+            checks.append(Check(check.__name__.replace("_", " "), "missing", f"{type(error).__name__}: {words}"))
+    return checks
 
 
 def library(name: str, module: str, advice: str, state: str = "missing") -> Check:
@@ -65,18 +68,18 @@ def library(name: str, module: str, advice: str, state: str = "missing") -> Chec
     Args:
         name: Name for the result.
         module: Name of the module.
-        advice: The remedy where it is absent.
-        state: State where it is absent.
+        advice: The remedy if it is missing.
+        state: The state if it is missing.
     """
     try:
-        found = importlib.import_module(module)
+        imported = importlib.import_module(module)
     except ImportError as error:
         absent = getattr(error, "name", None) in (module, module.split(".")[0])
         return Check(name, state, "not installed" if absent else f"does not load: {error}", advice)
-    except Exception as error:  # numpy 2 under a module built for numpy 1 raises anything
+    except Exception as error:  # a module built for another numpy can raise any error
         words = f"{type(error).__name__}: {' '.join(str(error).split())[:150]}"
         return Check(name, "missing", f"does not load: {words}", advice)
-    return Check(name, "ok", str(getattr(found, "__version__", "installed")))
+    return Check(name, "ok", str(getattr(imported, "__version__", "installed")))
 
 
 def python() -> Check:
@@ -86,19 +89,19 @@ def python() -> Check:
 
 
 def board_() -> Check:
-    """The board, by its device tree."""
+    """The board, from its device tree."""
     from edgeprune_device.machine import board
 
-    found = board.read()
-    if found.model is None and found.l4t is None:
-        return Check("board", "note", "not a Jetson, or its device tree is hidden")
-    releases = [f"L4T {found.l4t}"] if found.l4t else []
-    releases += [f"JetPack {found.jetpack}"] if found.jetpack else []
-    return Check("board", "ok", ", ".join([found.model or "unknown", *releases]))
+    this_board = board.read()
+    if this_board.model is None and this_board.l4t is None:
+        return Check("board", "note", "not a Jetson, or the device tree cannot be read")
+    releases = [f"L4T {this_board.l4t}"] if this_board.l4t else []
+    releases += [f"JetPack {this_board.jetpack}"] if this_board.jetpack else []
+    return Check("board", "ok", ", ".join([this_board.model or "unknown", *releases]))
 
 
 def numpy() -> Check:
-    """numpy, in the board's own version."""
+    """numpy, in the version of the board."""
     return library("numpy", "numpy", "pip install numpy")
 
 
@@ -124,25 +127,25 @@ def onnx_runtime() -> Check:
 
 
 def tensorrt() -> Check:
-    """TensorRT's Python bindings: JetPack's, from apt."""
+    """TensorRT's Python bindings, installed by JetPack with apt."""
     if not _jetson():
-        return library("TensorRT", "tensorrt", "needed on a Jetson only", "note")
+        return library("TensorRT", "tensorrt", "needed only on a Jetson", "note")
     advice = "sudo apt install python3-libnvinfer"
     if _isolated():
-        advice = f"this environment does not see apt's packages: {_VENV}"
+        advice = f"this environment does not see apt's packages; {_VENV}"
     return library("TensorRT", "tensorrt", advice)
 
 
 def cuda() -> Check:
     """The CUDA backends, which handle the GPU's memory."""
-    from edgeprune_device import cuda as backends
+    from edgeprune_device.cuda import available
 
-    reasons = backends.available()
+    reasons = available()
     working = [name for name, why in reasons.items() if why is None]
     if working:
         return Check("CUDA", "ok", ", ".join(working))
     why = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
-    advice = "sudo apt install nvidia-jetpack brings libcudart" if _jetson() else ""
+    advice = "sudo apt install nvidia-jetpack installs libcudart" if _jetson() else ""
     return Check("CUDA", "missing" if _jetson() else "note", why, advice)
 
 
@@ -153,7 +156,12 @@ def runtime() -> Check:
     working = [name for name, why in runtimes.available().items() if why is None and name != "null"]
     if working:
         return Check("inference", "ok", ", ".join(working))
-    return Check("inference", "missing", "no runtime can run a model here", "edgeprune setup --with ort, or TensorRT")
+    return Check(
+        "inference",
+        "missing",
+        "no runtime is available",
+        "install ONNX Runtime (edgeprune setup --with ort) or TensorRT",
+    )
 
 
 def sensors() -> Check:
@@ -164,11 +172,11 @@ def sensors() -> Check:
     for channel in probes.discover():
         if channel.read() is not None:
             kinds[channel.kind] = kinds.get(channel.kind, 0) + 1
-    found = ", ".join(f"{count} {kind}" for kind, count in kinds.items()) or "none"
+    summary = ", ".join(f"{count} {kind}" for kind, count in kinds.items()) or "none"
     if "power" in kinds or not _jetson():
-        return Check("sensors", "ok" if "power" in kinds else "note", found)
-    advice = "in a container mount the host's /sys and set EDGEPRUNE_SYSROOT"
-    return Check("sensors", "note", f"{found}; no power", advice)
+        return Check("sensors", "ok" if "power" in kinds else "note", summary)
+    advice = "in a container, mount the host's /sys and set EDGEPRUNE_SYSROOT"
+    return Check("sensors", "note", f"{summary}; no power sensor", advice)
 
 
 def power_mode() -> Check:
@@ -176,19 +184,24 @@ def power_mode() -> Check:
     from edgeprune_device.machine import preflight
 
     if not _jetson():
-        return Check("power mode", "note", "nvpmodel is a Jetson's")
+        return Check("power mode", "note", "nvpmodel exists only on a Jetson")
     mode = preflight.read().power_mode
     if mode:
         return Check("power mode", "ok", mode["name"])
-    return Check("power mode", "note", "nvpmodel does not tell", "reports then lack it; NVIDIA's containers lack it")
+    return Check(
+        "power mode",
+        "note",
+        "not reported by nvpmodel",
+        "reports will contain no power mode; NVIDIA's containers have no nvpmodel",
+    )
 
 
 def conditions() -> Check:
-    """The conditions that would spoil a benchmark now."""
+    """The current conditions that would distort a benchmark."""
     from edgeprune_device.machine import preflight
 
     warnings = preflight.read().warnings()
-    return Check("bench", "note" if warnings else "ok", "; ".join(warnings) or "nothing found that spoils one")
+    return Check("bench", "note" if warnings else "ok", "; ".join(warnings) or "no disturbing conditions found")
 
 
 def wall_clock() -> Check:
@@ -196,20 +209,24 @@ def wall_clock() -> Check:
     from edgeprune_device import clock
 
     synchronized = clock.now()["synchronized"]
-    words = {True: "synchronized", False: "not synchronized", None: "not known"}[synchronized]
-    why = "" if synchronized else "reports carry the boot's id and time too; collect them before the next reboot"
+    words = {True: "synchronized", False: "not synchronized", None: "synchronization unknown"}[synchronized]
+    why = (
+        ""
+        if synchronized
+        else "reports then rely on the boot's ID and time; collect the reports before the next reboot"
+    )
     return Check("clock", "ok" if synchronized else "note", words, why)
 
 
 def spool() -> Check:
-    """The folder of the waiting reports."""
+    """The folder in which reports wait."""
     from edgeprune_device.reports.spool import Spool
 
-    found = Spool()
-    waiting = sum(not entry.delivered for entry in found.entries())
-    found.reserve(1 << 20)  # raises, in words, where it cannot be written
-    found.release()
-    return Check("spool", "ok", f"{waiting} reports wait in {found.folder}")
+    store = Spool()
+    waiting = sum(not entry.delivered for entry in store.entries())
+    store.reserve(1 << 20)  # raises a readable error if the folder cannot be written
+    store.release()
+    return Check("spool", "ok", f"{store.folder}, {waiting} reports waiting")
 
 
 def disk() -> Check:
@@ -220,33 +237,57 @@ def disk() -> Check:
     free = shutil.disk_usage(str(place)).free
     if free > _PLENTY_BYTES:
         return Check("disk", "ok", f"{free / 1e9:.1f} GB free")
-    advice = "engines and reports need some: clear ~/.cache/edgeprune, edgeprune spool --prune"
+    advice = "engines and reports need space; clear ~/.cache/edgeprune, or run edgeprune spool --prune"
     return Check("disk", "note", f"{free / 1e9:.1f} GB free", advice)
 
 
 def trust() -> Check:
-    """The keys whose bundles run here."""
+    """The keys whose bundles are accepted here, and whether another user could change them."""
     from edgeprune_device.trust import keys
 
+    problems = keys.problems()
+    if problems:
+        return Check("trusted keys", "missing", "; ".join(problems), "apply each remedy listed above")
     others = sorted(set(keys.trusted()) - set(keys.own()))
     if others or keys.own():
         return Check("trusted keys", "ok", ", ".join([*keys.own(), *others]))
-    return Check("trusted keys", "note", "none: no bundle runs here", "edgeprune setup, on the host, brings its key")
+    return Check(
+        "trusted keys",
+        "note",
+        "none, so no bundle is accepted",
+        "run edgeprune setup on the host, which installs the host's key here",
+    )
+
+
+def releases() -> Check:
+    """Whether the installed releases are intact, with the files that other programs read."""
+    from edgeprune_device.installation import contents
+    from edgeprune_device.releases import Releases
+
+    store = Releases(options.ROOT)
+    problems = [(release, contents.problem(store, release)) for release in store.all()]
+    damaged = [f"{release}: {why}" for release, why in problems if why]
+    if damaged:
+        advice = "install the bundle again with edgeprune install or deploy"
+        return Check("releases", "damaged", "; ".join(damaged), advice)
+    if not problems:
+        return Check("releases", "note", f"none in {store.root}")
+    return Check("releases", "ok", f"{len(problems)} in {store.root}, all files intact")
 
 
 CHECKS: List[Callable[[], Check]] = [
     python, board_, numpy, pillow, pynacl, opencv, tensorrt, cuda, onnx_runtime, runtime,
-    sensors, power_mode, conditions, wall_clock, spool, disk, trust,
+    sensors, power_mode, conditions, wall_clock, spool, disk, trust, releases,
 ]  # fmt: skip
 
 
 def _from_host() -> List[Callable[[], Check]]:
     points = metadata.entry_points()
     group = points.select(group="edgeprune.doctor") if hasattr(points, "select") else points.get("edgeprune.doctor", ())
-    found: List[Callable[[], Check]] = []
+    checks: List[Callable[[], Check]] = []
     for point in sorted({point.value: point for point in group}.values(), key=lambda point: point.value):
-        found += point.load().CHECKS
-    return found
+        checks += point.load().CHECKS
+    return checks
 
 
 def _jetson() -> bool:

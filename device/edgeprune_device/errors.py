@@ -1,11 +1,11 @@
-"""The one error tree, shared by host and device.
+"""The error tree, shared by host and device.
 
-A message is one line: the error, its place, and the remedy. The command line prints it and exits with `exit_code`; no
+A message is one line: object, problem, remedy. The command line prints it and exits with `exit_code`; no
 traceback reaches a user for bad input.
 
     EdgepruneError            2
     ├── InputError            2    bad use or bad input
-    │   └── RuntimeUnavailable 2   the requested inference runtime is not on this machine
+    │   └── RuntimeUnavailable 2   the requested inference runtime is not available
     ├── DeviceError           2    the GPU or its driver failed
     ├── GateError             1    a gate failed: accuracy, parity
     │   └── SignatureError    1    a hash or a signature is wrong
@@ -22,11 +22,12 @@ __all__ = [
     "Interrupted",
     "RuntimeUnavailable",
     "SignatureError",
+    "reason",
 ]
 
 
 class EdgepruneError(Exception):
-    """Base of every error that this project raises on purpose.
+    """Base class of all errors that this project raises deliberately.
 
     Attributes:
         exit_code: Exit code of the command line.
@@ -44,11 +45,11 @@ class RuntimeUnavailable(InputError):
 
 
 class DeviceError(EdgepruneError):
-    """The GPU or its driver failed; the message has the call, CUDA's own message and the remedy."""
+    """The GPU or its driver failed; the message contains the call, CUDA's message and the remedy."""
 
 
 class GateError(EdgepruneError):
-    """A gate failed: accuracy, parity. The message has the figures."""
+    """A gate failed: accuracy, parity. The message contains the figures."""
 
     exit_code = 1
 
@@ -61,3 +62,8 @@ class Interrupted(EdgepruneError):
     """Stopped by the user. Finished work is kept."""
 
     exit_code = 130
+
+
+def reason(error: OSError) -> str:
+    """The system's text for an error, for use in a message: "no space left on device"."""
+    return str(error.strerror or error or type(error).__name__).lower()

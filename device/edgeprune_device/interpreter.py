@@ -1,8 +1,8 @@
-"""Commands for separate Python processes that search no module in the current folder.
+"""Commands for separate Python processes that do not search modules in the current folder.
 
-Python puts that folder first: as "" for `-c`, by its path for `-m`. `-P` came with Python 3.11, and `-I` would also
-remove PYTHONPATH and the packages that the user installed without root. So the first statement removes the folder,
-before any module is imported; `sys` is part of the interpreter and lies in no folder.
+Python puts that folder first: as "" for `-c`, by its path for `-m`. `-P` is new in Python 3.11, and `-I` would also
+ignore PYTHONPATH and packages that the user installed without root. So the first statement removes the folder before
+any module is imported; `sys` is part of the interpreter and is in no folder.
 """
 
 from __future__ import annotations
@@ -16,12 +16,11 @@ __all__ = ["START", "command", "module"]
 
 #: The first statement of any code for `python -c`, and of a script for `python -`.
 START = "import sys; sys.path[:] = [folder for folder in sys.path if folder]\n"
-# The folder of a caller that runs from a checkout. It comes last: installed packages go first.
+# The folder of a caller that runs from a checkout. It comes last, after installed packages.
 _OURS = "sys.path.append(sys.argv.pop(1))\n"
-# PR_SET_PDEATHSIG, SIGKILL: the kernel ends the process when its parent has ended, for any reason.
+# PR_SET_PDEATHSIG, SIGKILL: the kernel kills the process when its parent ends for any reason.
 _MORTAL = (
-    "import ctypes, os\nctypes.CDLL(None).prctl(1, 9, 0, 0, 0)\n"
-    "os.getppid() == int(sys.argv.pop(1)) or os._exit(1)\n"
+    "import ctypes, os\nctypes.CDLL(None).prctl(1, 9, 0, 0, 0)\nos.getppid() == int(sys.argv.pop(1)) or os._exit(1)\n"
 )
 
 
@@ -32,7 +31,7 @@ def command(code: str, *arguments: str, flags: Sequence[str] = (), mortal: bool 
         code: The code.
         arguments: Arguments for sys.argv[1:].
         flags: Flags of Python, e.g. "-S".
-        mortal: Kill the new process when this one, more exactly the thread that starts it, has ended.
+        mortal: Kill the new process when the thread that starts it ends.
     """
     before = [str(Path(__file__).resolve().parents[1]), *([str(os.getpid())] if mortal else [])]
     return [sys.executable, *flags, "-c", f"{START}{_OURS}{_MORTAL if mortal else ''}{code}", *before, *arguments]

@@ -1,58 +1,94 @@
-"""The meaning of a detector's output, as the model and the manifest state it; it is never guessed.
+"""The meaning of a detector's output as stated by the model and the manifest; it is never guessed.
 
-The shape does not determine it: with 80 classes (1, 84, 6) is the raw output of six anchors, and 84 rows of an
-end-to-end head. The module works without numpy, because the manifest needs it.
+The shape does not determine it: with 80 classes, (1, 84, 6) can be the raw output of six anchors or 84 rows of an
+end-to-end head. The module does not need numpy, because the manifest uses it.
 """
 
 from __future__ import annotations
 
-from typing import Any, Sequence, Tuple
+from typing import Protocol, Sequence, Tuple, TypeVar
 
 from edgeprune_device.errors import InputError
 
-__all__ = ["END2END", "MAX_ROWS", "RAW", "checked", "fits", "shape_of"]
+__all__ = ["END2END", "MAX_ROWS", "MAX_VALUES", "RAW", "check_size", "checked", "fits", "shape_of"]
 
-#: (1, 4 + classes, N): a column an anchor, [cx, cy, w, h, scores], px and after the sigmoid; NMS is still to come.
+#: (1, 4 + classes + extra, N): one column per anchor, [cx, cy, w, h, scores, extra], px and after the sigmoid, before
+#: NMS. The task says how many extra values there are (vision/task.py), e.g. the angle of an oriented box.
 RAW = "raw"
-#: (1, n, 6): a row an object, [x1, y1, x2, y2, score, class], px, best first; there is no NMS to come.
+#: (1, n, 6 + extra): one row per object, [box, score, class, extra], px, best first; needs no NMS.
 END2END = "end2end"
-#: Rows that edgeprune's files have at most; fewer where the input has fewer anchors.
+#: Maximum number of rows in edgeprune's files; fewer if the input has fewer anchors.
 MAX_ROWS = 300
+#: Values of an output, at most: 268 MB as float32, twenty times those of 80 classes at 1280 px.
+MAX_VALUES = 1 << 26
 
 
-def shape_of(kind: str, classes: int, anchors: int) -> Tuple[int, int, int]:
-    """The shape of the output of edgeprune's own files.
+class _Shaped(Protocol):
+    @property
+    def shape(self) -> Tuple[int, ...]: ...
+
+
+_Array = TypeVar("_Array", bound=_Shaped)
+
+
+def shape_of(kind: str, classes: int, anchors: int, extra: int = 0) -> Tuple[int, int, int]:
+    """The shape of the output in edgeprune's own files.
 
     Args:
         kind: `RAW` or `END2END`.
         classes: Number of classes.
         anchors: Number of anchors.
+        extra: Number of the task's extra values.
     """
-    return (1, 4 + classes, anchors) if kind == RAW else (1, min(MAX_ROWS, anchors), 6)
+    return (1, 4 + classes + extra, anchors) if kind == RAW else (1, min(MAX_ROWS, anchors), 6 + extra)
 
 
-def fits(shape: Sequence[int], kind: str, classes: int) -> bool:
-    """Whether an output of this kind may have that shape."""
-    return len(shape) == 3 and shape[0] == 1 and (shape[1] == 4 + classes if kind == RAW else shape[2] == 6)
+def fits(shape: Sequence[int], kind: str, classes: int, extra: int = 0) -> bool:
+    """Whether an output of this kind can have the shape; its arguments are those of `shape_of`."""
+    width = (shape[1] == 4 + classes + extra if kind == RAW else shape[2] == 6 + extra) if len(shape) == 3 else False
+    return width and shape[0] == 1
 
 
-def checked(output: Any, kind: str, classes: int) -> Any:
-    """Return `output` unchanged where its shape fits the stated kind.
+def check_size(shape: Sequence[object], what: str) -> None:
+    """Check an output's size before memory is allocated for it.
+
+    Args:
+        shape: Its shape; a dimension that is not known counts as 1.
+        what: Begins the error's message.
+
+    Raises:
+        InputError: The output is larger than that of any detector.
+    """
+    values = 1
+    for size in shape:
+        values *= size if isinstance(size, int) else 1
+    if values > MAX_VALUES:
+        described = ", ".join(str(size) for size in shape)
+        raise InputError(
+            f"{what}: an output is too large (found shape ({described}), expected at most {MAX_VALUES:,} values); "
+            "check that the model is a detector"
+        )
+
+
+def checked(output: _Array, kind: str, classes: int, extra: int = 0) -> _Array:
+    """Return `output` unchanged if its shape fits the stated kind.
 
     Args:
         output: An array.
         kind: `RAW` or `END2END`.
         classes: Number of classes.
+        extra: Number of the task's extra values.
 
     Raises:
         InputError: The kind is unknown, or the shape contradicts it.
     """
+    check_size(output.shape, "the model")
     if kind not in (RAW, END2END):
-        raise InputError(f"a detector's output is stated as {RAW} or {END2END}, not as {kind!r}")
-    if fits(output.shape, kind, classes):
+        raise InputError(f"kind of the detector's output: invalid value (found {kind!r}, expected {RAW} or {END2END})")
+    if fits(output.shape, kind, classes, extra):
         return output
-    wanted = f"(1, {4 + classes}, N) for {classes} classes" if kind == RAW else "(1, n, 6)"
+    wanted = f"(1, {4 + classes + extra}, N) for {classes} classes" if kind == RAW else f"(1, n, {6 + extra})"
     raise InputError(
-        f"the model's output has shape {tuple(output.shape)}, but it is stated to be {kind}, {wanted}; check the class "
-        "list, or that it is a detector"
+        f"the model: wrong output shape for the kind {kind} (found {tuple(output.shape)}, expected {wanted}); check "
+        "the class list, and that the model is a detector"
     )

@@ -6,8 +6,8 @@ __all__ = ["printable"]
 
 
 def printable(text: str) -> str:
-    """The text with "?" for every character that would move the cursor, change a colour, or end the line.
+    """Replace every character that would move the cursor, change a colour, or end the line by "?".
 
-    Its length does not change.
+    The length does not change.
     """
     return "".join(c if c.isprintable() else "?" for c in text)

@@ -1,42 +1,41 @@
-"""Releases: the bundles that were installed on this device, and which of them is in use.
+"""Releases: the bundles that are installed on this device, and which of them is in use.
 
     /opt/edgeprune/                  the root; --root names another one
         releases/ID/bundle.epb       ID: the first 16 hex digits of the bundle's SHA-256
         releases/ID/release.json     its record (`Release`, `schema/release.json`)
-        releases/ID/…                its model as files, for other programs; never read back
+        releases/ID/…                its model as files, for other programs (`installation.contents`)
         current -> releases/ID       switched by one rename: it names a complete release at every moment
-        state.json                   the counter below which no bundle is installed
+        state.json                   for each key, the counter below which none of its bundles is installed
         lock, .state.lock            one installation at a time; a short one around every change of the above
 
-A release is on trial until it was seen healthy, then good; bad when it failed. A device falls back to the newest good
-release. Names that begin with a dot are work in progress and are ignored.
+A release is on trial until it is confirmed as healthy; then it is good, or bad if it failed. A device falls back to the
+newest good release. Names that begin with a dot are unfinished and ignored.
 """
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import secrets
 import shutil
-import time
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Union
 
-from edgeprune_device import schema, strict_json
-from edgeprune_device.errors import InputError, SignatureError
+from edgeprune_device import files, options, schema, strict_json
+from edgeprune_device.errors import InputError, SignatureError, reason
 from edgeprune_device.files import sync_folder, write_atomic
 from edgeprune_device.printable import printable
 from edgeprune_device.trust.bundle import Bundle
 
-__all__ = ["DEFAULT_ROOT", "Release", "Releases", "identity", "parse_counter", "worthiest"]
+__all__ = ["DEFAULT_ROOT", "Release", "Releases", "identity", "parse_counters", "worthiest"]
 
-DEFAULT_ROOT = Path("/opt/edgeprune")
+DEFAULT_ROOT = options.ROOT
 BUNDLE, RECORD = "bundle.epb", "release.json"
 IDENTITY = re.compile("[0-9a-f]{16}")
 MAX_RECORD_BYTES = 1 << 16
+_MOST_COUNTERS = 256  # those of the highest counters are kept; with all trusted keys of one device it is never reached
 
 
 def identity(bundle_sha256: str) -> str:
@@ -45,29 +44,38 @@ def identity(bundle_sha256: str) -> str:
 
 
 def worthiest(known: Iterable[Release], current: Optional[str]) -> List[Release]:
-    """All releases but the one in use, in the order in which they are kept.
+    """All releases except the one in use, in the order in which they are kept.
 
-    The newest good ones come first, then the newest others.
+    The newest good releases come first, then the newest others.
     """
     others = [release for release in known if release.identity != current]
     return sorted(others, key=lambda release: (release.state != "good", -release.sequence))
 
 
-def parse_counter(data: bytes, what: str) -> int:
+def parse_counters(data: bytes, what: str) -> Dict[str, int]:
     """Parse the content of `state.json`.
 
     Args:
         data: The content.
-        what: Begins the error's message.
+        what: Start of the error message.
+
+    Returns:
+        {fingerprint of a key: the lowest counter of a bundle of it that is installed}.
 
     Raises:
         InputError: The content is damaged.
     """
-    state = strict_json.loads(data, what)
-    value = state.get("counter") if isinstance(state, dict) and state.get("schema_version") == 1 else None
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise InputError(f"{what}: holds no counter; remove it to start from 0")
-    return value
+    counters = None
+    with suppress(InputError):
+        state = strict_json.loads(data, what)
+        counters = state.get("counters") if isinstance(state, dict) and state.get("schema_version") == 2 else None
+    if not isinstance(counters, dict) or not all(type(value) is int and value >= 0 for value in counters.values()):
+        actual = "other content" if data.strip() else "an empty file"
+        raise InputError(
+            f'{what}: holds no counters (found {actual}, expected {{"schema_version": 2, "counters": {{KEY: N}}}}); '
+            "remove the file: older bundles are then accepted until the next release is confirmed"
+        )
+    return counters
 
 
 @dataclass(frozen=True)
@@ -87,10 +95,10 @@ class Release:
         trusted: Whether the key was trusted at the installation.
         installed: Wall clock at the installation, which may be wrong.
         sequence: Number of the installation on this device, ascending.
-        state: "trial" (switched to, not yet seen healthy), "good" or "bad".
+        state: "trial" (in use, not yet confirmed as healthy), "good" or "bad".
         reason: Why it is bad.
         starts: How often the service was started with it while on trial.
-        older: Whether it was accepted with a counter below the device's.
+        older: Whether it was accepted with a counter below the one that the device holds for its key.
         precision: Precision that the benchmark at the installation used.
         runtime: Runtime that this benchmark used.
         report: Id of this benchmark's report.
@@ -126,7 +134,7 @@ class Release:
 
         Args:
             data: The object.
-            what: Begins the error's message.
+            what: Start of the error message.
 
         Raises:
             InputError: The object does not fit the schema.
@@ -142,7 +150,7 @@ class Release:
 
 
 class Releases:
-    """The releases below one root. Reading makes no file; an installation makes the root.
+    """The releases below one root. Reading creates no file; an installation creates the root.
 
     Args:
         root: The root.
@@ -152,34 +160,34 @@ class Releases:
         self.root = Path(os.path.abspath(str(root)))
 
     def folder(self, release: Union[Release, str]) -> Path:
-        """The folder of a release, or of the one with this ID."""
+        """The folder of a release, given as such or by its ID."""
         return self.root / "releases" / (release if isinstance(release, str) else release.identity)
 
     def all(self) -> List[Release]:
-        """Every release whose record can be read, the newest first."""
-        found = []
+        """All releases with a readable record, newest first."""
+        releases = []
         with suppress(OSError):
             for folder in (self.root / "releases").iterdir():
                 if IDENTITY.fullmatch(folder.name):
                     with suppress(InputError):
-                        found.append(self._read(folder.name))
-        return sorted(found, key=lambda release: -release.sequence)
+                        releases.append(self._read(folder.name))
+        return sorted(releases, key=lambda release: -release.sequence)
 
     def get(self, text: str) -> Release:
         """The release whose ID begins with `text`.
 
         Raises:
-            InputError: There is none, or there are several.
+            InputError: No release matches, or several match.
         """
-        found = [release for release in self.all() if text and release.identity.startswith(text)]
-        if len(found) != 1:
-            which = "several releases" if found else "no release"
+        matches = [release for release in self.all() if text and release.identity.startswith(text)]
+        if len(matches) != 1:
+            which = "several releases" if matches else "no release"
             known = ", ".join(release.identity for release in self.all()) or "none"
-            raise InputError(f"{self.root}: {which} {printable(text[:80])!r} (there: {known})")
-        return found[0]
+            raise InputError(f"{self.root}: {which} {printable(text[:80])!r} (found {known})")
+        return matches[0]
 
     def current(self) -> Optional[Release]:
-        """The release in use; None where there is none.
+        """The release in use; None if none is in use.
 
         Raises:
             InputError: `current` or the record is damaged.
@@ -190,33 +198,49 @@ class Releases:
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise InputError(f"{link}: is not a link to a release ({str(error.strerror).lower()})") from error
+            raise InputError(f"{link}: not a link to a release ({reason(error)})") from error
         parent, _, name = target.rpartition("/")
         if parent != "releases" or not IDENTITY.fullmatch(name):
-            raise InputError(f"{link}: does not name a release ({printable(target[:200])})")
+            raise InputError(
+                f"{link}: invalid link (found {printable(target[:200])}, expected the folder of a release)"
+            )
         return self._read(name)
 
+    def check_switch(self) -> None:
+        """Check that `current` can name another release: a rename can replace a link or a file, but not a folder.
+
+        Raises:
+            InputError: `current` is a folder.
+        """
+        link = self.root / "current"
+        if link.is_dir() and not link.is_symlink():
+            raise InputError(
+                f"{link}: is in the way (found a folder, expected a link to a release); move the folder elsewhere"
+            )
+
     def fallback(self) -> Optional[Release]:
-        """The newest good release that is not in use; None where there is none."""
+        """The newest good release that is not in use; None if none exists."""
         now = self._current_identity()
         return next((r for r in self.all() if r.state == "good" and r.identity != now), None)
 
     def open(self, release: Release) -> Bundle:
         """Open a release's bundle and verify all of it.
 
-        An untrusted key is accepted only where the release was installed with one.
+        An untrusted key is accepted only if the release was installed with one.
 
         Raises:
-            SignatureError: The bundle is damaged, is not the installed one, or its key is no longer trusted.
+            SignatureError: The bundle is damaged or not the installed one, or its key is no longer trusted.
             InputError: The bundle cannot be read.
         """
         path = self.folder(release) / BUNDLE
         bundle = Bundle.open(path, allow_untrusted=not release.trusted)
         if bundle.sha256 != release.bundle_sha256:
-            raise SignatureError(f"{path}: is not the bundle that was installed as {release.identity}")
+            raise SignatureError(
+                f"{path}: not the bundle of release {release.identity} (replaced or damaged); install the bundle again"
+            )
         return bundle
 
-    # --- changes: each is on the disk before it returns, whole or not at all -----------------------------------------
+    # --- changes: each is on the disk, completely or not at all, on return----------------------------------------
 
     def switch(self, release: Optional[Release]) -> None:
         """Let `current` name a release; None removes it.
@@ -240,24 +264,47 @@ class Releases:
         Args:
             release: The release.
             state: "trial", "good" or "bad".
-            reason: Why, in one line.
+            reason: The reason, in one line.
 
         Returns:
             The changed record.
         """
-        said = None if reason is None else printable(" ".join(reason.split()))[:1000]
-        return self.write(replace(release, state=state, reason=said))
+        reason_line = None if reason is None else printable(" ".join(reason.split()))[:1000]
+        return self.write(replace(release, state=state, reason=reason_line))
 
     def started(self, release: Release) -> Release:
         """Write a release's record with one more start, and return it."""
         return self.write(replace(release, starts=release.starts + 1))
 
     def confirm(self, release: Release) -> Release:
-        """Mark a healthy release as good; from now on no older bundle is installed."""
-        if release.counter > self.counter:
-            state = strict_json.pretty({"schema_version": 1, "counter": release.counter})
-            write_atomic(self.root / "state.json", state, mode=0o644)
+        """Mark a healthy release as good; from now on no older bundle of its key is installed."""
+        counters = self.counters
+        if release.counter > counters.get(release.key_fingerprint, 0):
+            self._write_counters({**counters, release.key_fingerprint: release.counter})
         return self.mark(release, "good")
+
+    def forget(self, mark: str) -> bool:
+        """Reset the counter of a key. Call it within `state_locked`.
+
+        Args:
+            mark: Fingerprint of the key.
+
+        Returns:
+            False if the key had none.
+
+        Raises:
+            InputError: The file is damaged, or cannot be written.
+        """
+        counters = self.counters
+        if mark not in counters:
+            return False
+        self._write_counters({other: value for other, value in counters.items() if other != mark})
+        return True
+
+    def _write_counters(self, counters: Mapping[str, int]) -> None:
+        kept = sorted(counters.items(), key=lambda item: item[1])[-_MOST_COUNTERS:]
+        state = strict_json.pretty({"schema_version": 2, "counters": dict(kept)})
+        write_atomic(self.root / "state.json", state, mode=0o644)
 
     def write(self, release: Release) -> Release:
         """Write a release's record to its folder, and return it."""
@@ -275,12 +322,12 @@ class Releases:
             IDs of the removed releases.
         """
         gone = []
-        with self._explained(), self.state_locked():  # the service may be about to fall back to one of them
+        with self._explained(), self.state_locked():  # the service may be falling back to one of them
             now = self._current_identity()
             kept = {now, *(release.identity for release in worthiest(self.all(), now)[: max(keep - 1, 0)])}
             for path in sorted((self.root / "releases").iterdir()):
                 if IDENTITY.fullmatch(path.name) and path.name not in kept:
-                    # Out of sight first: half of a release is never seen under its name.
+                    # Renamed first, so that a partly removed release is never visible under its name.
                     os.replace(str(path), str(path.with_name(f".old-{path.name}-{secrets.token_hex(4)}")))
                     gone.append(path.name)
         self.sweep()
@@ -295,8 +342,10 @@ class Releases:
                 path.unlink()
 
     @property
-    def counter(self) -> int:
-        """The lowest counter of a bundle that is installed here.
+    def counters(self) -> Dict[str, int]:
+        """For the fingerprint of each key, the lowest counter of a bundle of it that is installed here.
+
+        A counter is a key's own: the bundles of one key, whatever their counters, never keep those of another key out.
 
         Raises:
             InputError: The file is damaged or cannot be read.
@@ -304,11 +353,11 @@ class Releases:
         path = self.root / "state.json"
         try:
             with open(path, "rb") as stream:
-                return parse_counter(stream.read(MAX_RECORD_BYTES), str(path))
+                return parse_counters(stream.read(MAX_RECORD_BYTES), str(path))
         except FileNotFoundError:
-            return 0
+            return {}
         except OSError as error:
-            raise InputError(f"{path}: cannot be read ({str(error.strerror).lower()})") from error
+            raise InputError(f"{path}: cannot be read ({reason(error)})") from error
 
     # --- locks -------------------------------------------------------------------------------------------------------
 
@@ -323,19 +372,12 @@ class Releases:
             BlockingIOError: Another process holds it.
         """
         with self._opened("lock") as descriptor:
-            deadline = time.monotonic() + patience_s
-            while True:
-                try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if time.monotonic() >= deadline:
-                        raise
-                time.sleep(0.05)
+            if not files.lock(descriptor, patience_s):
+                raise BlockingIOError(f"{self.root}: another installation is in progress")
             yield
 
     def at_work(self) -> bool:
-        """Whether an installation is at work at this moment."""
+        """Whether an installation is in progress."""
         try:
             with self.locked():
                 return False
@@ -344,12 +386,12 @@ class Releases:
 
     @contextmanager
     def state_locked(self) -> Iterator[None]:
-        """Hold the short lock around a decision that changes `current` or a record.
+        """Hold the brief lock for a decision that changes `current` or a record.
 
-        It keeps installer and service from changing them at the same time.
+        It prevents installer and service from changing them at the same time.
         """
         with self._opened(".state.lock") as descriptor:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            files.lock(descriptor)
             yield
 
     @contextmanager
@@ -375,10 +417,10 @@ class Releases:
             with open(path, "rb") as stream:
                 data = strict_json.loads(stream.read(MAX_RECORD_BYTES), str(path))
         except OSError as error:
-            raise InputError(f"{path}: cannot be read ({str(error.strerror).lower()})") from error
+            raise InputError(f"{path}: cannot be read ({reason(error)})") from error
         release = Release.from_json(data, str(path))
         if release.identity != name:
-            raise InputError(f"{path}: belongs to another release")
+            raise InputError(f"{path}: belongs to another release; install the bundle again")
         return release
 
     @contextmanager
@@ -386,4 +428,4 @@ class Releases:
         try:
             yield
         except OSError as error:
-            raise InputError(f"{error.filename or self.root}: {str(error.strerror or error).lower()}") from error
+            raise InputError(f"{error.filename or self.root}: {reason(error)}") from error

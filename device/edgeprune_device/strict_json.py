@@ -1,34 +1,52 @@
 """JSON from untrusted sources, and canonical JSON for signing.
 
 `loads` refuses input that Python's json accepts and no correct writer makes: duplicate keys, NaN and Infinity, numbers
-too long or too large, lone surrogates, unlimited nesting. `canonical` gives the same bytes for the same value on every
-Python.
+too long or too large, lone surrogates, unlimited nesting. It estimates the memory of the value before it parses: a byte
+such as "[" may become a hundred. `canonical` gives the same bytes for the same value on every Python.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from typing import Any, List, Set, Tuple
+import re
+from typing import Any, Dict, List, Set, Tuple
 
 from edgeprune_device.errors import InputError
 
-__all__ = ["canonical", "loads", "pretty"]
+__all__ = ["MEMORY_BYTES", "TooLarge", "canonical", "loads", "pretty"]
+
+MEMORY_BYTES = 400 << 20
 
 _LONGEST_NUMBER = 32  # characters; parsing a million digits takes seconds, which is an attack
 _DEEPEST = 64  # levels; whatever walks the value later may then recurse safely
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+#: Bytes of memory for each of them, by measurement; a byte within text counts as well, which errs on the safe side.
+_COSTS = {b",": 80, b"[": 192, b"{": 192, b":": 192}
 
 
-def loads(data: bytes, what: str) -> Any:
+class TooLarge(InputError):
+    """The value would take too much memory."""
+
+
+def loads(data: bytes, what: str, memory_bytes: int = MEMORY_BYTES) -> Any:
     """Parse UTF-8 JSON.
 
     Args:
         data: The bytes.
         what: Begins the error's message, e.g. "a.epb: manifest".
+        memory_bytes: The most memory that parsing may take, by an estimate.
 
     Raises:
+        TooLarge: The value would take more memory.
         InputError: The bytes are not valid JSON.
     """
+    needed = _memory_bytes(data)
+    if needed > memory_bytes:
+        raise TooLarge(
+            f"{what}: too large to be read (found {len(data) / 1e6:.1f} MB that take up to {needed / 1e6:.0f} MB of "
+            f"memory, expected at most {memory_bytes / 1e6:.0f} MB)"
+        )
     try:
         value = json.loads(
             data.decode("utf-8"),
@@ -38,7 +56,8 @@ def loads(data: bytes, what: str) -> Any:
             parse_constant=_constant,
         )
         _check_depth(value, _DEEPEST)
-        json.dumps(value, ensure_ascii=False).encode("utf-8")  # lone surrogates such as "\\ud800" fail here
+        if _SURROGATE.search(data):
+            json.dumps(value, ensure_ascii=False).encode("utf-8")  # a lone one fails here
     except (ValueError, RecursionError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else str(error).split("\n")[0]
         raise InputError(f"{what}: not valid JSON ({reason})") from error
@@ -49,14 +68,22 @@ def canonical(value: Any) -> bytes:
     """The canonical JSON of a value: sorted keys, no spaces, ASCII.
 
     Raises:
-        ValueError: The value holds NaN or Infinity.
+        ValueError: The value contains NaN or Infinity.
     """
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode("ascii")
 
 
 def pretty(value: Any) -> str:
-    """JSON for people: indented, keys in their given order, a newline at the end."""
+    """Readable JSON: indented, keys in the given order, a newline at the end."""
     return json.dumps(value, indent=2, ensure_ascii=True, allow_nan=False) + "\n"
+
+
+def _memory_bytes(data: bytes) -> int:
+    """The most memory that parsing takes, estimated without parsing."""
+    width = 3  # the bytes, their text, and the text of the strings
+    if not data.isascii() or b"\\u" in data:  # one character may make all characters of a text 2 or 4 bytes wide
+        width = 12 if _SURROGATE.search(data) or re.search(b"[\xf0-\xff]", data) else 6
+    return width * len(data) + sum(cost * data.count(byte) for byte, cost in _COSTS.items())
 
 
 def _check_depth(value: Any, levels: int) -> None:
@@ -67,13 +94,13 @@ def _check_depth(value: Any, levels: int) -> None:
             _check_depth(item, levels - 1)
 
 
-def _object(pairs: List[Tuple[str, Any]]) -> dict:
+def _object(pairs: List[Tuple[str, Any]]) -> Dict[str, Any]:
     result = dict(pairs)
     if len(result) != len(pairs):
-        seen: Set[str] = set()  # a list would be searched for every key: minutes for one megabyte, which is an attack
+        seen: Set[str] = set()  # searching a list for every key would take minutes for a megabyte, a possible attack
         for key, _ in pairs:
             if key in seen:
-                raise ValueError(f"the key {key!r:.60} stands twice")
+                raise ValueError(f"duplicate key {key!r:.60}")
             seen.add(key)
     return result
 

@@ -1,6 +1,6 @@
 """A target: the required contents of a bundle for one kind of device.
 
-Adding a target is adding one file to `targets/`; the file's name is the option's value. A user's own file works too:
+To add a target, add one file to `targets/`; its name is the option's value. A user's own file also works:
 `--target ./my-drone.json`.
 """
 
@@ -9,10 +9,11 @@ from __future__ import annotations
 import difflib
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import List, Optional, Tuple, Union
+from typing import Any, Dict, List, Optional, Tuple, Union
 
 from edgeprune_device import schema, strict_json
-from edgeprune_device.errors import InputError
+from edgeprune_device.errors import InputError, reason
+from edgeprune_device.files import check_file
 
 __all__ = ["JetPack", "Target"]
 
@@ -36,21 +37,21 @@ class JetPack:
 
 @dataclass(frozen=True)
 class Target:
-    """The device that a build is for.
+    """The device for which a build is made.
 
     An example: Target.load("jetson-orin") has sm "8.7", channels in multiples of 8, and FP32, FP16, INT8 and INT8-FP16
     models.
 
     Attributes:
         name: Name, which is the option's value.
-        title: Name for people.
-        sm: CUDA compute capability as "major.minor", None where several or none apply.
+        title: Name for display.
+        sm: CUDA compute capability as "major.minor", None if several or none apply.
         jetpacks: Software releases of the device.
         channel_multiple: Channel counts are rounded to a multiple of this.
-        precisions: The models that the bundle must carry, of "fp32", "fp16", "int8", "int8-fp16".
-        int8_activations: "signed" (zero point 0, the only form that TensorRT takes) or "unsigned" (fast on a CPU).
-        ahead_of_time: Compute capabilities that TensorRT for RTX builds an engine for, e.g. "SM86"; the engine is put
-            into the bundle. Empty for a Jetson: there such a build only checks that NVIDIA's parser takes the file.
+        precisions: The models that the bundle must contain, of "fp32", "fp16", "int8", "int8-fp16".
+        int8_activations: "signed" (zero point 0, the only form that TensorRT accepts) or "unsigned" (fast on a CPU).
+        ahead_of_time: Compute capabilities, e.g. "SM86", for which TensorRT for RTX builds an engine into the bundle.
+            Empty for a Jetson, for which such a build only checks that NVIDIA's parser accepts the file.
         dla: Number of deep-learning accelerator cores.
         comment: Remark.
         schema_version: Version of the schema.
@@ -70,7 +71,7 @@ class Target:
 
     @staticmethod
     def names() -> List[str]:
-        """The targets that come with edgeprune, sorted."""
+        """The targets that edgeprune includes, sorted."""
         return sorted(path.stem for path in _FOLDER.glob("*.json"))
 
     @classmethod
@@ -78,7 +79,7 @@ class Target:
         """Load a target.
 
         Args:
-            name_or_path: Name ("jetson-orin"), or path of the user's own JSON file.
+            name_or_path: Name ("jetson-orin"), or path of a JSON file.
 
         Raises:
             InputError: The target is unknown, or its file is unreadable or malformed.
@@ -90,21 +91,22 @@ class Target:
             near = difflib.get_close_matches(text.lower(), cls.names(), n=3, cutoff=0.5)
             hint = f"did you mean {' or '.join(near)}? " if near else ""
             raise InputError(
-                f"unknown target {text!r}: {hint}known targets: {', '.join(cls.names())}; or give a .json file"
+                f"unknown target {text!r}; {hint}known targets: {', '.join(cls.names())}; or give a .json file"
             )
+        check_file(text)
         try:
             content = Path(text).read_bytes()
         except OSError as error:
-            raise InputError(f"{text}: the target file cannot be read ({str(error.strerror).lower()})") from error
+            raise InputError(f"{text}: the target file cannot be read ({reason(error)})") from error
         return cls.from_json(strict_json.loads(content, text), text)
 
     @classmethod
-    def from_json(cls, data: dict, what: str = "target") -> Target:
+    def from_json(cls, data: Dict[str, Any], what: str = "target") -> Target:
         """Read a target from a parsed JSON object.
 
         Args:
             data: The object.
-            what: Begins the error's message.
+            what: Start of the error message.
 
         Raises:
             InputError: The object does not fit the schema.
@@ -114,10 +116,10 @@ class Target:
         for key in ("precisions", "ahead_of_time"):
             fields[key] = tuple(fields[key])
         if len(set(fields["precisions"])) != len(fields["precisions"]):
-            raise InputError(f"{what}: precisions: one stands twice")
+            raise InputError(f"{what}: precisions: duplicate entry")
         return cls(**fields)
 
-    def to_json(self) -> dict:
+    def to_json(self) -> Dict[str, Any]:
         """A JSON object that fits `schema/target.json`."""
         data = asdict(self)
         return {key: list(value) if isinstance(value, tuple) else value for key, value in data.items()}

@@ -1,1 +1,1 @@
-"""How much a network can lose before any training: by budget, and group by group."""
+"""The accuracy that pruning costs before any training: by budget, and group by group."""

@@ -1,9 +1,9 @@
 """Measures how much of a network can be removed before any training: budget by budget, and group by group.
 
-For each budget of a ladder, the whole network is pruned, compensated, and measured on training images that were not
-used for compensation. The channels are chosen in one round from one scoring; `prune` takes three rounds and keeps a
-little more accuracy. The sensitivity of a group is the output divergence when that group alone gives up `SHARE` of its
-channels and the convolutions that read them are compensated.
+For each of several budgets, the whole network is pruned, compensated, and measured on training images that were not
+used for compensation. The channels are chosen in one round from one scoring; `prune` uses three rounds and keeps a
+little more accuracy. The sensitivity of a group is the output divergence after `SHARE` of its channels, and no others,
+have been removed and the convolutions that read them have been compensated.
 
 The recommendation is the largest cut that keeps `KEEP` of the uncut mAP50-95 before any training. It is a rule of thumb
 from this project's measurements (docs/ratio.md, docs/own-data.md; benchmarks/results). YOLOv8n on HIT-UAV kept 96 % at
@@ -22,14 +22,17 @@ from typing import TYPE_CHECKING
 
 import torch
 from edgeprune_device.files import write_atomic
+from edgeprune_device.progress import Progress, part, silent
 from torch import nn
 
 from edgeprune.analysis import chart
-from edgeprune.analysis.budgets import BudgetLadder, Measure, ProgressCallback
-from edgeprune.analysis.findings import Advice, Findings
+from edgeprune.analysis.budgets import BudgetSweep, Measure
+from edgeprune.analysis.findings import Advice, AnalysisRequest, Findings
 from edgeprune.analysis.sensitivity import sensitivity
 from edgeprune.analysis.table import table
 from edgeprune.data.samples import Samples
+from edgeprune.model.device import beside, exact
+from edgeprune.model.head import idle
 from edgeprune.pruning import budget, criteria
 from edgeprune.pruning.channels import trace
 
@@ -57,55 +60,50 @@ class Analysis(Findings):
     def _repr_html_(self) -> str:
         picture = base64.b64encode(chart.png(self)).decode()
         text = html.escape(table(self))
-        shown = f'<img alt="What the table says" style="max-width:100%" src="data:image/png;base64,{picture}">'
+        shown = f'<img alt="The figures of the table" style="max-width:100%" src="data:image/png;base64,{picture}">'
         return f'{shown}<pre style="overflow:auto">{text}</pre>'
 
 
+@exact()
 def analyze_network(
     model: nn.Module,
+    ask: AnalysisRequest,
     *,
-    criterion: str,
-    kind: str,
-    multiple: int,
-    imgsz: int,
     samples: Samples,
     judges: torch.Tensor,
     measure: Measure,
-    name: str = "model",
-    progress: ProgressCallback = lambda fraction, what: None,
+    progress: Progress = silent,
 ) -> Analysis:
-    """Try a ladder of budgets and every group; the network is scored once, and not changed.
+    """Measure several budgets and every group. The network is scored once and is not changed.
 
     Args:
         model: the network.
-        criterion: name of the importance criterion.
-        kind: the cost that the budgets limit: macs, params or ratio.
-        multiple: channel multiple that channel counts are rounded to.
-        imgsz: network input, px.
-        samples: training images to score and to compensate with.
-        judges: (N, 3, H, W) float32 images, none of `samples`, on which the predictions are compared.
-        measure: returns the accuracy of a network on images that are none of `samples`.
-        name: name of the model in the findings.
+        ask: the analysis request.
+        samples: training images for scoring and compensation.
+        judges: (N, 3, H, W) float32 images outside `samples`, on which the predictions are compared.
+        measure: returns the accuracy of a network on images outside `samples`.
         progress: receives the fraction done and a line of text.
 
     Returns:
         The findings, as `Analysis`.
 
     Raises:
-        InputError: no budget of the ladder can be reached.
+        InputError: none of the budgets can be reached.
         GateError: surgery is not exact on this model.
     """
-    progress(0.0, f"{criterion}: scoring channels")
-    channels = trace(model)
-    scores = criteria.load(criterion)(model, channels, samples)
-    units = budget.units(channels, scores, multiple)
-    ladder = BudgetLadder(model, channels, scores, units, criterion, multiple, imgsz, samples, measure)
+    progress(0.0, f"{ask.criterion}: scoring channels")
+    model, judges = beside(model, samples.pictures), judges.to(samples.pictures.device)
+    channels = trace(model, idle=idle(model))
+    shown = part(progress, 0, 0.1, f"{ask.criterion}: scoring channels")
+    scores = criteria.load(ask.criterion)(model, channels, samples, shown)
+    units = budget.units(channels, scores, ask.multiple)
+    sweep = BudgetSweep(model, channels, scores, units, ask, samples, measure)
     progress(0.1, "measuring the uncut network")
-    rungs, unreached = ladder.climb(kind, lambda fraction, what: progress(0.15 + 0.45 * fraction, what))
+    points, unreached = sweep.run(ask.kind, lambda fraction, text: progress(0.15 + 0.45 * fraction, text))
     groups = sensitivity(
-        model, channels, scores, units, samples.pictures, judges, lambda f, what: progress(0.6 + 0.4 * f, what)
+        model, channels, scores, units, samples.pictures, judges, lambda f, text: progress(0.6 + 0.4 * f, text)
     )
     return Analysis(
-        name, kind, criterion, multiple, imgsz, ladder.uncut, ladder.accuracy, tuple(rungs), tuple(unreached),
-        tuple(groups), Advice.of(rungs),
+        ask.name, ask.kind, ask.criterion, ask.multiple, ask.imgsz, sweep.uncut, sweep.accuracy, tuple(points),
+        tuple(unreached), tuple(groups), Advice.of(points),
     )  # fmt: skip

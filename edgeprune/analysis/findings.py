@@ -2,23 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from typing import Any
 
+from edgeprune_device.size import Size
 from edgeprune_device.vision.accuracy import Accuracy
 
 from edgeprune.model.count import Cost
 
 SCHEMA_VERSION = 1
-#: Fractions of the uncut mAP50-95: from which a short fine-tuning has recovered, and below which too little is left.
+#: Fractions of the uncut mAP50-95. From `KEEP` on, a short fine-tuning recovered the rest; below `COLLAPSE`, it does
+#: not have enough to start from.
 KEEP, COLLAPSE = 0.9, 0.5
 #: The fraction of a group's channels that is removed when the group is pruned alone, rounded to the channel multiple.
 SHARE = 0.375
 
 
 @dataclass(frozen=True)
-class Rung:
-    """One budget of the ladder, pruned and compensated.
+class AnalysisRequest:
+    """The request of an analysis.
+
+    Attributes:
+        kind: the cost that the budgets limit: macs, params or ratio.
+        criterion: name of the importance criterion.
+        multiple: channel multiple that channel counts are rounded to.
+        imgsz: size of the network's input, px.
+        name: name of the model in the findings.
+    """
+
+    kind: str
+    criterion: str
+    multiple: int
+    imgsz: Size
+    name: str = "model"
+
+
+@dataclass(frozen=True)
+class BudgetPoint:
+    """One budget of the sweep: the network pruned to it, compensated and measured.
 
     Attributes:
         budget: the budget as text.
@@ -56,8 +77,8 @@ class GroupSensitivity:
         width: channels before the trial.
         left: channels in the trial.
         macs: fraction of the network's MACs that make or read its channels.
-        divergence: output divergence, nats summed over an image (`sensitivity.divergence`); None if rounding leaves no
-            trial.
+        divergence: output divergence, nats summed over an image (`sensitivity.divergence`); None if the group is too
+            narrow for a trial at this channel multiple.
     """
 
     layers: tuple[str, ...]
@@ -69,37 +90,38 @@ class GroupSensitivity:
 
 @dataclass(frozen=True)
 class Advice:
-    """The recommendation from the rungs of a ladder; a field is None if no rung qualifies.
+    """The recommendation from the points of a sweep; a field is None if no point qualifies.
 
     Attributes:
-        recommended: the largest cut, without a gap from the smallest on, that keeps `KEEP`.
-        sure: the same by the lower end of the interval.
+        recommended: the largest cut that keeps `KEEP`, as all smaller cuts do.
+        sure: the same for the lower end of the interval.
         collapse: the smallest cut that keeps less than `COLLAPSE`.
     """
 
-    recommended: Rung | None
-    sure: Rung | None
-    collapse: Rung | None
+    recommended: BudgetPoint | None
+    sure: BudgetPoint | None
+    collapse: BudgetPoint | None
 
     @classmethod
-    def of(cls, rungs: list[Rung]) -> Advice:
-        """Derive the advice from rungs that go from the smallest cut to the largest."""
-        known = [r for r in rungs if r.kept is not None]
-        collapse = next((r for r in known if r.kept < COLLAPSE), None)
-        return cls(_last(known, lambda r: r.kept), _last(known, lambda r: r.interval[0]), collapse)
+    def of(cls, points: list[BudgetPoint]) -> Advice:
+        """Derive the advice from points that go from the smallest cut to the largest."""
+        kept = [(p, p.kept) for p in points if p.kept is not None]
+        surely = [(p, p.interval[0]) for p in points if p.interval is not None]
+        return cls(_last(kept), _last(surely), next((p for p, share in kept if share < COLLAPSE), None))
 
-    def to_json(self) -> dict:
-        """The advice as JSON: the budget of each rung, and the two limits."""
-        named = {k: None if r is None else r.budget for k, r in vars(self).items()}
+    def to_json(self) -> dict[str, Any]:
+        """The advice as JSON: the budget of each point, and the two limits."""
+        named = {k: None if p is None else p.budget for k, p in vars(self).items()}
         return {**named, "keep": KEEP, "collapse_below": COLLAPSE}
 
 
-def _last(rungs: list[Rung], of: Callable[[Rung], float]) -> Rung | None:
+def _last(shares: list[tuple[BudgetPoint, float]]) -> BudgetPoint | None:
+    """The last point before the first share below `KEEP`."""
     good = None
-    for rung in rungs:
-        if of(rung) < KEEP:
+    for point, share in shares:
+        if share < KEEP:
             break
-        good = rung
+        good = point
     return good
 
 
@@ -112,7 +134,7 @@ class Findings:
         kind: the cost that the budgets limit.
         criterion: name of the importance criterion.
         multiple: channel multiple.
-        imgsz: network input, px.
+        imgsz: size of the network's input, px.
         uncut: cost of the original network.
         accuracy: accuracy of the original network.
         rungs: the budgets reached, from the smallest cut to the largest.
@@ -125,15 +147,15 @@ class Findings:
     kind: str
     criterion: str
     multiple: int
-    imgsz: int
+    imgsz: Size
     uncut: Cost
     accuracy: Accuracy
-    rungs: tuple[Rung, ...]
+    rungs: tuple[BudgetPoint, ...]
     unreached: tuple[str, ...]
     groups: tuple[GroupSensitivity, ...]
     advice: Advice
 
-    def to_json(self) -> dict:
+    def to_json(self) -> dict[str, Any]:
         """The findings as JSON."""
         return {
             "schema_version": SCHEMA_VERSION,
@@ -141,7 +163,7 @@ class Findings:
             "kind": self.kind,
             "criterion": self.criterion,
             "channel_multiple": self.multiple,
-            "imgsz": self.imgsz,
+            "imgsz": self.imgsz.to_json(),
             "pictures": self.accuracy.pictures,
             "boxes": self.accuracy.boxes,
             "uncut": {
@@ -149,7 +171,7 @@ class Findings:
                 "map50": self.accuracy.map50,
                 "map50_95": self.accuracy.map50_95,
             },
-            "rungs": [asdict(r) for r in self.rungs],
+            "rungs": [asdict(p) for p in self.rungs],
             "unreached": list(self.unreached),
             "groups": [asdict(g) for g in self.groups],
             "group_share": SHARE,

@@ -4,31 +4,35 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+import shlex
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from edgeprune_device import strict_json
-from edgeprune_device.errors import InputError, Interrupted
+from edgeprune_device.errors import InputError, Interrupted, reason
+from edgeprune_device.option import named
+from edgeprune_device.size import largest_of
 from edgeprune_device.target import Target
+from typing_extensions import Unpack
 
-from edgeprune import cache, demo
+from edgeprune import cache, demo, tasks
 from edgeprune.api.source import opened
-from edgeprune.comparison.compare import GALLERY
 from edgeprune.comparison.comparison import Comparison
 from edgeprune.console.progress import Reporter
+from edgeprune.data import dataset
 from edgeprune.drones import ssh
 from edgeprune.model import checkpoint
 from edgeprune.model.checkpoint import Checkpoint
 from edgeprune.model.threads import ready
+from edgeprune.options import BuildOptions, budget, takes
 from edgeprune.pruning.budget import Budget
-from edgeprune.workflow import job
 from edgeprune.workflow.build import run_build
 from edgeprune.workflow.card import card
+from edgeprune.workflow.job import BuildRequest
 
-#: Scenes to fine-tune on and to validate on: less than ten minutes on two cores, more than 4,000 boxes to measure on.
+#: Numbers of scenes for fine-tuning and validation: below ten minutes on two cores, and above 4,000 validation boxes.
 DEMO_SCENES = (200, 400)
 
 
@@ -52,7 +56,7 @@ class Build:
             out: the folder that holds build.json.
 
         Raises:
-            InputError: the folder holds no build, or one that is not finished (`edgeprune build --resume` continues
+            InputError: the folder contains no build, or one that is not finished (`edgeprune build --resume` continues
                 it).
         """
         out = Path(out)
@@ -60,20 +64,23 @@ class Build:
             record = json.loads((out / "build.json").read_text())
             done = [stage["name"] for stage in record["stages"]]
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{out}: holds no build ({error})") from error
+            raise InputError(
+                f"{out}: no build in this folder ({error}); give the folder of a finished build"
+            ) from error
         if "page" not in done:
-            raise InputError(f"{out}: this build is not finished: edgeprune build --resume --out {out}")
+            again = f"edgeprune build --resume --out {shlex.quote(str(out))}"
+            raise InputError(f"{out}: the build is not finished; continue it with {again}")
         return cls(record, out)
 
     @property
     def bundle(self) -> Path:
         """The file of the signed bundle."""
-        return self.out / self._stage("pack")["bundle"]
+        return self.out / str(self._stage("pack")["bundle"])
 
     @property
     def page(self) -> Path:
         """The file of the HTML page with every figure of the build."""
-        return self.out / self.record["page"]
+        return self.out / str(self.record["page"])
 
     @property
     def files(self) -> dict[str, Path]:
@@ -91,17 +98,18 @@ class Build:
         """Every model of the build beside the original, from comparison.json.
 
         Raises:
-            InputError: comparison.json cannot be read, or is of another version.
+            InputError: comparison.json cannot be read, or has another version.
         """
         path = self.out / "comparison.json"
         try:
             content = path.read_bytes()
         except OSError as error:
-            raise InputError(f"{path}: cannot be read ({(error.strerror or str(error)).lower()})") from error
+            raise InputError(f"{path}: cannot be read ({reason(error)})") from error
         return Comparison.from_json(strict_json.loads(content, str(path)), str(path))
 
     def _stage(self, name: str) -> dict[str, Any]:
-        return next(stage for stage in self.record["stages"] if stage["name"] == name)
+        entries: list[dict[str, Any]] = self.record["stages"]
+        return next(entry for entry in entries if entry["name"] == name)
 
     def __str__(self) -> str:
         return card(self.record, self.out).strip()
@@ -112,82 +120,17 @@ class Build:
         return self.comparison._repr_html_()
 
 
-def build(
-    *,
-    target: str,
-    ratio: float | None = None,
-    macs: float | None = None,
-    params: float | None = None,
-    latency_ratio: float | None = None,
-    latency_ms: float | None = None,
-    weights: str | Path | None = None,
-    data: str | Path | None = None,
-    imgsz: int | None = None,
-    criterion: str = "auto",
-    uniform: bool = False,
-    portable: bool = False,
-    steps: int = 1,
-    epochs: int = 10,
-    batch: int = 4,
-    lr: float = 1e-4,
-    distill: bool = False,
-    patience: int = 0,
-    qat: int = 0,
-    device: str = "cpu",
-    workers: int = 0,
-    seed: int = 0,
-    precision: Sequence[str] = ("fp32", "fp16", "int8"),
-    max_drop: float = 0.003,
-    nms: bool = False,
-    on: str | None = None,
-    name: str | None = None,
-    pictures: int = GALLERY,
-    allow_poor_baseline: bool = False,
-    out: str | Path | None = None,
-    resume: bool = False,
-    quiet: bool = False,
-) -> Build:
+@takes(BuildOptions)
+def build(**options: Unpack[BuildOptions]) -> Build:
     """Prune, fine-tune, export, quantize, and pack a signed bundle, with a page that shows every figure.
 
     Example: `ep.build(ratio=0.2, target="jetson-orin", weights="best.pt", data="data.yaml").bundle`
 
-    The arguments are the options of `edgeprune build`, with the same names and defaults (docs/commands.md). Exactly one
-    of `ratio`, `macs`, `params`, `latency_ratio` and `latency_ms` is the budget. Without `weights` and `data`, the
-    build takes best.pt and data.yaml of the working folder if both exist, else the embedded demo.
+    Exactly one of `ratio`, `macs`, `params`, `latency_ratio` and `latency_ms` is the budget. Without `weights` and
+    `data`, the build takes best.pt and data.yaml of the working folder if both exist, else the built-in demo.
 
     Args:
-        target: name of the target device, or its JSON file.
-        ratio: fraction of the prunable channels to remove, in [0, 1).
-        macs: fraction of the multiply-accumulates to keep, in (0, 1].
-        params: fraction of the parameters to keep, in (0, 1].
-        latency_ratio: fraction of the latency to keep, measured on this machine.
-        latency_ms: latency of one image, ms, measured on this machine.
-        weights: the trained checkpoint (.pt).
-        data: the data set.
-        imgsz: network input, px; None: the size that the weights were trained at.
-        criterion: name of the importance criterion, `module:function`, or "auto".
-        uniform: remove the same share of every group.
-        portable: keep only widths that Ultralytics' YAML can express.
-        steps: rounds of pruning and fine-tuning, which share `epochs`.
-        epochs: fine-tuning epochs in all.
-        batch: images a training step.
-        lr: learning rate (AdamW, 100 steps of warm-up, cosine).
-        distill: fine-tune with the original as the teacher, too.
-        patience: epochs without a better figure on held-back training images after which training stops; 0: never.
-        qat: epochs of INT8-aware training after fine-tuning; 0: none.
-        device: training device: "cpu", the number of a GPU, or several: "0,1".
-        workers: data loading processes.
-        seed: seed of the training.
-        precision: precisions to make, of fp32, fp16 and int8; fp32 is required.
-        max_drop: limit of a precision's accuracy drop against FP32, absolute mAP50-95.
-        nms: put NMS into the ONNX files.
-        on: the reference device, as ssh takes it, that builds the engines and measures them.
-        name: name of the bundle; None: derived from the weights, the target and the budget.
-        pictures: number of images in the page's gallery; 0: none.
-        allow_poor_baseline: build even if the original's mAP50-95 is below 0.01.
-        out: folder of the build; None: a free folder runs/<name>.
-        resume: continue an interrupted build of the same inputs.
-        quiet: print warnings only.
+        options: see `BuildOptions`.
 
     Returns:
         The finished `Build`.
@@ -198,30 +141,28 @@ def build(
         GateError: accuracy, parity or surgery failed a gate. No bundle is written; report.html shows by how much.
         Interrupted: the user pressed Ctrl-C; `resume=True` continues the build.
     """
-    reporter = Reporter(quiet=quiet)
-    if qat < 0:
-        raise InputError(f"--qat {qat}: give 1 epoch or more, or leave it out")
-    asked = Budget.asked(
-        ratio=ratio, macs=macs, params=params, latency_ratio=latency_ratio, latency_ms=latency_ms
-    )  # fmt: skip
-    Target.load(target)
-    if on is not None:
-        ssh.parse(on)
-    weights, data, base = _inputs(weights, data, reporter)
-    name = _name(name, base, target, asked)
-    precision = tuple(precision.split(",") if isinstance(precision, str) else precision)  # as on the command line
-    folder = Path(out) if out is not None else _folder(name, resume=resume)
-    options = job.BuildOptions(
-        weights=weights.resolve(), data=data.resolve(), target=target, budget=asked, uniform=uniform,
-        portable=portable, steps=steps, criterion=criterion, imgsz=checkpoint.load(weights).input_size(imgsz),
-        epochs=epochs, batch=batch, lr=lr, distill=distill, patience=patience, device=device, workers=workers,
-        seed=seed, precision=precision, max_drop=max_drop, nms=nms, name=name, qat=qat, on=on, pictures=pictures,
-        allow_poor_baseline=allow_poor_baseline,
-    )  # fmt: skip
+    reporter = Reporter(quiet=options["quiet"])
+    asked = Budget.asked(**budget(options))
+    Target.load(options["target"])
+    if options["on"] is not None:
+        ssh.parse(options["on"])
+    if options["task"] is not None:
+        tasks.get(options["task"])
+    weights, data, base = _inputs(options, reporter)
+    name = _name(options["name"], base, options["target"], asked)
+    out = options["out"]
+    folder = Path(out) if out is not None else _folder(name, resume=options["resume"])
+    source = checkpoint.load(weights)
+    if options["task"] not in (None, source.task):
+        raise InputError(f"{named('task', options['task'])}: contradicts {weights}, whose task is {source.task}")
+    shapes = dataset.shapes(data, reporter) if largest_of(options["imgsz"]) else None
+    imgsz = source.input_size(options["imgsz"], reporter.warn, shapes=shapes)
+    request = BuildRequest(options, weights.resolve(), data.resolve(), imgsz, name)
     try:
-        return Build(run_build(options, folder, ready(reporter), resume=resume), folder)
+        return Build(run_build(request, folder, ready(reporter), resume=options["resume"]), folder)
     except KeyboardInterrupt:
-        raise Interrupted(f"interrupted; the same command with --out {folder} --resume goes on") from None
+        again = f"{named('out', folder)} {named('resume', True)}"
+        raise Interrupted(f"interrupted; the same command with {again} continues the build") from None
 
 
 def _name(given: str | None, base: str, target: str, asked: Budget) -> str:
@@ -233,40 +174,46 @@ def _name(given: str | None, base: str, target: str, asked: Budget) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-._") or "model"
 
 
-def _inputs(weights, data, reporter: Reporter) -> tuple[Path, Path, str]:
+def _inputs(options: BuildOptions, reporter: Reporter) -> tuple[Path, Path, str]:
     """The weights, the data, and the base of the build's name."""
+    weights, data = options["weights"], options["data"]
     if weights is None and data is None:
         if Path("best.pt").is_file() and Path("data.yaml").is_file():
             reporter.say("using ./best.pt and ./data.yaml")
             return Path("best.pt"), Path("data.yaml"), "best"
         reporter.say(
-            "no best.pt and data.yaml here: using the embedded demo detector and its generated scenes.\n"
-            "For your own model: edgeprune build --weights best.pt --data data.yaml --ratio … --target …"
+            "no best.pt and data.yaml in this folder, so the build uses the built-in demo detector and its synthetic "
+            "scenes.\nFor your own model: edgeprune build --weights best.pt --data data.yaml --ratio … --target …"
         )
-        return *embedded_demo(*DEMO_SCENES), "demo"
-    for given, other, missing in ((weights, data, "--data data.yaml"), (data, weights, "--weights best.pt")):
-        if given is not None and other is None:
-            raise InputError(f"{missing} is missing: a model is pruned on pictures of its own task")
+        task = options["task"] or tasks.DETECT.name
+        return *embedded_demo(*DEMO_SCENES, task=task), "demo" if task == tasks.DETECT.name else f"demo-{task}"
+    if weights is None or data is None:
+        missing = named("data", "data.yaml") if data is None else named("weights", "best.pt")
+        raise InputError(f"{missing}: missing; give both options, because a model is pruned on images of its own task")
     return Path(weights), Path(data), Path(weights).stem
 
 
-def embedded_demo(train: int = 200, val: int = 400) -> tuple[Path, Path]:
-    """Return the files of the embedded demo: a detector, and generated scenes, which are kept in the cache.
+def embedded_demo(train: int = 200, val: int = 400, task: str = tasks.DETECT.name) -> tuple[Path, Path]:
+    """Return the files of the built-in demo: a detector, and synthetic scenes, which are kept in the cache.
 
     Args:
         train: number of training scenes; one scene takes about 30 ms to generate.
         val: number of validation scenes.
+        task: task of the detector and of its labels, detect or obb.
 
     Returns:
         `(weights, data.yaml)`.
 
     Raises:
-        InputError: a number is below 1, or the cache cannot be written.
+        InputError: a number is below 1, the task is unknown, or the cache cannot be written.
     """
     if train < 1 or val < 1:
-        raise InputError(f"{train} scenes to train on and {val} to judge by: 1 or more of each")
-    name = "demo" if (train, val) == DEMO_SCENES else f"demo-{train}-{val}"
-    return demo.WEIGHTS, demo.write_dataset(cache.folder(name), train, val)
+        raise InputError(f"scenes: too few (found {train} for training and {val} for validation, expected at least 1)")
+    if not demo.NETWORKS[tasks.get(task).name].is_file():
+        raise InputError(f"{named('task', task)}: there is no built-in demo for it; give weights and data")
+    base = "demo" if task == tasks.DETECT.name else f"demo-{task}"
+    name = base if (train, val) == DEMO_SCENES else f"{base}-{train}-{val}"
+    return demo.NETWORKS[task], demo.write_dataset(cache.folder(name), train, val, task=task)
 
 
 def _folder(name: str, *, resume: bool) -> Path:

@@ -1,18 +1,20 @@
-"""`ep.export`: a network as ONNX in every precision, compared with the network and held to an accuracy drop."""
+"""`ep.export`: a network as ONNX in every precision, each file checked for parity and accuracy drop."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import onnx
-from edgeprune_device.errors import InputError
+from edgeprune_device.errors import InputError, reason
 from edgeprune_device.files import write_atomic
-from edgeprune_device.hint import did_you_mean
+from edgeprune_device.option import named
+from edgeprune_device.progress import Progress, Say
+from edgeprune_device.size import Size
 from edgeprune_device.target import Target
-from edgeprune_device.vision.accuracy import Accuracy
+from edgeprune_device.vision.accuracy import Accuracy, Matches
+from typing_extensions import Unpack
 
 from edgeprune.api.result import as_table
 from edgeprune.api.source import Model, opened
@@ -23,10 +25,11 @@ from edgeprune.exporting import nms, precisions
 from edgeprune.exporting.parity import Parity, measure_parity
 from edgeprune.exporting.to_onnx import to_onnx
 from edgeprune.measuring.accuracy import evaluate, score
+from edgeprune.measuring.sessions import Session
+from edgeprune.model.checkpoint import Checkpoint
 from edgeprune.model.threads import ready
+from edgeprune.options import ExportOptions, takes
 from edgeprune.training import qat
-
-PRECISIONS = ("fp32", "fp16", "int8")
 
 
 @dataclass(frozen=True, repr=False)
@@ -40,7 +43,7 @@ class Exported:
         opsets: {precision: ONNX opset}.
         accuracy: {precision: accuracy on the validation images}, measured with the model as written.
         parity: difference between the FP32 file and the network.
-        said: {precision: details of its quantization}, such as the calibration method, the share of MACs in INT8 and
+        details: {precision: details of its quantization}, such as the calibration method, the share of MACs in INT8 and
             the layer fallbacks.
     """
 
@@ -48,18 +51,18 @@ class Exported:
     opsets: dict[str, int]
     accuracy: dict[str, Accuracy] = field(default_factory=dict)
     parity: Parity | None = None
-    said: dict[str, Any] = field(default_factory=dict)
+    details: dict[str, Any] = field(default_factory=dict)
 
     def _notes(self, name: str) -> list[str]:
         """The notes that follow a file's size in print."""
         if name not in self.accuracy:
-            return ["parity and accuracy not measured (no --data)"]
-        found = self.accuracy[name]
-        notes = [f"mAP50-95 {number(found.map50_95, 4)} on {found.pictures} pictures"]
+            return ["parity and accuracy not measured (no data set)"]
+        accuracy = self.accuracy[name]
+        notes = [f"mAP50-95 {number(accuracy.map50_95, 4)} on {accuracy.pictures} images"]
         if name == "fp32" and self.parity:
-            notes.append(f"equals PyTorch to {self.parity.max_box_px:.2g} px")
+            notes.append(f"equals PyTorch to {self.parity.max_box_px:.2g} px on {self.parity.over}")
         if name == next((n for n in self.files if n.startswith("int8")), None):
-            how = self.said["int8"]
+            how = self.details["int8"]
             notes.append(f"{how['share_of_macs']:.0%} of MACs in INT8, thresholds by {how['method']}")
             for layer in how["rescued"]:
                 notes.append(f"\n  not in INT8: {layer['layer']} (output divergence {layer['disagreement']:.3f} alone)")
@@ -68,8 +71,8 @@ class Exported:
     def __str__(self) -> str:
         lines = []
         for name, path in self.files.items():
-            said = ", ".join(self._notes(name)).replace(", \n", "\n")
-            lines.append(f"{path}  {path.stat().st_size / 1e6:.1f} MB, opset {self.opsets[name]}, {said}")
+            notes = ", ".join(self._notes(name)).replace(", \n", "\n")
+            lines.append(f"{path}  {path.stat().st_size / 1e6:.1f} MB, opset {self.opsets[name]}, {notes}")
         return "\n".join(lines)
 
     __repr__ = __str__
@@ -84,30 +87,14 @@ class Exported:
         return as_table(("", "MB", "opset", "mAP50-95"), rows, notes)
 
 
-def export(
-    model: Model,
-    data: str | Path | None = None,
-    *,
-    precision: Sequence[str] = PRECISIONS,
-    target: str = "jetson-orin",
-    imgsz: int | None = None,
-    max_drop: float = 0.003,
-    nms: bool = False,
-    out: str | Path | None = None,
-    quiet: bool = False,
-) -> Exported:
+@takes(ExportOptions)
+def export(model: Model, data: str | Path | None = None, **options: Unpack[ExportOptions]) -> Exported:
     """Write one simplified static ONNX file, equal to the network; with `data` also FP16 and INT8 files.
 
     Args:
         model: the detector: a .pt file, an Ultralytics YOLO, its network, or the result of another verb.
         data: the data set. Its training images are used for parity and calibration, its validation images for mAP.
-        precision: precisions to make, of fp32, fp16 and int8.
-        target: name of the target, which determines the files that a precision needs.
-        imgsz: network input, px; None: the size that the weights were trained at.
-        max_drop: limit of a precision's accuracy drop against FP32, absolute mAP50-95.
-        nms: put NMS into the files, with fixed shapes and standard operators.
-        out: folder of the files model.<precision>.onnx; None: <name of the weights>-onnx beside the weights.
-        quiet: print warnings only.
+        options: see `ExportOptions`.
 
     Returns:
         The files and their figures, as `Exported`.
@@ -116,36 +103,46 @@ def export(
         InputError: an argument, the model or the data is invalid, or the folder cannot be written.
         GateError: the FP32 file does not equal the network, or a precision exceeds `max_drop`. Nothing is written.
     """
-    precision = precision.split(",") if isinstance(precision, str) else precision  # as on the command line
-    unknown = set(precision) - set(PRECISIONS)
-    if unknown:
-        near = did_you_mean(min(unknown), PRECISIONS)
-        raise InputError(f"--precision takes {', '.join(PRECISIONS)}: got {','.join(precision)} {near}".rstrip())
-    device = Target.load(target)
-    source = opened(model)
-    pictures = dataset.load(data) if data is not None else None
-    if pictures is None and set(precision) != {"fp32"}:
-        raise InputError("FP16 and INT8 are calibrated and measured on pictures: give --data, or --precision fp32")
-    if pictures is not None:
-        dataset.check_names(pictures, source.names)
-    size = source.input_size(imgsz)
-    with ready(Reporter(quiet=quiet)).stage("export") as progress:
-        models, made, parity = _made(source, pictures, size, device, precision, max_drop, nms, progress)
+    target = Target.load(options["target"])
+    source = opened(model, fused=True, head=options["head"])
+    if data is None and set(options["precision"]) != {"fp32"}:
+        raise InputError(
+            f"{named('precision')}: FP16 and INT8 need images for calibration and measurement; give {named('data')}, "
+            f"or only {named('precision', 'fp32')}"
+        )
+    reporter = ready(Reporter(quiet=options["quiet"]))
+    images = None
+    if data is not None:
+        checked = dataset.load(data, task=source.task, strict=options["strict"], reporter=reporter)
+        images = samples.fewer(checked, options["val_images"])
+        dataset.check_names(images, source.names)
+    shapes, out = None if images is None else images.shapes, options["out"]
+    size = source.input_size(options["imgsz"], reporter.warn, shapes=shapes)
+    with reporter.stage("export") as progress:
+        models, made, parity = _made(source, images, size, target, options, progress, reporter.warn)
     folder = source.path.with_name(f"{source.path.stem}-onnx") if out is None else Path(out)
     files = _written(models, folder)
     opsets = {n: next(o.version for o in m.opset_import if o.domain in ("", "ai.onnx")) for n, m in models.items()}
     if made is None:
         return Exported(files, opsets)
     accuracy = {name: judged.accuracy for name, judged in made.judged.items()}
-    return Exported(files, opsets, accuracy, parity, made.said)
+    return Exported(files, opsets, accuracy, parity, made.details)
 
 
-def _made(source, pictures, size, target, wanted, max_drop, suppress, progress):
+def _made(
+    source: Checkpoint,
+    pictures: dataset.Dataset | None,
+    size: Size,
+    target: Target,
+    options: ExportOptions,
+    progress: Progress,
+    warn: Say,
+) -> tuple[dict[str, onnx.ModelProto], precisions.Made | None, Parity | None]:
     """Return ({precision: model}, precisions.Made, Parity); the last two are None without images."""
     given = qat.thresholds(source)
-    fp32 = to_onnx(source.model, (size, size))
-    finish = nms.add if suppress else lambda model: model
-    finished = finish(fp32)  # a head that takes no NMS is refused before the long work
+    fp32 = to_onnx(source.model, size)
+    finish = nms.add if options["nms"] else lambda model: model
+    finished = finish(fp32)  # a head that takes no NMS is refused before the slow steps
     if pictures is None:
         return {"fp32": finished}, None, None
     solve, select = samples.split(pictures.train, size)
@@ -154,21 +151,19 @@ def _made(source, pictures, size, target, wanted, max_drop, suppress, progress):
     parity.check()
     total = len(pictures.val)
 
-    def judge(name: str, session):
+    def judge(name: str, session: Session) -> tuple[Accuracy, Matches]:
         place = target.precisions.index(name)
 
-        def shown(n):
-            progress(0.3 + 0.7 * (place + n / total) / len(target.precisions), f"{name}: {n}/{total} pictures")
+        def shown(n: int) -> None:
+            progress(0.3 + 0.7 * (place + n / total) / len(target.precisions), f"{name}: {n}/{total} images")
 
-        return evaluate(session, pictures, pictures.val, size, shown)
+        return evaluate(session, pictures, pictures.val, size, shown, warn=warn)
 
     made = precisions.make(
         fp32,
         calibration,
-        target,
-        wanted,
-        max_drop,
-        lambda session: score(session, pictures, select, size),
+        precisions.PrecisionRequest(target, options["precision"], options["max_drop"]),
+        lambda session: score(session, pictures, select, size, warn),
         judge,
         thresholds=given,
         finish=finish,
@@ -181,7 +176,7 @@ def _written(models: dict[str, onnx.ModelProto], folder: Path) -> dict[str, Path
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"{folder}: cannot be written ({(error.strerror or str(error)).lower()})") from error
+        raise InputError(f"{folder}: cannot be written ({reason(error)})") from error
     return {
         name: write_atomic(folder / f"model.{name}.onnx", model.SerializeToString()) for name, model in models.items()
     }

@@ -7,26 +7,29 @@ import shutil
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
-from edgeprune_device.errors import InputError
+import torch
 from edgeprune_device.files import check_writable
+from edgeprune_device.size import Size
 from edgeprune_device.vision.accuracy import Accuracy
+from typing_extensions import Unpack
 
 from edgeprune.api.result import Network, as_table
 from edgeprune.api.source import Model, as_file
 from edgeprune.console.progress import Reporter
-from edgeprune.data import dataset
+from edgeprune.data import dataset, samples
 from edgeprune.measuring.accuracy import evaluate
-from edgeprune.measuring.sessions import ReferenceSession, TorchSession
-from edgeprune.model import checkpoint
+from edgeprune.measuring.sessions import ReferenceSession, Session, TorchSession
+from edgeprune.model import checkpoint, head
 from edgeprune.model.checkpoint import Checkpoint
 from edgeprune.model.count import count
-from edgeprune.model.head import NOTE, has_one_to_one
+from edgeprune.model.device import choose
 from edgeprune.model.threads import ready
+from edgeprune.options import FinetuneOptions, takes
 from edgeprune.pruning.sparsity import SMALL, count_small
-from edgeprune.training import qat as rounding
-from edgeprune.training import tracking
-from edgeprune.training.finetune import Progress, TrainingSettings, finetune_network
+from edgeprune.training import qat, tracking
+from edgeprune.training.finetune import TrainingProgress, TrainingSettings, finetune_network
 
 
 @dataclass(frozen=True, repr=False)
@@ -40,7 +43,7 @@ class Finetuned(Network):
         parameters: number of parameters.
         epochs: epochs trained.
         steps: optimiser steps taken.
-        batch: images a step.
+        batch: images per step; None if no epoch was trained.
         lr: learning rate.
         int8: mAP50-95 of the INT8 file (before, after); only with `qat`.
         best_epoch: the epoch that was kept; only with `patience`.
@@ -53,7 +56,7 @@ class Finetuned(Network):
     parameters: int
     epochs: int
     steps: int
-    batch: int
+    batch: int | None
     lr: float
     int8: tuple[float | None, float | None] | None = None
     best_epoch: int | None = None
@@ -64,17 +67,15 @@ class Finetuned(Network):
         """The file that the network was written to, or is named after."""
         return self.checkpoint.path
 
-    def _told(self) -> list[str]:
+    def _notes(self) -> list[str]:
         notes = []
         for name, (small, scales) in zip(("before", "after"), self.small_scales or ()):
-            notes.append(
-                f"{name:<7} {small:,} of {scales:,} prunable scales below {SMALL:g} of the layer's largest"
-            )
+            notes.append(f"{name:<7} {small:,} of {scales:,} prunable scales below {SMALL:g} of the layer's largest")
         best = "" if self.best_epoch is None else f" (the best was epoch {self.best_epoch})"
-        if has_one_to_one(self.checkpoint.model):
-            notes.append(f"mAP50-95 is of {NOTE}")
+        if one := head.of_network(self.checkpoint.model):
+            notes.append(f"mAP50-95 measured with {head.NOTES[one]}")
         many = "s" * (self.epochs != 1)
-        notes.append(f"{self.epochs} epoch{many}{best}, {self.steps} steps of {self.batch} pictures, lr {self.lr:g}")
+        notes.append(f"{self.epochs} epoch{many}{best}, {self.steps} steps of {self.batch} images, lr {self.lr:g}")
         return notes
 
     def __str__(self) -> str:
@@ -82,7 +83,7 @@ class Finetuned(Network):
         for i, (name, accuracy) in enumerate((("before", self.before), ("after", self.after))):
             rounded = f", INT8 {self.int8[i]:.4f}" if self.int8 else ""
             lines.append(f"{name:<7} {self.parameters:>10,} parameters  mAP50-95 {accuracy.map50_95:.4f}{rounded}")
-        return "\n".join([*lines, *self._told()])
+        return "\n".join([*lines, *self._notes()])
 
     __repr__ = __str__
 
@@ -94,49 +95,24 @@ class Finetuned(Network):
             known = a is not None and b is not None
             cells = (f"{a:.4f}", f"{b:.4f}", f"{round(b - a, 4) + 0.0:+.4f}") if known else ("not measured",) * 3
             rows.append((title, *cells))
-        on = f"on {self.after.pictures} validation pictures, {self.after.boxes} boxes"
-        return as_table(("", "before", "after", "change"), rows, [on, *self._told()])
+        on = f"on {self.after.pictures} validation images, {self.after.boxes} boxes"
+        return as_table(("", "before", "after", "change"), rows, [on, *self._notes()])
 
 
+@takes(FinetuneOptions)
 def finetune(
-    model: Model,
-    data: str | Path,
-    *,
-    epochs: int = 10,
-    batch: int = 4,
-    lr: float = 1e-4,
-    imgsz: int | None = None,
-    device: str = "cpu",
-    workers: int = 0,
-    seed: int = 0,
-    patience: int = 0,
-    distill: Model | None = None,
-    sparsity: float = 0.0,
-    qat: int = 0,
-    out: str | Path | None = None,
-    quiet: bool = False,
+    model: Model, data: str | Path, *, distill: Model | None = None, **options: Unpack[FinetuneOptions]
 ) -> Finetuned:
     """Train `model` further on `data`; a pruned network keeps its channels.
+
+    Without `out` the tuned network is in memory only.
 
     Args:
         model: the detector: a .pt file, an Ultralytics YOLO, its network, or the result of another verb. It is not
             changed.
         data: the data set to train and to measure on.
-        epochs: passes over the training images.
-        batch: images a step; halved when memory runs out.
-        lr: learning rate: AdamW, 100 steps of warm-up, cosine to 1 %. With `qat`, a tenth of it is used.
-        imgsz: network input, px; None: the size that the weights were trained at.
-        device: "cpu", the number of a GPU, or several: "0,1".
-        workers: data loading processes.
-        seed: seed of the training.
-        patience: stop after this number of epochs without a better figure on a tenth of the training images, which is
-            held back; 0: never.
         distill: teacher for distillation: the unpruned original.
-        sparsity: Network Slimming, before pruning: each step moves every prunable batch-norm scale towards zero by this
-            value times the schedule's fraction of `lr`; 0: off. At most `lr`.
-        qat: train this number of epochs, instead of `epochs`, with the rounding of the signed INT8 file; 0: off.
-        out: file of the checkpoint (.pt); an interrupted run with the same settings continues. None: in memory only.
-        quiet: print warnings only.
+        options: see `FinetuneOptions`.
 
     Returns:
         The tuned network and its figures, as `Finetuned`.
@@ -144,66 +120,103 @@ def finetune(
     Raises:
         InputError: an argument, the model or the data is invalid, the device does not exist, or memory is insufficient.
     """
-    if qat < 0:
-        raise InputError(f"--qat {qat}: give 1 epoch or more, or leave it out")
+    out = None if options["out"] is None else Path(options["out"])
     if out is not None:
-        out = Path(out)
-        if out.suffix != ".pt":
-            raise InputError(f"--out {out}: a checkpoint ends in .pt")
         check_writable(out)
-    reporter = ready(Reporter(quiet=quiet))
+    reporter = ready(Reporter(quiet=options["quiet"]))
     with as_file(model) as weights, tempfile.TemporaryDirectory(prefix="edgeprune-") as scratch:
         source = checkpoint.load(weights)
-        pictures = dataset.load(data)
-        dataset.check_names(pictures, source.names)
-        size = source.input_size(imgsz)
-        settings = TrainingSettings(epochs, batch, lr, size, device, workers, seed, patience, sparsity)
-        if qat:
-            settings = replace(settings, epochs=qat, lr=lr * rounding.RATE, qat=True)
-            rounding.thresholds(source)  # for the figure before training; damaged ones are refused now
+        images = dataset.load(data, task=source.task, strict=options["strict"], reporter=reporter)
+        dataset.check_names(images, source.names)
+        imgsz = source.input_size(options["imgsz"], reporter.warn, shapes=images.shapes)
+        settings = _settings(options, imgsz)
+        device = choose(options["device"])
+        reporter.say(f"device: {device.description}")
+        settings = replace(settings, device=device.text)
+        if settings.qat:
+            qat.thresholds(source)  # the figure before training needs them; damaged ones are refused now
         file = out or Path(scratch) / f"{weights.stem}-tuned.pt"
         work = file.with_name(f".{file.stem}-training")  # an interrupted run of the same settings continues from here
         with reporter.stage("finetune") as progress:
 
-            def shown(p: Progress) -> None:
+            def show(p: TrainingProgress) -> None:
                 done = (p.epoch - 1 + p.step / p.steps) / p.epochs
                 progress(done, f"epoch {p.epoch}/{p.epochs}  loss {p.loss:.3f}")
 
             with contextlib.nullcontext() if distill is None else as_file(distill) as teacher:
                 result = finetune_network(
-                    weights, pictures, file, settings, work, teacher=teacher, on_step=shown, tracked=out is not None
+                    weights,
+                    images,
+                    file,
+                    settings,
+                    work,
+                    teacher=teacher,
+                    on_step=show,
+                    tracked=out is not None,
+                    warn=reporter.warn,
                 )
         tuned = checkpoint.load(file)
         if out is None:
             tuned.path = Path(file.name)
-    found, rounded = [], []
-    for name, state in (("before", source), ("after", tuned)):
-        with reporter.stage(f"measure {name}") as progress:
-            total = len(pictures.val)
-
-            def told(n, progress=progress, total=total):
-                progress(n / total, f"{n}/{total} pictures")
-
-            session = TorchSession(state.model, size)
-            found.append(evaluate(session, pictures, pictures.val, size, told)[0])
-            if qat:
-                session = ReferenceSession(rounding.int8(state, pictures, size))
-                rounded.append(evaluate(session, pictures, pictures.val, size, told)[0].map50_95)
+    before, after = (
+        _measure(
+            reporter, f"measure {name}", network, samples.fewer(images, options["val_images"]), settings, device.torch
+        )
+        for name, network in (("before", source), ("after", tuned))
+    )
     if out is not None:
-        figures = {name: {"map50_95": a.map50_95} for name, a in zip(("before", "after"), found)}
+        figures = {name: {"map50_95": m.accuracy.map50_95} for name, m in (("before", before), ("after", after))}
         for line in tracking.report(work, {**figures, "training": result}, [out]):
             reporter.say(line)
         shutil.rmtree(work, ignore_errors=True)
     return Finetuned(
         checkpoint=tuned,
-        before=found[0],
-        after=found[1],
-        parameters=count(tuned.model, (size, size)).parameters,
+        before=before.accuracy,
+        after=after.accuracy,
+        parameters=count(tuned.model, imgsz).parameters,
         epochs=result["epochs"],
         steps=result["steps"],
         batch=result["batch"],
         lr=settings.lr,
-        int8=tuple(rounded) if qat else None,
-        best_epoch=result.get("best_epoch") if patience else None,
-        small_scales=tuple(count_small(s.model) for s in (source, tuned)) if sparsity else None,
+        int8=(before.int8, after.int8) if settings.qat else None,
+        best_epoch=result.get("best_epoch") if settings.patience else None,
+        small_scales=(count_small(source.model), count_small(tuned.model)) if settings.sparsity else None,
     )
+
+
+def _settings(options: FinetuneOptions, imgsz: Size) -> TrainingSettings:
+    settings = TrainingSettings(
+        options["epochs"], options["batch"], options["lr"], imgsz, options["device"], options["workers"],
+        options["seed"], options["patience"], options["sparsity"],
+    )  # fmt: skip
+    epochs = options["qat"]
+    return replace(settings, epochs=epochs, lr=settings.lr * qat.LR_SHARE, qat=True) if epochs else settings
+
+
+class _Measured(NamedTuple):
+    """The accuracy of a network, and the mAP50-95 of its INT8 file; None: not measured."""
+
+    accuracy: Accuracy
+    int8: float | None
+
+
+def _measure(
+    reporter: Reporter,
+    title: str,
+    network: Checkpoint,
+    images: dataset.Dataset,
+    settings: TrainingSettings,
+    device: torch.device,
+) -> _Measured:
+    total, imgsz = len(images.val), settings.imgsz
+    with reporter.stage(title) as progress:
+
+        def judge(session: Session) -> Accuracy:
+            def shown(n: int) -> None:
+                progress(n / total, f"{n}/{total} images")
+
+            return evaluate(session, images, images.val, imgsz, shown, warn=reporter.warn)[0]
+
+        accuracy = judge(TorchSession(network.model, imgsz, device))
+        int8 = judge(ReferenceSession(qat.int8(network, images, imgsz))).map50_95 if settings.qat else None
+    return _Measured(accuracy, int8)

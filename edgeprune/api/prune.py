@@ -6,7 +6,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+import torch
+from edgeprune_device.option import named
+from edgeprune_device.progress import Say
+from edgeprune_device.size import Size
 from edgeprune_device.target import Target
+from torch import nn
+from typing_extensions import Unpack
 
 from edgeprune.api.result import Network, as_table
 from edgeprune.api.source import Model, opened
@@ -14,11 +20,12 @@ from edgeprune.console.progress import Reporter
 from edgeprune.data import dataset, samples
 from edgeprune.measuring.accuracy import evaluate
 from edgeprune.measuring.sessions import TorchSession
-from edgeprune.model import checkpoint
+from edgeprune.model import checkpoint, head
 from edgeprune.model.checkpoint import Checkpoint
 from edgeprune.model.count import Cost, count, widths
-from edgeprune.model.head import NOTE, has_one_to_one
+from edgeprune.model.device import choose
 from edgeprune.model.threads import ready
+from edgeprune.options import PruneOptions, budget, takes
 from edgeprune.pruning import criteria
 from edgeprune.pruning.budget import Budget
 from edgeprune.pruning.latency import Latency
@@ -42,7 +49,7 @@ class Pruned(Network):
         accuracy: mAP50-95 (before, after) on `pictures` training images; None without data.
         pictures: number of training images that `accuracy` was measured on.
         seen: whether some of those images were also used for compensation.
-        latency: the fitted latency model and the fraction of the latency kept; only for a latency budget.
+        latency: the fitted latency model and the kept fraction of the latency; only for a latency budget.
     """
 
     checkpoint: Checkpoint
@@ -71,7 +78,7 @@ class Pruned(Network):
     def _notes(self) -> list[tuple[str, str]]:
         notes = [
             ("chosen by", self.plan.criterion),
-            ("re-solved", f"{self.solved} convolutions, on pictures"),
+            ("re-solved", f"{self.solved} convolutions, on images"),
         ]
         if self.latency is not None:
             fit, share = self.latency
@@ -79,10 +86,10 @@ class Pruned(Network):
                           f"(median error {fit.error_median:.1%}; {fit.runtime})"))  # fmt: skip
         if self.accuracy is not None:
             a, b = ("not measured" if v is None else f"{v:.3f}" for v in self.accuracy)
-            where = "" if self.seen else " that nothing was solved with"
-            notes.append(("mAP50-95", f"{a} -> {b} before any training, on {self.pictures} training pictures{where}"))
-            if has_one_to_one(self.checkpoint.model):
-                notes.append(("mAP50-95 is of", NOTE))
+            where = "" if self.seen else " not used for compensation"
+            notes.append(("mAP50-95", f"{a} -> {b} before any training, on {self.pictures} training images{where}"))
+            if one := head.of_network(self.checkpoint.model):
+                notes.append(("measured with", head.NOTES[one]))
         return notes
 
     def __str__(self) -> str:
@@ -97,22 +104,37 @@ class Pruned(Network):
         return as_table(("", "before", "after", "left"), rows, notes)
 
 
-def prune(
-    model: Model,
-    *,
-    ratio: float | None = None,
-    macs: float | None = None,
-    params: float | None = None,
-    latency_ratio: float | None = None,
-    latency_ms: float | None = None,
-    data: str | Path | None = None,
-    criterion: str = "auto",
-    imgsz: int | None = None,
-    target: str = "jetson-orin",
-    uniform: bool = False,
-    portable: bool = False,
-    quiet: bool = False,
-) -> Pruned:
+@dataclass(frozen=True)
+class _Images:
+    """The training images of a pruning.
+
+    Attributes:
+        data: the data set.
+        imgsz: size of the network's input, px.
+        solve: images to rank channels and to compensate with.
+        select: images to measure accuracy on; disjoint from `solve` if there are enough.
+        features: the images and labels of `solve`, as the network takes them, on the device.
+    """
+
+    data: dataset.Dataset
+    imgsz: Size
+    solve: list[Path]
+    select: list[Path]
+    features: samples.Samples
+
+    @classmethod
+    def of(cls, images: dataset.Dataset, source: Checkpoint, imgsz: Size, device: torch.device) -> _Images:
+        dataset.check_names(images, source.names)
+        solve, select = samples.split(images.train, imgsz)
+        return cls(images, imgsz, solve, select, samples.read(images, solve, imgsz).to(device))
+
+    def map50_95(self, model: nn.Module, warn: Say) -> float | None:
+        session = TorchSession(model, self.imgsz, self.features.pictures.device)
+        return evaluate(session, self.data, self.select, self.imgsz, warn=warn)[0].map50_95
+
+
+@takes(PruneOptions)
+def prune(model: Model, **options: Unpack[PruneOptions]) -> Pruned:
     """Remove the channels of least importance until the budget is met; `model` itself is not changed.
 
     Example: `ep.prune("best.pt", ratio=0.2, data="data.yaml").save("pruned.pt")`
@@ -120,22 +142,9 @@ def prune(
     Exactly one of `ratio`, `macs`, `params`, `latency_ratio` and `latency_ms` is the budget.
 
     Args:
-        model: a .pt file, an Ultralytics YOLO, its network, or the result of another verb. With `data` it must be a
-            detector; without, it may be of any task.
-        ratio: fraction of the prunable channels to remove, in [0, 1).
-        macs: fraction of the multiply-accumulates to keep, in (0, 1].
-        params: fraction of the parameters to keep, in (0, 1].
-        latency_ratio: fraction of the latency to keep, measured on this machine.
-        latency_ms: latency of one image, ms, measured on this machine.
-        data: the data set whose training images are used to choose channels and to compensate; None: batch-norm scales
-            choose, and nothing is compensated.
-        criterion: energy, bn_scale, l1, l2, lamp, taylor, percentile, random, module:function, or auto (energy with
-            `data`, else bn_scale).
-        imgsz: network input, px; None: the size that the weights were trained at.
-        target: name of the target, whose channel multiple the channel counts are rounded to.
-        uniform: remove the same share of every group.
-        portable: keep only widths that Ultralytics' YAML can express.
-        quiet: print warnings only.
+        model: a .pt file, an Ultralytics YOLO, its network, or the result of another verb. With `data` its
+            task must be detect or obb; without, also segment, pose or classify.
+        options: see `PruneOptions`.
 
     Returns:
         The pruned network and its figures, as `Pruned`.
@@ -144,48 +153,49 @@ def prune(
         InputError: an argument, the model or the data is invalid, or the budget cannot be met.
         GateError: surgery is not exact.
     """
-    asked = Budget.asked(
-        ratio=ratio, macs=macs, params=params, latency_ratio=latency_ratio, latency_ms=latency_ms
-    )  # fmt: skip
-    criterion = criteria.resolve(criterion, pictures=data is not None)
-    multiple = Target.load(target).channel_multiple
-    reporter = ready(Reporter(quiet=quiet))
-    source = opened(model, checkpoint.TASKS if data is None else ("detect",))
-    imgsz = source.input_size(imgsz)
-    features = solve = select = None
+    data = options["data"]
+    asked = Budget.asked(**budget(options))
+    criterion = criteria.resolve(options["criterion"], pictures=data is not None)
+    multiple = Target.load(options["target"]).channel_multiple
+    reporter = ready(Reporter(quiet=options["quiet"]))
+    source = opened(model, checkpoint.TASKS if data is None else checkpoint.SUPPORTED, head=options["head"])
+    device = choose(options["device"])
+    judges = None
     if data is not None:
-        pictures = dataset.load(data)
-        dataset.check_names(pictures, source.names)
-        solve, select = samples.split(pictures.train, imgsz)
-        features = samples.read(pictures, solve, imgsz)
-    else:
-        reporter.say(f"no --data: chosen by {criterion}, nothing compensated; accuracy not measured")
+        judges = dataset.load(data, task=source.task, strict=options["strict"], reporter=reporter)
+    shapes = None if judges is None else judges.shapes
+    imgsz = source.input_size(options["imgsz"], reporter.warn, shapes=shapes)
+    images = None
+    if judges is not None:
+        images = _Images.of(judges, source, imgsz, device.torch)
+        reporter.say(f"device: {device.description}")
+    if images is None:
+        reporter.say(f"no {named('data')}: channels are ranked by {criterion}; nothing is compensated or measured")
     with reporter.stage("prune") as progress:
-        budget, latency, _ = measured_budget(asked, source.model, imgsz, multiple, progress)
-        ask = PruneRequest(budget, multiple, imgsz, uniform, portable, latency)
-        cut = prune_network(source.model, criterion=criterion, ask=ask, samples=features, progress=progress)
+        limit, latency, _ = measured_budget(asked, source.model, imgsz, multiple, progress)
+        request = PruneRequest(limit, multiple, imgsz, options["uniform"], options["portable"], latency)
+        samples = None if images is None else images.features
+        cut = prune_network(source.model, criterion=criterion, ask=request, samples=samples, progress=progress)
     accuracy = None
-    if data is not None:
+    if images is not None:
         with reporter.stage("measure"):
-            accuracy = tuple(
-                evaluate(TorchSession(m, imgsz), pictures, select, imgsz)[0].map50_95
-                for m in (source.model, cut.model)
-            )
-    # The name that the command gives its file, so that its export does not overwrite the original's.
+            before, after = (images.map50_95(model, reporter.warn) for model in (source.model, cut.model))
+            accuracy = before, after
+    # The command uses this name for its file, so that a later export does not overwrite the original's.
     path = source.path.with_name(f"{source.path.stem}-pruned.pt")
     result = checkpoint.of_network(cut.model, path, source.extra.get("train_args") or {}, checkpoint.TASKS)
     full, left = widths(source.model), widths(cut.model)
     return Pruned(
         checkpoint=result,
         plan=cut.plan,
-        before=count(source.model, (imgsz, imgsz)),
-        after=count(cut.model, (imgsz, imgsz)),
-        file_bytes=tuple(len(checkpoint.to_bytes(m, source)) for m in (source.model, cut.model)),
+        before=count(source.model, imgsz),
+        after=count(cut.model, imgsz),
+        file_bytes=(len(checkpoint.to_bytes(source.model, source)), len(checkpoint.to_bytes(cut.model, source))),
         layers={name: (full[name], left[name]) for name in full},
         solved=cut.solved,
         oracle=cut.oracle,
         accuracy=accuracy,
-        pictures=None if select is None else len(select),
-        seen=bool(select and set(select) & set(solve)),
-        latency=None if latency is None else (latency, budget.value),
+        pictures=None if images is None else len(images.select),
+        seen=images is not None and bool(set(images.select) & set(images.solve)),
+        latency=None if latency is None else (latency, limit.value),
     )

@@ -1,4 +1,4 @@
-"""The parts that all results of the verbs share: their network, its file, and their table in a notebook."""
+"""The parts that the results of all verbs share: the network, its file, and the table in a notebook."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from edgeprune.training import qat
 
 if TYPE_CHECKING:
     from torch import nn
-    from ultralytics import YOLO
+    from ultralytics.models import YOLO
 
 _STYLE = (
     "border-collapse:collapse;font-variant-numeric:tabular-nums", "text-align:left;padding:.2em .9em .2em 0",
@@ -58,7 +58,7 @@ class Network:
 
 
 def write(path: Path, source: Checkpoint) -> None:
-    """Write a checkpoint's weights, and the quantization scales that they were trained with, to a file."""
+    """Write a checkpoint's weights, and the quantization scales of their training, to a file."""
     scales = {qat.KEY: source.extra[qat.KEY]} if qat.KEY in source.extra else None
     checkpoint.save(path, source.model, like=source, extra=scales)
 
@@ -80,5 +80,5 @@ def as_table(head: Sequence[str], rows: Sequence[Sequence[str]], notes: Sequence
         + "</tr>"
         for row in rows
     )
-    said = "".join(f"<p>{html.escape(note)}</p>" for note in notes)
-    return f'<table style="{table}"><thead><tr>{cells}</tr></thead><tbody>{body}</tbody></table>{said}'
+    paragraphs = "".join(f"<p>{html.escape(note)}</p>" for note in notes)
+    return f'<table style="{table}"><thead><tr>{cells}</tr></thead><tbody>{body}</tbody></table>{paragraphs}'

@@ -17,7 +17,7 @@ from edgeprune.model.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
     from torch import nn
-    from ultralytics import YOLO
+    from ultralytics.models import YOLO
 
     from edgeprune.api.result import Network
 
@@ -25,21 +25,33 @@ if TYPE_CHECKING:
 Model: TypeAlias = "str | Path | YOLO | nn.Module | Checkpoint | Network"
 
 
-def opened(model: Model, tasks: tuple[str, ...] = ("detect",)) -> Checkpoint:
+def opened(
+    model: Model,
+    supported: tuple[str, ...] = checkpoint.SUPPORTED,
+    *,
+    fused: bool = False,
+    head: str | None = None,
+) -> Checkpoint:
     """Return the checkpoint behind `model`; a network in memory is copied, and never changed.
 
     Args:
         model: a .pt file, an Ultralytics YOLO, its network, a `Checkpoint`, or a result that holds one.
-        tasks: the tasks that the caller supports.
+        supported: the tasks that the caller supports.
+        fused: whether the caller supports a network whose batch norms were folded into its convolutions.
+        head: the head to export and measure (`head.select`).
 
     Raises:
-        InputError: the file is missing or damaged, the network is fused or of another task, or `model` holds no
-            network.
+        InputError: the file is missing or damaged, the network is fused, of another task or without that head, or
+            `model` holds no network.
     """
+    return _opened(model, supported, fused=fused).with_head(head)
+
+
+def _opened(model: Model, supported: tuple[str, ...], *, fused: bool) -> Checkpoint:
     if isinstance(model, Checkpoint):
         return model
     if isinstance(model, (str, Path)):
-        return checkpoint.load(model, tasks)
+        return checkpoint.load(model, supported, fused=fused)
     held: Any = getattr(model, "checkpoint", None)
     if isinstance(held, Checkpoint):
         return held
@@ -52,8 +64,11 @@ def opened(model: Model, tasks: tuple[str, ...] = ("detect",)) -> Checkpoint:
         name = str(getattr(model, "ckpt_path", None) or name)
         arguments = dict((getattr(model, "ckpt", None) or {}).get("train_args") or {})
     if not hasattr(network, "state_dict"):
-        raise InputError(f"a {type(model).__name__} is no model: give a .pt file, a YOLO, its network, or a result")
-    return checkpoint.of_network(copy.deepcopy(network), Path(name), arguments, tasks)
+        raise InputError(
+            f"model: unsupported type (found {type(model).__name__}, expected a .pt file, a YOLO, its network, or a "
+            "result)"
+        )
+    return checkpoint.of_network(copy.deepcopy(network), Path(name), arguments, supported, fused=fused)
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""One thin file a sub-command: its options, one verb of edgeprune/api/, and what it prints."""
+"""One thin file per sub-command: it declares the options, calls one verb of edgeprune/api/ and prints the result."""
 
 import os
 

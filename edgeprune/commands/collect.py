@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from edgeprune.commands import options
+from argparse import ArgumentParser, Namespace
 
-HELP = "fetch a drone's reports, over SSH or from a folder such as a stick"
+from edgeprune_device.option import Flag, Option
+from edgeprune_device.options import JSON
+
+from edgeprune.commands import deployment
+
+_TRUST_NEW = Option("trust_new", Flag(), "enrol unknown devices under the names that they report", default=False)
+HELP = "fetch a drone's reports over SSH, or from a folder such as a USB stick"
 
 
-def configure(parser) -> None:
+def configure(parser: ArgumentParser) -> None:
     """Add the arguments and options of `edgeprune collect`."""
-    parser.add_argument("source", metavar="SOURCE", help="user@drone, or a folder: a stick, or a copied spool")
-    parser.add_argument(
-        "--trust-new", action="store_true", help="enrol devices not known yet, by the names they give themselves"
-    )
-    options.retries(parser)
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("source", metavar="SOURCE", help="user@drone, or a folder: a USB stick or a copied spool")
+    _TRUST_NEW.add(parser)
+    deployment.retries().add(parser)
+    JSON.add(parser)
 
 
-def run(args) -> None:
+def run(args: Namespace) -> None:
     """Run `edgeprune collect` with parsed arguments, and print the result."""
     import sys
     from dataclasses import asdict
@@ -34,10 +38,10 @@ def run(args) -> None:
     store, source = Store(), args.source
     with Line() as line:
         if Path(args.source).is_dir():
-            source = f"the folder {args.source}"  # stated, because a host may have the same name
+            source = f"the folder {args.source}"  # says "folder", because a host may have the same name
             outcome = collect(ReportFolder(Path(args.source)), store, trust_new=args.trust_new, say=line)
         elif "/" in args.source:
-            raise InputError(f"{args.source}: no such folder")
+            raise InputError(f"{args.source}: no such folder; give user@drone or a folder of reports")
         else:
             with Link(
                 args.source, retries=args.retries, say=lambda text: print(text, file=sys.stderr, flush=True)
@@ -51,5 +55,5 @@ def run(args) -> None:
         counts = f"{len(outcome.collected)} collected from {source}, {len(outcome.known)} already here"
         print(f"{counts}; in {store.folder} (edgeprune reports shows them)")
     for name in outcome.left:
-        print(f"{shown(name)}: left alone: not a report, or another host has just fetched it", file=sys.stderr)
+        print(f"{shown(name)}: skipped (not a report, or just fetched by another host)", file=sys.stderr)
     outcome.check()

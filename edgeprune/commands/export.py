@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-from edgeprune.commands import options
+from argparse import ArgumentParser, Namespace
 
-HELP = "one simplified static ONNX, proven equal; with --data FP16 and INT8 as well"
+from edgeprune.options import DATA, WEIGHTS, ExportOptions, add, given
 
-
-def configure(parser) -> None:
-    """Add the arguments and options of `edgeprune export`."""
-    options.weights(parser, required=True)
-    options.data(parser, required=False, text="needed for parity on real pictures, FP16 and INT8")
-    options.imgsz(parser)
-    options.target(parser, required=False)
-    options.precision(parser)
-    options.nms(parser)
-    options.out(parser, "folder for the files (default: <weights>-onnx beside it)")
-    options.quiet(parser)
+HELP = "write a simplified static ONNX file that equals the network; with --data also FP16 and INT8"
 
 
-def run(args) -> None:
+def configure(parser: ArgumentParser) -> None:
+    """Add the options of `edgeprune export`."""
+    WEIGHTS.add(parser)
+    DATA.but(help=f"{DATA.help}; needed for parity on real images, FP16 and INT8").add(parser)
+    add(parser, ExportOptions)
+
+
+def run(args: Namespace) -> None:
     """Run `edgeprune export` with parsed arguments, and print the result."""
     from edgeprune.api.export import export
 
-    result = export(
-        args.weights, args.data, precision=options.splitted(args.precision), target=args.target, imgsz=args.imgsz,
-        max_drop=args.max_drop, nms=args.nms, out=args.out, quiet=args.quiet,
-    )  # fmt: skip
-    print(result)
+    print(export(args.weights, args.data, **given(args, ExportOptions)))

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from edgeprune.commands import options
+from edgeprune_device.option import Choice, File, Option
 
-HELP = "make an arm64 container of a base image and a bundle"
+from edgeprune.commands import deployment
+
+_OWN = (
+    Option("format", Choice(("oci",)), "container format: {names}, an OCI archive", default="oci"),
+    Option("base", File(), "base image: an OCI layout, as a folder or a tar archive (skopeo copy SOURCE "
+           "oci-archive:base.tar)", metavar="PATH", required=True),
+    Option("out", File(), "the tar archive to write", metavar="FILE", required=True),
+)  # fmt: skip
+HELP = "build an arm64 container from a base image and a bundle"
 
 
-def configure(parser) -> None:
+def configure(parser: ArgumentParser) -> None:
     """Add the arguments and options of `edgeprune pack`."""
     parser.add_argument("bundle", metavar="BUNDLE", type=Path, help="an .epb file that `edgeprune build` wrote")
-    parser.add_argument("--format", choices=("oci",), default="oci", help="(default oci, an OCI archive)")
-    parser.add_argument(
-        "--base", type=Path, required=True, metavar="PATH",
-        help="what to build on: an OCI layout, a folder or a tar archive (skopeo copy SOURCE oci-archive:base.tar)",
-    )  # fmt: skip
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the tar archive to write")
-    options.deployment(parser)
+    for option in (*_OWN, *deployment.ANY):
+        option.add(parser)
 
 
-def run(args) -> None:
+def run(args: Namespace) -> None:
     """Run `edgeprune pack` with parsed arguments, and print the result."""
     import sys
 
@@ -29,6 +33,6 @@ def run(args) -> None:
 
     from edgeprune.drones.deploy import oci
 
-    settings = options.settings(args)
+    settings = deployment.settings(args)
     bundle = Bundle.open(args.bundle, allow_untrusted=args.allow_untrusted)
     oci.pack(bundle, args.base, args.out, settings, lambda text: print(text, file=sys.stderr, flush=True))

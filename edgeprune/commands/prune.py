@@ -2,38 +2,30 @@
 
 from __future__ import annotations
 
-from edgeprune.commands import options
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
 
-HELP = "remove channels for real; with --data also choose and compensate on pictures"
+from edgeprune.options import PRUNED, WEIGHTS, PruneOptions, add, given
 
-
-def configure(parser) -> None:
-    """Add the arguments and options of `edgeprune prune`."""
-    options.weights(parser, required=True)
-    options.budget(parser)
-    options.criterion(parser)
-    options.data(parser, required=False, text="as for build: its training pictures serve to choose and to compensate")
-    options.imgsz(parser)
-    options.target(parser, required=False)
-    options.out(parser, "the pruned checkpoint (default: <weights>-pruned.pt beside it); the plan goes beside as .json")
-    options.quiet(parser)
+HELP = "remove channels; with --data rank and compensate them on images"
 
 
-def run(args) -> None:
+def configure(parser: ArgumentParser) -> None:
+    """Add the options of `edgeprune prune`."""
+    WEIGHTS.add(parser)
+    add(parser, PruneOptions)
+    PRUNED.add(parser)
+
+
+def run(args: Namespace) -> None:
     """Run `edgeprune prune` with parsed arguments, and print the result."""
-    from edgeprune_device.errors import InputError
     from edgeprune_device.files import check_writable
 
     from edgeprune.api.prune import prune
 
-    out = args.out or args.weights.with_name(f"{args.weights.stem}-pruned.pt")
-    if out.suffix != ".pt":
-        raise InputError(f"--out {out}: a checkpoint ends in .pt")
+    out: Path = args.out or args.weights.with_name(f"{args.weights.stem}-pruned.pt")
     check_writable(out)
-    result = prune(
-        args.weights, **options.budgets(args), data=args.data, criterion=args.criterion, imgsz=args.imgsz,
-        target=args.target, uniform=args.uniform, portable=args.portable, quiet=args.quiet,
-    )  # fmt: skip
+    result = prune(args.weights, **given(args, PruneOptions))
     result.save(out)
     result.plan.save(out.with_suffix(".json"))
     print(result)

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from argparse import ArgumentParser, Namespace
+from typing import TYPE_CHECKING, Any
 
-HELP = "the reports collected from drones, the latest first"
+from edgeprune_device.option import File, Option
+from edgeprune_device.options import JSON
+
+if TYPE_CHECKING:
+    from edgeprune.drones.store import Stored
+
+_CSV = Option("csv", File(), "write the table as CSV", metavar="FILE")
+HELP = "list the reports collected from drones, the latest first"
 
 _COLUMNS = (
     "id", "device", "measured", "bundle", "precision", "runtime", "mode", "power mode", "infer p50 ms", "e2e p50 ms",
@@ -12,23 +20,22 @@ _COLUMNS = (
 )  # fmt: skip
 
 
-def configure(parser) -> None:
+def configure(parser: ArgumentParser) -> None:
     """Add the arguments and options of `edgeprune reports`."""
-    parser.add_argument("--csv", metavar="FILE", type=Path, help="write the table as CSV")
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    _CSV.add(parser)
+    JSON.add(parser)
 
 
-def run(args) -> None:
+def run(args: Namespace) -> None:
     """Run `edgeprune reports` with parsed arguments, and print the result."""
     import csv
     import io
     import sys
 
-    from edgeprune_device import strict_json
+    from edgeprune_device import strict_json, table
     from edgeprune_device.errors import EdgepruneError, GateError
     from edgeprune_device.files import check_writable, write_atomic
 
-    from edgeprune.console.text import aligned
     from edgeprune.drones.store import Store
 
     if args.csv:
@@ -49,17 +56,16 @@ def run(args) -> None:
         print(strict_json.pretty({"folder": str(store.folder), "reports": rows}), end="")
     elif rows:
         shown = [["id", *_COLUMNS[1:]], *([_cell(key, line[key]) for key in _COLUMNS] for line in rows)]
-        widths = [max(len(cells[i]) for cells in shown) for i in range(len(_COLUMNS))]
-        print("\n".join(aligned(cells, widths) for cells in shown))
+        print("\n".join(table.rows(shown, figures=True)))
     else:
-        print(f"no reports in {store.folder}: edgeprune collect user@drone fetches some")
+        print(f"no reports in {store.folder}; fetch them with edgeprune collect user@drone")
     for problem in broken:
         print(f"edgeprune: {problem}", file=sys.stderr)
     if broken:
-        raise GateError(f"{len(broken)} of {len(rows) + len(broken)} reports cannot be read")
+        raise GateError(f"{len(broken)} of {len(rows) + len(broken)} reports cannot be read (see above)")
 
 
-def row(stored) -> dict:
+def row(stored: Stored) -> dict[str, Any]:
     """Make one line of the table from a stored report; a figure that was not measured is None.
 
     Args:
@@ -91,16 +97,16 @@ def row(stored) -> dict:
     }
 
 
-def _inert(value):
-    """Prefix a text of the device that a spreadsheet would take for a formula."""
+def _inert(value: Any) -> Any:
+    """Quote a text from the device that a spreadsheet would read as a formula."""
     return f"'{value}" if isinstance(value, str) and value[:1] in "=+-@" else value
 
 
-def _cell(key: str, value) -> str:
+def _cell(key: str, value: Any) -> str:
     if value is None:
         return "-"
     if key == "id":
-        return value[:12]
+        return str(value)[:12]
     if isinstance(value, float):
         return f"{value:.4f}" if key in ("mAP50-95", "delta") else f"{value:.2f}"
     return str(value)

@@ -1,22 +1,29 @@
-"""Measures models in one run, in turns."""
+"""Measures models in one run; their latency is measured in turns."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
 
+import torch
 from edgeprune_device import clock
 from edgeprune_device.errors import InputError
 from edgeprune_device.machine.environment import Environment
-from edgeprune_device.vision.accuracy import Accuracy
+from edgeprune_device.progress import Progress, Say, silent
+from edgeprune_device.vision.postprocess import CONF
 
-from edgeprune import versions
+from edgeprune import tasks, versions
 from edgeprune.comparison import gallery
 from edgeprune.comparison.comparison import Comparison
+from edgeprune.comparison.facts import Machine, ValidationImages
+from edgeprune.comparison.gallery import Boxes, Gallery
 from edgeprune.comparison.items import Item
 from edgeprune.comparison.row import Row, accuracy_of
 from edgeprune.data.dataset import Dataset, check_names
-from edgeprune.measuring.accuracy import SHOWN_CONF, evaluate, upright_shape
+from edgeprune.measuring.accuracy import evaluate, interval
+from edgeprune.measuring.sessions import CPU
 from edgeprune.measuring.timing import time_models
 
 #: Default number of images in a gallery.
@@ -30,50 +37,61 @@ def compare_items(
     *,
     threads: int = 1,
     rounds: int = 40,
+    device: torch.device = CPU,
     pictures: int = GALLERY,
     reproduce: Sequence[str] = (),
-    progress: Callable[[float, str], None] = lambda fraction, what: None,
+    progress: Progress = silent,
+    warn: Say | None = None,
 ) -> Comparison:
     """Measure every item in one run.
 
-    The figures are cost, latency in turns, and with a data set mAP, the objects found, and the stages around the
-    network.
+    The figures are cost and latency; with a data set also mAP, the number of detections, and the time of the other
+    stages.
 
     Args:
         items: the models; the first is the reference.
-        dataset: its validation images are used; None: cost and latency only.
-        reports: rows of recorded reports, which follow the items unchanged but for their names.
-        threads: threads of ONNX Runtime.
-        rounds: number of turns of the timing.
-        pictures: number of images in the gallery; 0: none.
-        reproduce: shell lines that measure the same.
-        progress: receives the fraction done and a line of text.
+        dataset: the data set whose validation images are used; None measures cost and latency only.
+        reports: rows of recorded reports, which follow the items; only their names may change.
+        threads: number of ONNX Runtime's threads.
+        rounds: number of rounds of the timing.
+        device: device that evaluates checkpoints; ONNX files run on the CPU.
+        pictures: number of images in the gallery; 0 for none.
+        reproduce: shell commands that repeat the measurement.
+        progress: receives the progress.
+        warn: receives one line if the evaluation loses a process.
 
     Raises:
         InputError: there is nothing to compare, or the models have different classes.
     """
     if not items and not reports:
-        raise InputError("compare: give at least one .pt, .onnx or .epb file, or a report")
+        raise InputError("compare: no models; pass at least one .pt, .onnx or .epb file, or a report")
     for item in items:
         if item.names != items[0].names:
-            raise InputError(f"{item.name} and {items[0].name} have different classes; compare models of one data set")
+            raise InputError(
+                f"{item.name}: its classes differ from those of {items[0].name}; compare only models with "
+                "the same classes"
+            )
+        if item.task != items[0].task:
+            raise InputError(
+                f"{item.name}: its task, {item.task}, differs from that of {items[0].name}, {items[0].task}; compare "
+                "models of one task"
+            )
     if dataset is not None and items:
         check_names(dataset, list(items[0].names))
     names = _unique([item.name for item in items] + [row.name for row in reports])
     took = _timed(items, names, dataset, threads, rounds, progress)
-    rows, shown = [], {}
+    rows: list[Row] = []
+    shown: dict[str, list[Boxes]] = {}
     for i, (name, item) in enumerate(zip(names, items)):
-        accuracy, session = None, item.session()
+        figures: dict[str, Any] = {}
+        session = item.session(device)
         if dataset is not None:
-
-            def told(done, name=name, i=i):
-                total = len(dataset.val)
-                progress(0.2 + 0.8 * (i + done / total) / len(items), f"{name} {done}/{total} pictures")
-
             shown[name] = []
-            accuracy, _ = evaluate(session, dataset, dataset.val, item.imgsz, told, shown[name])
-        rows.append(_row(item, name, took[name], accuracy, shown.get(name), session.description))
-    rows += [Row(**{**vars(row), "name": name}) for row, name in zip(reports, names[len(items) :])]
+            on_image = _counter(progress, name, (i, len(items)), len(dataset.val))
+            accuracy, matches = evaluate(session, dataset, dataset.val, item.imgsz, on_image, shown[name], warn)
+            figures = accuracy_of(accuracy, interval(matches) if dataset.val_total else None)
+        rows.append(_row(item, name, took[name], figures, shown.get(name), session.description))
+    rows += [replace(row, name=name) for row, name in zip(reports, names[len(items) :])]
     return Comparison(
         title=", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else ""),
         kind="compare",
@@ -83,47 +101,66 @@ def compare_items(
         machine=machine(),
         items=tuple(rows),
         classes=items[0].names if items else (),
-        gallery=shown_best(dataset, shown, pictures) if shown and pictures else None,
+        gallery=shown_best(dataset, shown, pictures) if dataset is not None and shown and pictures else None,
     )
 
 
 def _unique(names: Sequence[str]) -> list[str]:
     """Add a number to each repeated name."""
     taken: dict[str, int] = {}
-    found = []
+    unique = []
     for name in names:
         taken[name] = taken.get(name, 0) + 1
-        found.append(name if taken[name] == 1 else f"{name} ({taken[name]})")
-    return found
+        unique.append(name if taken[name] == 1 else f"{name} ({taken[name]})")
+    return unique
 
 
-def _timed(items, names, dataset, threads: int, rounds: int, progress) -> dict[str, dict]:
+def _counter(progress: Progress, name: str, place: tuple[int, int], total: int) -> Callable[[int], None]:
+    """Return a function that counts a model's images and reports the progress over all models.
+
+    Args:
+        progress: receives the progress.
+        name: name of the model.
+        place: index of the model, and the number of models.
+        total: number of images.
+    """
+
+    def count(done: int) -> None:
+        progress(0.2 + 0.8 * (place[0] + done / total) / place[1], f"{name} {done}/{total} images")
+
+    return count
+
+
+def _timed(
+    items: Sequence[Item], names: Sequence[str], dataset: Dataset | None, threads: int, rounds: int, progress: Progress
+) -> dict[str, dict[str, Any]]:
     """Return {name: Timing as JSON}."""
-    took: dict[str, dict] = {}
-    for size in dict.fromkeys(item.imgsz for item in items):  # models are timed in turns only on one input size
-        group = {name: item.model for name, item in zip(names, items) if item.imgsz == size}
-        kinds = {name: item.kind for name, item in zip(names, items)}
-        progress(0.0, f"timing {len(group)} models at {size} px")
-        val, classes = (dataset.val, len(dataset.names)) if dataset else ((), 0)
-        timed = time_models(group, size, val, classes=classes, kinds=kinds, threads=threads, rounds=rounds)
-        for name, timing in timed.items():
-            took[name] = timing.to_json()
-            if size != items[0].imgsz:
-                took[name]["latency_ms"]["speedup"] = None
-    return took
+    if not items:
+        return {}
+    models: dict[str, bytes | Path] = {name: item.model for name, item in zip(names, items)}
+    kinds = {name: item.kind for name, item in zip(names, items)}
+    progress(0.0, f"timing {len(models)} models")
+    val, classes = (dataset.val, len(dataset.names)) if dataset else ((), 0)
+    task = tasks.get(items[0].task).on_device
+    timed = time_models(models, val, classes=classes, kinds=kinds, task=task, threads=threads, rounds=rounds)
+    return {name: timing.to_json() for name, timing in timed.items()}
 
 
-def _row(item: Item, name: str, took: dict, accuracy: Accuracy | None, shown, described: str) -> Row:
+def _row(
+    item: Item, name: str, took: dict[str, Any], figures: dict[str, Any], shown: list[Boxes] | None, described: str
+) -> Row:
     return Row(
         name=name,
         path=str(item.path),
         sha256=item.sha256,
-        imgsz=item.imgsz,
+        imgsz=item.imgsz.to_json(),
         size_bytes=item.size_bytes,
         layers=item.layers,
-        **(item.cost.to_json() if item.cost else {}),
+        parameters=item.cost.parameters if item.cost else None,
+        macs=item.cost.macs if item.cost else None,
+        channels=item.cost.channels if item.cost else None,
         **took,
-        **accuracy_of(accuracy),
+        **figures,
         objects_found=None if shown is None else sum(map(len, shown)),
         measured_with=described,
         caveat=item.caveat,
@@ -131,29 +168,32 @@ def _row(item: Item, name: str, took: dict, accuracy: Accuracy | None, shown, de
     )
 
 
-def about(dataset: Dataset, train_in_val: int) -> dict[str, Any]:
-    """Describe the validation images, as `Comparison.data` holds it.
+def about(dataset: Dataset, train_in_val: int) -> ValidationImages:
+    """Describe the validation images, for `Comparison.data`.
 
     Args:
         dataset: the data set.
-        train_in_val: number of validation images that are training images, too.
+        train_in_val: number of validation images that are also training images.
     """
     return {
         "path": str(dataset.path),
         "sha256": dataset.sha256,
         "pictures": len(dataset.val),
+        "total": dataset.val_total or len(dataset.val),
         "boxes": int(dataset.boxes(dataset.val).sum()),
         "train_in_val": train_in_val,
+        "unlabelled": dataset.unlabelled,
+        "damaged": {split: len(names) for split, names in dataset.damaged.items()},
     }
 
 
-def machine() -> dict[str, Any]:
-    """Describe this machine, with the versions of the packages that figures depend on."""
-    found = Environment.read().to_json()
-    return {**found, "packages": {**found["packages"], **versions.of_packages()}}
+def machine() -> Machine:
+    """Describe this machine, with the versions of the packages that affect the figures."""
+    environment = Environment.read().to_json()
+    return cast("Machine", {**environment, "packages": {**environment["packages"], **versions.of_packages()}})
 
 
-def shown_best(dataset: Dataset, shown: Mapping[str, Sequence], count: int) -> dict[str, Any]:
+def shown_best(dataset: Dataset, shown: Mapping[str, Sequence[Boxes]], count: int) -> Gallery:
     """Choose the images of the gallery (`gallery.choose`) among the validation images.
 
     Args:
@@ -161,6 +201,6 @@ def shown_best(dataset: Dataset, shown: Mapping[str, Sequence], count: int) -> d
         shown: {model: detections of each image}.
         count: number of images.
     """
-    shapes = [upright_shape(picture) for picture in dataset.val]
+    shapes = [dataset.shape(picture) for picture in dataset.val]
     truths = [dataset.truth(picture, shape) for picture, shape in zip(dataset.val, shapes)]
-    return gallery.choose(dataset.val, truths, shapes, shown, count, conf=SHOWN_CONF)
+    return gallery.choose(dataset.val, truths, shapes, shown, count, conf=CONF, task=dataset.task.on_device)

@@ -1,12 +1,12 @@
-"""Reports of `edgeprune bench` as rows of a comparison."""
+"""Makes rows of a comparison from reports of `edgeprune bench`."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 
-from edgeprune_device import strict_json
-from edgeprune_device.errors import InputError
+from edgeprune_device.errors import InputError, reason
+from edgeprune_device.files import check_file
 from edgeprune_device.reports.report import BenchReport
 from edgeprune_device.trust import keys
 
@@ -15,9 +15,9 @@ from edgeprune.drones.store import Store
 
 
 def is_recorded(text: str) -> bool:
-    """Whether an item is a report (see `recorded`) and not a model."""
-    found = text.endswith(".json") or text == "reports" or re.fullmatch("[0-9a-f]{6,64}", text)
-    return bool(found) and (text.endswith(".json") or not Path(text).is_file())  # a file may have the name of an id
+    """Whether the argument names a report (see `recorded`) and not a model."""
+    is_report = text.endswith(".json") or text == "reports" or re.fullmatch("[0-9a-f]{6,64}", text)
+    return bool(is_report) and (text.endswith(".json") or not Path(text).is_file())  # a file may have the name of an id
 
 
 def recorded(text: str) -> list[Row]:
@@ -27,22 +27,23 @@ def recorded(text: str) -> list[Row]:
         text: a report's file, the beginning of the id of a stored report, or "reports" for all stored reports.
 
     Raises:
-        InputError: the file is no bench report, or the store has none of that id.
+        InputError: the file is not a bench report, or the store has no report with that id.
         SignatureError: a report was changed after it was signed.
     """
     if text == "reports":
-        found = Store().entries()
-        if not found:
-            raise InputError(f"{Store().folder}: has no reports; edgeprune collect fetches some")
-        return [_recorded(stored.read(), stored.path, stored.id[:12]) for stored in found]
+        entries = Store().entries()
+        if not entries:
+            raise InputError(f"{Store().folder}: no reports; fetch reports with edgeprune collect")
+        return [_recorded(stored.read(), stored.path, stored.id[:12]) for stored in entries]
     path = Path(text)
     if not path.is_file() and re.fullmatch("[0-9a-f]{6,64}", text):
         stored = Store().find(text)
         return [_recorded(stored.read(), stored.path, stored.id[:12])]
+    check_file(path)
     try:
-        report = BenchReport.from_json(strict_json.loads(path.read_bytes(), str(path)), str(path))
+        report = BenchReport.from_bytes(path.read_bytes(), str(path))
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({(error.strerror or str(error)).lower()})") from error
+        raise InputError(f"{path}: cannot be read ({reason(error)})") from error
     if report.signature is not None:
         report.verify(str(path))
     return [_recorded(report, path, path.name)]

@@ -1,1 +1,1 @@
-"""The terminal: progress, the time left, figures and tables as text."""
+"""The terminal: progress, the time left, figures as text."""

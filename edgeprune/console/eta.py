@@ -1,6 +1,6 @@
-"""Estimates the time left of counted work, and changes the estimate as rarely as accuracy allows.
+"""Estimates the time left for counted work, and changes the estimate as rarely as accuracy allows.
 
-The module knows nothing of the work. Times are seconds of any one clock; fractions count from 0 to 1.
+The module knows nothing about the work. Times are seconds of any clock; fractions go from 0 to 1.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Remaining:
             if self._advanced:
                 self._seen.append((now, fraction))
             self._advanced = True
-            if len(self._seen) > _KEPT:  # half of them give the same estimate
+            if len(self._seen) > _KEPT:  # every other advance gives the same estimate
                 self._seen = [*self._seen[:-1:2], self._seen[-1]]
 
     def left(self, now: float) -> float | None:
@@ -59,7 +59,7 @@ class Remaining:
         middle = (self._seen[0][0] + last) / 2
         first = max(i for i, (at, _) in enumerate(self._seen[:-LEAST_ADVANCES]) if at <= middle)
         start, begun = self._seen[first]
-        # The next advance is overdue if it takes longer than those did on average; the end moves by that time.
+        # The next advance is overdue if it takes longer than the average of those; the end moves by the excess.
         overdue = max(now - last - (last - start) / (len(self._seen) - 1 - first), 0.0)
         to_go = (1 - fraction) * (last - start + overdue) / (fraction - begun)
         end = last + overdue + to_go

@@ -1,12 +1,12 @@
-"""Progress of long work on the terminal: one line with the time left, or plain lines when piped.
+"""Progress of long work: on a terminal one line with the time left, in a pipe plain lines.
 
-    [1/8] baseline     0:21  3.01 M parameters, 1.01 G MACs, mAP50-95 0.247 on 400 pictures, 8865 boxes
-    [2/8] plan         0:48  304 of 1504 channels go, chosen by energy
-    [3/8] prune        0:35  ━━━━━━━━╸───────────   42 %  pruned: 168/400 pictures, 50 s left
+    [1/8] baseline     0:21  3.01 M parameters, 1.01 G MACs, mAP50-95 0.247 on 400 images, 8865 boxes
+    [2/8] plan         0:48  304 of 1504 channels removed, ranked by energy
+    [3/8] prune        0:35  ━━━━━━━━╸───────────   42 %  pruned: 168/400 images, 50 s left
 
-Only the last line is redrawn, at most twice a second, and only if it has changed. Over a slow link that is a hundred
-bytes. A thread draws it. The clock therefore runs on while a stage is silent, and a terminal that does not read
-(Ctrl-S) does not hold up the work. The cursor is never hidden, so nothing has to be restored when the process ends.
+Only the last line is redrawn, at most twice a second, and only if it has changed. Each redraw sends about a hundred
+bytes. A thread draws it. The clock therefore keeps running while a stage is silent, and a paused terminal (Ctrl-S) does
+not block the work. The cursor is never hidden, so nothing has to be restored when the process ends.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any, TextIO
 
 from edgeprune_device import progress, terminal
 
@@ -28,16 +29,16 @@ _DRAWN_EVERY_S = 0.5
 #: Without a terminal a line is printed at intervals: (up to this age of the stage, s; interval, s).
 _PRINTED_EVERY_S = ((60, 10), (float("inf"), 60))
 _HEAD = 14  # columns of "[4/8] finetune"
-#: Columns from which a terminal has a bar, and the limits of its width; a bar takes a fifth of the line.
+#: The least width of a terminal with a bar, and the limits of the bar's width; a bar takes a fifth of the line.
 _BAR_FROM, _BAR_COLUMNS = 76, (12, 30)
-_NARROWEST = 10  # columns that the text of the current work needs at least
+_NARROWEST = 10  # the least columns for the text of the current work
 
 
 class Reporter:
-    """Reports stages and steps on standard error; standard output stays free for results.
+    """Reports stages and steps on standard error; standard output is for results only.
 
-    On a terminal the last line is redrawn. Elsewhere a line is printed every 10 s in the first minute of a stage, then
-    every minute. A stage of a plan leaves one line: its name, its duration and its result.
+    On a terminal the last line is redrawn. Otherwise a line is printed every 10 s in the first minute of a stage, then
+    every minute. Each numbered stage leaves one line: its name, its duration and its result.
 
     Args:
         quiet: print warnings only.
@@ -49,15 +50,15 @@ class Reporter:
         self._number = 0
         self._total = 0
         self._running: _Stage | None = None
-        self._ended: _Stage | None = None  # its line waits for its result
-        self._line = ""  # the content of the last line of the terminal
+        self._ended: _Stage | None = None  # its line is printed with its result
+        self._line = ""  # the line that is drawn now
         self._gone = False
         self._writing = threading.RLock()
         self._stream = sys.stderr
 
     def plan(self, stages: int) -> None:
         """Set the number of stages, so that each line shows "[n/stages]"."""
-        self._total = stages
+        self._number, self._total = 0, stages
 
     def say(self, text: str) -> None:
         """Print a message, unless quiet."""
@@ -72,7 +73,7 @@ class Reporter:
     def stage(self, name: str) -> Iterator[_Stage]:
         """Run a stage in the block, with a progress line.
 
-        When the fraction falls back, a new count begins. The time left always belongs to the text beside it.
+        When the fraction falls, a new count begins. The time left always belongs to the text beside it.
 
         Args:
             name: name of the stage.
@@ -100,7 +101,7 @@ class Reporter:
         self._ended = stage if stage.number else None
 
     def done(self, text: str) -> None:
-        """Print the result of the stage that has just ended, in its line."""
+        """Print the result of the stage that has just ended, on its line."""
         self._leave_line(text)
 
     def skip(self, name: str) -> None:
@@ -111,7 +112,7 @@ class Reporter:
             kept = _Stage(f"[{self._number}/{self._total}]", name)
             self._tell(f"{kept.head(self._look, 'dim')}  {'':>5}  done before, kept")
 
-    # -- lines that stay -------------------------------------------------------------------------------------------
+    # -- permanent lines -------------------------------------------------------------------------------------------
     def _leave_line(self, text: str = "") -> None:
         stage, self._ended = self._ended, None
         if stage is not None:
@@ -133,14 +134,14 @@ class Reporter:
         return "\n".join([head + lines[0], *(f"{'':{indent}}{line}" for line in lines[1:])])
 
     def _tell(self, text: str) -> None:
-        """Print one or more complete lines above the line that is drawn."""
+        """Print one or more complete lines above the progress line."""
         with self._writing:
             if self._running is None:
                 self._stream = sys.stderr  # a test or a notebook may have replaced it
             self._write(f"\r\x1b[K{text}\n{self._line}" if self._line else f"{text}\n")
 
-    def _print(self, stream, line: str) -> None:
-        """Print a line of other code to its own stream, above the line that is drawn."""
+    def _print(self, stream: TextIO, line: str) -> None:
+        """Print a line from other code to its own stream, above the progress line."""
         with self._writing:
             if self._line:
                 self._write("\r\x1b[K")
@@ -154,15 +155,15 @@ class Reporter:
         try:
             self._stream.write(text)
             self._stream.flush()
-        except BrokenPipeError:  # the reader has gone: as in every command, this ends the work
+        except BrokenPipeError:  # the reader closed the pipe, which ends the work, as in every command
             raise
-        except (OSError, ValueError):  # the terminal has gone with its link or its window: the work continues
+        except (OSError, ValueError):  # the terminal was closed or its link broke: the work continues
             self._gone = True
 
-    # -- the line that is drawn ------------------------------------------------------------------------------------
+    # -- the progress line ---------------------------------------------------------------------------------------
     @contextlib.contextmanager
     def _drawn(self, stage: _Stage) -> Iterator[None]:
-        """Draw the line in a thread while the block runs, and print output of other code above it."""
+        """Draw the line in a thread while the block runs, and print the output of other code above it."""
         self._running, self._stream = stage, sys.stderr
         stop = threading.Event()
         thread = threading.Thread(target=self._draw_until, args=(stop, stage), daemon=True, name="progress")
@@ -199,7 +200,7 @@ class Reporter:
                 if stage.seconds - printed >= every:
                     printed = stage.seconds
                     self._tell(render(stage, 0, self._look))
-        except BrokenPipeError:  # the next message of the work itself raises it, too
+        except BrokenPipeError:  # the next message from the main thread raises it again
             self._gone = True
 
     def _draw(self, stage: _Stage) -> None:
@@ -261,8 +262,8 @@ class _Stage:
 def render(stage: _Stage, width: int, look: terminal.Look) -> str:
     """Render the running stage in at most `width` columns; 0: no limit.
 
-    A narrow terminal drops parts in this order: the bar, the end of the text, the time left. At 40 columns one time is
-    left, without alignment.
+    A narrow terminal drops parts in this order: the bar, the end of the text, the time left. At 40 columns a
+    single time remains, unaligned.
     """
     fraction, left = stage.fraction, stage.left_s
     what, mark = look.text(" ".join(stage.what.splitlines())), "…" if look.unicode else "..."
@@ -271,10 +272,11 @@ def render(stage: _Stage, width: int, look: terminal.Look) -> str:
     head, took = stage.head(look), f"{clock(stage.seconds):>5}"
     if not width:
         return f"{head}  {took}  {percent}  {what}{ending}".rstrip()
-    bar = 0
+    bar = ""
     if width >= _BAR_FROM and fraction is not None:
-        bar = min(max(width // 5, _BAR_COLUMNS[0]), _BAR_COLUMNS[1])
-    used = max(_HEAD, terminal.cells(stage.plain)) + 2 + len(took) + (2 + bar if bar else 0) + 2 + len(percent) + 2
+        bar = f"  {_bar(fraction, _bar_columns(width), look)}"
+    used = max(_HEAD, terminal.cells(stage.plain)) + 2 + len(took) + 2 + len(percent) + 2
+    used += 2 + _bar_columns(width) if bar else 0
     room = width - used
     if room < len(ending) + min(len(what), _NARROWEST):
         ending = ""
@@ -282,8 +284,12 @@ def render(stage: _Stage, width: int, look: terminal.Look) -> str:
         times = took.strip() if left is None else f"{about(left)} left"
         return terminal.clipped(" ".join(filter(None, (stage.plain, percent.strip(), times, what))), width, mark)
     what = terminal.clipped(what, room - len(ending), mark)
-    drawn = f"  {_bar(fraction, bar, look)}" if bar else ""
-    return f"{head}  {took}{drawn}  {percent}  {what}{look.style(ending, 'dim')}".rstrip()
+    return f"{head}  {took}{bar}  {percent}  {what}{look.style(ending, 'dim')}".rstrip()
+
+
+def _bar_columns(width: int) -> int:
+    """The columns of the bar in a line of this width."""
+    return min(max(width // 5, _BAR_COLUMNS[0]), _BAR_COLUMNS[1])
 
 
 def _bar(fraction: float, width: int, look: terminal.Look) -> str:
@@ -295,13 +301,13 @@ def _bar(fraction: float, width: int, look: terminal.Look) -> str:
 
 
 class _Above:
-    """A standard stream while a line is drawn; it prints complete lines above that line, and so keeps it whole."""
+    """A standard stream that prints complete lines above the progress line."""
 
-    def __init__(self, reporter: Reporter, stream) -> None:
+    def __init__(self, reporter: Reporter, stream: TextIO) -> None:
         self._reporter, self._under, self._part, self._process = reporter, stream, "", os.getpid()
 
     def write(self, text: str) -> int:
-        if os.getpid() != self._process:  # in a forked worker the lock may be held for ever
+        if os.getpid() != self._process:  # a forked worker may have inherited a held lock
             return self._under.write(text)
         *lines, self._part = (self._part + text).split("\n")
         for line in lines:
@@ -309,10 +315,10 @@ class _Above:
         return len(text)
 
     def end(self) -> None:
-        """Print the rest that came without an end of line."""
+        """Print a last line that has no line end."""
         part, self._part = self._part, ""
         if part:
             self._reporter._print(self._under, part)
 
-    def __getattr__(self, name):
+    def __getattr__(self, name: str) -> Any:
         return getattr(self._under, name)

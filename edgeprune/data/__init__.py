@@ -1,1 +1,1 @@
-"""Labelled images: data sets in every form that Ultralytics takes, and samples as the network takes them."""
+"""Labelled images: data sets (data.yaml, COCO's JSON, archives), and samples in the network's input format."""

@@ -1,10 +1,10 @@
-"""The kinds of image files, by the endings of their names."""
+"""The types of image files, by suffix."""
 
 from __future__ import annotations
 
 READABLE = {".bmp", ".jpeg", ".jpg", ".mpo", ".png", ".tif", ".tiff", ".webp"}
 
-#: Kinds that Ultralytics lists as images too, and that are not decoded here.
+#: Types that Ultralytics lists as images, but edgeprune does not decode.
 UNREADABLE = {".avif", ".dng", ".heic", ".heif", ".jp2"}
 
 PICTURES = READABLE | UNREADABLE

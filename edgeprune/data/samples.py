@@ -1,19 +1,24 @@
-"""Images of a data set as the network takes them."""
+"""Images of a data set in the network's input format."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import torch
+from edgeprune_device.size import Size
 from edgeprune_device.vision import preprocess
 
 from edgeprune.data.dataset import Dataset
 
-#: Pixels that fit in memory at once during compensation, all images together (32 images of 640 x 640).
+#: Pixels of all images that fit in memory at once during compensation (32 images of 640 x 640).
 _PIXELS = 32 * 640 * 640
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -22,42 +27,60 @@ class Samples:
 
     Attributes:
         pictures: (N, 3, H, W) float32 in [0, 1], letterboxed.
-        labels: N arrays (n, 5) [class, cx, cy, w, h], normalised to the letterboxed image.
+        labels: N arrays (n, 1 + values) of the task's targets; for detection [class, cx, cy, w, h], normalised to the
+            letterboxed image.
     """
 
     pictures: torch.Tensor
-    labels: tuple[np.ndarray, ...]
+    labels: tuple[npt.NDArray[np.float64], ...]
 
-    def batch(self, start: int, stop: int) -> dict:
-        """The images from `start` up to `stop`, as the batch that Ultralytics' losses take."""
+    def to(self, device: torch.device) -> Samples:
+        """The same samples with their images on a device; criteria and compensation compute there.
+
+        The images are stored channels last: convolutions and the gathering of patches are then faster.
+        """
+        return replace(self, pictures=self.pictures.to(device, memory_format=torch.channels_last))
+
+    def batch(self, start: int, stop: int) -> dict[str, torch.Tensor]:
+        """The images from `start` up to `stop`, as a batch for Ultralytics' losses."""
+        device = self.pictures.device
         labels = [torch.from_numpy(np.asarray(a, dtype=np.float32)) for a in self.labels[start:stop]]
-        index = torch.cat([torch.full((len(a),), float(i)) for i, a in enumerate(labels)])
-        rows = torch.cat(labels)
+        index = torch.cat([torch.full((len(a),), float(i)) for i, a in enumerate(labels)]).to(device)
+        rows = torch.cat(labels).to(device)
         return {"img": self.pictures[start:stop], "cls": rows[:, :1], "bboxes": rows[:, 1:], "batch_idx": index}
 
 
-def affordable(imgsz: int) -> int:
-    """The number of images of this size (px) to solve with."""
-    return int(min(max(_PIXELS // imgsz**2, 8), 64))
+def affordable(imgsz: int | Sequence[int]) -> int:
+    """The number of images of this size (px) for compensation."""
+    return int(min(max(_PIXELS // Size.of(imgsz).area, 8), 64))
 
 
-def pick(pictures: Sequence[Path], count: int) -> list[Path]:
+def pick(pictures: Sequence[_T], count: int) -> list[_T]:
     """`count` images spread evenly over the list; neighbours are often frames of one flight."""
     if len(pictures) <= count:
         return list(pictures)
     return [pictures[int(i)] for i in np.linspace(0, len(pictures) - 1, count).round()]
 
 
-def split(pictures: Sequence[Path], imgsz: int) -> tuple[list[Path], list[Path]]:
+def fewer(dataset: Dataset, count: int | None) -> Dataset:
+    """The data set with `count` of its validation images, evenly spread; unchanged if it has no more, or if `count` is
+    None.
+    """
+    if count is None or count >= len(dataset.val):
+        return dataset
+    return replace(dataset, val=tuple(pick(dataset.val, count)), val_total=len(dataset.val))
+
+
+def split(pictures: Sequence[Path], imgsz: int | Sequence[int]) -> tuple[list[Path], list[Path]]:
     """Divide training images by use.
 
     Args:
         pictures: The training images.
-        imgsz: The side of the square image, px.
+        imgsz: The side of a square input, or (height, width), px.
 
     Returns:
-        (images to solve with: scores, compensation, calibration; selection images: between criteria, between
-            calibration methods). The two do not overlap unless there are fewer than eight images in all.
+        (images for scores, compensation and calibration; images for selection between criteria and between
+            calibration methods). The two do not overlap unless there are fewer than eight images in total.
     """
     if len(pictures) < 8:
         return list(pictures), list(pictures)
@@ -66,13 +89,13 @@ def split(pictures: Sequence[Path], imgsz: int) -> tuple[list[Path], list[Path]]
     return solve, pick([p for p in pictures if p not in taken], 64)
 
 
-def read(dataset: Dataset, pictures: Sequence[Path], imgsz: int) -> Samples:
+def read(dataset: Dataset, pictures: Sequence[Path], imgsz: int | Sequence[int]) -> Samples:
     """Letterbox images and their labels.
 
     Args:
         dataset: The data set of the images.
         pictures: The images.
-        imgsz: The side of the square network input, px.
+        imgsz: The side of a square input, or (height, width), px.
 
     Raises:
         InputError: An image is damaged.
@@ -82,8 +105,6 @@ def read(dataset: Dataset, pictures: Sequence[Path], imgsz: int) -> Samples:
         image = preprocess.decode(path)
         x, box = preprocess.letterbox(image, imgsz)
         truth = dataset.truth(path, image.shape[:2])
-        xyxy = truth[:, 1:] * box.scale + (box.left, box.top, box.left, box.top)
-        centre, size = (xyxy[:, :2] + xyxy[:, 2:]) / 2, xyxy[:, 2:] - xyxy[:, :2]
         tensors.append(torch.from_numpy(x))
-        labels.append(np.concatenate([truth[:, :1], centre / imgsz, size / imgsz], axis=1))
+        labels.append(dataset.task.targets(truth, box))
     return Samples(torch.cat(tensors), tuple(labels))

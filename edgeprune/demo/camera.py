@@ -1,17 +1,23 @@
 """The drone's camera: the projection of the world into the image, and the effects of lens, sensor and codec.
 
 The world is in metres: x to the right, y towards the viewer, z up; its origin is the point where the optical axis meets
-the ground. The module does not depend on the things that are drawn.
+the ground. The module does not depend on the drawn things.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
+#: An image, a texture or a mask: (rows, columns, 3) or (rows, columns).
+Raster = npt.NDArray[Any]
+#: Points in the world, metres, or on the canvas, px: (n, 2) or (n, 3); a single point has no first axis.
+Points = npt.NDArray[np.float64]
 SUPERSAMPLE = 2  # objects are drawn at twice the resolution and averaged down
 
 
@@ -20,12 +26,12 @@ class CameraView:
     """A pinhole camera above flat ground.
 
     Example: CameraView(size=320, px_per_m=8, tilt=0.4, half_fov=0.5): a metre at the centre covers 8 pixels of the
-    final image, and the optical axis stands 0.4 rad off the vertical.
+    final image, and the optical axis is tilted by 0.4 rad from the vertical.
 
     Attributes:
         size: The side of the image, px.
         px_per_m: The scale at the centre.
-        tilt: Of the optical axis from the vertical, radians.
+        tilt: The angle of the optical axis from the vertical, radians.
         half_fov: Half the field of view, radians.
     """
 
@@ -43,7 +49,7 @@ class CameraView:
     def _sin_cos(self) -> tuple[float, float]:
         return float(np.sin(self.tilt)), float(np.cos(self.tilt))
 
-    def project(self, points: np.ndarray) -> np.ndarray:
+    def project(self, points: Points) -> Points:
         """(n, 3) metres -> (n, 2) pixels of the supersampled canvas."""
         (sin, cos), dist, half = self._sin_cos, self.distance_m, self.size / 2
         x, y, z = points.T
@@ -55,8 +61,8 @@ class CameraView:
         uv *= SUPERSAMPLE
         return uv
 
-    def ground(self, u: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The points on the ground of pixels of the final image.
+    def ground(self, u: npt.ArrayLike, v: npt.ArrayLike) -> tuple[Points, Points]:
+        """Map pixels of the final image to points on the ground.
 
         Args:
             u: Columns, px.
@@ -66,18 +72,18 @@ class CameraView:
             (x, y), metres.
         """
         (sin, cos), dist = self._sin_cos, self.distance_m
-        v = (np.asarray(v, float) - self.size / 2) / (self.px_per_m * dist)
-        u = (np.asarray(u, float) - self.size / 2) / (self.px_per_m * dist)
-        y = v * dist / (cos + v * sin)
-        return u * (dist - y * sin), y
+        down = (np.asarray(v, float) - self.size / 2) / (self.px_per_m * dist)
+        right = (np.asarray(u, float) - self.size / 2) / (self.px_per_m * dist)
+        y = down * dist / (cos + down * sin)
+        return right * (dist - y * sin), y
 
-    def ground_map(self) -> tuple[np.ndarray, np.ndarray]:
+    def ground_map(self) -> tuple[Points, Points]:
         """x and y in metres of every final pixel, each (size, size)."""
         axis = np.arange(self.size) + 0.5
         return self.ground(*np.meshgrid(axis, axis))
 
 
-def _light(rng: np.random.Generator, picture: np.ndarray) -> np.ndarray:
+def _light(rng: np.random.Generator, picture: Raster) -> Raster:
     """Exposure, colour of the light, contrast, haze, vignetting; (s, s, 3) float32 in 0..255."""
     size = len(picture)
     mood = rng.random()
@@ -102,8 +108,8 @@ def _light(rng: np.random.Generator, picture: np.ndarray) -> np.ndarray:
     return picture
 
 
-def _blur(rng: np.random.Generator, picture: np.ndarray) -> np.ndarray:
-    """Defocus or motion of the drone; neither shifts the image."""
+def _blur(rng: np.random.Generator, picture: Raster) -> Raster:
+    """Blur the image by defocus or by the drone's motion, without shifting it."""
     kind = rng.random()
     if kind < 0.30:
         return cv2.GaussianBlur(picture, (0, 0), rng.uniform(0.4, 1.1))
@@ -116,11 +122,11 @@ def _blur(rng: np.random.Generator, picture: np.ndarray) -> np.ndarray:
     return picture
 
 
-def shoot(rng: np.random.Generator, canvas: np.ndarray, size: int) -> np.ndarray:
+def shoot(rng: np.random.Generator, canvas: Raster, size: int) -> Raster:
     """The image that a small camera would deliver.
 
     Args:
-        rng: The random numbers.
+        rng: The random number generator.
         canvas: (2 size, 2 size, 3) uint8.
         size: The side of the image, px.
 
@@ -138,5 +144,12 @@ def shoot(rng: np.random.Generator, canvas: np.ndarray, size: int) -> np.ndarray
     out = np.clip(picture, 0, 255).astype(np.uint8)
     if rng.random() < 0.5:
         quality = int(rng.integers(35, 92))
-        out = cv2.imdecode(cv2.imencode(".jpg", out, [cv2.IMWRITE_JPEG_QUALITY, quality])[1], cv2.IMREAD_COLOR)
+        return _decoded(cv2.imencode(".jpg", out, [cv2.IMWRITE_JPEG_QUALITY, quality])[1])
     return out
+
+
+def _decoded(data: npt.NDArray[np.uint8]) -> Raster:
+    picture = cv2.imdecode(data, cv2.IMREAD_COLOR)
+    if picture is None:
+        raise RuntimeError("OpenCV: cannot decode its own JPEG; install a build with JPEG support")
+    return picture

@@ -1,7 +1,7 @@
-"""Scenes written as an ordinary Ultralytics data set, all of it or nothing.
+"""Writes scenes as an Ultralytics data set, completely or not at all.
 
-Every image is a scene number (seed), and the ranges below never overlap, so that no image is both trained on and
-measured on. The module does not depend on models.
+Each image has a scene number (seed). The ranges below do not overlap, so no image is used for both training and
+measurement. The module does not depend on models.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import cv2
 from edgeprune_device.errors import InputError
@@ -22,38 +23,38 @@ from edgeprune.demo.scenes import NAMES, VERSION, render
 SIZE = 320  # pixels
 JPEG_QUALITY = 92
 RANGE = 1_000_000  # seeds in each range
-WEIGHTS_SEED = 1_000_000  # training of the embedded weights
+WEIGHTS_SEED = 1_000_000  # training of the built-in weights
 TUNE_SEED = 2_000_000  # fine-tuning in `edgeprune build` without --data
-VAL_SEED = 3_000_000  # validation: no training has seen these
-CHECK_SEED = 4_000_000  # the val split of train.py's own training, so that VAL_SEED decides nothing
+VAL_SEED = 3_000_000  # validation: never used for training
+CHECK_SEED = 4_000_000  # the val split of train.py, so that VAL_SEED influences no training
 _MARKER = "edgeprune-demo.json"
 
 
-def _write_scene(images: Path, labels: Path, seed: int) -> int:
+def _write_scene(images: Path, labels: Path, seed: int, task: str) -> int:
     """Write one image and its label file; return the number of boxes."""
-    picture, boxes = render(seed, SIZE)
+    picture, boxes = render(seed, SIZE, task)
     name = f"scene-{seed:08d}"
     ok, data = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
     if not ok:
-        raise RuntimeError(f"OpenCV could not encode scene {seed} as JPEG; is its build complete?")
+        raise RuntimeError(f"OpenCV: cannot encode scene {seed} as JPEG; install a build with JPEG support")
     (images / f"{name}.jpg").write_bytes(data.tobytes())
-    rows = (f"{int(cls)} {cx:.6f} {cy:.6f} {w:.6f} {h:.6f}\n" for cls, cx, cy, w, h in boxes.tolist())
+    rows = (" ".join([f"{int(cls)}", *(f"{value:.6f}" for value in values)]) + "\n" for cls, *values in boxes.tolist())
     (labels / f"{name}.txt").write_text("".join(rows))
     return len(boxes)
 
 
-def _write_range(job: tuple[Path, Path, int, int]) -> int:
-    images, labels, first, stop = job
+def _write_range(job: tuple[Path, Path, int, int, str]) -> int:
+    images, labels, first, stop, task = job
     cv2.setNumThreads(1)
-    return sum(_write_scene(images, labels, seed) for seed in range(first, stop))
+    return sum(_write_scene(images, labels, seed, task) for seed in range(first, stop))
 
 
-def _write_split(root: Path, split: str, first: int, count: int, processes: int) -> int:
+def _write_split(root: Path, split: str, first: int, count: int, processes: int, task: str) -> int:
     """Write all scenes of a split; return the number of boxes."""
     images, labels = root / "images" / split, root / "labels" / split
     images.mkdir(parents=True)
     labels.mkdir(parents=True)
-    jobs = [(images, labels, seed, min(seed + 50, first + count)) for seed in range(first, first + count, 50)]
+    jobs = [(images, labels, seed, min(seed + 50, first + count), task) for seed in range(first, first + count, 50)]
     if processes <= 1:
         return sum(map(_write_range, jobs))
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
@@ -61,13 +62,13 @@ def _write_split(root: Path, split: str, first: int, count: int, processes: int)
 
 
 def _yaml() -> str:
-    """The data.yaml. It has no `path`: Ultralytics then takes the folder of the file itself, wherever it is moved."""
+    """The data.yaml. Without `path`, Ultralytics uses the folder of the file, so the data set can be moved."""
     names = "".join(f"  {i}: {name}\n" for i, name in enumerate(NAMES))
     return f"train: images/train\nval: images/val\nnames:\n{names}"
 
 
 def _sync(root: Path) -> None:
-    """Sync everything to the disk, before the rename marks it as complete."""
+    """Sync everything to the disk before the rename marks it as complete."""
     for path in [root, *root.rglob("*")]:
         handle = os.open(path, os.O_RDONLY)
         try:
@@ -78,15 +79,16 @@ def _sync(root: Path) -> None:
 
 def _check_seeds(train: range, val: range) -> None:
     if train.start < val.stop and val.start < train.stop:
-        raise InputError(f"demo scenes: training {train} and validation {val} overlap; choose seeds that do not meet")
+        raise InputError(f"demo scenes: the seeds overlap (training {train}, validation {val}); choose separate ranges")
 
 
-def _parameters(folder: Path) -> dict | None:
-    """The parameters of the set in a folder; None where there is none."""
+def _parameters(folder: Path) -> dict[str, Any] | None:
+    """The parameters of the set in a folder; None if there is none."""
     try:
-        return json.loads((folder / _MARKER).read_text())["parameters"]
+        parameters: dict[str, Any] = json.loads((folder / _MARKER).read_text())["parameters"]
     except (OSError, ValueError, KeyError):
         return None
+    return parameters
 
 
 def boxes(data: Path) -> dict[str, int]:
@@ -94,7 +96,8 @@ def boxes(data: Path) -> dict[str, int]:
 
     Example: boxes(Path("…/data.yaml")) -> {"train": 12_000, "val": 8_000}.
     """
-    return json.loads((data.parent / _MARKER).read_text())["boxes"]
+    counts: dict[str, int] = json.loads((data.parent / _MARKER).read_text())["boxes"]
+    return counts
 
 
 def write(
@@ -102,6 +105,7 @@ def write(
     train: int,
     val: int,
     *,
+    task: str = "detect",
     first_train_seed: int = TUNE_SEED,
     first_val_seed: int = VAL_SEED,
     processes: int = 1,
@@ -117,9 +121,10 @@ def write(
         folder: The folder of the set.
         train: The number of training scenes.
         val: The number of validation scenes.
+        task: The task of the labels, a key of `scenes.LABELS`.
         first_train_seed: The first seed of the training scenes.
         first_val_seed: The first seed of the validation scenes.
-        processes: The number of processes that draw.
+        processes: The number of drawing processes.
 
     Returns:
         The data.yaml.
@@ -140,6 +145,8 @@ def write(
         "first_val_seed": first_val_seed,
         "jpeg_quality": JPEG_QUALITY,
     }
+    if task != "detect":  # sets of former releases name no task
+        wanted["task"] = task
     if _parameters(folder) == wanted:
         return folder / "data.yaml"
     if folder.exists() and not (folder / _MARKER).is_file() and (not folder.is_dir() or any(folder.iterdir())):
@@ -147,12 +154,12 @@ def write(
     folder.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        found = {
-            "train": _write_split(work, "train", first_train_seed, train, processes),
-            "val": _write_split(work, "val", first_val_seed, val, processes),
+        box_counts = {
+            "train": _write_split(work, "train", first_train_seed, train, processes, task),
+            "val": _write_split(work, "val", first_val_seed, val, processes, task),
         }
         (work / "data.yaml").write_text(_yaml())
-        (work / _MARKER).write_text(json.dumps({"parameters": wanted, "boxes": found}, indent=1) + "\n")
+        (work / _MARKER).write_text(json.dumps({"parameters": wanted, "boxes": box_counts}, indent=1) + "\n")
         work.chmod(0o755)
         _sync(work)
         if folder.exists():

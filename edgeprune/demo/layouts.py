@@ -5,13 +5,14 @@ To add a layout, add one function and its row in LAYOUTS. The module does not de
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
 from edgeprune.demo import terrain
-from edgeprune.demo.camera import SUPERSAMPLE, CameraView
+from edgeprune.demo.camera import SUPERSAMPLE, CameraView, Points, Raster
 from edgeprune.demo.objects import MAKERS
 from edgeprune.demo.solids import Thing
 from edgeprune.demo.surroundings import CLUTTER, building, clutter, tree
@@ -19,36 +20,38 @@ from edgeprune.demo.terrain import Road
 
 _RADIUS_M = {"person": 0.5, "cycle": 0.8, "car": 1.5, "truck": 1.9, "bus": 2.0}
 _LENGTH_M = {"person": 0.4, "cycle": 1.2, "car": 3.2, "truck": 9.0, "bus": 11.0}
+#: Returns whether a thing with this radius, metres, must not be placed at a point.
+KeepOff = Callable[[Points, float], bool]
 
 
 class SitePlan:
     """The places of things in a scene. Circles, (x, y, radius) in metres, keep footprints apart."""
 
-    def __init__(self, rng: np.random.Generator, view: CameraView):
+    def __init__(self, rng: np.random.Generator, view: CameraView) -> None:
         self.rng, self.view = rng, view
         self.things: list[Thing] = []
-        self._circles = np.empty((0, 3))
+        self._circles: Points = np.empty((0, 3))
 
-    def spot(self, border: float = 0.06) -> np.ndarray:
-        """A point on the ground, (2,) metres, in the image or just outside of it."""
+    def spot(self, border: float = 0.06) -> Points:
+        """A point on the ground, (2,) metres, in the image or just outside it."""
         u, v = self.rng.uniform(-border, 1 + border, 2) * self.view.size
         return np.array(self.view.ground(u, v))
 
-    def seen(self, where, margin_m: float) -> bool:
+    def seen(self, where: Points, margin_m: float) -> bool:
         """Whether a ground point is in the image or within a margin of it."""
         u, v = self.view.project(np.array([[*where, 0.0]]))[0] / SUPERSAMPLE
         low, high = -margin_m * self.view.px_per_m, self.view.size + margin_m * self.view.px_per_m
         return bool(low < u < high and low < v < high)
 
-    def free(self, centre, heading: float, length: float, radius: float, claim: bool = True) -> bool:
+    def free(self, centre: Points, heading: float, length: float, radius: float, claim: bool = True) -> bool:
         """Whether a capsule fits between the placed things.
 
         Args:
             centre: (2,) metres.
             heading: Radians.
-            length: Of the capsule, metres.
-            radius: Of the capsule, metres.
-            claim: Take the place if it fits.
+            length: The length of the capsule, metres.
+            radius: The radius of the capsule, metres.
+            claim: Whether to occupy the place if it fits.
         """
         offsets = (
             np.linspace(-length / 2, length / 2, max(1, int(np.ceil(length / radius)))) if length > radius else [0.0]
@@ -62,14 +65,14 @@ class SitePlan:
             self._circles = np.concatenate([self._circles, points])
         return True
 
-    def put(self, kind: str, centre, heading: float, tight: float = 1.0, **more) -> bool:
-        """Add a labelled object where there is room.
+    def put(self, kind: str, centre: Points, heading: float, tight: float = 1.0, **more: float) -> bool:
+        """Add a labelled object if there is room.
 
         Args:
             kind: Its class.
             centre: (2,) metres.
             heading: Radians.
-            tight: A factor of the room that it needs.
+            tight: A factor for the room that it needs.
             **more: Arguments of its maker.
 
         Returns:
@@ -78,34 +81,33 @@ class SitePlan:
         if not self.free(centre, heading, _LENGTH_M[kind], _RADIUS_M[kind] * tight):
             return False
         if self.seen(centre, 9.0):
-            self.things.append(MAKERS[kind](self.rng, np.asarray(centre), heading, **more))
+            self.things.append(MAKERS[kind](self.rng, centre, heading, **more))
         return True
 
-    def scatter(self, kind: str, count: int, blocked=None, **more) -> None:
-        """Put objects anywhere, each at a random angle.
+    def scatter(self, kind: str, count: int, blocked: KeepOff | None = None, **more: float) -> None:
+        """Add objects at random points and angles.
 
         Args:
             kind: Their class.
             count: Their number.
-            blocked: Whether a point is excluded.
+            blocked: Returns whether a point is excluded; None excludes no point.
             **more: Arguments of their maker.
         """
         for _ in range(count):
             where = self.spot()
-            if blocked is None or not blocked(where):
+            if blocked is None or not blocked(where, 0.0):
                 self.put(kind, where, self.rng.uniform(0, 2 * np.pi), **more)
 
-    def crowd(self, groups: int, mean: float, **more) -> None:
-        """Put people together in groups."""
+    def crowd(self, groups: int, mean: float) -> None:
+        """Add people in groups."""
         for _ in range(groups):
             centre, spread = self.spot(0.0), self.rng.uniform(0.6, 2.5)
             for _ in range(1 + self.rng.poisson(mean)):
-                self.put(
-                    "person", centre + self.rng.normal(0, spread, 2), self.rng.uniform(0, 2 * np.pi), tight=0.7, **more
-                )
+                where = centre + self.rng.normal(0, spread, 2)
+                self.put("person", where, self.rng.uniform(0, 2 * np.pi), tight=0.7)
 
-    def green(self, count: int, keep_off=None) -> None:
-        """Put trees and bushes."""
+    def green(self, count: int, keep_off: KeepOff | None = None) -> None:
+        """Add trees and bushes."""
         for _ in range(count):
             bush = self.rng.random() < 0.35
             radius = self.rng.uniform(0.4, 1.0) if bush else self.rng.uniform(1.3, 3.6)
@@ -115,16 +117,16 @@ class SitePlan:
                     tree(self.rng, where, radius, radius * (1.0 if bush else self.rng.uniform(1.3, 2.1)))
                 )
 
-    def litter(self, count: int, kinds=CLUTTER) -> None:
-        """Put things that resemble labelled objects."""
+    def litter(self, count: int, kinds: Sequence[str] = CLUTTER) -> None:
+        """Add things that resemble labelled objects."""
         for _ in range(count):
             kind, where, heading = str(self.rng.choice(kinds)), self.spot(), self.rng.uniform(0, 2 * np.pi)
             length = {"container": 9.0, "shed": 3.0, "skip": 2.5}.get(kind, 0.0)
             if self.free(where, heading, length, {"container": 1.6, "shed": 1.8, "skip": 1.3}.get(kind, 0.8)):
                 self.things.append(clutter(self.rng, where, heading, kind))
 
-    def houses(self, count: int, keep_off) -> None:
-        """Put buildings of 6 to 22 m, off the roads."""
+    def houses(self, count: int, keep_off: KeepOff) -> None:
+        """Add buildings of 6 to 22 m beside the roads."""
         for _ in range(count):
             length, width = self.rng.uniform(7, 22), self.rng.uniform(6, 12)
             where, heading = self.spot(0.15), self.rng.uniform(0, np.pi)
@@ -133,16 +135,16 @@ class SitePlan:
 
 
 def _people_scale(view: CameraView) -> float:
-    """The share of people to draw: none where one would cover less than four pixels."""
+    """The share of people to draw: none if a person would cover less than four pixels."""
     return float(np.clip((view.px_per_m - 4.5) / 3, 0, 1))
 
 
-def _near(roads: list[Road], where, margin: float) -> bool:
+def _near(roads: list[Road], where: Points, margin: float) -> bool:
     """Whether a point lies on a road or within `margin` metres of one."""
     return any(np.hypot(*(r.line - where).T).min() < r.width_m / 2 + margin for r in roads)
 
 
-def _roads(plan: SitePlan, canvas: np.ndarray, count: int, paved: bool) -> list[Road]:
+def _roads(plan: SitePlan, canvas: Raster, count: int, paved: bool) -> list[Road]:
     rng, view = plan.rng, plan.view
     through = plan.spot(-0.25)
     width = rng.choice([6.5, 7.5, 13.5], p=[0.4, 0.4, 0.2]) if paved else rng.uniform(3, 5)
@@ -154,7 +156,9 @@ def _roads(plan: SitePlan, canvas: np.ndarray, count: int, paved: bool) -> list[
     return roads
 
 
-def _traffic(plan: SitePlan, roads: list[Road], density: float, classes, weights) -> None:
+def _traffic(
+    plan: SitePlan, roads: list[Road], density: float, classes: Sequence[str], weights: Sequence[float]
+) -> None:
     """Vehicles in their lanes, and some parked at the kerb."""
     rng = plan.rng
     for road in roads:
@@ -179,7 +183,7 @@ def _traffic(plan: SitePlan, roads: list[Road], density: float, classes, weights
                     plan.put("car", where, heading + (0 if rng.random() < 0.8 else np.pi), tight=0.85)
 
 
-def _lot(plan: SitePlan, canvas: np.ndarray) -> None:
+def _lot(plan: SitePlan, canvas: Raster) -> None:
     """Rows of painted bays, some of them occupied; the wide bays are for buses and lorries."""
     rng, view = plan.rng, plan.view
     angle, centre = rng.uniform(0, np.pi), plan.spot(-0.3)
@@ -219,7 +223,7 @@ def _lot(plan: SitePlan, canvas: np.ndarray) -> None:
         plan.put(str(rng.choice(["car", "truck", "bus"], p=[0.6, 0.25, 0.15])), plan.spot(), angle + rng.normal(0, 0.2))
 
 
-def _decals(plan: SitePlan, canvas: np.ndarray) -> None:
+def _decals(plan: SitePlan, canvas: Raster) -> None:
     """Flat paint and patches: arrows, squares, repairs, towels."""
     rng, view = plan.rng, plan.view
     for _ in range(rng.poisson(3)):
@@ -232,11 +236,11 @@ def _decals(plan: SitePlan, canvas: np.ndarray) -> None:
         terrain.paint(canvas, view, [corners @ turn + where], colour, rng.uniform(0.35, 0.9))
 
 
-def compose(rng: np.random.Generator, view: CameraView, layout: str) -> tuple[np.ndarray, SitePlan]:
+def compose(rng: np.random.Generator, view: CameraView, layout: str) -> tuple[Raster, SitePlan]:
     """Paint the ground and place the things of a scene.
 
     Args:
-        rng: The random numbers.
+        rng: The random number generator.
         view: The camera.
         layout: A name in LAYOUTS.
 
@@ -249,51 +253,71 @@ def compose(rng: np.random.Generator, view: CameraView, layout: str) -> tuple[np
     if layout == "beach" or (layout in ("empty", "field") and rng.random() < 0.25):
         ground, wet = terrain.water(rng, view, ground)
     canvas = terrain.to_canvas(ground)
-    people = _people_scale(view)
 
-    def blocked(where, _radius=0.0) -> bool:
+    def blocked(where: Points, radius: float) -> bool:
         if wet is None:
             return False
         u, v = (view.project(np.array([[*where, 0.0]]))[0] / SUPERSAMPLE).astype(int)
         return bool(0 <= u < view.size and 0 <= v < view.size and wet[v, u])
 
-    LAYOUTS[layout].fill(rng, view, plan, canvas, people, blocked)
+    LAYOUTS[layout].fill(Site(plan, canvas, _people_scale(view), blocked))
     if layout not in ("road", "field") and wet is None:
         _decals(plan, canvas)
     return canvas, plan
 
 
-def _road_scene(rng, view, plan, canvas, people, blocked) -> None:
-    roads = _roads(plan, canvas, int(rng.choice([1, 2], p=[0.65, 0.35])), paved=rng.random() < 0.85)
+@dataclass(frozen=True)
+class Site:
+    """A scene that a layout fills.
+
+    Attributes:
+        plan: The places of its things.
+        canvas: The painted ground, (2 size, 2 size, 3) uint8; a layout paints on it.
+        people: The share of people to draw.
+        blocked: Returns whether a point lies in the water.
+    """
+
+    plan: SitePlan
+    canvas: Raster
+    people: float
+    blocked: KeepOff
+
+
+def _road_scene(site: Site) -> None:
+    plan, rng = site.plan, site.plan.rng
+    roads = _roads(plan, site.canvas, int(rng.choice([1, 2], p=[0.65, 0.35])), paved=rng.random() < 0.85)
     _traffic(plan, roads, rng.uniform(0.6, 2.2), ["car", "truck", "bus", "cycle"], [0.52, 0.19, 0.13, 0.16])
-    plan.scatter("person", round(people * rng.poisson(7)))
+    plan.scatter("person", round(site.people * rng.poisson(7)))
     plan.litter(rng.poisson(3))
     plan.green(rng.poisson(12), lambda where, radius: _near(roads, where, radius * 0.2))
 
 
-def _town_scene(rng, view, plan, canvas, people, blocked) -> None:
-    roads = _roads(plan, canvas, int(rng.choice([1, 2, 3], p=[0.4, 0.45, 0.15])), paved=True)
+def _town_scene(site: Site) -> None:
+    plan, rng = site.plan, site.plan.rng
+    roads = _roads(plan, site.canvas, int(rng.choice([1, 2, 3], p=[0.4, 0.45, 0.15])), paved=True)
     plan.houses(rng.poisson(9), lambda where, margin: _near(roads, where, margin))
     _traffic(plan, roads, rng.uniform(0.7, 2.2), ["car", "truck", "bus", "cycle"], [0.52, 0.16, 0.16, 0.16])
-    plan.crowd(round(people * rng.poisson(5)), 1.5)
+    plan.crowd(round(site.people * rng.poisson(5)), 1.5)
     plan.scatter("car", rng.poisson(3))
     plan.litter(rng.poisson(3))
     plan.green(rng.poisson(7), lambda where, radius: _near(roads, where, radius * 0.1))
 
 
-def _lot_scene(rng, view, plan, canvas, people, blocked) -> None:
+def _lot_scene(site: Site) -> None:
+    plan, rng = site.plan, site.plan.rng
     if rng.random() < 0.35:
         plan.houses(2, lambda where, margin: False)
-    _lot(plan, canvas)
-    plan.crowd(round(people * rng.poisson(4)), 1.0)
-    plan.scatter("cycle", round(people * rng.poisson(2)))
+    _lot(plan, site.canvas)
+    plan.crowd(round(site.people * rng.poisson(4)), 1.0)
+    plan.scatter("cycle", round(site.people * rng.poisson(2)))
     plan.litter(rng.poisson(4))
     plan.green(rng.poisson(3))
 
 
-def _plaza_scene(rng, view, plan, canvas, people, blocked) -> None:
+def _plaza_scene(site: Site) -> None:
+    plan, rng = site.plan, site.plan.rng
     if rng.random() < 0.5:
-        _roads(plan, canvas, int(rng.integers(1, 3)), paved=False)
+        _roads(plan, site.canvas, int(rng.integers(1, 3)), paved=False)
     plan.crowd(rng.poisson(6), rng.uniform(0.5, 3.5))
     plan.scatter("person", rng.poisson(4))
     plan.scatter("cycle", rng.poisson(5))
@@ -304,33 +328,36 @@ def _plaza_scene(rng, view, plan, canvas, people, blocked) -> None:
     plan.green(rng.poisson(7))
 
 
-def _beach_scene(rng, view, plan, canvas, people, blocked) -> None:
+def _beach_scene(site: Site) -> None:
+    plan, rng = site.plan, site.plan.rng
     for _ in range(rng.poisson(6)):
         centre = plan.spot(0.0)
-        if not blocked(centre):
+        if not site.blocked(centre, 0.0):
             for _ in range(1 + rng.poisson(1.6)):
                 plan.put("person", centre + rng.normal(0, 1.4, 2), rng.uniform(0, 2 * np.pi), tight=0.75, lying=0.45)
     plan.scatter("person", rng.poisson(5), lying=0.1)
-    plan.scatter("cycle", rng.poisson(1), blocked)
-    plan.scatter("car", rng.poisson(0.8), blocked)
-    plan.scatter("truck", rng.poisson(0.25), blocked)
+    plan.scatter("cycle", rng.poisson(1), site.blocked)
+    plan.scatter("car", rng.poisson(0.8), site.blocked)
+    plan.scatter("truck", rng.poisson(0.25), site.blocked)
     plan.litter(rng.poisson(9), ("parasol", "parasol", "rock", "rock", "crate", "bin"))
-    plan.green(rng.poisson(1.5), blocked)
+    plan.green(rng.poisson(1.5), site.blocked)
 
 
-def _field_scene(rng, view, plan, canvas, people, blocked) -> None:
-    roads = _roads(plan, canvas, 1, paved=rng.random() < 0.3) if rng.random() < 0.6 else []
+def _field_scene(site: Site) -> None:
+    plan, rng = site.plan, site.plan.rng
+    roads = _roads(plan, site.canvas, 1, paved=rng.random() < 0.3) if rng.random() < 0.6 else []
     _traffic(plan, roads, 0.6, ["car", "truck", "cycle"], [0.5, 0.35, 0.15])
-    plan.scatter("truck", rng.poisson(0.8), blocked)
-    plan.scatter("car", rng.poisson(0.6), blocked)
-    plan.crowd(round(people * rng.poisson(2)), 1.5)
+    plan.scatter("truck", rng.poisson(0.8), site.blocked)
+    plan.scatter("car", rng.poisson(0.6), site.blocked)
+    plan.crowd(round(site.people * rng.poisson(2)), 1.5)
     plan.litter(rng.poisson(5), ("bale", "bale", "rock", "shed", "crate", "pole"))
-    plan.green(rng.poisson(6), blocked)
+    plan.green(rng.poisson(6), site.blocked)
 
 
-def _empty_scene(rng, view, plan, canvas, people, blocked) -> None:
+def _empty_scene(site: Site) -> None:
+    plan, rng = site.plan, site.plan.rng
     if rng.random() < 0.4:
-        _roads(plan, canvas, 1, paved=rng.random() < 0.5)
+        _roads(plan, site.canvas, 1, paved=rng.random() < 0.5)
     plan.litter(rng.poisson(8))
     plan.green(rng.poisson(7))
     if rng.random() < 0.3:
@@ -342,15 +369,15 @@ class Layout(NamedTuple):
 
     Attributes:
         grounds: The textures to choose from.
-        px_per_m: The range of the scale, pixels a metre.
-        share: Of all scenes.
+        px_per_m: The range of the scale, pixels per metre.
+        share: Its share of all scenes.
         fill: The function that places the things.
     """
 
     grounds: tuple[str, ...]
     px_per_m: tuple[float, float]
     share: float
-    fill: Callable
+    fill: Callable[[Site], None]
 
 
 LAYOUTS = {

@@ -1,13 +1,19 @@
 """Labelled objects: cars, lorries, buses, people and cycles, each a function from a place to a Thing.
 
-Sizes are in metres. All random choices are made when the Thing is made, so that painting it twice gives the same.
+Sizes are in metres. All random choices are made when the Thing is created, so that painting it twice gives the same
+pixels.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
 import numpy as np
 
-from edgeprune.demo.solids import Stage, Thing, disc, local, pick, rect, shade
+from edgeprune.demo.camera import Points
+from edgeprune.demo.solids import At, Colour, Stage, Thing, disc, local, pick, rect, shade
 
 PAINTS = (
     (225, 226, 228),
@@ -41,10 +47,10 @@ CLOTHES = (
 )
 SKIN = ((224, 184, 154), (190, 140, 108), (120, 82, 60), (84, 58, 44))
 HAIR = ((32, 26, 22), (70, 48, 32), (150, 120, 76), (130, 128, 124), (210, 60, 50), (232, 230, 224))
-PERSON_SCALE = 1.2  # people are drawn a fifth larger than life, or few would cover five pixels
+PERSON_SCALE = 1.2  # people are drawn a fifth larger than life, because otherwise few would cover five pixels
 
 
-def _lamps(stage: Stage, at, length: float, width: float, z: float) -> None:
+def _lamps(stage: Stage, at: At, length: float, width: float, z: float) -> None:
     if stage.view.px_per_m < 5:
         return
     for sign in (-1, 1):
@@ -59,8 +65,8 @@ def _lamps(stage: Stage, at, length: float, width: float, z: float) -> None:
         stage.flat(at([(x - length + 0.2, q) for x, q in front]), z, (170, 24, 20))
 
 
-def car(rng: np.random.Generator, centre, heading: float) -> Thing:
-    """Saloon, estate, pick-up or van: all of class car."""
+def car(rng: np.random.Generator, centre: Points, heading: float) -> Thing:
+    """A saloon, estate, pick-up or van; all have the class car."""
     body = ("saloon", "saloon", "hatch", "estate", "van", "pickup")[rng.integers(6)]
     length = {"saloon": 4.5, "hatch": 3.8, "estate": 4.7, "van": 5.3, "pickup": 5.2}[body] * rng.uniform(0.94, 1.08)
     width = {"van": 2.0}.get(body, 1.82) * rng.uniform(0.96, 1.05)
@@ -70,8 +76,7 @@ def car(rng: np.random.Generator, centre, heading: float) -> Thing:
     rack = rng.random() < 0.12
     lid = pick(rng, CLOTHES)
 
-    def at(points):
-        return local(centre, heading, points)
+    at = partial(local, centre, heading)
 
     def paint(stage: Stage) -> None:
         base = at(rect(-length / 2, length / 2, width, 0.28))
@@ -107,13 +112,13 @@ def car(rng: np.random.Generator, centre, heading: float) -> Thing:
     return Thing("car", centre, at(rect(-length / 2, length / 2, width)), 1.3, paint)
 
 
-def _cargo(rng: np.random.Generator, colour):
+def _cargo(rng: np.random.Generator, colour: Colour) -> Callable[[Stage, At, float, float, float], None]:
     """The painter of a lorry's load: a function of (stage, at, x0, x1, width)."""
     kind = ("box", "box", "tarp", "dump", "flat", "tank")[rng.integers(6)]
     load, shape = pick(rng, CLOTHES, 20), rng.uniform(0.3, 0.9, 6)
     white = pick(rng, ((232, 232, 230), (214, 214, 210), colour, (60, 84, 120), (130, 50, 44)))
 
-    def paint(stage: Stage, at, x0, x1, width) -> None:
+    def paint(stage: Stage, at: At, x0: float, x1: float, width: float) -> None:
         stage.prism(at(rect(x0, x1, width * 0.96)), 0.4, 1.15, (58, 58, 60))
         if kind in ("box", "tarp"):
             stage.prism(at(rect(x0, x1, width)), 1.0, 3.3, white, roof=shade(white, 1.04))
@@ -139,7 +144,7 @@ def _cargo(rng: np.random.Generator, colour):
     return paint
 
 
-def truck(rng: np.random.Generator, centre, heading: float) -> Thing:
+def truck(rng: np.random.Generator, centre: Points, heading: float) -> Thing:
     """A lorry: a cab, a gap and a load."""
     length, width = rng.choice([6.2, 7.5, 9.5, 13.0], p=[0.35, 0.3, 0.2, 0.15]) * rng.uniform(0.93, 1.07), 2.4
     if length < 7:
@@ -148,13 +153,12 @@ def truck(rng: np.random.Generator, centre, heading: float) -> Thing:
     cargo = _cargo(rng, colour)
     cab = rng.uniform(1.7, 2.3)
 
-    def at(points):
-        return local(centre, heading, points)
+    at = partial(local, centre, heading)
 
     def paint(stage: Stage) -> None:
         front = length / 2
         rear = -front, front - cab - 0.3
-        draw_cab_last = np.sin(heading) > 0  # the end that is nearer to the viewer comes last
+        draw_cab_last = np.sin(heading) > 0  # the end that is nearer to the viewer is drawn last
         if draw_cab_last:
             cargo(stage, at, *rear, width)
         stage.prism(at(rect(rear[1] - 0.2, front - cab + 0.2, width * 0.5)), 0.4, 0.9, (40, 40, 42))
@@ -169,7 +173,7 @@ def truck(rng: np.random.Generator, centre, heading: float) -> Thing:
     return Thing("truck", centre, at(rect(-length / 2, length / 2, width)), 2.9, paint)
 
 
-def bus(rng: np.random.Generator, centre, heading: float) -> Thing:
+def bus(rng: np.random.Generator, centre: Points, heading: float) -> Thing:
     """A city bus or coach: long, windows all round, hatches and air conditioning on the roof."""
     length, width = rng.uniform(8.5, 13.0), 2.5
     colour = pick(rng, ((230, 230, 226), (214, 170, 40), (170, 34, 36), (40, 80, 150), (60, 120, 80), (226, 120, 40)))
@@ -177,8 +181,7 @@ def bus(rng: np.random.Generator, centre, heading: float) -> Thing:
     hatches = rng.uniform(-0.4, 0.4, int(rng.integers(1, 4)))
     units = rng.uniform(-0.35, 0.3, int(rng.integers(0, 3)))
 
-    def at(points):
-        return local(centre, heading, points)
+    at = partial(local, centre, heading)
 
     def paint(stage: Stage) -> None:
         base = at(rect(-length / 2, length / 2, width, 0.2))
@@ -193,7 +196,36 @@ def bus(rng: np.random.Generator, centre, heading: float) -> Thing:
     return Thing("bus", centre, at(rect(-length / 2, length / 2, width)), 3.0, paint)
 
 
-def _torso(stage: Stage, at, colour, skin, hair, lean: float, z: float, s: float, swing: float) -> None:
+@dataclass(frozen=True)
+class _Body:
+    """The upper body of a person.
+
+    Attributes:
+        top: colour of the clothes.
+        skin: colour of the skin.
+        hair: colour of the hair.
+        scale: size relative to a real person.
+        swing: swing of the arms, in [-1, 1].
+    """
+
+    top: Colour
+    skin: Colour
+    hair: Colour
+    scale: float
+    swing: float
+
+
+def _torso(stage: Stage, at: At, body: _Body, lean: float, z: float) -> None:
+    """Draw the upper body of a person.
+
+    Args:
+        stage: the stage.
+        at: transforms points of the person into the world.
+        body: the body.
+        lean: forward shift of the body, metres at scale 1.
+        z: height of the hips, metres.
+    """
+    s, swing = body.scale, body.swing
     for sign in (-1, 1):
         arm = [
             (lean + sign * swing * 0.28 - 0.09, sign * 0.25 - 0.06),
@@ -201,15 +233,20 @@ def _torso(stage: Stage, at, colour, skin, hair, lean: float, z: float, s: float
             (lean + 0.06, sign * 0.25 + 0.07),
             (lean - 0.06, sign * 0.25 + 0.07),
         ]
-        stage.prism(at(np.array(arm) * s), z, z + 0.45 * s, shade(colour, 0.9), side=shade(skin, 0.8))
-    stage.prism(at(disc(0.16, 0.26) * s + (lean * s, 0)), z - 0.05, z + 0.62 * s, colour, taper=0.92)
+        stage.prism(at(np.array(arm) * s), z, z + 0.45 * s, shade(body.top, 0.9), side=shade(body.skin, 0.8))
+    stage.prism(at(disc(0.16, 0.26) * s + (lean * s, 0)), z - 0.05, z + 0.62 * s, body.top, taper=0.92)
     stage.prism(
-        at(disc(0.115, 0.1) * s + ((lean + 0.04) * s, 0)), z + 0.6 * s, z + 0.85 * s, hair, side=skin, taper=0.8
+        at(disc(0.115, 0.1) * s + ((lean + 0.04) * s, 0)),
+        z + 0.6 * s,
+        z + 0.85 * s,
+        body.hair,
+        side=body.skin,
+        taper=0.8,
     )
 
 
-def person(rng: np.random.Generator, centre, heading: float, lying: float = 0.0) -> Thing:
-    """A walker, a stander or, with probability `lying`, a sunbather."""
+def person(rng: np.random.Generator, centre: Points, heading: float, lying: float = 0.0) -> Thing:
+    """A walking, standing or, with probability `lying`, lying person."""
     s = PERSON_SCALE * rng.uniform(0.85, 1.12)
     top, legs = (
         pick(rng, CLOTHES),
@@ -218,15 +255,15 @@ def person(rng: np.random.Generator, centre, heading: float, lying: float = 0.0)
     skin, hair = pick(rng, SKIN, 6), pick(rng, HAIR, 8)
     swing, flat = rng.uniform(-1, 1), rng.random() < lying
     bag = pick(rng, CLOTHES) if rng.random() < 0.2 else None
+    body = _Body(top, skin, hair, s, swing)
 
-    def at(points):
-        return local(centre, heading, points)
+    at = partial(local, centre, heading)
 
     def standing(stage: Stage) -> None:
         for sign in (-1, 1):
             x = sign * swing * 0.22
             stage.prism(at(np.array(rect(x - 0.12, x + 0.12, 0.17)) * s + (0, sign * 0.11 * s)), 0, 0.85 * s, legs)
-        _torso(stage, at, top, skin, hair, 0.0, 0.8 * s, s, swing)
+        _torso(stage, at, body, 0.0, 0.8 * s)
         if bag:
             stage.prism(at(np.array(rect(-0.34, -0.14, 0.3)) * s), 0.95 * s, 1.35 * s, bag)
 
@@ -244,15 +281,15 @@ def person(rng: np.random.Generator, centre, heading: float, lying: float = 0.0)
     return Thing("person", centre, base, 0.2 if flat else 1.7 * s, prone if flat else standing)
 
 
-def cycle(rng: np.random.Generator, centre, heading: float) -> Thing:
-    """A bicycle, scooter or motorcycle, mostly with its rider. The box bounds both, and the rider is no person."""
+def cycle(rng: np.random.Generator, centre: Points, heading: float) -> Thing:
+    """A bicycle, scooter or motorcycle, mostly with its rider. The box bounds both; the rider has no box."""
     s, motor = PERSON_SCALE, rng.random() < 0.4
     frame, top = pick(rng, PAINTS), pick(rng, CLOTHES)
     skin, hair = pick(rng, SKIN, 6), pick(rng, HAIR, 8)
     ridden, turn = rng.random() < 0.72, rng.normal(0, 0.2)
+    rider = _Body(top, skin, hair, s, swing=0.9)
 
-    def at(points):
-        return local(centre, heading, points)
+    at = partial(local, centre, heading)
 
     def paint(stage: Stage) -> None:
         tyre, thick = (24, 24, 26), 0.2 if motor else 0.1
@@ -274,9 +311,10 @@ def cycle(rng: np.random.Generator, centre, heading: float) -> Thing:
                     0.95 * s,
                     shade(top, 0.55),
                 )
-            _torso(stage, at, top, skin, hair, 0.05, 0.9 * s, s, 0.9)
+            _torso(stage, at, rider, 0.05, 0.9 * s)
 
     return Thing("cycle", centre, at(rect(-0.95 * s, 0.95 * s, 0.5)), 1.7 * s if ridden else 0.9, paint)
 
 
-MAKERS = {"person": person, "cycle": cycle, "car": car, "truck": truck, "bus": bus}
+#: The maker of each class: (random numbers, centre, heading) -> Thing; that of a person also takes `lying`.
+MAKERS: dict[str, Callable[..., Thing]] = {"person": person, "cycle": cycle, "car": car, "truck": truck, "bus": bus}

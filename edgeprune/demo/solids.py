@@ -1,35 +1,44 @@
-"""Small solids in perspective: the stage they are drawn on, and the shapes they are made of.
+"""Small solids in perspective: the stage on which they are drawn, and their shapes.
 
-Pixels that are drawn while `stage.tag` is set belong to that labelled object; all others hide the objects under them.
+Pixels drawn while `stage.tag` is set belong to that labelled object; all other pixels hide the objects behind them.
 The module does not depend on the objects that the solids form.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from functools import cache
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
-from edgeprune.demo.camera import CameraView
+from edgeprune.demo.camera import CameraView, Points, Raster
 
-MARGIN = 128  # canvas pixels around the image that the mask covers as well, so that cut objects are recognised
+#: Red, green and blue, each in 0..255.
+Colour = tuple[float, float, float]
+#: Transforms points of an object, (n, 2) in its own coordinates, metres, into the world: `local` at a place and
+#: heading.
+At = Callable[[npt.ArrayLike], Points]
+
+MARGIN = 128  # canvas pixels of the mask around the image, so that objects cut by the edge are recognised
 
 
-def local(centre, heading: float, points) -> np.ndarray:
+def local(centre: Points, heading: float, points: npt.ArrayLike) -> Points:
     """Transform points of an object into the world.
 
     Args:
         centre: (2,) metres.
         heading: Radians.
-        points: (n, 2) in the object's own metres, x forward.
+        points: (n, 2) in the object's own coordinates, metres, x forward.
 
     Returns:
         (n, 2) metres.
     """
     sin, cos = math.sin(heading), math.cos(heading)
-    return np.asarray(points, float) @ np.array([[cos, sin], [-sin, cos]]) + centre
+    turned: Points = np.asarray(points, float) @ np.array([[cos, sin], [-sin, cos]])
+    return turned + centre
 
 
 def rect(x0: float, x1: float, width: float, chamfer: float = 0.0) -> list[tuple[float, float]]:
@@ -56,7 +65,7 @@ def rect(x0: float, x1: float, width: float, chamfer: float = 0.0) -> list[tuple
     ]
 
 
-def disc(radius_x: float, radius_y: float, corners: int = 8) -> np.ndarray:
+def disc(radius_x: float, radius_y: float, corners: int = 8) -> Points:
     """Points of an ellipse around the origin.
 
     Args:
@@ -71,15 +80,15 @@ def disc(radius_x: float, radius_y: float, corners: int = 8) -> np.ndarray:
     return np.stack([np.cos(a) * radius_x, np.sin(a) * radius_y], 1)
 
 
-def shade(colour, factor: float) -> tuple[float, float, float]:
+def shade(colour: Colour, factor: float) -> Colour:
     """A colour, darker or lighter, kept in 0..255."""
     r, g, b = colour
     return min(255.0, r * factor), min(255.0, g * factor), min(255.0, b * factor)
 
 
 @cache
-def _side_index(corners: int) -> np.ndarray:
-    """(corners, 4): which of a prism's points, base first and top next, bound each side."""
+def _side_index(corners: int) -> npt.NDArray[np.int64]:
+    """(corners, 4): the points of a prism, base first, then top, that bound each side."""
     i = np.arange(corners)
     j = (i + 1) % corners
     return np.column_stack([i, j, j + corners, i + corners])
@@ -98,10 +107,10 @@ class Stage:
         ids: (2s + 2 MARGIN, 2s + 2 MARGIN) uint8, the labelled object that owns a pixel; 0 for none.
         shadow: (2s, 2s) uint8, the shadows on the ground.
         tag: The labelled object that is being drawn; 0 for none.
-        light: A factor of all colours.
+        light: A factor for all colours.
     """
 
-    def __init__(self, canvas: np.ndarray, view: CameraView, sun_azimuth: float, sun_slope: float):
+    def __init__(self, canvas: Raster, view: CameraView, sun_azimuth: float, sun_slope: float):
         self.canvas, self.view = canvas, view
         self.side = len(canvas)
         self.ids = np.zeros((self.side + 2 * MARGIN,) * 2, np.uint8)
@@ -111,28 +120,38 @@ class Stage:
         self.tag = 0
         self.light = 1.0
 
-    def fill(self, uv: np.ndarray, colour) -> None:
+    def fill(self, uv: Points, colour: Colour) -> None:
         """Fill one convex polygon, (n, 2) canvas pixels."""
         self._fill(np.rint(uv * 8).astype(np.int32), colour, self.light)
 
-    def _fill(self, points: np.ndarray, colour, light: float) -> None:
+    def _fill(self, points: npt.NDArray[np.int32], colour: Colour, light: float) -> None:
         cv2.fillConvexPoly(self.canvas, points, shade(colour, light), cv2.LINE_AA, 3)
         cv2.fillConvexPoly(self.ids, points + MARGIN * 8, self.tag, cv2.LINE_8, 3)
 
-    def flat(self, polygon: np.ndarray, z: float, colour) -> None:
+    def flat(self, polygon: Points, z: float, colour: Colour) -> None:
         """Fill a horizontal convex polygon, (n, 2) metres, at height z."""
         points = np.empty((len(polygon), 3))
         points[:, :2], points[:, 2] = polygon, z
         self.fill(self.view.project(points), colour)
 
-    def prism(self, base: np.ndarray, z0: float, z1: float, colour, roof=None, taper: float = 1.0, side=None) -> None:
+    def prism(
+        self,
+        base: Points,
+        z0: float,
+        z1: float,
+        colour: Colour,
+        *,
+        roof: Colour | None = None,
+        taper: float = 1.0,
+        side: Colour | None = None,
+    ) -> None:
         """Draw a convex solid; the sun shades its sides.
 
         Args:
             base: (n, 2) metres.
             z0: The height of the base, metres.
             z1: The height of the roof, metres.
-            colour: Of the solid.
+            colour: The colour of the solid.
             roof: The colour of the roof; None for `colour`.
             taper: The scale of the roof against the base.
             side: The colour of the sides; None for `colour`.
@@ -145,14 +164,14 @@ class Stage:
         faces = fixed[_side_index(n)]
         (ax, ay), (ux, uy) = (faces[:, 1] - faces[:, 0]).T, (faces[:, 3] - faces[:, 0]).T
         wall = side or colour
-        for i in (ax * uy - ay * ux > 0).nonzero()[0].tolist():  # the others are turned away from the camera
+        for i in (ax * uy - ay * ux > 0).nonzero()[0].tolist():  # the others face away from the camera
             (x0, y0), (x1, y1) = base[i].tolist(), base[(i + 1) % n].tolist()
             ex, ey = x1 - x0, y1 - y0
             lit = 0.66 + 0.22 * (ey * self.sun[0] - ex * self.sun[1]) / (math.hypot(ex, ey) + 1e-9)
             self._fill(faces[i], wall, lit * self.light)
         self._fill(fixed[n:], roof or colour, self.light)
 
-    def cast(self, base: np.ndarray, height: float) -> None:
+    def cast(self, base: Points, height: float) -> None:
         """Add the ground shadow of an upright solid of that height."""
         far = base + self.away * height
         points = np.zeros((2 * len(base), 3))
@@ -161,16 +180,17 @@ class Stage:
         hull = cv2.convexHull(np.round(uv * 8).astype(np.int32))
         cv2.fillConvexPoly(self.shadow, hull, 255, cv2.LINE_AA, 3)
 
-    def lay_shadows(self, strength: float, tint) -> None:
+    def lay_shadows(self, strength: float, tint: Colour) -> None:
         """Darken the ground under all shadows cast so far."""
         soft = cv2.blur(self.shadow, (3, 3))
         dark = cv2.merge([cv2.convertScaleAbs(soft, alpha=strength * t) for t in tint])
         self.canvas[:] = cv2.multiply(self.canvas, 255 - dark, scale=1 / 255)
 
 
-def pick(rng: np.random.Generator, colours, jitter: float = 14) -> tuple[float, ...]:
-    """A colour out of a palette, with a small random deviation."""
-    return tuple(np.clip(np.array(colours[rng.integers(len(colours))]) + rng.normal(0, jitter, 3), 4, 250))
+def pick(rng: np.random.Generator, colours: Sequence[Colour], jitter: float = 14) -> Colour:
+    """A colour from a palette, with a small random deviation."""
+    r, g, b = np.clip(np.array(colours[int(rng.integers(len(colours)))]) + rng.normal(0, jitter, 3), 4, 250).tolist()
+    return r, g, b
 
 
 class Thing:
@@ -182,11 +202,19 @@ class Thing:
         base: Its footprint, (n, 2) metres.
         height: Metres.
         paint: Draws it on a stage.
-        over: Metres by which it is drawn later than its place in the painter's order.
+        over: A shift in the painter's order, metres; larger values are drawn later.
     """
 
     __slots__ = ("base", "centre", "height", "kind", "over", "paint")
 
-    def __init__(self, kind, centre, base, height, paint, over: float = 0.0):
+    def __init__(
+        self,
+        kind: str | None,
+        centre: Points,
+        base: Points,
+        height: float,
+        paint: Callable[[Stage], None],
+        over: float = 0.0,
+    ) -> None:
         self.kind, self.centre, self.base, self.height, self.paint = kind, np.asarray(centre), base, height, paint
         self.over = over

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import cv2
 import numpy as np
 
-from edgeprune.demo.camera import SUPERSAMPLE
+from edgeprune.demo.camera import SUPERSAMPLE, Points
 from edgeprune.demo.objects import CLOTHES, PAINTS
 from edgeprune.demo.solids import MARGIN, Stage, Thing, disc, local, pick, rect, shade
 
 
-def tree(rng: np.random.Generator, centre, radius: float, height: float) -> Thing:
+def tree(rng: np.random.Generator, centre: Points, radius: float, height: float) -> Thing:
     """A crown of leaf clumps, darker below and on the side away from the sun; a small one is a bush.
 
     Args:
-        rng: The random numbers.
+        rng: The random number generator.
         centre: (2,) metres.
         radius: Metres.
         height: Metres.
@@ -43,11 +45,11 @@ def tree(rng: np.random.Generator, centre, radius: float, height: float) -> Thin
     return Thing(None, centre, local(centre, 0.0, disc(radius * 0.8, radius * 0.8, 10)), height, paint, over=radius)
 
 
-def building(rng: np.random.Generator, centre, heading: float, length: float, width: float) -> Thing:
+def building(rng: np.random.Generator, centre: Points, heading: float, length: float, width: float) -> Thing:
     """A block with a flat roof (vents, skylights, panels) or a gable roof (two slopes of tiles).
 
     Args:
-        rng: The random numbers.
+        rng: The random number generator.
         centre: (2,) metres.
         heading: Radians.
         length: Metres.
@@ -61,8 +63,7 @@ def building(rng: np.random.Generator, centre, heading: float, length: float, wi
     gable, ridge = rng.random() < 0.5, rng.uniform(1.0, 2.4)
     extras = rng.random((int(rng.integers(1, 7)), 4))
 
-    def at(points):
-        return local(centre, heading, points)
+    at = partial(local, centre, heading)
 
     def slope(stage: Stage, sign: int) -> None:
         eave = at([(-length / 2 - 0.4, sign * (width / 2 + 0.4)), (length / 2 + 0.4, sign * (width / 2 + 0.4))])
@@ -73,13 +74,8 @@ def building(rng: np.random.Generator, centre, heading: float, length: float, wi
         stage.fill(uv, shade(cover, lit))
         for f in np.arange(0.12, 1, 0.16):  # courses of tiles
             row = np.stack([uv[0] * (1 - f) + uv[3] * f, uv[1] * (1 - f) + uv[2] * f])
-            cv2.line(
-                stage.canvas,
-                *(tuple(p) for p in row.round().astype(int).tolist()),
-                shade(cover, lit * 0.88),
-                1,
-                cv2.LINE_AA,
-            )
+            begin, end = row.round().astype(int).tolist()
+            cv2.line(stage.canvas, begin, end, shade(cover, lit * 0.88), 1, cv2.LINE_AA)
 
     def paint(stage: Stage) -> None:
         stage.prism(at(rect(-length / 2, length / 2, width)), 0, height, wall, roof=cover)
@@ -100,11 +96,11 @@ def building(rng: np.random.Generator, centre, heading: float, length: float, wi
     return Thing(None, centre, at(rect(-length / 2, length / 2, width)), height + (ridge / 2 if gable else 0), paint)
 
 
-def clutter(rng: np.random.Generator, centre, heading: float, kind: str) -> Thing:
+def clutter(rng: np.random.Generator, centre: Points, heading: float, kind: str) -> Thing:
     """A thing that resembles a labelled object.
 
     Args:
-        rng: The random numbers.
+        rng: The random number generator.
         centre: (2,) metres.
         heading: Radians.
         kind: One of CLUTTER.
@@ -121,8 +117,7 @@ def clutter(rng: np.random.Generator, centre, heading: float, kind: str) -> Thin
         "bench": (0.5, 1.8, 0.5),
     }
 
-    def at(points):
-        return local(centre, heading, points)
+    at = partial(local, centre, heading)
 
     if kind in dims:
         length, width, height = dims[kind]

@@ -1,4 +1,4 @@
-"""The ground: textures out of multi-octave noise, roads with their markings, water, furrows, painted lots.
+"""The ground: textures from multi-octave noise, roads with their markings, water, furrows, painted lots.
 
 Everything is painted flat; objects.py has the things that stand on the ground.
 """
@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
-from edgeprune.demo.camera import SUPERSAMPLE, CameraView
+from edgeprune.demo.camera import SUPERSAMPLE, CameraView, Points, Raster
+from edgeprune.demo.solids import Colour
 
-# Two colours a texture (RGB), between which the noise mixes.
+# The two RGB colours of each texture, which the noise mixes.
 GROUNDS = {
     "grass": ((62, 88, 40), (122, 138, 70)),
     "dry_grass": ((128, 122, 72), (172, 158, 104)),
@@ -23,13 +25,13 @@ GROUNDS = {
 }
 
 
-def noise(rng: np.random.Generator, size: int, cells: float, octaves: int = 4) -> np.ndarray:
+def noise(rng: np.random.Generator, size: int, cells: float, octaves: int = 4) -> Raster:
     """Value noise.
 
     Args:
-        rng: The random numbers.
+        rng: The random number generator.
         size: The side, px.
-        cells: Cells a side of the coarsest octave.
+        cells: Cells per side of the coarsest octave.
         octaves: The number of octaves.
 
     Returns:
@@ -42,14 +44,15 @@ def noise(rng: np.random.Generator, size: int, cells: float, octaves: int = 4) -
         grid = rng.random((side, side), dtype=np.float32)
         out += cv2.resize(grid * np.float32(weight), (size, size), interpolation=cv2.INTER_CUBIC)
         total, weight, cells = total + weight, weight * 0.55, cells * 2.3
-    return np.clip(out * np.float32(1.7 / total) - np.float32(0.35), 0, 1)
+    levels: Raster = np.clip(out * np.float32(1.7 / total) - np.float32(0.35), 0, 1)
+    return levels
 
 
-def texture(rng: np.random.Generator, size: int, kind: str, px_per_m: float) -> np.ndarray:
+def texture(rng: np.random.Generator, size: int, kind: str, px_per_m: float) -> Raster:
     """The texture of one kind of ground.
 
     Args:
-        rng: The random numbers.
+        rng: The random number generator.
         size: The side, px.
         kind: A name in GROUNDS.
         px_per_m: The scale.
@@ -62,14 +65,16 @@ def texture(rng: np.random.Generator, size: int, kind: str, px_per_m: float) -> 
     grain = rng.random((size, size), dtype=np.float32) - 0.5
     rough = {"asphalt": 0.12, "concrete": 0.08, "sand": 0.12}.get(kind, 0.3)
     mix += grain * np.float32(rough)
-    return cv2.merge([mix * float(h - b) + np.float32(b) for b, h in zip(low, high, strict=True)])
+    planes = [mix * float(h - b) + np.float32(b) for b, h in zip(low, high, strict=True)]
+    ground: npt.NDArray[np.float32] = cv2.merge(planes)
+    return ground
 
 
-def furrows(rng: np.random.Generator, view: CameraView, ground: np.ndarray) -> np.ndarray:
+def furrows(rng: np.random.Generator, view: CameraView, ground: Raster) -> Raster:
     """Add plough lines and rows of a crop, in perspective.
 
     Args:
-        rng: The random numbers.
+        rng: The random number generator.
         view: The camera.
         ground: (size, size, 3) float32 RGB.
     """
@@ -77,14 +82,15 @@ def furrows(rng: np.random.Generator, view: CameraView, ground: np.ndarray) -> n
     angle, pitch = rng.uniform(0, np.pi), max(rng.uniform(0.7, 2.5), 3.0 / view.px_per_m)
     wobble = noise(rng, view.size, 3, 2) * pitch * rng.uniform(0, 1.5)
     wave = np.sin((x * np.cos(angle) + y * np.sin(angle) + wobble) * (2 * np.pi / pitch))
-    return ground * (1 + wave * rng.uniform(0.06, 0.2)).astype(np.float32)[..., None]
+    shades: Raster = (1 + wave * rng.uniform(0.06, 0.2)).astype(np.float32)[..., None]
+    return ground * shades
 
 
-def water(rng: np.random.Generator, view: CameraView, ground: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def water(rng: np.random.Generator, view: CameraView, ground: Raster) -> tuple[Raster, Raster]:
     """Add a shore along one side, with water, foam and a wet rim.
 
     Args:
-        rng: The random numbers.
+        rng: The random number generator.
         view: The camera.
         ground: (size, size, 3) float32 RGB.
 
@@ -107,11 +113,11 @@ def water(rng: np.random.Generator, view: CameraView, ground: np.ndarray) -> tup
     return ground * (1 - foam) + 225 * foam, depth > 0
 
 
-def base(rng: np.random.Generator, view: CameraView, kinds: tuple[str, ...], furrowed: bool) -> np.ndarray:
+def base(rng: np.random.Generator, view: CameraView, kinds: tuple[str, ...], furrowed: bool) -> Raster:
     """One or two grounds that meet along an irregular or a straight edge.
 
     Args:
-        rng: The random numbers.
+        rng: The random number generator.
         view: The camera.
         kinds: The textures to choose from, names in GROUNDS.
         furrowed: Whether the first ground has furrows.
@@ -129,19 +135,19 @@ def base(rng: np.random.Generator, view: CameraView, kinds: tuple[str, ...], fur
     return ground
 
 
-def to_canvas(ground: np.ndarray) -> np.ndarray:
+def to_canvas(ground: Raster) -> Raster:
     """(s, s, 3) float -> (2s, 2s, 3) uint8."""
     side = len(ground) * SUPERSAMPLE
     return cv2.resize(np.clip(ground, 0, 255).astype(np.uint8), (side, side), interpolation=cv2.INTER_LINEAR)
 
 
-def flat(view: CameraView, polygon: np.ndarray) -> np.ndarray:
-    """(n, 2) metres on the ground -> (n, 2) int32 with three fractional bits, as OpenCV's fill functions take."""
+def flat(view: CameraView, polygon: Points) -> npt.NDArray[np.int32]:
+    """(n, 2) metres on the ground -> (n, 2) int32 with three fractional bits, as OpenCV's fill functions expect."""
     points = np.concatenate([polygon, np.zeros((len(polygon), 1))], axis=1)
     return np.round(view.project(points) * 8).astype(np.int32)
 
 
-def paint(canvas: np.ndarray, view: CameraView, polygons: list[np.ndarray], colour, alpha: float = 1.0) -> None:
+def paint(canvas: Raster, view: CameraView, polygons: list[Points], colour: Colour, alpha: float = 1.0) -> None:
     """Fill ground polygons with a colour.
 
     Args:
@@ -149,7 +155,7 @@ def paint(canvas: np.ndarray, view: CameraView, polygons: list[np.ndarray], colo
         view: The camera.
         polygons: Each (n, 2) metres.
         colour: RGB.
-        alpha: Below 1 the ground shines through (worn paint).
+        alpha: Below 1 the ground shows through, as with worn paint.
     """
     shapes = [flat(view, p) for p in polygons]
     if not shapes:
@@ -162,14 +168,14 @@ def paint(canvas: np.ndarray, view: CameraView, polygons: list[np.ndarray], colo
     cv2.addWeighted(over, alpha, canvas, 1 - alpha, 0, dst=canvas)
 
 
-def surface(canvas: np.ndarray, view: CameraView, polygons: list[np.ndarray], ground: np.ndarray) -> None:
+def surface(canvas: Raster, view: CameraView, polygons: list[Points], ground: Raster) -> None:
     """Fill ground polygons with a texture.
 
     Args:
         canvas: (2 size, 2 size, 3) uint8; it is changed.
         view: The camera.
         polygons: Each (n, 2) metres.
-        ground: The texture, of the canvas' shape.
+        ground: The texture, with the shape of the canvas.
     """
     mask = np.zeros(canvas.shape[:2], np.uint8)
     cv2.fillPoly(mask, [flat(view, p) for p in polygons], 255, cv2.LINE_8, 3)
@@ -179,7 +185,7 @@ def surface(canvas: np.ndarray, view: CameraView, polygons: list[np.ndarray], gr
 class Road:
     """A centre line (n, 2) in metres and a width; `at(s)` gives a point and heading for vehicles."""
 
-    def __init__(self, rng: np.random.Generator, view: CameraView, width_m: float, through: np.ndarray):
+    def __init__(self, rng: np.random.Generator, view: CameraView, width_m: float, through: Points) -> None:
         reach = 2.2 * view.size / view.px_per_m
         angle, bend = rng.uniform(0, 2 * np.pi), rng.normal(0, 0.7)
         s = np.linspace(-reach, reach, 49)
@@ -190,24 +196,24 @@ class Road:
         self.heading, self.s, self.width_m = turn, s, width_m
         self.normal = np.stack([-np.sin(turn), np.cos(turn)], 1)
 
-    def strip(self, left: float, right: float) -> np.ndarray:
-        """The polygon between two lateral offsets in metres."""
+    def strip(self, left: float, right: float) -> Points:
+        """The polygon between two lateral offsets, metres."""
         return np.concatenate([self.line + self.normal * left, (self.line + self.normal * right)[::-1]])
 
-    def at(self, s: float, offset: float) -> tuple[np.ndarray, float]:
+    def at(self, s: float, offset: float) -> tuple[Points, float]:
         """Point (2,) at arc length s and a lateral offset, and the heading there in radians."""
         point = np.array([np.interp(s, self.s, self.line[:, k]) for k in (0, 1)])
         heading = float(np.interp(s, self.s, self.heading))
         return point + offset * np.array([-np.sin(heading), np.cos(heading)]), heading
 
-    def dashes(self, offset: float, length: float, gap: float, width: float) -> list[np.ndarray]:
+    def dashes(self, offset: float, length: float, gap: float, width: float) -> list[Points]:
         """The quads of a broken line.
 
         Args:
-            offset: From the centre line, metres.
-            length: Of a dash, metres.
-            gap: Between dashes, metres.
-            width: Of the line, metres.
+            offset: The distance from the centre line, metres.
+            length: The length of a dash, metres.
+            gap: The gap between dashes, metres.
+            width: The width of the line, metres.
         """
         starts = np.arange(self.s[0], self.s[-1] - length, length + gap)
         ends = [np.stack([np.interp(q, self.s, self.line[:, k]) for k in (0, 1)], 1) for q in (starts, starts + length)]
@@ -219,16 +225,14 @@ class Road:
         )
         return list(np.stack([low[0], low[1], high[1], high[0]], axis=1))
 
-    def draw(
-        self, rng: np.random.Generator, canvas: np.ndarray, view: CameraView, ground: np.ndarray, paved: bool
-    ) -> None:
+    def draw(self, rng: np.random.Generator, canvas: Raster, view: CameraView, ground: Raster, paved: bool) -> None:
         """Draw the surface, kerbs and markings.
 
         Args:
-            rng: The random numbers.
+            rng: The random number generator.
             canvas: (2 size, 2 size, 3) uint8; it is changed.
             view: The camera.
-            ground: The texture of the surface, of the canvas' shape.
+            ground: The texture of the surface, with the shape of the canvas.
             paved: Whether it has kerbs and markings.
         """
         half = self.width_m / 2

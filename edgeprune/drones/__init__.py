@@ -1,1 +1,1 @@
-"""A drone over SSH: set up, given bundles, asked for reports; disk images and containers."""
+"""Drones over SSH: setup, deployment, collection of reports; also disk images and containers."""

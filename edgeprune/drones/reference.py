@@ -1,15 +1,15 @@
-"""`--on user@jetson`: a reference device builds a bundle's engines and measures them, and the bundle carries them.
+"""`--on user@jetson`: a reference device builds and measures a bundle's engines, which then go into the bundle.
 
-An engine is native code of one TensorRT for one GPU, so only such a device can build it. The bundle is sent there as it
-is. The device's own agent verifies it, builds (`edgeprune engine`) and measures (`edgeprune bench`). Plans, the agent's
-descriptions of them, and signed reports come back:
+An engine is native code for one TensorRT and one GPU, so only a device with both can build it. The host sends the
+bundle unchanged. The device's agent verifies it, builds (`edgeprune engine`) and measures (`edgeprune bench`). The host
+fetches the plans, the agent's descriptions of them, and signed reports:
 
-    ~/.cache/edgeprune/on/ID     there ($XDG_CACHE_HOME): bundle.epb, results in out/, and of each job
-                                 JOB.pid, .out, .err and at last .rc; removed when all is here, or has failed
+    ~/.cache/edgeprune/on/ID     there ($XDG_CACHE_HOME): bundle.epb, results in out/, and for each job
+                                 JOB.pid, .out, .err and finally .rc; removed after success or failure
 
-A job goes on when the link breaks, and the same command run again finds the job or its result. The results are
-untrusted until their size, form, hashes and the report's signature have been checked. It cannot be checked that the
-machine code in a plan does no harm: the user of a reference device trusts it as much as this host.
+A job continues when the link breaks, and a second run of the command finds the job or its result. The results are
+untrusted until their size, format, hashes and the report's signature have been checked. No check can prove that the
+machine code in a plan is harmless: the user of a reference device trusts it as much as this host.
 """
 
 from __future__ import annotations
@@ -19,15 +19,21 @@ import hashlib
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from argparse import Namespace
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from edgeprune_device import clock, files, schema, strict_json, version
-from edgeprune_device.engine import PRECISIONS, Engine
-from edgeprune_device.errors import EdgepruneError, GateError, InputError, SignatureError
+from edgeprune_device import clock, files, schema, strict_json, table, version
+from edgeprune_device.agent import HOME_COMMAND
+from edgeprune_device.engine import Engine
+from edgeprune_device.errors import EdgepruneError, GateError, InputError, SignatureError, reason
 from edgeprune_device.hint import did_you_mean
+from edgeprune_device.option import named
+from edgeprune_device.options import PRECISIONS
+from edgeprune_device.progress import Say
 from edgeprune_device.reports.report import BenchReport
 from edgeprune_device.target import Target
 from edgeprune_device.trust import keys
@@ -37,25 +43,25 @@ from edgeprune import cache, versions
 from edgeprune.drones.ssh import Link, LinkError, shown
 from edgeprune.drones.store import Receipt, Store
 
-__all__ = ["Built", "Reference", "ReferenceDevice", "build", "meet", "run", "with_engines"]
+__all__ = ["Built", "Reference", "ReferenceBuild", "ReferenceDevice", "build", "keep", "meet", "run", "with_engines"]
 
 #: Further options of the measurement.
 BENCH: tuple[str, ...] = ()
 RUNTIMES = ("trt", "rtx")
 _MOST_PLAN_BYTES = 2 << 30
 _MOST_REPORT_BYTES = 1 << 26
-_LOOK_S = 20  # how long one round trip waits for a job
+_LOOK_S = 20  # the longest wait for a job in one round trip
 _JOB_S = 12 * 3600.0  # the device itself ends the build of an engine after six hours
-_LABEL = 60  # characters of a device's name that its engines have in theirs
+_LABEL = 60  # characters of a device's name in the names of its engines
 
-#: Prints the agent, as setup or another installation left it, and the folder for these builds.
-_FIND = """
-for agent in "$HOME/.local/share/edgeprune/agent/bin/edgeprune" "$(command -v edgeprune)"; do
-  if [ -x "$agent" ]; then printf '%s\\n' "$agent" "${XDG_CACHE_HOME:-$HOME/.cache}/edgeprune/on"; exit 0; fi
+#: Prints the path of the agent, from setup or on the PATH, and the folder for these builds.
+_FIND = f"""
+for agent in "$HOME/{HOME_COMMAND}" "$(command -v edgeprune)"; do
+  if [ -x "$agent" ]; then printf '%s\\n' "$agent" "${{XDG_CACHE_HOME:-$HOME/.cache}}/edgeprune/on"; exit 0; fi
 done
 """
-#: Runs the job $2 in the folder $1 by the command from $4 on, even if the link breaks, and waits for it, $3 s at most.
-#: Prints its exit status and its last lines, or nothing. If it died, for instance with the board, it is begun again.
+#: Runs the command from $4 on as job $2 in the folder $1, even if the link breaks, and waits for it, at most $3 s.
+#: Prints its exit status and its last lines, or nothing. A job that died, for instance with the board, starts again.
 _JOB = """
 cd "$1" || exit 1
 folder=$1 job=$2 left=$3
@@ -63,7 +69,7 @@ shift 3
 works() { { tr '\\0' '\\n' <"/proc/$(cat "$job.pid")/cmdline" | grep -qxF "$folder"; } 2>/dev/null; }
 if [ ! -e "$job.rc" ] && ! works; then
   echo started >>"$job.tries"
-  [ "$(wc -l <"$job.tries")" -le 3 ] || { echo "it was ended there three times, by whom it does not say" >&2; exit 1; }
+  [ "$(wc -l <"$job.tries")" -le 3 ] || { echo "the job died three times for an unknown reason" >&2; exit 1; }
   sh -c '
     trap "" HUP
     cd "$1" || exit 1
@@ -92,7 +98,7 @@ class ReferenceDevice:
     Attributes:
         path: Its `edgeprune`.
         folder: Its folder for these builds.
-        name: The name that it is enrolled here by.
+        name: The name under which it is enrolled here.
     """
 
     path: str
@@ -106,10 +112,10 @@ class Built:
 
     Attributes:
         precision: The precision.
-        engine: The engine with its plan; None where none was built.
-        runtime: The runtime that runs it.
+        engine: The engine with its plan; None if none was built.
+        runtime: The runtime for the engine.
         report: The report of its measurement.
-        reason: Why there is no engine or no report.
+        reason: The reason for a missing engine or report.
     """
 
     precision: str
@@ -117,6 +123,55 @@ class Built:
     runtime: str | None = None
     report: BenchReport | None = None
     reason: str | None = None
+
+    @classmethod
+    def from_json(cls, entry: dict[str, Any], bundle: Bundle, what: str) -> Built:
+        """Read an entry of `edgeprune engine --json`, which is untrusted.
+
+        Args:
+            entry: The entry.
+            bundle: The bundle that the engine was built from.
+            what: Begins the message of an error.
+
+        Returns:
+            The engine without its plan, or the reason why there is none.
+
+        Raises:
+            InputError: The entry is malformed.
+            SignatureError: The engine was not built from the bundle's file.
+        """
+        precision = str(entry.get("precision"))
+        model = bundle.manifest.models.get(precision) if precision in PRECISIONS else None
+        if not model or not model["payload"]:
+            raise InputError(f"{what}: precision {shown(repr(precision))}: not in the bundle")
+        if "plan_sha256" not in entry:
+            return cls(precision, reason=shown(str(entry.get("reason")), 900))
+        known = set(schema.load("engine")["properties"])
+        engine = Engine.from_json({key: value for key, value in entry.items() if key in known}, f"{what}: {precision}")
+        key, runtime = entry.get("key"), entry.get("runtime")
+        if not isinstance(key, str) or not re.fullmatch("[0-9a-f]{64}", key) or runtime not in RUNTIMES:
+            raise InputError(f"{what}: invalid key or runtime of the engine; update the agent (edgeprune setup)")
+        if engine.onnx_sha256 != bundle.payloads[model["payload"]].sha256:
+            raise SignatureError(f"{what}: {precision}: not built from the bundle's ONNX file")
+        if engine.size_bytes > _MOST_PLAN_BYTES:
+            raise InputError(
+                f"{what}: {precision}: engine too large (found {engine.size_bytes} bytes, expected at most "
+                f"{_MOST_PLAN_BYTES})"
+            )
+        if engine.sm is None or engine.device is None:
+            raise InputError(f"{what}: {precision}: the GPU of the engine is missing from the answer")
+        return cls(precision, replace(engine, key=key, adopted_from=None), runtime)
+
+    def figures(self) -> list[str]:
+        """The cells of a table: MB, build time in seconds, p50 of the inference, FPS, mAP, verdict."""
+        if self.engine is None or self.report is None:
+            return ["-"] * 6
+        figures = _figures(self.report)
+        accuracy = "-" if figures["map50_95"] is None else f"{figures['map50_95']:.3f}"
+        accuracy += "" if figures["map50_95_delta"] is None else f" ({figures['map50_95_delta']:+.3f})"
+        engine = [f"{self.engine.size_bytes / 1e6:.1f}", f"{self.engine.build_seconds:.1f}"]
+        return [*engine, f"{figures['infer_p50_ms']:.2f}", f"{figures['fps_end_to_end']:.1f}", accuracy,
+                figures["verdict"]]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -144,8 +199,8 @@ class Reference:
 
     def plans(self) -> dict[str, bytes]:
         """Name of the payload -> the plan."""
-        entries = self.entries().values()
-        return {entry["payload"]: built.engine.plan for built, entry in zip(self.built, entries) if entry["payload"]}
+        pairs = zip(self.built, self.entries().values())
+        return {entry["payload"]: built.engine.plan for built, entry in pairs if built.engine and entry["payload"]}
 
     def note(self) -> str:
         """One line, such as "orin (Orin, TensorRT 10.3.0): int8-fp16 4.2 ms, fp16 none (…)"."""
@@ -156,17 +211,27 @@ class Reference:
 
     @property
     def engine(self) -> Engine:
-        """The first engine. Its builder and its GPU are those of all of them."""
+        """The first engine; all engines share its builder and its GPU."""
         return next(built.engine for built in self.built if built.engine)
 
     def warnings(self) -> list[str]:
         """The problems, one line each."""
-        found = [f"{self.address}: {built.precision}: {built.reason}" for built in self.built if built.engine is None]
+        lines = [f"{self.address}: {built.precision}: {built.reason}" for built in self.built if built.engine is None]
         wanted = Target.load(self.target).sm if self.target in Target.names() else None
         if wanted is not None and self.engine.sm != wanted:
             is_one = f"{self.address} is {self.engine.device} (SM {self.engine.sm})"
-            found.append(f"{is_one}, and target {self.target} has SM {wanted}: no such device will use these engines")
-        return found
+            lines.append(
+                f"{is_one}, but target {self.target} has SM {wanted}; the target's devices cannot use these engines"
+            )
+        return lines
+
+    def table(self) -> str:
+        """The engines as a table, and a line about the device."""
+        head = ["precision", "MB", "build s", "infer p50 ms", "FPS", "mAP50-95", "verdict"]
+        lines = table.rows([head, *([built.precision, *built.figures()] for built in self.built)])
+        engine = self.engine
+        where = f"{self.device} ({self.address})"
+        return "\n".join([*lines, f"device   {where}: {engine.builder} on {engine.device} (SM {engine.sm})"])
 
     def _entry(self, built: Built, label: str) -> dict[str, Any]:
         engine, report = built.engine, built.report
@@ -182,43 +247,224 @@ class Reference:
         }
 
 
+@dataclass(frozen=True)
+class ReferenceBuild:
+    """The build and the measurement of a verified bundle's engines on a device.
+
+    Attributes:
+        link: The link to the device.
+        device: The device.
+        bundle: The bundle.
+        folder: A folder of this host for partial transfers; give the same folder again to continue after a failed link.
+        say: Called with the progress, as text.
+        precision: Option of `edgeprune engine` there.
+        cuda: Option of `edgeprune engine` there.
+        options: Further options of `edgeprune engine` there.
+    """
+
+    link: Link
+    device: ReferenceDevice
+    bundle: Bundle
+    folder: Path
+    say: Say
+    precision: str = "all"
+    cuda: str = "auto"
+    options: tuple[str, ...] = ()
+
+    @cached_property
+    def there(self) -> str:
+        """The folder of this build on the device; the same build has the same folder."""
+        build = [version(), self.bundle.sha256, self.precision, self._cuda, *self.options, *BENCH]
+        return f"{self.device.folder}/{hashlib.sha256(strict_json.canonical(build)).hexdigest()[:32]}"
+
+    def run(self) -> Reference:
+        """Build and measure the engines; see `build`."""
+        with self._scratch():
+            self._say(f"sending {self.bundle.path.name}, {self.bundle.path.stat().st_size / 1e6:.1f} MB")
+            self.link.put(self.bundle.path, f"{self.there}/bundle.epb")
+            self.link.run('mkdir -p -- "$1/out"', self.there)
+            built = [self._measured(engine) for engine in self._engines()]
+        if not any(each.engine for each in built):
+            raise GateError("; ".join(f"{self.link.target}: {each.precision}: {each.reason}" for each in built))
+        target = self.bundle.manifest.target
+        return Reference(self.device.name, self.link.target, self.bundle.sha256, target, tuple(built))
+
+    def job(self, name: str, command: Sequence[str], doing: str) -> tuple[int, str]:
+        """Run a command once in the folder there, even if this is called several times.
+
+        Args:
+            name: The name of the job.
+            command: The command.
+            doing: The text of the progress, such as "building".
+
+        Returns:
+            (its exit status, its last line).
+
+        Raises:
+            InputError: The command did not end in time, or was killed repeatedly.
+            LinkError: The link failed for good; the job continues there.
+        """
+        began = time.monotonic()
+        while time.monotonic() - began < _JOB_S:
+            self._say(f"{doing}, {time.monotonic() - began:.0f} s")
+            answer = self.link.run(
+                _JOB, self.there, name, str(_LOOK_S), *command, limit_bytes=1 << 14, timeout_s=_LOOK_S + 60
+            )
+            code, _, words = answer.decode("utf-8", "replace").partition("\n")
+            if re.fullmatch("[0-9]{1,3}", code):
+                lines = [line for line in words.splitlines() if line.strip()]
+                last = lines[-1].removeprefix("edgeprune: error: ") if lines else f"exit status {code}"
+                return int(code), shown(last, 900)
+            if answer.strip():
+                raise InputError(f"{self.link.target}: {doing}: invalid exit status (found {shown(code)!r})")
+        raise InputError(
+            f"{self.link.target}: {doing}: not finished within {_JOB_S / 3600:.0f} hours; run the command again to "
+            "continue"
+        )
+
+    @property
+    def _cuda(self) -> str:
+        return f"--cuda={self.cuda}"
+
+    def _say(self, text: str) -> None:
+        self.say(f"{self.link.target}: {text}")
+
+    @contextlib.contextmanager
+    def _scratch(self) -> Iterator[None]:
+        """Remove the device's folder at the end, unless the same command can continue with its content."""
+        try:
+            yield
+        except LinkError:
+            raise
+        except EdgepruneError:
+            self._remove()
+            raise
+        self._remove()  # the results on this host are complete
+
+    def _remove(self) -> None:
+        with contextlib.suppress(EdgepruneError):
+            self.link.run('rm -rf -- "$1"', self.there)
+
+    def _engines(self) -> list[Built]:
+        """The results of `edgeprune engine` there for each precision, with the engines' descriptions but not their
+        plans.
+        """
+        command = [self.device.path, "engine", "bundle.epb", "--precision", self.precision, "--out", "out", "--json"]
+        code, words = self.job("engine", [*command, self._cuda, *self.options], "building")
+        answer = self.link.run('cat -- "$1"', f"{self.there}/engine.out")
+        if not answer.strip():
+            raise (GateError if code == 1 else InputError)(f"{self.link.target}: {words}")
+        what = f"{self.link.target}: edgeprune engine"
+        entries = strict_json.loads(answer, what)
+        if not isinstance(entries, list) or not entries or not all(isinstance(entry, dict) for entry in entries):
+            raise InputError(f"{what}: unexpected answer (expected a list of engines)")
+        built = [Built.from_json(entry, self.bundle, what) for entry in entries]
+        if len({each.precision for each in built}) != len(built):
+            raise InputError(f"{what}: unexpected answer (a precision is listed twice)")
+        return built
+
+    def _measured(self, built: Built) -> Built:
+        """Measure one engine there, then fetch the report and the plan."""
+        if built.engine is None or built.runtime is None:
+            return built
+        precision = built.precision
+        command = [self.device.path, "bench", "bundle.epb", "--precision", precision, "--runtime", built.runtime]
+        command += ["--no-spool", "--report", f"out/{precision}.report.json", self._cuda, *BENCH]
+        code, words = self.job(f"bench.{precision}", command, f"measuring {precision}")
+        if code:
+            return Built(precision, reason=shown(f"built, but not measured: {words}", 900))
+        report = self._report(built)
+        return replace(built, engine=self._with_plan(built.engine), report=report)
+
+    def _report(self, built: Built) -> BenchReport:
+        """Fetch and verify the report on an engine."""
+        what = f"{self.link.target}: report on {built.precision}"
+        remote = f"{self.there}/out/{built.precision}.report.json"
+        answer = self.link.run(_DESCRIBE, remote, limit_bytes=1000)
+        match = re.fullmatch(rb"\s*([0-9]{1,12})\n([0-9a-f]{64})  -\n", answer)
+        if not match or int(match[1]) > _MOST_REPORT_BYTES:
+            raise InputError(f"{what}: missing, or too large (expected at most {_MOST_REPORT_BYTES} bytes)")
+        path = self.folder / f"{built.precision}.report.json"
+        self.link.get(remote, path, int(match[1]), match[2].decode("ascii"))
+        report = BenchReport.from_bytes(path.read_bytes(), what)
+        name, _ = keys.enrolled().get(keys.fingerprint(report.verify(what)), (None, None))
+        if name != self.device.name:
+            raise SignatureError(f"{what}: not signed by {self.device.name}, which sent the report")
+        model = self.bundle.payloads[self.bundle.manifest.models[built.precision]["payload"]]
+        subject = (report.bundle["sha256"], report.model["sha256"], report.precision, report.runtime["name"])
+        if subject != (self.bundle.sha256, model.sha256, built.precision, built.runtime):
+            raise SignatureError(f"{what}: not a report on this bundle's engine")
+        if report.interrupted or report.stages.get("infer", {}).get("p50_ms") is None:
+            raise InputError(f"{what}: no inference latency, or the run was interrupted; run the command again")
+        return report
+
+    def _with_plan(self, engine: Engine) -> Engine:
+        """Fetch the plan of an engine."""
+        self._say(f"fetching the {engine.precision} engine, {engine.size_bytes / 1e6:.1f} MB")
+        path = self.folder / f"{engine.precision}.plan"
+        if not path.is_file() or files.sha256(path) != engine.plan_sha256:
+            remote = f"{self.there}/out/{self.bundle.manifest.name}.{engine.precision}.plan"
+            self.link.get(remote, path, engine.size_bytes, engine.plan_sha256)
+        plan = path.read_bytes()
+        if hashlib.sha256(plan).hexdigest() != engine.plan_sha256:
+            raise SignatureError(f"{path}: changed on this disk; run the same command again")
+        return replace(engine, plan=plan)
+
+
 def meet(link: Link, signer: str) -> ReferenceDevice:
-    """Find the device's agent, and check that the two sides know each other's keys.
+    """Find the device's agent, and check that host and device know each other's keys.
 
     Args:
         link: The link to the device.
-        signer: The fingerprint of the key that signs the bundle, which the device has to trust.
+        signer: The fingerprint of the key that signs the bundle; the device must trust it.
 
     Raises:
-        InputError: There is no agent, it cannot build engines, or a key is not known.
+        InputError: The device has no agent or cannot build engines, or a key is not known.
         LinkError: The link failed for good.
     """
     answer = link.run(_FIND, limit_bytes=1 << 14).decode("utf-8", "replace").splitlines()
-    again = f"edgeprune setup {link.target}"
     if not answer:
-        raise InputError(f"{link.target}: there is no edgeprune: {again} installs it")
+        raise InputError(
+            f"{link.target}: no edgeprune agent on the device; install it with edgeprune setup {link.target}"
+        )
     if len(answer) != 2 or not all(path.startswith("/") and path.isprintable() for path in answer):
-        raise InputError(f"{link.target}: does not say where its edgeprune is ({shown(' '.join(answer))})")
+        raise InputError(
+            f"{link.target}: invalid path of the agent (found {shown(' '.join(answer))!r}); install the agent again "
+            f"with edgeprune setup {link.target}"
+        )
     path, folder = answer
-    info = strict_json.loads(link.run('exec "$1" info --json', path, timeout_s=600), f"{link.target}: edgeprune info")
-    info = info if isinstance(info, dict) else {}
-    runtimes = info.get("runtimes") if isinstance(info.get("runtimes"), dict) else {}
+    loaded = strict_json.loads(link.run('exec "$1" info --json', path, timeout_s=600), f"{link.target}: edgeprune info")
+    info: dict[str, Any] = loaded if isinstance(loaded, dict) else {}
+    _check_runtimes(info.get("runtimes"), link.target)
+    name = _enrolled_name(link, path)
+    trusted = info.get("trusted_keys")
+    if not isinstance(trusted, list) or signer not in trusted:
+        raise InputError(
+            f"{link.target}: {signer}, the key that signs this bundle, is not trusted on the device; run edgeprune "
+            f"setup {link.target}"
+        )
+    return ReferenceDevice(path, folder, name)
+
+
+def _check_runtimes(answer: object, what: str) -> None:
+    runtimes = answer if isinstance(answer, dict) else {}
     if "available" not in [runtimes.get(name) for name in RUNTIMES]:
-        why = shown(str(runtimes.get("trt", "it does not say why")), 600)
-        raise InputError(f"{link.target}: no engine can be built there: {why}")
+        why = shown(str(runtimes.get("trt", "no reason given")), 600)
+        raise InputError(f"{what}: no engine can be built on the device ({why})")
+
+
+def _enrolled_name(link: Link, path: str) -> str:
+    """The name under which the device's report key is enrolled here."""
     public = link.run('exec "$1" keys export --report', path, limit_bytes=1 << 14).decode("ascii", "replace").strip()
     key = keys.public(public, f"{link.target}: edgeprune keys export --report")
     fingerprint = keys.fingerprint(key)
     name, known = keys.enrolled().get(fingerprint, (None, None))
     if name is None or known != key:
         raise InputError(
-            f"{link.target}: its report key {fingerprint} is not enrolled here, so nothing that it measures can be "
-            f"believed: {again} enrols it"
+            f"{link.target}: the report key {fingerprint} is not enrolled here, so the reports cannot be verified; "
+            f"enrol the key with edgeprune setup {link.target}"
         )
-    trusted = info.get("trusted_keys")
-    if not isinstance(trusted, list) or signer not in trusted:
-        raise InputError(f"{link.target}: does not trust {signer}, which signs this bundle: {again} lets it")
-    return ReferenceDevice(path, folder, name)
+    return name
 
 
 def build(
@@ -229,43 +475,32 @@ def build(
     precision: str = "all",
     cuda: str = "auto",
     options: Sequence[str] = (),
-    say: Callable[[str], None] = lambda text: None,
+    say: Say = lambda text: None,
 ) -> Reference:
     """Let the device build and measure the engines of a verified bundle.
 
     Args:
         link: The link to the device.
         bundle: The bundle.
-        folder: A folder of this host for partial transfers; after a link that failed for good, the same one goes on.
-        precision: Of `edgeprune engine` there.
-        cuda: Of `edgeprune engine` there.
+        folder: A folder of this host for partial transfers.
+        precision: Option of `edgeprune engine` there.
+        cuda: Option of `edgeprune engine` there.
         options: Further options of `edgeprune engine` there.
         say: Called with the progress, as text.
 
     Raises:
-        LinkError: The link failed for good; the same call goes on where it stopped.
-        InputError: The device cannot build, or its answer is malformed.
-        GateError: No engine could be built; the message has the reasons.
+        LinkError: The link failed for good; the same call continues where it stopped.
+        InputError: The device cannot build engines, or its answer is malformed.
+        GateError: No engine could be built; the message gives the reasons.
         SignatureError: A result does not match its hash, its signature or the bundle.
     """
-    agent = meet(link, bundle.key_fingerprint)
-    cuda = f"--cuda={cuda}"
-    asked = [version(), bundle.sha256, precision, cuda, *options, *BENCH]
-    there = f"{agent.folder}/{hashlib.sha256(strict_json.canonical(asked)).hexdigest()[:32]}"
-    with _scratch(link, there):
-        say(f"{link.target}: sending {bundle.path.name}, {bundle.path.stat().st_size / 1e6:.1f} MB")
-        link.put(bundle.path, f"{there}/bundle.epb")
-        link.run('mkdir -p -- "$1/out"', there)
-        engines = _engines(link, agent, there, bundle, precision, [cuda, *options], say)
-        built = [_come(link, agent, there, bundle, each, cuda, folder, say) for each in engines]
-    if not any(each.engine for each in built):
-        raise GateError("; ".join(f"{link.target}: {each.precision}: {each.reason}" for each in built))
-    return Reference(agent.name, link.target, bundle.sha256, bundle.manifest.target, tuple(built))
+    device = meet(link, bundle.key_fingerprint)
+    return ReferenceBuild(link, device, bundle, folder, say, precision, cuda, tuple(options)).run()
 
 
 def with_engines(bundle: Bundle, reference: Reference, path: Path) -> Bundle:
-    """Write `bundle` anew with the results of a device, signed by this host; its former engines of the same names are
-    dropped.
+    """Write a copy of `bundle` with the results of a device, signed by this host; engines of the same names are
+    replaced.
 
     Args:
         bundle: The bundle.
@@ -273,8 +508,8 @@ def with_engines(bundle: Bundle, reference: Reference, path: Path) -> Bundle:
         path: The file to write.
 
     Raises:
-        InputError: It cannot be written.
-        SignatureError: `bundle` has changed meanwhile.
+        InputError: The file cannot be written.
+        SignatureError: `bundle` has changed since it was opened.
     """
     manifest = bundle.manifest.to_json()
     del manifest["payloads"]
@@ -291,14 +526,14 @@ def with_engines(bundle: Bundle, reference: Reference, path: Path) -> Bundle:
     return Bundle.write(path, manifest, payloads, keys.load_or_create())
 
 
-def run(args) -> None:
+def run(args: Namespace) -> None:
     """Run `edgeprune engine BUNDLE --on user@jetson`.
 
     Args:
         args: The parsed options of the command.
 
     Raises:
-        InputError: An option is wrong, or a file cannot be written; and the errors of `build`.
+        InputError: An option is invalid, or a file cannot be written; also the errors of `build`.
     """
     import sys
 
@@ -306,7 +541,10 @@ def run(args) -> None:
     from edgeprune_device.progress import Line
 
     if args.allow_untrusted:
-        raise InputError("--on signs the bundle anew with this host's key: only for a bundle that is trusted here")
+        raise InputError(
+            f"{named('on')}: needs a trusted bundle, because it signs the result with this host's key; leave out "
+            f"{named('allow_untrusted')}"
+        )
     bundle = Bundle.open(find_bundle(args.bundle))
     options = [*([f"--workspace={args.workspace}"] if args.workspace else []), *(["--rebuild"] if args.rebuild else [])]
     precision = args.precision or "all"
@@ -314,7 +552,9 @@ def run(args) -> None:
     if unknown:
         near = did_you_mean(unknown[0], PRECISIONS)
         hint = f"{near} " if near else ""
-        raise InputError(f"unknown precision {unknown[0]!r}; {hint}known: auto, all, {', '.join(PRECISIONS)}")
+        raise InputError(
+            f"{named('precision')}: unknown precision {unknown[0]!r}; {hint}known: auto, all, {', '.join(PRECISIONS)}"
+        )
     files.check_writable(args.out or bundle.path.with_suffix(".on.epb"))
 
     def say(text: str) -> None:
@@ -330,147 +570,29 @@ def run(args) -> None:
         entries = reference.entries()
         print(strict_json.pretty({"bundle": str(out), "device": reference.device, "engines": entries}), end="")
     else:
-        print(_table(reference))
+        print(reference.table())
         print(f"bundle   {out} ({out.stat().st_size / 1e6:.1f} MB), signed by {written.key_fingerprint}")
     for text in reference.warnings():
         print(f"warning: {text}", file=sys.stderr)
 
 
 def keep(reference: Reference) -> None:
-    """Put the reports into the store, as `collect` does, so that `reports` and `compare` find them by their ids."""
+    """Put the reports into the store, as `collect` does; `reports` and `compare` then find them by their ids."""
     store = Store()
     for built in reference.built:
         if built.report:
             store.put(built.report.to_bytes(), Receipt(reference.address, reference.device, clock.wall(), None, None))
 
 
-# --- on the device ---------------------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def _scratch(link: Link, there: str) -> Iterator[None]:
-    """Remove the device's folder at the end, unless the same command can go on with its content."""
-    try:
-        yield
-    except LinkError:
-        raise
-    except EdgepruneError:
-        with contextlib.suppress(EdgepruneError):
-            link.run('rm -rf -- "$1"', there)
-        raise
-    with contextlib.suppress(EdgepruneError):  # the results on this host are whole
-        link.run('rm -rf -- "$1"', there)
-
-
-def _engines(link, agent, there, bundle, precision, options, say) -> list[Built]:
-    """The results of `edgeprune engine` there, for each precision; of an engine only its description."""
-    command = ["engine", "bundle.epb", "--precision", precision, "--out", "out", "--json", *options]
-    code, words = _work(link, there, "engine", [agent.path, *command], "building", say)
-    answer = link.run('cat -- "$1"', f"{there}/engine.out")
-    if not answer.strip():
-        raise (GateError if code == 1 else InputError)(f"{link.target}: {words}")
-    what = f"{link.target}: edgeprune engine"
-    said = strict_json.loads(answer, what)
-    if not isinstance(said, list) or not said or not all(isinstance(entry, dict) for entry in said):
-        raise InputError(f"{what}: answers something else than a list of engines")
-    built = [_said(entry, bundle, what) for entry in said]
-    if len({each.precision for each in built}) != len(built):
-        raise InputError(f"{what}: says one precision twice")
-    return built
-
-
-def _said(entry: dict, bundle: Bundle, what: str) -> Built:
-    precision = entry.get("precision")
-    model = bundle.manifest.models.get(precision) if precision in PRECISIONS else None
-    if not model or not model["payload"]:
-        raise InputError(f"{what}: {shown(repr(precision))} is none of the bundle's models")
-    if "plan_sha256" not in entry:
-        return Built(precision, reason=shown(str(entry.get("reason")), 900))
-    known = set(schema.load("engine")["properties"])
-    engine = Engine.from_json({key: value for key, value in entry.items() if key in known}, f"{what}: {precision}")
-    key, runtime = entry.get("key"), entry.get("runtime")
-    if not isinstance(key, str) or not re.fullmatch("[0-9a-f]{64}", key) or runtime not in RUNTIMES:
-        raise InputError(f"{what}: does not say what --on needs: renew its agent (edgeprune setup)")
-    if engine.onnx_sha256 != bundle.payloads[model["payload"]].sha256:
-        raise SignatureError(f"{what}: {precision}: was built from another ONNX file than the bundle's")
-    if engine.size_bytes > _MOST_PLAN_BYTES:
-        raise InputError(f"{what}: {precision}: {engine.size_bytes} bytes are no engine of a detector")
-    if engine.sm is None or engine.device is None:
-        raise InputError(f"{what}: {precision}: does not say for which GPU it was built")
-    return Built(precision, replace(engine, key=key, adopted_from=None), runtime)
-
-
-def _come(link, agent, there, bundle, said: Built, cuda: str, folder: Path, say) -> Built:
-    """Measure one engine there, then fetch the plan and the report."""
-    if said.engine is None:
-        return said
-    precision = said.precision
-    command = ["bench", "bundle.epb", "--precision", precision, "--runtime", said.runtime, "--no-spool"]
-    command += ["--report", f"out/{precision}.report.json", cuda, *BENCH]
-    job = f"bench.{precision}"
-    code, words = _work(link, there, job, [agent.path, *command], f"measuring {precision}", say)
-    if code:
-        return Built(precision, reason=shown(f"built, but it could not be measured: {words}", 900))
-    report = _report(link, agent, f"{there}/out/{precision}.report.json", bundle, said, folder)
-    say(f"{link.target}: fetching the {precision} engine, {said.engine.size_bytes / 1e6:.1f} MB")
-    path = folder / f"{precision}.plan"
-    if not path.is_file() or files.sha256(path) != said.engine.plan_sha256:
-        remote = f"{there}/out/{bundle.manifest.name}.{precision}.plan"
-        link.get(remote, path, said.engine.size_bytes, said.engine.plan_sha256)
-    plan = path.read_bytes()
-    if hashlib.sha256(plan).hexdigest() != said.engine.plan_sha256:
-        raise SignatureError(f"{path}: changed on this disk meanwhile; run the same command again")
-    return replace(said, engine=replace(said.engine, plan=plan), report=report)
-
-
-def _report(link, agent, remote: str, bundle: Bundle, said: Built, folder: Path) -> BenchReport:
-    what = f"{link.target}: report on {said.precision}"
-    told = re.fullmatch(rb"\s*([0-9]{1,12})\n([0-9a-f]{64})  -\n", link.run(_DESCRIBE, remote, limit_bytes=1000))
-    if not told or int(told[1]) > _MOST_REPORT_BYTES:
-        raise InputError(f"{what}: is not there, or too large")
-    path = folder / f"{said.precision}.report.json"
-    link.get(remote, path, int(told[1]), told[2].decode("ascii"))
-    report = BenchReport.from_json(strict_json.loads(path.read_bytes(), what), what)
-    name, _ = keys.enrolled().get(keys.fingerprint(report.verify(what)), (None, None))
-    if name != agent.name:
-        raise SignatureError(f"{what}: is not signed by {agent.name}, whose agent it comes from")
-    model = bundle.payloads[bundle.manifest.models[said.precision]["payload"]]
-    of = (report.bundle["sha256"], report.model["sha256"], report.precision, report.runtime["name"])
-    if of != (bundle.sha256, model.sha256, said.precision, said.runtime):
-        raise SignatureError(f"{what}: is about something else than this bundle's engine")
-    if report.interrupted or report.stages.get("infer", {}).get("p50_ms") is None:
-        raise InputError(f"{what}: has not the figures that it is for")
-    return report
-
-
-def _work(link, there: str, job: str, command: Sequence[str], doing: str, say) -> tuple[int, str]:
-    """Run a job there; return (its exit status, its last line)."""
-    began = time.monotonic()
-    while time.monotonic() - began < _JOB_S:
-        say(f"{link.target}: {doing}, {time.monotonic() - began:.0f} s")
-        answer = link.run(_JOB, there, job, str(_LOOK_S), *command, limit_bytes=1 << 14, timeout_s=_LOOK_S + 60)
-        code, _, words = answer.decode("utf-8", "replace").partition("\n")
-        if re.fullmatch("[0-9]{1,3}", code):
-            lines = [line for line in words.splitlines() if line.strip()]
-            last = lines[-1].removeprefix("edgeprune: error: ") if lines else f"exit status {code}"
-            return int(code), shown(last, 900)
-        if answer.strip():
-            raise InputError(f"{link.target}: does not say how it ended ({shown(code)})")
-    raise InputError(f"{link.target}: {doing}: no end after {_JOB_S / 3600:.0f} hours")
-
-
-# --- on the host -----------------------------------------------------------------------------------------------------
-
-
 @contextlib.contextmanager
 def _folder(bundle: Bundle, target: str) -> Iterator[Path]:
-    """The folder for partial transfers, removed when all is there."""
+    """The folder for partial transfers, which is removed after they are complete."""
     base = cache.folder("on")
     folder = base / hashlib.sha256(strict_json.canonical([bundle.sha256, target])).hexdigest()[:32]
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        files.make_folder(folder)
     except OSError as error:
-        raise InputError(f"{folder}: cannot be made ({str(error.strerror).lower()}); set XDG_CACHE_HOME") from error
+        raise InputError(f"{folder}: cannot be created ({reason(error)}); set XDG_CACHE_HOME") from error
     try:
         yield folder
     except (LinkError, KeyboardInterrupt):
@@ -482,7 +604,7 @@ def _folder(bundle: Bundle, target: str) -> Iterator[Path]:
 
 
 def _figures(report: BenchReport) -> dict[str, Any]:
-    """The measured figures and their conditions. The whole report is in the host's store under its id."""
+    """The measured figures and their conditions. The host's store holds the whole report under its id."""
     board, mode = report.board or {}, (report.preflight or {}).get("power_mode") or {}
     gpu, accuracy = report.stages.get("gpu") or {}, report.accuracy
     return {
@@ -499,26 +621,6 @@ def _figures(report: BenchReport) -> dict[str, Any]:
         "fps_end_to_end": report.fps_end_to_end,
         "map50_95": accuracy.map50_95 if accuracy else None,
         "map50_95_delta": report.map50_95_delta,
-        "load_mw": (report.power or {}).get("load_mw"),
+        "load_mw": report.power["load_mw"] if report.power else None,
         "verdict": report.verdict["state"],
     }
-
-
-def _table(reference: Reference) -> str:
-    rows = [("precision", "MB", "build s", "infer p50 ms", "FPS", "mAP50-95", "verdict")]
-    for built in reference.built:
-        if built.engine and built.report:
-            f = _figures(built.report)
-            accuracy = "-" if f["map50_95"] is None else f"{f['map50_95']:.3f}"
-            accuracy += "" if f["map50_95_delta"] is None else f" ({f['map50_95_delta']:+.3f})"
-            figures = (f"{f['infer_p50_ms']:.2f}", f"{f['fps_end_to_end']:.1f}", accuracy, f["verdict"])
-            engine = (f"{built.engine.size_bytes / 1e6:.1f}", f"{built.engine.build_seconds:.1f}")
-            rows.append((built.precision, *engine, *figures))
-        else:
-            rows.append((built.precision, *["-"] * 6))
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
-    engine = reference.engine
-    where = f"{reference.device} ({reference.address})"
-    lines.append(f"device   {where}: {engine.builder} on {engine.device} (SM {engine.sm})")
-    return "\n".join(lines)

@@ -1,7 +1,7 @@
-"""Install the agent on a drone that has no internet: wheels, a virtual environment, keys both ways.
+"""Installs the agent on a drone without internet: wheels, a virtual environment, an exchange of keys.
 
-Every step may be repeated, and goes on where it stopped. The new agent is made beside the former one and takes its
-place in one step, when it works.
+Every step may be repeated and continues where it stopped. The new agent is made beside the former one, and replaces it
+in one step after it has been tested.
 """
 
 from __future__ import annotations
@@ -10,13 +10,16 @@ import hashlib
 import re
 import socket
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from edgeprune_device import files, strict_json, version
+from edgeprune_device.agent import AGENTS, COMMAND
 from edgeprune_device.errors import InputError
 from edgeprune_device.machine import board
+from edgeprune_device.progress import Say
 from edgeprune_device.trust import keys
 from nacl.signing import VerifyKey
 
@@ -25,8 +28,7 @@ from edgeprune.drones.ssh import Link, RemoteError, shown
 
 __all__ = ["BareBoard", "InstalledAgent", "install", "learn"]
 
-_FOLDER = ".local/share/edgeprune"
-#: Runs the probe in every Python 3 there, each once; prints one line each.
+#: Runs the probe once in every Python 3 there, and prints one line for each.
 _PYTHONS = """
 seen=
 for name in python3 python3.14 python3.13 python3.12 python3.11 python3.10 python3.9 python3.8; do
@@ -37,7 +39,7 @@ for name in python3 python3.14 python3.13 python3.12 python3.11 python3.10 pytho
 done
 exit 0
 """
-#: Lets the drone trust the key $3 as host $1, or as $1-$2 where another key has that name. Prints the file.
+#: Lets the drone trust the key $3 as host $1, or as $1-$2 if another key has that name. Prints the file.
 _TRUST = """
 set -e
 umask 022
@@ -56,7 +58,9 @@ echo "$file"
 """
 _VERSION = re.compile(r"[0-9][0-9A-Za-z.+!_-]{0,40}")
 _SPARE_BYTES = 50 << 20
-_INSTALL_S = 3600  # of a slow card, or an emulated processor
+_INSTALL_S = 3600  # enough for a slow card or an emulated processor
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -68,8 +72,8 @@ class BareBoard:
         executable: Its path there.
         home: The user's home folder there.
         free_bytes: Free space there.
-        l4t: The version of L4T, such as "36.4.3"; None where it has none.
-        report_key: The public half of the report key that a former agent made there; else None.
+        l4t: The version of L4T, such as "36.4.3", or None.
+        report_key: The public half of the report key that a former agent made there, or None.
     """
 
     python: wheels.Python
@@ -80,7 +84,7 @@ class BareBoard:
     report_key: VerifyKey | None
 
     def described(self) -> str:
-        """A description, such as "aarch64, Python 3.10.12, glibc 2.35, JetPack 6.2 (L4T 36.4.3); there already: numpy
+        """A description, such as "aarch64, Python 3.10.12, glibc 2.35, JetPack 6.2 (L4T 36.4.3); installed: numpy
         1.21.5".
         """
         p = self.python
@@ -88,7 +92,7 @@ class BareBoard:
         if self.l4t:
             parts.append(f"JetPack {board.jetpack(self.l4t) or 'unknown'} (L4T {self.l4t})")
         has = ", ".join(f"{name} {number}" for name, number in sorted(p.packages.items()))
-        text = f"{', '.join(parts)}, {self.free_bytes / 1e9:.1f} GB free; there already: {has or 'nothing of use'}"
+        text = f"{', '.join(parts)}, {self.free_bytes / 1e9:.1f} GB free; installed: {has or 'no usable package'}"
         return shown(text, 1000)
 
 
@@ -98,12 +102,12 @@ class InstalledAgent:
 
     Attributes:
         path: The agent's folder on the drone.
-        command: The command in ~/.local/bin; None where another program is called edgeprune there.
-        fingerprint: Of the drone's report key.
+        command: The command in ~/.local/bin; None if another program has that name.
+        fingerprint: The fingerprint of the drone's report key.
         enrolled: Whether the key is new here.
         trusted_as: The file of this host's key on the drone.
         doctor: The output of the drone's own check.
-        healthy: Whether nothing necessary is missing.
+        healthy: Whether the check found every necessary part.
     """
 
     path: str
@@ -119,19 +123,19 @@ def learn(link: Link) -> BareBoard:
     """Ask the drone for its Pythons and its board.
 
     Raises:
-        InputError: It has no Python that the agent could use, or its answer is malformed.
+        InputError: The drone has no Python for the agent, or its answer is malformed.
         LinkError: The link failed for good.
     """
     answer = link.run(_PYTHONS, bootstrap.source("probe"), limit_bytes=1 << 16, timeout_s=600)
-    found = []
+    probes = []
     for line in answer.splitlines():
         if line.startswith(b"{"):
-            found.append(parse_probe(line, link.target))
-    usable = [b for b, why in found if why is None]
+            probes.append(parse_probe(line, link.target))
+    usable = [b for b, why in probes if why is None]
     if not usable:
-        why = "; ".join(reason for _, reason in found if reason) or "there is no python3"
-        raise InputError(f"{link.target}: no Python that the agent could use ({why}); it needs 3.8 or newer")
-    # The one that has TensorRT, whose bindings belong to one Python; else "python3", which comes first.
+        why = "; ".join(reason for _, reason in probes if reason) or "no python3"
+        raise InputError(f"{link.target}: no Python for the agent ({why}); install Python 3.8 or newer")
+    # Prefer the Python with TensorRT, whose bindings work with one Python only; else "python3", which comes first.
     return next((b for b in usable if "tensorrt" in b.python.packages), usable[0])
 
 
@@ -146,15 +150,15 @@ def parse_probe(line: bytes, what: str) -> tuple[BareBoard, str | None]:
         (the board, the reason why the agent cannot use this Python or None).
 
     Raises:
-        InputError: It is no such line.
+        InputError: The line is malformed.
     """
-    data = strict_json.loads(line, what)
+    answer = strict_json.loads(line, what)
+    data = answer if isinstance(answer, dict) else {}
 
-    def take(key, kind, pattern):
-        value = data.get(key) if isinstance(data, dict) else None
-        right = isinstance(value, kind) and not isinstance(value, bool)
-        if not right or not re.fullmatch(pattern, str(value)):
-            raise InputError(f"{what}: does not say what it is as it should: {key} {shown(repr(value))}")
+    def take(key: str, kind: type[_T], pattern: str) -> _T:
+        value = data.get(key)
+        if not isinstance(value, kind) or isinstance(value, bool) or not re.fullmatch(pattern, str(value)):
+            raise InputError(f"{what}: unexpected answer from the drone's Python: field {key} is {shown(repr(value))}")
         return value
 
     packages = take("packages", dict, r"(?s).{0,2000}")
@@ -164,12 +168,12 @@ def parse_probe(line: bytes, what: str) -> tuple[BareBoard, str | None]:
         if isinstance(number, str) and _VERSION.fullmatch(number)
     }
     number = take("python", str, r"3\.\d{1,2}\.\d{1,3}[0-9a-z+]{0,10}")
-    libc = re.fullmatch(r"glibc (\d{1,2})\.(\d{1,3})", data.get("libc") if isinstance(data.get("libc"), str) else "")
+    libc = re.fullmatch(r"glibc (\d{1,2})\.(\d{1,3})", str(data.get("libc")))
     l4t = board.parse_l4t(data["l4t"]) if isinstance(data.get("l4t"), str) else None
     public = data.get("report_key")
-    found = BareBoard(
+    bare_board = BareBoard(
         python=wheels.Python(
-            re.match(r"3\.\d+\.\d+", number)[0],
+            re.sub("[a-z+].*", "", number),  # "3.13.0rc1" -> "3.13.0"
             take("machine", str, r"\w{1,20}"),
             (int(libc[1]), int(libc[2])) if libc else (0, 0),
             known,
@@ -184,10 +188,10 @@ def parse_probe(line: bytes, what: str) -> tuple[BareBoard, str | None]:
     if int(number.split(".")[1]) < 8:
         why = f"Python {number} is too old"
     elif data.get("implementation") != "CPython" or data.get("bits") != 64 or not libc:
-        why = f"Python {number} is not a 64-bit CPython on glibc, for which there are wheels"
+        why = f"Python {number} is not a 64-bit CPython with glibc"
     elif data.get("venv") is not True:
         why = f"Python {number} has no module venv"
-    return found, why
+    return bare_board, why
 
 
 def install(
@@ -196,9 +200,9 @@ def install(
     *,
     extras: Sequence[str] = (),
     re_enrol: bool = False,
-    say: Callable[[str], None] = lambda text: None,
+    say: Say = lambda text: None,
 ) -> InstalledAgent:
-    """Install or renew the agent, and enrol the drone here as `name`.
+    """Install or update the agent, and enrol the drone here as `name`.
 
     Args:
         link: The link to the drone.
@@ -208,38 +212,38 @@ def install(
         say: Called with the progress, as text.
 
     Raises:
-        InputError: The agent cannot run there, there is no room, or there are no wheels.
+        InputError: The agent cannot run there, or space or wheels are missing.
         SignatureError: `name` has another key here.
-        LinkError: The link failed for good; the same call goes on where it stopped.
+        LinkError: The link failed for good; the same call continues where it stopped.
     """
     there = learn(link)
     say(f"{link.target}: {there.described()}")
     if there.report_key is not None:
         keys.check_enrolment(name, there.report_key, replace=re_enrol)
-    base = f"{there.home.rstrip('/')}/{_FOLDER}"
+    base = f"{there.home.rstrip('/')}/{AGENTS}"
     with tempfile.TemporaryDirectory() as folder:
         pip, needed = wheels.fetch(there.python, extras)
         needed = [wheels.device_wheel(Path(folder)), *needed]
         agent = _agent_name(there, [pip, *needed])
         if not _holds(link, f"{base}/{agent}/complete"):
             size = sum(path.stat().st_size for path in (pip, *needed))
-            # Packed, unpacked to some four times that, and compiled.
+            # The wheels, the unpacked files (about four times as large), and the compiled ones.
             if there.free_bytes < 6 * size + _SPARE_BYTES:
                 raise InputError(
-                    f"{link.target}: {there.free_bytes / 1e6:.0f} MB are free, and the agent needs some "
-                    f"{(6 * size + _SPARE_BYTES) / 1e6:.0f} MB: free some there"
+                    f"{link.target}: too little free space on the drone ({there.free_bytes / 1e6:.0f} MB free, the "
+                    f"agent needs about {(6 * size + _SPARE_BYTES) / 1e6:.0f} MB); free some"
                 )
             say(f"sending {len(needed) + 1} wheels, {size / 1e6:.1f} MB")
             for path in (pip, *needed):
                 link.put(path, f"{base}/wheels/{path.name}")
             say("installing")
         answer = link.run(
-            'exec "$@"', there.executable, "-", base, agent, pip.name, *(path.name for path in needed),
+            'exec "$@"', there.executable, "-", base, COMMAND, agent, pip.name, *(path.name for path in needed),
             input=bootstrap.source("install").encode("utf-8"), limit_bytes=1 << 16, timeout_s=_INSTALL_S,
         )  # fmt: skip
     installed = strict_json.loads(answer, f"{link.target}: installing")
     command = installed.get("command") if isinstance(installed, dict) else None
-    edgeprune = f"{base}/agent/bin/edgeprune"
+    edgeprune = f"{base}/{COMMAND}"
     key = _report_key(link, edgeprune)
     enrolled = keys.enrol(name, key, replace=re_enrol)
     trusted_as = _trust(link)
@@ -256,7 +260,7 @@ def install(
 
 
 def _agent_name(there: BareBoard, paths: Sequence[Path]) -> str:
-    """The name of the agent's folder; the same content for the same Python has the same name."""
+    """The name of the agent's folder, a hash of its content and of its Python."""
     what = [there.executable, there.python.version, *sorted((path.name, files.sha256(path)) for path in paths)]
     return f"agent-{version()}-{hashlib.sha256(strict_json.canonical(what)).hexdigest()[:12]}"
 
@@ -266,7 +270,7 @@ def _holds(link: Link, path: str) -> bool:
 
 
 def _report_key(link: Link, edgeprune: str) -> VerifyKey:
-    """The drone's report key, made by its own agent on first use."""
+    """The drone's report key, which its agent makes on first use."""
     public = link.run('exec "$1" keys export --report', edgeprune, limit_bytes=1 << 14)
     return keys.public(public.decode("ascii", "replace").strip(), f"{link.target}: edgeprune keys")
 
@@ -284,9 +288,9 @@ def _trust(link: Link) -> str:
 
 
 def _doctor(link: Link, edgeprune: str) -> tuple[str, bool]:
-    """The output of the check by the drone's agent, and whether nothing necessary is missing."""
+    """The output of the check by the drone's agent, and whether every necessary part is there."""
     try:
-        said, healthy = link.run('exec "$1" doctor', edgeprune, limit_bytes=1 << 17, timeout_s=600), True
+        output, healthy = link.run('exec "$1" doctor', edgeprune, limit_bytes=1 << 17, timeout_s=600), True
     except RemoteError:
-        said, healthy = link.run('"$1" doctor || :', edgeprune, limit_bytes=1 << 17, timeout_s=600), False
-    return "\n".join(shown(line, 1000) for line in said.decode("utf-8", "replace").splitlines()), healthy
+        output, healthy = link.run('"$1" doctor || :', edgeprune, limit_bytes=1 << 17, timeout_s=600), False
+    return "\n".join(shown(line, 1000) for line in output.decode("utf-8", "replace").splitlines()), healthy

@@ -1,25 +1,26 @@
-"""The link to a drone: this system's own OpenSSH client, one connection for everything, patient when the radio fails.
+"""The link to a drone: this system's OpenSSH client, one shared connection, and retries when the radio fails.
 
 OpenSSH decides about logins: the user's configuration, keys, agent and known hosts apply, host keys are checked as
-usual, and a password is asked for once, on the terminal. On the drone a POSIX shell with tail, wc, cat, dd, mv, sync
+usual, and ssh asks for a password once, on the terminal. On the drone a POSIX shell with tail, wc, cat, dd, mv, sync
 and sha256sum is enough. A drone's answers are untrusted: this module limits their size, and the caller checks their
 meaning.
 
     with Link("user@drone") as link:                      # or user@drone:2222, or an alias of ~/.ssh/config
         link.run('cat -- "$1"', "/etc/hostname")          # b"drone\\n"
-        link.get(remote, local, size_bytes, sha256)       # goes on where a broken link or the last attempt stopped
+        link.get(remote, local, size_bytes, sha256)       # continues where a broken link or the last attempt stopped
         link.put(local, remote)
 
-Over a radio that loses packets, one TCP connection uses a small part of the bandwidth, and several use all of it:
-`another` makes more connections, where a login needs no person.
+Over a radio that loses packets, one TCP connection uses a small part of the bandwidth, and several use all of it.
+`another` makes more connections if the login needs no password.
 
-EDGEPRUNE_SSH names another ssh, with options, e.g. "ssh -F other_config".
+EDGEPRUNE_SSH selects another ssh, with options, e.g. "ssh -F other_config".
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import math
 import os
 import re
 import secrets
@@ -30,55 +31,65 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from io import BufferedReader, BufferedWriter
 from pathlib import Path
 from typing import IO, TypeVar
 
 from edgeprune_device import files
-from edgeprune_device.errors import EdgepruneError, InputError, SignatureError
+from edgeprune_device.errors import EdgepruneError, InputError, SignatureError, reason
 from edgeprune_device.printable import printable
-from edgeprune_device.progress import Line
+from edgeprune_device.progress import Line, Say
 
 __all__ = ["Link", "LinkError", "RemoteError", "SshSession", "explain", "parse", "program", "shown"]
 
 RETRIES = 8
 _OPTIONS = {
-    # A dead link is noticed after some 15 s: three keep-alive messages without an answer, one every five seconds.
+    # ssh notices a dead link after about 15 s: three keep-alive messages without an answer, one every five seconds.
     "ServerAliveInterval": "5",
     "ServerAliveCountMax": "3",
     "ConnectTimeout": "15",
-    # These override lines of the user's configuration: those for a terminal would disturb, one that keeps connections
-    # open would outlive this process, and one that makes ssh quiet would hide the reason of a failure.
+    # These override the user's configuration: terminal settings would corrupt the output, a kept connection would
+    # outlive this process, and a quiet ssh would hide the reason of a failure.
     "ControlPersist": "no",
     "LogLevel": "INFO",
     "RequestTTY": "no",
     "RemoteCommand": "none",
     "ClearAllForwardings": "yes",
+    # A drone is untrusted: it gets neither the user's agent, which signs for every host, nor the user's display, and
+    # connecting to it starts no local program.
+    "ForwardAgent": "no",
+    "ForwardX11": "no",
+    "GSSAPIDelegateCredentials": "no",
+    "PermitLocalCommand": "no",
+    "Tunnel": "no",
 }
+_SHELL = "'`\"$\\;&<>|(){}"  # characters that ssh refuses in a user and a host from 9.6 on: ProxyCommand may hold both
 _LOGIN_S = 45  # ssh itself waits forever if the link dies between the key exchange and the login
-_LOGIN_BY_HAND_S = 150  # a person may look for a password; a server gives up after 120 s
-_STILL_S = 120  # a card that hangs stops tail and dd forever, while sshd goes on answering; a slow radio moves data
+_LOGIN_BY_HAND_S = 150  # the user may look for a password; a server gives up after 120 s
+_LEAST_BYTES_S = 512  # on average over _STILL_S; one byte a second would never end
+_STILL_S = 120  # a hanging card stops tail and dd forever while sshd still answers; a slow radio transfers some data
 _LONGEST_PAUSE_S = 30
-_LOOK_S = 3  # during a pause, the drone is tried this often
-#: A connection's first packet is sent again after 1, 3, 7 and 15 s. For a drone that was reached before, the timeout
-#: covers 7 s: the link may come back at any moment.
+_LOOK_S = 3  # the interval of connection attempts during a pause
+#: TCP sends a connection's first packet again after 1, 3, 7 and 15 s. For a drone that was reached before, the timeout
+#: covers 7 s, because the link may come back at any moment.
 _CONNECT_AGAIN_S = 8
 _CHUNK_BYTES = 1 << 16
 _ANSWER_BYTES = 4 << 20
-_GREETING_BYTES = 1 << 18  # what a login shell may print before our own first line
-_LAST_WORDS_S = 0.5  # a limit, since a proxy command or the connection's own ssh may hold the pipe
+_GREETING_BYTES = 1 << 18  # the most that a login shell may print before our first line
+_LAST_WORDS_S = 0.5  # limited, because a proxy command or the shared connection's ssh may hold the pipe open
 _RC_LINK = 255  # ssh's own failure; no script here ends with it
 _LONGEST_FOLDER = 70  # characters; a socket's path has at most 107, and ssh adds to it
 
 _WHOLE = 'whole() { [ -f "$1" ] && [ "$(sha256sum <"$1" | cut -c1-64)" = "$2" ]; }\n'
-#: Prints, of the file $1 with the hash $2: "whole", or the number of bytes that are there.
+#: Prints "whole" if the file $1 has the hash $2, else the number of bytes that have arrived.
 _HELD = f"""{_WHOLE}mkdir -p -- "${{1%/*}}" || exit 1
 if whole "$1" "$2"; then echo whole
 elif [ -f "$1.part" ]; then wc -c <"$1.part"
 else echo 0; fi
 """
 _WRITE = 'exec dd of="$1.part" bs="$3" seek="$2" conv=notrunc status=none'
-#: The file may have its name already: another process sent the same, or this one before the link broke.
+#: The file may be complete already: another process sent it, or this one did before the link broke.
 _FINISH = f"""{_WHOLE}if whole "$1.part" "$2"; then
   sync "$1.part" 2>/dev/null || sync
   mv -f -- "$1.part" "$1" || :
@@ -90,7 +101,7 @@ _T = TypeVar("_T")
 
 
 class LinkError(EdgepruneError):
-    """The drone cannot be reached, or not any more.
+    """The drone cannot be reached, or the link to it broke.
 
     Attributes:
         lasting: True: another attempt is useless. False: it may succeed. None: it may succeed if the drone was reached
@@ -107,7 +118,7 @@ class RemoteError(InputError):
 
     Attributes:
         code: Its exit status.
-        reason: Its last line of output on the standard error.
+        reason: Its last line on standard error.
     """
 
     def __init__(self, text: str, code: int, reason: str) -> None:
@@ -118,17 +129,20 @@ class RemoteError(InputError):
 def parse(target: str) -> tuple[str, int | None]:
     """Split the address of a drone into host and port.
 
-    Example: "user@drone:2222" -> ("user@drone", 2222); the port is None where none is given. "user@[fe80::1]:22" works,
+    Example: "user@drone:2222" -> ("user@drone", 2222); the port is None if none is given. "user@[fe80::1]:22" works,
     too.
 
     Raises:
-        InputError: ssh could not take it for a host, or would take it for an option.
+        InputError: The text is not a host, or ssh would read it as an option.
     """
     user, host = r"[^@\s/:-][^@\s/:]*", r"\[[0-9A-Fa-f:.%\w]+\]|[^:@\s\[\]/-][^:@\s\[\]/]*"
     match = re.fullmatch(f"((?:{user}@)?)({host})(?::([0-9]{{1,5}}))?", target)
     port = int(match[3]) if match and match[3] else None
-    if not match or not target.isprintable() or (port is not None and not 0 < port < 65536):
-        raise InputError(f"{target!r}: not a drone; give user@drone, user@drone:port or a name of your ssh config")
+    readable = target.isprintable() and not set(target) & set(_SHELL)
+    if not match or not readable or (port is not None and not 0 < port < 65536):
+        raise InputError(
+            f"{target!r}: not a drone (expected user@drone, user@drone:port or a name from your ssh config)"
+        )
     return match[1] + match[2].strip("[]"), port
 
 
@@ -141,42 +155,43 @@ def program() -> list[str]:
     try:
         return shlex.split(os.environ.get("EDGEPRUNE_SSH") or "ssh")
     except ValueError as error:
-        raise InputError(f"EDGEPRUNE_SSH: {str(error).lower()}") from error
+        raise InputError(f"EDGEPRUNE_SSH: invalid command ({str(error).lower()})") from error
 
 
 #: (pattern in ssh's output, message, `LinkError.lasting`). The first match counts.
 _REASONS = (
     (r"REMOTE HOST IDENTIFICATION HAS CHANGED|host key for .* has changed",
-     "its host key is not the one that is known here: it was flashed anew, or somebody sits in between; compare the "
-     "fingerprint on its own screen, then ssh-keygen -R {host}, and ssh {target} once", True),
+     "the host key has changed, because the drone was flashed again or another machine answers; compare the "
+     "fingerprint on the drone's own screen, then run ssh-keygen -R {host}, and ssh {target} once", True),
     (r"Host key verification failed|No .* host key is known for",
-     "its host key is not known here: ssh {target} once, compare the fingerprint it shows, and say yes", True),
+     "unknown host key; run ssh {target} once, compare the fingerprint, and answer yes", True),
     (r"Permission denied|Too many authentication failures|No more authentication methods",
-     "it refuses the login: no such user there, or no key or password that it takes; ssh-copy-id {target} puts your "
-     "key there", True),
+     "login refused (unknown user, or no accepted key or password); ssh-copy-id {target} installs your key",
+     True),
     (r"no matching .* found|no mutual signature|[Bb]ad configuration option|Bad owner or permissions|"
-     r"Can't open user config|illegal option|unknown option", "ssh says: {line}", True),
-    (r"Session open refused", "its SSH server lets one connection do one thing only: set MaxSessions 10 there", True),
-    (r"Could not resolve hostname", "no such host is known here, nor in your ssh config", None),
-    (r"No route to host|Network is unreachable", "there is no route to it; is the link up?", None),
-    (r"Connection refused", "no SSH server answers there", None),
-    (r"timed out|Timeout, server|not responding", "no answer", False),
+     r"Can't open user config|illegal option|unknown option", "ssh failed: {line}", True),
+    (r"Session open refused",
+     "the SSH server allows one session per connection; set MaxSessions 10 in the drone's sshd_config", True),
+    (r"Could not resolve hostname", "unknown host; check the name and your ssh config", None),
+    (r"No route to host|Network is unreachable", "no route to this host; check that the link is up", None),
+    (r"Connection refused", "no SSH server answers; start sshd on the drone, or check the port", None),
+    (r"timed out|Timeout, server|not responding", "no answer; check that the drone is on and the link is up", False),
     (r"closed by|Connection closed|Connection reset|Broken pipe|kex_exchange|mux_client",
      "the link broke", False),
 )  # fmt: skip
 
 
-def explain(said: str, target: str) -> LinkError:
-    """The error for the output of ssh: one line that tells what to do.
+def explain(output: str, target: str) -> LinkError:
+    """The error for the output of ssh, in one line with a remedy.
 
     Args:
-        said: The output.
+        output: The output.
         target: The drone.
     """
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
     last = next((line for line in reversed(lines) if not line.startswith("Warning:")), "the link broke")
     for pattern, words, lasting in _REASONS:
-        if re.search(pattern, said):
+        if re.search(pattern, output):
             host = target.rpartition("@")[2]
             return LinkError(f"{target}: {words.format(target=target, host=host, line=shown(last))}", lasting)
     return LinkError(f"{target}: {shown(last)}")
@@ -188,14 +203,14 @@ def shown(text: str, most: int = 200) -> str:
 
 
 class Link:
-    """A link to one drone. It connects when it is first used; use it with `with`.
+    """A link to one drone. It connects on first use; use it with `with`.
 
     Args:
         target: As `parse` takes it.
-        retries: The number of failures in a row, without any bytes moved, after which it gives up.
+        retries: The number of consecutive failures without transferred bytes after which it gives up.
         say: Called with each failure, as one line.
-        shared: True: one connection serves every command. False: each command has a connection of its own, without any
-            question to a person.
+        shared: True: one connection serves every command. False: each command has its own connection, which never asks
+            the user anything.
 
     Attributes:
         target: As given.
@@ -207,7 +222,7 @@ class Link:
         target: str,
         *,
         retries: int = RETRIES,
-        say: Callable[[str], None] | None = None,
+        say: Say | None = None,
         shared: bool = True,
     ) -> None:
         host, port = parse(target)
@@ -229,11 +244,11 @@ class Link:
     def __enter__(self) -> Link:
         return self
 
-    def __exit__(self, *exc) -> None:
+    def __exit__(self, *exc: object) -> None:
         self.close()
 
     def close(self) -> None:
-        """End the connection, for good. Another thread than the one that uses it may call this."""
+        """End the connection for good. Any thread may call this."""
         self._closed = True
         if (login := self._login) is not None:
             login.stop()
@@ -253,62 +268,72 @@ class Link:
         self.patiently(self._connected)
 
     def another(self) -> Link:
-        """A link to the same drone, with a TCP connection of its own for each command.
+        """A link to the same drone, with a separate TCP connection for each command.
 
-        It asks no person anything: where a login needs a person, it raises a LinkError whose `lasting` is True.
+        It never asks the user: if the login needs a password, it raises a LinkError whose `lasting` is True.
         """
         return Link(self.target, retries=0, say=lambda text: None, shared=False)
 
     def talk(self, script: str, *arguments: str) -> SshSession:
-        """Run a POSIX shell script, once, whose input and output the caller handles. Use the session with `with`.
+        """Run a POSIX shell script once; the caller handles its input and output. Use the session with `with`.
 
         Raises:
-            LinkError: The drone cannot be reached now; within `patiently` that is tried again.
+            LinkError: The drone cannot be reached now; `patiently` tries again.
         """
         return self._session(script, arguments)
 
-    def follow(self, script: str, *arguments: str, line: Callable[[bytes], None], input: bytes = b"") -> None:
-        """Run a POSIX shell script for as long as it takes, and pass on each line that it prints as it comes.
+    def follow(
+        self,
+        script: str,
+        *arguments: str,
+        line: Callable[[bytes], None],
+        input: bytes = b"",
+        limit_s: float = math.inf,
+    ) -> None:
+        """Run a POSIX shell script within a limit, and pass on each line when it is printed.
 
-        Where the link breaks, the script is run again. Lines that it then repeats, word for word from the beginning,
-        are not passed on.
+        If the link breaks, the script runs again. Lines that it then repeats exactly from the beginning are not passed
+        on.
 
         Args:
             script: The script.
             *arguments: "$1", "$2", ….
             line: Called with each line.
             input: The standard input.
+            limit_s: The time limit over all, s.
 
         Raises:
             LinkError: The link failed for good.
             RemoteError: The exit status is not 0.
-            InputError: The output is too long.
+            InputError: The output is too long, or the script took longer than `limit_s`.
         """
-        said: list[bytes] = []
+        lines: list[bytes] = []
+        until_s = time.monotonic() + limit_s
 
-        def once():
-            with self._session(script, arguments) as session:
+        def once() -> None:
+            left_s = min(max(until_s - time.monotonic(), 0), threading.TIMEOUT_MAX)
+            with self._session(script, arguments) as session, session.ending_within(left_s, self.target, limit_s):
                 session.feed(input)
                 number = total = 0
                 while text := session.stdout.readline(_CHUNK_BYTES):
                     total += len(text)
                     if total > _ANSWER_BYTES:
-                        raise InputError(f"{self.target}: says more than {_ANSWER_BYTES} bytes")
-                    if said[number : number + 1] != [text]:
-                        said[number:] = [text]
+                        raise InputError(f"{self.target}: the answer is longer than {_ANSWER_BYTES} bytes")
+                    if lines[number : number + 1] != [text]:
+                        lines[number:] = [text]
                         line(text)
                     number += 1
                 session.end()
 
-        self.patiently(once, lambda: len(said) * _CHUNK_BYTES)
+        self.patiently(once, lambda: len(lines) * _CHUNK_BYTES)
 
     def run(
         self, script: str, *arguments: str, input: bytes = b"", limit_bytes: int = _ANSWER_BYTES, timeout_s: float = 120
     ) -> bytes:
         """Run a POSIX shell script on the drone, and return its output.
 
-        Where the link breaks, the script is run again, perhaps while the first run is still at work: it must be written
-        for that.
+        If the link breaks, the script runs again, perhaps while the first run is still active, so the script must allow
+        that.
 
         Args:
             script: The script.
@@ -325,7 +350,7 @@ class Link:
         return self.patiently(lambda: self._answer(script, arguments, input, limit_bytes, timeout_s))
 
     def get(self, remote: str, local: Path, size_bytes: int, sha256: str) -> None:
-        """Fetch a file whose size and hash are known. Partial content lies beside `local` until the rest has arrived.
+        """Fetch a file whose size and hash are known. Partial content stays beside `local` until the rest has arrived.
 
         Args:
             remote: The path on the drone.
@@ -334,10 +359,10 @@ class Link:
             sha256: The file's hash, hexadecimal.
 
         Raises:
-            LinkError: The link failed for good; the same call goes on from there.
+            LinkError: The link failed for good; the same call continues from there.
             SignatureError: The content does not match its size and hash, twice; `local` then holds that content.
             InputError: `local` cannot be written, or another process is fetching it.
-            RemoteError: The file is gone.
+            RemoteError: The file no longer exists.
         """
         part = local.with_name(f".{local.name}.part")
         with _held(part) as stream:
@@ -353,42 +378,46 @@ class Link:
                     return
                 if not last:
                     stream.truncate(0)
-        raise SignatureError(f"{self.target}: {remote}: damaged: it is not what its hash says")
+        raise SignatureError(f"{self.target}: {remote}: damaged; the content does not match the hash")
 
     def put(self, local: Path, remote: str) -> None:
-        """Send a file; its folder is made. Partial content lies beside it on the drone until the rest has arrived.
+        """Send a file and create its folder. Partial content stays beside it on the drone until the rest has arrived.
 
         Args:
             local: The path here.
             remote: The path on the drone.
 
         Raises:
-            LinkError: The link failed for good; the same call goes on from there.
-            RemoteError: There is no room or no permission.
+            LinkError: The link failed for good; the same call continues from there.
+            RemoteError: Space or permission is missing on the drone.
             SignatureError: The file on the drone's disk is not the file that was sent, twice.
         """
         digest = files.sha256(local)
         for _ in range(2):
-            at = [0]
-            if self.patiently(lambda at=at: self._send(local, remote, digest, at), lambda at=at: at[0]):
+            if self._put(local, remote, digest):
                 return
-        raise SignatureError(f"{self.target}: {remote}: is not what was sent, twice; does its disk fail?")
+        raise SignatureError(f"{self.target}: {remote}: damaged after two transfers; check the drone's disk")
+
+    def _put(self, local: Path, remote: str, digest: str) -> bool:
+        """Send a file with retries; False if the partial file there had different content."""
+        at = [0]
+        return self.patiently(lambda: self._send(local, remote, digest, at), lambda: at[0])
 
     # --- one try of each --------------------------------------------------------------------------------------------
 
-    def _answer(self, script: str, arguments, input: bytes, limit_bytes: int, timeout_s: float) -> bytes:
+    def _answer(self, script: str, arguments: Sequence[str], input: bytes, limit_bytes: int, timeout_s: float) -> bytes:
         with self._session(script, arguments) as session, session.ending_within(timeout_s, self.target):
             session.feed(input)
             answer = session.stdout.read(limit_bytes + 1)
             if len(answer) > limit_bytes:
-                raise InputError(f"{self.target}: answers more than the {limit_bytes} bytes that were expected at most")
+                raise InputError(f"{self.target}: the answer is too long (expected at most {limit_bytes} bytes)")
             session.end()
         return answer
 
     def _fetch(self, remote: str, stream: IO[bytes], size_bytes: int) -> None:
         """Append the missing bytes of `size_bytes` to `stream`."""
         at = _size(stream)
-        if at > size_bytes:  # a part of something else
+        if at > size_bytes:  # part of another file
             stream.truncate(0)
             at = 0
         with (
@@ -399,7 +428,7 @@ class Link:
             session.feed(b"")
             while at <= size_bytes:
                 data = session.stdout.read1(_CHUNK_BYTES)
-                moved()
+                moved(len(data))
                 if not data:
                     session.end()
                     break
@@ -410,16 +439,16 @@ class Link:
                 line(f"{self.name}: {at / max(size_bytes, 1):.0%} of {size_bytes / 1e6:.1f} MB")
 
     def _send(self, local: Path, remote: str, digest: str, at: list[int]) -> bool:
-        """Send the bytes that the drone lacks.
+        """Send the bytes that are missing on the drone.
 
         Args:
             local: The path here.
             remote: The path on the drone.
             digest: The file's hash.
-            at: Set to the offset that sending begins at.
+            at: Receives the offset at which sending begins.
 
         Returns:
-            False where the partial file there was of another content; it was removed.
+            False if the partial file there had different content; it was removed.
         """
         size = local.stat().st_size
         held = self._answer(_HELD, (remote, digest), b"", 100, 120).strip()
@@ -427,7 +456,7 @@ class Link:
             return True
         block = min(int(held) if re.fullmatch(rb"[0-9]{1,15}", held) else 0, size) // _CHUNK_BYTES
         at[0] = sent = block * _CHUNK_BYTES
-        # Each dd writes at its own offset: an earlier one, alive behind a broken link, writes the same bytes there.
+        # Each dd writes at its own offset. An earlier dd that still runs behind a broken link writes the same bytes.
         with (
             open(local, "rb") as source,
             self._session(_WRITE, (remote, str(block), str(_CHUNK_BYTES))) as session,
@@ -436,7 +465,7 @@ class Link:
             source.seek(sent)
             with Line() as line:
                 while (data := source.read(_CHUNK_BYTES)) and session.write(data):
-                    moved()
+                    moved(len(data))
                     sent += len(data)
                     line(f"{self.name}: {local.name[:50]} {sent / size:.0%} of {size / 1e6:.1f} MB")
             session.feed(b"")
@@ -446,17 +475,17 @@ class Link:
     # --- the connection ---------------------------------------------------------------------------------------------
 
     def patiently(self, act: Callable[[], _T], moved: Callable[[], int] = lambda: 0) -> _T:
-        """Call `act`, again while the link fails, after growing pauses or as soon as the drone is back.
+        """Call `act`, and repeat it while the link fails, after growing pauses or as soon as the drone is back.
 
         Args:
             act: The attempt.
-            moved: The number of bytes moved so far; where it grew, the count of failures starts anew.
+            moved: The number of bytes transferred so far; if it grew, the count of failures starts again.
 
         Returns:
             The result of `act`.
 
         Raises:
-            LinkError: Another attempt is useless, or all attempts failed.
+            LinkError: Another attempt cannot succeed, or all attempts failed.
         """
         failures, before = 0, moved()
         while True:
@@ -464,14 +493,14 @@ class Link:
                 return act()
             except LinkError as error:
                 self._drop()  # the connection may not have noticed yet that it is dead
-                # No route, no name, no server: for a drone that was reached before, the radio or a reboot is the cause.
+                # No route, no name or no server: a drone that was reached before has lost its radio or reboots.
                 if error.lasting or (error.lasting is None and not self._reached):
                     raise
                 failures = failures + 1 if moved() - before < _CHUNK_BYTES else 1
                 before = moved()
                 if failures > self._retries:
                     raise LinkError(
-                        f"{error}; gave up after {self._retries + 1} tries: the same command goes on where it stopped"
+                        f"{error}; gave up after {self._retries + 1} tries; run the same command again to continue"
                     ) from error
                 pause = min(2 ** (failures - 1), _LONGEST_PAUSE_S)
                 self._say(f"{error}; trying again in {pause} s ({failures} of {self._retries})")
@@ -486,12 +515,13 @@ class Link:
                 with contextlib.suppress(LinkError):
                     return self._connected()
 
-    def _session(self, script: str, arguments=()) -> SshSession:
-        """A script that runs on the drone, over the one connection where that is shared."""
+    def _session(self, script: str, arguments: Sequence[str]) -> SshSession:
+        """A script that runs on the drone, over the shared connection if there is one."""
         if not self._shared:
             return self._start(["-o", "ControlMaster=no", "-o", "BatchMode=yes"], script, arguments)
         self._connected()
-        # The last option: if the connection were gone, ssh would make one of its own, and ask for the password.
+        # The last option stops ssh from making its own connection, and asking for the password, if the shared one
+        # broke.
         return self._start(["-o", "ControlMaster=no", "-o", "ProxyCommand=false"], script, arguments)
 
     def _connected(self) -> None:
@@ -501,8 +531,8 @@ class Link:
         if self._folder is None:
             self._folder = _private_folder()
         self._masters += 1
-        # It reads until this process ends or dies, and holds the connection as long.
-        master = self._start(["-o", "ControlMaster=yes"], "exec cat >/dev/null", (), login=True)
+        # The script reads until this process ends, and keeps the connection open that long.
+        master = self._start(["-o", "ControlMaster=yes"], "exec cat >/dev/null", ())
         self._master, self._reached = master, True
 
     def _drop(self) -> None:
@@ -510,18 +540,21 @@ class Link:
         if master is not None:
             master.kill()
 
-    def _start(self, options: list[str], script: str, arguments, login: bool = False) -> SshSession:
-        settings = {**_OPTIONS, "ControlPath": str(self._folder / f"s{self._masters}") if self._shared else "none"}
+    def _start(self, options: Sequence[str], script: str, arguments: Sequence[str]) -> SshSession:
+        socket = str(self._folder / f"s{self._masters}") if self._shared and self._folder is not None else "none"
+        settings = {**_OPTIONS, "ControlPath": socket}
         if self._reached or not self._shared:
             settings["ConnectTimeout"] = str(_CONNECT_AGAIN_S)
         argv = [*program(), *options, *(word for pair in settings.items() for word in ("-o", "=".join(pair)))]
-        # A login shell may print something of its own first: the script's output begins after the mark.
-        words = ("sh", "-c", f"echo '{self._mark.decode('ascii')}'\n{script}", "edgeprune", *arguments)
+        # A login shell may print text first: the script's output begins after the mark. The umask keeps other users
+        # of the drone from writing to the files of a script.
+        begin = f"echo '{self._mark.decode('ascii')}'\numask go-w"
+        words = ("sh", "-c", f"{begin}\n{script}", "edgeprune", *arguments)
         process = SshSession([*argv, *self._address, " ".join(map(shlex.quote, words))], self.target)
         try:
             self._login = process
             if self._closed:
-                raise LinkError(f"{self.target}: closed", lasting=True)
+                raise LinkError(f"{self.target}: the connection is closed", lasting=True)
             limit = _LOGIN_BY_HAND_S if sys.stdin is not None and sys.stdin.isatty() else _LOGIN_S
             with process.ending_within(limit, None):
                 process.skip_to(self._mark)
@@ -546,11 +579,13 @@ class SshSession:
             self._popen = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         except OSError as error:
             raise InputError(
-                f"{argv[0]}: cannot be started ({str(error.strerror).lower()}); apt install openssh-client, or set "
-                "EDGEPRUNE_SSH"
+                f"{argv[0]}: cannot be started ({reason(error)}); apt install openssh-client, or set EDGEPRUNE_SSH"
             ) from error
-        self.stdout = self._popen.stdout
-        self._said = b""
+        stdin, stdout, stderr = self._popen.stdin, self._popen.stdout, self._popen.stderr
+        assert isinstance(stdin, BufferedWriter)
+        assert isinstance(stdout, BufferedReader) and isinstance(stderr, BufferedReader)
+        self._stdin, self.stdout, self._stderr = stdin, stdout, stderr
+        self._errors = b""
         # A thread, because a pipe that is not read would stop the other end.
         self._listener = threading.Thread(target=self._listen, daemon=True)
         self._listener.start()
@@ -558,7 +593,7 @@ class SshSession:
     def __enter__(self) -> SshSession:
         return self
 
-    def __exit__(self, *exc) -> None:
+    def __exit__(self, *exc: object) -> None:
         self.kill()
 
     @property
@@ -569,8 +604,8 @@ class SshSession:
     def write(self, data: bytes) -> bool:
         """Write to the standard input. False: the other end reads no more; `end` raises the reason."""
         try:
-            self._popen.stdin.write(data)
-            self._popen.stdin.flush()
+            self._stdin.write(data)
+            self._stdin.flush()
         except BrokenPipeError:
             return False
         return True
@@ -579,13 +614,13 @@ class SshSession:
         """Write the whole standard input, and close it."""
         self.write(data)
         with contextlib.suppress(BrokenPipeError):
-            self._popen.stdin.close()
+            self._stdin.close()
 
     def skip_to(self, mark: bytes) -> None:
         """Read the output up to and including the line `mark`.
 
         Raises:
-            InputError: The login shell prints too much before it, or runs no commands.
+            InputError: The login shell prints too much before the mark, or runs no commands.
         """
         skipped = 0
         while line := self.stdout.readline(_CHUNK_BYTES):
@@ -593,9 +628,14 @@ class SshSession:
                 return
             skipped += len(line)
             if skipped > _GREETING_BYTES:
-                raise InputError(f"{self._target}: its shell prints without end before it runs a command")
+                raise InputError(
+                    f"{self._target}: the login shell prints more than {_GREETING_BYTES} bytes before a command; "
+                    "shorten its greeting"
+                )
         self.end()
-        raise InputError(f"{self._target}: its shell runs no commands (ssh {self._target} true); use another user")
+        raise InputError(
+            f"{self._target}: the login shell runs no commands (try ssh {self._target} true); use another user"
+        )
 
     def end(self) -> None:
         """Wait until the process has ended.
@@ -606,25 +646,26 @@ class SshSession:
         """
         code = self._popen.wait()
         self._listener.join(_LAST_WORDS_S)
-        said = self._said.decode("utf-8", "replace")
+        errors = self._errors.decode("utf-8", "replace")
         if code == _RC_LINK or code < 0:
-            raise explain("Connection timed out" if code < 0 else said, self._target)
+            raise explain("Connection timed out" if code < 0 else errors, self._target)
         if code:
-            lines = [line for line in said.splitlines() if line.strip()]
+            lines = [line for line in errors.splitlines() if line.strip()]
             reason = shown(lines[-1]) if lines else f"exit status {code}"
             raise RemoteError(f"{self._target}: {_why(reason)}", code, reason)
 
     @contextlib.contextmanager
-    def ending_within(self, seconds: float, what: str | None) -> Iterator[None]:
+    def ending_within(self, seconds: float, what: str | None, limit_s: float | None = None) -> Iterator[None]:
         """Kill the process if the block takes longer than `seconds`.
 
         Args:
             seconds: The time limit.
             what: Begins the InputError of the timeout; None leaves it a LinkError.
+            limit_s: The whole limit, for the message, if `seconds` is only the rest of it.
         """
         late = threading.Event()
 
-        def stop():
+        def stop() -> None:
             late.set()
             self._popen.kill()
 
@@ -634,62 +675,68 @@ class SshSession:
             yield
         except LinkError as error:
             if late.is_set() and what:
-                raise InputError(f"{what}: a command there did not end within {seconds:g} s") from error
+                raise InputError(
+                    f"{what}: a command on the drone did not finish within {limit_s or seconds:g} s"
+                ) from error
             raise
         finally:
             timer.cancel()
 
     @contextlib.contextmanager
-    def moving(self) -> Iterator[Callable[[], None]]:
-        """Kill the process, which raises a LinkError, unless the block calls the yielded function at least every
-        `_STILL_S`.
-        """
-        moved, over = threading.Event(), threading.Event()
+    def moving(self) -> Iterator[Callable[[int], None]]:
+        """Kill the process, which raises a LinkError, when less than `_LEAST_BYTES_S` moves, over `_STILL_S`.
 
-        def watch():
-            while moved.wait(_STILL_S):
-                moved.clear()
-                if over.is_set():
+        The block calls the yielded function with the number of bytes that it moved.
+        """
+        bytes_moved, over = [0], threading.Event()
+
+        def watch() -> None:
+            before = 0
+            while not over.wait(_STILL_S):
+                if bytes_moved[0] - before < _LEAST_BYTES_S * _STILL_S:
+                    self._popen.kill()
                     return
-            self._popen.kill()
+                before = bytes_moved[0]
+
+        def moved(count: int) -> None:
+            bytes_moved[0] += count
 
         threading.Thread(target=watch, daemon=True).start()
         try:
-            yield moved.set
+            yield moved
         finally:
             over.set()
-            moved.set()
 
     def close(self) -> None:
-        """Let the process end: it reads no more."""
+        """Close the process's input, which ends it."""
         with contextlib.suppress(OSError):
-            self._popen.stdin.close()
+            self._stdin.close()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._popen.wait(1)
         self.kill()
 
     def stop(self) -> None:
-        """Kill the process, from another thread than the one that uses it."""
+        """Kill the process; any thread may call this."""
         self._popen.kill()
 
     def kill(self) -> None:
         """Kill the process, and close its pipes."""
         self._popen.kill()
         self._popen.wait()
-        for stream in (self._popen.stdin, self._popen.stdout):
+        for stream in (self._stdin, self.stdout):
             with contextlib.suppress(OSError):
                 stream.close()
         self._listener.join(_LAST_WORDS_S)
 
     def _listen(self) -> None:
-        with self._popen.stderr as stream:
+        with self._stderr as stream:
             while data := stream.read1(1 << 12):
-                self._said = (self._said + data)[-(1 << 14) :]
+                self._errors = (self._errors + data)[-(1 << 14) :]
 
 
 def _why(reason: str) -> str:
     if "No space left" in reason or "Disk quota" in reason:
-        return f"its disk is full ({reason}): free some space there, and run the same command again"
+        return f"the drone's disk is full ({reason}); free some space, and run the same command again"
     return reason
 
 
@@ -698,7 +745,7 @@ def _private_folder() -> Path:
     for base in (os.environ.get("XDG_RUNTIME_DIR"), tempfile.gettempdir(), "/tmp"):
         if base and len(base) <= _LONGEST_FOLDER and os.access(base, os.W_OK | os.X_OK):
             return Path(tempfile.mkdtemp(prefix="edgeprune-", dir=base))
-    raise InputError("there is no folder for the connection's socket: set TMPDIR to one with a short path")
+    raise InputError("TMPDIR: no folder for the connection's socket; set TMPDIR to a folder with a short path")
 
 
 def _size(stream: IO[bytes]) -> int:
@@ -712,13 +759,15 @@ def _held(part: Path) -> Iterator[IO[bytes]]:
         try:
             stream = open(part, "ab")  # noqa: SIM115  closed below
         except OSError as error:
-            raise InputError(f"{part}: cannot be written ({str(error.strerror).lower()})") from error
+            raise InputError(f"{part}: cannot be written ({reason(error)})") from error
         with stream:
             try:
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
-                raise InputError(f"{part}: another edgeprune is fetching this at the moment; wait for it") from error
-            if _is(part, stream):  # else another process has just finished it and given it its name
+                raise InputError(
+                    f"{part}: another edgeprune is fetching this file; wait until it has finished"
+                ) from error
+            if _is(part, stream):  # else another process has just completed and renamed it
                 yield stream
                 return
 
@@ -732,15 +781,11 @@ def _is(path: Path, stream: IO[bytes]) -> bool:
 
 @contextlib.contextmanager
 def _writing(path: Path, stream: IO[bytes]) -> Iterator[None]:
-    """Turn a failed write into an InputError. Nothing partial is left: not even the part, which would keep the disk
-    full.
-    """
+    """Turn a failed write into an InputError, and remove the partial file, which would keep the disk full."""
     try:
         yield
     except OSError as error:
         with contextlib.suppress(OSError):
             os.ftruncate(stream.fileno(), 0)
             os.unlink(stream.name)
-        raise InputError(
-            f"{path}: cannot be written ({str(error.strerror).lower()}); the drone keeps what it has"
-        ) from error
+        raise InputError(f"{path}: cannot be written ({reason(error)}); the drone keeps its copy") from error

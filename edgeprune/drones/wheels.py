@@ -1,8 +1,7 @@
-"""Wheels for a drone: the device package, made from the one that is installed here, and its dependencies from the
-registry.
+"""Wheels for a drone: the device package, built from the installed one, and its dependencies from the registry.
 
-The drone's Python, processor and C library decide which wheels fit, not this machine's. Only wheels are taken: a drone
-compiles nothing.
+The drone's Python, processor and C library decide which wheels fit, not this machine's. Only wheels are used, because a
+drone compiles nothing.
 """
 
 from __future__ import annotations
@@ -22,6 +21,7 @@ from pathlib import Path
 
 from edgeprune_device import files, interpreter, strict_json
 from edgeprune_device.errors import InputError
+from edgeprune_device.option import named
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name, parse_wheel_filename
 from packaging.version import InvalidVersion, Version
@@ -29,7 +29,7 @@ from packaging.version import InvalidVersion, Version
 __all__ = ["Python", "device_wheel", "extras", "fetch", "platforms"]
 
 DISTRIBUTION = "edgeprune-device"
-#: Package -> module, of those that a board may have from elsewhere than the registry.
+#: Package -> module, for packages that a board may have from other sources than the registry.
 _MODULES = {
     "numpy": "numpy",
     "pillow": "PIL",
@@ -41,7 +41,7 @@ _MODULES = {
 }
 _MACHINES = ("aarch64", "x86_64")
 _OLDEST_GLIBC = 17  # manylinux2014 is glibc 2.17
-#: TensorRT's bindings before this break with numpy 1.24 and later.
+#: TensorRT's bindings before this version do not work with numpy 1.24 and later.
 _ANY_NUMPY = Version("8.6")
 
 
@@ -55,7 +55,7 @@ class Python:
         version: Its version.
         machine: The processor.
         glibc: The version of the C library.
-        packages: Module -> version, of those that it can import already.
+        packages: Module -> version of the packages that it can import already.
     """
 
     version: str
@@ -65,9 +65,9 @@ class Python:
 
     def has(self, requirement: Requirement) -> bool:
         """Whether it can import a requirement already, in an acceptable version."""
-        found = self.packages.get(_MODULES.get(canonicalize_name(requirement.name), ""))
+        version = self.packages.get(_MODULES.get(canonicalize_name(requirement.name), ""))
         try:
-            return found is not None and requirement.specifier.contains(Version(found), prereleases=True)
+            return version is not None and requirement.specifier.contains(Version(version), prereleases=True)
         except InvalidVersion:
             return False
 
@@ -97,16 +97,16 @@ class Python:
 
 
 def platforms(python: Python) -> list[str]:
-    """The platform tags that the drone takes, best first, such as "manylinux_2_31_aarch64".
+    """The platform tags that the drone accepts, best first, such as "manylinux_2_31_aarch64".
 
     Raises:
-        InputError: There are no wheels for such a machine.
+        InputError: No wheels exist for this machine.
     """
     major, minor = python.glibc
     if python.machine not in _MACHINES or major != 2 or minor < _OLDEST_GLIBC:
         raise InputError(
-            f"no wheels exist for {python.machine} with glibc {major}.{minor}; there are some for "
-            f"{' and '.join(_MACHINES)} from glibc 2.{_OLDEST_GLIBC} on"
+            f"no wheels exist for this machine (found {python.machine} with glibc {major}.{minor}, expected "
+            f"{' or '.join(_MACHINES)} with glibc 2.{_OLDEST_GLIBC} or newer)"
         )
     tags = [f"manylinux_2_{n}_{python.machine}" for n in range(minor, _OLDEST_GLIBC - 1, -1)]
     older = [f"manylinux{n}_{python.machine}" for n in ("2014", "2010", "1")]
@@ -114,43 +114,43 @@ def platforms(python: Python) -> list[str]:
 
 
 def extras() -> list[str]:
-    """The values of --with, such as "ort"."""
+    """The names of the extras, such as "ort"."""
     return _distribution().metadata.get_all("Provides-Extra") or []
 
 
 def requirements(python: Python, wanted: Sequence[str]) -> list[Requirement]:
-    """The requirements of the device package with the extras `wanted` on this drone, whether it has them or not.
+    """The requirements of the device package with the extras `wanted` on this drone, including installed ones.
 
     Raises:
-        InputError: There is no such extra.
+        InputError: An extra is unknown.
     """
     unknown = set(wanted) - set(extras())
     if unknown:
-        raise InputError(f"--with {', '.join(sorted(unknown))}: unknown; known: {', '.join(extras())}")
+        raise InputError(f"{named('with', ', '.join(sorted(unknown)))}: unknown; known: {', '.join(extras())}")
     listed = [Requirement(text) for text in _distribution().requires or ()]
     return [r for r in listed if python.applies(r) or any(python.applies(r, extra) for extra in wanted)]
 
 
 def device_wheel(folder: Path) -> Path:
-    """Make a wheel, in `folder`, of the device package as it is installed here, editable or not.
+    """Build a wheel in `folder` from the device package that is installed here, editable or not.
 
     The same content gives the same bytes.
     """
     import edgeprune_device
 
-    found = _distribution()
+    distribution = _distribution()
     root = Path(edgeprune_device.__file__).parent
-    name = f"edgeprune_device-{found.version}"
+    name = f"edgeprune_device-{distribution.version}"
     content = {
         f"edgeprune_device/{path.relative_to(root).as_posix()}": path.read_bytes()
         for path in root.rglob("*")
         if path.is_file() and "__pycache__" not in path.parts and not path.name.startswith(".")
     }
-    content[f"{name}.dist-info/METADATA"] = found.read_text("METADATA").encode("utf-8")
+    content[f"{name}.dist-info/METADATA"] = _metadata(distribution, "METADATA")
     content[f"{name}.dist-info/WHEEL"] = (
         b"Wheel-Version: 1.0\nGenerator: edgeprune\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
     )
-    content[f"{name}.dist-info/entry_points.txt"] = found.read_text("entry_points.txt").encode("utf-8")
+    content[f"{name}.dist-info/entry_points.txt"] = _metadata(distribution, "entry_points.txt")
     record = "".join(f"{entry},{_digest(data)},{len(data)}\n" for entry, data in sorted(content.items()))
     content[f"{name}.dist-info/RECORD"] = f"{record}{name}.dist-info/RECORD,,\n".encode()
     with files.replacing(folder / f"{name}-py3-none-any.whl") as path, zipfile.ZipFile(path, "w") as wheel:
@@ -162,15 +162,15 @@ def device_wheel(folder: Path) -> Path:
 
 
 def fetch(python: Python, wanted: Sequence[str] = ()) -> tuple[Path, list[Path]]:
-    """Get the wheels of the device package with the extras `wanted` for a drone.
+    """Get the wheels of the device package, with the extras `wanted`, for a drone.
 
-    They come from the registry that pip uses here, once; then from the cache.
+    pip downloads them once from its registry; later calls use the cache.
 
     Returns:
-        (pip's wheel, the wheels that this drone lacks).
+        (pip's wheel, the wheels that are missing on this drone).
 
     Raises:
-        InputError: The registry does not answer or has no wheel that fits, or there is no such extra.
+        InputError: The registry does not answer or has no matching wheel, or an extra is unknown.
     """
     roots = [r for r in requirements(python, wanted) if not python.has(r)]
     asked = [*map(_bare, roots), "pip"]
@@ -186,14 +186,16 @@ def fetch(python: Python, wanted: Sequence[str] = ()) -> tuple[Path, list[Path]]
     return pip, [folder / name for name in names if folder / name != pip]
 
 
-def _download(python: Python, roots, asked: Sequence[str], limits: Sequence[str], folder: Path) -> None:
+def _download(
+    python: Python, roots: Sequence[Requirement], asked: Sequence[str], limits: Sequence[str], folder: Path
+) -> None:
     """Fill the cache's `folder` in one step."""
-    _cache().mkdir(parents=True, exist_ok=True)
+    files.make_folder(_cache())
     with tempfile.TemporaryDirectory(prefix=".", dir=_cache()) as name:
         beside = Path(name)
         missing: Iterable[str] = asked
-        # pip evaluates markers such as "python_version < '3.9'" for this machine's Python, so the further requirements
-        # of the drone's Python are requested again.
+        # pip evaluates markers such as "python_version < '3.9'" for this machine's Python, so the additional
+        # requirements for the drone's Python need another download.
         for _ in range(5):
             _pip_download(python, missing, limits, beside)
             used, lacking = closure(python, roots, beside)
@@ -202,7 +204,7 @@ def _download(python: Python, roots, asked: Sequence[str], limits: Sequence[str]
                 break
         else:
             raise InputError(
-                f"the registry's wheels do not fit together for Python {python.version}: no {', '.join(missing)}"
+                f"the registry's wheels are incomplete for Python {python.version} (missing: {', '.join(missing)})"
             )
         for path in list(beside.glob("*.whl")):
             if path not in used and _wheel_name(path.name) != "pip":
@@ -210,7 +212,7 @@ def _download(python: Python, roots, asked: Sequence[str], limits: Sequence[str]
         index = {"files": {path.name: files.sha256(path) for path in sorted(beside.glob("*.whl"))}}
         files.write_atomic(beside / "index.json", strict_json.pretty(index))
         shutil.rmtree(folder, ignore_errors=True)
-        with suppress(OSError):  # not empty: another setup was first
+        with suppress(OSError):  # another setup has filled it first
             os.rename(beside, folder)
 
 
@@ -264,11 +266,11 @@ def _pip_download(python: Python, asked: Iterable[str], limits: Sequence[str], t
     if done.returncode:
         lines = [line.strip() for line in done.stdout.splitlines() if line.strip()]
         if any("No module named pip" in line for line in lines):
-            raise InputError("pip is missing in this environment: python -m ensurepip")
-        said = next((line for line in lines if line.startswith("ERROR")), lines[-1] if lines else "no reason given")
+            raise InputError("pip: missing from this environment; install it with python -m ensurepip")
+        reason = next((line for line in lines if line.startswith("ERROR")), lines[-1] if lines else "no message")
         raise InputError(
             f"no wheels for Python {python.version} on {python.machine}, glibc {'.'.join(map(str, python.glibc))}: "
-            f"{said.removeprefix('ERROR: ')[:300]}"
+            f"{reason.removeprefix('ERROR: ')[:300]}"
         )
 
 
@@ -296,7 +298,7 @@ def _has_old_tensorrt(python: Python) -> bool:
 
 
 def _bare(requirement: Requirement) -> str:
-    """The requirement without its marker, which was evaluated for the drone already."""
+    """The requirement without its marker, which has been evaluated for the drone."""
     extra = f"[{','.join(sorted(requirement.extras))}]" if requirement.extras else ""
     return f"{requirement.name}{extra}{requirement.specifier}"
 
@@ -309,11 +311,23 @@ def _digest(data: bytes) -> str:
     return "sha256=" + base64.urlsafe_b64encode(hashlib.sha256(data).digest()).decode("ascii").rstrip("=")
 
 
+def _metadata(distribution: metadata.Distribution, name: str) -> bytes:
+    """A file of the distribution's metadata.
+
+    Raises:
+        InputError: The file is missing.
+    """
+    text = distribution.read_text(name)
+    if text is None:
+        raise InputError(f"{DISTRIBUTION}: {name} is missing on this host; reinstall edgeprune")
+    return text.encode("utf-8")
+
+
 def _distribution() -> metadata.Distribution:
     try:
         return metadata.distribution(DISTRIBUTION)
     except metadata.PackageNotFoundError as error:
-        raise InputError(f"{DISTRIBUTION} is not installed here; install edgeprune anew") from error
+        raise InputError(f"{DISTRIBUTION}: not installed on this host; reinstall edgeprune") from error
 
 
 def _cache() -> Path:

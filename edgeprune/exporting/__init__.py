@@ -1,1 +1,1 @@
-"""A network becomes files: ONNX in FP32, then FP16 and INT8, each gated; NVIDIA's parser and builder read them."""
+"""Exports a network to ONNX in FP32, FP16 and INT8, each with a gate; NVIDIA's parser and builder check the files."""

@@ -1,10 +1,9 @@
-"""Parse and build an ONNX file ahead of time with TensorRT for RTX, on a machine that needs no GPU.
+"""Parses an ONNX file and builds it ahead of time with TensorRT for RTX, on a machine without a GPU.
 
-For an RTX card the plan ships. For a Jetson the build proves that NVIDIA's parser takes the file and that its types
-hold under strong typing. It does not prove how layers fuse or how fast the file is: only a measurement on the device
-does.
+For an RTX card the plan is delivered. For a Jetson the build proves that NVIDIA's parser accepts the file and that its
+types are valid under strong typing. Fusion and speed can only be measured on the device.
 
-The builder is the device package's own (`edgeprune_device.engine`), in a process of its own, so that a crash inside a
+The builder of the device package (`edgeprune_device.engine`) runs in a separate process, so that a crash inside a
 native library does not lose an hour of training. This module imports neither torch nor onnx.
 """
 
@@ -20,7 +19,8 @@ from edgeprune_device.errors import DeviceError, InputError
 __all__ = ["EngineBuild", "available", "build", "computes"]
 
 LIBRARY = "tensorrt_rtx"
-# The FP32, FP16 and INT8 files of YOLOv8n take 7 s together on 2 busy cores; a build that hangs is ended after this.
+# The FP32, FP16 and INT8 files of YOLOv8n take 7 s together on 2 busy cores; a build that takes longer than this is
+# stopped.
 TIMEOUT_S = 600.0
 
 
@@ -31,13 +31,13 @@ class EngineBuild:
     Example: `EngineBuild("TensorRT for RTX 1.7.1.116", "SM86", 0.12, 0.61, 7340032, b"…", None)`.
 
     Attributes:
-        builder: The library and its version; None where it is not installed.
+        builder: The library and its version; None if it is not installed.
         compute: The GPU architecture, such as SM86.
-        parse_seconds: Time of the parser; None where there is no plan.
-        build_seconds: Time of the builder; None where there is no plan.
-        size_bytes: Of the plan.
+        parse_seconds: Time of the parser; None without a plan.
+        build_seconds: Time of the builder; None without a plan.
+        size_bytes: The size of the plan.
         plan: The raw plan, without any prefix.
-        reason: None, or why there is no plan.
+        reason: Why there is no plan; None if there is one.
         warnings: The builder's warnings.
     """
 
@@ -51,7 +51,7 @@ class EngineBuild:
     warnings: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """All fields but the plan."""
+        """All fields except the plan."""
         return {
             "builder": self.builder,
             "compute": self.compute,
@@ -64,14 +64,12 @@ class EngineBuild:
 
 
 def available() -> str | None:
-    """None where TensorRT for RTX is installed; else the reason why it cannot be used, in one line."""
+    """None if TensorRT for RTX is installed; otherwise the reason why it cannot be used, in one line."""
     return library.reason(LIBRARY)
 
 
 def computes() -> tuple[str, ...]:
-    """The GPU architectures that can be built for without such a GPU: SM75, SM80, SM86 …; empty without TensorRT for
-    RTX.
-    """
+    """The GPU architectures that plans can be built for, such as SM86; empty without TensorRT for RTX."""
     if available() is not None:
         return ()
     return tuple(name for name in library.load(LIBRARY).ComputeCapability.__members__ if name.startswith("SM"))
@@ -80,17 +78,17 @@ def computes() -> tuple[str, ...]:
 def build(
     onnx_path: Path | str, compute: str = "SM86", *, precision: str = "fp32", timeout_s: float = TIMEOUT_S
 ) -> EngineBuild:
-    """Parse and build one ONNX file for one GPU architecture, in a process of its own.
+    """Parse and build one ONNX file for one GPU architecture, in a separate process.
 
     Args:
         onnx_path: The file.
         compute: The GPU architecture.
-        precision: The precision of the file. TensorRT for RTX takes the types from the file itself, so only the advice
-            of a refusal depends on it.
-        timeout_s: The time after which the build is ended, s.
+        precision: The precision of the file. TensorRT for RTX reads the types from the file, so only the advice in an
+            error depends on it.
+        timeout_s: The time after which the build is stopped, s.
 
     Returns:
-        The build. Its `plan` is None where the file cannot be built here: TensorRT for RTX is missing or does not know
+        The build. Its `plan` is None if the file cannot be built here: TensorRT for RTX is missing or does not know
             the architecture, the builder ran out of time, or the native library crashed.
 
     Raises:
@@ -99,13 +97,13 @@ def build(
     """
     onnx_path = Path(onnx_path)
     if not onnx_path.is_file():
-        raise InputError(f"{onnx_path}: no such ONNX file")
+        raise InputError(f"{onnx_path}: no such ONNX file; check the path")
     missing = available()
     if missing:
         return EngineBuild(None, compute, None, None, None, None, missing)
     builder = library.title(library.load(LIBRARY))
     if compute not in computes():
-        reason = f"TensorRT for RTX cannot build for {compute}; it knows {', '.join(computes())}"
+        reason = f"TensorRT for RTX: cannot build for {compute} (supported: {', '.join(computes())})"
         return EngineBuild(builder, compute, None, None, None, None, reason)
     request = Request(onnx_path, precision, compute=compute, library=LIBRARY)
     try:

@@ -1,4 +1,4 @@
-"""A network as one ONNX file: FP32, one static batch-1 shape, simplified and checked.
+"""Exports a network as one ONNX file: FP32, one static batch-1 shape, simplified and checked.
 
 The module does not depend on precisions, targets or bundles.
 """
@@ -17,7 +17,7 @@ import torch
 from edgeprune_device.errors import GateError
 from edgeprune_device.output import END2END
 
-from edgeprune.model.head import output_of_network
+from edgeprune.model.head import last_layer, output_of_network, strides
 from edgeprune.model.prepare import prepare, quiet
 from edgeprune.quantize.graph import name_constants
 
@@ -25,7 +25,7 @@ __all__ = ["IR_VERSION", "OPSET", "metadata_of", "to_onnx", "trace"]
 
 # TensorRT 8.5 and 8.6 (JetPack 5, 6.0) read no opset above 17.
 OPSET = 17
-# ONNX Runtime 1.15, the oldest the device package accepts, reads IR 9 at most; opset 17 needs IR 8.
+# ONNX Runtime 1.15, the oldest that the device package accepts, reads at most IR 9; opset 17 needs IR 8.
 IR_VERSION = 8
 
 
@@ -40,19 +40,19 @@ def to_onnx(
     """Export an Ultralytics detector as one simplified, checked FP32 graph of static shape.
 
     The input `images` is (1, 3, h, w) float32, RGB in 0..1. The output `output0` is (1, 4 + classes, anchors) with
-    boxes as cx, cy, w, h in px and scores after the sigmoid. Of a one-to-one head it is (1, n, 6) [x1, y1, x2, y2,
-    score, class], px, where n is 300, or the number of anchors where there are fewer.
+    boxes as cx, cy, w, h in px and scores after the sigmoid. For a one-to-one head it is (1, n, 6) [x1, y1, x2, y2,
+    score, class], px; n is 300, or the number of anchors if that is smaller.
 
     Args:
         model: An Ultralytics DetectionModel, pruned or not, fused or not; it is not changed.
         imgsz: (H, W), px, multiples of the model's largest stride.
         opset: The ONNX opset.
         metadata: Entries that replace or extend those of `metadata_of`.
-        end2end: Whether to take the one-to-one head, whose output needs no NMS; None takes it where the model has one.
+        end2end: Whether to use the one-to-one head, whose output needs no NMS; None leaves the choice of the model.
 
     Raises:
-        InputError: The model cannot take the size.
-        GateError: The simplified graph is not valid, or computes something else.
+        InputError: The model does not support the size.
+        GateError: The simplified graph is invalid, or its outputs differ.
     """
     height, width = imgsz
     ready = prepare(model, imgsz, end2end=end2end)
@@ -60,14 +60,14 @@ def to_onnx(
     with quiet():
         graph, equal = onnxsim.simplify(graph, check_n=1)
     if not equal:
-        raise GateError("onnxsim changed the outputs of the exported graph; the file was not written")
+        raise GateError("exported graph: onnxsim changed the outputs, so the file was not written")
     graph = _tidy(graph)
     for key, value in {**metadata_of(ready, imgsz), **(metadata or {})}.items():
         graph.metadata_props.add(key=key, value=str(value))
     try:
         onnx.checker.check_model(graph, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise GateError(f"the exported graph is not valid ONNX: {' '.join(str(error).split())}") from error
+        raise GateError(f"exported graph: not valid ONNX: {' '.join(str(error).split())}") from error
     return graph
 
 
@@ -75,12 +75,12 @@ def metadata_of(model: torch.nn.Module, imgsz: tuple[int, int]) -> dict[str, Any
     """The metadata that stock Ultralytics writes into a file, and reads back when `YOLO("model.onnx")` opens it.
 
     Args:
-        model: The network as it is exported.
+        model: The exported network.
         imgsz: (H, W), px.
     """
     import ultralytics
 
-    names = getattr(model, "names", None) or {i: f"class{i}" for i in range(model.model[-1].nc)}
+    names = getattr(model, "names", None) or {i: f"class{i}" for i in range(last_layer(model).nc)}
     names = dict(enumerate(names)) if isinstance(names, (list, tuple)) else dict(names)
     architecture = Path(str((getattr(model, "yaml", None) or {}).get("yaml_file", "model"))).stem
     return {
@@ -89,9 +89,9 @@ def metadata_of(model: torch.nn.Module, imgsz: tuple[int, int]) -> dict[str, Any
         "version": ultralytics.__version__,
         "license": "AGPL-3.0 License (https://ultralytics.com/license)",
         "docs": "https://docs.ultralytics.com",
-        "stride": int(max(model.stride)),
+        "stride": max(strides(model)),
         "task": getattr(model, "task", "detect"),
-        "head": type(model.model[-1]).__name__,
+        "head": type(last_layer(model)).__name__,
         "batch": 1,
         "imgsz": [int(v) for v in imgsz],
         "names": names,
@@ -106,15 +106,15 @@ def _channels(model: torch.nn.Module) -> int:
 
 
 def trace(model: torch.nn.Module, height: int, width: int, opset: int) -> onnx.ModelProto:
-    """The graph of one traced run.
+    """Trace one run of the network.
 
-    It uses the TorchScript exporter, because only that one keeps opset 17 (the dynamo exporter writes 18 and converts
+    The TorchScript exporter is used, because only it keeps opset 17 (the dynamo exporter writes 18 and converts
     down) and names nodes after the model's layers. PyTorch 2.15 still has it behind `dynamo=False`.
 
     Args:
         model: The network, as `model.prepare` returns it.
-        height: Of the image, px.
-        width: Of the image, px.
+        height: The height of the input, px.
+        width: The width of the input, px.
         opset: The ONNX opset.
     """
     picture = torch.zeros(1, _channels(model), height, width)
@@ -124,7 +124,7 @@ def trace(model: torch.nn.Module, height: int, width: int, opset: int) -> onnx.M
         torch.onnx.export(
             model,
             (picture,),
-            target,
+            target,  # type: ignore[arg-type]  # dynamo=False writes to a stream, too
             opset_version=opset,
             input_names=["images"],
             output_names=["output0"],
@@ -135,8 +135,8 @@ def trace(model: torch.nn.Module, height: int, width: int, opset: int) -> onnx.M
 
 
 def _tidy(graph: onnx.ModelProto) -> onnx.ModelProto:
-    """The graph with constants as initializers, so that a weight is found in one place; with a plain IR version and
-    producer, and without onnxsim's metadata.
+    """Turn constants into initializers, so that all weights are in one place, set the IR version and the producer, and
+    drop onnxsim's metadata.
     """
     kept = []
     for node in graph.graph.node:

@@ -1,117 +1,198 @@
-"""Accuracy of models in any form, by one evaluator: that of `edgeprune_device`, on letterboxed images."""
+"""Accuracy of models in any form, on letterboxed images, from the one evaluator in `edgeprune_device`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from edgeprune_device.vision import accuracy, evaluation, preprocess
-from edgeprune_device.vision.accuracy import Accuracy, Matches
-from edgeprune_device.vision.postprocess import detections
+import numpy.typing as npt
+import torch
+from edgeprune_device.vision import evaluation, preprocess
+from edgeprune_device.vision.accuracy import Accuracy, ImageMatches, Matches, match_image
+from edgeprune_device.vision.evaluation import Detected
+from edgeprune_device.vision.postprocess import CONF
+from edgeprune_device.vision.preprocess import Letterbox
 
+from edgeprune import workers
 from edgeprune.data.dataset import Dataset
+from edgeprune.measuring.sessions import Session
 
-#: Confidence from which a detection is shown and counts as an object found; the default of `yolo predict`.
-SHOWN_CONF = 0.25
-
-#: The Exif tag.
-_ORIENTATION = 0x0112
+#: The matches of an image, and its detections to be drawn.
+_Judged = tuple[ImageMatches, npt.NDArray[np.float32] | None]
 
 
 def evaluate(
-    session,
+    session: Session,
     dataset: Dataset,
     pictures: Sequence[Path],
-    imgsz: int,
+    imgsz: int | Sequence[int],
     progress: Callable[[int], None] | None = None,
-    shown: list[np.ndarray] | None = None,
+    shown: list[npt.NDArray[np.float32]] | None = None,
+    warn: Callable[[str], None] | None = None,
 ) -> tuple[Accuracy, Matches]:
-    """COCO mAP of a session on labelled images, and the matches behind it (for bootstrap intervals and subsets).
+    """Compute the COCO mAP of a session on labelled images, and the matches for bootstrap intervals and subsets.
+
+    The images are distributed over one single-threaded process per core; the result does not depend on their number.
 
     Args:
-        session: Runs the model at `imgsz`; its `kind` is the meaning of the output (sessions.py).
+        session: Runs the model at `imgsz`.
         dataset: The data set of the images.
         pictures: The images.
-        imgsz: The side of the square network input, px.
+        imgsz: The side of a square input, or (height, width), px.
         progress: Called with the number of images done.
-        shown: A list to which the detections of each image are appended, as `yolo predict` would show them, of the same
-            inference: (n, 6) [x1, y1, x2, y2, score, class], image px, score >= SHOWN_CONF.
+        shown: A list that receives the detections of each image from the same inference, as `yolo predict` would show
+            them: rows of the task, image px, score >= `postprocess.CONF`.
+        warn: Receives one line if a process was killed and the evaluation continued without it; None raises a
+            RuntimeWarning.
     """
-    classes = list(dataset.names)
-    items = [(p.name, str(p), true_boxes(dataset, p)) for p in pictures]
+    names, task = list(dataset.names), dataset.task.on_device
+    local = session
 
-    def seen(outputs, box):
-        shown.append(box.undo(detections(outputs, session.kind, classes=len(classes), conf=SHOWN_CONF)))
+    def begin() -> None:
+        nonlocal local
+        torch.set_num_threads(1)
+        local = session.in_worker()
 
-    found_accuracy, found = evaluation.evaluate(
-        session,
-        items,
-        imgsz=imgsz,
-        classes=classes,
-        kind=session.kind,
-        progress=progress,
-        seen=None if shown is None else seen,
-    )
-    return found_accuracy, accuracy.match(found, [true_boxes for _, _, true_boxes in items], classes)
+    def run(picture: Path) -> _Judged:
+        image = evaluation.detect(
+            local, str(picture), picture.name, imgsz=imgsz, classes=len(names), kind=session.kind, task=task
+        )
+        return judge(picture, image)
+
+    def judge(picture: Path, image: Detected) -> _Judged:
+        drawn = None
+        if shown is not None:
+            drawn = task.undo(task.detections(image.outputs, session.kind, classes=len(names), conf=CONF), image.box)
+        return match_image(image.rows, dataset.truth(picture, image.box.shape), names, picture.name, task), drawn
+
+    if session.batch > 1:
+        results = _batched(session, dataset, pictures, imgsz, judge)
+    else:
+        results = workers.ordered(run, pictures, begin=begin, warn=warn)
+    matched: list[ImageMatches] = []
+    for matches, drawn in results:
+        matched.append(matches)
+        if shown is not None and drawn is not None:
+            shown.append(drawn)
+        if progress is not None:
+            progress(len(matched))
+    joined = Matches.of(matched, names)
+    return joined.accuracy(), joined
 
 
-def score(session, dataset: Dataset, pictures: Sequence[Path], imgsz: int) -> float:
-    """mAP50-95 for choices between models.
+def _batched(
+    session: Session,
+    dataset: Dataset,
+    pictures: Sequence[Path],
+    imgsz: int | Sequence[int],
+    judge: Callable[[Path, Detected], _Judged],
+) -> Iterator[_Judged]:
+    """Yield the results of a session that runs several images at once.
+
+    While the GPU computes a batch, threads decode the next batches and match the last ones, in libraries that release
+    the interpreter's lock.
+    """
+
+    classes, task = len(dataset.names), dataset.task.on_device
+
+    def load(picture: Path) -> tuple[npt.NDArray[np.float32], Letterbox]:
+        return preprocess.letterbox(preprocess.decode(picture), imgsz)
+
+    def one(picture: Path, outputs: list[npt.NDArray[Any]], box: Letterbox) -> _Judged:
+        return judge(picture, evaluation.detected(outputs, box, classes=classes, kind=session.kind, task=task))
+
+    groups = [pictures[start : start + session.batch] for start in range(0, len(pictures), session.batch)]
+    with ThreadPoolExecutor(workers.wanted()) as pool:
+        loading = deque([pool.submit(load, p) for p in group] for group in groups[:2])
+        judging: deque[list[Future[_Judged]]] = deque()
+        for i, group in enumerate(groups):
+            loaded = [future.result() for future in loading.popleft()]
+            if i + 2 < len(groups):
+                loading.append([pool.submit(load, p) for p in groups[i + 2]])
+            outputs = session.infer(np.concatenate([x for x, _ in loaded]))
+            parts = [[output[k : k + 1] for output in outputs] for k in range(len(group))]
+            judging.append([pool.submit(one, p, part, box) for p, part, (_, box) in zip(group, parts, loaded)])
+            if len(judging) > 1:
+                yield from (future.result() for future in judging.popleft())
+        for futures in judging:
+            yield from (future.result() for future in futures)
+
+
+def score(
+    session: Session,
+    dataset: Dataset,
+    pictures: Sequence[Path],
+    imgsz: int | Sequence[int],
+    warn: Callable[[str], None] | None = None,
+) -> float:
+    """The mAP50-95 of a session, for choosing between models.
 
     Args:
         session: See `evaluate`.
         dataset: The data set of the images.
         pictures: The images.
-        imgsz: The side of the square network input, px.
+        imgsz: The side of a square input, or (height, width), px.
+        warn: See `evaluate`.
 
     Returns:
-        NaN where the images have no labelled box.
+        The mAP50-95; NaN if the images have no labelled boxes.
     """
-    found = evaluate(session, dataset, pictures, imgsz)[0].map50_95
-    return float("nan") if found is None else found
+    map50_95 = evaluate(session, dataset, pictures, imgsz, warn=warn)[0].map50_95
+    return float("nan") if map50_95 is None else map50_95
 
 
-def upright_shape(picture: Path) -> tuple[int, int]:
-    """(height, width) of an image, px, after its EXIF orientation has been applied.
+def true_boxes(dataset: Dataset, picture: Path) -> npt.NDArray[np.float64]:
+    """The labelled boxes of an image, px (`Dataset.truth`)."""
+    return dataset.truth(picture, dataset.shape(picture))
 
-    Raises:
-        InputError: The file is missing or damaged.
+
+def interval(matches: Matches, *, samples: int = 1000, seed: int = 0) -> tuple[float, float] | None:
+    """The bootstrap interval of a model's mAP50-95 over images.
+
+    Args:
+        matches: The matches of the model.
+        samples: The number of draws.
+        seed: The seed of the draws.
+
+    Returns:
+        (low, high): the 95 % percentile interval; None if the images have no labelled boxes.
     """
-    try:
-        with preprocess.opened(picture) as image:
-            width, height = image.size
-            turned = image.getexif().get(_ORIENTATION, 1) >= 5
-    except Exception:  # a damaged file makes Pillow's plug-ins raise almost anything: decode() raises the error to show
-        height, width = preprocess.decode(picture).shape[:2]
-        return height, width
-    # Stored on its side: decode() turns the image, and the labels refer to the turned one.
-    return (width, height) if turned else (height, width)
+    rng = np.random.default_rng(seed)
+    count = matches.pictures
+    drawn = [matches.accuracy(rng.integers(count, size=count)).map50_95 for _ in range(samples)]
+    known = [value for value in drawn if value is not None]
+    if not known:
+        return None
+    low, high = np.percentile(known, [2.5, 97.5])
+    return float(low), float(high)
 
 
-def true_boxes(dataset: Dataset, picture: Path) -> np.ndarray:
-    """(n, 5) float64 [class, x1, y1, x2, y2], image px: the labelled boxes of an image."""
-    return dataset.truth(picture, upright_shape(picture))
-
-
-def bootstrap(a: Matches, b: Matches, score: Callable[[Accuracy], float], *, samples: int = 1000, seed: int = 0):
+def bootstrap(
+    a: Matches, b: Matches, score: Callable[[Accuracy], float | None], *, samples: int = 1000, seed: int = 0
+) -> tuple[float, float, float]:
     """Paired bootstrap over images of score(a) - score(b).
 
     Args:
         a: Matches of one model.
-        b: Matches of the other, of the same images in the same order.
-        score: The figure to compare, of an Accuracy.
+        b: Matches of the other, on the same images in the same order.
+        score: Returns the figure to compare; draws without a figure are ignored.
         samples: The number of draws.
-        seed: Of the draws.
+        seed: The seed of the draws.
 
     Returns:
         (difference, low, high): the difference and its 95 % percentile interval.
     """
     rng = np.random.default_rng(seed)
     count = a.pictures
-    drawn = []
-    for _ in range(samples):
-        index = rng.integers(count, size=count)
-        drawn.append(score(a.accuracy(index)) - score(b.accuracy(index)))
+
+    def difference(index: npt.NDArray[np.int64] | None = None) -> float:
+        of_a, of_b = score(a.accuracy(index)), score(b.accuracy(index))
+        return float("nan") if of_a is None or of_b is None else of_a - of_b
+
+    drawn = [difference(rng.integers(count, size=count)) for _ in range(samples)]
     low, high = np.nanpercentile(drawn, [2.5, 97.5])
-    return score(a.accuracy()) - score(b.accuracy()), float(low), float(high)
+    return difference(), float(low), float(high)

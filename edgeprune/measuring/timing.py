@@ -1,5 +1,6 @@
-"""Latency of ONNX models on this machine's CPU. The models take turns, image by image, so that a busy moment of the
-machine affects all alike.
+"""Latency of ONNX models on this machine's CPU.
+
+The models take turns, image by image. A load peak of the machine therefore affects all of them equally.
 """
 
 from __future__ import annotations
@@ -9,15 +10,19 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx
-from edgeprune_device.errors import InputError
-from edgeprune_device.vision import preprocess
-from edgeprune_device.vision.postprocess import detections
+from edgeprune_device import runtimes
+from edgeprune_device.errors import InputError, reason
+from edgeprune_device.size import Size
+from edgeprune_device.vision import detect, preprocess
+from edgeprune_device.vision.postprocess import CONF
+from edgeprune_device.vision.task import Task
 
 from edgeprune.data.samples import pick
-from edgeprune.measuring.accuracy import SHOWN_CONF
 from edgeprune.model import head
 
 
@@ -25,32 +30,38 @@ def _content(picture: Path) -> bytes:
     try:
         return picture.read_bytes()
     except OSError as error:
-        raise InputError(f"{picture}: the picture cannot be read ({(error.strerror or str(error)).lower()})") from error
+        raise InputError(f"{picture}: the image cannot be read ({reason(error)})") from error
 
 
 def _read(model: bytes | Path) -> onnx.ModelProto:
     return onnx.load_from_string(model if isinstance(model, bytes) else _content(model))
 
 
+def _size(session: runtimes.Session) -> Size:
+    _, _, height, width = session.input_shape
+    assert height is not None and width is not None  # edgeprune's files, and those that compare accepts, are static
+    return Size(height, width)
+
+
 @dataclass(frozen=True)
 class Timing:
-    """The times of one model, of the same rounds as those of the models it was timed with.
+    """The times of one model, measured in the same rounds as the other models.
 
     Attributes:
-        stages: Stage -> (rounds,) ms of one image: `decode`, `pre`, `infer` and `post`, or `infer` alone where there
-            were no images.
-        speedup: Median over the rounds of the first model's inference time divided by this model's.
-        threads: Threads of the inference.
-        runtime: The runtime of the inference, as text.
+        stages: Stage -> (rounds,) ms of one image: `decode`, `pre`, `infer` and `post`, or only `infer` if no
+            images were given.
+        speedup: Inference time of the first model divided by this model's, the median over the rounds.
+        threads: The number of inference threads.
+        runtime: The runtime, as text.
     """
 
-    stages: dict[str, np.ndarray]
+    stages: dict[str, npt.NDArray[np.float64]]
     speedup: float
     threads: int
     runtime: str
 
-    def to_json(self) -> dict:
-        """{latency_ms, stages_ms, fps_inference_only, fps_end_to_end}; null where a figure was not measured."""
+    def to_json(self) -> dict[str, Any]:
+        """{latency_ms, stages_ms, fps_inference_only, fps_end_to_end}; null if a figure was not measured."""
         infer = self.stages["infer"]
         whole = len(self.stages) > 1
         return {
@@ -71,11 +82,11 @@ class Timing:
 
 def time_models(
     models: dict[str, bytes | Path],
-    imgsz: int,
     pictures: Sequence[Path] = (),
     *,
     classes: int = 0,
     kinds: Mapping[str, str] | None = None,
+    task: Task = detect.TASK,
     threads: int = 1,
     rounds: int = 40,
     warmup: int = 5,
@@ -83,39 +94,39 @@ def time_models(
     """Time ONNX models in turns: each round is one image through every model.
 
     Args:
-        models: Name -> file or its bytes; speed-ups are relative to the first.
-        imgsz: The side of the square network input, px.
-        pictures: Files to decode, letterbox, infer and post-process. Without any, inference alone is timed, on noise.
-            The files are read into memory before, so that no disk access is timed.
+        models: Name -> file or its bytes, each of one input size; speed-ups are relative to the first.
+        pictures: Files to decode, letterbox, infer and post-process; they are read into memory first, so no disk access
+            is timed. Without files, only inference is timed, on noise.
         classes: The number of classes, for NMS.
-        kinds: Name -> the meaning of the output (`edgeprune_device.output`), where the file does not state it.
-        threads: Threads of the inference.
+        kinds: Name -> the format of the output (`edgeprune_device.output`), if the file does not state it.
+        task: The task of the models.
+        threads: The number of inference threads.
         rounds: The number of timed rounds.
-        warmup: The number of rounds before, which are not timed.
+        warmup: The number of untimed rounds before them.
     """
-    from edgeprune_device import runtimes
-
     sessions = {name: runtimes.open(model, "ort", runtimes.RuntimeSettings(threads)) for name, model in models.items()}
-    noise = np.random.default_rng(0).random((1, 3, imgsz, imgsz), dtype=np.float32)
+    sizes = {name: _size(session) for name, session in sessions.items()}
+    noise = {size: np.random.default_rng(0).random((1, 3, *size), dtype=np.float32) for size in set(sizes.values())}
     sources = [(str(path), _content(path)) for path in pick(pictures, rounds)]
-    prepare = preprocess.Preprocessor(imgsz)
+    prepare = {size: preprocess.Preprocessor(size) for size in noise}
     meant = {}
     if sources:
         stated = kinds or {}
         meant = {n: head.output_of_file(_read(m), stated.get(n), classes=classes) for n, m in models.items()}
 
-    def through(name: str, session, source: tuple[str, bytes] | None) -> list[tuple[str, int]]:
-        """(stage, time of its end in ns) of one image; the first entry is the begin."""
-        ends, x = [("", time.perf_counter_ns())], noise
+    def through(name: str, session: runtimes.Session, source: tuple[str, bytes] | None) -> list[tuple[str, int]]:
+        """(stage, time of its end in ns) of one image; the first entry is the start."""
+        size = sizes[name]
+        ends, x = [("", time.perf_counter_ns())], noise[size]
         if source is not None:
             image = preprocess.decode(source[1], source[0])
             ends.append(("decode", time.perf_counter_ns()))
-            x, box = prepare(image)
+            x, box = prepare[size](image)
             ends.append(("pre", time.perf_counter_ns()))
         outputs = session.infer(x)
         ends.append(("infer", time.perf_counter_ns()))
         if source is not None:
-            box.undo(detections(outputs, meant[name], classes=classes, conf=SHOWN_CONF))
+            task.undo(task.detections(outputs, meant[name], classes=classes, conf=CONF), box)
             ends.append(("post", time.perf_counter_ns()))
         return ends
 

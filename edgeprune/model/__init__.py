@@ -1,1 +1,1 @@
-"""An Ultralytics network: its checkpoint, its cost, its preparation for inference, its CPU threads."""
+"""An Ultralytics network: checkpoint, cost, preparation for inference, CPU threads."""

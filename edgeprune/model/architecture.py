@@ -1,13 +1,15 @@
-"""The YAML in a checkpoint, treated as untrusted text: edgeprune never needs to run it, but stock Ultralytics does.
+"""Checks the YAML in a checkpoint as untrusted text: edgeprune never runs it, but stock Ultralytics does.
 
-Ultralytics builds a network anew from `model.yaml` whenever it trains one. It evaluates `activation` as Python. It also
-calls the name in each row with the row's arguments, even if that is one of its own functions that installs packages or
-a class that downloads weights. A YAML is therefore accepted only if it holds nothing but layers and numbers.
+Ultralytics rebuilds a network from `model.yaml` for every training. It evaluates `activation` as Python. It also calls
+the name in each row with the row's arguments, even if that is a function that installs packages or a class that
+downloads weights. A YAML is therefore accepted only if it contains only layers and numbers.
 """
 
 from __future__ import annotations
 
 import ast
+from collections.abc import Iterator
+from typing import TypeGuard
 
 import torch
 from edgeprune_device.errors import InputError
@@ -17,67 +19,71 @@ from torch import nn
 __all__ = ["activation", "check"]
 
 _MOST = 100_000  # entries in a YAML; Ultralytics' largest has some hundreds
-_LONGEST = 100  # characters: no activation, name of a layer or argument has more
-#: In torch.nn's activation module, but no activation function: its arguments can be as large as a network's.
+_LONGEST = 100  # characters of an activation, a layer's name or an argument
+#: In torch.nn's activation module, but not activation functions: their arguments can be as large as a network's.
 _NO_FUNCTIONS = ("MultiheadAttention",)
 _LAYERS = "ultralytics.nn.modules."
-#: Takes the name of a torchvision function, and downloads weights.
+#: Layers that download weights: TorchVision takes the name of a torchvision function.
 _FETCHES = ("TorchVision",)
-_FORMER = ("Silence",)  # of YOLOv9e's first files; Ultralytics reads it as nn.Identity
+_FORMER = ("Silence",)  # in YOLOv9e's first files; Ultralytics reads it as nn.Identity
 
 
 def check(where: object, yaml: object) -> None:
-    """Refuse a model's YAML of which stock Ultralytics would run more than layers.
+    """Refuse a model's YAML if stock Ultralytics would run more than layers from it.
 
     Args:
-        where: Names the YAML in messages.
-        yaml: The YAML, as loaded.
+        where: The name of the YAML in messages.
+        yaml: The loaded YAML.
 
     Raises:
-        InputError: The YAML holds more; the message shows the text in one line.
+        InputError: The YAML contains more; the message shows the text in one line.
     """
     try:
         if type(yaml) is not dict or not _plain(yaml):
-            raise ValueError("more than text and numbers")
+            raise ValueError("found a value that is neither text nor a number")
         if yaml.get("activation"):
             activation(yaml["activation"])
         for row in [*yaml.get("backbone", ()), *yaml.get("head", ())]:
             _check_row(row)
     except (TypeError, ValueError) as error:
         raise InputError(
-            f"{where}: the YAML in it says {error}; stock Ultralytics would run that as Python, so it was not opened"
+            f"{where}: unsafe YAML ({error}); stock Ultralytics would run it as Python, so the file was not opened"
         ) from error
 
 
 def activation(text: object) -> nn.Module:
-    """Make the module that a text such as "nn.LeakyReLU(0.1)" names: an activation of torch.nn with plain arguments.
+    """Build the module of a text such as "nn.LeakyReLU(0.1)": an activation of torch.nn with plain arguments.
 
     Raises:
-        ValueError: The text names anything else.
+        ValueError: The text is anything else.
     """
     try:
         return _named(text)
-    except Exception as error:  # the parser and torch's constructors raise half a dozen kinds
-        expected = "expected one of torch.nn's, such as nn.LeakyReLU(0.1)"
-        raise ValueError(f"activation: {_shown(text)} ({expected})") from error
+    except Exception as error:  # the parser and torch's constructors raise many kinds
+        expected = "expected an activation of torch.nn, such as nn.LeakyReLU(0.1)"
+        raise ValueError(f"activation: found {_shown(text)}, {expected}") from error
 
 
-def _named(text: str) -> nn.Module:
-    if len(text) > _LONGEST:
-        raise ValueError("too long")
+def _named(text: object) -> nn.Module:
+    if not isinstance(text, str) or len(text) > _LONGEST:
+        raise ValueError("not a text, or too long")
     call = ast.parse(text.strip(), mode="eval").body
+    if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Attribute):
+        raise ValueError("not a call")
     name, home = call.func.attr, ast.unparse(call.func.value)
     kind = nn.Identity if name == "Identity" else getattr(nn.modules.activation, name)
     if home not in ("nn", "torch.nn") or name in _NO_FUNCTIONS or not _is_module(kind) or kind is nn.Module:
         raise ValueError(name)
     arguments = [_value(node) for node in call.args]
-    named = {keyword.arg: _value(keyword.value) for keyword in call.keywords}
+    named = {keyword.arg: _value(keyword.value) for keyword in call.keywords if keyword.arg}
+    if len(named) < len(call.keywords):
+        raise ValueError("arguments of arguments")
     with torch.device("meta"):
         return kind(*arguments, **named)
 
 
-def _is_module(found: object) -> bool:
-    return isinstance(found, type) and issubclass(found, nn.Module)
+def _is_module(candidate: object) -> TypeGuard[type[nn.Module]]:
+    return isinstance(candidate, type) and issubclass(candidate, nn.Module)
 
 
 def _value(node: ast.expr) -> float | bool | str:
@@ -89,15 +95,15 @@ def _value(node: ast.expr) -> float | bool | str:
 
 def _check_row(row: object) -> None:
     if not isinstance(row, (list, tuple)) or len(row) != 4:
-        raise ValueError(f"{_shown(row)} where a row [from, repeats, layer, arguments] should be")
+        raise ValueError(f"found {_shown(row)}, expected a row [from, repeats, layer, arguments]")
     _, repeats, name, arguments = row
     if not isinstance(repeats, int) or not isinstance(name, str) or not isinstance(arguments, (list, tuple)):
-        raise ValueError(f"{_shown(row)} where a row [from, repeats, layer, arguments] should be")
+        raise ValueError(f"found {_shown(row)}, expected a row [from, repeats, layer, arguments]")
     if not _is_layer(name):
-        raise ValueError(f"a layer {_shown(name)}, which is none of Ultralytics' or torch.nn's")
+        raise ValueError(f"found layer {_shown(name)}, expected a layer of Ultralytics or torch.nn")
     for argument in _leaves(arguments):
         if isinstance(argument, str) and len(argument) > _LONGEST:
-            raise ValueError(f"an argument {_shown(argument)} of a layer {name}")
+            raise ValueError(f"argument {_shown(argument)} of layer {name} is longer than {_LONGEST} characters")
 
 
 def _is_layer(name: str) -> bool:
@@ -106,36 +112,37 @@ def _is_layer(name: str) -> bool:
     if name in _FORMER:
         return True
     if name.startswith("nn."):
-        found, home = getattr(nn, name[3:], None), "torch.nn."
+        layer, home = getattr(nn, name[3:], None), "torch.nn."
     elif name.startswith("torchvision.ops."):
         import torchvision
 
-        found, home = getattr(torchvision.ops, name[16:], None), "torchvision.ops."
+        layer, home = getattr(torchvision.ops, name[16:], None), "torchvision.ops."
     else:
         from ultralytics.nn import tasks
 
-        found, home = vars(tasks).get(name), _LAYERS
-    return _is_module(found) and found.__module__.startswith(home)
+        layer, home = vars(tasks).get(name), _LAYERS
+    return _is_module(layer) and layer.__module__.startswith(home)
 
 
 def _plain(value: object) -> bool:
     return all(type(leaf) in (str, int, float, bool, type(None)) for leaf in _leaves(value))
 
 
-def _leaves(value: object):
-    """All values in lists and dictionaries, keys too. A file may nest without end, or hold itself.
+def _leaves(value: object) -> Iterator[object]:
+    """All values in lists and dictionaries, and the keys. The input may nest without end, or contain itself.
 
     Raises:
-        ValueError: More values than any network's YAML has.
+        ValueError: There are more values than in any network's YAML.
     """
-    todo, seen = [value], 0
+    todo, count = [value], 0
     while todo:
-        item, seen = todo.pop(), seen + 1
-        if seen > _MOST:
-            raise ValueError("more than a network's YAML has")
+        item, count = todo.pop(), count + 1
+        if count > _MOST:
+            raise ValueError("too many values for a network's YAML")
+        # Exact types only, because a subclass may define its own iteration.
         if type(item) is dict:
             todo += [*item, *item.values()]
-        elif type(item) in (list, tuple):
+        elif type(item) is list or type(item) is tuple:
             todo += item
         else:
             yield item

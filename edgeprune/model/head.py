@@ -1,10 +1,11 @@
-"""The head that a detector answers with, and the meaning of its output.
+"""The head of a detector, and the meaning of its output.
 
-YOLOv10 and YOLO26 have two heads: one-to-many, whose boxes need NMS, and one-to-one, whose rows need none. Where there
-is a one-to-one head, this module is about that head, because it is the one that is exported.
+YOLOv10 and YOLO26 have two heads: one-to-many, whose boxes need NMS, and one-to-one, whose rows need none. One of them
+is exported and measured. The network itself states which: the attribute `end2end` of Ultralytics' head, which its
+checkpoint keeps. The other head stays in checkpoints, but costs nothing in a plan.
 
-The network, the file's metadata or the bundle's manifest states the meaning of an output. The shape only has to agree.
-It decides where nothing is stated, and only if it can be read in one way.
+The network, the file's metadata or the bundle's manifest states the meaning of an output, and the shape must agree. The
+shape decides only if nothing states the meaning and only one meaning is possible.
 """
 
 from __future__ import annotations
@@ -13,41 +14,132 @@ import ast
 from typing import TYPE_CHECKING, Any
 
 from edgeprune_device.errors import InputError
+from edgeprune_device.option import named
 from edgeprune_device.output import END2END, RAW, fits
 
-if TYPE_CHECKING:  # the page reads the words only
+from edgeprune import tasks
+from edgeprune.options import HEADS
+
+if TYPE_CHECKING:  # the page needs only the texts, not these libraries
     import onnx
     import torch
 
-__all__ = ["NOTE", "ONE_TO_ONE", "has_one_to_one", "of_file", "of_network", "output_of_file", "output_of_network"]
+__all__ = [
+    "NOTES",
+    "ONE_TO_MANY",
+    "ONE_TO_ONE",
+    "idle",
+    "is_end2end",
+    "last_layer",
+    "of_file",
+    "of_network",
+    "one_to_one",
+    "output_of_file",
+    "output_of_network",
+    "select",
+    "strides",
+    "task_of_file",
+    "two_heads",
+]
 
-#: Its name on the card, on the page and in tables.
-ONE_TO_ONE = "one-to-one"
-#: The note beside a figure of this head.
-NOTE = (
-    "the one-to-one head, without NMS, as it is exported; Ultralytics' own val and predict take the one-to-many head "
-    "with NMS unless nms=False"
-)
+#: The names of the heads: values of `--head`, also on the card, on the page and in tables.
+ONE_TO_ONE, ONE_TO_MANY = HEADS
+#: The note beside a figure of each head.
+NOTES = {
+    ONE_TO_ONE: "the one-to-one head without NMS, as exported; Ultralytics' val and predict use the one-to-many head "
+    "with NMS unless nms=False",
+    ONE_TO_MANY: "the one-to-many head with NMS, as exported; Ultralytics' val and predict also use this head unless "
+    "nms=False",
+}
+#: The names of the modules of the one-to-one head begin with this; the rest is the name in the one-to-many head.
+_PREFIX = "one2one_"
 
 
-def has_one_to_one(model: torch.nn.Module) -> bool:
-    """Whether an Ultralytics detector has a one-to-one head."""
-    return getattr(model.model[-1], "one2one_cv2", None) is not None
+def last_layer(model: torch.nn.Module) -> Any:
+    """The last layer of an Ultralytics network, which is its head; its attributes depend on its class."""
+    layers: Any = model.model
+    return layers[-1]
+
+
+def strides(model: torch.nn.Module) -> list[int]:
+    """The strides of an Ultralytics network's output feature maps, px."""
+    values: Any = model.stride
+    return [int(stride) for stride in values]
+
+
+def two_heads(model: torch.nn.Module) -> bool:
+    """Whether an Ultralytics network has a one-to-many and a one-to-one head. `fuse` leaves one of them."""
+    if not hasattr(model, "model"):  # not Ultralytics' network
+        return False
+    head = last_layer(model)
+    return getattr(head, "one2one_cv2", None) is not None and head.cv2 is not None
+
+
+def is_end2end(model: torch.nn.Module) -> bool:
+    """Whether a network is exported and measured with its one-to-one head."""
+    return bool(getattr(last_layer(model), "end2end", False))
+
+
+def select(model: torch.nn.Module, head: str | None) -> None:
+    """Choose the head that is exported and measured; the network keeps the choice, also in its checkpoint.
+
+    Args:
+        model: The network; only its attribute `end2end` changes.
+        head: ONE_TO_ONE or ONE_TO_MANY; None leaves the choice of the checkpoint.
+
+    Raises:
+        InputError: The network does not have this head.
+    """
+    if head is None:
+        return
+    wanted = head == ONE_TO_ONE
+    if two_heads(model):
+        last_layer(model).end2end = wanted
+    elif wanted != is_end2end(model):
+        only = ONE_TO_MANY if wanted else ONE_TO_ONE
+        raise InputError(f"{named('head', head)}: this model has only the {only} head; leave the option out")
+
+
+def idle(model: torch.nn.Module) -> tuple[str, ...]:
+    """The names of the modules of the head that is not exported; empty if the network has only one."""
+    if not two_heads(model):
+        return ()
+    own = _one_to_one(model)
+    return tuple(name.replace(_PREFIX, "") for name in own) if is_end2end(model) else own
+
+
+def one_to_one(model: torch.nn.Module) -> tuple[str, ...]:
+    """The names of the modules of the one-to-one head if it is the exported one of two; else empty."""
+    return _one_to_one(model) if is_end2end(model) and two_heads(model) else ()
+
+
+def _one_to_one(model: torch.nn.Module) -> tuple[str, ...]:
+    blocks: Any = model.model
+    return tuple(
+        f"model.{len(blocks) - 1}.{name}" for name, _ in last_layer(model).named_children() if name.startswith(_PREFIX)
+    )
 
 
 def of_network(model: torch.nn.Module) -> str | None:
-    """The head that a network's figures are of; None where it has only one."""
-    return ONE_TO_ONE if has_one_to_one(model) else None
+    """The head of a network's figures; None if it never had two."""
+    if getattr(last_layer(model), "one2one_cv2", None) is None:
+        return None
+    return ONE_TO_ONE if is_end2end(model) else ONE_TO_MANY
 
 
 def of_file(model: onnx.ModelProto) -> str | None:
-    """The head that a file's figures are of; None where the file does not name it, or the network has only one."""
+    """The head of a file's figures; None if the file does not name it, or the network has only one."""
     return ONE_TO_ONE if _metadata(model).get("end2end") is True else None
 
 
 def output_of_network(ready: torch.nn.Module) -> str:
-    """The meaning of the output of a network that `model.prepare` has made ready: RAW or END2END."""
-    return END2END if getattr(ready.model[-1], "end2end", False) else RAW
+    """The meaning of the output of a network from `model.prepare`: RAW or END2END."""
+    return END2END if is_end2end(ready) else RAW
+
+
+def task_of_file(model: onnx.ModelProto) -> str:
+    """The name of the task that a file's metadata state, as edgeprune and Ultralytics write them; else detection."""
+    return next((entry.value for entry in model.metadata_props if entry.key == "task"), tasks.DETECT.name)
 
 
 def output_of_file(
@@ -59,40 +151,43 @@ def output_of_file(
         model: The file.
         stated: The meaning that a bundle's manifest states; None takes the file's metadata, as edgeprune and
             Ultralytics write it.
-        classes: The number of classes, where the metadata does not name them.
+        classes: The number of classes, if the metadata does not give it.
         what: Begins the message of an error.
 
     Raises:
-        InputError: The shape contradicts the stated meaning, or nothing is stated and the shape can be read in both
-            ways or in none.
+        InputError: The shape contradicts the stated meaning, or no meaning is stated and the shape allows both or
+            none; or the file is for a task that is not supported.
     """
+    extra = tasks.get(task_of_file(model)).on_device.extra
     meta = _metadata(model)
     shape = [d.dim_value for d in model.graph.output[0].type.tensor_type.shape.dim]
     names = meta.get("names")
     classes = len(names) if isinstance(names, (dict, list)) else classes
-    if classes is None:  # then any number fits
-        classes = shape[1] - 4 if len(shape) == 3 and shape[1] > 4 else 0
-    # A dimension that the file leaves open decides nothing: each output is checked again when it is computed.
-    possible = [kind for kind in (RAW, END2END) if not all(shape) or fits(shape, kind, classes)]
+    if classes is None:  # any number is possible
+        classes = max(shape[1] - 4 - extra, 0) if len(shape) == 3 else 0
+    # A dynamic dimension excludes nothing: each output is checked again when it is computed.
+    possible = [kind for kind in (RAW, END2END) if not all(shape) or fits(shape, kind, classes, extra)]
     stated = stated or _stated(meta)
     if stated in possible or (stated is None and len(possible) == 1):
         return stated or possible[0]
     if stated is not None:
         raise InputError(
-            f"{what}: its output is stated to be {stated}, which {shape} is not for {classes} classes; export it again"
+            f"{what}: wrong output shape for its stated format, {stated}, and {classes} classes (found {shape}); "
+            "export the model again"
         )
     if possible:
         raise InputError(
-            f"{what}: its output {shape} for {classes} classes can be read as {' and as '.join(possible)}, and no "
-            "metadata says which; export it with edgeprune or Ultralytics"
+            f"{what}: ambiguous output (shape {shape} for {classes} classes can be {' or '.join(possible)}, and the "
+            "metadata does not state the format); export the model with edgeprune or Ultralytics"
         )
     raise InputError(
-        f"{what}: an output of shape {shape} is no detector's: (1, 4 + classes, N), or (1, n, 6) end to end"
+        f"{what}: not a detector (found output shape {shape}, expected (1, {4 + extra} + classes, N), or "
+        f"(1, n, {6 + extra}) end to end)"
     )
 
 
 def _stated(meta: dict[str, Any]) -> str | None:
-    """The meaning in the metadata, as Ultralytics reads it back: end to end by the head, or by NMS inside the file."""
+    """The meaning in the metadata as Ultralytics reads it: end to end through the head or through NMS in the file."""
     args = meta.get("args")
     inside = isinstance(args, dict) and args.get("nms") is True
     if inside or "end2end" in meta:
@@ -101,12 +196,12 @@ def _stated(meta: dict[str, Any]) -> str | None:
 
 
 def _metadata(model: onnx.ModelProto) -> dict[str, Any]:
-    """The readable values of the entries that describe the output."""
-    found = {}
+    """The parsed metadata entries that describe the output."""
+    metadata = {}
     for entry in model.metadata_props:
         if entry.key in ("names", "args", "end2end"):
             try:
-                found[entry.key] = ast.literal_eval(entry.value)
+                metadata[entry.key] = ast.literal_eval(entry.value)
             except (ValueError, SyntaxError):
                 continue
-    return found
+    return metadata

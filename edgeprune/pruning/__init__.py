@@ -1,1 +1,1 @@
-"""Which channels go, and how: trace, score, budget, plan, surgery, compensation."""
+"""The choice and the removal of channels: trace, score, budget, plan, surgery, compensation."""

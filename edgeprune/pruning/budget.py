@@ -1,51 +1,51 @@
-"""Which channels to keep under a budget: one optimisation over all groups, rounding and floors included.
+"""The choice of channels under a budget: one optimisation over all groups, with rounding and floors.
 
 The loss of a group that keeps k channels is the sum of its lowest scores. For a budget in MACs, parameters or
-milliseconds, the plan with the least total loss is sought among all plans whose cost is at most the budget. The
+milliseconds, the solver seeks the plan with the least total loss among all plans whose cost is at most the budget. The
 Lagrangian (loss + price * cost) is minimised group by group until nothing changes, bisection finds the price, and
 exchanges between two groups improve the result.
 
-`--ratio R` removes the fraction R of the prunable channels, as nearly as the rounding allows. A plan that removes only
-the cheapest channels would be smaller on paper and no faster. The parameters and the MACs therefore have to fall at
-least `SHARE` times as much as the channels, or as near to that as the floors allow. Among the plans that do, the one
-with the least total score is taken.
+A budget of kind `ratio` removes a fraction of the prunable channels, as closely as the rounding allows. A plan that
+removes only the cheapest channels would be smaller on paper but no faster. The parameters and the MACs must therefore
+fall at least `SHARE` times as much as the channels, or as close to that as the floors allow. Among these plans, the one
+with the least total score is chosen.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from edgeprune_device.errors import InputError
+from edgeprune_device.option import named
 
+from edgeprune.options import BudgetOptions, declared
 from edgeprune.pruning.channels import Channels
 from edgeprune.pruning.cost import CostModel, macs, of, params
+from edgeprune.pruning.layers import Floats, Ints, Mask
 
 #: No layer falls below this fraction of its width (nor below one rounding step).
 FLOOR = 0.25
-#: Relative fall of MACs and of parameters per relative fall of channels that a plan by ratio has to reach.
+#: The required relative reduction of MACs and parameters per relative reduction of channels, for a budget by ratio.
 SHARE = 1.15
 
-#: kind: (whether the value is in its range, the range, what it is)
-_KINDS = {
-    "ratio": (lambda v: 0 <= v < 1, "[0, 1)", "the fraction of prunable channels to remove"),
-    "macs": (lambda v: 0 < v <= 1, "(0, 1]", "the fraction of multiply-accumulates to keep"),
-    "params": (lambda v: 0 < v <= 1, "(0, 1]", "the fraction of parameters to keep"),
-    "latency": (lambda v: 0 < v <= 1, "(0, 1]", "the fraction of the latency to keep"),
-    "latency_ms": (lambda v: 0 < v < 1e6, "(0, 1e6)", "the milliseconds that a picture may take"),
-}
+#: The indices of the units' picked options.
+Picked = Sequence[int] | Ints
 
 
 @dataclass(frozen=True)
 class Budget:
-    """The limit that a plan must meet.
+    """The limit that a plan must meet. The options with these names declare the ranges (edgeprune/options.py).
 
-    A `latency_ms` becomes a `latency` once the uncut network has been measured (latency.py).
+    A `latency_ms` becomes a `latency` after the uncut network has been measured (latency.py).
 
     Attributes:
         kind: `ratio`, `macs`, `params`, `latency` or `latency_ms`.
         value: For `ratio` the fraction of prunable channels to remove; for `macs`, `params` and `latency` the fraction
-            of the uncut network's cost to keep; for `latency_ms` the milliseconds an image.
+            of the uncut network's cost to keep; for `latency_ms` the milliseconds per image.
 
     Raises:
         InputError: The value is outside its range.
@@ -55,24 +55,23 @@ class Budget:
     value: float
 
     def __post_init__(self) -> None:
-        inside, span, means = _KINDS[self.kind]
-        if not inside(self.value):
-            raise InputError(f"{self.kind} {self.value:g} is outside {span}: it is {means}")
+        name = "latency_ratio" if self.kind == "latency" else self.kind
+        declared(BudgetOptions)[name].check(self.value)
 
     @classmethod
     def asked(cls, **given: float | None) -> Budget:
-        """Make the budget from the one option that is given.
+        """Make the budget from the given option.
 
         Args:
-            **given: The values of ratio, macs, params, latency_ratio and latency_ms; None where an option is not given.
+            **given: The values of ratio, macs, params, latency_ratio and latency_ms; None if an option is not given.
                 Milliseconds stay milliseconds until they have been measured.
 
         Raises:
-            InputError: None or several are given, or the value is outside its range.
+            InputError: No value or more than one is given, or the value is outside its range.
         """
         chosen = {name: value for name, value in given.items() if value is not None}
         if len(chosen) != 1:
-            raise InputError(f"give one budget, not {len(chosen)}: {', '.join(given)}")
+            raise InputError(f"budget: give exactly one of {', '.join(map(named, given))} (found {len(chosen)})")
         name, value = next(iter(chosen.items()))
         return cls("latency" if name == "latency_ratio" else name, value)
 
@@ -83,12 +82,11 @@ class Budget:
         """The next of `steps` equal steps toward this budget.
 
         Args:
-            left: The fraction of the uncut network's cost (of its prunable channels, for a ratio) that the network at
-                hand has.
-            steps: The number of steps from the network at hand to this budget.
+            left: The current network's fraction of the uncut network's cost (of its prunable channels, for a ratio).
+            steps: The number of steps from the current network to this budget.
 
         Returns:
-            A budget of the network at hand.
+            A budget for the current network.
         """
         goal = 1 - self.value if self.kind == "ratio" else self.value
         share = min(goal / left, 1.0) ** (1 / steps)
@@ -97,35 +95,36 @@ class Budget:
 
 @dataclass(frozen=True)
 class Unit:
-    """Groups whose counts are one decision, because they keep equal counts or because the caller joins them.
+    """Groups with one common decision, because they keep equal shares or because the caller joins them.
 
     Attributes:
         groups: Indices into `Channels.groups`.
-        options: (k, groups of the unit) kept counts, the full widths first.
+        options: (k, groups of the unit) kept counts, full widths first.
         loss: (k,) total score of the channels that each option removes.
     """
 
     groups: tuple[int, ...]
-    options: np.ndarray
-    loss: np.ndarray
+    options: Ints
+    loss: Floats
 
     @property
-    def removed(self) -> np.ndarray:
-        """(k,) number of channels that each option removes, over all groups of the unit."""
-        return (self.options[0] - self.options).sum(1)
+    def removed(self) -> Ints:
+        """(k,) number of channels that each option removes in all groups of the unit."""
+        removed: Ints = (self.options[0] - self.options).sum(1)
+        return removed
 
 
 def choose(
-    channels: Channels, scores: np.ndarray, budget: Budget, *, multiple: int, uniform: bool = False,
+    channels: Channels, scores: Floats, budget: Budget, *, multiple: int, uniform: bool = False,
     cost: CostModel | None = None,
-) -> np.ndarray:  # fmt: skip
+) -> Mask:  # fmt: skip
     """Choose the channels to keep, with one decision for each group or tie of groups (`solve` over `units`).
 
     Args:
         channels: The channels of the network.
         scores: (atoms,) cost of removing each atom.
         budget: The limit to meet.
-        multiple: Kept counts are multiples of it where the full width is; 8 suits FP16 tensor cores.
+        multiple: Kept counts are multiples of it if the full width is; 8 suits FP16 tensor cores.
         uniform: See `solve`.
         cost: See `solve`.
 
@@ -136,47 +135,45 @@ def choose(
 
 
 def solve(
-    channels: Channels, scores: np.ndarray, units: list[Unit], budget: Budget, *, uniform: bool = False,
+    channels: Channels, scores: Floats, units: list[Unit], budget: Budget, *, uniform: bool = False,
     cost: CostModel | None = None,
-) -> np.ndarray:  # fmt: skip
+) -> Mask:  # fmt: skip
     """Decide for each atom whether it is kept or removed.
 
     Args:
         channels: The channels of the network.
         scores: (atoms,) cost of removing each atom; atoms with an infinite score stay.
-        units: The decisions: those of `units()`, or others (portable.py).
+        units: The decisions, from `units()` or from portable.py.
         budget: The limit to meet.
-        uniform: Every unit gives the same share; the scores only rank the channels within a group.
+        uniform: Every unit loses the same share; the scores only rank the channels within a group.
         cost: The cost that the budget counts; None takes the cost model of the budget's kind (`cost.of`).
 
     Returns:
         (atoms,) bool, True = keep.
 
     Raises:
-        InputError: The budget asks for more than the floors allow.
+        InputError: The floors do not allow the budget.
     """
     if budget.kind == "ratio":
         _check_ratio(channels, units, budget.value)
+        within = _removes_enough(channels, units, budget.value)
+        picked = _uniform(units, within) if uniform else _by_ratio(channels, units, budget.value)
     else:
-        cost = of(budget.kind, channels) if cost is None else cost
-        _check_cost(channels, units, cost, budget)
-    if uniform:
-        picked = _uniform(channels, units, cost, budget)
-    elif budget.kind == "ratio":
-        picked = _by_ratio(channels, units, budget.value)
-    else:
-        picked = _by_cost(channels, units, cost, budget.value)
+        counted = of(budget.kind, channels) if cost is None else cost
+        _check_cost(channels, units, counted, budget)
+        within = _costs_little(channels, units, counted, budget.value)
+        picked = _uniform(units, within) if uniform else _by_cost(channels, units, counted, budget.value)
     return mask(channels, scores, units, picked)
 
 
 # -- the decisions ---------------------------------------------------------------------------------------------------
-def units(channels: Channels, scores: np.ndarray, multiple: int) -> list[Unit]:
-    """One unit for every group, and one for every tie of groups that keep equal counts.
+def units(channels: Channels, scores: Floats, multiple: int) -> list[Unit]:
+    """One unit for every group, and one for every tie of groups that keep equal shares.
 
     Args:
         channels: The channels of the network.
         scores: (atoms,) cost of removing each atom.
-        multiple: Kept counts are multiples of it where the full width is.
+        multiple: Kept counts are multiples of it if the full width is.
     """
     return [_unit(channels, scores, ids, multiple) for ids in _ids(channels)]
 
@@ -187,17 +184,23 @@ def _ids(channels: Channels) -> list[tuple[int, ...]]:
     return [*channels.ties, *alone]
 
 
-def _unit(channels: Channels, scores: np.ndarray, ids: tuple[int, ...], multiple: int) -> Unit:
-    width = len(channels.groups[ids[0]].atoms)
-    finite = min(int(np.isfinite(scores[channels.groups[g].atoms]).sum()) for g in ids)
-    lowest = max(int(np.ceil(FLOOR * width)), min(multiple, width), width - finite)
-    step = multiple if width % multiple == 0 else 1
-    options = np.array([width, *(k for k in range(width - step, lowest - 1, -step))])
-    options = np.repeat(options[:, None], len(ids), axis=1)
+def _unit(channels: Channels, scores: Floats, ids: tuple[int, ...], multiple: int) -> Unit:
+    widths = np.array([len(channels.groups[g].atoms) for g in ids])
+    # A tied group keeps `times` channels for each step of the unit; groups of one width keep one.
+    steps = int(np.gcd.reduce(widths))
+    times = widths // steps
+    finite = np.array([int(np.isfinite(scores[channels.groups[g].atoms]).sum()) for g in ids])
+    widest = int(times.max())
+    rounding = multiple // math.gcd(multiple, widest) if widths.max() % multiple == 0 else 1
+    lowest = max(
+        math.ceil(FLOOR * steps), min(-(-multiple // widest), steps), int((-(-(widths - finite) // times)).max())
+    )
+    kept = np.array([steps, *range(steps - rounding, lowest - 1, -rounding)])
+    options = kept[:, None] * times
     return Unit(ids, options, losses(channels, scores, ids, options))
 
 
-def losses(channels: Channels, scores: np.ndarray, ids: tuple[int, ...], options: np.ndarray) -> np.ndarray:
+def losses(channels: Channels, scores: Floats, ids: tuple[int, ...], options: Ints) -> Floats:
     """The total score of the removed channels under each option; each group removes its lowest scores.
 
     Args:
@@ -216,7 +219,7 @@ def losses(channels: Channels, scores: np.ndarray, ids: tuple[int, ...], options
     return total
 
 
-def _counts(channels: Channels, units: list[Unit], picked: list[int] | np.ndarray) -> np.ndarray:
+def _counts(channels: Channels, units: list[Unit], picked: Picked) -> Floats:
     """(groups,) kept counts."""
     counts = np.array([len(g.atoms) for g in channels.groups], dtype=float)
     for unit, i in zip(units, picked):
@@ -224,8 +227,8 @@ def _counts(channels: Channels, units: list[Unit], picked: list[int] | np.ndarra
     return counts
 
 
-def mask(channels: Channels, scores: np.ndarray, units: list[Unit], picked: list[int] | np.ndarray) -> np.ndarray:
-    """The channels that stay if each unit takes its picked option; each group removes its lowest scores.
+def mask(channels: Channels, scores: Floats, units: list[Unit], picked: Picked) -> Mask:
+    """The kept channels for the picked option of each unit; each group removes its lowest scores.
 
     Args:
         channels: The channels of the network.
@@ -249,8 +252,8 @@ def _check_ratio(channels: Channels, units: list[Unit], ratio: float) -> None:
     step = max((int(np.diff(u.removed).min()) for u in units if len(u.options) > 1), default=0)
     if round(ratio * channels.prunable) > most + step:
         raise InputError(
-            f"ratio {ratio:g} is more than can go: with at least {FLOOR:.0%} of each layer kept, "
-            f"the largest ratio of this model is {most / channels.prunable:.2f}"
+            f"ratio {ratio:g}: too large; each layer keeps at least {FLOOR:.0%} of its channels, so the largest ratio "
+            f"for this model is {most / channels.prunable:.2f}"
         )
 
 
@@ -259,14 +262,14 @@ def _check_cost(channels: Channels, units: list[Unit], cost: CostModel, budget: 
     least = cost.of(_counts(channels, units, [-1] * len(units))) / full
     if least > budget.value:
         raise InputError(
-            f"{budget} is less than can be reached: with at least {FLOOR:.0%} of each layer kept, "
-            f"{budget.kind} of this model fall to {least:.2f} at the least"
+            f"{budget}: too small; each layer keeps at least {FLOOR:.0%} of its channels, so the smallest "
+            f"{budget.kind} for this model is {least:.2f}"
         )
 
 
 # -- MACs, parameters, latency ---------------------------------------------------------------------------------------
-def _by_cost(channels: Channels, units: list[Unit], cost: CostModel, value: float) -> np.ndarray:
-    """(units,) picked options: the least loss found with a cost of at most `value` times the full one."""
+def _by_cost(channels: Channels, units: list[Unit], cost: CostModel, value: float) -> Ints:
+    """(units,) picked options: the least loss found with a cost of at most `value` times the full cost."""
     plan = _Lagrangian(channels, units, cost)
     goal = value * plan.full
     if value >= 1:
@@ -287,10 +290,17 @@ def _by_cost(channels: Channels, units: list[Unit], cost: CostModel, value: floa
     return plan.improve(best, goal)
 
 
+class _Move(NamedTuple):
+    """A change of one unit's option, with its change of loss and cost."""
+
+    unit: int
+    option: int
+    loss: float
+    cost: float
+
+
 class _Lagrangian:
-    """loss + price * cost, minimised unit by unit: with the other units fixed, the cost of each option of a unit is
-    known.
-    """
+    """Minimises loss + price * cost unit by unit; with the other units fixed, the cost of each option is known."""
 
     def __init__(self, channels: Channels, units: list[Unit], cost: CostModel) -> None:
         self.units, self.cost = units, cost
@@ -298,26 +308,26 @@ class _Lagrangian:
         self.full = float(cost.of(self.base))
         self.parts = [cost.rows(cost.only(u.groups)) for u in units]
 
-    def cost_of(self, picked) -> float:
+    def cost_of(self, picked: Ints) -> float:
         return float(self.cost.of(self._counts(picked)))
 
-    def loss_of(self, picked) -> float:
+    def loss_of(self, picked: Ints) -> float:
         return float(sum(u.loss[i] for u, i in zip(self.units, picked)))
 
-    def _counts(self, picked) -> np.ndarray:
-        counts = self.base.copy()
+    def _counts(self, picked: Ints) -> Floats:
+        counts: Floats = self.base.copy()
         for unit, i in zip(self.units, picked):
             counts[list(unit.groups)] = unit.options[i]
         return counts
 
-    def _options(self, u: int, counts: np.ndarray) -> np.ndarray:
+    def _options(self, u: int, counts: Floats) -> Floats:
         """(k,) cost of the convolutions that unit `u` touches, under each of its options."""
         unit = self.units[u]
         varied = np.repeat(counts[None], len(unit.options), axis=0)
         varied[:, list(unit.groups)] = unit.options
         return self.parts[u].of(varied)
 
-    def minimise(self, price: float) -> np.ndarray:
+    def minimise(self, price: float) -> Ints:
         picked = np.zeros(len(self.units), dtype=np.int64)
         counts = self.base.copy()
         for _ in range(20):
@@ -329,30 +339,32 @@ class _Lagrangian:
                 break
         return picked
 
-    def improve(self, picked: np.ndarray, goal: float) -> np.ndarray:
-        """Give channels back where the goal leaves room, and exchange channels between two units, as long as the loss
-        falls and the cost stays within the goal.
+    def improve(self, picked: Ints, goal: float) -> Ints:
+        """Restore channels if the goal allows it, and exchange channels between two units, while the loss falls and the
+        cost stays within the goal.
         """
         picked = picked.copy()
         for _ in range(20 * len(self.units)):
-            counts, total, moves = self._counts(picked), self.cost_of(picked), []
+            counts, total = self._counts(picked), self.cost_of(picked)
+            moves: list[_Move] = []
             for u, unit in enumerate(self.units):
                 options = self._options(u, counts)
                 for i in (picked[u] - 1, picked[u] + 1):
                     if 0 <= i < len(unit.options):
-                        moves.append((u, i, unit.loss[i] - unit.loss[picked[u]], options[i] - options[picked[u]]))
-            single = [(a[2], (a,)) for a in moves if a[2] < 0]
-            ups, downs = [m for m in moves if m[2] < 0], [m for m in moves if m[2] >= 0]
+                        loss, cost = unit.loss[i] - unit.loss[picked[u]], options[i] - options[picked[u]]
+                        moves.append(_Move(u, int(i), float(loss), float(cost)))
+            ups, downs = [m for m in moves if m.loss < 0], [m for m in moves if m.loss >= 0]
+            single = [(a.loss, [a]) for a in ups]
             pairs = [
-                (a[2] + b[2], (a, b)) for a in ups for b in downs
-                if a[0] != b[0] and a[2] + b[2] < 0 and total + a[3] + b[3] <= 1.01 * goal
+                (a.loss + b.loss, [a, b]) for a in ups for b in downs
+                if a.unit != b.unit and a.loss + b.loss < 0 and total + a.cost + b.cost <= 1.01 * goal
             ]  # fmt: skip
             best_first = [sorted(m, key=lambda p: p[0]) for m in (pairs, single)]
-            for gain, move in (*best_first[0][:50], *best_first[1]):
+            for change, exchange in (*best_first[0][:50], *best_first[1]):
                 tried = picked.copy()
-                for u, i, *_ in move:
-                    tried[u] = i
-                if gain < -1e-12 * abs(self.loss_of(picked)) and self.cost_of(tried) <= goal:
+                for move in exchange:
+                    tried[move.unit] = move.option
+                if change < -1e-12 * abs(self.loss_of(picked)) and self.cost_of(tried) <= goal:
                     picked = tried
                     break
             else:
@@ -360,22 +372,32 @@ class _Lagrangian:
         return picked
 
 
-def _uniform(channels: Channels, units: list[Unit], cost: CostModel | None, budget: Budget) -> np.ndarray:
-    """(units,) picked options: the same share of every unit, as nearly as the rounding allows.
+def _costs_little(channels: Channels, units: list[Unit], cost: CostModel, value: float) -> Callable[[Ints], bool]:
+    """A predicate: picked options cost at most `value` times the full cost."""
+    most = value * float(cost.of(_counts(channels, units, [0] * len(units)))) * (1 + 1e-9)
+    return lambda picked: float(cost.of(_counts(channels, units, picked))) <= most
 
-    All units of one width round at the same share, which may miss the budget. The units that were rounded down furthest
-    then take a step back.
+
+def _removes_enough(channels: Channels, units: list[Unit], ratio: float) -> Callable[[Ints], bool]:
+    """A predicate: picked options remove at least the fraction `ratio` of the prunable channels."""
+    least = ratio * channels.prunable
+    return lambda picked: sum(int(u.removed[i]) for u, i in zip(units, picked)) >= least
+
+
+def _uniform(units: list[Unit], within: Callable[[Ints], bool]) -> Ints:
+    """(units,) picked options: the same share of every unit, as closely as the rounding allows.
+
+    All units of one width round at the same share, which may miss the budget. The units with the largest downward
+    rounding then take a step back.
+
+    Args:
+        units: The decisions.
+        within: Returns whether picked options meet the budget.
     """
     left = [u.options.sum(1) / u.options[0].sum() for u in units]
-    full = None if cost is None else float(cost.of(_counts(channels, units, [0] * len(units))))
 
-    def pick(share: float) -> np.ndarray:
-        return np.array([int(np.argmin(np.abs(fractions - share))) for fractions in left])
-
-    def within(picked) -> bool:
-        if budget.kind == "ratio":
-            return sum(int(u.removed[i]) for u, i in zip(units, picked)) >= budget.value * channels.prunable
-        return float(cost.of(_counts(channels, units, picked))) <= budget.value * full * (1 + 1e-9)
+    def pick(share: float) -> Ints:
+        return np.array([int(np.argmin(np.abs(fractions - share))) for fractions in left], dtype=np.int64)
 
     low, high = 0.0, 1.0
     picked = pick(1.0)
@@ -394,17 +416,17 @@ def _uniform(channels: Channels, units: list[Unit], cost: CostModel | None, budg
 
 
 # -- ratio -----------------------------------------------------------------------------------------------------------
-def _by_ratio(channels: Channels, units: list[Unit], ratio: float) -> list[int]:
+def _by_ratio(channels: Channels, units: list[Unit], ratio: float) -> Ints:
     goal = round(ratio * channels.prunable)
     sizes = [macs(channels), params(channels)]
     full = np.array([len(g.atoms) for g in channels.groups], dtype=float)
     wanted = 1 - min(SHARE * ratio, 0.9)
     worth = _worth(channels, units, ratio)
 
-    def pick(price: float) -> tuple[list[int], bool]:
+    def pick(price: float) -> tuple[Ints, bool]:
         picked = _knapsack(units, goal, price * worth)
         counts = _counts(channels, units, picked)
-        return picked, max(c.of(counts) / c.of(full) for c in sizes) <= wanted
+        return picked, all(float(c.of(counts) / c.of(full)) <= wanted for c in sizes)
 
     picked, small = pick(0.0)
     if small:
@@ -412,7 +434,8 @@ def _by_ratio(channels: Channels, units: list[Unit], ratio: float) -> list[int]:
     scale = float(np.median([u.loss[-1] / max(w, 1e-12) / max(u.removed[-1], 1) for u, w in zip(units, worth)]))
     low, high = 0.0, scale * 1e3
     best, _ = pick(high)
-    for _ in range(24):  # the least price that buys the wanted share; the plan changes in steps, so bisection ends
+    # the lowest price that reaches the required share; the plan changes in steps, so bisection ends
+    for _ in range(24):
         price = (low + high) / 2 if low else high / 4
         picked, small = pick(price)
         if small:
@@ -426,9 +449,9 @@ def _by_ratio(channels: Channels, units: list[Unit], ratio: float) -> list[int]:
     return best
 
 
-def _knapsack(units: list[Unit], goal: int, gain: np.ndarray) -> list[int]:
-    """Exact dynamic programme: one option for each unit, `goal` channels removed in all (or the nearest number that can
-    be reached), with the least sum of loss - gain * removed.
+def _knapsack(units: list[Unit], goal: int, gain: Floats) -> Ints:
+    """Exact dynamic programming: one option for each unit, `goal` removed channels in total (or the nearest reachable
+    number), with the least sum of loss - gain * removed.
 
     Returns:
         The index of each unit's option.
@@ -458,15 +481,17 @@ def _knapsack(units: list[Unit], goal: int, gain: np.ndarray) -> list[int]:
         i = int(choice[slot])
         picked.append(i)
         slot -= int(unit.removed[i]) // grid
-    return picked[::-1]
+    return np.array(picked[::-1], dtype=np.int64)
 
 
-def _worth(channels: Channels, units: list[Unit], ratio: float) -> np.ndarray:
-    """(units,) cost of one channel of each unit: its share of the MACs plus its share of the parameters, with the layer
-    on the other side cut by `ratio` as well.
+def _worth(channels: Channels, units: list[Unit], ratio: float) -> Floats:
+    """(units,) cost of one channel of each unit: its share of the MACs plus its share of the parameters, if the
+    adjacent layer is also cut by `ratio`.
     """
     per_atom = np.zeros((channels.atoms, 2))
     for name, positions in channels.positions.items():
+        if name in channels.idle:
+            continue
         out, inp = channels.out[name], channels.inp.get(name)
         weight = np.array([positions, 1.0]) * channels.taps[name] * (1 - ratio)
         np.add.at(per_atom, out, weight * (1 if inp is None else len(inp)))

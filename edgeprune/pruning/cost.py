@@ -1,7 +1,8 @@
-"""Cost models: the cost of a network as a function of the number of kept channels in each group.
+"""Cost models: the cost of a network as a function of the kept channels of each group.
 
-MACs, parameters and milliseconds (latency.py) have one form. Every convolution pays for each pair of an input and an
-output channel, for each output channel, for each input channel, and a constant. One solver therefore serves all three.
+MACs, parameters and milliseconds (latency.py) have the same form: every convolution has a cost for each pair of an
+input and an output channel, for each output channel, for each input channel, and a constant. One solver serves all
+three.
 """
 
 from __future__ import annotations
@@ -10,8 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from edgeprune.pruning.channels import Channels
+from edgeprune.pruning.layers import Floats, Ints
 
 
 @dataclass(frozen=True)
@@ -25,21 +28,21 @@ class CostModel:
         out: (convolutions,) cost of each output channel.
         inp: (convolutions,) cost of each input channel.
         fixed: The cost that does not depend on the counts.
-        made: (convolutions, groups) how many output channels of a convolution one atom of a group is.
-        read: (convolutions, groups) how many input channels of a convolution one atom of a group is; an atom in four
-            parts of a concatenation is read four times.
-        unfollowed: (convolutions,) 1 where the input is not followed; its width is then part of `pair`.
+        made: (convolutions, groups) number of a convolution's output channels per atom of a group.
+        read: (convolutions, groups) number of a convolution's input channels per atom of a group; an atom in four parts
+            of a concatenation is read four times.
+        unfollowed: (convolutions,) 1 if the input is not followed; its width is then part of `pair`.
     """
 
-    pair: np.ndarray
-    out: np.ndarray
-    inp: np.ndarray
+    pair: Floats
+    out: Floats
+    inp: Floats
     fixed: float
-    made: np.ndarray
-    read: np.ndarray
-    unfollowed: np.ndarray
+    made: Floats
+    read: Floats
+    unfollowed: Floats
 
-    def of(self, counts: np.ndarray) -> np.ndarray:
+    def of(self, counts: Ints | Floats) -> Floats:
         """The cost of kept counts.
 
         Args:
@@ -49,20 +52,27 @@ class CostModel:
             (...) cost, in the unit of the model.
         """
         made, read = counts @ self.made.T, counts @ self.read.T + self.unfollowed
-        return (self.pair * made * read + self.out * made + self.inp * read).sum(-1) + self.fixed
+        total: Floats = (self.pair * made * read + self.out * made + self.inp * read).sum(-1) + self.fixed
+        return total
 
-    def only(self, groups: Sequence[int]) -> np.ndarray:
+    def only(self, groups: Sequence[int]) -> Ints:
         """Indices of the convolutions whose cost depends on any of these groups."""
         return np.flatnonzero((self.made[:, groups] > 0).any(1) | (self.read[:, groups] > 0).any(1))
 
-    def rows(self, index: np.ndarray) -> CostModel:
+    def rows(self, index: Ints) -> CostModel:
         """The share of the convolutions at `index`, without `fixed`."""
         return CostModel(self.pair[index], self.out[index], self.inp[index], 0.0, self.made[index], self.read[index],
                     self.unfollowed[index])  # fmt: skip
 
 
-def bilinear(channels: Channels, pair, out=None, inp=None, fixed: float = 0.0) -> CostModel:
-    """Make a cost model over the followed convolutions, in the order of `channels.positions`.
+def bilinear(
+    channels: Channels,
+    pair: npt.ArrayLike,
+    out: npt.ArrayLike | None = None,
+    inp: npt.ArrayLike | None = None,
+    fixed: float = 0.0,
+) -> CostModel:
+    """Make a cost model over the followed convolutions, in the order of `channels.positions`. Idle ones cost nothing.
 
     Args:
         channels: The channels of the network.
@@ -82,15 +92,16 @@ def bilinear(channels: Channels, pair, out=None, inp=None, fixed: float = 0.0) -
         if name in channels.inp:
             np.add.at(read[row], of[channels.inp[name]], 1)
     unfollowed = np.array([float(n not in channels.inp) for n in names])
+    used = np.array([float(n not in channels.idle) for n in names])
     zero = np.zeros(len(names))
     return CostModel(
-        np.asarray(pair, dtype=float), zero if out is None else np.asarray(out, dtype=float),
-        zero if inp is None else np.asarray(inp, dtype=float), fixed, made / sizes, read / sizes, unfollowed,
+        used * np.asarray(pair, dtype=float), zero if out is None else used * np.asarray(out, dtype=float),
+        zero if inp is None else used * np.asarray(inp, dtype=float), fixed, made / sizes, read / sizes, unfollowed,
     )  # fmt: skip
 
 
 def macs(channels: Channels) -> CostModel:
-    """Multiply-accumulates of the convolutions, as `model.count` counts them."""
+    """Multiply-accumulates of the convolutions, counted as in `model.count`."""
     return bilinear(channels, [channels.positions[n] * channels.taps[n] for n in channels.positions])
 
 
@@ -104,5 +115,5 @@ def params(channels: Channels) -> CostModel:
 
 
 def of(kind: str, channels: Channels) -> CostModel:
-    """The cost model that a budget of kind `macs` or `params` counts by."""
+    """The cost model of a budget of kind `macs` or `params`."""
     return {"macs": macs, "params": params}[kind](channels)

@@ -1,4 +1,4 @@
-"""PrunePlan: the output channels that each layer keeps. It is made before the surgery, and is enough to repeat it."""
+"""PrunePlan: the output channels that each layer keeps. It is made before surgery and is sufficient to repeat it."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from edgeprune_device.errors import InputError
 from edgeprune_device.files import write_atomic
 
 from edgeprune.pruning.channels import Channels
+from edgeprune.pruning.layers import Mask
 
 SCHEMA_VERSION = 2
 
@@ -20,7 +22,7 @@ SCHEMA_VERSION = 2
 class PrunePlan:
     """For each layer, the sorted indices of the output channels that stay.
 
-    Example: {"model.2.m.0.cv1.conv": [0, 3, 4, 9, …]} and, by coupling, the same list for "model.2.m.0.cv1.bn".
+    Example: {"model.2.m.0.cv1.conv": [0, 3, 4, 9, …]} and, because of coupling, the same list for "model.2.m.0.cv1.bn".
 
     Attributes:
         budget: The budget as text, such as "macs 0.65".
@@ -28,9 +30,9 @@ class PrunePlan:
         prunable: The number of prunable channels.
         removed: The number of removed channels.
         keep: Layer name -> indices of the output channels that stay.
-        widths: Layer name -> its output channels before, so that a plan is refused by a model that it was not made for.
-        yaml: The Ultralytics YAML of the pruned network, where a YAML can state it (portable.py).
-        schema_version: Of the JSON form.
+        widths: Layer name -> its output channels before pruning, which identify the model of the plan.
+        yaml: The Ultralytics YAML of the pruned network, if a YAML can express it (portable.py).
+        schema_version: The version of the JSON format.
     """
 
     budget: str
@@ -39,14 +41,14 @@ class PrunePlan:
     removed: int
     keep: dict[str, list[int]]
     widths: dict[str, int]
-    yaml: dict | None = None
+    yaml: dict[str, Any] | None = None
     schema_version: int = SCHEMA_VERSION
 
     @classmethod
     def of(
-        cls, channels: Channels, keep: np.ndarray, *, budget: str, criterion: str, yaml: dict | None = None
+        cls, channels: Channels, keep: Mask, *, budget: str, criterion: str, yaml: dict[str, Any] | None = None
     ) -> PrunePlan:
-        """Make the plan of a mask.
+        """Make the plan from a mask.
 
         Args:
             channels: The channels of the network.
@@ -60,8 +62,8 @@ class PrunePlan:
         widths = {name: len(atoms) for name, atoms in channels.out.items()}
         return cls(budget, criterion, channels.prunable, removed, kept, widths, yaml)
 
-    def mask(self, channels: Channels) -> np.ndarray:
-        """The mask over the atoms, from the plan's lists for each layer.
+    def mask(self, channels: Channels) -> Mask:
+        """The mask over the atoms, from the plan's list for each layer.
 
         Returns:
             (atoms,) bool, True = keep.
@@ -70,28 +72,30 @@ class PrunePlan:
             InputError: The plan was made for another model, or its coupled layers contradict each other.
         """
         if self.widths != {name: len(atoms) for name, atoms in channels.out.items()}:
-            raise InputError("this plan was made for another model: its layers differ in name or width")
+            raise InputError(
+                "plan: made for another model (layers differ in name or width); make a plan for this model"
+            )
         keep = np.zeros(channels.atoms, dtype=bool)
         for name, atoms in channels.out.items():
             keep[atoms[self.keep[name]]] = True
         for name, atoms in channels.out.items():
             if not np.array_equal(np.flatnonzero(keep[atoms]), self.keep[name]):
-                raise InputError(f"this plan keeps channels of {name} that a coupled layer removes")
+                raise InputError(
+                    f"plan: inconsistent at {name} (keeps channels that a coupled layer removes); make the plan again"
+                )
         return keep
 
     def then(self, after: PrunePlan) -> PrunePlan:
-        """This plan and a further plan of the network that it leaves, as one plan of the first network."""
+        """This plan followed by a plan for the resulting network, as one plan for the first network."""
         keep = {name: [kept[i] for i in after.keep[name]] for name, kept in self.keep.items()}
-        return PrunePlan(
-            after.budget, after.criterion, self.prunable, self.removed + after.removed, keep, self.widths
-        )
+        return PrunePlan(after.budget, after.criterion, self.prunable, self.removed + after.removed, keep, self.widths)
 
     @property
     def sha256(self) -> str:
         """SHA-256 of the JSON form, hexadecimal."""
         return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()
 
-    def to_json(self) -> dict:
+    def to_json(self) -> dict[str, Any]:
         """The fields as a dictionary."""
         return {
             "schema_version": self.schema_version,
@@ -105,15 +109,17 @@ class PrunePlan:
         }
 
     @classmethod
-    def from_json(cls, data: dict) -> PrunePlan:
-        """Make the plan of a dictionary that `to_json` returned.
+    def from_json(cls, data: dict[str, Any]) -> PrunePlan:
+        """Make the plan from a dictionary that `to_json` returned.
 
         Raises:
-            InputError: It is not a plan, or one of another schema version.
+            InputError: The dictionary is not a plan, or has another schema version.
         """
         try:
             if data["schema_version"] != SCHEMA_VERSION:
-                raise InputError(f"plan: schema version {data['schema_version']} is not known, only {SCHEMA_VERSION}")
+                raise InputError(
+                    f"plan: unsupported schema version (found {data['schema_version']}, expected {SCHEMA_VERSION})"
+                )
             return cls(
                 str(data["budget"]),
                 str(data["criterion"]),
@@ -140,5 +146,5 @@ class PrunePlan:
         try:
             data = json.loads(Path(path).read_text())
         except (OSError, ValueError) as error:
-            raise InputError(f"{path}: cannot be read as a plan: {error}") from error
+            raise InputError(f"{path}: cannot be read as a plan ({error})") from error
         return cls.from_json(data)

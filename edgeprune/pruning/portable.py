@@ -1,11 +1,11 @@
-"""Plans that an Ultralytics YAML can state, so that stock `YOLO("pruned.pt").train()` keeps the size and the weights.
+"""Plans that an Ultralytics YAML can express, so that stock `YOLO("pruned.pt").train()` keeps the size and the weights.
 
-Stock training rebuilds the network from `model.yaml` and copies the weights that fit. A YAML states one width for each
-row (`args[0]`) and the hidden widths of some blocks (`e`, `c3`, `c4`, `npr`); every other width follows from those by
-the constructors. This dependence is not modelled here but observed. The network is built on the meta device with a
-width turned down, and the widths of its convolutions tell which groups of channels moved, and how far. Widths that only
-move together (a shortcut, `assert c1 == c2`) are one `Dial`, and a dial is one `budget.Unit`: the plan is the best that
-can be stated.
+Stock training rebuilds the network from `model.yaml` and copies the weights that fit. A YAML gives one width for each
+row (`args[0]`) and the hidden widths of some blocks (`e`, `c3`, `c4`, `npr`); the constructors derive every other
+width. This dependence is observed, not modelled: the network is built on the meta device with a reduced width, and the
+widths of its convolutions show the changed groups of channels and by how much they change. Widths that only change
+together (a shortcut, `assert c1 == c2`) are one `Dial`, and a dial is one `budget.Unit`: the plan is the best that a
+YAML can express.
 """
 
 from __future__ import annotations
@@ -14,29 +14,36 @@ import copy
 import inspect
 import math
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from edgeprune_device.errors import GateError, InputError
+from edgeprune_device.option import named
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
 from edgeprune.model.checkpoint import safe_load
 from edgeprune.pruning import budget, cost
 from edgeprune.pruning.channels import Channels
+from edgeprune.pruning.layers import Floats, Ints, Mask, layers
 
-#: Arguments that state a width, by their names in the module's constructor.
+#: An Ultralytics YAML, as stored in a network.
+Yaml = dict[str, Any]
+#: Arguments that set a width, by their names in the module's constructor.
 _WIDTHS = {"c2", "c3", "c4", "npr"}
 #: parse_model rounds `args[0]` up to a multiple of this.
 _ROUND = 8
-#: The largest reduction that is tried, in channels: a width that cannot be built with less of a reduction stays.
+#: The largest reduction to try, in channels; a width that cannot be built with any smaller reduction stays.
 _FARTHEST = 64
 
 
 @dataclass(frozen=True)
 class Knob:
-    """A width that a YAML states.
+    """A width that a YAML sets.
 
     Attributes:
         row: The row, counted over backbone and head.
@@ -53,9 +60,9 @@ class Knob:
 
 @dataclass(frozen=True)
 class Dial:
-    """Knobs that turn together, and the groups that they move.
+    """Knobs that change together, and the groups that they affect.
 
-    The positions go below the floor of `budget`, so that a plan made in several rounds is found among them.
+    The positions include widths below the floor of `budget`, so that a plan from several rounds is among them.
 
     Attributes:
         knobs: Indices into `Portable.knobs`.
@@ -67,24 +74,24 @@ class Dial:
     knobs: tuple[int, ...]
     widths: tuple[int, ...]
     groups: tuple[int, ...]
-    options: np.ndarray
+    options: Ints
 
 
 @dataclass(frozen=True)
 class Portable:
-    """The widths that the YAML of a model can state.
+    """The widths that the YAML of a model can set.
 
     Attributes:
         yaml: The model's own YAML, with every width and repeat written out.
         knobs: Every width in it.
-        dials: The sets of knobs that may be turned.
+        dials: The sets of knobs that may be changed.
     """
 
-    yaml: dict
+    yaml: Yaml
     knobs: tuple[Knob, ...]
     dials: tuple[Dial, ...]
 
-    def units(self, channels: Channels, scores: np.ndarray) -> list[budget.Unit]:
+    def units(self, channels: Channels, scores: Floats) -> list[budget.Unit]:
         """The decisions for `budget.solve`.
 
         Args:
@@ -99,7 +106,7 @@ class Portable:
                 units.append(budget.Unit(dial.groups, dial.options[fit], loss[fit]))
         return units
 
-    def describe(self, channels: Channels, keep: np.ndarray) -> dict:
+    def describe(self, channels: Channels, keep: Mask) -> Yaml:
         """The YAML of the network that keeps the channels of `keep`.
 
         Args:
@@ -112,23 +119,24 @@ class Portable:
         counts = np.array([keep[g.atoms].sum() for g in channels.groups])
         widths = [knob.width for knob in self.knobs]
         for dial in self.dials:
-            found = np.flatnonzero((dial.options == counts[list(dial.groups)]).all(1))
-            if not len(found):
-                raise InputError("no Ultralytics YAML has the widths of this plan; draw it again with --portable")
+            matching = np.flatnonzero((dial.options == counts[list(dial.groups)]).all(1))
+            if not len(matching):
+                again = named("portable", True)
+                raise InputError(f"plan: no Ultralytics YAML can express its widths; make the plan again with {again}")
             for knob in dial.knobs:
-                widths[knob] = dial.widths[found[0]]
+                widths[knob] = dial.widths[matching[0]]
         return _written(self.yaml, self.knobs, widths)
 
 
-def stamp(pruned: nn.Module, yaml: dict) -> None:
-    """Replace `pruned.yaml` by `yaml`, after building the network from it.
+def stamp(pruned: nn.Module, yaml: Yaml) -> None:
+    """Replace `pruned.yaml` with `yaml`, after a check that it builds the same network.
 
     Args:
         pruned: The pruned network.
-        yaml: As `Portable.describe` returned it.
+        yaml: The result of `Portable.describe`.
 
     Raises:
-        GateError: The network that stock Ultralytics builds from it has other shapes or other outputs.
+        GateError: The network that stock Ultralytics builds from it has different shapes or outputs.
     """
     stock = _rebuilt(pruned, yaml)
     wrong = _difference(stock.state_dict(), pruned.state_dict())
@@ -138,12 +146,16 @@ def stamp(pruned: nn.Module, yaml: dict) -> None:
         if [t.shape for t in theirs] != [t.shape for t in ours] or not all(map(_close, theirs, ours)):
             wrong = "the outputs differ"
     if wrong is not None:
-        raise GateError(f"stock Ultralytics would not rebuild this network from its YAML: {wrong}; drop --portable")
-    pruned.yaml = yaml
+        raise GateError(
+            f"{named('portable', True)}: stock Ultralytics would not rebuild this network from its YAML ({wrong}); "
+            "leave the option out"
+        )
+    network: Any = pruned  # an Ultralytics network has attributes that nn.Module does not declare
+    network.yaml = yaml
 
 
 def read(model: nn.Module, channels: Channels, multiple: int) -> Portable:
-    """Find the widths that the YAML of `model` can state.
+    """Find the widths that the YAML of `model` can set.
 
     Args:
         model: The network.
@@ -153,25 +165,28 @@ def read(model: nn.Module, channels: Channels, multiple: int) -> Portable:
     Raises:
         InputError: Its YAML does not describe the model, or none of its widths can be changed.
     """
-    yaml, knobs = _explicit(model.yaml)
-    wrong = "it cannot be built"
+    network: Any = model  # an Ultralytics network has attributes that nn.Module does not declare
+    yaml, knobs = _explicit(network.yaml)
+    wrong: str | None = "the YAML cannot be built"
     if _built(yaml) is not None:
         wrong = _difference(_rebuilt(model, yaml).state_dict(), model.state_dict())
     if wrong is not None:
         raise InputError(
-            f"--portable: the YAML in this checkpoint does not describe its network ({wrong}): it was pruned without "
-            "--portable, or fused, or changed by hand"
+            f"{named('portable')}: the YAML in this checkpoint does not describe its network ({wrong}), because it was "
+            f"pruned without {named('portable', True)}, fused, or changed by hand; leave the option out"
         )
     dials = _dials(_Trials(yaml, knobs, channels), multiple)
     if not dials:
-        raise InputError("--portable: no width in the YAML of this model can be reduced")
+        raise InputError(
+            f"{named('portable')}: no width in the YAML of this model can be reduced; leave the option out"
+        )
     return Portable(yaml, knobs, dials)
 
 
 # -- the YAML --------------------------------------------------------------------------------------------------------
-def _explicit(yaml: dict) -> tuple[dict, tuple[Knob, ...]]:
-    """The same network without scales: all widths, repeats and arguments that parse_model adds by the scale's letter
-    are written out.
+def _explicit(yaml: Yaml) -> tuple[Yaml, tuple[Knob, ...]]:
+    """The same network without scales: all widths, repeats and arguments that parse_model derives from the scale are
+    explicit.
     """
     yaml = copy.deepcopy(yaml)
     depth, width, most = yaml.pop("depth_multiple", 1.0), yaml.pop("width_multiple", 1.0), math.inf
@@ -181,7 +196,7 @@ def _explicit(yaml: dict) -> tuple[dict, tuple[Knob, ...]]:
         depth, width, most = scales[scale]
 
     def wide(value: int) -> int:
-        return math.ceil(min(value, most) * width / _ROUND) * _ROUND
+        return int(math.ceil(min(value, most) * width / _ROUND) * _ROUND)
 
     knobs = []
     for i, (_, repeats, name, args) in enumerate(_rows(yaml)):
@@ -204,11 +219,11 @@ def _explicit(yaml: dict) -> tuple[dict, tuple[Knob, ...]]:
     return yaml, tuple(knobs)
 
 
-def _rows(yaml: dict) -> list[list]:
-    return yaml["backbone"] + yaml["head"]
+def _rows(yaml: Yaml) -> list[list[Any]]:
+    return [*yaml["backbone"], *yaml["head"]]
 
 
-def _arguments(module: str) -> tuple[list[str], dict]:
+def _arguments(module: str) -> tuple[list[str], dict[str, Any]]:
     """The names of the arguments of a row of this module, and the defaults of its constructor."""
     from ultralytics.nn import tasks
 
@@ -217,12 +232,12 @@ def _arguments(module: str) -> tuple[list[str], dict]:
         return [], {}
     parameters = inspect.signature(kind).parameters
     names = list(parameters)
-    if names[:2] == ["c1", "c2"]:  # parse_model inserts c1 before c2, and the repeats after it where they are taken
+    if names[:2] == ["c1", "c2"]:  # parse_model inserts c1 before c2, and the repeats after it if the module takes them
         names = ["c2", *names[3 if names[2:3] == ["n"] else 2 :]]
     return names, {n: p.default for n, p in parameters.items()}
 
 
-def _written(yaml: dict, knobs: tuple[Knob, ...], widths: list[int]) -> dict:
+def _written(yaml: Yaml, knobs: tuple[Knob, ...], widths: list[int]) -> Yaml:
     """The YAML with these widths of its knobs. In a row, `args[0]` comes before its share `e`."""
     yaml = copy.deepcopy(yaml)
     for knob, width in zip(knobs, widths):
@@ -237,34 +252,36 @@ def _share(width: int, of: int) -> float:
 
 
 @safe_load()
-def _built(yaml: dict) -> nn.Module | None:
-    """The network that stock Ultralytics builds from the YAML, on the meta device; None where it refuses the YAML."""
+def _built(yaml: Yaml) -> nn.Module | None:
+    """The network that stock Ultralytics builds from the YAML, on the meta device; None if the build fails."""
     from ultralytics.nn import tasks
 
+    parse: Any = tasks.parse_model
     whole = nn.Module()
     try:
         with torch.device("meta"):
-            whole.model, _ = tasks.parse_model(copy.deepcopy(yaml), yaml.get("channels", 3), verbose=False)
+            whole.model, _ = parse(copy.deepcopy(yaml), yaml.get("channels", 3), verbose=False)
     except Exception:  # a foreign constructor can raise anything
         return None
     return whole
 
 
 @safe_load()
-def _rebuilt(model: nn.Module, yaml: dict) -> nn.Module:
-    """The network that stock training makes of `model`: a new network of the YAML with the weights that fit.
+def _rebuilt(model: nn.Module, yaml: Yaml) -> nn.Module:
+    """The network that stock training makes from `model`: a new network from the YAML with the weights that fit.
 
-    Ultralytics' own `load` also takes over class towers of another width, which a change of the class count leaves
-    behind.
+    Ultralytics' `load` also accepts class towers of another width, which remain after a change of the class count.
     """
+    build: Callable[..., Any] = type(model)
     with torch.random.fork_rng(devices=[]):
-        stock = type(model)(copy.deepcopy(yaml), ch=yaml.get("channels", 3), nc=yaml["nc"], verbose=False)
+        stock = build(copy.deepcopy(yaml), ch=yaml.get("channels", 3), nc=yaml["nc"], verbose=False)
         stock.load(copy.deepcopy(model), verbose=False)
-    return stock
+    rebuilt: nn.Module = stock
+    return rebuilt
 
 
 def _difference(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> str | None:
-    """The first name or shape that differs, as text; None where all agree."""
+    """The first name or shape that differs, as text, or None."""
     for name in (*theirs, *ours):
         shapes = [tuple(d[name].shape) if name in d else "missing" for d in (ours, theirs)]
         if shapes[0] != shapes[1]:
@@ -282,15 +299,22 @@ def _close(a: torch.Tensor, b: torch.Tensor) -> bool:
     return torch.allclose(a, b, rtol=1e-9, atol=1e-9)
 
 
-# -- the groups that a width moves -----------------------------------------------------------------------------------
-class _Trials:
-    """Builds of the YAML with some knobs turned, and the counts of the groups in them.
+def _attends(channels: Channels) -> npt.NDArray[np.bool_]:
+    """(groups,) whether a group is tied to an attention block, whose widths a YAML sets by another rule."""
+    inside = {i for i, group in enumerate(channels.groups) if channels.attending.intersection(group.producers)}
+    inside.update(g for tie in channels.ties if inside.intersection(tie) for g in tie)
+    return np.isin(np.arange(len(channels.groups)), list(inside))
 
-    A layer's width is the sum of the counts of the groups that it makes or reads; those equations are solved for the
-    counts. A build that contradicts them (only one side of a shortcut was turned) has no counts.
+
+# -- the groups that a width affects ---------------------------------------------------------------------------------
+class _Trials:
+    """Builds of the YAML with some changed knobs, and the counts of the groups in them.
+
+    A layer's width is the sum of the counts of the groups that it makes or reads; these equations are solved for the
+    counts. A build that contradicts them (only one side of a shortcut was changed) has no counts.
     """
 
-    def __init__(self, yaml: dict, knobs: tuple[Knob, ...], channels: Channels) -> None:
+    def __init__(self, yaml: Yaml, knobs: tuple[Knob, ...], channels: Channels) -> None:
         self.yaml, self.knobs = yaml, knobs
         table = cost.params(channels)
         self.made, self.names = table.made, list(channels.positions)
@@ -303,51 +327,80 @@ class _Trials:
         self._equations = np.concatenate([table.made, table.read[self._readers], equal])
         self._solution = np.linalg.pinv(self._equations)
         determined = np.isclose(self._solution @ self._equations, np.eye(len(self.full)), atol=1e-6).all(1)
-        self.stays = np.array([g.frozen for g in channels.groups]) | ~determined
-        self._seen: dict[tuple, np.ndarray | None] = {}
+        self.stays = np.array([g.frozen for g in channels.groups]) | ~determined | _attends(channels)
+        self._unturned = self._widths_of(_written(yaml, knobs, [knob.width for knob in knobs]))
+        self._seen: dict[tuple[tuple[int, int], ...], Ints | None] = {}
 
-    def widths(self, turned: dict[int, int]) -> np.ndarray | None:
-        """(layers + readers,) widths of the outputs, then of the inputs, with the knobs of `turned` (index -> width)
-        turned.
+    def moved(self, turned: dict[int, int]) -> Ints | None:
+        """The change of every width with the knobs of `turned` (index -> width).
+
+        Returns:
+            (layers + readers,) changes of the outputs, then of the inputs; None if the network cannot be built.
         """
         key = tuple(sorted(turned.items()))
         if key not in self._seen:
-            built = _built(_written(self.yaml, self.knobs, [turned.get(i, k.width) for i, k in enumerate(self.knobs)]))
-            self._seen[key] = None if built is None else self._widths(dict(built.named_modules()))
-        return self._seen[key]
+            turns = [turned.get(i, k.width) for i, k in enumerate(self.knobs)]
+            self._seen[key] = self._widths_of(_written(self.yaml, self.knobs, turns))
+        widths = self._seen[key]
+        return None if widths is None or self._unturned is None else widths - self._unturned
 
-    def _widths(self, modules: dict[str, nn.Module]) -> np.ndarray:
-        linear = [isinstance(modules[name], nn.Linear) for name in self.names]
-        layers = [(modules[name], kind) for name, kind in zip(self.names, linear)]
-        outs = [m.out_features if is_linear else m.out_channels for m, is_linear in layers]
-        ins = [m.in_features if is_linear else m.in_channels for m, is_linear in layers]
+    def _widths_of(self, yaml: Yaml) -> Ints | None:
+        built = _built(yaml)
+        if built is None:
+            return None
+        known = layers(built)
+        convs = {name: layer for name, layer in known.items() if isinstance(layer, nn.modules.conv._ConvNd)}
+        linear = {name: layer for name, layer in known.items() if isinstance(layer, nn.Linear)}
+        outs = [linear[n].out_features if n in linear else convs[n].out_channels for n in self.names]
+        ins = [linear[n].in_features if n in linear else convs[n].in_channels for n in self.names]
         return np.array([*outs, *(ins[i] for i in self._readers)])
 
     def touched(self, turned: dict[int, int]) -> set[int] | None:
-        """Groups of the layers whose output width moves; None where the network cannot be built."""
-        widths = self.widths(turned)
-        if widths is None:
+        """Groups of the layers whose output width changes; None if the network cannot be built."""
+        change = self.moved(turned)
+        if change is None:
             return None
-        moved = (widths != self.widths({}))[: len(self.names)]
-        return set(np.flatnonzero(self.made[moved].any(0)).tolist())
+        made = self.made[change[: len(self.names)] != 0]
+        return set(np.flatnonzero(made.any(0)).tolist())
 
-    def counts(self, turned: dict[int, int]) -> np.ndarray | None:
-        """(groups,) int; None where the network cannot be built, or its widths contradict each other."""
-        widths = self.widths(turned)
-        if widths is None:
+    def counts(self, turned: dict[int, int]) -> Ints | None:
+        """(groups,) int; None if the network cannot be built, or its widths contradict each other."""
+        moved = self.moved(turned)
+        if moved is None:
             return None
-        change = np.zeros(len(self._equations))  # of the YAML's own network, whose class towers may have other widths
-        change[: len(widths)] = widths - self.widths({})
-        moved = np.rint(self._solution @ change).astype(np.int64)
-        return self.full + moved if np.array_equal(np.rint(self._equations @ moved), change) else None
+        change = np.zeros(len(self._equations))  # in the YAML's own network, whose class towers may have other widths
+        change[: len(moved)] = moved
+        steps: Ints = np.rint(self._solution @ change).astype(np.int64)
+        return self.full + steps if np.array_equal(np.rint(self._equations @ steps), change) else None
+
+
+@dataclass
+class _Draft:
+    """A dial whose positions are being built.
+
+    Attributes:
+        knobs: The knobs of the dial.
+        groups: The groups that it affects.
+        tries: The widths to build, the full one first.
+        widths: The allowed widths that were built.
+        options: The kept counts at each width.
+    """
+
+    knobs: list[int]
+    groups: Ints
+    tries: range
+    widths: list[int]
+    options: list[Ints]
 
 
 def _dials(trials: _Trials, multiple: int) -> tuple[Dial, ...]:
-    """Every set of knobs that turns together and moves prunable channels only, with all its positions."""
+    """Every set of knobs that changes together and affects prunable channels only, with all its positions."""
     low = np.minimum(multiple, trials.full)
-    step, dials, taken = math.lcm(multiple, _ROUND), [], set()
+    step = math.lcm(multiple, _ROUND)
+    drafts: list[_Draft] = []
+    taken: set[int] = set()
 
-    def allowed(counts: np.ndarray, groups: np.ndarray) -> bool:
+    def allowed(counts: Ints, groups: Ints) -> bool:
         left, full = counts[groups], trials.full[groups]
         return bool(((left >= low[groups]) & ((left % multiple == 0) | (full % multiple != 0))).all())
 
@@ -355,37 +408,41 @@ def _dials(trials: _Trials, multiple: int) -> tuple[Dial, ...]:
         full = trials.knobs[knobs[0]].width
         if any(trials.knobs[k].width != full for k in knobs):
             continue
-        for down in range(step, full, step):  # the dependent widths may need a longer step
+        for down in range(step, full, step):  # the dependent widths may need a larger step
             counts = trials.counts(dict.fromkeys(knobs, full - down))
-            groups = np.flatnonzero(counts != trials.full) if counts is not None else np.array([], dtype=np.int64)
+            if counts is None:
+                continue
+            groups = np.flatnonzero(counts != trials.full)
             if trials.stays[groups].any() or not taken.isdisjoint(groups.tolist()):
                 break
             if len(groups) and allowed(counts, groups):
                 taken.update(groups.tolist())
-                dials.append((knobs, groups, range(full, 0, -down), [trials.full[groups]], [full]))
+                drafts.append(_Draft(knobs, groups, range(full, 0, -down), [full], [trials.full[groups]]))
                 break
 
-    # Dials move different groups, so one build shows a position of each of them.
-    for i in range(1, max((len(widths) for _, _, widths, *_ in dials), default=0)):
-        going = [d for d in dials if i < len(d[2])]
-        all_at_once = trials.counts({k: widths[i] for knobs, _, widths, *_ in going for k in knobs})
-        for knobs, groups, widths, options, at in going:
+    # Dials affect different groups, so one build shows one position of each dial.
+    for i in range(1, max((len(draft.tries) for draft in drafts), default=0)):
+        going = [draft for draft in drafts if i < len(draft.tries)]
+        all_at_once = trials.counts({k: draft.tries[i] for draft in going for k in draft.knobs})
+        for draft in going:
             alone = all_at_once is None
-            counts = trials.counts(dict.fromkeys(knobs, widths[i])) if alone else all_at_once
-            if counts is not None and allowed(counts, groups):
-                options.append(counts[groups])
-                at.append(widths[i])
+            counts = trials.counts(dict.fromkeys(draft.knobs, draft.tries[i])) if alone else all_at_once
+            if counts is not None and allowed(counts, draft.groups):
+                draft.options.append(counts[draft.groups])
+                draft.widths.append(draft.tries[i])
     return tuple(
-        Dial(tuple(knobs), tuple(at), tuple(groups.tolist()), np.array(options))
-        for knobs, groups, _, options, at in dials
+        Dial(tuple(draft.knobs), tuple(draft.widths), tuple(draft.groups.tolist()), np.array(draft.options))
+        for draft in drafts
     )
 
 
 def _together(trials: _Trials) -> list[list[int]]:
-    """Sets of knobs that have to turn together: they make channels of one group, or the network cannot be built
+    """Sets of knobs that must change together: they make channels of one group, or the network cannot be built
     otherwise.
     """
-    parent, joined, first = list(range(len(trials.knobs))), set(), {}
+    parent = list(range(len(trials.knobs)))
+    joined: set[int] = set()
+    first: dict[int, int] = {}
 
     def find(k: int) -> int:
         while parent[k] != k:
@@ -399,19 +456,20 @@ def _together(trials: _Trials) -> list[list[int]]:
             joined.update(together)
             for other in (*together, *(first.setdefault(g, k) for g in touched)):
                 parent[find(other)] = find(k)
-    classes = defaultdict(list)
+    classes: dict[int, list[int]] = defaultdict(list)
     for k in range(len(trials.knobs)):
         classes[find(k)].append(k)
     return list(classes.values())
 
 
 def _smallest_turn(trials: _Trials, k: int) -> list[tuple[list[int], set[int]]]:
-    """The knobs and the groups that move with knob `k` at the smallest turn that can be built.
+    """The knobs and the groups that change with knob `k` at the smallest reduction that can be built.
 
-    The knob turns alone, or with the row that it reads: attention blocks have as many outputs as inputs. Empty where no
-    turn can be built.
+    The knob changes alone, or with the row that it reads, because attention blocks have as many outputs as inputs.
+    Empty if no reduction can be built.
     """
-    knob, whole = trials.knobs[k], []
+    knob = trials.knobs[k]
+    whole: list[int] = []
     if knob.at == 0:
         source = _rows(trials.yaml)[knob.row][0]
         row = knob.row + source if isinstance(source, int) and source < 0 else source

@@ -1,31 +1,42 @@
-"""Plan, cut and compensate: one model in, a smaller one and its plan out."""
+"""Plans, cuts and compensates: from a model to a smaller one and its plan."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from edgeprune_device.errors import GateError
+from edgeprune_device.progress import Progress, part, silent
+from edgeprune_device.size import Size
 from torch import nn
 
 from edgeprune.data.samples import Samples
+from edgeprune.model.device import beside, exact
+from edgeprune.model.head import idle
 from edgeprune.pruning import budget, cost, criteria, portable, surgery
 from edgeprune.pruning.budget import Budget
 from edgeprune.pruning.channels import Channels, trace
 from edgeprune.pruning.compensate import compensate
 from edgeprune.pruning.cost import CostModel
+from edgeprune.pruning.layers import Floats, Mask
 from edgeprune.pruning.plan import PrunePlan
 
 if TYPE_CHECKING:
     from edgeprune.pruning.latency import Latency
 
 
-#: Rounds of choosing and re-solving on the way to the budget.
+#: Rounds of selection and compensation on the way to the budget.
 ROUNDS = 3
+
+#: The image of a trace, if its size does not matter.
+TRACED = Size(64, 64)
+
+#: The share of a round's progress that the scores get; the compensation gets the rest.
+_SCORING = 0.8
 
 #: Largest relative difference between the pruned network and the masked original, in float64.
 ORACLE = 1e-9
@@ -38,24 +49,25 @@ class PruneRequest:
     Attributes:
         budget: The limit that the plan must meet.
         multiple: Kept counts are multiples of it where the full width is.
-        imgsz: The side of the square image, px. Only the share of a linear layer in the cost depends on it.
-        uniform: Every group gives the same share.
-        portable: Only widths that an Ultralytics YAML can state (portable.py).
+        imgsz: The side of a square input, or (height, width), px. Only the share of a linear layer in the cost depends
+            on it.
+        uniform: Every group loses the same share.
+        portable: Only widths that an Ultralytics YAML can express (portable.py).
         latency: The latency model of a budget of kind `latency`.
     """
 
     budget: Budget
     multiple: int
-    imgsz: int = 64
+    imgsz: int | Sequence[int] = TRACED
     uniform: bool = False
     portable: bool = False
     latency: Latency | None = None
 
     def cost(self, channels: Channels) -> CostModel | None:
-        """The cost model that the budget counts by; None for a ratio, which counts channels."""
+        """The cost model of the budget; None for a ratio, which counts channels."""
         if self.budget.kind == "ratio":
             return None
-        if self.budget.kind == "latency":
+        if self.budget.kind == "latency" and self.latency is not None:
             return self.latency.cost(channels)
         return cost.of(self.budget.kind, channels)
 
@@ -64,8 +76,8 @@ class PruneRequest:
 
         Args:
             original: The channels of the uncut network.
-            now: The channels of the network that was cut out of it so far.
-            steps: The number of steps that are left.
+            now: The channels of the current, partly pruned network.
+            steps: The number of remaining steps.
         """
         sizes = []
         for channels in (original, now):
@@ -92,27 +104,28 @@ class Cut:
     oracle: float
 
 
-def trace_channels(model: nn.Module, imgsz: int) -> Channels:
+def trace_channels(model: nn.Module, imgsz: int | Sequence[int]) -> Channels:
     """The channels of `model`.
 
-    The costs of convolutions all grow in proportion to the image, so a small image is traced. Where the network has a
-    linear layer as well, an image of the real size is traced.
+    The costs of all convolutions are proportional to the image, so a small image is traced. If the network also has a
+    linear layer, an image of the real size is traced. The head that is not exported is idle.
     """
     linear = any(isinstance(m, nn.Linear) for m in model.modules())
-    return trace(model, (imgsz, imgsz)) if linear else trace(model)
+    size = Size.of(imgsz) if linear else TRACED
+    return trace(model, size, idle=idle(model))
 
 
 def measured_budget(
-    asked: Budget, model: nn.Module, imgsz: int, multiple: int, progress: Callable[[float, str], None]
-) -> tuple[Budget, Latency | None, dict]:
-    """The budget in a form that can be solved. Only a latency has to be measured, on the runtime at hand.
+    asked: Budget, model: nn.Module, imgsz: int | Sequence[int], multiple: int, progress: Progress
+) -> tuple[Budget, Latency | None, dict[str, Any]]:
+    """The budget in a form that can be solved. Only a latency needs a measurement, on the given runtime.
 
     Args:
         asked: The budget that the user gave.
         model: The network.
-        imgsz: The side of the square image, px.
+        imgsz: The side of a square input, or (height, width), px.
         multiple: Kept counts are multiples of it where the full width is.
-        progress: called with the fraction done and a line of text.
+        progress: Receives the fraction done and a line of text.
 
     Returns:
         (budget, its latency model or None, its entry in the record of the build).
@@ -121,20 +134,21 @@ def measured_budget(
         return asked, None, {}
     from edgeprune.pruning import latency
 
-    found = latency.fit(model, trace_channels(model, imgsz), imgsz, multiple=multiple, progress=progress)
+    fitted = latency.fit(model, trace_channels(model, imgsz), imgsz, multiple=multiple, progress=progress)
     if asked.kind == "latency_ms":
-        asked = latency.budget(found, asked.value)
-    return asked, found, {"latency": found.to_json()}
+        asked = latency.to_budget(fitted, asked.value)
+    return asked, fitted, {"latency": fitted.to_json()}
 
 
+@exact()
 def draft(
     model: nn.Module, channels: Channels, name: str, ask: PruneRequest, samples: Samples | None,
-    progress: Callable[[float, str], None] = lambda fraction, what: None,
+    progress: Progress = silent,
 ) -> PrunePlan:  # fmt: skip
-    """The plan of one importance criterion.
+    """Make the plan with one importance criterion.
 
-    A criterion that reads images chooses in ROUNDS rounds: the value of a channel changes when others have gone and
-    their readers have been re-solved.
+    A criterion that reads images works in ROUNDS rounds, because the importance of a channel changes after others have
+    been removed and their readers have been re-solved.
 
     Args:
         model: The network.
@@ -142,70 +156,90 @@ def draft(
         name: The criterion: a name, `module:function`, or `auto` (criteria.resolve).
         ask: The prune request.
         samples: Labelled images, or None.
-        progress: called with the fraction done and a line of text.
+        progress: Receives the fraction done and a line of text.
 
     Raises:
-        InputError: The criterion is unknown, it needs images and there are none, or the budget cannot be met.
+        InputError: The criterion is unknown, it needs images and none are given, or the budget cannot be met.
     """
     name = criteria.resolve(name, pictures=samples is not None)
     criterion = criteria.load(name)
-    # A portable plan states widths of the network that the YAML describes, so it is made in one round.
-    rounds = ROUNDS if criteria.needs_samples(criterion) and not ask.portable else 1
-    plan, now, now_channels = None, model, channels
-    for i in range(rounds):
-        progress(i / rounds, f"{name}: choosing channels" + (f", {i + 1} of {rounds}" if rounds > 1 else ""))
-        part = ask if rounds == 1 else ask.toward(channels, now_channels, rounds - i)
-        keep, yaml = _solve(now, now_channels, criterion(now, now_channels, samples), part)
-        chosen = PrunePlan.of(now_channels, keep, budget=str(ask.budget), criterion=name, yaml=yaml)
-        plan = chosen if plan is None else plan.then(chosen)
-        if i < rounds - 1:
-            now = surgery.apply(plan, model, channels)
-            compensate(model, now, channels, plan, samples.pictures)
-            now_channels = trace_channels(now, ask.imgsz)
+    if samples is not None:
+        model = beside(model, samples.pictures)
+
+    def choose(now: nn.Module, now_channels: Channels, part: PruneRequest, shown: Progress) -> PrunePlan:
+        keep, yaml = _solve(now, now_channels, criterion(now, now_channels, samples, shown), part)
+        return PrunePlan.of(now_channels, keep, budget=str(ask.budget), criterion=name, yaml=yaml)
+
+    # A portable plan refers to widths of the network that the YAML describes, so it is made in one round.
+    if samples is None or ask.portable or not criteria.needs_samples(criterion):
+        progress(0.0, f"{name}: choosing channels")
+        return choose(model, channels, ask, part(progress, 0, 1, f"{name}: choosing channels"))
+
+    def shown(i: int, begin: float, end: float) -> Progress:
+        what = f"{name}: choosing channels, {i + 1} of {ROUNDS}"
+        progress((i + begin) / ROUNDS, what)
+        return part(progress, (i + begin) / ROUNDS, (i + end) / ROUNDS, what)
+
+    plan = choose(model, channels, ask.toward(channels, channels, ROUNDS), shown(0, 0, _SCORING))
+    for i in range(1, ROUNDS):
+        now = surgery.apply(plan, model, channels)
+        compensate(model, now, channels, plan, samples.pictures, shown(i - 1, _SCORING, 1))
+        now_channels = trace_channels(now, ask.imgsz)
+        step = ask.toward(channels, now_channels, ROUNDS - i)
+        plan = plan.then(choose(now, now_channels, step, shown(i, 0, _SCORING)))
     return plan
 
 
 def _solve(
-    model: nn.Module, channels: Channels, scores: np.ndarray, ask: PruneRequest
-) -> tuple[np.ndarray, dict | None]:  # fmt: skip
-    """((atoms,) bool, True = keep; the YAML of the plan, where the request is portable)."""
+    model: nn.Module, channels: Channels, scores: Floats, ask: PruneRequest
+) -> tuple[Mask, portable.Yaml | None]:
+    """((atoms,) bool, True = keep; the YAML of the plan if the request is portable)."""
     layout = portable.read(model, channels, ask.multiple) if ask.portable else None
     units = budget.units(channels, scores, ask.multiple) if layout is None else layout.units(channels, scores)
     keep = budget.solve(channels, scores, units, ask.budget, uniform=ask.uniform, cost=ask.cost(channels))
     return keep, None if layout is None else layout.describe(channels, keep)
 
 
-def cut(model: nn.Module, channels: Channels, plan: PrunePlan, samples: Samples | None) -> Cut:
-    """Surgery, the oracle, then compensation if there are images.
+@exact()
+def cut(
+    model: nn.Module, channels: Channels, plan: PrunePlan, samples: Samples | None, progress: Progress = silent
+) -> Cut:
+    """Perform surgery, check it with the oracle, then compensate if images are given.
 
     Args:
         model: The network; it is not changed.
         channels: Its channels.
         plan: The channels to keep.
         samples: Images for the compensation, or None.
+        progress: Receives the fraction done and a line of text.
 
     Raises:
-        GateError: The oracle fails: a coupling was missed, and the pruned network would be wrong.
+        GateError: The oracle fails, because a coupling was missed and the pruned network would be wrong.
     """
+    if samples is not None:
+        model = beside(model, samples.pictures)
     pruned = surgery.apply(plan, model, channels)
     try:
         error = oracle(model, pruned, plan, channels)
-        found = f"{error:.2e} relative (limit {ORACLE:g})"
-    except RuntimeError as mismatch:  # the trace missed that two widths belong together
-        error, found = float("nan"), str(mismatch).splitlines()[0]
+        difference = f"{error:.2e} relative (limit {ORACLE:g})"
+    except RuntimeError as mismatch:  # the trace missed a coupling of two widths
+        error, difference = float("nan"), str(mismatch).splitlines()[0]
     if not error <= ORACLE:
         raise GateError(
-            f"surgery is not exact on this {type(model).__name__}: {found}; nothing was written. "
-            "Please report the model's YAML"
+            f"{type(model).__name__}: surgery is not exact ({difference}), so nothing was written; please report the "
+            "model's YAML"
         )
     if plan.yaml is not None:
         portable.stamp(pruned, plan.yaml)
-    solved = compensate(model, pruned, channels, plan, samples.pictures) if samples is not None else 0
-    return Cut(pruned, plan, solved, error)
+    solved = 0
+    if samples is not None:
+        shown = part(progress, 0, 1, "compensating")
+        solved = compensate(model, pruned, channels, plan, samples.pictures, shown)
+    return Cut(pruned.cpu(), plan, solved, error)
 
 
 def oracle(model: nn.Module, pruned: nn.Module, plan: PrunePlan, channels: Channels) -> float:
-    """Compare the pruned network with the original whose removed channels are masked, on one random 64 x 64 image.
+    """Compare the pruned network with the original with masked channels, on one random 64 x 64 image.
 
     Args:
         model: The original.
@@ -221,17 +255,17 @@ def oracle(model: nn.Module, pruned: nn.Module, plan: PrunePlan, channels: Chann
     with torch.no_grad():
         ours = list(_tensors(_double(pruned)(picture)))
         theirs = list(_tensors(_double(surgery.masked(plan, model, channels))(picture)))
-    # Features that Ultralytics returns beside its outputs have become narrower; every output is compared.
+    # Every output is compared; features that Ultralytics also returns have become narrower and are skipped.
     pairs = [(a, b) for a, b in zip(ours, theirs, strict=True) if a.shape == b.shape]
-    # Not max(): it may lose a NaN, and a NaN has to fail.
+    # Not max(), which may ignore a NaN: a NaN must fail.
     return float(torch.stack([(a - b).abs().max() / b.abs().max().clamp_min(1e-30) for a, b in pairs]).max())
 
 
 def _double(model: nn.Module) -> nn.Module:
-    return copy.deepcopy(model).double().eval()
+    return copy.deepcopy(model).cpu().double().eval()
 
 
-def _tensors(output):
+def _tensors(output: object) -> Iterator[torch.Tensor]:
     if isinstance(output, torch.Tensor):
         yield output
     elif isinstance(output, dict):
@@ -247,7 +281,7 @@ def prune_network(
     criterion: str,
     ask: PruneRequest,
     samples: Samples | None,
-    progress: Callable[[float, str], None] = lambda fraction, what: None,
+    progress: Progress = silent,
 ) -> Cut:
     """Plan, cut and compensate a network.
 
@@ -256,9 +290,9 @@ def prune_network(
         criterion: A name, `module:function`, or `auto` (criteria.resolve).
         ask: The prune request.
         samples: Labelled images, or None.
-        progress: called with the fraction done and a line of text.
+        progress: Receives the fraction done and a line of text.
     """
     channels = trace_channels(model, ask.imgsz)
-    plan = draft(model, channels, criterion, ask, samples, lambda fraction, what: progress(0.8 * fraction, what))
-    progress(0.8, "cutting and compensating")
-    return cut(model, channels, plan, samples)
+    plan = draft(model, channels, criterion, ask, samples, part(progress, 0, 0.8))
+    progress(0.8, "removing channels and compensating")
+    return cut(model, channels, plan, samples, part(progress, 0.8, 1))

@@ -1,15 +1,15 @@
 """FP32 ONNX -> FP16 ONNX and INT8 Q/DQ ONNX.
 
-    ranges = calibrate(fp32, pictures)
+    ranges = calibrate(fp32, images)
     fp16 = to_fp16(fp32, ranges).model                                    model.fp16.onnx
     int8 = to_int8(fp32, ranges, method="mse")                            model.int8.onnx
     mixed = to_int8(fp32, ranges, method="mse", rest="fp16")              model.int8-fp16.onnx
     cpu = to_int8(fp32, ranges, method="mse", activations="unsigned")     model.int8.onnx for target cpu
 
-    int8 = correct_bias(fp32, int8, pictures)                             any of the three, with corrected biases
+    int8 = correct_bias(fp32, int8, images)                             any of the three, with corrected biases
 
-`check` proves the rules of a quantized graph; `choose` takes the calibration method that measures best; `sensitivities`
-measures the cost of each layer's rounding, and a `Ladder` orders the layers for layer fallback.
+`check` verifies the rules of a quantized graph. `choose` selects the calibration method with the best mAP.
+`sensitivities` measures the cost of rounding each layer, and a `Ladder` orders the layers for layer fallback.
 """
 
 from edgeprune.quantize.calibrate import METHODS, Ranges, TensorRange, calibrate

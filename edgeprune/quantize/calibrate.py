@@ -1,6 +1,6 @@
-"""Calibration: the values that the tensors of a network take on real images, and where to clip them.
+"""Calibration: measures the values of a network's tensors on real images, and derives the thresholds for clipping.
 
-The module measures, and turns a distribution into a threshold. It does not depend on Q/DQ.
+The module does not depend on Q/DQ.
 """
 
 from __future__ import annotations
@@ -9,8 +9,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 from edgeprune_device.errors import InputError
+from edgeprune_device.option import named
 from edgeprune_device.runtimes import ort
 from onnx import TensorProto, helper
 
@@ -18,9 +20,9 @@ from edgeprune.quantize.graph import MOVES, Graph, copy_of
 
 __all__ = ["METHODS", "Ranges", "TensorRange", "calibrate"]
 
-# Bins of |x|; TensorRT's own calibrator has as many.
+# Bins of |x|, as many as in TensorRT's calibrator.
 BINS = 2048
-# Values of a tensor that go into the histogram, per image; the extremes are taken over all values.
+# Values of a tensor in the histogram, per image; the extremes cover all values.
 SAMPLES = 16384
 # Share of the values that "percentile" keeps.
 PERCENTILE = 0.9999
@@ -32,8 +34,8 @@ LEVELS = 128
 class TensorRange:
     """The values of one tensor: exact extremes, and a histogram of samples.
 
-    `histogram` has 2 x BINS equal bins over [-reach, reach]. `reach` is a power of two that doubles when a greater
-    value comes; pairs of bins are then merged, which loses nothing. No first pass is needed to find the range.
+    `histogram` has 2 x BINS equal bins over [-reach, reach]. `reach` is a power of two. A greater value doubles it and
+    merges pairs of bins, which loses no counts. One pass over the images is therefore enough.
 
     Attributes:
         low: The least value.
@@ -45,20 +47,20 @@ class TensorRange:
     low: float = 0.0
     high: float = 0.0
     reach: float = 0.0
-    histogram: np.ndarray = field(default_factory=lambda: np.zeros(2 * BINS, np.int64))
+    histogram: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(2 * BINS, np.int64))
 
     @property
     def amax(self) -> float:
-        """The greatest |x|, exact. Infinite or NaN where the network overflows in FP32."""
+        """The greatest |x|, exact; infinite if the network overflows in FP32."""
         return max(abs(self.low), abs(self.high)) if np.isfinite([self.low, self.high]).all() else float("inf")
 
-    def add(self, low: float, high: float, samples: np.ndarray) -> None:
+    def add(self, low: float, high: float, samples: npt.NDArray[np.float32]) -> None:
         """Count the samples of one image.
 
         Args:
             low: The least value of the whole tensor.
             high: The greatest value of the whole tensor.
-            samples: (n,) some of its values.
+            samples: (n,) a part of its values.
         """
         self.low, self.high = float(np.minimum(self.low, low)), float(np.maximum(self.high, high))
         if not np.isfinite([self.low, self.high]).all():
@@ -68,7 +70,7 @@ class TensorRange:
             places = ((samples / self.reach + 1) * BINS).astype(np.int64).clip(0, 2 * BINS - 1)
             self.histogram += np.bincount(places, minlength=2 * BINS)
 
-    def folded(self) -> tuple[np.ndarray, np.ndarray]:
+    def folded(self) -> tuple[npt.NDArray[np.integer], npt.NDArray[np.floating]]:
         """Counts of |x| in BINS bins, and the centre of each bin."""
         counts = self.histogram[BINS:] + self.histogram[:BINS][::-1]
         return counts, (np.arange(BINS) + 0.5) * (self.reach / BINS)
@@ -89,18 +91,18 @@ class TensorRange:
 class Ranges:
     """The ranges of a network's inner tensors.
 
-    Example: `ranges.thresholds("mse")["/model.0/act/Mul_output_0"]` is the |x| beyond which clipping costs less than
-    the finer steps gain.
+    Example: `ranges.thresholds("mse")["/model.0/act/Mul_output_0"]` is the |x| at which clipping and rounding cost
+    least together.
 
     Attributes:
         tensors: Tensor name -> its range.
         pictures: The number of images.
-        given: Thresholds that were not measured here, see `fixed`; else None.
+        given: The thresholds set by `fixed`; else None.
     """
 
     tensors: dict[str, TensorRange]
     pictures: int
-    given: dict[str, float] | None = None  # thresholds that were not measured here, see `fixed`
+    given: dict[str, float] | None = None
 
     def amax(self) -> dict[str, float]:
         """The greatest |x| of each tensor, exact."""
@@ -118,25 +120,25 @@ class Ranges:
         if self.given is not None:
             return dict(self.given)
         if method not in METHODS:
-            raise InputError(f"unknown calibration method '{method}': use one of {', '.join(METHODS)}")
+            raise InputError(f"calibration method: unknown name '{method}'; use one of {', '.join(METHODS)}")
         return {name: METHODS[method](r) for name, r in self.tensors.items()}
 
     def fixed(self, thresholds: Mapping[str, float]) -> Ranges:
-        """The same ranges, clipped at known thresholds: every method gives these.
+        """The same ranges with given thresholds, which `thresholds` returns for every method.
 
-        They are the thresholds that a network was trained with (training/qat.py), for the tensors that are quantized.
+        INT8-aware training gives the thresholds that it used for the quantized tensors (training/qat.py).
 
         Args:
             thresholds: Tensor name -> the |x| at which it is clipped.
 
         Raises:
-            InputError: A threshold is of a tensor that was not measured: the thresholds belong to another network.
+            InputError: A threshold names a tensor that was not measured, because it belongs to another network.
         """
         foreign = next((name for name in thresholds if name not in self.tensors), None)
         if foreign is not None:
             raise InputError(
-                f"the scales given are of another network: it has no tensor {foreign}; quantize without them, or "
-                "train again with --qat"
+                f"INT8 scales: made for another network (this network has no tensor {foreign}); quantize "
+                f"without the scales, or train again with {named('qat')}"
             )
         return Ranges(self.tensors, self.pictures, dict(thresholds))
 
@@ -145,19 +147,19 @@ class Ranges:
         return {name: threshold / 127 for name, threshold in self.thresholds(method).items()}
 
 
-def calibrate(model: onnx.ModelProto, pictures: Iterable[np.ndarray], *, threads: int = 1) -> Ranges:
+def calibrate(model: onnx.ModelProto, pictures: Iterable[npt.NDArray[np.float32]], *, threads: int = 1) -> Ranges:
     """Run the FP32 network over images and measure its inner tensors.
 
-    The extremes and a strided sample are taken inside the graph (three small nodes a tensor), so that ONNX Runtime
-    frees every feature map as soon as it is used: the memory is that of one inference, whatever the number of images.
+    The extremes and a strided sample are computed inside the graph (three small nodes per tensor). ONNX Runtime
+    therefore frees each feature map after its use, and the memory does not grow with the number of images.
 
     Args:
         model: The FP32 network.
         pictures: Each (1, 3, h, w) float32, RGB in 0..1.
-        threads: Threads of the inference.
+        threads: The number of inference threads.
 
     Raises:
-        InputError: There is no image, or one has another shape than the model's input.
+        InputError: No image is given, or the shape of one differs from the model's input.
     """
     import onnxruntime
 
@@ -169,7 +171,10 @@ def calibrate(model: onnx.ModelProto, pictures: Iterable[np.ndarray], *, threads
     ranges = Ranges({name: TensorRange() for name in (entry.name, *names)}, 0)
     for picture in pictures:
         if list(picture.shape) != list(entry.shape):
-            raise InputError(f"a calibration picture has shape {picture.shape}, the model takes {tuple(entry.shape)}")
+            raise InputError(
+                f"calibration image: wrong shape (found {picture.shape}, expected {tuple(entry.shape)}); letterbox the "
+                "images to the model's input"
+            )
         values = session.run(None, {entry.name: np.ascontiguousarray(picture, np.float32)})
         flat = picture.reshape(-1)
         ranges.tensors[entry.name].add(flat.min(), flat.max(), flat[:: _stride(flat.size)])
@@ -177,12 +182,12 @@ def calibrate(model: onnx.ModelProto, pictures: Iterable[np.ndarray], *, threads
             ranges.tensors[name].add(*values[3 * i : 3 * i + 3])
         ranges.pictures += 1
     if not ranges.pictures:
-        raise InputError("calibration needs at least one picture: give training pictures in data.yaml")
+        raise InputError("calibration: no images (expected at least one); add training images to data.yaml")
     return ranges
 
 
 def _measured(graph: Graph) -> list[str]:
-    """The activations of the body, without moved values, which repeat others, and without gates, which are in 0..1."""
+    """The activations of the body. Moved values repeat others and gates are in 0..1; both are left out."""
     return [
         name
         for node in graph.nodes
@@ -193,7 +198,7 @@ def _measured(graph: Graph) -> list[str]:
 
 
 def _stride(size: int) -> int:
-    """An odd step that takes about SAMPLES of `size` values, and does not run along the columns of a feature map."""
+    """An odd step that selects about SAMPLES of `size` values, and does not follow the columns of a feature map."""
     return max(1, size // SAMPLES) | 1
 
 
@@ -219,7 +224,7 @@ def _probe(graph: Graph, names: list[str]) -> onnx.ModelProto:
 
 
 def _clip_max(r: TensorRange) -> float:
-    """The greatest |x|: nothing is clipped, and the rarest value makes the steps coarse."""
+    """The greatest |x|: nothing is clipped, and one rare value makes all steps coarse."""
     return r.amax
 
 
@@ -233,7 +238,7 @@ def _clip_percentile(r: TensorRange) -> float:
 
 
 def _clip_mse(r: TensorRange) -> float:
-    """The threshold with the least squared error of the samples, of 100 between 10 % and 100 % of the greatest |x|."""
+    """The threshold with the least squared error, among 100 between 10 % and 100 % of the greatest |x|."""
     counts, centres = r.folded()
     if not counts.sum():
         return r.amax
@@ -242,22 +247,22 @@ def _clip_mse(r: TensorRange) -> float:
     candidates = r.amax * np.linspace(0.1, 1.0, 100)
     steps = (candidates / (LEVELS - 1))[:, None]
     rounded = np.minimum(np.rint(centres / steps), LEVELS - 1) * steps
-    # Within a bin values are spread evenly; without this the error of a bin that lies on a level would be zero.
+    # Values are assumed uniform within a bin; otherwise the error of a bin centred on a level would be zero.
     spread = np.minimum(steps, r.reach / BINS) ** 2 / 12
     return float(candidates[(counts * ((rounded - centres) ** 2 + spread)).sum(1).argmin()])
 
 
 def _clip_entropy(r: TensorRange) -> float:
-    """The threshold at which 128 levels lose least of the histogram (Kullback-Leibler), as TensorRT's own calibrator.
+    """The threshold with the least Kullback-Leibler divergence at 128 levels, as in TensorRT's calibrator.
 
     Source: S. Migacz, "8-bit Inference with TensorRT", GTC 2017; every eighth bin is tried.
     """
-    counts, _ = r.folded()
-    if not counts.sum():
+    folded, _ = r.folded()
+    if not folded.sum():
         return r.amax
-    top = int(np.flatnonzero(counts)[-1]) + 1
-    # The first bin is full of zeros and near-zeros, which every threshold keeps exactly.
-    counts = counts.astype(np.float64)
+    top = int(np.flatnonzero(folded)[-1]) + 1
+    # The first bin holds zeros and near-zeros, which every threshold represents; they would outweigh all others.
+    counts = folded.astype(np.float64)
     counts[0] = counts[1]
     best, width = (np.inf, top), r.reach / BINS
     for end in range(min(LEVELS, top), top + 1, 8):
@@ -265,7 +270,7 @@ def _clip_entropy(r: TensorRange) -> float:
     return float(min(best[1] * width, r.amax))
 
 
-def _divergence(counts: np.ndarray, end: int) -> float:
+def _divergence(counts: npt.NDArray[np.float64], end: int) -> float:
     """KL(P || Q): P is the histogram clipped at `end`, Q the same histogram at 128 levels."""
     inside = counts[:end]
     clipped = inside.copy()
@@ -279,7 +284,7 @@ def _divergence(counts: np.ndarray, end: int) -> float:
         return float("inf")
     p, q = clipped / clipped.sum(), seen / seen.sum()
     both = (p > 0) & (q > 0)
-    # Mass that Q cannot represent at all counts as if it had one part in a million.
+    # Where Q is zero, it is replaced by one part in a million, so that the divergence stays finite.
     lost = p[(p > 0) & (q == 0)]
     return float((p[both] * np.log(p[both] / q[both])).sum() + (lost * np.log(lost / 1e-6)).sum())
 

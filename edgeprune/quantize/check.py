@@ -1,7 +1,7 @@
-"""The rules of a quantized graph, proven on the graph itself.
+"""Verifies the rules of a quantized graph on the graph itself.
 
-A build by TensorRT for RTX proves that a file parses and that its types hold. It does not tell which kernels a Jetson
-will fuse. The rules here are the conditions for that fusion; an error names the operator that breaks one.
+A build with TensorRT for RTX proves that a file parses and that its types are consistent. It does not show which
+kernels a Jetson will fuse. These rules are the conditions for that fusion; an error names the operator that breaks one.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ def int8_share(model: onnx.ModelProto) -> float:
 
 
 def check(model: onnx.ModelProto, *, activations: str = "signed") -> None:
-    """Prove the rules on a quantized graph.
+    """Verify the rules of a quantized graph.
 
-    Always: valid ONNX with types that hold; each DQ fed by a Q or by int8 weights; scales positive and finite; weights
-    int8, symmetric, one scale per output channel; a Conv with quantized weights has a quantized input; a bias is float;
-    an Add or a Concat with one quantized input has all; a moved value keeps its scale; the head's last convolutions and
-    its tail are float.
+    Always: the ONNX is valid with consistent types; each DQ reads a Q or int8 weights; scales are positive and finite;
+    weights are int8 and symmetric with one scale per output channel; a Conv with quantized weights has a quantized
+    input; a bias is float; all inputs of an Add or a Concat are quantized or none; a moved value keeps its scale; the
+    head's last convolutions and its tail are float.
 
     Args:
         model: The quantized file.
-        activations: `signed` (TensorRT) adds rules: int8 activations with zero point 0, no Q between Conv and SiLU, and
-            a float Conv reads float. `unsigned` adds none.
+        activations: `signed` (TensorRT) adds rules: activations are int8 with zero point 0, no Q is between Conv and
+            SiLU, and a float Conv reads float. `unsigned` adds none.
 
     Raises:
         GateError: A rule is broken; the message names the first operator that breaks it.
@@ -48,7 +48,7 @@ def check(model: onnx.ModelProto, *, activations: str = "signed") -> None:
         onnx.checker.check_model(model, full_check=True)
         graph = Graph(model)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise GateError(f"the quantized graph is not valid ONNX: {' '.join(str(error).split())}") from error
+        raise GateError(f"quantized graph: not valid ONNX: {' '.join(str(error).split())}") from error
     rules = [_pairs, _weights, _joins, _moves, _tail]
     if activations == "signed":
         rules += [_inputs, _symmetric, _silu]
@@ -57,7 +57,7 @@ def check(model: onnx.ModelProto, *, activations: str = "signed") -> None:
             where = f"{node.op_type} {node.name or node.output[0]} (layer {layer_of(node)})"
             raise GateError(f"quantized graph: {where}: {problem}")
     if not any(n.op_type == "QuantizeLinear" for n in graph.nodes):
-        raise GateError("quantized graph: nothing in it is quantized")
+        raise GateError("quantized graph: no operator is quantized")
 
 
 Problems = Iterator[tuple[NodeProto, str]]
@@ -69,7 +69,7 @@ def _quantized(graph: Graph, name: str) -> bool:
 
 
 def _grid(graph: Graph, node: NodeProto) -> tuple[list[float], list[int]]:
-    """Scale and zero point of a Q or DQ, comparable whatever their types."""
+    """Scale and zero point of a Q or DQ, comparable across types."""
     scale, zero_point = (graph.array(name) for name in node.input[1:])
     return scale.astype(np.float64).ravel().tolist(), zero_point.ravel().tolist()
 
@@ -83,13 +83,13 @@ def _pairs(graph: Graph) -> Problems:
             continue
         scale = graph.array(node.input[1])
         if not (np.isfinite(scale).all() and (scale > 0).all()):
-            yield node, "its scale is not positive and finite"
+            yield node, "scale not positive and finite"
         if node.op_type == "DequantizeLinear" and node.input[0] not in graph.initializers:
             source = graph.producer.get(node.input[0])
             if source is None or source.op_type != "QuantizeLinear":
-                yield node, "it is fed neither by a QuantizeLinear nor by weights"
+                yield node, "invalid input (expected the output of a QuantizeLinear, or weights)"
             elif _grid(graph, source) != _grid(graph, node):
-                yield node, "it undoes another scale than the QuantizeLinear before it has applied"
+                yield node, "scale or zero point differs from the preceding QuantizeLinear"
 
 
 def _weights(graph: Graph) -> Problems:
@@ -97,20 +97,20 @@ def _weights(graph: Graph) -> Problems:
         if node.op_type != "Conv":
             continue
         if len(node.input) > 2 and _quantized(graph, node.input[2]):
-            yield node, "its bias is quantized; TensorRT refuses an int32 bias"
+            yield node, "bias quantized, but TensorRT refuses an int32 bias"
         if _quantized(graph, node.input[1]):
             if not _quantized(graph, node.input[0]):
-                yield node, "only its weight is quantized; a Conv needs DQ on both"
+                yield node, "only the weight is quantized (expected DQ on both inputs of a Conv)"
             yield from _weight(graph, node)
 
 
 def _inputs(graph: Graph) -> Problems:
-    """Both inputs of a Conv are quantized, or none. On a CPU a float Conv may read the result of an integer kernel;
-    TensorRT would lose precision by it and gain nothing.
+    """Both inputs of a Conv are quantized, or none. On a CPU a float Conv may read the result of an integer kernel; in
+    TensorRT this would lose precision and gain nothing.
     """
     for node in graph.nodes:
         if node.op_type == "Conv" and _quantized(graph, node.input[0]) and not _quantized(graph, node.input[1]):
-            yield node, "only its input is quantized; a Conv needs DQ on both"
+            yield node, "only the input is quantized (expected DQ on both inputs of a Conv)"
 
 
 def _weight(graph: Graph, node: NodeProto) -> Problems:
@@ -118,13 +118,13 @@ def _weight(graph: Graph, node: NodeProto) -> Problems:
     weight, scale, zero = source.input
     axis = next((a.i for a in source.attribute if a.name == "axis"), 1)
     if graph.types.get(weight) != TensorProto.INT8 or weight not in graph.initializers:
-        yield node, "its weight is not an int8 constant"
+        yield node, "weight not an int8 constant"
     elif graph.shapes[scale] != (graph.shapes[weight][0],) or axis != 0:
-        yield node, "its weight needs one scale per output channel (axis 0)"
+        yield node, "invalid scale of the weight (expected one scale per output channel, axis 0)"
     elif np.any(graph.array(zero)):
-        yield node, "its weight is not symmetric (zero point 0)"
+        yield node, "weight not symmetric (expected zero point 0)"
     elif graph.array(weight).min() < -127:
-        yield node, "its weight uses -128, which a symmetric type does not have"
+        yield node, "weight out of range (found -128, expected -127 to 127)"
 
 
 def _joins(graph: Graph) -> Problems:
@@ -134,11 +134,11 @@ def _joins(graph: Graph) -> Problems:
         if node.op_type not in ("Add", "Concat") or not any(fed):
             continue
         if not all(fed):
-            yield node, f"{fed.count(False)} of its {len(fed)} inputs are not quantized"
+            yield node, f"{fed.count(False)} of {len(fed)} inputs are not quantized"
         elif node.op_type == "Concat":
             first, *others = [_grid(graph, graph.producer[name]) for name in graph.activations(node)]
             if any(other != first for other in others):
-                yield node, "its inputs have different scales"
+                yield node, "the inputs have different scales"
 
 
 def _moves(graph: Graph) -> Problems:
@@ -149,24 +149,24 @@ def _moves(graph: Graph) -> Problems:
         before = _grid(graph, graph.producer[inputs[0]])
         for reader in (reader for name in node.output for reader in graph.readers[name]):
             if reader.op_type == "QuantizeLinear" and _grid(graph, reader) != before:
-                yield node, "the values that it moves get another scale"
+                yield node, "input and output have different scales, but the operator only moves values"
 
 
 def _tail(graph: Graph) -> Problems:
     for node in graph.nodes:
         if node.output[0] in graph.last_convolutions and _quantized(graph, node.input[1]):
-            yield node, "the head's last convolutions stay float"
+            yield node, "the head's last convolutions must stay float"
         if node.op_type == "QuantizeLinear" and not graph.in_body(node):
-            yield node, "it quantizes what follows the head's last convolutions, or nothing reads it"
+            yield node, "quantized after the head's last convolutions, or not read by any node"
 
 
 def _symmetric(graph: Graph) -> Problems:
     for node in graph.nodes:
         if node.op_type == "QuantizeLinear":
             if graph.types.get(node.output[0]) != TensorProto.INT8:
-                yield node, "TensorRT takes int8 activations only"
+                yield node, "unsupported type of the activation (TensorRT accepts only int8)"
             elif np.any(graph.array(node.input[2])):
-                yield node, "TensorRT takes zero point 0 only"
+                yield node, "unsupported zero point (TensorRT accepts only 0)"
 
 
 def _silu(graph: Graph) -> Problems:
@@ -178,4 +178,4 @@ def _silu(graph: Graph) -> Problems:
             continue
         dequantized = [d.output[0] for d in graph.readers[node.output[0]]]
         if any(r.op_type == "Sigmoid" for name in (node.input[0], *dequantized) for r in graph.readers[name]):
-            yield node, "it stands between Conv and SiLU, which are one kernel"
+            yield node, "placed between Conv and SiLU, which TensorRT fuses into one kernel"

@@ -1,4 +1,4 @@
-"""The choice of the calibration method that measures best."""
+"""Chooses the calibration method with the best mAP."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from edgeprune.quantize.calibrate import METHODS
 
 __all__ = ["Choice", "choose"]
 
-#: mAP on a few dozen images varies by as much by chance: on the demo, `max` won by 0.004 on 32 images and lost by 0.003
-#: on 400. Another method has to beat the first by more.
+#: mAP on a few dozen images varies by this much by chance: on the demo, `max` won by 0.004 on 32 images and lost by
+#: 0.003 on 400. Another method must beat the first by more.
 NOISE = 0.005
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The chosen method, its model, and the scores of all methods.
+    """The chosen method, its model and the scores of all methods.
 
     Example: `Choice("mse", model, {"mse": 0.512, "percentile": 0.509, "entropy": 0.498, "max": 0.497})`.
 
     Attributes:
         method: The chosen method.
-        model: The file that was quantized with it.
+        model: The model that was quantized with it.
         scores: Method -> mAP50-95.
     """
 
@@ -46,12 +46,12 @@ def choose(
 ) -> Choice:
     """Quantize once with each calibration method and keep the model with the best score.
 
-    Another method than the first is taken only if it scores better by more than NOISE.
+    A method other than the first is chosen only if its score is better by more than NOISE.
 
     Args:
         make: Method -> quantized model, such as `lambda method: to_int8(model, ranges, method=method)`.
-        score: Model -> mAP on images that are neither those of the calibration nor those of the final validation. A
-            figure that decides a choice is no proof afterwards.
+        score: Model -> mAP on images that are used neither for calibration nor for the final validation. A figure that
+            decided the choice cannot validate it.
         methods: The methods to try.
 
     Raises:
@@ -68,7 +68,7 @@ def choose(
             best = (method, model)
     if best is None:
         raise InputError(
-            f"no calibration method gave a score ({tried or 'none was tried'}): some of the training pictures are to "
-            "choose by, and those need labelled boxes"
+            f"calibration method: no score is a number (found {tried or 'no method'}); label boxes in the training "
+            "images held out for this choice"
         )
     return Choice(*best, tried)

@@ -1,9 +1,9 @@
-"""Bias correction: the mean shift of rounding goes back into the biases.
+"""Bias correction: compensates the mean shift caused by rounding in the biases.
 
-Rounding and clipping are not centred. Over a channel they move the mean of a convolution's output, and the shifts of
-sixty layers add up (YOLOv8n, HIT-UAV: three quarters of the scores' INT8 error is one common shift downwards). Source:
-Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction", ICCV 2019; here with measured
-means instead of those assumed from batch norm.
+Rounding and clipping shift the mean of each output channel of a convolution, and the shifts of sixty layers add up
+(YOLOv8n, HIT-UAV: three quarters of the scores' INT8 error is one common downward shift). Source: Nagel et al.,
+"Data-Free Quantization Through Weight Equalization and Bias Correction", ICCV 2019; here the means are measured, not
+derived from batch norm.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 from edgeprune_device.errors import InputError
 from onnx import NodeProto, TensorProto, helper, numpy_helper
@@ -22,47 +23,47 @@ __all__ = ["bias_shifts", "correct_bias", "shifted"]
 
 
 def correct_bias(
-    model: onnx.ModelProto, quantized: onnx.ModelProto, pictures: Iterable[np.ndarray], *, threads: int = 1
+    model: onnx.ModelProto, quantized: onnx.ModelProto, pictures: Iterable[npt.NDArray[np.float32]], *, threads: int = 1
 ) -> onnx.ModelProto:
-    """Correct the biases of a quantized model, so that each convolution's output keeps its mean per channel.
+    """Correct the biases of a quantized model, so that each channel of a convolution's output keeps its mean.
 
     Args:
-        model: The FP32 graph that `quantized` was made from, in any style.
-        quantized: The quantized model; it is not changed.
+        model: The FP32 model that `quantized` was made from.
+        quantized: The quantized model, in any style; it is not changed.
         pictures: Each (1, 3, h, w) float32, RGB in 0..1; 16 images are enough.
-        threads: Threads of the inference.
+        threads: The number of inference threads.
 
     Raises:
-        InputError: There is no image, or the two models do not belong together.
+        InputError: No image is given, or `quantized` was not made from `model`.
     """
     return shifted(quantized, bias_shifts(model, quantized, pictures, threads=threads))
 
 
 def bias_shifts(
-    model: onnx.ModelProto, quantized: onnx.ModelProto, pictures: Iterable[np.ndarray], *, threads: int = 1
-) -> dict[str, np.ndarray]:
+    model: onnx.ModelProto, quantized: onnx.ModelProto, pictures: Iterable[npt.NDArray[np.float32]], *, threads: int = 1
+) -> dict[str, npt.NDArray[np.float64]]:
     """Measure how far rounding lowers the mean of each convolution's output.
 
-    Each convolution is measured alone: its quantized twin reads the input that the FP32 network computes. So one pass
-    measures all of them, and a shift does not depend on which other layers are quantized.
+    Each convolution is measured alone: its quantized twin reads the input that the FP32 network computes. One pass
+    therefore measures all of them, and a shift does not depend on the other quantized layers.
 
     Args:
-        model: See `correct_bias`, as are the other arguments.
+        model: The FP32 model that `quantized` was made from.
         quantized: The quantized model.
-        pictures: The images.
-        threads: Threads of the inference.
+        pictures: Each (1, 3, h, w) float32, RGB in 0..1.
+        threads: The number of inference threads.
 
     Returns:
         Name of the convolution's output -> (channels,) float64.
 
     Raises:
-        InputError: There is no image, or the two models do not belong together.
+        InputError: No image is given, or `quantized` was not made from `model`.
     """
     plain, graph = Graph(model), Graph(quantized)
     convolutions = _quantized_convolutions(graph)
     missing = next((n for n in convolutions if n.output[0] not in plain.producer), None)
     if missing is not None:
-        raise InputError(f"{missing.name} is not in the FP32 model: give the one that was quantized")
+        raise InputError(f"FP32 model: no node {missing.name}; pass the model that was quantized")
     probe = _probe(plain, graph, convolutions)
     session = reference_session(probe, threads=threads)
     entry = session.get_inputs()[0].name
@@ -72,16 +73,16 @@ def bias_shifts(
         sums = [total + shift.astype(np.float64) for total, shift in zip(sums, shifts)]
         count += 1
     if not count:
-        raise InputError("bias correction needs at least one picture")
+        raise InputError("bias correction: no images; pass at least one image")
     return {node.output[0]: total / count for node, total in zip(convolutions, sums)}
 
 
-def shifted(quantized: onnx.ModelProto, shifts: Mapping[str, np.ndarray]) -> onnx.ModelProto:
+def shifted(quantized: onnx.ModelProto, shifts: Mapping[str, npt.NDArray[np.float64]]) -> onnx.ModelProto:
     """The quantized model with shifts added to the biases of its quantized convolutions.
 
     Args:
         quantized: The quantized model; it is not changed.
-        shifts: As `bias_shifts` returns them.
+        shifts: The result of `bias_shifts`.
     """
     graph = Graph(quantized)
     result = onnx.ModelProto()
@@ -93,24 +94,25 @@ def shifted(quantized: onnx.ModelProto, shifts: Mapping[str, np.ndarray]) -> onn
 
 
 def _quantized_convolutions(graph: Graph) -> list[NodeProto]:
-    return [n for n in graph.nodes if n.op_type == "Conv" and _dequantizer(graph, n.input[1]) is not None]
+    return [n for n in graph.nodes if n.op_type == "Conv" and _is_dequantized(graph, n.input[1])]
 
 
-def _dequantizer(graph: Graph, name: str) -> NodeProto | None:
+def _is_dequantized(graph: Graph, name: str) -> bool:
+    """Whether a DequantizeLinear makes a tensor."""
     node = graph.producer.get(name)
-    return node if node is not None and node.op_type == "DequantizeLinear" else None
+    return node is not None and node.op_type == "DequantizeLinear"
 
 
 def _probe(plain: Graph, graph: Graph, convolutions: list[NodeProto]) -> onnx.ModelProto:
-    """The FP32 network with one output for each convolution: the mean per channel of its output less that of its
-    twin's.
+    """The FP32 network with one output for each convolution: the channel means of its output minus those of its
+    quantized twin's.
     """
     probe = copy_of(plain.model)
     del probe.graph.output[:]
     add, constant = probe.graph.node.append, probe.graph.initializer.append
     for i, node in enumerate(convolutions):
         original = plain.producer[node.output[0]]
-        grid = _dequantizer(graph, node.input[0])
+        grid = graph.producer[node.input[0]]  # a DequantizeLinear, as `check` ensures
         x, w, scale, zero, dequantized, weight = (f"ep_{kind}{i}" for kind in ("q", "w", "s", "z", "dq", "c"))
         constant(numpy_helper.from_array(graph.array(grid.input[1]).astype(np.float32), scale))
         constant(numpy_helper.from_array(graph.array(grid.input[2]), zero))
@@ -131,14 +133,14 @@ def _probe(plain: Graph, graph: Graph, convolutions: list[NodeProto]) -> onnx.Mo
     return probe
 
 
-def _weights(graph: Graph, node: NodeProto) -> np.ndarray:
+def _weights(graph: Graph, node: NodeProto) -> npt.NDArray[np.float32]:
     """The dequantized weights of a quantized convolution, float32 (out, in, kh, kw)."""
-    whole, scale, _ = (graph.array(name) for name in _dequantizer(graph, node.input[1]).input)
+    whole, scale, _ = (graph.array(name) for name in graph.producer[node.input[1]].input)
     return whole.astype(np.float32) * scale.astype(np.float32).reshape(-1, *[1] * (whole.ndim - 1))
 
 
-def _add_to_bias(model: onnx.ModelProto, graph: Graph, node: NodeProto, shift: np.ndarray) -> None:
-    """Give the node a bias of its own (layers may share biases), in the type that the node computes in."""
+def _add_to_bias(model: onnx.ModelProto, graph: Graph, node: NodeProto, shift: npt.NDArray[np.float64]) -> None:
+    """Give the node its own bias, because layers may share one, in the type in which the node computes."""
     dtype = np.float16 if graph.types[node.output[0]] == TensorProto.FLOAT16 else np.float32
     before = graph.array(node.input[2]).astype(np.float64) if len(node.input) > 2 else 0.0
     name = f"{node.output[0]}_bias"

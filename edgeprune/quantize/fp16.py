@@ -1,7 +1,7 @@
 """FP32 ONNX -> typed FP16 ONNX.
 
-Every type is written into the file, as strongly typed TensorRT needs it (optional from 10 on, the only mode from 11
-on). ONNX Runtime takes the same file. Input and output stay FP32.
+Every type is written into the file, as TensorRT's strongly typed mode requires (optional since 10, the only mode since
+11). ONNX Runtime runs the same file. Input and output stay FP32.
 """
 
 from __future__ import annotations
@@ -20,15 +20,19 @@ from edgeprune.quantize.graph import MOVES, Graph, copy_of, in_layers, layer_of,
 __all__ = ["Fp16", "Kept", "fp32_nodes", "to_fp16"]
 
 FP16_MAX = float(np.finfo(np.float16).max)
-# Calibration images do not show the greatest possible activation: a layer within a factor of two of it stays FP32.
+# Calibration images do not show the greatest possible activation: a layer within this factor of FP16_MAX stays FP32.
 HEADROOM = 2.0
-# Rounding weights to FP16 costs 2e-4 of their norm; a hundred times that means that they are below its smallest steps.
+# Rounding weights to FP16 costs 2e-4 of their norm. An error a hundred times larger means that they are too small for
+# FP16's smallest steps.
 MAX_WEIGHT_ERROR = 0.02
-# Inputs that are FP32 by ONNX's specification whatever the type of the data: regions and scales of Resize.
+# Inputs that ONNX specifies as FP32 for every type of data: regions and scales of Resize.
 FP32_INPUTS = {"Resize": (1, 2)}
-# Operators whose results are values of their inputs; Q and DQ together change them by a step.
+# Operators that pass on the values of their inputs; a Q/DQ pair changes them by at most one step.
 CARRIERS = MOVES | {"QuantizeLinear", "DequantizeLinear"}
-TYPES = {TensorProto.FLOAT: np.float32, TensorProto.FLOAT16: np.float16}
+TYPES: dict[int, np.dtype[Any]] = {
+    TensorProto.FLOAT: np.dtype(np.float32),
+    TensorProto.FLOAT16: np.dtype(np.float16),
+}
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,8 @@ class Fp16:
 def to_fp16(model: onnx.ModelProto, ranges: Ranges | None = None, *, keep_fp32: Iterable[str] = ()) -> Fp16:
     """Convert the body of a detector (backbone, neck, head convolutions) to FP16; its tail stays FP32.
 
-    The tail (DFL's softmax, anchors, strides, final sigmoid) stays because FP16 resolves only half a pixel above 512.
+    The tail (DFL's softmax, anchors, strides, final sigmoid) stays FP32, because FP16 resolves only half a pixel above
+    512.
 
     Args:
         model: FP32, plain or with Q/DQ; it is not changed.
@@ -84,7 +89,7 @@ def to_fp16(model: onnx.ModelProto, ranges: Ranges | None = None, *, keep_fp32: 
 def fp32_nodes(model: onnx.ModelProto, ranges: Ranges) -> tuple[str, ...]:
     """The names of the nodes that FP16 cannot hold: the tail, and the nodes that would overflow.
 
-    TensorRT 8 needs them: there FP16 is a flag for the whole network and not a type in the file.
+    TensorRT 8 needs them, because there FP16 is a flag for the whole network, not a type in the file.
 
     Args:
         model: FP32, plain.
@@ -97,7 +102,7 @@ def fp32_nodes(model: onnx.ModelProto, ranges: Ranges) -> tuple[str, ...]:
 
 def _named(graph: Graph, layers: tuple[str, ...]) -> list[tuple[str, str]]:
     return [
-        (node.output[0], "asked for")
+        (node.output[0], "requested")
         for node in graph.nodes
         if layers and graph.in_body(node) and in_layers(node, layers)
     ]
@@ -106,21 +111,21 @@ def _named(graph: Graph, layers: tuple[str, ...]) -> list[tuple[str, str]]:
 def _overflowing(graph: Graph, ranges: Ranges | None) -> list[tuple[str, str]]:
     """Nodes of the body that FP16 cannot hold: (first output, reason)."""
     reach = _reach(graph, ranges.amax()) if ranges is not None else {}
-    found = []
+    overflowing = []
     for node in graph.nodes:
         if not graph.in_body(node):
             continue
         reason = _unfit_weights(graph, node)
         for name in (*node.input, *node.output):
             if reach.get(name, 0.0) * HEADROOM > FP16_MAX:
-                reason = f"activations reach {reach[name]:.4g}, FP16 ends at {FP16_MAX:.0f}"
+                reason = f"activations reach {reach[name]:.4g} (FP16 maximum: {FP16_MAX:.0f})"
         if reason:
-            found.append((node.output[0], reason))
-    return found
+            overflowing.append((node.output[0], reason))
+    return overflowing
 
 
 def _reach(graph: Graph, amax: dict[str, float]) -> dict[str, float]:
-    """The greatest |x| of every tensor that was measured, or that only carries the values of measured ones."""
+    """The greatest |x| of the measured tensors, and of the tensors that only pass on their values."""
     reach = dict(amax)
     for node in graph.nodes:
         if node.op_type in CARRIERS:
@@ -137,17 +142,17 @@ def _unfit_weights(graph: Graph, node: NodeProto) -> str | None:
         if not values.size or node.op_type in FP32_INPUTS:
             continue
         if np.abs(values).max() > FP16_MAX:
-            return f"weights reach {np.abs(values).max():.4g}, FP16 ends at {FP16_MAX:.0f}"
+            return f"weights reach {np.abs(values).max():.4g} (FP16 maximum: {FP16_MAX:.0f})"
         norm = np.linalg.norm(values)
         error = np.linalg.norm(values - values.astype(np.float16))
-        # A vector that is practically zero (1e-12 x the activations) does not matter.
+        # Only weights of convolutions: a bias that is practically zero (1e-12 x the activations) does not matter.
         if node.op_type == "Conv" and name == node.input[1] and norm > 0 and error > MAX_WEIGHT_ERROR * norm:
             return f"weights as small as {np.abs(values).max():.3g} lose {error / norm:.0%} of their norm in FP16"
     return None
 
 
 class _Converter:
-    """Rewrites a graph so that the nodes in `half` compute in FP16, with a Cast wherever a value changes its type."""
+    """Rewrites a graph so that the nodes in `half` compute in FP16, with a Cast at each change of type."""
 
     def __init__(self, graph: Graph, half: set[str]):
         self.graph = graph
@@ -186,9 +191,7 @@ class _Converter:
         self.nodes.append(changed)
 
     def _as(self, name: str, wanted: int) -> str:
-        """The name under which a tensor exists in the wanted type; a Cast or a constant is added where it does not
-        exist yet.
-        """
+        """The name of a tensor in the wanted type; adds the Cast or the constant on first use."""
         key = (name, wanted)
         if key in self.made:
             return self.made[key]

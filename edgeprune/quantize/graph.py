@@ -1,8 +1,8 @@
-"""An ONNX graph with an index: the maker and the readers of each tensor, and where the detector's body ends.
+"""An index of an ONNX graph: the producer and the readers of each tensor, and the end of the detector's body.
 
-The *body* of a detector is everything up to the last convolutions of its head. The *tail* is what follows them: DFL,
-anchors, strides, the final sigmoid. In YOLOv8n (64 Conv) `model.22.cv2.0.2` and its five sisters are the last
-convolutions; the 64th Conv is DFL's fixed sum, which belongs to the tail.
+The *body* of a detector is everything up to the last convolutions of its head. The *tail* follows them: DFL, anchors,
+strides, the final sigmoid. In YOLOv8n (64 Conv) the last convolutions are `model.22.cv2.{0,1,2}.2` and
+`model.22.cv3.{0,1,2}.2`; the 64th Conv is DFL's fixed sum, which belongs to the tail.
 
 The module does not depend on precisions.
 """
@@ -11,8 +11,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 from edgeprune_device.engine.layers import layer_of_node
 from onnx import NodeProto, TensorProto, numpy_helper
@@ -33,7 +35,7 @@ class Graph:
         model: The model.
         nodes: Its nodes, in order.
         initializers: Name -> constant.
-        producer: Tensor -> the node that makes it.
+        producer: Tensor -> the node that computes it.
         readers: Tensor -> the nodes that read it.
         types: Tensor -> its ONNX element type.
         shapes: Tensor -> its shape.
@@ -63,7 +65,7 @@ class Graph:
         """Whether a tensor is a floating-point value computed from the image."""
         return bool(name) and name not in self.initializers and self.types.get(name) in FLOATS
 
-    def array(self, name: str) -> np.ndarray:
+    def array(self, name: str) -> npt.NDArray[Any]:
         """The values of an initializer."""
         return numpy_helper.to_array(self.initializers[name])
 
@@ -89,7 +91,7 @@ class Graph:
         ]
 
     def is_silu(self, name: str) -> bool:
-        """Whether x * sigmoid(x) reads a tensor, and nothing else does."""
+        """Whether x * sigmoid(x) reads a tensor, and no other node does."""
         readers = self.readers[name]
         gate = next((n for n in readers if n.op_type == "Sigmoid"), None)
         if gate is None or len(readers) != 2:
@@ -98,8 +100,8 @@ class Graph:
         return other.op_type == "Mul" and set(other.input) == {name, gate.output[0]}
 
     def _last_convolutions(self) -> frozenset[str]:
-        """Learned convolutions that no other learned convolution follows."""
-        followed: set[str] = set()  # tensors that reach a learned convolution further on
+        """Learned convolutions without a learned convolution after them."""
+        followed: set[str] = set()  # tensors that lead to a learned convolution
         last = set()
         for node in reversed(self.nodes):
             reaches = any(name in followed for name in node.output)
@@ -111,7 +113,7 @@ class Graph:
         return frozenset(last)
 
     def _is_dfl(self, node: NodeProto) -> bool:
-        """Whether a node is DFL: a Conv by name only, with one output channel and the fixed weights 0, 1, 2 …."""
+        """Whether a node is DFL: a Conv with one output channel and the fixed weights 0, 1, 2, …."""
         weight = self._source_of_weight(node)
         if weight is None or len(weight.dims) != 4 or weight.dims[0] != 1 or tuple(weight.dims[2:]) != (1, 1):
             return False
@@ -119,22 +121,22 @@ class Graph:
         return bool(np.array_equal(values, np.arange(len(values))))
 
     def _source_of_weight(self, node: NodeProto) -> TensorProto | None:
-        """The initializer of a Conv's weight, also behind a Cast or a DequantizeLinear."""
+        """The initializer of a Conv's weight, also through a Cast or a DequantizeLinear."""
         name = node.input[1]
         while name in self.producer:
             name = self.producer[name].input[0]
         return self.initializers.get(name)
 
     def _ancestors(self, outputs: Iterable[str]) -> frozenset[str]:
-        """The nodes (by first output) that the given tensors are computed from, themselves included."""
-        found: set[str] = set()
+        """The nodes, by first output, from which the given tensors are computed, including the producers themselves."""
+        ancestors: set[str] = set()
         pending = list(outputs)
         while pending:
             node = self.producer.get(pending.pop())
-            if node is not None and node.output[0] not in found:
-                found.add(node.output[0])
+            if node is not None and node.output[0] not in ancestors:
+                ancestors.add(node.output[0])
                 pending.extend(node.input)
-        return frozenset(found)
+        return frozenset(ancestors)
 
 
 def layer_of(node: NodeProto) -> str:

@@ -1,20 +1,22 @@
 """FP32 ONNX -> explicitly quantized (Q/DQ) ONNX, by TensorRT's rules or for ONNX Runtime's CPU kernels.
 
-There are two styles, because one file cannot be fast on both (on a CPU, signed ran at 0.7x and unsigned at 2.3x of the
-speed of FP32):
+There are two styles, because no file is fast on both (on a CPU, signed ran at 0.7x and unsigned at 2.3x the speed of
+FP32):
 
-`signed`    TensorRT. int8, zero point 0. Q/DQ stand where a fused kernel ends: on the inputs of convolutions, of
+`signed`    TensorRT. int8, zero point 0. Q/DQ are placed where a fused kernel ends: on the inputs of convolutions, of
             residual adds and of concatenations; never between Conv and SiLU.
-`unsigned`  ONNX Runtime on a CPU. uint8 with a zero point. Q/DQ on every tensor, also between Conv and SiLU: there an
-            integer kernel starts only where both its input and its output are quantized.
+`unsigned`  ONNX Runtime on a CPU. uint8 with a zero point. Q/DQ on every tensor, also between Conv and SiLU: an integer
+            kernel needs a quantized input and a quantized output.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 from edgeprune_device.errors import InputError
 from onnx import NodeProto, TensorProto, helper, numpy_helper
@@ -27,9 +29,9 @@ __all__ = ["Grid", "signed_grids", "to_int8"]
 
 # The first opset whose DequantizeLinear writes FP16; TensorRT reads it from 10.0.
 FP16_OPSET = 19
-# x * sigmoid(x) below this is within 0.003 of zero: steps spent on more negative values are lost.
+# For x below this, x * sigmoid(x) is within 0.003 of zero, so steps for such values would be wasted.
 SILU_LOW = -8.0
-# Operators that ONNX Runtime's CPU kernels compute on uint8.
+# Operators with uint8 kernels in ONNX Runtime's CPU provider.
 INTEGER_OPS = MOVES | {"Conv", "Sigmoid", "Mul", "Add"}
 
 
@@ -45,7 +47,7 @@ class Grid:
 
     scale: float
     zero_point: int
-    dtype: type
+    dtype: type[np.int8] | type[np.uint8]
 
     @classmethod
     def signed(cls, threshold: float) -> Grid:
@@ -54,7 +56,7 @@ class Grid:
 
     @classmethod
     def unsigned(cls, low: float, high: float) -> Grid:
-        """The uint8 grid over [low, high], extended to hold 0."""
+        """The uint8 grid over [low, high], extended to include 0."""
         low, high = min(low, 0.0), max(high, 0.0)  # zero must be exact: it is the padding
         scale = _positive(high - low) / 255
         return cls(scale, int(np.clip(round(-low / scale), 0, 255)), np.uint8)
@@ -79,16 +81,20 @@ def to_int8(
         ranges: The ranges of that same model.
         method: How the ranges are clipped (`calibrate.METHODS`).
         activations: `signed` for TensorRT, `unsigned` for ONNX Runtime on a CPU.
-        rest: `fp32` keeps the opset; `fp16` types all the rest FP16 in opset 19 (TensorRT >= 10, strongly typed).
+        rest: The type of all other operators: `fp32` keeps the opset; `fp16` raises it to 19 (TensorRT >= 10, strongly
+            typed).
         exclude: Layers whose convolutions stay float; `model.22` names all layers inside it.
-        reduce_range: Weights in 7 bits, for unsigned activations on a CPU where 8 bits saturate
+        reduce_range: Store weights in 7 bits, for unsigned activations on a CPU whose kernels saturate with 8 bits
             (`Environment.saturates`).
 
     Raises:
-        InputError: An option does not exist, or the ranges are of another model.
+        InputError: An argument has an unknown value, or the ranges belong to another model.
     """
     if activations not in ("signed", "unsigned") or rest not in ("fp32", "fp16"):
-        raise InputError(f"activations={activations!r}, rest={rest!r}: use signed or unsigned, fp32 or fp16")
+        raise InputError(
+            f"INT8 style: unknown value (found activations={activations!r}, rest={rest!r}); use signed or unsigned, "
+            "and fp32 or fp16"
+        )
     graph = Graph(model)
     convolutions, reads, grids = _place(graph, ranges, activations, method, tuple(exclude))
     if rest == "fp16":
@@ -102,9 +108,9 @@ def to_int8(
 
 
 def signed_grids(model: onnx.ModelProto, ranges: Ranges, *, method: str = "mse") -> tuple[Reads, dict[str, Grid]]:
-    """Where `to_int8` with signed activations rounds.
+    """The tensors that `to_int8` rounds with signed activations, and their grids.
 
-    Training uses it to round in the same places (training/qat.py).
+    INT8-aware training rounds in the same places (training/qat.py).
 
     Args:
         model: FP32, opset 17.
@@ -112,7 +118,7 @@ def signed_grids(model: onnx.ModelProto, ranges: Ranges, *, method: str = "mse")
         method: How the ranges are clipped.
 
     Returns:
-        (tensor -> the readers, by first output, that read it rounded; tensor -> its grid).
+        (tensor -> the nodes, by first output, that read it rounded; tensor -> its grid).
     """
     _, reads, grids = _place(Graph(model), ranges, "signed", method, ())
     return reads, grids
@@ -129,15 +135,15 @@ def _place(
 
 
 class _Families:
-    """Tensors that must share one grid, because an operator only moves values from one to the other."""
+    """Tensors that must share one grid, because an operator only moves values between them."""
 
     def __init__(self, graph: Graph):
         self.parent: dict[str, str] = {}
         for node in graph.nodes:
             if graph.in_body(node) and node.op_type in MOVES:
-                first, *others = [*graph.activations(node), *(o for o in node.output if o)]
-                for other in others:
-                    self.parent[self.find(other)] = self.find(first)
+                tensors = [*graph.activations(node), *filter(None, node.output)]
+                for other in tensors[1:]:
+                    self.parent[self.find(other)] = self.find(tensors[0])
 
     def find(self, name: str) -> str:
         while self.parent.get(name, name) != name:
@@ -146,23 +152,21 @@ class _Families:
 
     def members(self, names: Iterable[str]) -> dict[str, list[str]]:
         """The given tensors by family."""
-        found: dict[str, list[str]] = {}
+        by_root: dict[str, list[str]] = {}
         for name in names:
-            found.setdefault(self.find(name), []).append(name)
-        return found
+            by_root.setdefault(self.find(name), []).append(name)
+        return by_root
 
 
-Reads = dict[str, set[str]]  # tensor -> the readers (by first output) that read it dequantized
+Reads = dict[str, set[str]]  # tensor -> the nodes (by first output) that read it dequantized
 
 
 class _Signed:
-    """The places of Q/DQ for TensorRT."""
+    """The placement of Q/DQ for TensorRT."""
 
     @staticmethod
     def reads(graph: Graph, convolutions: set[str]) -> Reads:
-        """Convolutions read INT8; backwards from them, so does every residual add, concatenation and move that feeds
-        them.
-        """
+        """Convolutions read INT8, and so does every residual add, concatenation and move that leads to one."""
         reads: Reads = {}
         for node in reversed(graph.nodes):
             if not graph.in_body(node):
@@ -188,12 +192,12 @@ class _Signed:
 
 
 class _Unsigned:
-    """The places of Q/DQ for ONNX Runtime's CPU kernels."""
+    """The placement of Q/DQ for ONNX Runtime's CPU kernels."""
 
     @staticmethod
     def reads(graph: Graph, convolutions: set[str]) -> Reads:
-        """Every input and output of every operator that has a uint8 kernel and quantized neighbours."""
-        integer: set[str] = set()  # tensors made by integer kernels
+        """All inputs and outputs of each operator that has a uint8 kernel and quantized inputs."""
+        integer: set[str] = set()  # tensors that integer kernels compute
         nodes = []
         for node in graph.nodes:
             inputs = graph.activations(node)
@@ -213,7 +217,7 @@ class _Unsigned:
             for name in graph.activations(node):
                 reads.setdefault(name, set()).add(node.output[0])
             for name in node.output:
-                # A float reader also gets the quantized value: the kernel has no other.
+                # A float reader also reads the quantized value, because the kernel computes no other.
                 reads.setdefault(name, set()).update(n.output[0] for n in graph.readers[name])
         return reads
 
@@ -241,7 +245,7 @@ def _ends(graph: Graph, ranges: Ranges, name: str, thresholds: dict[str, float])
 
 
 def _arity(node: NodeProto) -> int:
-    """The number of activations that an operator takes when it is the network's own (not a product with a constant)."""
+    """The number of activations that an operator reads; a product with a constant reads fewer and stays float."""
     return 2 if node.op_type == "Mul" else 1
 
 
@@ -279,7 +283,7 @@ class _Writer:
         return result
 
     def _pair(self, name: str) -> None:
-        """Write Q and DQ of one activation, where a reader takes it dequantized."""
+        """Write Q and DQ of an activation if any node reads it dequantized."""
         if not self.reads.get(name):
             return
         grid = self.grids[name]
@@ -299,7 +303,7 @@ class _Writer:
         amax = np.abs(values).reshape(len(values), -1).max(1)
         # A channel of zeros may have any scale.
         scales = np.where(amax > 0, amax, 1.0) / self.top
-        # Rounded up to a value that the file can hold, before the weights are divided by it.
+        # The scale is rounded up to a value that the file can hold before the weights are divided by it.
         scales = _up_to_fp16(scales) if self.fp16_scales else scales.astype(np.float32).astype(np.float64)
         whole = np.rint(values / scales.reshape(-1, *[1] * (values.ndim - 1)))
         self._constant(f"{name}_q", whole.clip(-self.top, self.top).astype(np.int8))
@@ -311,24 +315,22 @@ class _Writer:
         self.weights[name] = f"{name}_dq"
         return self.weights[name]
 
-    def _constant(self, name: str, value: np.ndarray) -> None:
+    def _constant(self, name: str, value: npt.NDArray[Any]) -> None:
         self.constants[name] = numpy_helper.from_array(value, name)
 
 
 def _positive(width: float) -> float:
-    """The width, at least 2**-14: a tensor that is zero on all images still needs a scale, and 2**-14 / 127 is the
-    least that FP16 can hold.
-    """
+    """The width, at least 2**-14: a tensor that is zero on all images still needs a scale that FP16 can hold."""
     return max(float(width), 2.0**-14)
 
 
 def _finite(name: str, value: float) -> float:
     if np.isfinite(value):
         return float(value)
-    raise InputError(f"tensor {name} has no finite range: calibrate this same model, and check its FP32 outputs")
+    raise InputError(f"tensor {name}: no finite range; calibrate the same model, and check its FP32 outputs")
 
 
-def _up_to_fp16(values: np.ndarray) -> np.ndarray:
+def _up_to_fp16(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """The least FP16 values that are not below the given ones, at least 2**-20 (subnormal, exact to a sixteenth)."""
     halves = values.astype(np.float16)
     low = halves.astype(np.float64) < values
@@ -348,7 +350,7 @@ def _raise_opset(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
     raised.ir_version = max(model.ir_version, 9)
     raised.producer_name = model.producer_name
     del raised.graph.value_info[:]
-    for constant in [n for n in raised.graph.node if n.op_type == "Constant"]:  # what was an attribute before
+    for constant in [n for n in raised.graph.node if n.op_type == "Constant"]:  # attributes of the earlier opset
         raised.graph.node.remove(constant)
         tensor = raised.graph.initializer.add()
         tensor.CopyFrom(constant.attribute[0].t)

@@ -1,4 +1,4 @@
-"""The order of layer fallback: which layers leave INT8 first, where INT8 loses too much."""
+"""The order of layer fallback: the layers that leave INT8 first if INT8 loses too much."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from edgeprune.quantize.sensitivity import LayerSensitivity
 
 __all__ = ["LEAST_SHARE", "Ladder"]
 
-#: The share of all multiply-accumulates that must stay in INT8: with less, the file would be INT8 in name only.
+#: The share of the MACs that must stay in INT8; with less, the file would be INT8 in name only.
 LEAST_SHARE = 0.9
-#: Layers with a smaller share of the MACs count with this one: each fallback costs two changes of type.
+#: The least share of the MACs that a layer counts with, because each fallback costs two type conversions.
 LEAST_MACS = 0.003
 
 
 @dataclass(frozen=True)
 class Ladder:
-    """The rungs of layer fallback. Rung 0 leaves every layer in INT8; each further rung takes more layers out, those
-    with the most error per MAC first.
+    """The rungs of layer fallback. Rung 0 keeps every layer in INT8; each further rung moves more layers to float,
+    starting with the most error per MAC.
 
     The errors of layers add in quadrature (divergence.py), so their squares are compared.
 
@@ -27,7 +27,7 @@ class Ladder:
 
     Attributes:
         fallbacks: The layers, in the order in which they fall back.
-        rungs: The number of layers that each rung takes: all small numbers, then half as many again at a time.
+        rungs: The number of float layers on each rung: at first one more each time, later half as many again.
     """
 
     fallbacks: tuple[LayerSensitivity, ...]
@@ -59,6 +59,6 @@ class Ladder:
         return tuple(s.layer for s in self.fallbacks[: self.rungs[rung]])
 
     def to_json(self, rung: int) -> list[dict[str, Any]]:
-        """The layers of a rung, each with its error when it alone is INT8 and its share of the MACs."""
+        """The float layers of a rung, each with its share of the MACs and its error when it alone is INT8."""
         chosen = self.fallbacks[: self.rungs[rung]]
         return [{"layer": s.layer, "disagreement": s.error, "share_of_macs": s.macs_share} for s in chosen]

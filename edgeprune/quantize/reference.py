@@ -1,7 +1,7 @@
-"""ONNX Runtime as a reference: every operator of a reduced-precision file computed as it is written.
+"""ONNX Runtime as a reference: computes every operator of a reduced-precision file as written.
 
-By default ONNX Runtime computes otherwise on a CPU, in two ways. FP16 operators run in FP32 and their results are
-mostly not rounded (`rounded`). Q/DQ pairs become integer kernels of its own (`reference_session`).
+By default, ONNX Runtime deviates from the file on a CPU in two ways. FP16 operators run in FP32 and their results are
+mostly not rounded (see `rounded`). Q/DQ pairs are fused into integer kernels (see `reference_session`).
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ __all__ = ["reference_session", "rounded"]
 
 
 def reference_session(model: onnx.ModelProto | bytes | str | Path, *, threads: int = 1) -> onnxruntime.InferenceSession:
-    """A session that keeps Q and DQ apart from their neighbours; for accuracy, not for speed.
+    """Open a session that does not fuse Q and DQ with their neighbours; for accuracy, not for speed.
 
-    Use it to measure what TensorRT will compute. By default ONNX Runtime (1.32) joins DQ, operator and Q to integer
-    kernels of its own. On x86 without VNNI those saturate with 8-bit weights. Where the scales are FP16
-    (`model.int8-fp16.onnx`), ONNX Runtime ignores their type and then refuses its own graph: "Type 'tensor(float16)' of
+    Use it to predict TensorRT's results. By default, ONNX Runtime (1.32) fuses DQ, operator and Q into integer kernels.
+    On x86 without VNNI these saturate with 8-bit weights. If the scales are FP16 (`model.int8-fp16.onnx`), ONNX Runtime
+    ignores their type and then refuses its own graph: "Type 'tensor(float16)' of
     input parameter … of operator (QLinearConcat) is invalid".
 
     Args:
         model: The file, its bytes or its path.
-        threads: Threads of the inference.
+        threads: The number of inference threads.
     """
     if isinstance(model, onnx.ModelProto):
         model = model.SerializeToString()
@@ -38,11 +38,11 @@ def reference_session(model: onnx.ModelProto | bytes | str | Path, *, threads: i
 
 
 def rounded(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A typed FP16 file as an FP32 graph in which each FP16 value is really rounded to FP16, for accuracy on a CPU.
+    """Convert a typed FP16 file to an FP32 graph that rounds each FP16 value to FP16, for accuracy on a CPU.
 
-    ONNX Runtime has no FP16 kernels on x86: it computes in FP32 and drops the casts between two such operators, so that
-    an FP16 file measures there like an FP32 one, overflow included. In the returned graph each operator accumulates in
-    FP32 and stores FP16, as on a GPU; Conv and SiLU are one operator, as in TensorRT's fusion.
+    ONNX Runtime has no FP16 kernels on x86: it computes in FP32 and drops the casts between two such operators. An FP16
+    file therefore measures there like an FP32 one, and its overflows go unnoticed. In the returned graph each operator
+    accumulates in FP32 and stores FP16, as on a GPU; Conv and SiLU are one operator, as in TensorRT's fusion.
     """
     graph = Graph(model)
     inner = {name for node in graph.nodes for name in node.output if graph.is_silu(name)}

@@ -1,1 +1,1 @@
-"""Ultralytics' training, held to a pruned architecture: fine-tuning, distillation, INT8-aware training, trackers."""
+"""Ultralytics' training of a pruned architecture: fine-tuning, distillation, INT8-aware training, trackers."""

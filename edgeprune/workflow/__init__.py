@@ -1,1 +1,1 @@
-"""One build on disk: its options, its stages, its record, resumed where it stopped."""
+"""A build on disk: its options, stages and record, and how an interrupted build continues."""

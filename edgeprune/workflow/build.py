@@ -1,7 +1,7 @@
 """`edgeprune build`: runs the list of stages, and resumes it.
 
-Every stage reads the files that earlier stages left on disk, and `build.json`. A stage is entered in `build.json` only
-when its files are complete. After an interruption, `--resume` continues at the first stage that is not entered, and
+Every stage reads `build.json` and the files of earlier stages from disk. A stage is recorded in `build.json` only when
+its files are complete. After an interruption, `--resume` continues at the first stage that is not recorded, and
 fine-tuning continues at its last epoch.
 """
 
@@ -12,24 +12,28 @@ import fcntl
 import os
 import shutil
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from edgeprune_device.errors import EdgepruneError, GateError, InputError
+from edgeprune_device.errors import EdgepruneError, GateError, InputError, reason
 from edgeprune_device.files import check_writable, sha256
+from edgeprune_device.option import named
+from edgeprune_device.progress import silent
 
 from edgeprune.console.progress import Reporter
 from edgeprune.training import tracking
 from edgeprune.workflow import stages
-from edgeprune.workflow.checks import check_inputs, check_options, check_reference
-from edgeprune.workflow.job import BuildOptions, Job
+from edgeprune.workflow.checks import check_inputs, check_reference, check_request
+from edgeprune.workflow.job import BuildRequest, Job
 from edgeprune.workflow.resume import begin
 
 
-def run_build(options: BuildOptions, out: Path, reporter: Reporter, *, resume: bool = False) -> dict:
+def run_build(request: BuildRequest, out: Path, reporter: Reporter, *, resume: bool = False) -> dict[str, Any]:
     """Run every stage of a build that is not done yet.
 
     Args:
-        options: the options of the build.
+        request: the build to run.
         out: its folder, which is created if it does not exist.
         reporter: receives progress, messages and warnings.
         resume: continue the interrupted build in `out`.
@@ -39,18 +43,18 @@ def run_build(options: BuildOptions, out: Path, reporter: Reporter, *, resume: b
 
     Raises:
         InputError: an option or an input is invalid, or the folder is in use or holds another build.
-        GateError: accuracy, parity or surgery failed a gate; no bundle is left.
+        GateError: accuracy, parity or surgery failed a gate; no bundle is written.
     """
-    check_options(options)
-    job = Job(options, out, reporter)
+    check_request(request)
+    job = Job(request, out, reporter)
     check_inputs(job)
     with _locked(out):
         job.record = begin(job, resume)
         if job.record["stages"]:
-            job.write()  # stages that start again are no longer entered, even if this process is killed now
+            job.write()  # a stage that runs again leaves the record first, in case this process is killed
         finished = {s["name"] for s in job.record["stages"]}
-        pipeline = stages.pipeline(options)
-        if options.on and "reference" not in finished:
+        pipeline = stages.pipeline(request.options)
+        if request.options["on"] and "reference" not in finished:
             check_reference(job)
         reporter.plan(len(pipeline))
         for name, stage in pipeline:
@@ -86,17 +90,19 @@ def _run(job: Job, name: str, stage: stages.Stage) -> None:
 
 
 def _show(job: Job) -> None:
-    """Write the page of a build that failed a gate: the figures until then, and by how much it failed."""
+    """Write the page of a build that failed a gate, with its figures so far and the margin of the failure."""
     try:
-        stages.page(job, lambda fraction, what: None)
-    except Exception as error:  # of any kind: the gate's own message must reach the user
-        job.reporter.warn(f"no page of what was measured ({type(error).__name__}: {error})")
+        stages.page(job, silent)
+    except Exception as error:  # any error: the user must still see the gate's message
+        job.reporter.warn(
+            f"{stages.PAGE}: the page of the failed build was not written ({type(error).__name__}: {error})"
+        )
     else:
-        job.reporter.say(f"what was measured: {job.out / stages.PAGE}")
+        job.reporter.say(f"figures of the failed build: {job.out / stages.PAGE}")
 
 
 def _track(job: Job) -> None:
-    """Add the figures and files of the build to the runs of its training in the user's trackers."""
+    """Add the build's figures and files to its training runs in the user's experiment trackers."""
     files = [job.out / name for name in ("plan.json", "tuned.pt", "qat.pt", "build.json")]
     for folder in (job.work, job.work / "qat"):
         for line in tracking.report(folder, job.record["models"], [f for f in files if f.is_file()]):
@@ -104,18 +110,21 @@ def _track(job: Job) -> None:
 
 
 @contextlib.contextmanager
-def _locked(out: Path):
+def _locked(out: Path) -> Iterator[None]:
     """Allow one build per folder at a time; the lock is on the folder itself and ends with the process."""
     try:
         out.mkdir(parents=True, exist_ok=True)
         check_writable(out / "build.json")
         handle = os.open(out, os.O_RDONLY)
     except OSError as error:
-        raise InputError(f"{out}: cannot be written ({(error.strerror or str(error)).lower()})") from error
+        raise InputError(f"{out}: cannot be written ({reason(error)})") from error
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
     except BlockingIOError:
-        raise InputError(f"{out}: another build is running there: wait for it, or give another --out") from None
+        raise InputError(
+            f"{out}: another build is running in this folder; wait until it has finished, or give another "
+            f"{named('out')}"
+        ) from None
     finally:
         os.close(handle)

@@ -1,24 +1,24 @@
-"""The summary that `build` prints last: figures before and after, gates, files, and the next commands."""
+"""The summary at the end of `build`: figures before and after, gates, files, and the next commands."""
 
 from __future__ import annotations
 
 import shlex
 import sys
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from edgeprune_device import terminal
+from edgeprune_device import table, terminal
 from edgeprune_device.terminal import Look
 
-from edgeprune.comparison import per_class
-from edgeprune.console.text import NOT_MEASURED, clock, number, table
-from edgeprune.model.head import NOTE
+from edgeprune.console.text import NOT_MEASURED, clock, number
+from edgeprune.measuring import per_class
+from edgeprune.model.head import NOTES
 from edgeprune.workflow.record import gates
 
 #: The figures before and after: (title, key in the record, format, (word for less, word for more)).
-_SIZES = (
+_SIZES: tuple[tuple[str, str, Callable[[float], str], tuple[str, str]], ...] = (
     ("parameters", "parameters", lambda v: f"{v / 1e6:.2f} M", ("fewer", "more")),
     ("MACs", "macs", lambda v: f"{v / 1e9:.2f} G", ("fewer", "more")),
     ("channels", "channels", lambda v: f"{v:,}", ("fewer", "more")),
@@ -80,19 +80,19 @@ def _glance(models: Mapping[str, Any], look: Look, width: int | None) -> Iterato
     name = _trained(models)
     before, after, fp32 = models["original"], models[name], models["fp32"]
     before = {**before, "size_bytes": before.get("stripped_size_bytes") or before["size_bytes"]}
-    rows: list[tuple[str, str, str, str, bool | None]] = []
+    rows: list[tuple[str, str, str, str, bool]] = []
     for title, key, text, words in _SIZES:
         a, b = before[key], after[key]
         if a and b:
             rows.append((title, text(a), text(b), f"{_times(a / b, words)} ({b / a:.0%})", b < a))
     took = fp32["latency_ms"]
     if took and before["latency_ms"]:
-        speed = _times(took["speedup"], ("faster", "slower"))
+        speed = _fast(took["speedup"])
         times = (f"{t['p50']:.1f} ms" for t in (before["latency_ms"], took))
         rows.append(("latency, FP32", *times, speed, took["speedup"] > 1))
     frames = before.get("fps_end_to_end"), fp32.get("fps_end_to_end")
     if all(frames):
-        change = _times(frames[1] / frames[0], ("faster", "slower"))
+        change = _fast(frames[1] / frames[0])
         rows.append(("FPS, FP32", *(f"{fps:.1f}" for fps in frames), change, frames[1] > frames[0]))
     for title, key in _ACCURACIES:
         a, b = before[key], after[key]
@@ -103,7 +103,7 @@ def _glance(models: Mapping[str, Any], look: Look, width: int | None) -> Iterato
         title = f"worst class: {terminal.clipped(worst, _CLASS)}"
         rows.append((title, f"{a:.3f}", f"{b:.3f}", f"{b - a:+.3f}", False))
     cells = [("", "original", name), *(row[:3] for row in rows)]
-    lines = table(cells)
+    lines = table.rows(cells, figures=True)
     yield look.style(lines[0], "dim")
     for line, (*_, change, better) in zip(lines[1:], rows):
         # A lower accuracy is not a fault, but must be visible.
@@ -118,14 +118,18 @@ def _times(ratio: float, words: tuple[str, str]) -> str:
     return f"{ratio:.2f}x {words[0]}" if ratio > 1 else f"{1 / ratio:.2f}x {words[1]}"
 
 
+def _fast(ratio: float) -> str:
+    return _NO_CHANGE[0] if f"{ratio:.2f}" == "1.00" else f"{ratio:.2f}x as fast"
+
+
 # -- the files ---------------------------------------------------------------------------------------------------------
 def _files(models: Mapping[str, Any], look: Look, width: int | None) -> Iterator[str]:
     rows = [_FILES, *(_file(entry, models["fp32"]) for name, entry in models.items() if name != "original")]
     for column in _LEAST:
-        if width is None or max(map(len, table(rows))) <= width:
+        if width is None or max(map(len, table.rows(rows, figures=True))) <= width:
             break
         rows = [(*row[:column], *row[column + 1 :]) for row in rows]
-    head, *lines = table(rows)
+    head, *lines = table.rows(rows, figures=True)
     yield look.style(head, "dim")
     yield from lines
 
@@ -165,19 +169,28 @@ def _wrapped(text: str, width: int | None, indent: int = 0) -> list[str]:
 
 def _warnings(record: Mapping[str, Any], look: Look) -> Iterator[list[str]]:
     if shared := record["pictures"]["train_in_val"]:
-        text = f"{shared} validation pictures are training pictures too; no mAP here can be trusted."
+        text = f"{shared} validation images are also training images, so no mAP of this build can be trusted."
         yield [f"{look.style('WARNING:', 'bold', 'red')} {text}"]
 
 
 def _notes(record: Mapping[str, Any]) -> Iterator[str]:
     pictures, models = record["pictures"], record["models"]
-    yield f"mAP: {pictures['val']} validation pictures, {pictures['val_boxes']} boxes; COCO, conf 0.001, IoU 0.7."
-    if models["original"].get("head"):
-        yield f"mAP is that of {NOTE}."
+    total = pictures.get("val_total", pictures["val"])
+    chosen = f"{pictures['val']} of {total} validation images, evenly spread" if total > pictures["val"] else ""
+    images = chosen or f"{pictures['val']} validation images"
+    yield f"mAP: {images}, {pictures['val_boxes']} boxes; COCO, conf 0.001, IoU 0.7."
+    spreads = {name: entry.get("map50_95_interval") for name, entry in models.items()}
+    if any(spreads.values()):
+        texts = [f"{name} {spread[0]:.3f} to {spread[1]:.3f}" for name, spread in spreads.items() if spread]
+        yield f"95 % intervals of mAP50-95: {', '.join(texts)}."
+    if bare := pictures.get("unlabelled", {}).get("val"):
+        yield f"{bare:,} validation images have no label file."
+    if head := models["original"].get("head"):
+        yield f"mAP measured with {NOTES.get(head, head)}."
     if models["fp32"]["latency_ms"]:
         yield "ms: inference alone on this machine's CPU, 1 thread, ONNX Runtime, in turns; not the target's."
     if models["fp32"].get("fps_end_to_end"):
-        yield "FPS: there too, end to end: decode, letterbox, inference and boxes of a validation picture."
+        yield "FPS: on the same CPU, end to end: decode, letterbox, inference and boxes of a validation image."
     epochs = sum(stage.get("epochs", 0) for stage in record["stages"])
     many = "1 epoch" if epochs == 1 else f"{epochs} epochs"
     yield (
@@ -213,9 +226,9 @@ def _next(bundle: Path, look: Look, width: int | None) -> Iterator[str]:
     path = shlex.quote(str(bundle))
     commands = (
         (f"edgeprune bench {path}", "measure it on this machine"),
-        ("edgeprune setup user@drone", "once: the agent, the keys"),
-        (f"edgeprune deploy {path} user@drone", "measured there before it is used"),
-        ("edgeprune collect user@drone", "its reports, signed"),
+        ("edgeprune setup user@drone", "once: installs the agent, exchanges keys"),
+        (f"edgeprune deploy {path} user@drone", "measures it there before the switch"),
+        ("edgeprune collect user@drone", "fetches its signed reports"),
     )
     for i, (command, purpose) in enumerate(commands):
         comment = f"  # {purpose}"

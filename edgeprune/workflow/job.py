@@ -6,111 +6,103 @@ import functools
 import io
 import json
 import zipfile
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
+import onnx
 from edgeprune_device.files import write_atomic
+from edgeprune_device.progress import Progress
+from edgeprune_device.size import Size
 from edgeprune_device.target import Target
+from edgeprune_device.vision.accuracy import Accuracy, Matches
+from torch import nn
 
-from edgeprune.comparison import compare, row
+from edgeprune.comparison import row
 from edgeprune.console.progress import Reporter
 from edgeprune.data import dataset, samples
 from edgeprune.exporting import nms
-from edgeprune.measuring.accuracy import evaluate
+from edgeprune.measuring.accuracy import evaluate, interval
+from edgeprune.measuring.sessions import Session, TorchSession
 from edgeprune.measuring.timing import Timing
 from edgeprune.model import checkpoint
-from edgeprune.model.head import of_network
+from edgeprune.model.count import Cost
+from edgeprune.model.device import Device, choose
+from edgeprune.model.head import of_network, select
+from edgeprune.options import BudgetOptions, BuildOptions, budget, declared
 from edgeprune.pruning import prune
 from edgeprune.pruning.budget import Budget
+from edgeprune.pruning.latency import Latency
 from edgeprune.training import qat
 from edgeprune.training.finetune import TrainingSettings
 
-PRECISIONS = ("fp32", "fp16", "int8")
-#: Called by a stage with the fraction of its work that is done, and a line of text.
-ProgressCallback = Callable[[float, str], None]
+#: The result of `prune.measured_budget`.
+MeasuredBudget: TypeAlias = tuple[Budget, Latency | None, dict[str, Any]]
 
 
 @dataclass(frozen=True)
-class BuildOptions:
-    """The options of a build: everything that the result of a stage depends on.
+class BuildRequest:
+    """One build to run: its options, and the inputs that they resolve to.
 
     Attributes:
+        options: every option of the build, checked (`options.complete`).
         weights: resolved path of the checkpoint.
         data: resolved path of the data set.
-        target: name of the target, or its JSON file.
-        budget: the limit that the plan must meet.
-        uniform: remove the same share of every group.
-        portable: keep only widths that Ultralytics' YAML can express.
-        steps: rounds of pruning and fine-tuning.
-        criterion: name of the importance criterion.
-        imgsz: network input, px.
-        epochs: fine-tuning epochs in all.
-        batch: images a training step.
-        lr: learning rate of fine-tuning.
-        distill: fine-tune with the original as the teacher, too.
-        patience: epochs without improvement after which training stops; 0: never.
-        device: training device.
-        workers: data loading processes.
-        seed: seed of the training.
-        precision: precisions to make, fp32 among them.
-        max_drop: limit of the accuracy drop of a precision, absolute mAP50-95.
-        nms: put NMS into the ONNX files.
+        imgsz: side of a square input, or (height, width), px.
         name: name of the build and its bundle.
-        qat: epochs of INT8-aware training; 0: none.
-        on: the reference device, as ssh takes it, that builds the engines and measures them.
-        pictures: number of images in the page's gallery.
-        allow_poor_baseline: build even if the original detects next to nothing.
     """
 
+    options: BuildOptions
     weights: Path
     data: Path
-    target: str
-    budget: Budget
-    uniform: bool
-    portable: bool
-    steps: int
-    criterion: str
-    imgsz: int
-    epochs: int
-    batch: int
-    lr: float
-    distill: bool
-    patience: int
-    device: str
-    workers: int
-    seed: int
-    precision: tuple[str, ...]
-    max_drop: float
-    nms: bool
+    imgsz: Size
     name: str
-    qat: int = 0  # epochs; 0: none
-    on: str | None = None  # the reference device, as ssh takes it
-    pictures: int = compare.GALLERY  # images in the page's gallery
-    allow_poor_baseline: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "imgsz", Size.of(self.imgsz))
+
+    @functools.cached_property
+    def budget(self) -> Budget:
+        """The limit that the plan must meet."""
+        return Budget.asked(**budget(self.options))
 
     def settings(self, epochs: int) -> TrainingSettings:
-        """The settings of a fine-tuning of this number of epochs."""
+        """The training settings for this number of epochs."""
+        o = self.options
         return TrainingSettings(
-            epochs, self.batch, self.lr, self.imgsz, self.device, self.workers, self.seed, patience=self.patience
+            epochs, o["batch"], o["lr"], self.imgsz, o["device"], o["workers"], o["seed"], patience=o["patience"]
         )
 
     def qat_settings(self) -> TrainingSettings:
         """The settings of the INT8-aware training: a fraction of the learning rate, and no early stopping."""
-        return replace(self.settings(self.qat), lr=self.lr * qat.RATE, patience=0, qat=True)
+        settings = self.settings(self.options["qat"])
+        return replace(settings, lr=settings.lr * qat.LR_SHARE, patience=0, qat=True)
 
-    def to_json(self) -> dict:
-        """The options as JSON, as `build.json` records them."""
-        texts = {"weights": str(self.weights), "data": str(self.data), "budget": str(self.budget)}
-        return {**asdict(self), **texts, "precision": list(self.precision)}
+    def to_json(self) -> dict[str, Any]:
+        """The options that `build.json` records: those that a stage depends on, with the budget as one entry."""
+        values = dict(self.options)
+        recorded = {name: values[name] for name, option in declared(BuildOptions).items() if option.stage}
+        for name in declared(BudgetOptions):
+            del recorded[name]
+        return {
+            **recorded,
+            "weights": str(self.weights),
+            "data": str(self.data),
+            "imgsz": self.imgsz.to_json(),
+            "name": self.name,
+            "budget": str(self.budget),
+            "precision": list(self.options["precision"]),
+        }
 
 
 class Job:
     """One build in progress: options, folder, record, and cached inputs.
 
     Attributes:
-        options: the options of the build.
+        request: the build to run.
+        options: its options.
         out: its folder.
         work: the folder inside `out` for intermediate files, which is deleted at the end.
         reporter: receives progress, messages and warnings.
@@ -119,36 +111,42 @@ class Job:
         chosen: the cut of the plan stage, which the prune stage reuses in the same process.
     """
 
-    def __init__(self, options: BuildOptions, out: Path, reporter: Reporter) -> None:
-        self.options, self.out, self.reporter = options, out, reporter
+    def __init__(self, request: BuildRequest, out: Path, reporter: Reporter) -> None:
+        self.request, self.options, self.out, self.reporter = request, request.options, out, reporter
         self.work = out / "work"
-        self.record: dict = {}
-        self.lost: dict = {}  # figures of models that a gate refused
+        self.record: dict[str, Any] = {}
+        self.lost: dict[str, dict[str, Any]] = {}  # figures of models that a gate refused
         self.chosen: prune.Cut | None = None  # by the plan stage, reused by the prune stage
-        self._measured: tuple | None = None
+        self._measured: MeasuredBudget | None = None
+        self._intervals: dict[str, tuple[float, float] | None] = {}  # of each model's mAP50-95, on chosen images
 
     # -- inputs, read once -----------------------------------------------------------------------------------------
     @functools.cached_property
     def target(self) -> Target:
         """The target that the build is for."""
-        return Target.load(self.options.target)
+        return Target.load(self.options["target"])
 
     @functools.cached_property
     def original(self) -> checkpoint.Checkpoint:
-        """The checkpoint that the build starts from."""
-        return checkpoint.load(self.options.weights)
+        """The checkpoint that the build starts from, with the head that is exported and measured."""
+        original = checkpoint.load(self.request.weights)
+        select(original.model, self.options["head"])
+        return original
 
     @property
     def start(self) -> checkpoint.Checkpoint:
         """The checkpoint that the last pruning step starts from: the original, or the result of the step before."""
-        if self.options.steps == 1:
+        if self.options["steps"] == 1:
             return self.original
-        return checkpoint.load(self.out / f"step{self.options.steps - 1}.pt")
+        return checkpoint.load(self.out / f"step{self.options['steps'] - 1}.pt")
 
     @functools.cached_property
     def data(self) -> dataset.Dataset:
         """The data set, checked against the class names of the original."""
-        data = dataset.load(self.options.data)
+        checked = dataset.load(
+            self.request.data, task=self.original.task, strict=self.options["strict"], reporter=self.reporter
+        )
+        data = samples.fewer(checked, self.options["val_images"])
         dataset.check_names(data, self.original.names)
         return data
 
@@ -160,49 +158,63 @@ class Job:
     @functools.cached_property
     def splits(self) -> dict[str, list[Path]]:
         """Training images to `solve` with and to `select` by, taken from the training list only."""
-        return dict(zip(("solve", "select"), samples.split(self.data.train, self.options.imgsz)))
+        return dict(zip(("solve", "select"), samples.split(self.data.train, self.request.imgsz)))
 
     @functools.cached_property
-    def features(self):
+    def features(self) -> samples.Samples:
         """The images and labels of the `solve` split, as the network takes them."""
-        return samples.read(self.data, self.splits["solve"], self.options.imgsz)
+        return samples.read(self.data, self.splits["solve"], self.request.imgsz)
 
-    def measured(self, progress: ProgressCallback) -> tuple:
-        """Return the result of `measured_budget`, which runs once a process."""
+    @functools.cached_property
+    def device(self) -> Device:
+        """The device of importance statistics, evaluation and training."""
+        return choose(self.options["device"])
+
+    @property
+    def placed(self) -> samples.Samples:
+        """`features` on the device: criteria and compensation compute where their images are."""
+        return self.features.to(self.device.torch)
+
+    def session(self, model: nn.Module) -> TorchSession:
+        """A network as the evaluator runs it."""
+        return TorchSession(model, self.imgsz, self.device.torch)
+
+    def measured(self, progress: Progress) -> MeasuredBudget:
+        """Return the result of `measured_budget`, which runs once per process."""
         if self._measured is None:
             self._measured = prune.measured_budget(
-                self.options.budget, self.original.model, self.imgsz, self.target.channel_multiple, progress
+                self.request.budget, self.original.model, self.imgsz, self.target.channel_multiple, progress
             )
         return self._measured
 
     # -- files -----------------------------------------------------------------------------------------------------
     @property
-    def imgsz(self) -> int:
+    def imgsz(self) -> Size:
         """Network input, px."""
-        return self.options.imgsz
+        return self.request.imgsz
 
     def model_path(self, model: str) -> Path:
         """The file of a model of the build, by its name in the record."""
         if model == "original":
-            return self.options.weights
+            return self.request.weights
         return self.out / (f"{model}.pt" if model in ("pruned", "tuned", "qat") else f"model.{model}.onnx")
 
     @property
     def trained(self) -> Path:
         """The file of the network that is exported."""
-        return self.model_path("qat" if self.options.qat else "tuned")
+        return self.model_path("qat" if self.options["qat"] else "tuned")
 
     @property
     def bundle_path(self) -> Path:
         """The file of the bundle."""
-        return self.out / f"{self.options.name}.epb"
+        return self.out / f"{self.request.name}.epb"
 
-    def finish(self, model):
+    def finish(self, model: onnx.ModelProto) -> onnx.ModelProto:
         """Return an ONNX model as it is delivered: with NMS inside if the options ask for it."""
-        return nms.add(model) if self.options.nms else model
+        return nms.add(model) if self.options["nms"] else model
 
     # -- figures ---------------------------------------------------------------------------------------------------
-    def evaluate(self, session, progress: ProgressCallback, model: str):
+    def evaluate(self, session: Session, progress: Progress, model: str) -> tuple[Accuracy, Matches]:
         """Evaluate a model on all validation images, and keep its detections for the page.
 
         Args:
@@ -213,33 +225,44 @@ class Job:
         Returns:
             (Accuracy, Matches).
         """
-        total, shown = len(self.data.val), []
+        total = len(self.data.val)
+        shown: list[npt.NDArray[Any]] = []
         accuracy, matches = evaluate(
             session, self.data, self.data.val, self.imgsz,
-            lambda n: progress(n / total, f"{model}: {n}/{total} pictures"), shown,
+            lambda n: progress(n / total, f"{model}: {n}/{total} images"), shown, self.reporter.warn,
         )  # fmt: skip
-        self._found(model).parent.mkdir(parents=True, exist_ok=True)
+        if self.data.val_total:
+            self._intervals[model] = interval(matches)
+        self._detections_file(model).parent.mkdir(parents=True, exist_ok=True)
         stream = io.BytesIO()
         np.savez(stream, rows=np.concatenate(shown), ends=np.cumsum([len(rows) for rows in shown]))
-        write_atomic(self._found(model), stream.getvalue())
+        write_atomic(self._detections_file(model), stream.getvalue())
         return accuracy, matches
 
-    def shown(self, model: str) -> list[np.ndarray] | None:
+    def shown(self, model: str) -> list[npt.NDArray[Any]] | None:
         """Return the detections that `evaluate` kept for a model.
 
         Returns:
             For each validation image (n, 6) float [x1, y1, x2, y2, score, class], px; None if `evaluate` did not run.
         """
         try:
-            with np.load(self._found(model)) as kept:
+            with np.load(self._detections_file(model)) as kept:
                 return np.split(kept["rows"], kept["ends"][:-1])
         except (OSError, ValueError, KeyError, zipfile.BadZipFile):
             return None
 
-    def _found(self, model: str) -> Path:
+    def _detections_file(self, model: str) -> Path:
         return self.work / "shown" / f"{model}.npz"
 
-    def enter(self, model: str, path: Path, accuracy=None, cost=None, timing: Timing | None = None, **more) -> None:
+    def enter(
+        self,
+        model: str,
+        path: Path,
+        accuracy: Accuracy | None = None,
+        cost: Cost | None = None,
+        timing: Timing | None = None,
+        **more: Any,
+    ) -> None:
         """Enter a model's figures into the record; a figure that was not measured stays null.
 
         Args:
@@ -252,7 +275,7 @@ class Job:
         """
         entry = self.record["models"].setdefault(model, dict.fromkeys(_FIGURES))
         entry["path"] = str(path) if model == "original" else path.name
-        entry["imgsz"] = self.imgsz
+        entry["imgsz"] = self.imgsz.to_json()
         entry.update(self.figures(model, accuracy))
         if cost is not None:
             entry.update(cost.to_json())
@@ -260,13 +283,13 @@ class Job:
             entry.update(timing.to_json())
         entry.update(more)
 
-    def figures(self, model: str, accuracy) -> dict:
+    def figures(self, model: str, accuracy: Accuracy | None) -> dict[str, Any]:
         """The accuracy figures of a model as fields of its entry; empty without an accuracy."""
         if accuracy is None:
             return {}
         shown = self.shown(model)
         return {
-            **row.accuracy_of(accuracy),
+            **row.accuracy_of(accuracy, self._intervals.get(model)),
             "objects_found": shown and sum(map(len, shown)),
             "head": of_network(self.original.model),
         }
@@ -277,6 +300,7 @@ class Job:
 
 
 _FIGURES = (
-    "path", "imgsz", "parameters", "macs", "channels", "size_bytes", "map50", "map50_95", "small_map50_95", "per_class",
+    "path", "imgsz", "parameters", "macs", "channels", "size_bytes", "map50", "map50_95", "map50_95_interval",
+    "small_map50_95", "per_class",
     "pictures", "objects_found", "head", "latency_ms", "stages_ms", "fps_inference_only", "fps_end_to_end",
 )  # fmt: skip

@@ -10,28 +10,30 @@ from typing import Any
 import onnx
 from edgeprune_device import clock
 from edgeprune_device.files import sha256
+from edgeprune_device.size import Size
 
 from edgeprune import demo
 from edgeprune.comparison import compare, items
 from edgeprune.comparison.comparison import Comparison
+from edgeprune.comparison.facts import Gate, ValidationImages
+from edgeprune.comparison.gallery import Gallery
 from edgeprune.comparison.items import FOR_A_GPU
 from edgeprune.comparison.row import Row
 from edgeprune.exporting import parity
 from edgeprune.model import checkpoint
 from edgeprune.model.count import widths
+from edgeprune.options import BuildOptions, declared
 from edgeprune.pruning import prune
 
 _TITLES = {"fp32": "FP32", "fp16": "FP16", "int8": "INT8", "int8-fp16": "INT8-FP16"}
-#: Options of the command line by their names in a record, with the defaults of the command line.
-_OPTIONS = {
-    "criterion": "auto", "steps": 1, "epochs": 10, "batch": 4, "lr": 1e-4, "patience": 0, "device": "cpu", "workers": 0,
-    "seed": 0, "precision": ["fp32", "fp16", "int8"], "max_drop": 0.003, "qat": 0, "on": None, "pictures": 12,
-    "uniform": False, "portable": False, "distill": False, "nms": False, "allow_poor_baseline": False,
-}  # fmt: skip
 
 
 def compared(
-    record: Mapping[str, Any], out: Path, classes: tuple[str, ...], data: Mapping, gallery: Mapping | None
+    record: Mapping[str, Any],
+    out: Path,
+    classes: tuple[str, ...],
+    data: ValidationImages,
+    gallery: Gallery | None,
 ) -> Comparison:
     """The build as a Comparison: every model beside the original, with all figures measured so far.
 
@@ -69,8 +71,10 @@ def compared(
 def _row(name: str, entry: Mapping[str, Any], out: Path) -> Row:
     path = Path(entry["path"]) if name == "original" else out / entry["path"]
     there = path.is_file()  # a precision that failed its gate has figures, but no file
-    keys = ("parameters", "macs", "channels", "map50", "map50_95", "small_map50_95", "per_class", "latency_ms",
-            "stages_ms", "fps_inference_only", "fps_end_to_end", "objects_found", "head")  # fmt: skip
+    keys = ("parameters", "macs", "channels", "map50", "map50_95", "map50_95_interval", "small_map50_95",
+            "per_class", "latency_ms", "stages_ms", "fps_inference_only", "fps_end_to_end", "objects_found",
+            "head")  # fmt: skip
+    known: dict[str, Any] = {key: entry.get(key) for key in keys}
     half = name in ("fp16", "int8", "int8-fp16") and "as written" in (entry.get("measured_with") or "")
     return Row(
         name=name,
@@ -82,7 +86,7 @@ def _row(name: str, entry: Mapping[str, Any], out: Path) -> Row:
         pictures=entry.get("pictures"),
         measured_with=entry.get("measured_with"),
         caveat=FOR_A_GPU if half else None,
-        **{key: entry.get(key) for key in keys},
+        **known,
     )
 
 
@@ -94,7 +98,9 @@ def _layers(path: Path) -> dict[str, int]:
 
 def _engines(stage: Mapping[str, Any] | None) -> Iterator[Row]:
     """The figures that the reference device (--on) measured on its engines."""
-    for name, entry in stage["engines"].items() if stage else ():
+    if stage is None:
+        return
+    for name, entry in stage["engines"].items():
         bench = entry.get("bench")
         if bench is None:
             continue
@@ -106,14 +112,14 @@ def _engines(stage: Mapping[str, Any] | None) -> Iterator[Row]:
             fps_end_to_end=bench["fps_end_to_end"],
             map50_95=bench["map50_95"],
             verdict=bench["verdict"],
-            measured_with=f"measured by {stage['device']} during this build, on the bundle's pictures",
+            measured_with=f"measured by {stage['device']} during this build, on the bundle's images",
             recorded=True,
             machine=entry["for"],
         )  # fmt: skip
 
 
 # -- gates -------------------------------------------------------------------------------------------------------------
-def gates(record: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+def gates(record: Mapping[str, Any]) -> Iterator[Gate]:
     """Yield {name, limit, found, passed} for every gate of the build; passed is None if the gate was not judged."""
     stages = {stage["name"]: stage for stage in record["stages"]}
     if "prune" in stages:
@@ -125,7 +131,7 @@ def gates(record: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         yield _gate(
             "The ONNX file equals PyTorch",
             f"{parity.MAX_BOX_PX:g} px, {parity.MAX_SCORE:g} in score",
-            f"{p['max_box_px']:.2g} px, {p['max_score']:.1g} on {p['pictures']} pictures",
+            f"{p['max_box_px']:.2g} px, {p['max_score']:.1g} on {p['pictures']} images",
             p["max_box_px"] <= parity.MAX_BOX_PX and p["max_score"] <= parity.MAX_SCORE,
         )
     yield from _precisions(record, stages)
@@ -133,18 +139,18 @@ def gates(record: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     if built:
         good = [name for name, entry in built.items() if entry["size_bytes"]]
         builder = next(iter(built.values()))["builder"]
-        found = f"{len(good)} of {len(built)} files" + (f" by {builder}" if builder else "")
-        # Without a builder on this host, the file is not judged.
+        outcome = f"{len(good)} of {len(built)} files" + (f" by {builder}" if builder else "")
+        # Without a builder on this host, the gate is not judged.
         passed = len(good) == len(built) if builder else None
-        yield _gate("NVIDIA's parser and builder take every file", "all", found, passed)
+        yield _gate("NVIDIA's parser and builder accept every file", "all", outcome, passed)
     shared, val = record["pictures"]["train_in_val"], record["pictures"]["val"]
-    yield _gate("Validation pictures are not training pictures", "none", f"{shared} of {val} are", not shared)
+    yield _gate("Validation images are not training images", "none", f"{shared} of {val} are", not shared)
     failed = record.get("failed")
     if failed and failed["stage"] != "quantize":
         yield _gate(f"Stage {failed['stage']}", "", failed["reason"], False)
 
 
-def _precisions(record, stages) -> Iterator[dict[str, Any]]:
+def _precisions(record: Mapping[str, Any], stages: Mapping[str, Any]) -> Iterator[Gate]:
     failed = record.get("failed", {}) if record.get("failed", {}).get("stage") == "quantize" else {}
     models = {**record["models"], **failed.get("models", {})}
     before = models.get("fp32", {}).get("map50_95")
@@ -163,8 +169,8 @@ def _precisions(record, stages) -> Iterator[dict[str, Any]]:
         yield _gate("Precisions", f"lose at most {limit:g}", failed["reason"], False)
 
 
-def _gate(name: str, limit: str, found: str, passed: bool | None) -> dict[str, Any]:
-    return {"name": name, "limit": limit, "found": found, "passed": passed}
+def _gate(name: str, limit: str, measured: str, passed: bool | None) -> Gate:
+    return {"name": name, "limit": limit, "found": measured, "passed": passed}
 
 
 # -- the command -------------------------------------------------------------------------------------------------------
@@ -172,7 +178,11 @@ def _reproduce(options: Mapping[str, Any], stages: Mapping[str, Any], out: Path)
     lines = [command(options)]
     if "pack" in stages:  # a failed build has no bundle
         words = ["edgeprune", "compare", options["weights"], str(out / stages["pack"]["bundle"])]
-        lines.append(shlex.join([*words, "--data", options["data"], "--imgsz", str(options["imgsz"])]))
+        words += ["--data", options["data"], "--imgsz", str(Size.of(options["imgsz"]))]
+        for name in ("head", "val_images"):
+            if options.get(name) is not None:
+                words += [f"--{name.replace('_', '-')}", str(options[name])]
+        lines.append(shlex.join(words))
     return tuple(lines)
 
 
@@ -184,14 +194,14 @@ def command(options: Mapping[str, Any]) -> str:
     # The demo on its own scenes needs neither option; on other data both are given.
     if options["weights"] != str(demo.WEIGHTS) or Path(options["data"]).parent.name != "demo":
         words += ["--weights", options["weights"], "--data", options["data"]]
-    words += ["--imgsz", str(options["imgsz"])]
-    for name, default in _OPTIONS.items():
+    words += ["--imgsz", str(Size.of(options["imgsz"]))]
+    shown = ("target", "weights", "data", "imgsz", "name")  # above; the name follows from them
+    for name, option in declared(BuildOptions).items():
+        default = list(option.default) if isinstance(option.default, tuple) else option.default
         given = options.get(name, default)
-        if given == default:
+        if name in shown or given == default:
             continue
-        words.append(f"--{name.replace('_', '-')}")
-        if isinstance(given, (list, tuple)):
-            words.append(",".join(given))
-        elif given is not True:
-            words.append(str(given))
+        words.append(option.flag)
+        if given is not True:
+            words.append(",".join(given) if isinstance(given, list) else str(given))
     return shlex.join(words)

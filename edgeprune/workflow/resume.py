@@ -1,36 +1,31 @@
-"""Decides which stages of an interrupted build are done, and which a changed option starts again."""
+"""Decides which stages of an interrupted build are done, and which ones a changed option re-runs."""
 
 from __future__ import annotations
 
 import hashlib
 import itertools
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from edgeprune_device.errors import InputError
 from edgeprune_device.files import sha256
+from edgeprune_device.option import Option, named
 
 from edgeprune import versions
-from edgeprune.workflow.job import BuildOptions, Job
+from edgeprune.options import STAGES, BuildOptions, declared
+from edgeprune.workflow.job import Job
 from edgeprune.workflow.stages import pipeline
 
 SCHEMA_VERSION = 1
-#: Options that no earlier stage depends on: they may change on --resume until the stage is done.
-_FIRST_USED = {
-    "baseline": ("allow_poor_baseline",),
-    "finetune": ("epochs", "batch", "lr", "distill", "patience", "device", "workers", "seed"),
-    "export": ("nms",),
-    "quantize": ("precision", "max_drop"),
-}
-#: Options that may change on --resume: the build starts again with the first of these stages.
-_BEGINS = {"qat": ("qat", "export"), "on": ("reference", "pack"), "pictures": ("page",)}
 _MADE_BY = {
     "baseline": ("original",), "prune": ("pruned",), "finetune": ("tuned",), "qat": ("qat",), "export": ("fp32",),
     "quantize": ("fp16", "int8", "int8-fp16"),
 }  # fmt: skip
 
 
-def begin(job: Job, resume: bool) -> dict:
+def begin(job: Job, resume: bool) -> dict[str, Any]:
     """Return the record to continue with: a new one, or that of an interrupted build of the same inputs.
 
     Files of stages that must run again are deleted.
@@ -40,44 +35,51 @@ def begin(job: Job, resume: bool) -> dict:
         resume: whether a build in the folder may be continued.
 
     Raises:
-        InputError: the folder holds a build and `resume` is false, an input or a used option has changed, or build.json
-            is damaged.
+        InputError: the folder holds a build and `resume` is false, an input or an option of a finished stage has
+            changed, or build.json is damaged.
     """
-    inputs = {
+    inputs: dict[str, Any] = {
         "edgeprune": versions.edgeprune(),
-        "options": job.options.to_json(),
-        "weights_sha256": sha256(job.options.weights),
+        "options": job.request.to_json(),
+        "weights_sha256": sha256(job.request.weights),
         "target_sha256": hashlib.sha256(json.dumps(job.target.to_json(), sort_keys=True).encode()).hexdigest(),
         "data_sha256": job.data.sha256,
     }
     path = job.out / "build.json"
     if not path.exists():
-        record = {
+        return {
             "schema_version": SCHEMA_VERSION, "inputs": inputs,
             "pictures": {"train": len(job.data.train), "val": len(job.data.val),
-                         "val_boxes": int(job.data.boxes(job.data.val).sum()), "train_in_val": job.shared},
+                         "val_total": job.data.val_total or len(job.data.val),
+                         "val_boxes": int(job.data.boxes(job.data.val).sum()), "train_in_val": job.shared,
+                         "unlabelled": job.data.unlabelled, "damaged": job.data.damaged},
             "stages": [], "models": {},
         }  # fmt: skip
-        return record
     if not resume:
-        raise InputError(f"{job.out} already holds a build: go on with --resume, or give another --out")
+        raise InputError(
+            f"{job.out}: contains a build; continue the build with {named('resume', True)}, or give another "
+            f"{named('out')}"
+        )
     record, whole = _read_record(job, path)
-    # After INT8 has failed the gate, the user may add --qat: the stages before it stay. The same holds for --on.
-    before = record["inputs"]
-    others = [o for o in _BEGINS if before["options"].get(o, getattr(BuildOptions, o)) != getattr(job.options, o)]
-    begins = [stage for option in others for stage in _BEGINS[option]]
-    whole = list(itertools.takewhile(lambda s: s["name"] not in begins, whole))
-    done = [s["name"] for s in whole]
-    free = {o for stage, names in _FIRST_USED.items() if stage not in done for o in names}
-    changed = [k for k in inputs["options"] if inputs["options"][k] != before.get("options", {}).get(k)]
-    changed = [k for k in changed if k not in free and k not in _BEGINS]
-    changed += [k for k in inputs if k != "options" and inputs[k] != before.get(k)]
-    if changed:
-        raise InputError(f"{job.out}: cannot resume, {', '.join(changed)} changed since; give another --out")
+    before = record["inputs"]["options"]
+    if "head" not in before:  # a record of an earlier version, which took the one-to-one head wherever there was one
+        before = {**before, "head": record["models"].get("original", {}).get("head")}
+    changes = _changed(before, inputs["options"])
+    restarting = [option for option in changes if option.restarts]
+    first = min((STAGES.index(str(option.stage)) for option in restarting), default=len(STAGES))
+    whole = list(itertools.takewhile(lambda stage: _rank(stage["name"]) < first, whole))
+    reached = max((_reach(stage["name"]) for stage in whole), default=-1)
+    fixed = [option.name for option in changes if not option.restarts and STAGES.index(str(option.stage)) <= reached]
+    fixed += [name for name in inputs if name != "options" and inputs[name] != record["inputs"].get(name)]
+    if fixed:
+        remedy = f"give another {named('out')}"
+        if fixed == ["head"]:  # the default of an earlier version was another head
+            remedy = f"continue with {named('head', before['head'])}, or {remedy}"
+        raise InputError(f"{job.out}: cannot be resumed, because {', '.join(fixed)} changed; {remedy}")
     for stage in record["stages"][len(whole) :]:  # its files and figures are out of date
-        why = " and ".join(f"--{option} is another" for option in others)
-        why = why or "a file of it, or of a stage before it, is missing or changed"
-        job.reporter.warn(f"doing {stage['name']} again: {why}")
+        why = " and ".join(f"{named(option.name)} changed" for option in restarting)
+        why = why or "a file of this or an earlier stage is missing or changed"
+        job.reporter.warn(f"re-running stage {stage['name']}: {why}")
         for file in stage["files"]:
             (job.out / file).unlink(missing_ok=True)
         for model in _MADE_BY.get(stage["name"], ()):
@@ -89,7 +91,24 @@ def begin(job: Job, resume: bool) -> dict:
     return record
 
 
-def _read_record(job: Job, path: Path) -> tuple[dict, list[dict]]:
+def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Option]:
+    """The options whose recorded values differ. The budget is one recorded value, declared by any of its options."""
+    known = declared(BuildOptions)
+    known["budget"] = known["ratio"].but(name="budget")
+    return [known[name] for name, value in now.items() if before.get(name, known[name].default) != value]
+
+
+def _rank(stage: str) -> int:
+    """The place of a stage in the order of STAGES; a step counts as its plan."""
+    return STAGES.index("plan" if stage.startswith("step ") else stage)
+
+
+def _reach(stage: str) -> int:
+    """The last place in STAGES whose options a stage depends on: a step prunes and fine-tunes."""
+    return STAGES.index("finetune" if stage.startswith("step ") else stage)
+
+
+def _read_record(job: Job, path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Return the record, and its leading stages whose files are unchanged."""
     try:
         record = json.loads(path.read_text())
@@ -103,5 +122,5 @@ def _read_record(job: Job, path: Path) -> tuple[dict, list[dict]]:
             whole.append(stage)
         _ = record["inputs"]["options"], record["models"]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path}: not the record of a build ({error}); give another --out") from error
+        raise InputError(f"{path}: not the record of a build ({error}); give another {named('out')}") from error
     return record, whole

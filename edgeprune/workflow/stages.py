@@ -11,87 +11,95 @@ import contextlib
 import functools
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import onnx
 from edgeprune_device.errors import EdgepruneError, InputError
 from edgeprune_device.files import sha256, write_atomic
+from edgeprune_device.option import named
+from edgeprune_device.options import PRECISIONS
+from edgeprune_device.progress import Progress, part
 from edgeprune_device.trust.bundle import Bundle
+from edgeprune_device.vision.accuracy import Accuracy
+from torch import nn
 
 from edgeprune.comparison import compare
 from edgeprune.drones import ssh
 from edgeprune.drones.reference import build, keep
-from edgeprune.exporting import nms, precisions
-from edgeprune.exporting import tensorrt as engines
+from edgeprune.exporting import nms, precisions, tensorrt
 from edgeprune.exporting.parity import measure_parity
 from edgeprune.exporting.to_onnx import to_onnx
 from edgeprune.measuring.accuracy import score
-from edgeprune.measuring.sessions import TorchSession
+from edgeprune.measuring.sessions import Session
 from edgeprune.measuring.timing import time_models
 from edgeprune.model import checkpoint
 from edgeprune.model.count import count
+from edgeprune.options import BuildOptions
 from edgeprune.pruning.plan import PrunePlan
-from edgeprune.pruning.prune import PruneRequest, cut, prune_network, trace_channels
+from edgeprune.pruning.prune import Cut, PruneRequest, cut, prune_network, trace_channels
 from edgeprune.training import finetune
 from edgeprune.training.qat import thresholds
-from edgeprune.workflow import pack as packing
-from edgeprune.workflow.job import BuildOptions, Job, ProgressCallback
+from edgeprune.workflow import pack, rectangle
+from edgeprune.workflow.job import Job
 from edgeprune.workflow.record import compared
 
-Stage = Callable[[Job, ProgressCallback], dict]
+Stage = Callable[[Job, Progress], dict[str, Any]]
 
 #: The GPU architecture for the check with NVIDIA's parser and builder if this host cannot build for the target itself.
 PROBE = "SM86"
-#: The precisions of the ONNX files, in the order of the build.
-PRECISIONS = ("fp32", "fp16", "int8", "int8-fp16")
-#: mAP50-95 below which an original is refused (--allow-poor-baseline builds it).
+#: mAP50-95 below which an original is refused, unless --allow-poor-baseline is given.
 POOR = 0.01
 #: The page of a build, in its folder.
 PAGE = "report.html"
 
 
-def baseline(job: Job, progress: ProgressCallback) -> dict:
+def baseline(job: Job, progress: Progress) -> dict[str, Any]:
     """Measure cost and accuracy of the original, on the images that every later model is evaluated on."""
     model = job.original.model
-    accuracy, _ = job.evaluate(TorchSession(model, job.imgsz), progress, "original")
+    session = job.session(model)
+    accuracy, _ = job.evaluate(session, progress, "original")
     _check_baseline(job, accuracy)
-    cost = count(model, (job.imgsz, job.imgsz))
+    cost = count(model, job.imgsz)
     size = len(checkpoint.to_bytes(model, job.original))
-    file_size = job.options.weights.stat().st_size
+    file_size = job.request.weights.stat().st_size
     # A best.pt may still hold its optimiser: only the stripped size compares with the files of the build.
-    job.enter("original", job.options.weights, accuracy, cost, size_bytes=file_size, stripped_size_bytes=size)
+    job.enter("original", job.request.weights, accuracy, cost, size_bytes=file_size, stripped_size_bytes=size)
     return {
         "note": f"{cost.parameters / 1e6:.2f} M parameters, {cost.macs / 1e9:.2f} G MACs, "
-        f"mAP50-95 {accuracy.map50_95:.3f} on {accuracy.pictures} pictures, {accuracy.boxes} boxes",
-        "runtime": TorchSession.description,
+        f"mAP50-95 {accuracy.map50_95:.3f} on {accuracy.pictures} images, {accuracy.boxes} boxes",
+        "runtime": session.description,
+        "device": job.device.description,
+        **rectangle.saving(job),
     }
 
 
-def _check_baseline(job: Job, accuracy) -> None:
-    """Refuse an original that detects next to nothing, because the cause is nearly always a wrong input.
+def _check_baseline(job: Job, accuracy: Accuracy) -> None:
+    """Refuse an original that detects almost nothing, because the cause is nearly always a wrong input.
 
     Raises:
         InputError: mAP50-95 is below POOR and --allow-poor-baseline is not given.
     """
-    found = accuracy.map50_95 or 0.0
-    if found >= POOR or job.options.allow_poor_baseline:
+    map50_95 = accuracy.map50_95 or 0.0
+    if map50_95 >= POOR or job.options["allow_poor_baseline"]:
         return
-    # This is the first stage: nothing else lies in the folder, and nothing of a refused build stays there.
+    # A refused build leaves nothing behind. This is the first stage, so the folder holds no other results.
     shutil.rmtree(job.work, ignore_errors=True)
-    with contextlib.suppress(OSError):  # it holds files of the user's
+    with contextlib.suppress(OSError):  # the user has files there
         job.out.rmdir()
     trained = job.original.imgsz
-    size = f"--imgsz {job.imgsz}" + (f" (trained at {trained})" if trained and trained != job.imgsz else "")
+    size = named("imgsz", job.imgsz) + (f" (trained at {trained})" if trained and trained != job.imgsz else "")
     raise InputError(
-        f"{job.options.weights}: finds next to nothing before any pruning (mAP50-95 {found:.3f} on "
-        f"{accuracy.pictures} validation pictures, at least {POOR:g} expected): other data than it was trained on, "
-        f"classes in another order, or the wrong size, {size}; --allow-poor-baseline builds all the same"
+        f"{job.request.weights}: detects almost nothing before pruning (mAP50-95 {map50_95:.3f} on "
+        f"{accuracy.pictures} validation images, expected at least {POOR:g}); check the data, the order of its "
+        f"classes and the size, {size}, or build anyway with {named('allow_poor_baseline', True)}"
     )
 
 
-def plan(job: Job, progress: ProgressCallback) -> dict:
+def plan(job: Job, progress: Progress) -> dict[str, Any]:
     """Choose the channels of the last pruning step, and write plan.json."""
-    chosen, said = _choose(job, job.start.model, 1, progress)
+    chosen, fields = _choose(job, job.start.model, 1, progress)
     chosen.plan.save(job.out / "plan.json")
     job.chosen = chosen
     return {
@@ -99,22 +107,23 @@ def plan(job: Job, progress: ProgressCallback) -> dict:
         "criterion": chosen.plan.criterion,
         "prunable_channels": chosen.plan.prunable,
         "removed_channels": chosen.plan.removed,
-        **said,
-        "note": f"{chosen.plan.removed} of {chosen.plan.prunable} channels go, chosen by {chosen.plan.criterion}",
+        **fields,
+        "note": f"{chosen.plan.removed} of {chosen.plan.prunable} channels removed, ranked by {chosen.plan.criterion}",
     }
 
 
-def _choose(job: Job, model, steps: int, progress) -> tuple:
+def _choose(job: Job, model: nn.Module, steps: int, progress: Progress) -> tuple[Cut, dict[str, Any]]:
     """Return (Cut, fields for the record) of the first of `steps` equal steps from `model` to the budget."""
     o = job.options
-    asked, latency, said = job.measured(progress)
-    ask = PruneRequest(asked, job.target.channel_multiple, job.imgsz, o.uniform, o.portable, latency)
-    if o.steps > 1:
-        ask = ask.toward(*(trace_channels(m, job.imgsz) for m in (job.original.model, model)), steps)
-    return prune_network(model, criterion=o.criterion, ask=ask, samples=job.features, progress=progress), said
+    asked, latency, fields = job.measured(progress)
+    ask = PruneRequest(asked, job.target.channel_multiple, job.imgsz, o["uniform"], o["portable"], latency)
+    if o["steps"] > 1:
+        original, current = (trace_channels(m, job.imgsz) for m in (job.original.model, model))
+        ask = ask.toward(original, current, steps)
+    return prune_network(model, criterion=o["criterion"], ask=ask, samples=job.placed, progress=progress), fields
 
 
-def step(job: Job, progress: ProgressCallback, *, number: int) -> dict:
+def step(job: Job, progress: Progress, *, number: int) -> dict[str, Any]:
     """Run one round of pruning and fine-tuning before the last.
 
     Args:
@@ -124,39 +133,39 @@ def step(job: Job, progress: ProgressCallback, *, number: int) -> dict:
     """
     o = job.options
     before = job.original if number == 1 else checkpoint.load(job.out / f"step{number - 1}.pt")
-    chosen, said = _choose(job, before.model, o.steps - number + 1, lambda f, what: progress(f / 2, what))
+    chosen, fields = _choose(job, before.model, o["steps"] - number + 1, lambda f, what: progress(f / 2, what))
     cut = job.work / "step.pt"
     job.work.mkdir(exist_ok=True)
     checkpoint.save(cut, chosen.model, like=job.original)
     path = job.out / f"step{number}.pt"
-    settings = o.settings(o.epochs // o.steps)
+    settings = job.request.settings(o["epochs"] // o["steps"])
     result = _finetune(job, cut, path, settings, lambda f, what: progress(0.5 + f / 2, what), work=job.work)
-    cost = count(checkpoint.load(path).model, (job.imgsz, job.imgsz))
+    cost = count(checkpoint.load(path).model, job.imgsz)
     return {
         "files": [path.name],
         "criterion": chosen.plan.criterion,
         "removed_channels": chosen.plan.removed,
         **cost.to_json(),
         **result,
-        **said,
+        **fields,
         "note": f"{cost.parameters / 1e6:.2f} M parameters, {cost.macs / 1e9:.2f} G MACs left, "
         f"{result['epochs']} epochs",
     }
 
 
-def prune(job: Job, progress: ProgressCallback) -> dict:
+def prune(job: Job, progress: Progress) -> dict[str, Any]:
     """Remove the channels, compensate, and measure the pruned network before any training."""
     plan = PrunePlan.load(job.out / "plan.json")
     model = job.start.model
     chosen = job.chosen
     if chosen is None or chosen.plan.sha256 != plan.sha256:
-        progress(0.1, "cutting and compensating")
-        chosen = cut(model, trace_channels(model, job.imgsz), plan, job.features)
+        progress(0.1, "removing channels and compensating")
+        chosen = cut(model, trace_channels(model, job.imgsz), plan, job.placed, part(progress, 0.1, 0.5))
     path = job.out / "pruned.pt"
     checkpoint.save(path, chosen.model, like=job.original)
     saved = checkpoint.load(path).model
-    accuracy, _ = job.evaluate(TorchSession(saved, job.imgsz), progress, "pruned")
-    cost = count(saved, (job.imgsz, job.imgsz))
+    accuracy, _ = job.evaluate(job.session(saved), progress, "pruned")
+    cost = count(saved, job.imgsz)
     job.enter("pruned", path, accuracy, cost, size_bytes=path.stat().st_size)
     before, after = (job.record["models"][m] for m in ("original", "pruned"))
     keys = {"parameters": "parameters", "MACs": "macs", "channels": "channels", "file": "size_bytes"}
@@ -170,85 +179,88 @@ def prune(job: Job, progress: ProgressCallback) -> dict:
     }
 
 
-def tune(job: Job, progress: ProgressCallback) -> dict:
+def tune(job: Job, progress: Progress) -> dict[str, Any]:
     """Fine-tune the pruned network; the architecture is checked at every step."""
     o = job.options
     path = job.out / "tuned.pt"
-    epochs = o.epochs - (o.steps - 1) * (o.epochs // o.steps)  # the last step takes the remainder
-    result = _finetune(job, job.out / "pruned.pt", path, o.settings(epochs), progress, work=job.work)
+    epochs = o["epochs"] - (o["steps"] - 1) * (o["epochs"] // o["steps"])  # the last step takes the remainder
+    result = _finetune(job, job.out / "pruned.pt", path, job.request.settings(epochs), progress, work=job.work)
     tuned = checkpoint.load(path).model
-    accuracy, _ = job.evaluate(TorchSession(tuned, job.imgsz), progress, "tuned")
-    cost = count(tuned, (job.imgsz, job.imgsz))
+    accuracy, _ = job.evaluate(job.session(tuned), progress, "tuned")
+    cost = count(tuned, job.imgsz)
     job.enter("tuned", path, accuracy, cost, size_bytes=path.stat().st_size)
     before, cut = (job.record["models"][m]["map50_95"] for m in ("original", "pruned"))
     if accuracy.map50_95 < cut:
         job.reporter.warn(
-            f"fine-tuning lowered mAP50-95 from {cut:.3f} to {accuracy.map50_95:.3f}: {len(job.data.train)} pictures "
-            f"and {o.epochs} epochs are too few for this cut; give more of either, or cut less"
+            f"fine-tuning lowered mAP50-95 from {cut:.3f} to {accuracy.map50_95:.3f}: {len(job.data.train)} images "
+            f"and {o['epochs']} epochs are too few for this cut; use more images or epochs, or prune less"
         )
     return {
         "files": ["tuned.pt"],
         **result,
-        "lr": o.lr,
+        "lr": o["lr"],
         "note": f"mAP50-95 {accuracy.map50_95:.3f} (original {before:.3f}) after {result['epochs']} epochs, "
-        f"{result['steps']} steps of {result['batch']} pictures",
+        f"{result['steps']} steps of {result['batch']} images",
     }
 
 
-def _finetune(job: Job, weights: Path, out: Path, settings: finetune.TrainingSettings, progress, *, work: Path) -> dict:
-    def show(p: finetune.Progress) -> None:
+def _finetune(
+    job: Job, weights: Path, out: Path, settings: finetune.TrainingSettings, progress: Progress, *, work: Path
+) -> finetune.Counts:
+    def show(p: finetune.TrainingProgress) -> None:
         done = (p.epoch - 1 + p.step / p.steps) / p.epochs
         progress(min(done, 1.0), f"epoch {p.epoch}/{p.epochs}  loss {p.loss:.3f}")
 
-    teacher = job.options.weights if job.options.distill else None
-    return finetune.finetune_network(weights, job.data, out, settings, work, teacher=teacher, on_step=show)
+    teacher = job.request.weights if job.options["distill"] else None
+    settings = replace(settings, device=job.device.text)
+    return finetune.finetune_network(
+        weights, job.data, out, settings, work, teacher=teacher, on_step=show, warn=job.reporter.warn
+    )
 
 
-def qat(job: Job, progress: ProgressCallback) -> dict:
+def qat(job: Job, progress: Progress) -> dict[str, Any]:
     """Train a few epochs with the rounding of the INT8 file; the checkpoint carries the scales."""
-    o = job.options
     path = job.model_path("qat")
-    settings = o.qat_settings()
+    settings = job.request.qat_settings()
     result = _finetune(job, job.model_path("tuned"), path, settings, progress, work=job.work / "qat")
     model = checkpoint.load(path).model
-    accuracy, _ = job.evaluate(TorchSession(model, job.imgsz), progress, "qat")
-    job.enter("qat", path, accuracy, count(model, (job.imgsz, job.imgsz)), size_bytes=path.stat().st_size)
+    accuracy, _ = job.evaluate(job.session(model), progress, "qat")
+    job.enter("qat", path, accuracy, count(model, job.imgsz), size_bytes=path.stat().st_size)
     before = job.record["models"]["tuned"]["map50_95"]
     if accuracy.map50_95 < before:
         job.reporter.warn(
-            f"--qat lowered mAP50-95 in float from {before:.3f} to {accuracy.map50_95:.3f}; the files that follow are "
-            "measured against that lower figure: where INT8 holds the gate without --qat, leave it out"
+            f"{named('qat')} lowered mAP50-95 in float from {before:.3f} to {accuracy.map50_95:.3f}; files are "
+            "compared with that lower figure; leave the option out if INT8 passes the gate without INT8-aware training"
         )
     return {
         "files": [path.name],
         **result,
         "lr": settings.lr,
         "note": f"mAP50-95 in float {accuracy.map50_95:.3f} ({before:.3f} before) after {result['epochs']} epochs, "
-        f"{result['steps']} steps of {result['batch']} pictures",
+        f"{result['steps']} steps of {result['batch']} images",
     }
 
 
-def export(job: Job, progress: ProgressCallback) -> dict:
+def export(job: Job, progress: Progress) -> dict[str, Any]:
     """Write one static FP32 ONNX file, and compare it with the network on real images."""
     tuned = checkpoint.load(job.trained).model
     progress(0.1, "exporting")
-    fp32 = to_onnx(tuned, (job.imgsz, job.imgsz))
+    fp32 = to_onnx(tuned, job.imgsz)
     pictures = [job.features.pictures[i : i + 1].numpy() for i in range(min(8, len(job.features.pictures)))]
     progress(0.4, "comparing with PyTorch")
     parity = measure_parity(tuned, fp32, pictures)
     parity.check()
     path = job.model_path("fp32")
     write_atomic(path, job.finish(fp32).SerializeToString())
-    job.enter("fp32", path, cost=count(tuned, (job.imgsz, job.imgsz)), size_bytes=path.stat().st_size)
+    job.enter("fp32", path, cost=count(tuned, job.imgsz), size_bytes=path.stat().st_size)
     return {
         "files": [path.name],
         "parity": parity.to_json(),
-        "note": f"equals PyTorch to {parity.max_box_px:.2g} px and {parity.max_score:.1g} in score "
-        f"on {parity.pictures} pictures",
+        "note": f"equals PyTorch to {parity.max_box_px:.2g} px and {parity.max_score:.1g} in score on {parity.over}",
     }
 
 
-def quantize(job: Job, progress: ProgressCallback) -> dict:
+def quantize(job: Job, progress: Progress) -> dict[str, Any]:
     """Make the FP16 and INT8 files, judge their accuracy drop, and time all files against the original.
 
     Every file is evaluated on the validation images and held to --max-drop. The original and the files are timed in
@@ -265,10 +277,8 @@ def quantize(job: Job, progress: ProgressCallback) -> dict:
         made = precisions.make(
             fp32,
             pictures,
-            job.target,
-            job.options.precision,
-            job.options.max_drop,
-            lambda session: score(session, job.data, job.splits["select"], job.imgsz),
+            precisions.PrecisionRequest(job.target, job.options["precision"], job.options["max_drop"]),
+            lambda session: score(session, job.data, job.splits["select"], job.imgsz, job.reporter.warn),
             lambda name, session: job.evaluate(session, progress, name),
             thresholds=thresholds(checkpoint.load(job.trained)),
             finish=job.finish,
@@ -283,45 +293,48 @@ def quantize(job: Job, progress: ProgressCallback) -> dict:
     for precision, model in made.files.items():  # only now, so that a failed gate leaves no files
         write_atomic(job.model_path(precision), model.SerializeToString())
     progress(0.97, "timing")
-    original = job.finish(to_onnx(job.original.model, (job.imgsz, job.imgsz))).SerializeToString()
-    # ONNX Runtime has no CPU kernels for INT8 mixed with FP16: its time would mean nothing.
+    original = job.finish(to_onnx(job.original.model, job.imgsz)).SerializeToString()
+    # ONNX Runtime has no CPU kernels for INT8 mixed with FP16, so its latency would be meaningless.
     runnable = {p: job.model_path(p) for p in ("fp32", *made.files) if p != "int8-fp16"}
-    timed = time_models({"original": original, **runnable}, job.imgsz, job.data.val, classes=len(job.data.names))
-    job.enter("original", job.options.weights, timing=timed["original"])
-    subset = packing.evaluation_pictures(job.data.val)
+    task, classes = job.data.task.on_device, len(job.data.names)
+    timed = time_models({"original": original, **runnable}, job.data.val, classes=classes, task=task)
+    job.enter("original", job.request.weights, timing=timed["original"])
+    subset = pack.evaluation_pictures(job.data)
     for precision, (accuracy, matches, described) in made.judged.items():
         path = job.model_path(precision)
-        more = {"evaluation_set": packing.figures(matches, subset), "measured_with": described}
-        job.enter(precision, path, accuracy, timing=timed.get(precision), size_bytes=path.stat().st_size, **more)
+        job.enter(
+            precision, path, accuracy, timing=timed.get(precision), size_bytes=path.stat().st_size,
+            evaluation_set=pack.figures(matches, subset), measured_with=described,
+        )  # fmt: skip
     took = {name: timing.to_json()["latency_ms"] for name, timing in timed.items()}
     notes = [
         f"{p} {m.accuracy.map50_95:.3f}" + (f" ({-made.drops[p]:+.4f})" if p in made.drops else "")
         for p, m in made.judged.items()
     ]
-    fallbacks = made.said.get("int8", {}).get("rescued", [])
+    fallbacks = made.details.get("int8", {}).get("rescued", [])
     if fallbacks:
-        share = made.said["int8"]["share_of_macs"]
+        share = made.details["int8"]["share_of_macs"]
         many = "s" * (len(fallbacks) != 1)
         notes[-1] += f", {len(fallbacks)} layer{many} not in INT8, {share:.0%} of MACs in INT8"
-    if job.options.nms:
+    if job.options["nms"]:
         before = job.record["models"][job.trained.stem]["map50_95"]
-        notes[0] += f" (one class per box, as NMS inside gives it; {before:.3f} with all)"
+        notes[0] += f" (one class per box, because the file includes NMS; {before:.3f} with all classes)"
     return {
         "files": [job.model_path(p).name for p in made.files],
-        "machine": compare.machine(),  # that timed the files
+        "machine": compare.machine(),  # the one that timed the files
         "calibration_pictures": len(pictures),
         "drops_map50_95": made.drops,
-        "max_drop": job.options.max_drop,
-        **made.said,
+        "max_drop": job.options["max_drop"],
+        **made.details,
         "note": f"mAP50-95 {', '.join(notes)}; FP32 {took['fp32']['speedup']:.2f}x as fast as the original "
         f"({took['original']['p50']:.1f} -> {took['fp32']['p50']:.1f} ms, {took['fp32']['runtime']})",
     }
 
 
-def engine(job: Job, progress: ProgressCallback) -> dict:
+def engine(job: Job, progress: Progress) -> dict[str, Any]:
     """Parse and build every file with NVIDIA's parser and builder.
 
-    Engines are packed for targets that can be built for on this host. For a Jetson the build is a check of parsing and
+    Engines are packed if this host can build them for the target. For a Jetson the build is a check of parsing and
     types, and the device builds its own engines.
     """
     computes = list(job.target.ahead_of_time) or [PROBE]
@@ -332,7 +345,7 @@ def engine(job: Job, progress: ProgressCallback) -> dict:
     for i, precision in enumerate(names):
         for compute in computes:
             progress(i / len(names), f"{precision} for {compute}")
-            result = engines.build(job.model_path(precision), compute, precision=precision)
+            result = tensorrt.build(job.model_path(precision), compute, precision=precision)
             entry = {**result.to_json(), "payload": None}
             if ships and result.plan is not None:
                 entry["payload"] = f"model.{precision}.{compute.lower()}.engine"
@@ -349,33 +362,35 @@ def engine(job: Job, progress: ProgressCallback) -> dict:
     else:
         seconds = sum(e["parse_seconds"] + e["build_seconds"] for e in built.values())
         builder = next(iter(built.values()))["builder"]
-        use = "they ship in the bundle" if ships else f"a check only: {job.target.name} builds its own"
+        use = "they are packed in the bundle" if ships else f"a check only: {job.target.name} builds its own"
         note = f"{len(good)} files parsed and built by {builder} in {seconds:.1f} s ({use})"
     return {"files": files, "engines": built, "note": note}
 
 
-def reference(job: Job, progress: ProgressCallback) -> dict:
+def reference(job: Job, progress: Progress) -> dict[str, Any]:
     """Let the reference device (--on) build the engines and measure them."""
     path = job.work / "reference.epb"
     job.work.mkdir(exist_ok=True)
     bundle = _packed_before(job, path) or _pack(job, path, _engines(job), progress)
-    with ssh.Link(job.options.on, say=job.reporter.say) as link:
-        found = build(link, bundle, job.work, say=lambda text: progress(0.5, text))
-    for name, plan in found.plans().items():
+    on = job.options["on"]
+    assert on is not None  # the pipeline has this stage only with it
+    with ssh.Link(on, say=job.reporter.say) as link:
+        built = build(link, bundle, job.work, say=lambda text: progress(0.5, text))
+    for name, plan in built.plans().items():
         write_atomic(job.out / name, plan)
-    keep(found)
-    for text in found.warnings():
+    keep(built)
+    for text in built.warnings():
         job.reporter.warn(text)
     return {
-        "files": list(found.plans()),
-        "device": found.device,
-        "on": job.options.on,
-        "engines": found.entries(),
-        "note": found.note(),
+        "files": list(built.plans()),
+        "device": built.device,
+        "on": on,
+        "engines": built.entries(),
+        "note": built.note(),
     }
 
 
-def pack(job: Job, progress: ProgressCallback) -> dict:
+def pack_bundle(job: Job, progress: Progress) -> dict[str, Any]:
     """Pack all files into one signed bundle."""
     bundle = _pack(job, job.bundle_path, _engines(job), progress)
     return {
@@ -386,20 +401,20 @@ def pack(job: Job, progress: ProgressCallback) -> dict:
     }
 
 
-def page(job: Job, progress: ProgressCallback) -> dict:
+def page(job: Job, progress: Progress) -> dict[str, Any]:
     """Write the page and the JSON with every figure of the build."""
     models = [*job.record["models"], *(name for name in job.lost if name not in job.record["models"])]
-    found = {}
+    detections = {}
     for i, model in enumerate(models):
         shown = job.shown(model)
         if shown is None and model not in job.lost:  # evaluated before an interruption; the detections were lost
-            job.evaluate(_session(job, model), lambda f, what, i=i: progress((i + f) / len(models), what), model)
+            job.evaluate(_session(job, model), _part(progress, i, len(models)), model)
             shown = job.shown(model)
         if shown is not None:
-            found[model] = shown
+            detections[model] = shown
     progress(0.9, "drawing")
-    wanted = job.options.pictures if found else 0
-    gallery = compare.shown_best(job.data, found, wanted) if wanted else None
+    wanted = job.options["pictures"] if detections else 0
+    gallery = compare.shown_best(job.data, detections, wanted) if wanted else None
     data = compare.about(job.data, job.shared)
     result = compared(job.record, job.out, tuple(job.original.names), data, gallery)
     result.save_json(job.out / "comparison.json")
@@ -408,23 +423,28 @@ def page(job: Job, progress: ProgressCallback) -> dict:
     return {"files": [PAGE, "comparison.json"], "note": f"{path} ({path.stat().st_size / 1e6:.1f} MB)"}
 
 
-def _session(job: Job, model: str):
+def _part(progress: Progress, part: int, parts: int) -> Progress:
+    """The progress of one of several equal parts of a stage."""
+    return lambda fraction, what: progress((part + fraction) / parts, what)
+
+
+def _session(job: Job, model: str) -> Session:
     """The session that the accuracy of a model of the build was measured with."""
     if model in PRECISIONS:
         return precisions.session(job.target, model, onnx.load(job.model_path(model)))
     source = job.original if model == "original" else checkpoint.load(job.model_path(model))
-    return TorchSession(source.model, job.imgsz)
+    return job.session(source.model)
 
 
-def _engines(job: Job) -> dict[str, dict]:
+def _engines(job: Job) -> dict[str, dict[str, Any]]:
     """The engines for the manifest: those of the host, then those of the reference device."""
-    found = {}
+    entries = {}
     for stage in job.record["stages"]:
         if stage["name"] == "engine":
-            found.update({name: _engine_entry(entry) for name, entry in stage["engines"].items()})
+            entries.update({name: _engine_entry(entry) for name, entry in stage["engines"].items()})
         elif stage["name"] == "reference":
-            found.update(stage["engines"])
-    return found
+            entries.update(stage["engines"])
+    return entries
 
 
 def _packed_before(job: Job, path: Path) -> Bundle | None:
@@ -441,17 +461,17 @@ def _packed_before(job: Job, path: Path) -> Bundle | None:
     return bundle if there == wanted else None
 
 
-def _pack(job: Job, path: Path, built: dict[str, dict], progress) -> Bundle:
+def _pack(job: Job, path: Path, built: dict[str, dict[str, Any]], progress: Progress) -> Bundle:
     record = job.record
     val = job.data.val
-    pictures = [val[i] for i in packing.evaluation_pictures(val)]
+    pictures = [val[i] for i in pack.evaluation_pictures(job.data)]
     progress(0.2, "evaluation set")
     how = next(s for s in record["stages"] if s["name"] == "quantize")
     models = {}
     for precision in PRECISIONS:
         entry = record["models"].get(precision)
         if entry:
-            # Where a flag sets TensorRT's precision, the device must know the nodes that stay FP32.
+            # If a flag sets TensorRT's precision, the device needs the names of the nodes that stay FP32.
             made = how.get(precision, {})
             models[precision] = {
                 **{key: made[key] for key in ("fp32_nodes", "weight_bits") if key in made},
@@ -459,17 +479,17 @@ def _pack(job: Job, path: Path, built: dict[str, dict], progress) -> Bundle:
                 "runtime": entry["measured_with"],
                 "pictures": len(val),
             }
-    return packing.pack(
-        path,
-        name=job.options.name,
+    contents = pack.Contents(
+        name=job.request.name,
         target=job.target.name,
+        task=job.original.task,
         names=job.original.names,
         imgsz=job.imgsz,
         models=models,
         files={p: job.model_path(p) for p in models},
         engines=built,
         plans={e["payload"]: job.out / e["payload"] for e in built.values() if e["payload"]},
-        evaluation=packing.evaluation_set(job.data, pictures),
+        evaluation=pack.evaluation_set(job.data, pictures),
         described={
             "pictures": len(pictures),
             "boxes": int(job.data.boxes(pictures).sum()),
@@ -477,9 +497,10 @@ def _pack(job: Job, path: Path, built: dict[str, dict], progress) -> Bundle:
         },
         lineage=_lineage(job),
     )
+    return pack.pack(path, contents)
 
 
-def _engine_entry(entry: dict) -> dict:
+def _engine_entry(entry: dict[str, Any]) -> dict[str, Any]:
     return {
         "payload": entry["payload"],
         "builder": entry["builder"],
@@ -488,7 +509,7 @@ def _engine_entry(entry: dict) -> dict:
     }
 
 
-def _lineage(job: Job) -> dict:
+def _lineage(job: Job) -> dict[str, Any]:
     models = job.record["models"]
     costs = {m: {k: models[m][k] for k in ("parameters", "macs", "channels")} for m in ("original", "tuned")}
     done = next(s for s in job.record["stages"] if s["name"] == "plan")
@@ -497,26 +518,27 @@ def _lineage(job: Job) -> dict:
         "data_sha256": job.record["inputs"]["data_sha256"],
         "plan_sha256": sha256(job.out / "plan.json"),
         "tuned_sha256": sha256(job.out / "tuned.pt"),
-        **({"qat_sha256": sha256(job.trained)} if job.options.qat else {}),
-        "budget": str(job.options.budget),
+        **({"qat_sha256": sha256(job.trained)} if job.options["qat"] else {}),
+        "budget": str(job.request.budget),
         "criterion": done["criterion"],
+        **({"head": models["original"]["head"]} if models["original"]["head"] else {}),
         **costs,
     }
 
 
 def pipeline(options: BuildOptions) -> list[tuple[str, Stage]]:
-    """The stages of a build as (name, stage), in order; each pruning step but the last is a stage of its own."""
+    """The stages of a build as (name, stage), in order; each pruning step except the last is a separate stage."""
     return [
         ("baseline", baseline),
-        *((f"step {i}", functools.partial(step, number=i)) for i in range(1, options.steps)),
+        *((f"step {i}", functools.partial(step, number=i)) for i in range(1, options["steps"])),
         ("plan", plan),
         ("prune", prune),
         ("finetune", tune),
-        *([("qat", qat)] if options.qat else []),
+        *([("qat", qat)] if options["qat"] else []),
         ("export", export),
         ("quantize", quantize),
         ("engine", engine),
-        *([("reference", reference)] if options.on else []),
-        ("pack", pack),
+        *([("reference", reference)] if options["on"] else []),
+        ("pack", pack_bundle),
         ("page", page),
     ]

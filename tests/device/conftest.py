@@ -1,4 +1,4 @@
-"""What the device tests share: a home of their own, a tiny ONNX model made by hand, a bundle around it."""
+"""Fixtures of the device tests: a temporary home, a tiny handmade ONNX model, and a bundle with it."""
 
 import io
 import json
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-# The folder `fakes` can be imported, also where pytest leaves sys.path alone (--import-mode=importlib).
+# Make the folder `fakes` importable, also if pytest does not change sys.path (--import-mode=importlib).
 sys.path.append(str(Path(__file__).parent))
 from fakes.models import field, message, tensor, value_info
 
@@ -21,7 +21,7 @@ ANCHORS = 84  # 8*8 + 4*4 + 2*2 positions of a 64 px input
 
 @pytest.fixture(autouse=True)
 def home(tmp_path, monkeypatch):
-    """Keys, trust and spool of this test alone."""
+    """Temporary keys, trust and spool for this test."""
     folder = tmp_path / "edgeprune-home"
     monkeypatch.setenv("EDGEPRUNE_HOME", str(folder))
     monkeypatch.setenv("EDGEPRUNE_SPOOL", str(tmp_path / "spool"))
@@ -30,7 +30,7 @@ def home(tmp_path, monkeypatch):
 
 @pytest.fixture
 def shared_data():
-    """The real pictures and weights beside the repository; skipped where there are none."""
+    """The real images and weights beside the repository; the test is skipped without them."""
     if not SHARED.is_dir():
         pytest.skip("needs ../shared/data")
     return SHARED
@@ -46,7 +46,7 @@ def cudart_build(tmp_path_factory):
 
 @pytest.fixture
 def fake_cudart(cudart_build, tmp_path, monkeypatch):
-    """A fake libcudart of this test's own, and `edgeprune_device.cuda.open("ctypes")` uses it."""
+    """A fake libcudart for this test, which `edgeprune_device.cuda.open("ctypes")` uses."""
     from fakes.cudart import FakeCudart
 
     shutil.copytree(str(cudart_build.parent), str(tmp_path / "cudart"), symlinks=True)
@@ -59,7 +59,7 @@ def fake_cudart(cudart_build, tmp_path, monkeypatch):
 
 @pytest.fixture
 def fake_tensorrt(fake_cudart, tmp_path, monkeypatch):
-    """use(release) -> the fake module, which this process and the ones it starts import as TensorRT from then on."""
+    """use(release) -> the fake module, which this process and its children then import as TensorRT."""
     from fakes import fake_tensorrt as fake
 
     def use(release):
@@ -77,15 +77,15 @@ def fake_tensorrt(fake_cudart, tmp_path, monkeypatch):
 
 @pytest.fixture
 def builds(tmp_path):
-    """What the fake builder has built since, in any process: a list of its settings."""
+    """The list of settings with which the fake builder has built engines, in any process."""
     path = tmp_path / "builds.jsonl"
     return lambda: [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def make_onnx(boxes, classes=2):
-    """ONNX bytes of a "detector" that always sees `boxes` [(cx, cy, w, h, class)], px, the brighter the surer.
+    """ONNX bytes of a "detector" that always finds `boxes` [(cx, cy, w, h, class)], px; brighter images score higher.
 
-    output = constant + gain * mean(input): the score of each box is 0.9 times the picture's mean brightness.
+    output = constant + gain * mean(input): the score of each box is 0.9 times the image's mean brightness.
     """
     constant, gain = (np.zeros((1, 4 + classes, ANCHORS), np.float32) for _ in range(2))
     for i, (cx, cy, w, h, c) in enumerate(boxes):
@@ -123,7 +123,7 @@ def png(image):
 
 @pytest.fixture
 def labelled_pictures():
-    """Three white-ish 64 x 64 pictures whose truth is what the tiny model sees."""
+    """Three whitish 64 x 64 images whose truth is the output of the tiny model."""
     truth = np.array([[c, cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2] for cx, cy, w, h, c in BOXES])
     return [(f"p{i}.png", png(np.full((SIZE, SIZE, 3), 255 - 20 * i, np.uint8)), truth) for i in range(3)]
 
@@ -154,7 +154,7 @@ def manifest():
 
 @pytest.fixture
 def bundle(tmp_path, manifest, tiny_onnx, labelled_pictures):
-    """A signed bundle with the tiny model and its pictures."""
+    """A signed bundle with the tiny model and its images."""
     from edgeprune_device.trust import keys
     from edgeprune_device.trust.bundle import Bundle
     from edgeprune_device.vision.evaluation import EvaluationSet

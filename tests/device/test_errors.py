@@ -14,10 +14,10 @@ EXIT_CODES = {
 }
 
 
-def test_every_error_of_the_module_is_exported_and_has_its_exit_code():
-    found = {name: kind.exit_code for name, kind in inspect.getmembers(errors, inspect.isclass)}
-    assert found == EXIT_CODES
-    assert sorted(EXIT_CODES) == sorted(errors.__all__)
+def test_every_error_is_exported_and_has_its_exit_code():
+    codes = {name: kind.exit_code for name, kind in inspect.getmembers(errors, inspect.isclass)}
+    assert codes == EXIT_CODES
+    assert {*EXIT_CODES, "reason"} == set(errors.__all__)
 
 
 @pytest.mark.parametrize(
@@ -29,7 +29,7 @@ def test_every_error_of_the_module_is_exported_and_has_its_exit_code():
         ("Interrupted", None),
     ],
 )
-def test_the_tree(kind, parent):
+def test_error_tree_has_these_parents(kind, parent):
     assert issubclass(getattr(errors, kind), getattr(errors, parent or "EdgepruneError"))
     if parent is None:  # neither Ctrl-C nor a failing GPU is bad input or a failed gate
         assert not issubclass(getattr(errors, kind), (errors.InputError, errors.GateError))

@@ -3,6 +3,7 @@ import hashlib
 import os
 import stat
 import threading
+import time
 
 import pytest
 from edgeprune_device import files
@@ -13,7 +14,7 @@ def names(folder):
     return sorted(path.name for path in folder.iterdir() if path.is_file())
 
 
-def test_writes_bytes_and_text_and_replaces(tmp_path):
+def test_write_atomic_writes_bytes_and_text_and_replaces(tmp_path):
     path = tmp_path / "a.json"
     files.write_atomic(path, "grün")
     assert path.read_bytes() == "grün".encode()
@@ -35,7 +36,7 @@ def test_mode_is_subject_to_the_umask(tmp_path):
 
 @pytest.mark.parametrize("function", ["fsync", "replace"])
 @pytest.mark.parametrize("code, word", [(errno.ENOSPC, "no space"), (errno.EROFS, "read-only")])
-def test_a_failing_disk_leaves_the_old_file_and_no_temporary(tmp_path, monkeypatch, function, code, word):
+def test_failing_disk_leaves_the_old_file_and_no_temporary_one(tmp_path, monkeypatch, function, code, word):
     path = tmp_path / "a.bin"
     path.write_bytes(b"old")
 
@@ -49,14 +50,14 @@ def test_a_failing_disk_leaves_the_old_file_and_no_temporary(tmp_path, monkeypat
     assert names(tmp_path) == ["a.bin"]
 
 
-def test_a_missing_folder_and_a_folder_as_file(tmp_path):
+def test_missing_folder_and_folder_in_place_of_a_file_are_refused(tmp_path):
     with pytest.raises(InputError, match="nowhere does not exist"):
         files.write_atomic(tmp_path / "nowhere" / "a", b"")
     with pytest.raises(InputError, match="is a folder"):
         files.write_atomic(tmp_path, b"")
 
 
-def test_replacing_keeps_the_suffix_and_takes_nothing_back_on_an_error(tmp_path):
+def test_replacing_keeps_the_suffix_and_the_old_file_on_an_error(tmp_path):
     path = tmp_path / "model.onnx"
     path.write_bytes(b"old")
     with pytest.raises(KeyboardInterrupt), files.replacing(path) as temporary:
@@ -66,13 +67,13 @@ def test_replacing_keeps_the_suffix_and_takes_nothing_back_on_an_error(tmp_path)
     assert path.read_bytes() == b"old" and names(tmp_path) == ["model.onnx"]
 
 
-def test_replacing_a_file_that_was_never_written(tmp_path):
+def test_replacing_with_a_file_that_was_never_written_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"model\.onnx"), files.replacing(tmp_path / "model.onnx"):
         pass
     assert names(tmp_path) == []
 
 
-def test_two_writers_at_once_leave_one_whole_file(tmp_path):
+def test_two_simultaneous_writers_leave_one_complete_file(tmp_path):
     path, contents = tmp_path / "a", [bytes([65 + i]) * 200_000 for i in range(4)]
     threads = [threading.Thread(target=files.write_atomic, args=(path, data)) for data in contents]
     for thread in threads:
@@ -82,7 +83,7 @@ def test_two_writers_at_once_leave_one_whole_file(tmp_path):
     assert path.read_bytes() in contents and names(tmp_path) == ["a"]
 
 
-def test_check_writable_says_so_beforehand_and_leaves_nothing(tmp_path):
+def test_check_writable_refuses_early_and_leaves_no_file(tmp_path):
     files.check_writable(tmp_path / "r.json")
     with pytest.raises(InputError, match="does not exist"):
         files.check_writable(tmp_path / "x" / "r.json")
@@ -97,9 +98,21 @@ def test_sha256(tmp_path):
         files.sha256(tmp_path / "b")
 
 
-def test_too_little_room_is_said_beforehand(tmp_path):
+def test_check_room_refuses_too_little_space(tmp_path):
     files.check_room(tmp_path, 1)
-    with pytest.raises(InputError, match=r"MB are free, and 1000000000000\.0 MB are needed: free some"):
+    with pytest.raises(InputError, match=r"MB, expected 1000000000000\.0 MB\); free some"):
         files.check_room(tmp_path, 10**18)
     with pytest.raises(InputError, match="cannot be written"):
         files.check_room(tmp_path / "none", 1)
+
+
+def test_lock_waits_at_most_as_long_as_requested(tmp_path):
+    with open(tmp_path / "lock", "wb") as one, open(tmp_path / "lock", "wb") as other:
+        assert files.lock(one.fileno()) and files.lock(one.fileno(), 0.0)
+        begin = time.monotonic()
+        assert not files.lock(other.fileno(), 0.0) and not files.lock(other.fileno(), 0.1)
+        assert time.monotonic() - begin >= 0.1
+        freed = threading.Timer(0.2, one.close)
+        freed.start()
+        assert files.lock(other.fileno(), 20.0)
+        freed.join()

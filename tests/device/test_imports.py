@@ -1,4 +1,4 @@
-"""The device package stands alone: what it may not import, it does not, and old Pythons can read it."""
+"""Tests that the device package imports no forbidden module, and that old Pythons can parse it."""
 
 import ast
 import os
@@ -33,14 +33,14 @@ print(count)
 """
 
 
-def test_every_module_imports_where_nothing_optional_is_installed():
+def test_every_module_imports_without_optional_packages():
     code = CODE.format(barred=FORBIDDEN + OPTIONAL)
     done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, timeout=120)
-    assert done.returncode == 0 and int(done.stdout) == len(FILES) - 2  # without the root's __init__ and __main__
+    assert done.returncode == 0 and int(done.stdout) == len(FILES) - 2  # excludes the root's __init__ and __main__
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(FOLDER)))
-def test_no_module_names_a_forbidden_import(path):
+def test_no_module_imports_a_forbidden_package(path):
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"), feature_version=(3, 8))):
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
         names += [node.module or ""] if isinstance(node, ast.ImportFrom) and node.level == 0 else []
@@ -48,7 +48,7 @@ def test_no_module_names_a_forbidden_import(path):
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(FOLDER)))
-def test_everything_exported_is_documented(path):
+def test_every_exported_name_is_documented(path):
     tree = ast.parse(path.read_text(encoding="utf-8"))
     assert ast.get_docstring(tree) or path.name == "__init__.py"
     for node in tree.body:
@@ -56,7 +56,7 @@ def test_everything_exported_is_documented(path):
             assert ast.get_docstring(node), node.name
 
 
-def test_onnx_runtime_sends_no_telemetry():
+def test_onnx_runtime_telemetry_is_disabled():
     code = "import edgeprune_device, os; print(os.environ['ORT_DISABLE_TELEMETRY'])"
     environment = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
     for given, expected in (({}, "1"), ({"ORT_DISABLE_TELEMETRY": "0"}, "0")):

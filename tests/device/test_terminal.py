@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 
 class Stream(io.StringIO):
-    """A stream that is a terminal, or says that it is none."""
+    """A stream that is a terminal, or reports that it is not."""
 
     encoding = "utf-8"
 
@@ -33,7 +33,7 @@ TODAY = {"TERM": "xterm-256color", "LANG": "en_US.UTF-8"}
         (True, {"NO_COLOR": "1"}, False, True, True),
         (True, {"NO_COLOR": ""}, True, True, True),  # no-color.org: not empty
         (True, {"NO_COLOR": "1", "FORCE_COLOR": "1"}, False, True, True),
-        (False, {"FORCE_COLOR": "1"}, True, False, False),  # coloured logs, and no line drawn into them
+        (False, {"FORCE_COLOR": "1"}, True, False, False),  # coloured logs without redrawn lines
         (False, {"CLICOLOR_FORCE": "1"}, True, False, False),
         (False, {"CLICOLOR_FORCE": "0"}, False, False, False),
         (True, {"CLICOLOR": "0"}, False, True, True),
@@ -41,23 +41,23 @@ TODAY = {"TERM": "xterm-256color", "LANG": "en_US.UTF-8"}
         (True, {"TERM": "dumb"}, False, False, False),
         (True, {"TERM": ""}, False, False, False),
         (True, {"TERM": "dumb", "FORCE_COLOR": "1"}, True, False, False),
-        (True, {"TERM": "linux"}, True, True, False),  # the kernel's own console: its font has no heavy lines
+        (True, {"TERM": "linux"}, True, True, False),  # the kernel's console, whose font has no heavy lines
         (True, {"TERM": "vt100", "LANG": "C"}, True, True, False),  # a serial line
-        (True, {"CI": "true"}, True, False, True),  # a CI job may have a terminal, and keeps every line
+        (True, {"CI": "true"}, True, False, True),  # a CI job may have a terminal, but keeps every line
         (True, {"CI": "false"}, True, True, True),
         (True, {"LANG": "C"}, True, True, False),
         (True, {"LANG": ""}, True, True, False),
         (True, {"LC_ALL": "POSIX"}, True, True, False),
         (True, {"LC_CTYPE": "de_DE.utf8", "LANG": "C"}, True, True, True),
-        (True, {"LC_CTYPE": "C.UTF-8", "LANG": "C"}, True, True, False),  # so Python 3.7 and later set it themselves
+        (True, {"LC_CTYPE": "C.UTF-8", "LANG": "C"}, True, True, False),  # set by Python 3.7 and later themselves
         (True, {"LC_ALL": "C.UTF-8", "LANG": "C"}, True, True, True),
     ],
 )
-def test_what_a_stream_can_be_shown(is_terminal, environ, colour, live, unicode):
+def test_features_of_a_stream(is_terminal, environ, colour, live, unicode):
     assert look(Stream(is_terminal), {**TODAY, **environ}) == Look(colour, live, unicode)
 
 
-def test_a_stream_that_is_not_utf8_or_closed():
+def test_stream_that_is_closed_or_not_utf8_gets_ascii():
     ascii_stream = Stream()
     ascii_stream.encoding = "ascii"
     assert not look(ascii_stream, TODAY).unicode
@@ -66,7 +66,7 @@ def test_a_stream_that_is_not_utf8_or_closed():
     assert look(closed, TODAY) == look(None, TODAY) == Look()
 
 
-def test_styles_and_words():
+def test_styles_and_ascii_replacements():
     assert Look(colour=True).style("bad", "bold", "red") == "\x1b[1;31mbad\x1b[0m"
     assert Look().style("bad", "bold", "red") == "bad" and Look(colour=True).style("", "red") == ""
     assert Look().text("a → b … ±1.5 µs, grün") == "a -> b ... +-1.5 us, grün"
@@ -79,7 +79,7 @@ def test_columns_of_a_terminal_a_pipe_and_a_serial_line(monkeypatch):
     for text, width in (("132", 132), ("0", 80), ("wide", 80), ("-4", 80)):
         monkeypatch.setenv("COLUMNS", text)
         assert terminal.columns(io.StringIO()) == width
-    monkeypatch.setattr(os, "get_terminal_size", lambda fd: os.terminal_size((0, 0)))  # a serial console says so
+    monkeypatch.setattr(os, "get_terminal_size", lambda fd: os.terminal_size((0, 0)))  # as reported by a serial console
     monkeypatch.setenv("COLUMNS", "97")
     with open(os.devnull) as stream:
         assert terminal.columns(stream) == 97
@@ -89,7 +89,7 @@ def test_columns_of_a_terminal_a_pipe_and_a_serial_line(monkeypatch):
 
 
 @given(st.text(alphabet="ab中е́…", max_size=30), st.integers(0, 40), st.sampled_from(["...", "…"]))
-def test_a_clipped_text_fits_and_is_the_beginning(text, width, mark):
+def test_clipped_text_fits_and_is_a_prefix(text, width, mark):
     short = clipped(text, width, mark)
     assert cells(short) <= width
     assert short == text if cells(text) <= width else text.startswith(short[: -len(mark)] if width >= len(mark) else "")
@@ -99,9 +99,9 @@ def test_cells_of_wide_and_combining_characters():
     assert cells("abc") == 3 and cells("中文") == 4 and cells("е́") == 1
 
 
-def test_a_job_in_the_background_is_told_apart(monkeypatch):
+def test_background_job_is_recognised(monkeypatch):
     with open(os.devnull) as stream:
-        assert terminal.foreground(stream)  # no terminal at all: nobody types there
+        assert terminal.foreground(stream)  # no terminal, hence no prompt
         monkeypatch.setattr(os, "tcgetpgrp", lambda fd: os.getpgrp() + 1)
         assert not terminal.foreground(stream)
 
@@ -110,7 +110,7 @@ def test_a_job_in_the_background_is_told_apart(monkeypatch):
 COMMAND = "import sys; from edgeprune_device.cli import main; sys.exit(main(sys.argv[1:]))"
 
 
-def test_an_error_is_red_on_a_terminal_and_the_same_line():
+def test_error_on_a_terminal_is_red_with_the_same_text():
     session = Session(COMMAND, "bnch", columns=60)
     assert session.end() == 2
     assert b"edgeprune: \x1b[1;31merror:\x1b[0m unknown command" in session.raw
@@ -120,18 +120,18 @@ def test_an_error_is_red_on_a_terminal_and_the_same_line():
 
 
 @pytest.mark.parametrize("columns", [40, 80, 200])
-def test_the_help_fits_every_terminal(columns):
+def test_help_fits_every_terminal(columns):
     session = Session(COMMAND, "--help", columns=columns)
     assert session.end() == 0
     lines = session.frames()
     assert all(len(line) <= min(columns, 100) for line in lines), max(lines, key=len)
     assert any(line.startswith("  bench ") for line in lines)
-    if columns >= 80:  # argparse breaks no list of choices
+    if columns >= 80:  # argparse does not wrap a list of choices
         text = Session(COMMAND, "bench", "--help", columns=columns)
         assert text.end() == 0 and all(len(line) <= min(columns, 100) for line in text.frames())
 
 
-def test_the_fake_screen_wraps_and_refuses_what_it_does_not_know():
+def test_fake_screen_wraps_and_refuses_unknown_sequences():
     screen = Screen(5)
     screen.feed("abcdefg\rX\x1b[K\r\n\x1b[1;31mred\x1b[0m")
     assert screen.lines() == ["abcde", "X", "red"]

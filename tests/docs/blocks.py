@@ -1,10 +1,10 @@
-"""The fenced blocks of a page, and the command lines in them. Knows nothing of what they do.
+"""The fenced blocks of a page, and the command lines in them. The module knows nothing of their meaning.
 
-A comment on the line before a fence says what a test does with the block, and why:
+A comment on the line before a fence sets the treatment of the block, with a reason:
 
-    <!-- slow: a whole build -->          parsed in every run, run by `pytest -m slow`
+    <!-- slow: a whole build -->          parsed in every run, executed with `pytest -m slow`
     <!-- parse: needs a camera -->        its command lines are only parsed
-    <!-- drone -->                        run in a shell on the drone, not on the host
+    <!-- drone -->                        executed in a shell on the drone, not on the host
 
 A block with title="mine.py" is a file: it is written before the next block runs.
 """
@@ -35,9 +35,9 @@ class Block:
 
     @property
     def title(self) -> str | None:
-        """Of which file this is the content."""
-        found = re.search(r'title="([^"]+)"', self.info)
-        return found[1] if found else None
+        """The name of the file whose content this block is."""
+        match = re.search(r'title="([^"]+)"', self.info)
+        return match[1] if match else None
 
     def __str__(self) -> str:
         return f"{self.page}:{self.line}"
@@ -53,8 +53,8 @@ def read(path: Path, name: str) -> list[Block]:
 
 
 def commands(text: str) -> list[list[str]]:
-    """Every call of edgeprune in a shell text, also behind ssh, as its arguments: [["build", "--ratio", "0.2"], …]."""
-    found = []
+    """Every call of edgeprune in a shell script, also through ssh, as arguments: [["build", "--ratio", "0.2"], …]."""
+    calls = []
     for line in text.replace("\\\n", " ").splitlines():
         lexer = shlex.shlex(line, posix=True, punctuation_chars="();|&<>")
         lexer.whitespace_split = True
@@ -66,13 +66,13 @@ def commands(text: str) -> list[list[str]]:
             at = next((i for i, w in enumerate(words) if w == "edgeprune" or w.endswith("/edgeprune")), None)
             # `sudo edgeprune`, `ssh drone .local/bin/edgeprune`; but not `ls /opt/edgeprune`.
             if at is not None and (at == 0 or re.fullmatch(r"(.*/)?bin/edgeprune|edgeprune", words[at])):
-                found.append(_without_redirections(words[at + 1 :]))
+                calls.append(_without_redirections(words[at + 1 :]))
             words = []
-    return found
+    return calls
 
 
 def spans(path: Path) -> list[str]:
-    """What stands in `code` in the running text, each once."""
+    """The inline `code` in the running text, each once."""
     text = _FENCE.sub("", path.read_text())
     return sorted(set(re.findall(r"(?<!`)`([^`]+)`(?!`)", text)))
 

@@ -1,7 +1,7 @@
-"""The pages' drone: a real sshd on the loopback, in a mount namespace in which /etc, /opt, /home, /run and /media are
-its own, and the user pilot is known. Its Python has numpy, Pillow, PyNaCl and ONNX Runtime, as JetPack brings packages.
+"""The drone of the pages: a real sshd on the loopback, in a mount namespace with separate /etc, /opt, /home, /run and
+/media, and a user pilot. Its Python has numpy, Pillow, PyNaCl and ONNX Runtime, like the packages of JetPack.
 
-What it is not: another machine, an arm64, a GPU, systemd. Every command that it runs is short (stand_in).
+It is not another machine, and has no arm64, GPU or systemd. Its commands are shortened (stand_in).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 
 SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
 STAND_IN = Path(__file__).with_name("stand_in")
-#: What this environment has and a drone has not.
+#: Packages of this environment that a drone does not have.
 _NOT_THERE = ("edgeprune", "_editable", "torch", "ultralytics", "onnxsim", "tensorrt", "nvidia", "distutils", "pip")
 
 _START = """
@@ -37,9 +37,9 @@ exec {sshd} -D -e -f {folder}/sshd_config
 
 
 def missing() -> str | None:
-    """Why there can be no such drone here."""
+    """The reason why such a drone cannot run here, or None."""
     if not (SSHD and shutil.which("ssh")):
-        return "there is no ssh or no sshd"
+        return "ssh or sshd is missing"
     if os.geteuid() != 0:
         return "needs root: a mount namespace for the drone"
     tried = ["unshare", "--mount", "sh", "-c", "mount -t tmpfs t /mnt && mkdir /mnt/u /mnt/w && "
@@ -49,7 +49,7 @@ def missing() -> str | None:
 
 
 class Drone:
-    """`config`: an ssh configuration in which it is called drone."""
+    """`config`: an ssh configuration that names it drone."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir()
@@ -91,7 +91,7 @@ class Drone:
             time.sleep(0.02)
 
     def put(self, local: Path, remote: str) -> None:
-        """A file or a folder, as somebody would have carried it there."""
+        """Copy a file or a folder to the drone."""
         flags = ["-C", str(local.parent), "-c", local.name]
         packed = subprocess.run(["tar", *flags], check=True, capture_output=True).stdout
         self.run(f"mkdir -p {remote} && tar -C {remote} -x", packed)
@@ -101,13 +101,13 @@ class Drone:
         assert done.returncode == 0, done.stderr.decode()
 
     def close(self) -> None:
-        self._sshd.kill()  # unshare ignores SIGTERM, and takes its child with it
+        self._sshd.kill()  # unshare ignores SIGTERM; SIGKILL also ends its child
         self._sshd.wait()
         self._log.close()
 
 
 def _packages(folder: Path) -> None:
-    """What the drone's Python has in place of this machine's."""
+    """Make the packages of the drone's Python, in place of this machine's."""
     folder.mkdir()
     (folder / "sitecustomize.py").symlink_to(STAND_IN / "sitecustomize.py")
     for entry in Path(sysconfig.get_paths()["purelib"]).iterdir():

@@ -1,9 +1,9 @@
-"""The host's `edgeprune`, with torch loaded once: a server forks a process for each command that a page calls.
+"""The host's `edgeprune` with torch loaded once: a server forks a process for each command of a page.
 
-    python host.py SOCKET           the server; says "ready"
-    python -S client.py …           what lies on the PATH as `edgeprune`; `python FILE` works the same way
+    python host.py SOCKET           the server; prints "ready"
+    python -S client.py …           `edgeprune` on the PATH; `python FILE` works the same way
 
-In a forked process it is the real command line with its own arguments, folder, environment, standard input and output.
+The forked process runs the real command line with its own arguments, folder, environment, standard input and output.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-#: `edgeprune` on the PATH. It passes its own streams on, waits, and leaves with the same code.
+#: `edgeprune` on the PATH. It passes on its streams, waits, and exits with the same code.
 CLIENT = """#!{python} -S
 import array, json, os, socket, sys
 s = socket.socket(socket.AF_UNIX)
@@ -29,7 +29,7 @@ sys.exit(int(s.makefile().readline() or 99))
 
 
 def serve(path: str) -> None:
-    """Load what is heavy, then fork for whoever asks, until the parent ends this process."""
+    """Load the large libraries, then fork for each request, until the parent ends this process."""
     server = socket.socket(socket.AF_UNIX)
     server.bind(path)
     server.listen()
@@ -41,7 +41,7 @@ def serve(path: str) -> None:
             server.close()
             _answer(link)
         link.close()
-        with suppress(ChildProcessError):  # those that are done
+        with suppress(ChildProcessError):  # reap finished processes
             while os.waitpid(-1, os.WNOHANG)[0]:
                 pass
 
@@ -56,17 +56,17 @@ def _load() -> None:
     from edgeprune.exporting import to_onnx  # noqa: F401
     from edgeprune.workflow import stages
 
-    # edgeprune.api.build is the function as well as the module.
+    # edgeprune.api.build is both the function and the module.
     ep.build, ep.compare, ep.analyze  # noqa: B018
     build = sys.modules["edgeprune.api.build"]
 
     torch.set_num_threads(1)
-    # The demo, too, is a stand-in here: tests/host/test_default.py runs the real one (slow).
+    # The demo is also a stand-in; tests/host/test_default.py runs the real one (slow).
     weights = os.environ.get("DOCS_DEMO_WEIGHTS")
     if weights:
         demo.WEIGHTS = Path(weights)
         build.DEMO_SCENES = (8, 4)
-        stages.POOR = 0.0  # random weights find nothing, and nothing here is about that
+        stages.POOR = 0.0  # random weights detect nothing, which does not matter here
 
 
 def _answer(link: socket.socket) -> None:
@@ -78,7 +78,7 @@ def _answer(link: socket.socket) -> None:
         kind, argv, folder, environment = json.loads(data)
         for number, stream in enumerate(streams):
             os.dup2(stream, number)
-        # Python remembers of its streams whether they were files.
+        # Python's stream objects remember whether they were files.
         sys.stdin, sys.stdout, sys.stderr = open(0, closefd=False), _writer(1), _writer(2)  # noqa: SIM115
         os.chdir(folder)
         os.environ.clear()
@@ -109,6 +109,7 @@ def _edgeprune(argv: list[str]) -> int:
 
 def _python(argv: list[str]) -> int:
     sys.path.insert(0, os.getcwd())
+    sys.argv = argv
     code = compile(Path(argv[0]).read_text(), argv[0], "exec")
     exec(code, {"__name__": "__main__"})
     return 0

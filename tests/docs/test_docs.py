@@ -1,6 +1,6 @@
-"""Every command block of README and docs/ is run, page by page, in a fresh folder (world.py says what the names in it
-mean here). What cannot run here is marked in the page, with the reason, and its command lines are parsed; so are those
-of device/README."""
+"""Every command block of README and docs/ runs, page by page, in a fresh folder (world.py provides the files that it
+names). Blocks that cannot run here are marked in the page, with the reason, and only parsed, as are the blocks of
+device/README."""
 
 import functools
 import importlib
@@ -18,11 +18,18 @@ from .world import ROOT, World
 
 PAGES = ["README.md", "device/README.md", *(f"docs/{p.name}" for p in sorted((ROOT / "docs").glob("*.md")))]
 BLOCKS = {page: blocks.read(ROOT / page, page) for page in PAGES}
-#: README's fence "sh tests" is what .ci/run runs.
+#: .ci/run runs README's fence "sh tests".
 ELSEWHERE = ("tests",)
-LANGUAGES = ("sh", "python", "json", "yaml", "text")
-#: Options in the running text that are other programs'.
+LANGUAGES = ("sh", "python", "json", "yaml", "text", "cpp")
+#: Options of other programs in the running text.
 FOREIGN = {"--loadEngine", "--system-site-packages", "--strict"}
+#: Options of trtexec in docs/coming-from.md.
+FOREIGN |= {
+    "--onnx", "--saveEngine", "--fp16", "--int8", "--stronglyTyped", "--calib", "--memPoolSize", "--timingCacheFile",
+    "--minShapes", "--optShapes", "--maxShapes", "--useDLACore", "--loadInputs", "--warmUp", "--duration",
+    "--iterations", "--avgRuns", "--useCudaGraph", "--noDataTransfers", "--infStreams", "--percentile",
+    "--exportTimes", "--dumpProfile", "--exportProfile",
+}  # fmt: skip
 
 
 def runs(block, slow):
@@ -31,25 +38,25 @@ def runs(block, slow):
     )  # fmt: skip
 
 
-def needs_drone(found):
-    text = "\n".join(block.text for block in found)
-    return bool(re.search(r"@drone\b", text)) or any(block.mark == "drone" for block in found)
+def needs_drone(blocks):
+    text = "\n".join(block.text for block in blocks)
+    return bool(re.search(r"@drone\b", text)) or any(block.mark == "drone" for block in blocks)
 
 
 def pages(slow):
-    """Those with such blocks, marked with the programs that their blocks call."""
+    """The pages with such blocks, marked with the programs that their blocks call."""
     for page in PAGES:
-        found = [block for block in BLOCKS[page] if runs(block, slow) and (block.mark == "slow") >= slow]
-        tools = ["ssh", "sshd"] if needs_drone(found) else []
-        if any(re.search(r"\bdrone\.img\b", block.text) for block in found):
+        blocks = [block for block in BLOCKS[page] if runs(block, slow) and (block.mark == "slow") >= slow]
+        tools = ["ssh", "sshd"] if needs_drone(blocks) else []
+        if any(re.search(r"\bdrone\.img\b", block.text) for block in blocks):
             tools += ["sfdisk", "mke2fs", "debugfs"]
-        if found:
+        if blocks:
             yield pytest.param(page, marks=[pytest.mark.needs(*tools)] if tools else [])
 
 
 @pytest.fixture(scope="session")
 def drone(tmp_path_factory):
-    """The drone, or why there is none."""
+    """The drone, or the reason why it cannot run."""
     why = missing() or _registry(tmp_path_factory.mktemp("asked"))
     if why:
         yield why
@@ -73,13 +80,13 @@ def world(tmp_path_factory, drone):
 
 
 def run_page(page, world, drone, slow):
-    found = [b for b in BLOCKS[page] if b.title or runs(b, slow)]
-    if needs_drone(found):
+    blocks = [b for b in BLOCKS[page] if b.title or runs(b, slow)]
+    if needs_drone(blocks):
         if isinstance(drone, str):
             pytest.skip(drone)
         world.set_up()
     made = world.page(f"{page}-{slow}")
-    for block in found:
+    for block in blocks:
         if block.language == "sh" or block.title:
             made.run(block)
     python = [b for b in BLOCKS[page] if b.language == "python" and not b.title]
@@ -88,29 +95,29 @@ def run_page(page, world, drone, slow):
 
 
 @pytest.mark.parametrize("page", list(pages(slow=False)))
-def test_the_blocks_run(page, world, drone):
+def test_command_blocks_run(page, world, drone):
     run_page(page, world, drone, slow=False)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", list(pages(slow=True)))
-def test_the_slow_blocks_run_too(page, world, drone):
+def test_slow_command_blocks_run(page, world, drone):
     run_page(page, world, drone, slow=True)
 
 
 @functools.cache
 def parser(name):
-    found = cli.commands()
-    assert name in found, f"unknown command {name}"
+    known = cli.commands()
+    assert name in known, f"unknown command {name}"
     made = cli.Parser(prog=f"edgeprune {name}")
-    importlib.import_module(found[name].value).configure(made)
+    importlib.import_module(known[name].value).configure(made)
     return made
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_every_command_line_is_one_that_the_parser_takes(page):
+def test_the_parser_accepts_every_command_line(page):
     for block in BLOCKS[page]:
-        if block.language not in ("sh", ""):  # device/README's fences say no language
+        if block.language not in ("sh", ""):  # device/README's fences have no language
             continue
         for words in blocks.commands(block.text):
             if words and not words[0].startswith("-"):
@@ -121,11 +128,11 @@ def test_every_command_line_is_one_that_the_parser_takes(page):
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_the_running_text_names_commands_and_options_that_there_are(page):
+def test_commands_and_options_in_the_running_text_exist(page):
     known = {option for name in cli.commands() for option in parser(name)._option_string_actions} | FOREIGN
     for span in blocks.spans(ROOT / page):
         for option in re.findall(r"(?<![\w-])--[a-z][\w-]*", span):
-            assert option in known, f"{page}: `{span}`: there is no {option}"
+            assert option in known, f"{page}: `{span}`: unknown option {option}"
         name = re.match(r"edgeprune ([a-z]+)", span)
         if name:
             options = parser(name[1])._option_string_actions
@@ -139,12 +146,12 @@ def test_every_fence_has_a_language_and_every_mark_a_reason(page):
     assert len(re.findall(r"^```", text, re.M)) == 2 * len(BLOCKS[page]), "a fence is not closed, or indented"
     for block in BLOCKS[page]:
         assert block.language in LANGUAGES or page == "device/README.md", f"{block}: ```{block.language}"
-        assert block.why or block.mark in ("", "drone"), f"{block}: say why it is marked {block.mark}"
+        assert block.why or block.mark in ("", "drone"), f"{block}: give a reason for the mark {block.mark}"
     marks = len(re.findall(r"^<!-- (?:slow|parse|drone)", text, re.M))
-    assert marks == sum(bool(b.mark) for b in BLOCKS[page]), "a mark that no fence follows"
+    assert marks == sum(bool(b.mark) for b in BLOCKS[page]), "a mark without a fence after it"
 
 
-def test_what_is_only_parsed_is_little():
-    """Where it grows, more of the documentation is unproven: see whether a stand-in can run it."""
-    parsed = [str(b) for found in BLOCKS.values() for b in found if b.mark == "parse"]
+def test_few_blocks_are_only_parsed():
+    """If the number grows, more of the documentation is untested; check whether a stand-in can run it."""
+    parsed = [str(b) for blocks in BLOCKS.values() for b in blocks if b.mark == "parse"]
     assert len(parsed) <= 12, parsed

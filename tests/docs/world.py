@@ -1,6 +1,6 @@
-"""What the names of the documentation mean while its blocks are run: `best.pt`, `data.yaml`, `pilot@drone`, …
+"""Provides the names in the documentation while its blocks run: `best.pt`, `data.yaml`, `pilot@drone`, …
 
-Each page gets a fresh folder with a home of its own, and in it what the page names and does not make itself.
+Each page gets a fresh folder with a separate home, and the files that the page names but does not make itself.
 """
 
 from __future__ import annotations
@@ -14,20 +14,19 @@ import sys
 import tempfile
 from pathlib import Path
 
-from ..host import drone_root
-from ..host.conftest import dataset, save, short
+from ..host import conftest, drone_root  # conftest makes the folder `fakes` importable
 from . import blocks, host
 from .blocks import Block
 from .drone import STAND_IN, Drone
 
 ROOT = Path(__file__).parents[2]
-#: What README tells a newcomer to type; its results serve all other pages.
+#: README's first command; all other pages use its results.
 FIRST = next(b for b in blocks.read(ROOT / "README.md", "README.md") if b.info == "main")
 NAME = "demo-jetson-orin-0p2"
-#: What `edgeprune build` leaves, and where the pages have it.
+#: The files of `edgeprune build`, and their paths in the pages.
 _BUILT = ("pruned.pt", "tuned.pt", "model.fp32.onnx", "model.fp16.onnx", "model.int8.onnx", "model.int8-fp16.onnx")
 
-#: `python3 -m venv` and `pip install` belong to .ci/run, which does them for real. Here they check their arguments.
+#: .ci/run runs `python3 -m venv` and `pip install` for real. Here they only check their arguments.
 _PYTHON3 = """#!/bin/sh
 if [ "$1 $2" = "-m venv" ]; then
   for folder; do :; done
@@ -60,7 +59,7 @@ Bundle.write("newer.epb", said, {name: old.read(name) for name in old.payloads},
 
 
 class World:
-    """The host with its commands, one build that the pages share, and a drone where this machine can have one."""
+    """The host with its commands, one build that the pages share, and a drone if it can run here."""
 
     def __init__(self, folder: Path, drone: Drone | None) -> None:
         self.folder, self.drone = folder, drone
@@ -76,7 +75,7 @@ class World:
             [sys.executable, host.__file__, self._socket], env=environment, stdout=subprocess.PIPE, cwd=folder
         )
         assert self._server.stdout.readline() == b"ready\n"
-        self.home = folder / "home"  # of all pages: who has set a drone up has its keys
+        self.home = folder / "home"  # shared by all pages, because it holds the keys of the drone
         self._done: dict[str, Path] = {}
         self._set_up = self._deployed = False
 
@@ -91,26 +90,26 @@ class World:
         return Page(self, folder)
 
     def set_up(self) -> None:
-        """What the first block of the drone's pages does, once: a drone is set up when they are read."""
+        """Set up the drone once, as in the first block of the pages about drones."""
         if not self._set_up:
             self.check(self.run("edgeprune setup pilot@drone --with ort", self.folder), "setup")
             self._set_up = True
 
     def deploy(self) -> None:
-        """Some release is in use on the drone."""
+        """Deploy a release, so that one is in use on the drone."""
         if not self._deployed:
             self.check(self.run(f"edgeprune deploy {self.built}/{NAME}.epb pilot@drone", self.folder), "deploy")
             self._deployed = True
 
     @property
     def built(self) -> Path:
-        """The folder of the one build: of the stand-in demo, by README's first command."""
+        """The folder of the shared build of the stand-in demo, made with README's first command."""
         if FIRST.text not in self._done:
             self.page("first").run(FIRST)
         return self._done[FIRST.text] / "runs" / NAME
 
     def run(self, text: str, folder: Path, on_drone: bool = False) -> subprocess.CompletedProcess:
-        """A shell text, stopped at its first failure. After four minutes it is ended."""
+        """Run a shell script, which stops at its first failure and ends after four minutes."""
         command = ["bash", "-euo", "pipefail", "-c", text]
         if on_drone:
             command = ["ssh", "pilot@drone", "PATH=$HOME/.local/bin:$PATH bash -euo pipefail -s"]
@@ -120,8 +119,8 @@ class World:
         )  # fmt: skip
 
     def check(self, done: subprocess.CompletedProcess, what: str = "") -> None:
-        said = f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
-        assert done.returncode == 0, f"{what} ended with {done.returncode}\n{said}"
+        output = f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+        assert done.returncode == 0, f"{what} ended with {done.returncode}\n{output}"
 
     def environment(self) -> dict[str, str]:
         path = f"{self.folder}/bin:{os.environ['PATH']}:/usr/sbin:/sbin"
@@ -143,10 +142,10 @@ class World:
         folder = self.folder / "inputs"
         folder.mkdir(parents=True)
         names = dict(enumerate(demo.NAMES))
-        dataset(folder, train=8, val=4).write_text(f"train: images/train\nval: images/val\nnames: {names}\n")
-        model = short(nc=len(names))
+        conftest.dataset(folder, train=8, val=4).write_text(f"train: images/train\nval: images/val\nnames: {names}\n")
+        model = conftest.short(nc=len(names))
         model.names = names
-        save(model, folder / "best.pt")
+        conftest.save(model, folder / "best.pt")
 
     def _programs(self) -> None:
         folder = self.folder / "bin"
@@ -173,13 +172,13 @@ class Page:
         (folder / "pyproject.toml").symlink_to(ROOT / "pyproject.toml")
 
     def run(self, block: Block) -> None:
-        """Let the block do what it says; AssertionError: it fails."""
+        """Run the block; raise AssertionError if it fails."""
         self._provide(block.text)
         if block.title:
             (self.folder / block.title).write_text(block.text)
             return
         before = self.world._done.get(block.text)
-        if before and "edgeprune build" in block.text:  # the same command on the same files: the same results
+        if before and "edgeprune build" in block.text:  # the same command on the same files has the same results
             shutil.copytree(before / "runs", self.folder / "runs", dirs_exist_ok=True)
             return
         done = self.world.run(block.text, self.folder, on_drone=block.mark == "drone")
@@ -187,21 +186,21 @@ class Page:
         self.world._done[block.text] = self.folder
 
     def _provide(self, text: str) -> None:
-        """What the block names and nobody has made yet."""
+        """Provide the missing files that the block names."""
         for pattern, make in _THINGS.items():
             if pattern not in self._have and re.search(pattern, text):
                 self._have.add(pattern)
                 make(self.world, self.folder)
 
-    def run_python(self, found: list[Block]) -> None:
-        """The page's Python, as one program: what a block defines the next one has."""
+    def run_python(self, blocks: list[Block]) -> None:
+        """Run the page's Python blocks as one program, so that later blocks see earlier names."""
         lines: list[str] = []
-        for block in found:
+        for block in blocks:
             self._provide(block.text)
             lines += [""] * (block.line - len(lines)) + block.text.splitlines()
         script = self.folder / "page.py"
         script.write_text("\n".join(lines) + "\n")
-        self.world.check(self.world.run(f"python {script.name}", self.folder), f"the Python of {found[0].page}")
+        self.world.check(self.world.run(f"python {script.name}", self.folder), f"the Python of {blocks[0].page}")
 
 
 def _own_data(world: World, folder: Path) -> None:
@@ -209,7 +208,7 @@ def _own_data(world: World, folder: Path) -> None:
 
 
 def _demo_weights(world: World, folder: Path) -> None:
-    """A detector of the usual size as best.pt: the small one's time is not its channels'."""
+    """A detector of normal size as best.pt, because the small one's latency hardly depends on its channels."""
     from edgeprune import demo
 
     shutil.copy(demo.WEIGHTS, folder / "best.pt")
@@ -225,7 +224,7 @@ def _bundle(world: World, folder: Path) -> None:
 
 
 def _newer(world: World, folder: Path) -> None:
-    """A bundle of the same files that counts higher."""
+    """A bundle of the same files with a higher counter."""
     shutil.copy(world.built / f"{NAME}.epb", folder / ".old.epb")
     (folder / ".newer.py").write_text(_NEWER)
     world.check(world.run("python .newer.py", folder), "a newer bundle")
@@ -241,21 +240,21 @@ def _deployed(world: World, folder: Path) -> None:
 
 
 def _coco(world: World, folder: Path) -> None:
-    """The same pictures with COCO's JSON."""
+    """The same images with COCO's JSON."""
     from edgeprune import demo
 
     for split in ("train", "val"):
         pictures = sorted((world.folder / "inputs/images" / split).iterdir())
         shutil.copytree(pictures[0].parent, folder / "coco" / split)
-        found: list[dict] = []
+        boxes: list[dict] = []
         for number, picture in enumerate(pictures):
             for line in (world.folder / "inputs/labels" / split / f"{picture.stem}.txt").read_text().splitlines():
                 kind, x, y, w, h = (float(word) * 96 for word in line.split())
                 box = {"bbox": [x - w / 2, y - h / 2, w, h], "area": w * h, "iscrowd": 0, "image_id": number}
-                found.append({**box, "id": len(found), "category_id": int(kind / 96)})
+                boxes.append({**box, "id": len(boxes), "category_id": int(kind / 96)})
         images = [{"id": i, "file_name": p.name, "width": 96, "height": 96} for i, p in enumerate(pictures)]
         kinds = [{"id": i, "name": name} for i, name in enumerate(demo.NAMES)]
-        text = json.dumps({"images": images, "annotations": found, "categories": kinds})
+        text = json.dumps({"images": images, "annotations": boxes, "categories": kinds})
         (folder / f"coco/{split}.json").write_text(text)
 
 
@@ -277,7 +276,7 @@ def _base(world: World, folder: Path) -> None:
     subprocess.run(["tar", "-C", str(folder / ".base"), "-cf", str(folder / "base.tar"), "."], check=True)
 
 
-#: What a page names -> what puts it into its folder. Whatever a page makes itself is made anew over it.
+#: Name in a page -> function that provides it. Files that a page makes itself replace the provided ones.
 _THINGS = {
     r"\bbest\.pt|\bdata\.yaml|\boriginal\.pt": _own_data,
     r"--latency-ratio": _demo_weights,

@@ -1,13 +1,17 @@
-"""Fixtures of the host's tests. Nothing here needs ../shared; tests that do skip, and say so."""
+"""Fixtures of the host's tests. None needs ../shared; tests that need it are skipped without it."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
 
 from .small import dataset, save, short
 
-# Before Ultralytics is imported: its settings and our keys belong to the test run, not to the user.
+# For the folder `fakes` of the device's tests.
+sys.path.append(str(Path(__file__).parents[1] / "device"))
+
+# Before the import of Ultralytics, so that its settings and our keys belong to the test run, not to the user.
 os.environ.setdefault("YOLO_VERBOSE", "False")
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"
@@ -25,7 +29,7 @@ def own_home(tmp_path_factory):
 @pytest.fixture(scope="session")
 def shared():
     if not SHARED.is_dir():
-        pytest.skip(f"{SHARED} is not there: real weights and pictures")
+        pytest.skip(f"{SHARED} is missing: real weights and images")
     return SHARED
 
 

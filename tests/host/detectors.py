@@ -1,4 +1,4 @@
-"""Random detectors whose outputs depend on the picture, and pictures."""
+"""Random detectors whose outputs depend on the image, and images."""
 
 import numpy as np
 import torch
@@ -8,8 +8,8 @@ from .small import settle
 
 
 def detector(config="yolov8n.yaml", seed=0):
-    """A random detector whose BN statistics are those of its own features, so that, as in a trained one, the picture
-    reaches the outputs; its scores differ from place to place."""
+    """A random detector with the batch-norm statistics of its own features, so that its outputs depend on the image as
+    in a trained one; its scores differ between positions."""
     torch.manual_seed(seed)
     model = DetectionModel(config, nc=4, verbose=False)
     settle(model, 4, 96, least=1.0)

@@ -1,7 +1,7 @@
-"""A root file system as a drone's image has it, small and made by hand, and images around it.
+"""A small hand-made root file system like a drone's, and images that contain it.
 
-What it is not: an operating system. Its Python and its C library are a few bytes that say of what version and for which
-processor they are, which is all that is read of them. tests/rig/test_image.py has a real one, and starts it.
+It is not an operating system: its Python and its C library are a few bytes with the version and the processor, the only
+parts that are read. tests/rig/test_image.py starts a real one.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 
 from edgeprune_device.trust import keys
 from edgeprune_device.trust.bundle import Bundle
+from fakes import models
 
 AARCH64, X86_64 = 0xB7, 0x3E
 PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
@@ -28,13 +29,13 @@ PASSWD = "root:x:0:0:root:/root:/bin/sh\npilot:x:1000:1000:Pilot,,,:/home/pilot:
 
 
 def bundle(path: Path, *, counter: int = 5, size: int = 40_000, key=None) -> Bundle:
-    """A signed bundle whose model is `size` bytes that no parser would take."""
+    """A signed bundle whose model is `size` bytes that are not a valid ONNX file."""
     data = {**MANIFEST, "name": path.stem, "counter": counter}
-    return Bundle.write(path, data, {"model.fp32.onnx": os.urandom(size)}, key or keys.load_or_create())
+    return Bundle.write(path, data, {"model.fp32.onnx": models.unreadable(size, counter)}, key or keys.load_or_create())
 
 
 def program(version: str, machine: int = AARCH64) -> bytes:
-    """What is read of an interpreter."""
+    """The parts of an interpreter that are read."""
     return b"\x7fELF\x02\x01".ljust(18, b"\0") + machine.to_bytes(2, "little") + b"\0" * 40 + f"\0{version}\0".encode()
 
 
@@ -49,7 +50,7 @@ def tree(folder: Path, version: str = "3.10.12", machine: int = AARCH64, passwd:
         "usr/lib/aarch64-linux-gnu/libc.so.6": b"\0GNU C Library (Ubuntu GLIBC 2.35) stable release version 2.35.\n",
         "usr/lib/python3/dist-packages/numpy-1.21.5.egg-info/PKG-INFO": b"",
         "usr/lib/python3/dist-packages/numpy/__init__.py": b"",
-        "usr/lib/python3/dist-packages/onnxruntime-9.9.9.egg-info": b"",  # without the module: not there
+        "usr/lib/python3/dist-packages/onnxruntime-9.9.9.egg-info": b"",  # without the module, so not installed
         f"usr/lib/python{minor}/dist-packages/tensorrt-10.3.0.dist-info/METADATA": b"",
         f"usr/lib/python{minor}/dist-packages/tensorrt/__init__.py": b"",
         "home/pilot/odd name\twith\ttabs": os.urandom(300_000),
@@ -65,7 +66,7 @@ def tree(folder: Path, version: str = "3.10.12", machine: int = AARCH64, passwd:
 
 
 def wheel(folder: Path, name: str = "helper-1.0", files: dict | None = None) -> Path:
-    """A wheel of a few files."""
+    """A wheel with a few files."""
     path = folder / f"{name}-cp310-cp310-manylinux_2_17_aarch64.whl"
     with zipfile.ZipFile(path, "w") as opened:
         for entry, data in (files or {"helper/__init__.py": b"A = 1\n", f"{name}.dist-info/METADATA": b""}).items():
@@ -74,20 +75,22 @@ def wheel(folder: Path, name: str = "helper-1.0", files: dict | None = None) -> 
 
 
 def ext4(tree_: Path, path: Path, size_mb: int, *options: str) -> Path:
-    """An ext4 file system with what is in a folder."""
+    """An ext4 file system with the content of a folder."""
     command = ["mke2fs", "-q", "-t", "ext4", *options, "-d", str(tree_), str(path), f"{size_mb}M"]
     subprocess.run(command, check=True, env={**os.environ, "PATH": PATH}, stdout=subprocess.DEVNULL)
     return path
 
 
 def gpt(path: Path, parts: list[tuple[str, int, Path | None]]) -> Path:
-    """An image of partitions (name, MB, what is in it), made by sfdisk; as in L4T the first number is not the first."""
+    """An image of partitions (name, MB, content), made with sfdisk; as in L4T, partition 1 is not the first on the
+    disk.
+    """
     at, lines, offsets = 20, [], []
     for name, size_mb, _ in parts:
         lines.append(f"start={at * 1048576 // 512}, size={size_mb * 1048576 // 512}, name={name}")
         offsets.append(at)
         at += size_mb
-    # The boot chain's partitions lie before it and have higher numbers.
+    # The partitions of the boot chain come before it and have higher numbers.
     lines += ["start=2048, size=16384, name=A_kernel", "start=20480, size=8192, name=esp, type=uefi"]
     with open(path, "wb") as stream:
         stream.truncate((at + 1) << 20)
@@ -103,7 +106,7 @@ def gpt(path: Path, parts: list[tuple[str, int, Path | None]]) -> Path:
 
 
 def as_nobody(work) -> str:
-    """What `work()` returns, or the error it raises as text, in a process without any right."""
+    """The result of `work()`, or its error as text, in an unprivileged process."""
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
@@ -111,13 +114,13 @@ def as_nobody(work) -> str:
             os.setgroups([])
             os.setresgid(65534, 65534, 65534)
             os.setresuid(65534, 65534, 65534)
-            said = str(work())
+            reply = str(work())
         except BaseException as error:
-            said = f"{type(error).__name__}: {error}"
-        os.write(writer, said.encode())
+            reply = f"{type(error).__name__}: {error}"
+        os.write(writer, reply.encode())
         os._exit(0)
     os.close(writer)
     with open(reader) as stream:
-        said = stream.read()
+        reply = stream.read()
     os.waitpid(child, 0)
-    return said
+    return reply

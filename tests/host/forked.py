@@ -1,7 +1,7 @@
-"""Python text in a process of its own, as by `python -c`, without the five seconds in which that loads PyTorch.
+"""Runs Python code in a separate process like `python -c`, without the five seconds to load PyTorch.
 
-A server, begun with the first, has loaded what is not edgeprune's and forks for each. What is killed, and what is left
-then, is as real as in any process. Where a fresh interpreter is the point of a test, it starts one.
+A server, started with the first process, has loaded the other libraries and forks for each process, which can be killed
+like any other. Tests that need a fresh interpreter start one.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ exec(compile(text, "<test>", "exec"), {"__name__": "__main__"})
 
 
 class Process:
-    """`python -c text *argv`, begun; `out` and `err` are the files into which it writes."""
+    """A running `python -c text *argv`; `out` and `err` are the files of its output."""
 
     def __init__(self, text: str, *argv, folder: Path) -> None:
         self.out, self.err = folder / "stdout", folder / "stderr"
@@ -48,15 +48,17 @@ class Process:
         self.pid = self._process.pid
 
     def until(self, condition, seconds: float = 120.0) -> None:
-        """Wait until it holds; AssertionError with what was written: the process ended first, or the time did."""
+        """Wait until the condition holds; raise AssertionError with the output if the process or the time ends
+        first.
+        """
         end = time.monotonic() + seconds
         while not condition():
             alive = self._process.is_alive() and time.monotonic() < end
-            assert alive or condition(), f"it never came\n{self.err.read_text()[-3000:]}"
+            assert alive or condition(), f"the condition never held\n{self.err.read_text()[-3000:]}"
             time.sleep(0.02)
 
     def kill(self, number: int) -> int:
-        """Send the signal, and wait for its end: the exit code."""
+        """Send the signal, wait for the end, and return the exit code."""
         os.kill(self.pid, number)
         return self.wait()
 
@@ -65,7 +67,7 @@ class Process:
         code = self._process.exitcode
         if code is None:
             self._process.kill()
-            raise AssertionError(f"still at work after {seconds:g} s\n{self.err.read_text()[-3000:]}")
+            raise AssertionError(f"still running after {seconds:g} s\n{self.err.read_text()[-3000:]}")
         return code
 
 

@@ -1,6 +1,6 @@
-"""A "drone" that is this machine: a real sshd on the loopback, with a home of its own, behind a link that can be cut.
+"""A "drone" that is this machine: a real sshd on the loopback, with a separate home, behind a link that can be cut.
 
-What it is not: another machine, another architecture, a radio. tests/rig has those.
+It is not another machine or architecture, and has no radio; tests/rig has those.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ SSH = shutil.which("ssh")
 
 
 class Proxy:
-    """A TCP relay to `port`. Each connection carries as many bytes in a direction as the next of `budgets` says (the
-    last one stays; None: no end), then breaks. `silent`: nothing passes any more, and nobody is told. `slow`: some
-    500 kB a second and connection."""
+    """A TCP relay to `port`. Each connection carries the next of `budgets` bytes in one direction (the last budget
+    stays;
+    None: no limit), then breaks. `silent`: nothing passes any more, without an error. `slow`: about 500 kB per second
+    and connection."""
 
     def __init__(self, port: int) -> None:
         self._to = port
@@ -30,7 +31,7 @@ class Proxy:
         self.silent = self.slow = False
         self.connections = 0
         self._open: set[socket.socket] = set()
-        self.carried = 0  # bytes to the ground
+        self.carried = 0  # bytes to the host
         self.sent = 0  # bytes to the drone
         self._server = socket.create_server(("127.0.0.1", 0))
         self.port = self._server.getsockname()[1]
@@ -40,7 +41,7 @@ class Proxy:
         self._server.close()
 
     def hang_up(self) -> None:
-        """Every connection breaks."""
+        """Break every connection."""
         for end in list(self._open):
             with suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
@@ -83,7 +84,7 @@ class Proxy:
                 else:
                     self.sent += len(data)
                 if left == 0:
-                    time.sleep(0.5)  # what is under way arrives, so that tests can tell how much it was
+                    time.sleep(0.5)  # let the bytes under way arrive, so that tests can count them
                     break
         self._open.discard(source)
         for end in both:
@@ -92,7 +93,7 @@ class Proxy:
 
 
 class Drone:
-    """sshd, its own host key, a user's key that it takes, and an ssh configuration in which it is called "drone"."""
+    """An sshd with its host key, an accepted user key, and an ssh configuration that names it "drone"."""
 
     def __init__(self, folder: Path, path: str) -> None:
         self.folder, self.home = folder, folder / "home"
@@ -128,7 +129,7 @@ class Drone:
             time.sleep(0.02)
 
     def configure(self, **options: str) -> None:
-        """The user's ssh configuration."""
+        """Write the user's ssh configuration."""
         settings = {
             "HostName": "127.0.0.1", "Port": str(self.proxy.port), "User": getpass.getuser(),
             "IdentityFile": str(self.folder / "ssh/user"), "IdentitiesOnly": "yes", "IdentityAgent": "none",
@@ -138,12 +139,12 @@ class Drone:
         self.config.write_text("Host drone\n" + "".join(f"  {key} {value}\n" for key, value in settings.items()))
 
     def known(self, public: Path | None) -> None:
-        """Which host key the user has seen before; None: none."""
+        """Set the host key in the user's known hosts; None: none."""
         entry = "" if public is None else f"[127.0.0.1]:{self.proxy.port} {public.read_text()}"
         (self.folder / "ssh/known").write_text(entry)
 
     def ssh(self, command: str) -> subprocess.CompletedProcess:
-        """Run a command there, in its home, as a person would."""
+        """Run a command in the drone's home, like a user."""
         command = f"cd {self.home} && {command}"
         return subprocess.run([SSH, "-F", str(self.config), "drone", command], capture_output=True, text=True)
 

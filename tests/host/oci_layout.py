@@ -1,4 +1,4 @@
-"""OCI layouts made by hand, and a small system in one."""
+"""Hand-made OCI layouts, one with a small system."""
 
 import gzip
 import hashlib
@@ -13,7 +13,7 @@ LAYER = "application/vnd.oci.image.layer.v1.tar"
 
 
 class Base:
-    """An OCI layout made by hand, blob by blob."""
+    """A hand-made OCI layout, built blob by blob."""
 
     def __init__(self, folder):
         self.folder = folder

@@ -1,4 +1,4 @@
-"""A network that INT8 spoils in one place, and pictures with a shape."""
+"""A network with one layer that INT8 damages, and structured images."""
 
 import numpy as np
 import onnx
@@ -6,13 +6,13 @@ from onnx import numpy_helper
 
 SIZE = 96
 
-#: The convolution that reads what `outlier` spoils.
+#: The convolution that reads the outlier channel.
 READER = "model.2.cv1.conv"
 
 
 def outlier(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The same network but for one channel that is a thousand times as large between two layers: SiLU is nearly linear
-    there, and one scale per tensor leaves the other channels a handful of levels."""
+    """The same network, except that one channel between two layers is a thousand times as large: SiLU is nearly linear
+    there, and one scale per tensor leaves only a few levels for the other channels."""
     spoiled = onnx.ModelProto()
     spoiled.CopyFrom(model)
     weights = {t.name: t for t in spoiled.graph.initializer}
@@ -30,7 +30,7 @@ def outlier(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def pictures(count=6, seed=0):
     rng = np.random.default_rng(seed)
-    # Blocks, not noise: what the network sees must have a shape.
+    # Blocks, not noise, because the input must have structure.
     return [
         np.kron(rng.random((1, 3, 12, 12), dtype=np.float32), np.ones((1, 1, 8, 8), np.float32)) for _ in range(count)
     ]

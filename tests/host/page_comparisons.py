@@ -1,4 +1,4 @@
-"""Comparisons to draw: a whole build of the demo with made-up figures, and what else a page may meet."""
+"""Comparisons for the page: a whole build of the demo with invented figures, and other cases."""
 
 import copy
 import hashlib
@@ -10,10 +10,10 @@ from PIL import Image
 from edgeprune.demo import NAMES, render
 
 RUNTIME = "ONNX Runtime 1.23.2, CPU"
-GPU_FILE = "a file for a GPU, run by ONNX Runtime on this CPU: its time here says nothing of the target's"
+GPU_FILE = "made for a GPU but timed on this CPU, so its latency does not predict the target's"
 HOSTILE = "</script><img src=x onerror=alert(1)>\"'&\u202e"
 
-#: name: (MB, p50 ms, mAP50-95, mAP50, small, share of objects kept, false alarms a picture)
+#: name: (MB, p50 ms, mAP50-95, mAP50, small, share of objects kept, false alarms an image)
 _MODELS = {
     "original": (6.52, 9.84, 0.2612, 0.4710, 0.1243, 1.0, 0.4),
     "pruned": (4.31, None, 0.2233, 0.4122, 0.0951, 0.78, 1.6),
@@ -26,7 +26,7 @@ _MODELS = {
 
 
 def build(folder: Path, pictures: int = 3, size: int = 480) -> dict:
-    """A build's comparison, its pictures written to `folder`."""
+    """A build's comparison, its images written to `folder`."""
     rng = np.random.default_rng(7)
     whole = _layers(rng)
     cut = {k: v if k == "model.0.conv" else max(8, int(v * s) // 8 * 8)
@@ -73,7 +73,7 @@ def build(folder: Path, pictures: int = 3, size: int = 480) -> dict:
 
 
 def compare(folder: Path, items: int = 12, classes: int = 80, pictures: int = 2, samples: int = 10_000) -> dict:
-    """What `compare` may be given: many items with long names, many classes, a network of 110 layers."""
+    """A large comparison: many items with long names, many classes, a network of 110 layers."""
     rng = np.random.default_rng(3)
     whole = build(folder, pictures)
     names = [f"airfield survey vehicle class number {i}" if i % 9 == 4 else f"class-{i}" for i in range(classes)]
@@ -90,8 +90,8 @@ def compare(folder: Path, items: int = 12, classes: int = 80, pictures: int = 2,
         row["per_class"] = [{"name": n, "boxes": int(b), "map50": 0.5, "map50_95": float(a)} for n, b, a in
                             zip(names, rng.geometric(0.01, classes), rng.uniform(0, 0.7, classes))]  # fmt: skip
         rows.append(row)
-    found = [shot["found"] for shot in whole["gallery"]["pictures"]]
-    for shot, seen in zip(whole["gallery"]["pictures"], found):
+    detected = [shot["found"] for shot in whole["gallery"]["pictures"]]
+    for shot, seen in zip(whole["gallery"]["pictures"], detected):
         shot["found"] = {rows[0]["name"]: seen["original"], rows[-1]["name"]: seen["int8"]}
     whole["gallery"].update(first=rows[0]["name"], last=rows[-1]["name"])
     return {**whole, "kind": "compare", "title": ", ".join(r["name"] for r in rows), "items": rows, "gates": [],
@@ -111,7 +111,7 @@ def bare() -> dict:
 
 
 def reports() -> dict:
-    """Two bench reports, of two machines, and nothing else."""
+    """Only two bench reports, from two machines."""
     rng = np.random.default_rng(1)
     rows = [_report(rng), {**_report(rng), "name": "cc12:fp16 *", "machine": "NVIDIA Jetson AGX Orin"}]
     return {**bare(), "title": "two reports", "items": rows}
@@ -119,15 +119,17 @@ def reports() -> dict:
 
 def hostile(folder: Path) -> dict:
     """Every name is an attack on the page, and one figure is not a number."""
-    found = build(folder, 1)
-    found = _renamed(copy.deepcopy(found))
-    found["items"][1]["latency_ms"] = {"p50": float("nan"), "p90": float("inf"), "speedup": float("nan"), "rounds": 1,
-                                       "threads": 1, "runtime": HOSTILE, "samples": [float("nan"), 1.0]}  # fmt: skip
-    return found
+    comparison = build(folder, 1)
+    comparison = _renamed(copy.deepcopy(comparison))
+    comparison["items"][1]["latency_ms"] = {
+        "p50": float("nan"), "p90": float("inf"), "speedup": float("nan"), "rounds": 1, "threads": 1,
+        "runtime": HOSTILE, "samples": [float("nan"), 1.0],
+    }  # fmt: skip
+    return comparison
 
 
 def _renamed(value):
-    """Every text but what the page looks up, with an attack behind it. (Paths stay: they are opened.)"""
+    """Append an attack to every text, except for lookup keys and for paths, which are opened."""
     if isinstance(value, dict):
         keep = ("path", "kind", "created")
         return {(k if k in _KEYS else k + HOSTILE): v if k in keep else _renamed(v) for k, v in value.items()}
@@ -164,7 +166,7 @@ def _item(name: str, layers: dict | None, rng, *, ms: float | None = None, score
     }  # fmt: skip
 
 
-_EASE = np.array([0.6, 0.5, 1.4, 1.2, 1.3])  # of each class
+_EASE = np.array([0.6, 0.5, 1.4, 1.2, 1.3])  # for each class
 
 
 def _report(rng) -> dict:
@@ -184,37 +186,37 @@ def _report(rng) -> dict:
 
 
 def _layers(rng) -> dict:
-    """YOLOv8n's 63 convolutions, or as good as."""
-    found = {"model.0.conv": 16, "model.1.conv": 32}
+    """Approximately YOLOv8n's 63 convolutions."""
+    widths = {"model.0.conv": 16, "model.1.conv": 32}
     for block, width, depth in ((2, 32, 1), (4, 64, 2), (6, 128, 2), (8, 256, 1)):
-        found |= {f"model.{block}.cv1.conv": width, f"model.{block}.cv2.conv": width}
+        widths |= {f"model.{block}.cv1.conv": width, f"model.{block}.cv2.conv": width}
         for i in range(depth):
-            found |= {f"model.{block}.m.{i}.cv{j}.conv": width // 2 for j in (1, 2)}
+            widths |= {f"model.{block}.m.{i}.cv{j}.conv": width // 2 for j in (1, 2)}
         if block < 8:
-            found[f"model.{block + 1}.conv"] = width * 2
-    found |= {"model.9.cv1.conv": 128, "model.9.cv2.conv": 256}
+            widths[f"model.{block + 1}.conv"] = width * 2
+    widths |= {"model.9.cv1.conv": 128, "model.9.cv2.conv": 256}
     for block, width in ((12, 128), (15, 64), (18, 128), (21, 256)):
-        found |= {f"model.{block}.cv1.conv": width, f"model.{block}.cv2.conv": width}
-        found |= {f"model.{block}.m.0.cv{j}.conv": width // 2 for j in (1, 2)}
+        widths |= {f"model.{block}.cv1.conv": width, f"model.{block}.cv2.conv": width}
+        widths |= {f"model.{block}.m.0.cv{j}.conv": width // 2 for j in (1, 2)}
         if block in (15, 18):
-            found[f"model.{block + 1}.conv"] = width
+            widths[f"model.{block + 1}.conv"] = width
     for branch, width, last in (("cv2", 64, 64), ("cv3", 64, 5)):
         for level in range(3):
-            found |= {f"model.22.{branch}.{level}.{j}.conv": width for j in (0, 1)}
-            found[f"model.22.{branch}.{level}.2"] = last
-    return found
+            widths |= {f"model.22.{branch}.{level}.{j}.conv": width for j in (0, 1)}
+            widths[f"model.22.{branch}.{level}.2"] = last
+    return widths
 
 
 def _picture(folder: Path, seed: int, size: int, rng) -> dict:
-    """A scene of the demo, and what detectors of each kind would find in it."""
+    """A scene of the demo, with invented detections of each model."""
     pixels, boxes = render(seed, size)
     path = folder / f"scene-{seed:08d}.jpg"
     Image.fromarray(pixels).save(path, quality=92)
     truth = [[int(c), *_corners(size, *sides)] for c, *sides in boxes.tolist()]
     luck = rng.uniform(size=len(truth))
-    luck[:2], luck[2:3] = 0.83, 0.99  # what INT8 loses, and what it alone finds
+    luck[:2], luck[2:3] = 0.83, 0.99  # objects that INT8 loses, and objects that only INT8 finds
     sure = rng.uniform(0.3, 0.92, len(truth))
-    found = {}
+    detected = {}
     for name, (*_, kept, alarms) in _MODELS.items():
         if name not in ("original", "pruned", "tuned", "int8"):
             continue
@@ -225,10 +227,10 @@ def _picture(folder: Path, seed: int, size: int, rng) -> dict:
         for _ in range(rng.poisson(alarms)):
             x, y = rng.uniform(0, size - 40, 2)
             rows.append([int(rng.integers(5)), 0.27, round(x, 1), round(y, 1), round(x + 22, 1), round(y + 16, 1)])
-        found[name] = rows
+        detected[name] = rows
     lost, gained = (luck < 0.86) & (luck >= 0.86 * 0.92), luck == 0.99
     return {"name": path.name, "path": str(path), "width": size, "height": size, "truth": truth,
-            "lost": int(lost.sum()), "gained": int(gained.sum()), "found": found}  # fmt: skip
+            "lost": int(lost.sum()), "gained": int(gained.sum()), "found": detected}  # fmt: skip
 
 
 def _corners(size: int, x: float, y: float, w: float, h: float) -> list[float]:

@@ -4,12 +4,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from edgeprune_device.size import Size
 from PIL import Image
 
 
 def settle(model, pictures, size, least=0.1):
-    """Random batch norms, with the statistics of their own features. No variance below `least` of its layer's mean: a
-    channel that hardly varies would amplify rounding a thousandfold."""
+    """Random batch norms with the statistics of their own features. No variance is below `least` of its layer's mean,
+    because a nearly constant channel would amplify rounding a thousandfold."""
     norms = [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
     for norm in norms:
         norm.weight.data.uniform_(0.5, 1.5)
@@ -22,8 +23,7 @@ def settle(model, pictures, size, least=0.1):
         norm.running_var.clamp_(min=least * float(norm.running_var.mean()))
 
 
-
-#: YOLOv8's kinds of layers, each with half as many: for tests of what is done with a network, whichever it is.
+#: Half of YOLOv8's layers of each type, for tests that work with any network.
 SHORT = {
     "scale": "n", "scales": {"n": [0.33, 0.125, 256]},
     "backbone": [
@@ -38,21 +38,19 @@ SHORT = {
 }  # fmt: skip
 
 
-
 def short(**more):
-    """Two levels, of 16 and 32 px, and boxes of a few cells: others would cover the whole picture."""
+    """A network with two levels, of 16 and 32 px, and boxes of a few cells; larger ones would cover the whole image."""
     model = network({**SHORT, "nc": 3}, **more)
     for tower in model.model[-1].cv2:
         tower[-1].bias.data.view(4, -1)[:, :2] += 4.0
     return model
 
 
-
 def network(config="yolov8n.yaml", *, seed=0, width=None, nc=3):
     """A detector with random weights and batch-norm statistics like those of its own features.
 
-    config: the name of a YAML of Ultralytics', or what would stand in one. width: the width multiple, for a smaller one
-    than Ultralytics has (0.125: a quarter million parameters).
+    config: the name of an Ultralytics YAML, or its content. width: the width multiple, for a smaller network than
+    Ultralytics' smallest (0.125: a quarter of a million parameters).
     """
     from ultralytics.nn.tasks import DetectionModel, yaml_model_load
 
@@ -64,15 +62,14 @@ def network(config="yolov8n.yaml", *, seed=0, width=None, nc=3):
     settle(model, 4, 96)
     for tower in (*(model.model[-1].cv3 or ()), *(getattr(model.model[-1], "one2one_cv3", None) or ())):
         tower[-1].weight.data.normal_(0, 0.5)
-        tower[-1].bias.data.fill_(-3.0)  # scores that differ from place to place, some above 0.25
+        tower[-1].bias.data.fill_(-3.0)  # scores that differ between positions, some above 0.25
     model.names = {i: f"thing{i}" for i in range(nc)}
     model.args = {"imgsz": 96, "task": "detect"}
     return model.eval()
 
 
-
 def save(model, path, imgsz=96):
-    """As `yolo train` leaves it."""
+    """Write the model in the format of `yolo train`."""
     import copy
 
     torch.save(
@@ -88,22 +85,24 @@ def save(model, path, imgsz=96):
     return path
 
 
-
 def dataset(folder, *, train=8, val=4, size=96, classes=3, seed=0):
-    """Pictures of coloured rectangles, one or more a picture, with their labels."""
+    """Images of one or more coloured rectangles, with their labels. size: the side, or (height, width)."""
     rng = np.random.default_rng(seed)
+    height, width = Size.of(size)
     for split, count in (("train", train), ("val", val)):
         (folder / "images" / split).mkdir(parents=True)
         (folder / "labels" / split).mkdir(parents=True)
         for i in range(count):
-            picture = rng.integers(0, 60, (size, size, 3), dtype=np.uint8)
+            picture = rng.integers(0, 60, (height, width, 3), dtype=np.uint8)
             lines = []
             for _ in range(int(rng.integers(1, 4))):
                 c = int(rng.integers(classes))
                 w, h = rng.integers(16, 40, 2)
-                x, y = int(rng.integers(0, size - w)), int(rng.integers(0, size - h))
+                x, y = int(rng.integers(0, width - w)), int(rng.integers(0, height - h))
                 picture[y : y + h, x : x + w] = np.eye(3, dtype=np.uint8)[c] * 200 + 40
-                lines.append(f"{c} {(x + w / 2) / size:.6f} {(y + h / 2) / size:.6f} {w / size:.6f} {h / size:.6f}")
+                lines.append(
+                    f"{c} {(x + w / 2) / width:.6f} {(y + h / 2) / height:.6f} {w / width:.6f} {h / height:.6f}"
+                )
             Image.fromarray(picture).save(folder / "images" / split / f"{i:03d}.png")
             (folder / "labels" / split / f"{i:03d}.txt").write_text("\n".join(lines) + "\n")
     names = "".join(f"  {i}: thing{i}\n" for i in range(classes))
@@ -111,20 +110,24 @@ def dataset(folder, *, train=8, val=4, size=96, classes=3, seed=0):
     return folder / "data.yaml"
 
 
-
 def label_by(session, folder, size, classes=3):
-    """Label every picture of `folder` with the best detections of `session`, so that its network finds something."""
-    from edgeprune_device.vision import preprocess
-    from edgeprune_device.vision.postprocess import detections
+    """Label every image of `folder` with the best detections of `session`, so that its network has an accuracy.
 
+    size: the side of the images and of the input, or (height, width).
+    """
+    from edgeprune_device.vision import preprocess
+    from edgeprune_device.vision.detect import detections
+
+    height, width = Size.of(size)
     for picture in (folder / "images").rglob("*.png"):
         x, _ = preprocess.letterbox(preprocess.decode(picture), size)
-        found = detections(session.infer(x), session.kind, classes=classes, conf=0.01, max_det=5)
-        found[:, :4] = found[:, :4].clip(0, size)
-        found = found[(found[:, 2] - found[:, 0] > 4) & (found[:, 3] - found[:, 1] > 4)]
+        detected = detections(session.infer(x), session.kind, classes=classes, conf=0.01, max_det=5)
+        detected[:, :4] = detected[:, :4].clip(0, (width, height, width, height))
+        detected = detected[(detected[:, 2] - detected[:, 0] > 4) & (detected[:, 3] - detected[:, 1] > 4)]
         rows = [
-            f"{int(c)} {(a + b) / 2 / size:.6f} {(t + d) / 2 / size:.6f} {(b - a) / size:.6f} {(d - t) / size:.6f}"
-            for a, t, b, d, _, c in found
+            f"{int(c)} {(a + b) / 2 / width:.6f} {(t + d) / 2 / height:.6f} {(b - a) / width:.6f} "
+            f"{(d - t) / height:.6f}"
+            for a, t, b, d, _, c in detected
         ]
         label = Path(str(picture).replace("/images/", "/labels/")).with_suffix(".txt")
         label.write_text("\n".join(rows) + "\n")

@@ -1,5 +1,5 @@
-"""Nothing of the folder that a command is called in runs: the host's commands, and an image's agent as it lies there.
-The commands of a drone, and `doctor`, are in tests/device."""
+"""The host's commands and the agent of an image run no module from the current folder. tests/device covers the commands
+of a drone and `doctor`."""
 
 import os
 import subprocess
@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from edgeprune_device import cli, interpreter
+from edgeprune_device.agent import COMMAND
 from edgeprune_device.interpreter import START
 
 from edgeprune.drones import bootstrap, wheels
@@ -38,7 +39,7 @@ def called(traps, command, **environment):
 
 @pytest.fixture(scope="module")
 def image(tmp_path_factory):
-    """The agent of an image, beside numpy and the others as the image has them."""
+    """The agent of an image, beside the image's numpy and other packages."""
     folder = tmp_path_factory.mktemp("image")
     for name, content in agent.unpack([wheels.device_wheel(folder)]).items():
         (folder / "lib" / name).parent.mkdir(parents=True, exist_ok=True)
@@ -49,39 +50,39 @@ def image(tmp_path_factory):
     return script
 
 
-def test_the_agent_of_an_image(traps, image):
+def test_the_agent_of_an_image_runs_no_trap(traps, image):
     for words in ("--version", "info", "keys", "targets", "releases {0}", "bench {0}", "install {0}", "run {0}"):
         done = called(traps, [image, *words.format("/nothing").split()])
         assert done.returncode in (0, 2) and "Traceback" not in done.stderr, done.stderr
     assert "usage: edgeprune bench" in called(traps, [image, "bench", "--help"]).stdout
 
 
-def test_every_command_says_what_it_does(traps):
-    said = called(traps, [SCRIPT, "--help"])  # loads the modules of all commands
-    assert said.returncode == 0 and "cannot be loaded" not in said.stdout
+def test_help_of_every_command_runs_no_trap(traps):
+    reply = called(traps, [SCRIPT, "--help"])  # loads the modules of all commands
+    assert reply.returncode == 0 and "cannot be loaded" not in reply.stdout
     for words in ("build --ratio 2", "setup", "deploy", "collect", "pack", "reports", "build --target none"):
         done = called(traps, [SCRIPT, *words.split()])
         assert done.returncode in (0, 2) and "Traceback" not in done.stderr
 
 
-def test_pip_of_this_environment_fetches_the_wheels(traps, tmp_path):
+def test_the_download_of_wheels_runs_no_trap(traps, tmp_path):
     code = "from edgeprune.drones import wheels; wheels.fetch(wheels.Python('3.10.12', 'aarch64', (2, 35), {}), [])"
     offline = {"PIP_INDEX_URL": "http://127.0.0.1:9", "PIP_RETRIES": "0", "XDG_CACHE_HOME": str(tmp_path)}
     done = called(traps, interpreter.command(code), **offline)
     assert "InputError: no wheels for Python 3.10.12 on aarch64" in done.stderr
 
 
-def test_what_is_sent_to_a_drone_as_text(traps, tmp_path):
+def test_scripts_for_a_drone_run_no_trap(traps, tmp_path):
     done = called(traps, [sys.executable, "-c", bootstrap.source("probe")], HOME=str(tmp_path))
     assert done.stdout.startswith('{"python": "')
     text = subprocess.run(
-        [sys.executable, "-", tmp_path / "base", "agent-1", "no-pip.whl"], input=bootstrap.source("install"), text=True,
-        cwd=traps.path, capture_output=True, env={**os.environ, "HOME": str(tmp_path)},
+        [sys.executable, "-", tmp_path / "base", COMMAND, "agent-1", "no-pip.whl"], input=bootstrap.source("install"),
+        text=True, cwd=traps.path, capture_output=True, env={**os.environ, "HOME": str(tmp_path)},
     ).stderr  # fmt: skip
     assert "the agent could not be installed" in text and traps.marks() == []
 
 
-def test_training_on_several_gpus_begins_without_it(traps, monkeypatch):
+def test_the_launch_on_several_gpus_runs_no_trap(traps, monkeypatch):
     from edgeprune.training import trainer
 
     theirs = [sys.executable, "-m", "json.tool", "--help"]
@@ -110,12 +111,12 @@ def inputs(tmp_path):
     ],
     ids=lambda words: words.split()[0],
 )  # fmt: skip
-def test_a_whole_job_runs_nothing_of_it(traps, inputs, words):
+def test_whole_jobs_run_no_trap(traps, inputs, words):
     done = called(traps, [SCRIPT, *words.format(inputs).split()])
     assert done.returncode == 0, done.stderr[-2000:]
 
 
-def test_no_command_is_left_out():
+def test_every_command_is_covered():
     hosts = {name for name, point in cli.commands().items() if point.value.startswith("edgeprune.")}
     text = Path(__file__).read_text()
-    assert all(name in text for name in hosts - {"export"})  # export's work is a part of build's
+    assert all(name in text for name in hosts - {"export"})  # build includes the work of export

@@ -3,7 +3,7 @@ import json
 from edgeprune_device import cli
 
 
-def test_the_hosts_checks_follow_the_devices(capsys, tmp_path, monkeypatch):
+def test_doctor_prints_the_hosts_checks_after_the_devices(capsys, tmp_path, monkeypatch):
     monkeypatch.setenv("EDGEPRUNE_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("EDGEPRUNE_SPOOL", str(tmp_path / "spool"))
     assert cli.main(["doctor", "--json"]) == 0

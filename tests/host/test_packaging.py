@@ -1,4 +1,4 @@
-"""The wheels: complete, small, of one version, and usable outside the checkout."""
+"""The wheels are complete, small, have one version, and work outside the checkout."""
 
 import os
 import re
@@ -24,7 +24,7 @@ def wheels(tmp_path_factory):
     return host, device
 
 
-def test_one_version():
+def test_both_wheels_have_one_version():
     files = ("pyproject.toml", "device/pyproject.toml")
     versions = {re.search(r'^version = "(.+)"$', (ROOT / f).read_text(), re.M)[1] for f in files}
     assert len(versions) == 1
@@ -33,17 +33,19 @@ def test_one_version():
     assert f"## {version}" in (ROOT / "CHANGELOG.md").read_text()
 
 
-def test_what_is_in_them(wheels):
+def test_the_wheels_are_complete_and_small(wheels):
     host, device = (set(zipfile.ZipFile(w).namelist()) for w in wheels)
     criterion = "edgeprune/pruning/criteria/energy.py"
     assert {"edgeprune/demo/yolov8n-scenes.pt", criterion, "edgeprune/commands/build.py"} <= host
+    oriented = zipfile.ZipFile(wheels[0]).getinfo("edgeprune/demo/yolov8n-obb-scenes.pt")
+    assert oriented.file_size <= 3_000_000 and "edgeprune/demo/yolov8n-obb-scenes.yaml" in host
     assert {"edgeprune/comparison/page/style.css", "edgeprune/comparison/page/comfort.js", "edgeprune/py.typed"} <= host
     assert {"edgeprune_device/targets/jetson-orin.json", "edgeprune_device/schema/manifest.json"} <= device
     assert not [n for n in host | device if "test" in n.lower()]
     assert wheels[1].stat().st_size <= 1_000_000
 
 
-def test_they_work_outside_the_checkout(wheels, tmp_path):
+def test_the_wheels_work_outside_the_checkout(wheels, tmp_path):
     site = tmp_path / "site"
     install = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-compile", "--target", str(site)]
     subprocess.run([*install, *map(str, wheels)], check=True)
@@ -61,7 +63,7 @@ def test_they_work_outside_the_checkout(wheels, tmp_path):
     assert "jetson-orin" in done.stdout
 
 
-def test_the_readme_has_both_commands():
+def test_the_readme_has_the_main_and_the_test_command():
     readme = (ROOT / "README.md").read_text()
     commands = dict(re.findall(r"^```sh (\w+)\n(.*?)^```$", readme, re.M | re.S))
     assert "edgeprune build --ratio 0.2 --target jetson-orin" in commands["main"]
@@ -69,7 +71,7 @@ def test_the_readme_has_both_commands():
     assert "sh tests" in (ROOT / ".ci" / "run").read_text()
 
 
-def test_every_command_stands_in_the_readme():
+def test_the_readme_lists_every_command():
     from edgeprune_device import cli
 
     readme = (ROOT / "README.md").read_text()

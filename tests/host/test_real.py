@@ -1,4 +1,4 @@
-"""A real drone detector on real pictures: the selection and the compensation do what they are for."""
+"""Selection and compensation on a real drone detector and real images."""
 
 from edgeprune.data import dataset, samples
 from edgeprune.measuring import accuracy
@@ -12,7 +12,7 @@ from edgeprune.pruning.channels import trace
 SIZE = 320
 
 
-def test_a_fifth_of_the_channels_goes_before_any_training(shared):
+def test_a_fifth_of_the_channels_can_be_removed_before_training(shared):
     """YOLOv8n on HIT-UAV: the usual criteria leave 0.000 mAP here (FACTS, section 2)."""
     source = checkpoint.load(shared / "weights" / "yolov8n-hituav-best.pt")
     data = dataset.load(shared / "hit-uav-mini" / "data.yaml")

@@ -1,4 +1,6 @@
-"""No library installs, fetches or sends while edgeprune works, also where Ultralytics believes to be online."""
+"""No library installs, downloads or sends anything while edgeprune runs, even if Ultralytics considers itself
+online.
+"""
 
 import json
 import os
@@ -10,7 +12,7 @@ from edgeprune_device import interpreter
 
 from .small import dataset, network, save
 
-#: Writes down every process and every use of the network, lets no pip begin, and answers as a network would.
+#: Records every process and every use of the network, prevents pip, and answers like a network.
 RECORDER = """
 import os, socket, sys
 
@@ -32,43 +34,45 @@ def hook(event, args):
     elif event in ("socket.getaddrinfo", "socket.gethostbyname"):
         write("network", event, args[0])
 
-def found(host, *more, **named):
+def resolved(host, *more, **named):
     write("network", "getaddrinfo", host)
     return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("192.0.2.1", 0))]
 
-socket.getaddrinfo = found
+socket.getaddrinfo = resolved
 sys.addaudithook(hook)
 """
 #: Runs commands in one process, as a notebook would: [{words, code, said}].
 RUNNER = """
 import contextlib, io, json, os, sys
 if sys.argv[1] == "before":
-    import ultralytics.utils.patches  # by the user's own program, which knows nothing of edgeprune yet
+    import ultralytics.utils.patches  # in the user's own program, before edgeprune is imported
     from PIL import Image
     with contextlib.suppress(ModuleNotFoundError):
         Image.open("text/images/val/000.png")
     os.rename(os.environ["RECORD"], os.environ["RECORD"] + ".stock")
 from edgeprune_device import cli
-told = []
+answers = []
 for words in json.loads(sys.argv[2]):
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         code = cli.main(words.split())
-    told.append({"words": words, "code": code, "said": err.getvalue() + out.getvalue()})
+    answers.append({"words": words, "code": code, "said": err.getvalue() + out.getvalue()})
 import ultralytics.utils as u
-print("TOLD" + json.dumps([told, u.ONLINE, u.AUTOINSTALL]))
+print("TOLD" + json.dumps([answers, u.ONLINE, u.AUTOINSTALL]))
 """
-#: What should have been a picture, and what is said of it.
+#: Invalid image files, and the error for each.
 BAD = {
     "empty": (b"", "the file is empty"),
-    "text": (b"no picture at all", "not a picture"),
-    "cut": (b"\x89PNG\r\n\x1a\n" + b"\0" * 9, "not a picture"),
+    "text": (b"no image at all", "not an image"),
+    "cut": (b"\x89PNG\r\n\x1a\n" + b"\0" * 9, "not an image"),
 }
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    """best.pt, good/, a data set with a bad picture in each split for each of BAD, half/ with one to train on."""
+    """best.pt, good/, a data set with an invalid image in each split for each of BAD, and half/ with one to train
+    on.
+    """
     folder = tmp_path_factory.mktemp("home")
     save(network(width=0.125), folder / "best.pt")
     dataset(folder / "good")
@@ -77,14 +81,14 @@ def world(tmp_path_factory):
         for split in ("train", "val"):
             (folder / name / "images" / split / "000.png").write_bytes(content)
     dataset(folder / "half")
-    (folder / "half" / "images" / "train" / "000.png").write_bytes(b"no picture at all")
+    (folder / "half" / "images" / "train" / "000.png").write_bytes(b"no image at all")
     (folder / "recorder").mkdir()
     (folder / "recorder" / "sitecustomize.py").write_text(RECORDER)
     return folder
 
 
 def run(world, when, commands):
-    """([{words, code, said}], Ultralytics' ONLINE and AUTOINSTALL, what was recorded)."""
+    """([{words, code, said}], Ultralytics' ONLINE and AUTOINSTALL, the record)."""
     record = world / "record.txt"
     record.write_text("")
     ours = ("YOLO_AUTOINSTALL", "YOLO_OFFLINE", "PYTEST_CURRENT_TEST")
@@ -93,48 +97,48 @@ def run(world, when, commands):
         interpreter.command(RUNNER, when, json.dumps(commands)), cwd=world, capture_output=True, text=True,
         env={**kept, "PYTHONPATH": str(world / "recorder"), "RECORD": str(record)},
     )  # fmt: skip
-    told = [line for line in done.stdout.splitlines() if line.startswith("TOLD")]
-    assert told, done.stderr[-3000:]
-    return (*json.loads(told[0][len("TOLD") :]), record.read_text().splitlines() if record.exists() else [])
+    lines = [line for line in done.stdout.splitlines() if line.startswith("TOLD")]
+    assert lines, done.stderr[-3000:]
+    return (*json.loads(lines[0][len("TOLD") :]), record.read_text().splitlines() if record.exists() else [])
 
 
 def foreign(record):
-    """What is neither a process of ours nor what ctypes.util asks where a library lies."""
+    """The entries that are neither our processes nor library lookups of ctypes.util."""
     own = f"process {sys.executable} -c {interpreter.START.split()[0]}"
     looks = ("process /sbin/ldconfig ", "process /usr/bin/gcc ", "process /usr/bin/ld ")
     return [line for line in record if not line.startswith((own, *looks))]
 
 
-#: Ultralytics leaves out the picture of half/ that it cannot read.
+#: Ultralytics skips the unreadable image of half/.
 JOB = [
     "prune --weights best.pt --ratio 0.2 --data good/data.yaml --out pruned.pt",
     "finetune --weights pruned.pt --data half/data.yaml --epochs 1 --out tuned.pt",
     "export --weights tuned.pt --data good/data.yaml --precision fp32 --out onnx",
     "compare best.pt onnx/model.fp32.onnx --data good/data.yaml --rounds 2",
 ]
-REFUSED = [f"compare best.pt best.pt --data {name}/data.yaml" for name in BAD] + [
-    "prune --weights best.pt --ratio 0.2 --data cut/data.yaml --out p.pt",
+REFUSED = [f"compare best.pt best.pt --data {name}/data.yaml --strict" for name in BAD] + [
+    "prune --weights best.pt --ratio 0.2 --data cut/data.yaml --out p.pt --strict",
 ]
 
 
 @pytest.mark.parametrize(("when", "job"), [("after", JOB), ("before", [JOB[1].replace("pruned", "best")])])
-def test_nothing_installs_fetches_or_sends(world, when, job):
-    """before: the user's own program had opened a picture with Ultralytics, which had found itself online."""
+def test_no_library_installs_downloads_or_sends(world, when, job):
+    """before: the user's own program opens an image with Ultralytics first, which considers itself online."""
     refused = REFUSED if when == "after" else REFUSED[1:2]
-    told, online, installs, record = run(world, when, [*refused, *job])
+    answers, online, installs, record = run(world, when, [*refused, *job])
     assert (online, installs) == ((True, True) if when == "before" else (False, False))
-    if when == "before":  # what this test rests on
+    if when == "before":  # the precondition of this test
         stock = (world / "record.txt.stock").read_text()
         assert "network getaddrinfo one.one.one.one" in stock and "pip install" in stock
     assert foreign(record) == []
-    for entry in told:
+    for entry in answers:
         assert "pi_heif" not in entry["said"] and entry["code"] == (2 if entry["words"] in REFUSED else 0), entry
         if entry["words"] in REFUSED:
             name = entry["words"].split("--data ")[1].split("/")[0]
-            assert f"000.png: {BAD[name][1]}" in entry["said"]
+            assert f"000.png ({BAD[name][1]}" in entry["said"]
 
 
-def test_the_users_own_variables_stay():
+def test_the_users_environment_variables_stay():
     code = "import edgeprune, os; print([os.environ[n] for n in ('YOLO_AUTOINSTALL', 'YOLO_OFFLINE')])"
     for given, left in (({}, "['false', 'true']"), ({"YOLO_AUTOINSTALL": "1", "YOLO_OFFLINE": "0"}, "['1', '0']")):
         environment = {**{k: v for k, v in os.environ.items() if not k.startswith("YOLO_")}, **given}

@@ -1,6 +1,8 @@
-"""A small YOLO26 with as many classes as COCO, and what it looks at."""
+"""A small YOLO26 with as many classes as COCO whose one-to-one head is exported, and images for it."""
 
 import numpy as np
+
+from edgeprune.model import head
 
 from .small import network
 
@@ -8,10 +10,13 @@ CLASSES = 80
 
 
 def two_heads():
-    """A YOLO26 with random weights, of as many classes as COCO: at 64 px its 84 rows look like 80 classes' scores."""
+    """A YOLO26 with random weights and as many classes as COCO: at 64 px its 84 rows look like the scores of 80
+    classes.
+    """
     model = network("yolo26n.yaml", width=0.125, nc=CLASSES)
     for tower in (*model.model[-1].cv3, *model.model[-1].one2one_cv3):
-        tower[-1].weight.data *= 0.2  # no two scores are 1, in whatever order those would come
+        tower[-1].weight.data *= 0.2  # avoid several scores of 1, whose order would be undefined
+    head.select(model, head.ONE_TO_ONE)
     return model
 
 

@@ -1,4 +1,4 @@
-"""Wheels that hold nothing but their requirements."""
+"""Wheels that contain only their requirements."""
 
 import zipfile
 

@@ -1,7 +1,7 @@
-"""One trained tiny detector of each family, and the pictures that it was trained for.
+"""One trained tiny detector of each family, and the images that it was trained for.
 
-`path("yolo26")` is its checkpoint; `scenes(folder)` draws pictures that no training has seen, with a data.yaml. How the
-weights were made, and what they reach: README.md beside this file; train.py makes them again.
+`path("yolo26")` is its checkpoint; `scenes(folder)` draws images that were not used in training, with a data.yaml.
+README.md describes the weights and their accuracy; train.py trains them again.
 """
 
 from pathlib import Path
@@ -10,12 +10,12 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 FAMILIES = ("yolov5", "yolov8", "yolov9", "yolov10", "yolo11", "yolo12", "yolo26")
-#: Those whose head gives one box per object, without NMS.
+#: Families that also have a head with one box per object, without NMS.
 ONE_TO_ONE = ("yolov10", "yolo26")
 NAMES = ("disc", "square", "triangle")
-SIZE = 128  # px, what the networks were trained at
-WIDTH, HEIGHT = 160, 120  # px of a picture: not square, so that letterboxing counts
-#: Seeds of the pictures: those of training, and those of which no training has seen any.
+SIZE = 128  # px, the training size of the networks
+WIDTH, HEIGHT = 160, 120  # px of an image, which is not square, so that letterboxing matters
+#: Seeds of the images: for training, and for images that were not used in training.
 TRAINING, UNSEEN = 1, 2
 
 _COLOURS = np.array([(200, 60, 50), (60, 180, 70), (70, 90, 210)])
@@ -27,7 +27,7 @@ def path(family: str) -> Path:
 
 
 def scenes(folder: Path, val: int = 24, seed: int = UNSEEN, *, train: int = 12) -> Path:
-    """Draw a data set into `folder`; returns its data.yaml. The same seed, the same pictures."""
+    """Draw a data set into `folder`; return its data.yaml. The same seed gives the same images."""
     for number, (split, count) in enumerate((("train", train), ("val", val))):
         images, labels = folder / "images" / split, folder / "labels" / split
         images.mkdir(parents=True)
@@ -43,7 +43,7 @@ def scenes(folder: Path, val: int = 24, seed: int = UNSEEN, *, train: int = 12) 
 
 
 def scene(rng: np.random.Generator) -> tuple[Image.Image, list[tuple[int, float, float, float, float]]]:
-    """One picture, and its boxes (class, cx, cy, w, h), normalised: one to four coloured shapes on mottled ground."""
+    """One image, and its boxes (class, cx, cy, w, h), normalised: one to four coloured shapes on mottled ground."""
     ground = Image.fromarray(rng.integers(60, 200, (8, 10, 3), dtype=np.uint8)).resize((WIDTH, HEIGHT), Image.BICUBIC)
     draw, taken, rows = ImageDraw.Draw(ground), [], []
     for _ in range(int(rng.integers(1, 5))):
@@ -54,7 +54,7 @@ def scene(rng: np.random.Generator) -> tuple[Image.Image, list[tuple[int, float,
             continue
         taken.append((x, y, x + w, y + h))
         fill = tuple(int(v) for v in np.clip(_COLOURS[kind] + colour, 0, 255))
-        corners = (x, y, x + w - 1, y + h - 1)  # Pillow draws the last pixel, too
+        corners = (x, y, x + w - 1, y + h - 1)  # Pillow also draws the last pixel
         if NAMES[kind] == "disc":
             draw.ellipse(corners, fill)
         elif NAMES[kind] == "square":

@@ -1,7 +1,7 @@
 """Runs on the drone: another_report.py REPORT SAMPLES
 
-Puts a report into the spool that is REPORT but for its samples: as many as asked for, of random figures, which makes it
-as long as one of a long run. It is signed by the drone's own key, as `bench` does it. Prints its id.
+Puts a copy of REPORT with other samples into the spool: SAMPLES random figures, which make it as long as the report of
+a long run. The drone's own key signs it, as in `bench`. Prints its ID.
 """
 
 import json

@@ -1,19 +1,19 @@
-"""A bundle of the embedded detector for `--target cpu`, made in seconds by edgeprune's own parts.
+"""A bundle of the built-in detector for `--target cpu`, made in seconds with edgeprune's own functions.
 
-Nothing is pruned or trained; INT8 is calibrated on a few scenes and not gated. Its accuracy is truly measured, on
-pictures that are too few to mean anything.
+Nothing is pruned or trained; INT8 is calibrated with a few scenes and not gated. Its accuracy is really measured, but
+on too few images to be meaningful.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-#: Scenes to calibrate with, and those that travel with the bundle.
+#: Number of scenes for calibration, and in the bundle.
 CALIBRATED, CARRIED = 6, 4
 
 
 def make(folder: Path, name: str = "rig") -> Path:
-    """folder/NAME.epb, signed by the key of $EDGEPRUNE_HOME."""
+    """Make folder/NAME.epb, signed with the key of $EDGEPRUNE_HOME."""
     from edgeprune_device.target import Target
 
     from edgeprune import demo
@@ -39,30 +39,33 @@ def make(folder: Path, name: str = "rig") -> Path:
         files[precision] = folder / f"model.{precision}.onnx"
         files[precision].write_bytes(model.SerializeToString())
         session = precisions.session(target, precision, model)
-        found, matches = evaluate(session, data, data.val, imgsz)
+        evaluated, matches = evaluate(session, data, data.val, imgsz)
         accuracy[precision] = pack.figures(matches, range(len(data.val)))
         models[precision] = {
             **accuracy[precision],
             "runtime": session.description,
-            "pictures": found.pictures,
+            "pictures": evaluated.pictures,
             **({"weight_bits": 7} if precision == "int8" else {}),
         }
     bundle = pack.pack(
         folder / f"{name}.epb",
-        name=name,
-        target=target.name,
-        names=source.names,
-        imgsz=imgsz,
-        models=models,
-        files=files,
-        engines={},
-        plans={},
-        evaluation=pack.evaluation_set(data, data.val),
-        described={
-            "pictures": len(data.val),
-            "boxes": int(data.boxes(data.val).sum()),
-            "accuracy": accuracy,
-        },
-        lineage={"made_by": "tests/rig: the demo's network as it is, INT8 not gated"},
+        pack.Contents(
+            name=name,
+            target=target.name,
+            task="detect",
+            names=source.names,
+            imgsz=imgsz,
+            models=models,
+            files=files,
+            engines={},
+            plans={},
+            evaluation=pack.evaluation_set(data, data.val),
+            described={
+                "pictures": len(data.val),
+                "boxes": int(data.boxes(data.val).sum()),
+                "accuracy": accuracy,
+            },
+            lineage={"made_by": "tests/rig: the demo's network unchanged, INT8 not gated"},
+        ),
     )
     return bundle.path

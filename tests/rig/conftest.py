@@ -1,6 +1,6 @@
-"""A drone in a box and its ground station, once a session; every test gets them on, with a good link and a free disk.
+"""An emulated drone and its ground station, once per session. Each test gets them on, with a good link and a free disk.
 
-Where they cannot be had the tests are skipped, and it is said why.
+If they are not available, the tests are skipped with the reason.
 """
 
 import os
@@ -21,9 +21,9 @@ _TOOLS = {
 
 
 def _obstacle():
-    """Why there can be no drone here; None where there can."""
+    """Why no drone can be emulated here; None if it can."""
     if os.geteuid() != 0:
-        return "needs root: name spaces, mounts"
+        return "needs root (for name spaces and mounts)"
     missing = {package for tool, package in _TOOLS.items() if not shutil.which(tool)}
     missing |= {"qemu-user-static"} - ({"qemu-user-static"} if os.path.exists(emulation.QEMU) else set())
     if missing:
@@ -32,7 +32,7 @@ def _obstacle():
         ["unshare", "--net", "--mount", "--pid", "--fork", "--uts", "--ipc", "true"], capture_output=True, text=True
     )
     if tried.returncode:
-        return f"no name spaces here: {tried.stderr.strip()}"
+        return f"no name spaces: {tried.stderr.strip()}"
     return None
 
 
@@ -40,7 +40,7 @@ def _obstacle():
 def emulated():
     obstacle = _obstacle()
     if obstacle:
-        pytest.skip(f"a drone in a box {obstacle}")
+        pytest.skip(f"the emulated drone {obstacle}")
     with emulation.registered():
         yield
 
@@ -51,7 +51,7 @@ def base(emulated):
     try:
         return rootfs.get("bookworm")
     except rootfs.MirrorSilent as silent:
-        pytest.skip(f"a drone in a box: {silent}")
+        pytest.skip(f"the emulated drone: {silent}")
 
 
 @pytest.fixture(scope="session")
@@ -77,7 +77,7 @@ def _drone(base, _link, ground, tmp_path_factory):
 
 @pytest.fixture
 def drone(_drone):
-    """On, reachable, with room on its disk; its files are those that the tests before left."""
+    """The drone, on, reachable and with space on its disk; it keeps the files of earlier tests."""
     if not _drone.on:
         _drone.start()
     yield _drone
@@ -88,14 +88,14 @@ def drone(_drone):
 
 @pytest.fixture(scope="session")
 def bundle(ground, tmp_path_factory):
-    """The embedded detector for --target cpu, signed by the ground station's own key."""
+    """The built-in detector for --target cpu, signed with the ground station's key."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EDGEPRUNE_HOME", str(ground.home / ".config/edgeprune"))
         return bundles.make(tmp_path_factory.mktemp("bundle"))
 
 
 class Agent:
-    """edgeprune as `edgeprune setup` left it on the drone: agent("info --json")."""
+    """The edgeprune that `edgeprune setup` installed on the drone: agent("info --json")."""
 
     def __init__(self, drone):
         self.drone = drone
@@ -104,19 +104,19 @@ class Agent:
 
     @property
     def folder(self):
-        """Its virtual environment, seen from here."""
+        """Its virtual environment, as a path on this machine."""
         return self.drone.root / self._folder.lstrip("/")
 
     def __call__(self, arguments, check=True):
         return self.drone.exec(f".local/bin/edgeprune {arguments}", check=check)
 
     def python(self, arguments):
-        """Run its own Python: agent.python("script.py 1 2")."""
+        """Run its Python: agent.python("script.py 1 2")."""
         return self.drone.exec(f"{self._folder}/bin/python {arguments}")
 
 
 def wheels_for(drone, glibc):
-    """What lets pip on the ground find wheels, as it has no internet there: fetched before take-off, and kept."""
+    """Wheels for pip on the ground, which has no internet; downloaded beforehand and kept."""
     from edgeprune.drones import wheels
 
     version = drone.exec("python3 -c 'import platform; print(platform.python_version())'").stdout.strip()
@@ -129,7 +129,7 @@ def wheels_for(drone, glibc):
 @pytest.fixture(scope="session")
 def agent(_drone, ground):
     """The drone after `edgeprune setup root@drone --with ort` on the ground."""
-    found = wheels_for(_drone, (2, 36))
-    done = ground.edgeprune("setup", "root@drone", "--with", "ort", timeout=300, **found)
+    environment = wheels_for(_drone, (2, 36))
+    done = ground.edgeprune("setup", "root@drone", "--with", "ort", timeout=300, **environment)
     assert done.returncode == 0, done.stderr
     return Agent(_drone)

@@ -1,9 +1,9 @@
-"""A drone in a box: an arm64 root file system under qemu-user, with processes, disk, network, /proc and /sys of its own
+"""An emulated drone: an arm64 root file system under qemu-user, with its own processes, disk, network, /proc and /sys
 and an SSH server; and the ground station that reaches it.
 
-What it is not: the processor is emulated (no latency measured on it means anything), there is no systemd, no GPU, and
-the kernel is this machine's. Its disk is a real ext4 of a size of its own, so that it can be full; `kill` ends its
-processes, but what they had written is kept by this machine's page cache: it is no power cut.
+Limits: the CPU is emulated, so no latency measured on it means anything. It has no systemd and no GPU, and the kernel
+is this machine's. Its disk is a real ext4 of its own size, so that it can become full. `kill` ends its processes, but
+this machine's page cache keeps the data that they wrote, so it is not a power cut.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 
 from .link import DRONE, Link, die_with_parent
 
-#: What an Orin's kernel says. ONNX Runtime asks these for the processor's features, and this machine's are x86-64's.
+#: The /proc/cpuinfo of an Orin. ONNX Runtime reads the CPU's features from it; this machine's are those of x86-64.
 CPUINFO = "".join(
     f"processor\t: {i}\nBogoMIPS\t: 62.50\n"
     "Features\t: fp asimd evtstrm aes pmull sha1 sha2 crc32 atomics fphp asimdhp cpuid asimdrdm lrcpc dcpop asimddp\n"
@@ -27,7 +27,7 @@ CPUINFO = "".join(
     for i in range(2)
 )
 _DISK_BYTES = 1500 << 20
-#: The first process of the drone. Its mounts are seen by nobody else, and end with it.
+#: The first process of the drone. Its mounts are invisible to other processes and end with it.
 _BOOT = """
 set -e
 cd "$1"
@@ -55,9 +55,9 @@ exec chroot . /usr/sbin/sshd -D -e
 
 
 class Drone:
-    """One board, off until `start`.
+    """One board, switched off until `start`.
 
-    folder: its disk and what it says in /sys live here. A second Drone on the same folder is the same board.
+    folder: contains its disk and its /sys. A second Drone with the same folder is the same board.
     """
 
     def __init__(self, folder: Path, base: Path, link: Link, public_key: str) -> None:
@@ -76,8 +76,8 @@ class Drone:
         self._public_key = public_key
 
     def board(self, tree: Path | None) -> None:
-        """What /sys holds from the next start on: a copy of `tree`, a FAKE board; None: no sensors at all. The files of
-        `drone.sys` may be written while it runs: the figures on the drone move with them."""
+        """The content of /sys from the next start on: a copy of `tree`, a FAKE board; None: no sensors. The files of
+        `drone.sys` may be written while the drone runs, which changes its readings."""
         shutil.rmtree(self.sys, ignore_errors=True)
         if tree is None:
             self.sys.mkdir()
@@ -92,7 +92,7 @@ class Drone:
         """Boot, and wait until SSH answers."""
         if self.on:
             raise RuntimeError("the drone is on")
-        log = open(self.folder / "console", "wb")  # noqa: SIM115  the drone's, until it ends
+        log = open(self.folder / "console", "wb")  # noqa: SIM115  open until the drone ends
         with log:
             self._init = subprocess.Popen(
                 self.link.drone.enter(
@@ -119,11 +119,11 @@ class Drone:
 
     @property
     def root(self) -> Path:
-        """Its file system, seen from here while it is on."""
+        """Its file system, as a path on this machine while it is on."""
         return Path(f"/proc/{self._sshd}/root")
 
     def exec(self, command: str, *, check: bool = True, timeout: float = 120) -> subprocess.CompletedProcess:
-        """Run a shell command there as root, not over the link."""
+        """Run a shell command on the drone as root, not over the link."""
         done = subprocess.run(
             ["nsenter", f"--target={self._sshd}", "--mount", "--uts", "--ipc", "--net", "--pid", "--root",
              f"--wd={self.root}/root", "/bin/sh", "-c", command],
@@ -135,14 +135,14 @@ class Drone:
         return done
 
     def kill(self) -> None:
-        """kill -9 of everything there is in it, as when its power goes: the link falls silent first, so that no last
-        packet tells the ground."""
+        """kill -9 of all its processes, as when its power fails. The link falls silent first, so that no last packet
+        reaches the ground."""
         if self._init is None:
             return
         self.link.cut()
         with suppress(ProcessLookupError):
             if self._sshd:
-                os.kill(self._sshd, 9)  # the first process of a name space takes all others with it
+                os.kill(self._sshd, 9)  # the end of a name space's first process ends all others
             else:
                 self._init.kill()
         self._init.wait()
@@ -150,13 +150,13 @@ class Drone:
         self.link.heal()
 
     def fill_disk(self, leave_bytes: int = 0) -> None:
-        """Nothing more than `leave_bytes` can be written from now on."""
+        """Fill the disk except for `leave_bytes`."""
         filler = self.root / "var/filler"
         with open(filler, "ab") as file:
             with suppress(OSError):
                 os.posix_fallocate(file.fileno(), 0, self._free_bytes() - leave_bytes)
             if not leave_bytes:
-                with suppress(OSError):  # the last blocks, which the file system had kept for its own tables
+                with suppress(OSError):  # the last blocks, which the file system reserves for its tables
                     while True:
                         os.write(file.fileno(), b"\0" * 4096)
 
@@ -164,7 +164,7 @@ class Drone:
         (self.root / "var/filler").unlink(missing_ok=True)
 
     def opened(self, name: str) -> bool:
-        """Whether a process there holds a file open that is, or was, named so."""
+        """Whether a process on the drone has a file open that has, or had, this name."""
         space = os.readlink(f"/proc/{self._sshd}/ns/pid")
         for process in Path("/proc").glob("[0-9]*"):
             with suppress(OSError):
@@ -175,20 +175,20 @@ class Drone:
         return False
 
     def _free_bytes(self) -> int:
-        found = os.statvfs(self.root)
-        return found.f_bavail * found.f_frsize
+        disk = os.statvfs(self.root)
+        return disk.f_bavail * disk.f_frsize
 
     def _console(self) -> str:
         return (self.folder / "console").read_text(errors="replace") if self.on or self._init else ""
 
     def _child(self) -> int:
-        """The first process inside, by its number outside."""
+        """The process ID, outside, of the first process inside."""
         listed = Path(f"/proc/{self._init.pid}/task/{self._init.pid}/children").read_text().split()
         return int(listed[0])
 
 
 class Ground:
-    """The ground station: this machine's Python and edgeprune, a home of its own, and no network but the link."""
+    """The ground station: this machine's Python and edgeprune, with its own home and no network except the link."""
 
     def __init__(self, folder: Path, base: Path, link: Link) -> None:
         self.folder, self.link = folder, link
@@ -205,8 +205,8 @@ class Ground:
             f"Host drone\n  HostName {DRONE}\n  IdentityFile {key}\n  IdentitiesOnly yes\n"
             f"  UserKnownHostsFile {ssh}/known_hosts\n  StrictHostKeyChecking yes\n  BatchMode yes\n"
         )
-        # ssh takes the user's home from passwd, not from HOME: whoever calls it gets this configuration as if it were
-        # in ~/.ssh.
+        # ssh takes the user's home from passwd, not from HOME, so a wrapper passes this configuration as if it were in
+        # ~/.ssh.
         self._tool(tools / "ssh", ["/usr/bin/ssh", "-F", str(ssh / "config")])
         self.env = {
             "PATH": f"{tools}:{os.environ['PATH']}", "HOME": str(self.home), "LANG": "C.UTF-8", "YOLO_VERBOSE": "False",
@@ -218,7 +218,7 @@ class Ground:
         path.chmod(0o755)
 
     def start(self, *argv: str, **env: str) -> subprocess.Popen:
-        """Start a program here; text pipes."""
+        """Start a program on the ground, with text pipes."""
         return subprocess.Popen(
             self.link.ground.enter(*argv), env={**self.env, **env}, cwd=self.folder, preexec_fn=die_with_parent,
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -232,7 +232,7 @@ class Ground:
         except subprocess.TimeoutExpired:
             process.kill()
             out, err = process.communicate()
-            raise AssertionError(f"{shlex.join(argv)}: not done in {timeout:g} s\n{out}{err}") from None
+            raise AssertionError(f"{shlex.join(argv)}: not finished in {timeout:g} s\n{out}{err}") from None
         return subprocess.CompletedProcess(argv, process.returncode, out, err)
 
     @staticmethod

@@ -1,7 +1,7 @@
-"""arm64 programs run on this machine as if they were its own: qemu-user, told to the kernel while the tests run.
+"""Runs arm64 programs on this machine with qemu-user, which is registered with the kernel during the tests.
 
-The kernel's table of foreign formats is the whole machine's, so the entry is removed when the last run that uses it is
-done. One that a killed run left behind is used, and removed, by the next.
+The kernel's table of binary formats is shared by the whole machine, so the entry is removed after the last run that
+uses it. If a killed run leaves it behind, the next run uses and removes it.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ _MASK = r"\xff\xff\xff\xff\xff\xff\xff\x00\xff\xff\xff\xff\xff\xff\xff\xff\xfe\x
 
 @contextmanager
 def registered():
-    """The kernel gives arm64 programs to qemu inside of the block. F: qemu is opened now, so that it need not be in the
-    drone's own root; C: credentials are the program's; O: the program is handed over open."""
+    """Let the kernel start arm64 programs with qemu while the block runs. F: qemu is opened now, so that it need not be
+    in the drone's root; C: use the program's credentials; O: pass the program as an open file."""
     if platform.machine() == "aarch64":
         yield
         return
     with open(_LOCK, "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_SH)  # with all other runs
+        fcntl.flock(lock, fcntl.LOCK_SH)  # shared with all other runs
         mounted = not (_TABLE / "register").exists()
         if mounted:
             subprocess.run(["mount", "-t", "binfmt_misc", "binfmt_misc", str(_TABLE)], check=True)
@@ -37,7 +37,7 @@ def registered():
         try:
             yield
         finally:
-            with suppress(BlockingIOError):  # another run needs it still
+            with suppress(BlockingIOError):  # another run still needs it
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 (_TABLE / _NAME).write_text("-1")
                 if mounted:

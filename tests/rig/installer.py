@@ -1,5 +1,5 @@
-"""The first process of a whole machine: installs one bundle after another, for ever, and says what it had found and
-what it has done. The benchmark is left out (a FAKE measurement): what is under test is the disk."""
+"""The first process of a complete machine: installs one bundle after another, endlessly, and prints what it found and
+did. The benchmark is replaced by a FAKE measurement, because the disk is under test."""
 
 import sys
 from pathlib import Path
@@ -18,7 +18,7 @@ try:
     release = releases.current()
     if release is not None:
         releases.open(release)
-    print(f"found {release.counter if release else 0} {releases.counter}", flush=True)
+    print(f"found {release.counter if release else 0} {max(releases.counters.values(), default=0)}", flush=True)
     while True:
         following = (release.counter if release else 0) + 1
         release = install.install(releases, bundles[following - 1], InstallOptions(), lambda *_: None)

@@ -1,10 +1,10 @@
-"""Two name spaces and the radio link between them, a pair of virtual network cards, that can be made to fail.
+"""Two name spaces and the link between them, a pair of virtual network cards that can be made to fail.
 
     ground 10.77.0.1  ----  10.77.0.2 drone
 
-Each name space lives as long as a process that holds it, which dies with the test run, also with `kill -9` of it: then
-the kernel takes everything back. This machine's own network is not touched, and neither side reaches it. Not every
-kernel has netem: loss is nftables throwing dice, a rate is tc's token bucket, a cut is the drone's card going down.
+Each name space lives as long as a process that holds it, which dies with the test run, even after `kill -9`; the kernel
+then frees everything. This machine's own network is not touched, and neither side reaches it. Not every kernel has
+netem, so random drops in nftables give the loss, tc's token bucket the rate, and the drone's card goes down for a cut.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ _CARD = "radio"
 
 
 def die_with_parent() -> None:
-    """For `preexec_fn`: the kernel kills this process when the one that started it ends, however it ends."""
+    """For `preexec_fn`: the kernel kills this process when its parent ends for any reason."""
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 class NetworkSpace:
-    """A network name space of its own, with nothing but a loopback card."""
+    """A separate network name space with only a loopback card."""
 
     def __init__(self) -> None:
         self._holder = subprocess.Popen(
@@ -36,7 +36,7 @@ class NetworkSpace:
         deadline = time.monotonic() + 10
         while os.readlink(f"/proc/{self.pid}/ns/net") == mine:
             if self._holder.poll() is not None or time.monotonic() > deadline:
-                raise OSError("no network name space can be made")
+                raise OSError("cannot create a network name space")
             time.sleep(0.01)
         self.run("ip", "link", "set", "lo", "up")
 
@@ -45,7 +45,7 @@ class NetworkSpace:
         return ["nsenter", f"--net=/proc/{self.pid}/ns/net", "--", *argv]
 
     def run(self, *argv: str, **options) -> str:
-        """Run to the end; what it printed."""
+        """Run a command to its end, and return its output."""
         return subprocess.run(self.enter(*argv), check=True, stdout=subprocess.PIPE, text=True, **options).stdout
 
     def close(self) -> None:
@@ -54,7 +54,7 @@ class NetworkSpace:
 
 
 class Link:
-    """The only way between ground and drone."""
+    """The only connection between ground and drone."""
 
     def __init__(self) -> None:
         self.ground, self.drone = NetworkSpace(), NetworkSpace()
@@ -65,15 +65,15 @@ class Link:
             side.run("ip", "link", "set", _CARD, "up")
 
     def cut(self) -> None:
-        """Nothing passes any more, and nobody is told: packets vanish."""
+        """Drop all packets silently."""
         self.drone.run("ip", "link", "set", _CARD, "down")
 
     def heal(self) -> None:
-        """The cut ends; loss and rate stay."""
+        """End the cut; loss and rate are unchanged."""
         self.drone.run("ip", "link", "set", _CARD, "up")
 
     def lossy(self, percent: float) -> None:
-        """Throw away this share of all packets, at random, in each direction; 0 ends it."""
+        """Drop this share of all packets at random in each direction; 0 ends it."""
         for side in (self.ground, self.drone):
             rules = "add table inet loss; delete table inet loss;"
             if percent:
@@ -84,9 +84,9 @@ class Link:
             side.run("nft", "-f", "-", input=rules)
 
     def rate(self, kbit_per_second: int | None) -> None:
-        """Let so much through in each direction; None ends it."""
+        """Limit the rate in each direction; None ends it."""
         for side in (self.ground, self.drone):
-            subprocess.run(side.enter("tc", "qdisc", "del", "dev", _CARD, "root"), capture_output=True)  # if there
+            subprocess.run(side.enter("tc", "qdisc", "del", "dev", _CARD, "root"), capture_output=True)  # if present
             if kbit_per_second:
                 side.run(
                     "tc", "qdisc", "add", "dev", _CARD, "root", "tbf",
@@ -94,7 +94,7 @@ class Link:
                 )  # fmt: skip
 
     def restore(self) -> None:
-        """A good link again."""
+        """Restore a good link."""
         self.heal()
         self.lossy(0)
         self.rate(None)

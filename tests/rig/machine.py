@@ -1,7 +1,7 @@
-"""A whole arm64 computer under qemu-system, with a kernel and a disk of its own, whose power can be cut.
+"""A complete arm64 computer under qemu-system, with its own kernel and disk, whose power can be cut.
 
-Other than a drone in a box it has a page cache of its own: what its programs have not brought to the disk is gone with
-it, as on a real board. Slow: every instruction of it is emulated, the kernel's too.
+Unlike the emulated drone it has its own page cache: data that its programs have not synced to the disk is lost with the
+power, as on a real board. It is slow, because every instruction is emulated, including the kernel's.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 from . import rootfs
 from .link import die_with_parent
 
-#: What stands between Debian's kernel and an ext4 on a virtual disk, in the order in which one needs the other.
+#: The modules between Debian's kernel and an ext4 on a virtual disk, in the order of their dependencies.
 _MODULES = ("virtio_mmio", "virtio_blk", "crc16", "crc32c_generic", "mbcache", "jbd2", "ext4")
 _FIRST = """#!/bin/busybox sh
 /bin/busybox mount -t devtmpfs dev /dev
@@ -36,7 +36,7 @@ exec %s
 
 
 def kernel() -> tuple[Path, Path]:
-    """(kernel, initial RAM disk), from Debian, made once."""
+    """(kernel, initial RAM disk) from Debian, created once."""
     folder = rootfs.cache() / f"kernel-arm64-v{rootfs.VERSION}"
     with rootfs.locked(folder.name):
         if not folder.is_dir():
@@ -52,7 +52,7 @@ def kernel() -> tuple[Path, Path]:
 
 
 def _first_disk(tree: Path, to: Path) -> None:
-    """busybox, the modules, and a script that goes on from the real disk."""
+    """Write busybox, the modules, and a script that continues from the real disk."""
     root = to.with_name("first")
     for name in ("bin", "modules", "dev", "disk"):
         (root / name).mkdir(parents=True)
@@ -71,9 +71,9 @@ def _first_disk(tree: Path, to: Path) -> None:
 
 
 class Machine:
-    """One computer that runs `command` when it is switched on, as its first process; its console is a pipe.
+    """One computer that runs `command` as its first process when switched on; its console is a pipe.
 
-    /opt holds what `programs` (folders, files) are copies of, and Python finds it.
+    /opt contains copies of `programs` (folders, files), and is on Python's search path.
     """
 
     def __init__(self, folder: Path, base: Path, command: str, programs: list[Path]) -> None:
@@ -106,18 +106,18 @@ class Machine:
         os.set_blocking(self._qemu.stdout.fileno(), False)
 
     def console(self, seconds: float, until: bytes = b"", times: int = 0) -> bytes:
-        """What comes within so many seconds; no longer than till `until` has come so many times."""
-        found, end = b"", time.monotonic() + seconds
-        while time.monotonic() < end and not (until and found.count(until) >= times):
+        """The output within `seconds`, at most until `until` has appeared `times` times."""
+        output, end = b"", time.monotonic() + seconds
+        while time.monotonic() < end and not (until and output.count(until) >= times):
             if select.select([self._qemu.stdout], [], [], max(end - time.monotonic(), 0))[0]:
                 more = self._qemu.stdout.read()
-                if not more:  # it is off
+                if not more:  # the machine is off
                     break
-                found += more
-        return found
+                output += more
+        return output
 
     def cut_power(self) -> bytes:
-        """kill -9, with whatever is on its way to the disk; what the console still held."""
+        """kill -9, losing unsynced data; return the remaining output of the console."""
         self._qemu.kill()
         os.set_blocking(self._qemu.stdout.fileno(), True)
         rest = self._qemu.stdout.read()
@@ -126,7 +126,7 @@ class Machine:
         return rest
 
     def files(self, folder: str) -> dict[str, bytes]:
-        """name -> content of a folder of the disk, after the file system has recovered as it does on the next start."""
+        """{name: content} of a folder of the disk, after the file system has recovered as on the next start."""
         script = """set -e
             d=$(mktemp -d); mount -o loop "$1" "$d"; mkdir -p "$d/$2"; tar -C "$d/$2" -cf - .; umount "$d"; rmdir "$d"
         """

@@ -1,10 +1,10 @@
-"""A radio between two network name spaces: rate, delay, jitter and loss together, and cuts.
+"""A radio between two network name spaces, with rate, delay, jitter, loss and cuts.
 
     ground 10.78.0.1  ----  10.78.0.2 drone
 
-A program of its own holds the two ends, a TUN card in each name space, and passes the packets on: each waits its turn
-at the sender (`rate`, a queue of `_QUEUE_S`, what does not fit is lost), is lost or not, and arrives after `delay` give
-or take `jitter`, in order. What it is not: a model of any one radio; losses are independent of each other.
+A separate program holds the two ends, a TUN card in each name space, and forwards the packets. Each waits at the sender
+(`rate`, with a queue of `_QUEUE_S`; packets that do not fit are lost), may be lost, and arrives after `delay` plus or
+minus `jitter`, in order. It is not a model of any particular radio: losses are independent of each other.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _QUEUE_S = 0.25
 
 
 class Relay:
-    """The radio; `set` changes it at any moment. congestion: TCP's control at both ends, whatever this machine's is."""
+    """The radio; `set` changes it at any time. congestion: TCP's congestion control at both ends."""
 
     def __init__(self, ground: NetworkSpace, drone: NetworkSpace, congestion: str = "cubic") -> None:
         self._settings: dict = {}
@@ -48,13 +48,13 @@ class Relay:
             side.run("ip", "route", "change", *net, "congctl", congestion)
 
     def set(self, **settings: float | bool) -> None:
-        """rate_kbit (each way), delay_ms (one way), jitter_ms, loss_percent (each way), cut (nothing passes, and nobody
-        is told)."""
+        """rate_kbit (each way), delay_ms (one way), jitter_ms, loss_percent (each way), cut (all packets are dropped
+        silently)."""
         self._settings.update(settings)
         self._process.stdin.write(json.dumps(self._settings) + "\n")
 
     def carried(self) -> tuple[int, int]:
-        """Bytes, of whole IP packets, that were given to it so far: (to the drone, to the ground)."""
+        """Bytes of whole IP packets that it has received so far: (to the drone, to the ground)."""
         self._process.stdin.write("count\n")
         up, down = self._process.stdout.readline().split()
         return int(up), int(down)
@@ -65,7 +65,7 @@ class Relay:
 
 
 class _Way:
-    """One direction: what is under way, and when it arrives."""
+    """One direction: the packets in transit and their times of arrival."""
 
     def __init__(self, source: int, target: int) -> None:
         self.source, self.target = source, target
@@ -95,7 +95,7 @@ class _Way:
         while self.flying and self.flying[0][0] <= now:
             packet = heapq.heappop(self.flying)[2]
             if not settings.get("cut"):
-                with contextlib.suppress(OSError):  # a card that is down
+                with contextlib.suppress(OSError):  # the card is down
                     os.write(self.target, packet)
 
 
@@ -120,7 +120,7 @@ def _main(ground: str, drone: str) -> None:
             text = os.read(0, 65536)
             if not text:
                 return
-            for line in text.splitlines():  # each is written at once
+            for line in text.splitlines():  # each line is written at once
                 if line == b"count":
                     print(ways[0].carried, ways[1].carried, flush=True)
                 else:

@@ -1,7 +1,7 @@
-"""A real arm64 root file system, as a flight computer's: Debian's own packages, unpacked here, made once and kept.
+"""A real arm64 root file system like that of a flight computer: Debian's packages, unpacked once and kept.
 
-bookworm has Python 3.11 and glibc 2.36; bullseye Python 3.9 and glibc 2.31, which is JetPack 5's age. Nothing of it
-runs while it is made: packages are unpacked, and the few things that their scripts would have done are done by hand.
+bookworm has Python 3.11 and glibc 2.36; bullseye has Python 3.9 and glibc 2.31, similar to JetPack 5. None of it runs
+during the build: packages are unpacked, and the few effects of their scripts are done by hand.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 MIRROR = "http://deb.debian.org/debian"
 #: suite -> its Python
 PYTHON = {"bookworm": "3.11", "bullseye": "3.9"}
-#: What a small Ubuntu or Debian on a board has: a shell, its tools, Python without headers or compiler, SSH.
+#: The packages of a small Ubuntu or Debian on a board: a shell, its tools, Python without headers or compiler, SSH.
 PACKAGES = (
     "base-files,base-passwd,bash,ca-certificates,coreutils,dash,findutils,grep,gzip,hostname,libc-bin,libstdc++6,mawk,"
     "mount,netbase,openssh-server,openssh-sftp-server,procps,python3,python3-venv,rsync,sed,tar,util-linux"
@@ -28,7 +28,7 @@ VERSION = 1
 
 
 class MirrorSilent(Exception):
-    """The Debian mirror does not answer, and nothing was kept from before."""
+    """The Debian mirror does not answer, and no earlier result exists."""
 
 
 def cache() -> Path:
@@ -37,9 +37,9 @@ def cache() -> Path:
 
 
 def get(suite: str = "bookworm", systemd: bool = False) -> Path:
-    """The folder, made if need be. It is only read from then on: a drone writes to a layer of its own.
+    """The folder, created if necessary. It is read-only afterwards: a drone writes to its own layer.
 
-    systemd: one that boots with it, for a whole machine.
+    systemd: include systemd, for a complete machine.
     """
     folder = cache() / f"{suite}{'-systemd' if systemd else ''}-arm64-v{VERSION}"
     with locked(folder.name):
@@ -53,7 +53,7 @@ def get(suite: str = "bookworm", systemd: bool = False) -> Path:
 
 @contextmanager
 def locked(name: str):
-    """Only one process at a time makes this thing of the cache."""
+    """Let only one process at a time create this entry of the cache."""
     cache().mkdir(parents=True, exist_ok=True)
     with open(cache() / f".{name}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -61,11 +61,11 @@ def locked(name: str):
 
 
 def unpack(folder: Path, suite: str, packages: str) -> None:
-    """These arm64 packages and what they depend on, as files.
+    """Unpack these arm64 packages and their dependencies as files.
 
     Raises:
-        MirrorSilent: the mirror does not answer.
-        RuntimeError: mmdebstrap failed; its words are in it.
+        MirrorSilent: The mirror does not answer..
+        RuntimeError: mmdebstrap failed; the message contains its output.
     """
     try:
         urllib.request.urlopen(f"{MIRROR}/dists/{suite}/InRelease", timeout=20).close()
@@ -83,7 +83,7 @@ def unpack(folder: Path, suite: str, packages: str) -> None:
 
 
 def build(folder: Path, suite: str, systemd: bool) -> None:
-    """Unpack, and set up."""
+    """Unpack the packages, and configure the system."""
     unpack(folder, suite, PACKAGES + (SYSTEMD if systemd else ""))
     if systemd:
         _systemd(folder)
@@ -100,12 +100,12 @@ def build(folder: Path, suite: str, systemd: bool) -> None:
     (folder / "etc/hostname").write_text("drone\n")
     (folder / "etc/hosts").write_text("127.0.0.1 localhost drone\n")
     (folder / "etc/resolv.conf").unlink(missing_ok=True)
-    (folder / "etc/resolv.conf").write_text("")  # no internet up there
+    (folder / "etc/resolv.conf").write_text("")  # no internet on the drone
     _byte_compile(folder, PYTHON[suite])
 
 
 def _users(folder: Path) -> None:
-    """As base-passwd's and openssh-server's scripts leave it; root has no password, only a key."""
+    """Create the users of base-passwd and openssh-server; root has no password, only a key."""
     masters = folder / "usr/share/base-passwd"
     users = (masters / "passwd.master").read_text().replace(":*:", ":x:")
     users += "sshd:x:100:65534::/run/sshd:/usr/sbin/nologin\n"
@@ -126,23 +126,23 @@ def _ssh(folder: Path) -> None:
         "HostKey /etc/ssh/ssh_host_ed25519_key\n"
         "PasswordAuthentication no\nKbdInteractiveAuthentication no\nPermitRootLogin prohibit-password\n"
         "UsePAM no\nUseDNS no\nSubsystem sftp /usr/lib/openssh/sftp-server\n"
-        # A session does not inherit its server's environment, and its programs are emulated, too.
+        # A session does not inherit its server's environment, but its programs are also emulated.
         "SetEnv QEMU_CPU=cortex-a76\n"
     )
 
 
 def _systemd(folder: Path) -> None:
-    """No questions at the first start, and nobody else on the serial line."""
+    """No questions at the first start, and no other program on the serial line."""
     (folder / "etc/machine-id").write_text("0123456789abcdef0123456789abcdef\n")
     for unit in ("systemd-firstboot.service", "serial-getty@ttyAMA0.service"):
         (folder / "etc/systemd/system" / unit).symlink_to("/dev/null")
 
 
 def _byte_compile(folder: Path, version: str) -> None:
-    """What python3's scripts do on installation. Bytecode knows no processor; without a Python of that version here the
-    drone compiles as it goes, and everything takes longer."""
-    found = [Path(f"/usr/bin/python{version}"), *Path.home().glob(f".pyenv/versions/{version}.*/bin/python")]
-    for python in (p for p in found if p.exists()):
+    """Compile to bytecode, as python3's scripts do on installation. Bytecode is independent of the CPU; without a
+    Python of that version here, the drone compiles at run time, which takes longer."""
+    candidates = [Path(f"/usr/bin/python{version}"), *Path.home().glob(f".pyenv/versions/{version}.*/bin/python")]
+    for python in (p for p in candidates if p.exists()):
         subprocess.run(
             [str(python), "-I", "-m", "compileall", "-q", "-s", str(folder), "-x", r"/(test|tests|lib2to3)/",
              str(folder / f"usr/lib/python{version}")],

@@ -1,6 +1,6 @@
 #!/bin/sh
-# What happens on the machine of test_systemd.py: the service of the image, a release that is good, one that is not, and
-# whoever runs them is killed. Each step says one line.
+# Steps on the machine of test_systemd.py: the service of the image, a good release, a bad one, and kills of the
+# processes that run them. Each step prints one line.
 exec >/dev/ttyAMA0 2>&1
 edgeprune=/opt/edgeprune/agent/bin/edgeprune
 export EDGEPRUNE_HOME=/root/.config/edgeprune HOME=/root

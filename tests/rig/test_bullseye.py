@@ -1,4 +1,4 @@
-"""A drone of JetPack 5's age: Python 3.9 and glibc 2.31 (bullseye). The wheels that fit it are older ones."""
+"""A drone similar to JetPack 5: Python 3.9 and glibc 2.31 (bullseye), which need older wheels."""
 
 import json
 import shutil
@@ -13,7 +13,7 @@ from .link import Link
 
 @pytest.fixture
 def old(emulated, tmp_path):
-    """(ground, drone), switched on."""
+    """(ground, drone), both switched on."""
     base = rootfs.get("bullseye")
     link = Link()
     ground = Ground(tmp_path / "ground", base, link)
@@ -26,7 +26,7 @@ def old(emulated, tmp_path):
 
 
 @pytest.mark.slow
-def test_an_old_drone_is_set_up_measured_and_heard(old, bundle):
+def test_old_drone_is_set_up_measured_and_collected_from(old, bundle):
     ground, drone = old
     done = ground.edgeprune("setup", "root@drone", "--with", "ort", timeout=300, **wheels_for(drone, (2, 31)))
     assert done.returncode == 0, done.stderr

@@ -1,6 +1,6 @@
-"""End to end on an arm64 drone in a box: set up over SSH, measure, and bring the reports home over a link that fails.
+"""End to end on an emulated arm64 drone: set up over SSH, measure, and collect the reports over a failing link.
 
-The processor is emulated, so no figure of time means anything here; what is proven is that everything arrives, once.
+The CPU is emulated, so times are meaningless here; the tests prove that everything arrives exactly once.
 """
 
 import hashlib
@@ -17,27 +17,27 @@ from .conftest import Agent, wheels_for
 
 JETSON = "jetson-orin-nx, JetPack 6"
 SPOOL = "/root/.local/state/edgeprune/spool"
-#: A run that takes little time.
+#: A short run.
 NULL = "bench rig.epb --runtime null --no-accuracy --warmup 1 --idle 0.1"
 
 
 @pytest.fixture
 def drone(drone, agent):
-    """On, with the agent, and nothing in its spool."""
+    """The drone, switched on, with the agent and an empty spool."""
     drone.exec(f"rm -rf {SPOOL}")
     return drone
 
 
 @pytest.fixture(scope="session")
 def measured(agent, bundle):
-    """A report of the INT8 file at 320 px, measured on the drone, as `bench` left it in a file there."""
+    """A report of the INT8 file at 320 px, measured on the drone and stored there by `bench`."""
     drone = agent.drone
     shutil.copy(bundle, drone.root / "root/rig.epb")
     agent("bench rig.epb --runtime ort --precision int8 --seconds 1 --warmup 1 --no-spool --report measured.json")
     return json.loads((drone.root / "root/measured.json").read_text())
 
 
-def test_what_was_installed_is_arm64_and_came_from_wheels(agent):
+def test_installed_packages_are_arm64_wheels(agent):
     libraries = list(agent.folder.rglob("*.so"))
     assert len(libraries) > 20
     for library in libraries:
@@ -49,13 +49,13 @@ def test_what_was_installed_is_arm64_and_came_from_wheels(agent):
         assert "aarch64" in text or "none-any" in text, name
 
 
-def test_info_says_what_the_drone_is(agent):
-    found = json.loads(agent("info --json").stdout)
-    assert found["machine"]["machine"] == "aarch64"
-    assert found["machine"]["os"].startswith("Debian")
+def test_info_describes_the_drone(agent):
+    info = json.loads(agent("info --json").stdout)
+    assert info["machine"]["machine"] == "aarch64"
+    assert info["machine"]["os"].startswith("Debian")
 
 
-def test_doctor_finds_nothing_that_is_needed_missing(agent):
+def test_doctor_finds_every_required_part(agent):
     done = agent("doctor", check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     lines = [line.split() for line in done.stdout.splitlines()]
@@ -63,7 +63,7 @@ def test_doctor_finds_nothing_that_is_needed_missing(agent):
     assert not [line for line in lines if line[0] not in ("ok", "note", "->")]
 
 
-def test_setup_again_finds_everything_done_and_keeps_the_key(agent, ground):
+def test_second_setup_changes_nothing_and_keeps_the_key(agent, ground):
     folder, key = agent.folder, (agent.drone.root / "root/.config/edgeprune/keys/report.pub").read_text()
     done = ground.edgeprune("setup", "root@drone", "--with", "ort", **wheels_for(agent.drone, (2, 36)))
     assert done.returncode == 0, done.stderr
@@ -74,14 +74,14 @@ def test_setup_again_finds_everything_done_and_keeps_the_key(agent, ground):
     assert (ground.home / ".config/edgeprune/devices/drone.pub").read_text() == key
 
 
-def test_a_good_bundle_is_verified_there(agent, bundle, ground):
+def test_valid_bundle_is_verified_on_the_drone(agent, bundle, ground):
     shutil.copy(bundle, agent.drone.root / "root/rig.epb")
     shown = agent("info rig.epb").stdout
     assert "trusted    yes" in shown and hashlib.sha256(bundle.read_bytes()).hexdigest() in shown
 
 
 @pytest.mark.parametrize("place", [0.02, 0.5, 0.999])
-def test_a_damaged_bundle_is_refused_there_in_one_line(agent, bundle, place):
+def test_damaged_bundle_is_refused_on_the_drone_in_one_line(agent, bundle, place):
     data = bytearray(bundle.read_bytes())
     data[int(len(data) * place)] ^= 1
     (agent.drone.root / "root/damaged.epb").write_bytes(data)
@@ -90,7 +90,7 @@ def test_a_damaged_bundle_is_refused_there_in_one_line(agent, bundle, place):
     assert done.stderr.count("\n") == 1 and "damaged.epb" in done.stderr and "Traceback" not in done.stderr
 
 
-def test_a_strangers_bundle_is_refused_there_in_one_line(agent, bundle, tmp_path):
+def test_untrusted_bundle_is_refused_on_the_drone_in_one_line(agent, bundle, tmp_path):
     from edgeprune_device.trust.bundle import Bundle
     from nacl.signing import SigningKey
 
@@ -106,36 +106,36 @@ def test_a_strangers_bundle_is_refused_there_in_one_line(agent, bundle, tmp_path
     assert done.stderr.count("\n") == 1 and "not trusted" in done.stderr
 
 
-def test_int8_runs_there_and_finds_what_it_found_here(measured):
+def test_int8_has_the_same_accuracy_on_the_drone(measured):
     assert measured["precision"] == "int8" and measured["settings"]["imgsz"] == [320, 320]
     assert measured["runtime"]["name"] == "ort" and measured["environment"]["machine"] == "aarch64"
     assert measured["accuracy"]["boxes"] > 0
-    assert abs(measured["map50_95_delta"]) < 0.02  # another processor rounds INT8 another way
+    assert abs(measured["map50_95_delta"]) < 0.02  # another CPU rounds INT8 differently
     for stage in ("decode", "pre", "infer", "post", "end_to_end"):
         assert len(measured["stages"][stage]["samples_ns"]) == measured["stages"][stage]["samples"] >= 1
-    assert measured["power"] is None and measured["thermal"] is None  # there are no sensors
+    assert measured["power"] is None and measured["thermal"] is None  # no sensors
 
 
 def waiting(drone):
-    """The names in the spool, work in progress among them."""
+    """The names in the spool, including unfinished files."""
     return drone.exec(f"cd {SPOOL} && ls -A pending delivered", check=False).stdout.split()
 
 
-def test_where_the_disk_is_full_bench_says_so_at_once_and_leaves_nothing_half(agent, drone, bundle):
+def test_bench_with_a_full_disk_fails_at_once_and_leaves_no_partial_file(agent, drone, bundle):
     shutil.copy(bundle, drone.root / "root/rig.epb")
     drone.fill_disk()
     before = waiting(drone)
     done = agent(f"{NULL} --seconds 1", check=False)
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.splitlines()[-1].startswith("edgeprune: error: ") and "Traceback" not in done.stderr
-    assert "no room" in done.stderr or "no space" in done.stderr.lower()
+    assert "too little free space" in done.stderr or "no space" in done.stderr.lower()
     assert waiting(drone) == before
     drone.empty_disk()
     agent(f"{NULL} --seconds 1")
     assert len([name for name in waiting(drone) if name.endswith(".json")]) == 1
 
 
-def test_a_disk_that_fills_up_during_the_run_costs_no_report(agent, drone, bundle):
+def test_disk_that_fills_up_during_the_run_loses_no_report(agent, drone, bundle):
     shutil.copy(bundle, drone.root / "root/rig.epb")
     done = []
     run = threading.Thread(
@@ -156,12 +156,12 @@ def reports_waiting(drone):
     return drone.exec(f"ls {SPOOL}/pending 2>/dev/null", check=False).stdout.split()
 
 
-# --- reports come home ------------------------------------------------------------------------------------------------
+# --- collecting reports -----------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def reports(ground):
-    """The host's folder of reports, empty."""
+    """The host's empty folder of reports."""
     folder = ground.home / ".local/share/edgeprune/reports"
     shutil.rmtree(folder, ignore_errors=True)
     return folder
@@ -169,17 +169,17 @@ def reports(ground):
 
 @pytest.fixture
 def put(agent, drone, measured):
-    """put(samples) -> the id of a report that waits on the drone; some 50 bytes a sample."""
+    """put(samples) -> the ID of a report that waits on the drone, with about 50 bytes per sample."""
     shutil.copy(Path(__file__).with_name("another_report.py"), drone.root / "root")
     return lambda samples: agent.python(f"another_report.py measured.json {samples}").stdout.strip()
 
 
 def arrived(reports):
-    """The ids that the host has, each file whole and signed by the drone's own key."""
+    """The IDs of the reports on the host, after checking that each file is complete and signed by the drone."""
     from edgeprune_device.reports.report import BenchReport
     from edgeprune_device.trust import keys
 
-    found = []
+    ids = []
     for path in sorted(reports.glob("*.json")):
         if path.name.endswith(".receipt.json"):
             continue
@@ -190,15 +190,15 @@ def arrived(reports):
         assert bytes(key).hex() == device, keys.fingerprint(key)
         receipt = json.loads(path.with_suffix(".receipt.json").read_text())
         assert (receipt["source"], receipt["device"]) == ("root@drone", "drone") and receipt["collected_at"]
-        found.append(path.stem)
-    return found
+        ids.append(path.stem)
+    return ids
 
 
 def delivered(drone):
     return [name.removesuffix(".json") for name in drone.exec(f"ls {SPOOL}/delivered").stdout.split()]
 
 
-def test_a_report_measured_there_is_delivered_once_and_only_once(agent, drone, ground, bundle, reports):
+def test_report_measured_on_the_drone_is_delivered_exactly_once(agent, drone, ground, bundle, reports):
     shutil.copy(bundle, drone.root / "root/rig.epb")
     agent(f"{NULL} --seconds 1")
     (name,) = reports_waiting(drone)
@@ -211,7 +211,7 @@ def test_a_report_measured_there_is_delivered_once_and_only_once(agent, drone, g
 
 @pytest.fixture
 def begins(drone):
-    """begins() -> the bytes of files that the drone was asked to begin at, in turn: its tail notes it."""
+    """begins() -> the file offsets at which the drone was asked to start, as logged by its tail."""
     tail = drone.root / "usr/local/bin/tail"
     tail.parent.mkdir(parents=True, exist_ok=True)
     tail.write_text('#!/bin/sh\necho "$2" >>/root/begins\nexec /usr/bin/tail "$@"\n')
@@ -221,8 +221,8 @@ def begins(drone):
 
 
 def cut_in_mid_transfer(drone, reports):
-    """When a good part is on the host's disk; on the wire more is, and behind a lost packet it counts for nothing. That
-    part's bytes."""
+    """Cut the link when a large part is on the host's disk, and return the size of that part. More is in transit, but
+    data after a lost packet does not count."""
     deadline = time.monotonic() + 60
     while (held := sum(path.stat().st_size for path in reports.glob("incoming/.*.part"))) <= 100_000:
         assert time.monotonic() < deadline, held
@@ -231,15 +231,15 @@ def cut_in_mid_transfer(drone, reports):
     return held
 
 
-def test_the_link_is_cut_in_mid_transfer(drone, ground, put, reports, begins):
-    """For so long that SSH gives up. It heals, and the same run goes on where it was."""
+def test_collect_continues_after_the_link_was_cut(drone, ground, put, reports, begins):
+    """The cut is so long that SSH gives up. After it the same run continues where it stopped."""
     identity = put(8000)  # 0.4 MB
     drone.link.rate(1000)
     collecting = ground.start(*ground.edgeprune_argv("collect", "root@drone"))
     held = cut_in_mid_transfer(drone, reports)
     assert arrived(reports) == [] and delivered(drone) == []
-    said = next(line for line in collecting.stderr if "trying again" in line)
-    assert "drone" in said
+    message = next(line for line in collecting.stderr if "trying again" in line)
+    assert "drone" in message
     drone.link.heal()
     _, err = collecting.communicate(timeout=120)
     assert collecting.returncode == 0, err
@@ -249,7 +249,7 @@ def test_the_link_is_cut_in_mid_transfer(drone, ground, put, reports, begins):
     assert first == 1 and second > held
 
 
-def test_a_collect_that_was_killed_is_continued_by_the_next(drone, ground, put, reports, begins):
+def test_killed_collect_is_continued_by_the_next_one(drone, ground, put, reports, begins):
     identity = put(8000)
     drone.link.rate(1000)
     collecting = ground.start(*ground.edgeprune_argv("collect", "root@drone"))
@@ -265,7 +265,7 @@ def test_a_collect_that_was_killed_is_continued_by_the_next(drone, ground, put, 
     assert first == 1 and second > held
 
 
-def test_a_link_that_loses_every_tenth_packet(drone, ground, put, reports):
+def test_collect_works_with_10_percent_packet_loss(drone, ground, put, reports):
     identities = sorted(put(400) for _ in range(3))
     drone.link.lossy(10)
     done = ground.edgeprune("collect", "root@drone")
@@ -274,7 +274,7 @@ def test_a_link_that_loses_every_tenth_packet(drone, ground, put, reports):
     assert arrived(reports) == sorted(delivered(drone)) == identities
 
 
-def test_a_full_disk_keeps_no_report_from_coming_home(drone, ground, put, reports):
+def test_full_disk_of_the_drone_does_not_prevent_collecting(drone, ground, put, reports):
     identity = put(100)
     drone.fill_disk()
     done = ground.edgeprune("collect", "root@drone")
@@ -282,8 +282,8 @@ def test_a_full_disk_keeps_no_report_from_coming_home(drone, ground, put, report
     assert arrived(reports) == delivered(drone) == [identity]
 
 
-def test_the_drone_dies_between_fetch_and_acknowledgement(drone, ground, put, reports):
-    """Its mv, which is the acknowledgement, is made to hang; then everything on the drone is killed."""
+def test_drone_that_dies_between_fetch_and_acknowledgement_delivers_once(drone, ground, put, reports):
+    """Its mv, the acknowledgement, hangs; then all processes of the drone are killed."""
     identity = put(100)
     mv = drone.root / "usr/local/bin/mv"
     mv.parent.mkdir(parents=True, exist_ok=True)
@@ -310,9 +310,9 @@ def test_the_drone_dies_between_fetch_and_acknowledgement(drone, ground, put, re
 
 @pytest.fixture
 def fake_jetson(drone, tmp_path):
-    """The drone believes that it is an Orin NX. The tree is a FAKE, made by tests/device/sysfs from what is published.
+    """The drone appears to be an Orin NX. The tree is a FAKE, made by tests/device/sysfs from published data.
 
-    While the test runs its figures rise: 100 mW, 0.1 degrees and one over-current event every tenth of a second.
+    During the test its figures rise by 100 mW, 0.1 degrees and one over-current event every 0.1 s.
     """
     tree = sysfs.write(JETSON, tmp_path / "tree")
     drone.kill()
@@ -344,7 +344,7 @@ def fake_jetson(drone, tmp_path):
     drone.board(None)
 
 
-def test_power_heat_and_throttling_are_measured_from_a_fake_jetson(agent, drone, bundle, fake_jetson):
+def test_power_temperature_and_throttling_of_a_fake_jetson_are_measured(agent, drone, bundle, fake_jetson):
     shutil.copy(bundle, drone.root / "root/rig.epb")
     agent("bench rig.epb --runtime null --no-accuracy --seconds 3 --warmup 1 --idle 2 --no-spool --report fake.json")
     report = json.loads((drone.root / "root/fake.json").read_text())

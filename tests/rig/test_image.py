@@ -1,5 +1,5 @@
-"""A bundle goes into a disk image of a real arm64 system, by debugfs; a whole machine starts from that image, whose
-kernel reads the partition table, and what was put there works as the user whom it belongs to."""
+"""A bundle is written to a disk image of a real arm64 system with debugfs. A complete machine starts from that image,
+its kernel reads the partition table, and the installed bundle works as the user to whom it belongs."""
 
 import json
 import os
@@ -44,12 +44,12 @@ sleep 1000
 
 
 class Started(Machine):
-    """A computer whose disk is a given image: of its partitions it starts from the first."""
+    """A computer whose disk is a given image; it starts from the first partition."""
 
     def __init__(self, folder, disk):
         self._kernel, usual = kernel()
         self.disk, self._qemu = disk, None
-        # Archives of files may follow one another, and the last one counts.
+        # Several archives may follow one another; the last one takes precedence.
         (folder / "first").mkdir()
         (folder / "first/init").write_text((_FIRST % " ".join(_MODULES)).replace("/dev/vda ", "/dev/vda1 "))
         (folder / "first/init").chmod(0o755)
@@ -98,11 +98,11 @@ def disk(base, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_machine_starts_from_the_image_and_runs_what_was_put_there(disk, tmp_path):
+def test_machine_starts_from_the_image_and_runs_the_bundle(disk, tmp_path):
     path, bundle = disk
-    said = []
-    image.deploy(bundle, path, DeploySettings(), said.append, kernel=False)
-    assert "pilot (1000:1000)" in "\n".join(said) and "every file has its SHA-256" in said[-1]
+    messages = []
+    image.deploy(bundle, path, DeploySettings(), messages.append, kernel=False)
+    assert "pilot (1000:1000)" in "\n".join(messages) and "every file was read back" in messages[-1]
     machine = Started(tmp_path, path)
     machine.start()
     try:

@@ -1,11 +1,11 @@
-"""The rig itself: what is called an arm64 drone is one, and what is called a failing link fails."""
+"""Tests of the rig itself: the drone is an arm64 machine, and a failing link really fails."""
 
 import sys
 import time
 
-#: An address that nobody has (RFC 5737).
+#: An unused address (RFC 5737).
 SOMEWHERE = "192.0.2.1"
-#: How many of 400 echo requests the drone answers.
+#: Counts the answers of the drone to 400 echo requests.
 PING = """
 import os, socket, struct
 s = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)
@@ -30,43 +30,43 @@ print(len(got))
 """
 
 
-def test_the_drone_is_an_arm64_machine_of_its_own_reached_by_ssh(ground, drone):
+def test_drone_is_a_separate_arm64_machine_reached_over_ssh(ground, drone):
     done = ground.ssh("uname -m; hostname; od -An -tx1 -j18 -N2 /usr/bin/python3.11; ls /proc | grep -c '^1$'")
     assert done.stdout.split() == ["aarch64", "drone", "b7", "00", "1"], done.stderr
 
 
-def test_the_drone_has_no_internet_and_no_compiler(drone):
+def test_drone_has_no_internet_and_no_compiler(drone):
     tried = drone.exec(f"python3 -c 'import socket; socket.create_connection((\"{SOMEWHERE}\", 80), 5)'", check=False)
     assert "Network is unreachable" in tried.stderr
     assert drone.exec("command -v cc gcc clang make", check=False).stdout == ""
 
 
-def test_a_cut_link_is_silent_and_heals(ground, drone):
+def test_cut_link_is_silent_and_can_be_restored(ground, drone):
     drone.link.cut()
     assert ground.run("ssh", "-o", "ConnectTimeout=1", "root@drone", "true").returncode == 255
     drone.link.heal()
     assert ground.ssh("echo back").stdout == "back\n"
 
 
-def test_a_lossy_link_loses_about_what_it_should(ground, drone):
+def test_lossy_link_loses_the_set_share_of_packets(ground, drone):
     def answered():
         return int(ground.run(sys.executable, "-c", PING).stdout)
 
     assert answered() == 400
     drone.link.lossy(20)
-    assert 0.64 * 400 - 60 < answered() < 0.64 * 400 + 60  # there and back; 6 sigma
+    assert 0.64 * 400 - 60 < answered() < 0.64 * 400 + 60  # both ways; 6 sigma
     drone.link.lossy(0)
     assert answered() == 400
 
 
-def test_a_slow_link_is_slow(ground, drone):
+def test_slow_link_has_the_set_rate(ground, drone):
     drone.link.rate(1000)
     started = time.monotonic()
     assert len(ground.ssh("head -c 300000 /dev/zero | tr '\\0' x").stdout) == 300_000
     assert 1.5 < time.monotonic() - started < 30
 
 
-def test_a_full_disk_takes_nothing_more_and_then_does(drone):
+def test_full_disk_refuses_data_until_it_is_emptied(drone):
     drone.fill_disk()
     full = drone.exec("head -c 100000 /dev/zero >/root/file", check=False)
     assert full.returncode and "No space left" in full.stderr
@@ -74,7 +74,7 @@ def test_a_full_disk_takes_nothing_more_and_then_does(drone):
     drone.exec("head -c 100000 /dev/zero >/root/file && rm /root/file")
 
 
-def test_what_was_written_is_there_after_kill_and_start(ground, drone):
+def test_written_files_survive_kill_and_start(ground, drone):
     drone.exec("echo kept >/root/kept; sleep 100 >/dev/null 2>&1 &")
     drone.kill()
     assert not drone.on
@@ -82,7 +82,7 @@ def test_what_was_written_is_there_after_kill_and_start(ground, drone):
     assert ground.ssh("cat /root/kept; rm /root/kept; pgrep sleep").stdout == "kept\n"
 
 
-def test_a_board_that_is_shown_to_the_drone_moves(drone, tmp_path):
+def test_readings_of_a_fake_board_change_on_the_drone(drone, tmp_path):
     tree = tmp_path / "sys"
     (tree / "class/thermal").mkdir(parents=True)
     (tree / "class/thermal/temp").write_text("45000\n")

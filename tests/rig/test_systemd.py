@@ -1,7 +1,7 @@
-"""A root file system gets a release, the agent and the unit by `edgeprune deploy`; it boots under the real systemd, and
-what is deployed there runs, is replaced, is rolled back, and survives a kill -9 and a power cut.
+"""`edgeprune deploy` writes a release, the agent and the unit to a root file system. It boots with the real systemd,
+and the release runs, is replaced, is rolled back, and survives a kill -9 and a power cut.
 
-An emulated processor: no time measured there means anything.
+The CPU is emulated, so measured times are meaningless.
 """
 
 import re
@@ -23,14 +23,14 @@ After=multi-user.target
 [Service]
 ExecStart=/data/scenario.sh
 """
-#: A FAKE program of the user's own: it does not get along with one release.
+#: A FAKE program of the user that fails with one release.
 _MINE = """[Service]
 ExecStart=/bin/sh -c 'test "$(readlink /opt/edgeprune/current)" != releases/{bad} && exec sleep infinity'
 """
 
 
 def another(bundle, name):
-    """The same content, by another name and later."""
+    """The same content under another name, built later."""
     from edgeprune_device.trust import keys
 
     manifest = bundle.manifest.to_json()
@@ -50,14 +50,14 @@ def machine(emulated, tmp_path, monkeypatch):
     except rootfs.MirrorSilent as silent:
         pytest.skip(str(silent))
     tree = tmp_path / "rootfs"
-    subprocess.run(["cp", "-a", str(base), str(tree)], check=True)  # with its devices, which are no files to be read
+    subprocess.run(["cp", "-a", str(base), str(tree)], check=True)  # including its device files, which cannot be read
     (tmp_path / "bundles").mkdir()
     one = Bundle.open(bundles.make(tmp_path / "bundles", "one"))
     two, three = another(one, "two"), another(one, "three")
     data = tree / "data"
     (data / "pictures").mkdir(parents=True)
     (picture, *_) = EvaluationSet.read(one.read("evaluation.zip"))
-    for number in range(5000):  # so many that they do not end
+    for number in range(5000):  # so many that they do not run out
         (data / "pictures" / f"{number:04}.jpg").write_bytes(picture.data)
     for path in (two.path, three.path, Path(__file__).with_name("scenario.sh")):
         shutil.copy(path, data)
@@ -77,16 +77,16 @@ def machine(emulated, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_what_is_deployed_into_an_image_runs_under_systemd_is_replaced_and_rolled_back(machine):
+def test_release_in_an_image_runs_under_systemd_is_replaced_and_rolled_back(machine):
     machine.start()
-    said = machine.console(900, b"step end", 1).decode(errors="replace")
-    said += machine.cut_power().decode(errors="replace")
-    steps = dict(re.findall(r"step (\w+) ([^\r\n]*)", said))
+    output = machine.console(900, b"step end", 1).decode(errors="replace")
+    output += machine.cut_power().decode(errors="replace")
+    steps = dict(re.findall(r"step (\w+) ([^\r\n]*)", output))
     one, two = machine.ids["one"], machine.ids["two"]
     assert steps.pop("said") == (
-        f"edgeprune: error: {machine.ids['three'].partition('/')[2]} (three) was rolled back: unit mine.service is "
-        f"failed (exit-code), started again 0 times; {two.partition('/')[2]} (two) is in use"
-    ), said[-3000:]
+        f"edgeprune: error: {machine.ids['three'].partition('/')[2]} (three): rolled back, because unit mine.service "
+        f"is failed (result exit-code, 0 restarts); {two.partition('/')[2]} (two) is in use"
+    ), output[-3000:]
     assert steps == {
         "image": f"active good {one}",
         "two": f"0 active good {two}",
@@ -94,7 +94,7 @@ def test_what_is_deployed_into_an_image_runs_under_systemd_is_replaced_and_rolle
         "three": f"1 good {two}",
         "supervisor": f"active {two}",
         "worker": f"1 {two}",
-    }, said[-3000:]
-    machine.start()  # after the power cut: the scenario finds release two in use and good
-    said = machine.console(300, b"step image", 1) + machine.console(2)
-    assert f"step image active good {two}".encode() in said or f"step image activating good {two}".encode() in said
+    }, output[-3000:]
+    machine.start()  # after the power cut, the scenario finds release two in use and good
+    output = machine.console(300, b"step image", 1) + machine.console(2)
+    assert f"step image active good {two}".encode() in output or f"step image activating good {two}".encode() in output

@@ -1,5 +1,5 @@
-"""Slow: how long a transfer takes over a radio of delay, loss and rate, with TCP's CUBIC at both ends. The drone's sshd
-is this machine's own here, as an emulated processor's logins would be measured otherwise."""
+"""Slow: measures the time of a transfer over a radio with delay, loss and rate, with TCP's CUBIC at both ends. The sshd
+of the drone is this machine's own, because logins on an emulated CPU would distort the measurement."""
 
 import os
 import re
@@ -41,7 +41,7 @@ RATE_KBIT = 20_000
 
 @pytest.fixture
 def radio(_link, ground, tmp_path):
-    """(the relay, the environment in which ssh goes over it): a sshd of this machine in the drone's name space."""
+    """(the relay, the environment with which ssh uses it), with an sshd of this machine in the drone's name space."""
     key = tmp_path / "host"
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True)
     (tmp_path / "known").write_text(f"radio {key.with_suffix('.pub').read_text()}")
@@ -87,24 +87,24 @@ def transferred(radio, ground, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("delay_ms", [20, 40])
-def test_two_percent_of_loss_cost_at_most_the_ideal_time_again(transferred, delay_ms):
-    """40 ms there and back, and 40 ms each way. 20 MB at 20 Mbit/s: 8 s are ideal."""
+def test_transfer_with_two_percent_loss_takes_at_most_twice_the_ideal_time(transferred, delay_ms):
+    """A round-trip time of 40 ms and of 80 ms. 20 MB at 20 Mbit/s ideally take 8 s."""
     took, _ = transferred(20_000_000, 16, delay_ms=delay_ms, jitter_ms=5, loss_percent=2)
     print(f"RTT {2 * delay_ms} ms: {took:.1f} s, {took / 8:.2f} times the ideal")
     assert took <= 2 * 8
 
 
 @pytest.mark.slow
-def test_one_connection_alone_takes_much_longer(transferred):
-    """What the others are for: were the radio kinder than it should be, this would show it."""
+def test_single_connection_takes_much_longer(transferred):
+    """Shows the use of several connections, and would reveal a radio that is better than intended."""
     took, _ = transferred(5_000_000, 1, delay_ms=20, jitter_ms=5, loss_percent=2)
     print(f"RTT 40 ms, one connection: {took:.1f} s for 5 MB, {took / 2:.2f} times the ideal")
     assert took > 3 * 2
 
 
 @pytest.mark.slow
-def test_all_connections_together_cost_few_bytes(transferred):
-    """3.3 MB, as an INT8 file has, 40 ms there and back, nothing lost: all IP packets, logins among them."""
+def test_several_connections_add_few_bytes(transferred):
+    """3.3 MB, the size of an INT8 file, with a round-trip time of 40 ms and no loss; counts all IP packets."""
     _, sent = transferred(3_300_000, 16, delay_ms=20, jitter_ms=0, loss_percent=0)
     print(f"{sent / 3_300_000:.3f} times the file")
     assert sent <= 1.10 * 3_300_000

@@ -1,4 +1,4 @@
-"""Runs on the machine whose power is cut: puts one report after the other into the spool, and says so once it is in."""
+"""Runs on the machine whose power is cut: stores one report after another in the spool, and prints each stored one."""
 
 import os
 import random

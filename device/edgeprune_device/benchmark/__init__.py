@@ -1,1 +1,1 @@
-"""`edgeprune bench`: a bundle becomes a report with a verdict."""
+"""`edgeprune bench`: measures a bundle and makes a report with a verdict."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from array import array
-from typing import Any, Dict, Optional, Tuple
+from functools import partial
+from typing import Any, Callable, Dict, Optional, Sequence, Tuple
 
 from edgeprune_device import sources
 from edgeprune_device.errors import InputError
+from edgeprune_device.option import named
 from edgeprune_device.reports import percentiles
 
 __all__ = ["Feed", "timing_summary"]
@@ -21,44 +23,48 @@ class Feed:
 
     Args:
         source: The source.
-        mode: One of `benchmark.run.MODES`; None: "camera" for a live source or with `fps`, else "single".
-        fps: Pace of mode "camera", frames a second.
+        mode: One of `benchmark.options.MODES`; None: "camera" for a live source or with `fps`, else "single".
+        fps: Frame rate of mode "camera", frames/s.
 
     Attributes:
         mode: The mode.
-        source: The source, paced where mode "camera" needs it.
-        fps: Pace of mode "camera" where it is known, else None.
+        source: The source, paced if mode "camera" needs it.
+        fps: Frame rate of mode "camera" if known, else None.
         next: Returns the next frame.
 
     Raises:
-        InputError: Source, mode and pace do not fit together.
+        InputError: Source, mode and frame rate do not fit together.
     """
 
     def __init__(self, source: sources.Source, mode: Optional[str], fps: Optional[float]):
         self.mode = mode or ("camera" if source.live or fps else "single")
         if source.live and self.mode != "camera":
-            raise InputError(f"mode {self.mode} needs frames that wait; a camera's do not: use --mode camera")
+            camera = named("mode", "camera")
+            raise InputError(f"{named('mode', self.mode)}: not available with a live camera; use {camera}")
         if fps and self.mode != "camera":
-            raise InputError(f"--fps is the pace of mode camera, and means nothing in mode {self.mode}")
+            raise InputError(f"{named('fps')}: applies only to mode camera (found mode {self.mode}); leave it out")
         if self.mode == "camera" and not source.live:
-            if not (fps or source.fps):
-                raise InputError("mode camera needs --fps, the pace of the camera that these pictures stand for")
             pace = fps or source.fps
+            if not pace:
+                name = named("fps")
+                raise InputError(
+                    f"{name}: missing; mode camera needs the rate, frames/s, at which to play these images"
+                )
             if not _PACES_FPS[0] <= pace <= _PACES_FPS[1]:
-                limits = f"between {_PACES_FPS[0]} and {_PACES_FPS[1]}"
-                raise InputError(f"{pace:g} frames a second: a camera's pace must lie {limits}; set it by --fps")
+                limits = f"{_PACES_FPS[0]} to {_PACES_FPS[1]} frames/s"
+                raise InputError(
+                    f"frame rate of the camera: invalid value (found {pace:g}, expected {limits}); set {named('fps')}"
+                )
             source = sources.Paced(source, pace)
         self.source, self.fps = source, (source.fps or fps) if self.mode == "camera" else None
         self._ages_ns = array("q")
         self._before = (0, 0, 0)
-        if self.mode == "camera":
-            self.next = lambda: source.next(_FRAME_TIMEOUT_S)
-        else:
-            frames = source.frames()
-            self.next = lambda: next(frames)
+        self.next: Callable[[], sources.Frame] = (
+            partial(source.next, _FRAME_TIMEOUT_S) if self.mode == "camera" else source.frames().__next__
+        )
 
     def begin(self) -> None:
-        """Count frames from now on: those after the one that is due now."""
+        """Count frames from now on, starting after the current one."""
         if self.mode == "camera":
             self.next()
         self._before = self._counts()
@@ -95,8 +101,8 @@ class Feed:
         return (source.arrived, source.dropped, source.late) if self.mode == "camera" else (0, 0, 0)
 
 
-def timing_summary(ns) -> Dict[str, Any]:
-    """`percentiles.summary` of the samples, with the samples themselves as "samples_ns".
+def timing_summary(ns: Sequence[int]) -> Dict[str, Any]:
+    """Add the samples as "samples_ns" to their `percentiles.summary`.
 
     Args:
         ns: Samples, ns.

@@ -1,10 +1,11 @@
-"""The choice of the bundle's model that a runtime runs."""
+"""Chooses the model of a bundle that a runtime runs."""
 
 from __future__ import annotations
 
 from edgeprune_device import runtimes
 from edgeprune_device.errors import InputError
 from edgeprune_device.machine.environment import Environment
+from edgeprune_device.option import named
 from edgeprune_device.target import Target
 from edgeprune_device.trust.manifest import Manifest
 
@@ -17,36 +18,39 @@ def choose_precision(manifest: Manifest, runtime: str, precision: str = "auto") 
     Args:
         manifest: Manifest of the bundle.
         runtime: Name of the runtime.
-        precision: The precision that the user asked for, or "auto".
+        precision: The requested precision, or "auto".
 
     Raises:
-        InputError: The bundle does not carry a model that fits; the message has the manifest's reason.
+        InputError: The bundle has no suitable model; the message gives the manifest's reason.
     """
     present = [name for name, entry in manifest.models.items() if entry["payload"] is not None]
     wanted = runtimes.order(runtime, precision, int8_is_for_cpu(manifest))
-    if precision == "auto" and runtime == "ort" and Environment.read().saturates:
-        # 8-bit weights are made for CPUs that do not saturate: the accuracy drop on this one was not measured.
+    if precision == "auto" and runtimes.on_cpu(runtime) and Environment.read().saturates:
+        # 8-bit weights are made for CPUs that do not saturate; the accuracy drop on this CPU was not measured.
         wide = manifest.models.get("int8", {}).get("weight_bits", 8) == 8
         wanted = tuple(p for p in wanted if not (wide and p == "int8"))
-    found = [name for name in wanted if name in present]
-    if found:
-        return found[0]
+    available = [name for name in wanted if name in present]
+    if available:
+        return available[0]
     if precision == "auto" and not present:
-        raise InputError(f"bundle {manifest.name} carries no model")
+        raise InputError(
+            f"bundle {manifest.name}: no model in this bundle; build the bundle again with edgeprune build"
+        )
     if precision == "auto":
         raise InputError(
-            f"runtime {runtime} takes {', '.join(wanted)}; bundle {manifest.name} has {', '.join(present)}"
+            f"bundle {manifest.name}: no model for runtime {runtime} (found {', '.join(present)}, expected "
+            f"{' or '.join(wanted)}); use another {named('runtime')}"
         )
     if precision not in present:
         reason = manifest.models.get(precision, {}).get("reason")
         because = f" ({reason})" if reason else ""
         raise InputError(
-            f"bundle {manifest.name} has no {precision} model{because}; it has {', '.join(present) or 'none'}"
+            f"bundle {manifest.name}: no {precision} model{because}; available: {', '.join(present) or 'none'}"
         )
     return precision
 
 
 def int8_is_for_cpu(manifest: Manifest) -> bool:
-    """Whether the bundle's INT8 model is in the unsigned form for CPUs, which TensorRT does not read."""
-    # A target of the user's own is not known here by name; its INT8 then counts as TensorRT's.
+    """Whether the bundle's INT8 model has the unsigned form for CPUs, which TensorRT does not accept."""
+    # A target that the user defined is not known here; its INT8 counts as made for TensorRT.
     return manifest.target in Target.names() and Target.load(manifest.target).int8_activations == "unsigned"

@@ -1,41 +1,35 @@
-"""Bundle -> BenchReport: open a model, time it on frames, read the board's sensors meanwhile, measure its accuracy."""
+"""Bundle -> BenchReport: opens a model, times it on frames while reading the board's sensors, measures its accuracy."""
 
 from __future__ import annotations
 
-import platform
 import sys
 import time
 from array import array
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Optional, Tuple
 
-from edgeprune_device import clock, probes, runtimes, sources, version
-from edgeprune_device.benchmark import parity, timing, verdict
-from edgeprune_device.benchmark.feed import Feed, timing_summary
-from edgeprune_device.benchmark.precision import choose_precision, int8_is_for_cpu
+import numpy as np
+
+from edgeprune_device import deadline, probes, runtimes, sources
+from edgeprune_device.benchmark import parity, result, timing
+from edgeprune_device.benchmark.feed import Feed
+from edgeprune_device.benchmark.measurement import Checks, Machine, Recording, Subject
+from edgeprune_device.benchmark.options import MODES, BenchmarkOptions
 from edgeprune_device.engine import offer
 from edgeprune_device.errors import DeviceError, InputError
-from edgeprune_device.machine import board, cpu_load, preflight
-from edgeprune_device.machine.environment import Environment
-from edgeprune_device.printable import printable
-from edgeprune_device.probes import summary
-from edgeprune_device.progress import Line
-from edgeprune_device.reports import percentiles
-from edgeprune_device.reports.report import DEVICE_STAGES, END_TO_END, BenchReport
+from edgeprune_device.machine import cpu_load
+from edgeprune_device.progress import Line, Say
+from edgeprune_device.reports.report import DEVICE_STAGES, BenchReport
 from edgeprune_device.reports.spool import Spool
 from edgeprune_device.trust import keys
 from edgeprune_device.trust.bundle import Bundle
 from edgeprune_device.trust.manifest import Manifest
-from edgeprune_device.vision import preprocess
+from edgeprune_device.vision import preprocess, tasks
 from edgeprune_device.vision.accuracy import Accuracy
-from edgeprune_device.vision.evaluation import EvaluationSet, evaluate
-from edgeprune_device.vision.postprocess import detections
+from edgeprune_device.vision.evaluation import evaluate
 
-__all__ = ["MODES", "run_benchmark"]
-
-#: How frames follow each other, and how long each is measured by default, s.
-MODES = {"single": 10.0, "sustained": 300.0, "camera": 30.0, "offline": 10.0}
+__all__ = ["run_benchmark"]
 
 _PARITY_PICTURES = 4
 
@@ -45,28 +39,13 @@ _ROUND_BYTES = 500  # of the sensors' readings: some forty on a Jetson
 
 _ROUND_S, _MOST_ROUNDS = 0.2, 12000  # the monitor's own limit
 
-_LONGEST_LINE, _LONGEST_TEXT, _MOST_TEXTS = 500, 1000, 100  # in the report's schema
-
 _GLANCE_S = 0.5
 
 
 def run_benchmark(
     bundle: Bundle,
+    options: BenchmarkOptions,
     *,
-    mode: Optional[str] = None,
-    source: str = "bundle",
-    fps: Optional[float] = None,
-    runtime: str = "auto",
-    precision: str = "auto",
-    threads: Optional[int] = None,
-    cuda: str = "auto",
-    cuda_graph: bool = False,
-    workspace_bytes: Optional[int] = None,
-    seconds: Optional[float] = None,
-    warmup_seconds: float = 10.0,
-    idle_seconds: float = 5.0,
-    with_accuracy: bool = True,
-    check: bool = False,
     spool: Optional[Spool] = None,
     measured: Optional[Callable[[], None]] = None,
 ) -> BenchReport:
@@ -74,210 +53,114 @@ def run_benchmark(
 
     Args:
         bundle: The bundle.
-        mode: One of `MODES`; None: "camera" for a live source or with `fps`, else "single".
-        source: Text of the source, see `sources.open`.
-        fps: Pace of mode "camera", frames a second.
-        runtime: Name of the runtime, or "auto".
-        precision: Precision of the model, or "auto".
-        threads: CPU threads of the runtime; None: its own choice.
-        cuda: CUDA backend, see `edgeprune_device.cuda.names`.
-        cuda_graph: Run the network by a CUDA graph.
-        workspace_bytes: Scratch memory for building an engine; None: chosen from the free memory.
-        seconds: How long to measure, s; None: as `MODES` gives.
-        warmup_seconds: Longest warm-up, s.
-        idle_seconds: How long the board is watched at rest before the model is loaded, s; only where it has power
-            sensors.
-        with_accuracy: Measure the accuracy on the evaluation set.
-        check: Measure the output divergence, see `parity`.
+        options: How to measure it.
         spool: Spool in which disk space for the report is reserved during the measurement.
-        measured: Called when all measurements are done and only the report is left to make.
+        measured: Called after all measurements, before the report is made.
 
     Returns:
         The signed report.
 
     Raises:
-        InputError: The arguments, the bundle's models and images, or the source do not fit; or there is no room for the
-            report.
+        InputError: The options, the bundle's models and images, or the source do not fit; or the disk has no room for
+            the report.
         RuntimeUnavailable: The runtime cannot run here.
         DeviceError: The GPU or the camera failed before the first frame was measured.
     """
-    environment = Environment.read()  # first: afterwards this run itself is the load
-    key = keys.load_or_create("report")  # early: a failure must come before the minutes of measuring
-    root = probes.sysroot()
-    state, machine = preflight.read(root), board.read(root)
-    manifest, runtime = bundle.manifest, runtimes.choose(runtime)
-    precision = choose_precision(manifest, runtime, precision)
-    payload = bundle.payloads[manifest.models[precision]["payload"]]
-    pictures = _pictures(bundle)
-    model = bundle.read(payload.name)
+    machine = Machine.read()  # read first: later this run is itself the load
+    key = keys.load_or_create("report")  # loaded early: a failure must come before minutes of measuring
+    subject = Subject.choose(bundle, options.runtime, options.precision, options.threads, options.limit_s)
     with ExitStack() as stack:
         say = stack.enter_context(Line())
-        feed = Feed(stack.enter_context(sources.open(source, pictures)), mode, fps)
+        feed = Feed(stack.enter_context(sources.open(options.source, subject.pictures)), options.mode, options.fps)
         stack.callback(feed.source.close)
-        plan = timing.TimingPlan(seconds or MODES[feed.mode], warmup_seconds=warmup_seconds)
-        settings = runtimes.RuntimeSettings(
-            threads=threads,
-            spinning=True,  # fastest on a quiet board; the verdict reports a board that was not quiet
-            shapes=manifest.shapes,
-            precision=precision,
-            fp32_nodes=tuple(manifest.models[precision].get("fp32_nodes", ())),
-            cuda=cuda,
-            graph=cuda_graph,
-            workspace_bytes=workspace_bytes,
-            offers=offer.of(bundle, precision),
-            progress=lambda share, what: say(f"building the engine, {share:.0%} ({what})"),
-        )
-        resting = cpu_load.read()
-        with probes.Monitor(root, _ROUND_S) as monitor:
-            idle = _rest(root, idle_seconds, say)
-            loaded = cpu_load.read()
-            began = time.perf_counter()
-            session = runtimes.open(model, runtime, settings)
-            stack.callback(_close, session)
-            load_ms = (time.perf_counter() - began) * 1e3
-            samples, on_device = _measure(session, manifest, feed, plan, spool, say)
-            camera, done = feed.camera(), cpu_load.read()
-        series = monitor.series()
-        unwatched = [f"power, heat and clocks were not measured: {monitor.problem}"] if monitor.problem else []
-        accuracy, checked, unchecked, interrupted = None, None, (), samples.interrupted
-        peak_rss_bytes = None
-        try:
-            if with_accuracy and runtime != "null" and not interrupted:  # zeros from null have no accuracy
-                accuracy = _accuracy(session, pictures, manifest, say)
-            peak_rss_bytes = _peak_rss_bytes()  # before the check, which opens the model a second time
-            if check and not interrupted:
-                checked, unchecked = _parity(session, model, pictures, manifest)
-        except KeyboardInterrupt:  # the timings are complete, and are kept
-            interrupted = True
-            unchecked = (f"{'parity' if accuracy or not with_accuracy else 'accuracy'} was not measured: interrupted",)
-        description, spinning, told = session.description, session.spinning, session.warnings
+        recording = _record(options, machine, subject, feed, spool, say, stack)
+        checks = _check(options, subject, recording, say)
         if measured:
             measured()
-    host, comparable = _host_accuracy(manifest, precision)
-    delta = None
-    if comparable and accuracy and host and None not in (accuracy.map50_95, host["map50_95"]):
-        delta = accuracy.map50_95 - host["map50_95"]
-    # Ctrl-C can leave the GPU a frame or two ahead of the rest.
-    on_gpu = {name: ns[: len(samples.frames_ns)] for name, ns in on_device.items()}
-    timings = {**samples.stages_ns, END_TO_END: samples.frames_ns, **on_gpu}
-    stages = {name: timing_summary(ns) for name, ns in timings.items()}
-    load = (samples.begins_ns[0], samples.begins_ns[-1] + samples.frames_ns[-1])
-    drift = percentiles.drift(samples.begins_ns, samples.frames_ns)
-    throttling = summary.throttling(series, load)
-    other_load = {"before": cpu_load.others(resting, loaded), "during": cpu_load.others(loaded, done)}
-    judged = verdict.judge(
-        runtime=runtime,
-        samples=len(samples.frames_ns),
-        settled=samples.settled,
-        interrupted=samples.interrupted,
-        failure=samples.failure,
-        other_load=other_load,
-        beforehand=[*([] if state.clocks_locked else environment.warnings()), *state.warnings()],
-        drift=drift,
-        throttling=throttling,
-        camera=camera,
-    )
-    return BenchReport(
-        created=clock.wall(),
-        edgeprune_version=version(),
-        clock=clock.now(),
-        device={
-            "hostname": _plain(platform.node(), _LONGEST_LINE) or "unknown",
-            "serial": machine.serial,
-            "key_fingerprint": keys.fingerprint(key.verify_key),
-        },
-        bundle={
-            "name": manifest.name,
-            "sha256": bundle.sha256,
-            "target": manifest.target,
-            "key_fingerprint": bundle.key_fingerprint,
-            "trusted": bundle.trusted,
-        },
-        precision=precision,
-        model={"payload": payload.name, "sha256": payload.sha256, "size_bytes": payload.size_bytes},
-        runtime={
-            "name": runtime,
-            "description": _plain(description, _LONGEST_LINE),
-            "threads": threads,
-            "spinning": spinning,
-        },
-        environment=environment,
-        board=machine.to_json(),
-        preflight=state.to_json(),
-        mode=feed.mode,
-        source={"name": feed.source.name, "description": _plain(feed.source.description, _LONGEST_LINE)},
-        settings={
-            "seconds": plan.seconds,
-            "warmup_seconds_max": warmup_seconds,
-            "idle_seconds": None if idle is None else idle_seconds,
-            "fps": fps,
-            "pictures": len(pictures),
-            "imgsz": list(manifest.imgsz),
-            **manifest.nms,
-            "opencv_resize": preprocess.uses_opencv(),
-        },
-        warmup={
-            "frames": samples.warmup_frames,
-            "seconds": samples.warmup_ns / 1e9,
-            "settled": samples.settled,
-        },
-        interrupted=interrupted,
-        failure=None if samples.failure is None else _plain(samples.failure, _LONGEST_TEXT),
+    return result.report(options, machine, subject, recording, checks, key)
+
+
+def _record(
+    options: BenchmarkOptions,
+    machine: Machine,
+    subject: Subject,
+    feed: Feed,
+    spool: Optional[Spool],
+    say: Say,
+    stack: ExitStack,
+) -> Recording:
+    """Watch the idle machine, open the model and time the frames; `stack` closes the session."""
+    plan = timing.TimingPlan(options.seconds or MODES[feed.mode], warmup_seconds=options.warmup_seconds)
+    settings = _runtime_settings(options, subject, say)
+    resting = cpu_load.read()
+    with probes.Monitor(machine.root, _ROUND_S) as monitor:
+        idle = _rest(machine.root, options.idle_seconds, say)
+        loaded = cpu_load.read()
+        began = time.perf_counter()
+        with deadline.limited(runtimes.load_limit(subject.runtime, options.limit_s), "loading the model"):
+            session = runtimes.open(subject.model, subject.runtime, settings)
+        stack.callback(_close, session)
+        load_ms = (time.perf_counter() - began) * 1e3
+        with deadline.limited(plan.longest_s + options.limit_s, "the first inference and the measurement"):
+            frames, on_device = _time(session, subject.manifest, feed, plan, spool, say)
+        camera, done = feed.camera(), cpu_load.read()
+    return Recording(
+        session=session,
+        feed=feed,
+        plan=plan,
         load_ms=load_ms,
-        first_inference_ms=samples.first_ns["infer"] / 1e6,
-        begins_ns=tuple(samples.begins_ns),
-        stages=stages,
+        frames=frames,
+        on_device=on_device,
         camera=camera,
-        drift=drift,
-        fps_end_to_end=len(samples.frames_ns) / (samples.wall_ns / 1e9),
-        fps_inference=1e3 / max(stages["infer"]["p50_ms"], 1e-6),
-        other_load=other_load,
-        power=summary.power(series, idle, load, len(samples.frames_ns)),
-        thermal=summary.thermal(series, load),
-        clocks=summary.clocks(series, load),
-        throttling=throttling,
-        series=None if series is None else series.to_json(),
-        accuracy=accuracy,
-        host_accuracy=host,
-        map50_95_delta=delta,
-        peak_rss_bytes=peak_rss_bytes,
-        memory_drop_bytes=_memory_drop(series, load),
-        parity=None if checked is None else checked.to_json(),
-        verdict={"state": judged.state, "reasons": _texts(judged.reasons)},
-        warnings=tuple(
-            _texts(
-                [
-                    *unchecked,
-                    *unwatched,
-                    *feed.source.warnings,
-                    *state.notes(),
-                    *_warnings(bundle, environment, runtime, precision, accuracy is not None, comparable),
-                    *_spikes(throttling),
-                    *told,
-                ]
-            )
-        ),
-    ).sign(key)
+        idle=idle,
+        other_load={"before": cpu_load.others(resting, loaded), "during": cpu_load.others(loaded, done)},
+        series=monitor.series(),
+        problem=monitor.problem,
+    )
 
 
-def _measure(session, manifest: Manifest, feed: Feed, plan: timing.TimingPlan, spool: Optional[Spool], say):
-    """Run the timing; (FrameTimes, {stage of the device: ns of each frame})."""
-    on_device: Dict[str, array] = {}
+def _runtime_settings(options: BenchmarkOptions, subject: Subject, say: Say) -> runtimes.RuntimeSettings:
+    return runtimes.RuntimeSettings(
+        threads=options.threads,
+        spinning=True,  # fastest on an idle board; the verdict reports other load
+        shapes=tasks.get(subject.manifest.task).shapes(subject.manifest),
+        precision=subject.precision,
+        fp32_nodes=tuple(subject.entry.get("fp32_nodes", ())),
+        cuda=options.cuda,
+        graph=options.cuda_graph,
+        workspace_bytes=options.workspace_bytes,
+        offers=offer.of(subject.bundle, subject.precision),
+        progress=lambda fraction, text: say(f"building the engine, {fraction:.0%} ({text})"),
+    )
+
+
+def _time(
+    session: runtimes.Session,
+    manifest: Manifest,
+    feed: Feed,
+    plan: timing.TimingPlan,
+    spool: Optional[Spool],
+    say: Say,
+) -> Tuple[timing.FrameTimes, Dict[str, array[int]]]:
+    """Run the timing, and return (times of the frames, {stage of the device: ns of each frame})."""
+    on_device: Dict[str, array[int]] = {}
 
     def device_times() -> None:
-        times = session.device_ms  # once: each time it asks the driver
-        for name in DEVICE_STAGES if times else ():
+        times = session.device_ms  # read once, because each access asks the driver
+        if times is None:
+            return
+        for name in DEVICE_STAGES:
             on_device.setdefault(name, array("q")).append(round(times[name] * 1e6))
 
     def warmed(median_ns: int) -> None:
         if spool is not None:
-            # Of the three parts of offline, the slowest alone sets the pace: at best three frames in the time of one.
+            # In mode offline the slowest of three parts sets the rate: at best three frames in the time of one.
             fps = 1e9 / max(median_ns, 1) * (3 if feed.mode == "offline" else 1)
             frames = plan.seconds * min(fps, feed.fps or fps)
             rounds = min(plan.seconds / _ROUND_S, _MOST_ROUNDS)
             spool.reserve(int(frames * _FRAME_BYTES + rounds * _ROUND_BYTES) + (1 << 20))
         on_device.clear()
-        feed.begin()  # last: a camera's frames do not wait for a disk
+        feed.begin()  # last, because a camera does not wait for the disk
 
     def after(frame: sources.Frame, end_ns: int) -> None:
         feed.done(frame, end_ns)
@@ -285,135 +168,100 @@ def _measure(session, manifest: Manifest, feed: Feed, plan: timing.TimingPlan, s
 
     stages = _stages(session, manifest, feed.source)
     if feed.mode != "offline":
-        return timing.measure(stages, feed.next, plan, warmed=warmed, after=after, progress=say), on_device
-    # Another frame is in the GPU when this one is done: its times are read at once, in its own thread.
+        needed = after if feed.mode == "camera" or session.times_device else None
+        return timing.measure(stages, feed.next, plan, warmed=warmed, after=needed, progress=say), on_device
+    # The GPU works on another frame when this one is done, so its times are read at once, in its thread.
     stages["infer"] = _followed(stages["infer"], device_times)
     return timing.pipelined(stages, feed.next, plan, middle="infer", warmed=warmed, progress=say), on_device
 
 
-def _followed(step, then):
-    def both(value):
-        result = step(value)
+def _followed(step: Callable[[Any], Any], then: Callable[[], None]) -> Callable[[Any], Any]:
+    def both(value: Any) -> Any:
+        outcome = step(value)
         then()
-        return result
+        return outcome
 
     return both
 
 
-def _close(session) -> None:
+def _close(session: runtimes.Session) -> None:
     """Close the session. A GPU that failed may fail again here, which must not lose the measurements."""
     with suppress(DeviceError):
         session.close()
 
 
-def _plain(text: str, longest: int) -> str:
-    """The text as a line that a report may hold: paths and messages of libraries can hold any character."""
-    shown = printable(" ".join(text.split()))
-    return shown if len(shown) <= longest else f"{shown[: longest - 1]}…"
-
-
-def _texts(found: Sequence[str]) -> List[str]:
-    return [_plain(text, _LONGEST_TEXT) for text in found[:_MOST_TEXTS]]
-
-
-def _rest(root: Path, seconds: float, say) -> Optional[Tuple[int, int]]:
-    """Watch the machine at rest, for at least half a second, so that the load of other programs shows.
+def _rest(root: Path, seconds: float, say: Say) -> Optional[Tuple[int, int]]:
+    """Watch the idle machine for at least half a second, to detect the load of other programs.
 
     Returns:
-        (begin, end) of that window, time.monotonic_ns, where there are power sensors; else None.
+        (begin, end) of that window, time.monotonic_ns; None without power sensors.
     """
     powered = any(channel.kind == "power" for channel in probes.discover(root))
     begin = now = time.monotonic_ns()
     while now < begin + int((seconds if powered else _GLANCE_S) * 1e9):
-        say(f"watching the machine at rest, {(now - begin) / 1e9:.0f} s")
+        say(f"watching the idle machine, {(now - begin) / 1e9:.0f} s")
         time.sleep(0.1)
         now = time.monotonic_ns()
     return (begin, now) if powered else None
 
 
-def _memory_drop(series: Optional[probes.Series], load: Tuple[int, int]) -> Optional[int]:
-    """Free memory of the whole machine at the first reading, less its minimum until the load's end, in bytes."""
-    free = [value for t, value in series.points("memory", "available") if t <= load[1]] if series else []
-    return int(free[0] - min(free)) if len(free) > 1 else None
+def _stages(session: runtimes.Session, manifest: Manifest, source: sources.Source) -> Dict[str, Callable[[Any], Any]]:
+    """The stages decode, pre, infer and post. Data for later stages is passed on beside the image."""
+    task, classes, kind, nms = tasks.get(manifest.task), len(manifest.classes), manifest.output, dict(manifest.nms)
 
-
-def _pictures(bundle: Bundle) -> EvaluationSet:
-    if bundle.manifest.evaluation is None:
-        raise InputError(f"{bundle.path}: has no evaluation pictures to measure on")
-    name = bundle.manifest.evaluation["payload"]
-    pictures = EvaluationSet.read(bundle.read(name), f"{bundle.path}: {name}")
-    if not len(pictures):
-        raise InputError(f"{bundle.path}: {name} holds no picture")
-    return pictures
-
-
-def _stages(session, manifest: Manifest, source: sources.Source) -> Dict[str, Any]:
-    """The stages decode, pre, infer and post. Data for later stages travels beside the image."""
-    classes, kind, nms = len(manifest.classes), manifest.output, dict(manifest.nms)
-
-    def infer(prepared):
+    def infer(prepared: Tuple[np.ndarray, preprocess.Letterbox]) -> Tuple[List[np.ndarray], preprocess.Letterbox]:
         return session.infer(prepared[0]), prepared[1]
 
-    def post(inferred):
-        return inferred[1].undo(detections(inferred[0], kind, classes=classes, **nms))
+    def post(inferred: Tuple[List[np.ndarray], preprocess.Letterbox]) -> np.ndarray:
+        return task.undo(task.detections(inferred[0], kind, classes=classes, **nms), inferred[1])
 
     return {"decode": source.decode, "pre": preprocess.Preprocessor(manifest.imgsz), "infer": infer, "post": post}
 
 
-def _parity(session, model: bytes, pictures: EvaluationSet, manifest: Manifest):
-    """(the RuntimeParity, no warnings), or (None, why it was not measured)."""
+def _check(options: BenchmarkOptions, subject: Subject, recording: Recording, say: Say) -> Checks:
+    """Measure the accuracy and the output divergence, if requested; Ctrl-C ends this early."""
+    checks, session = Checks(recording.frames.interrupted), recording.session
+    try:
+        # Runtime null returns zeros, which have no accuracy.
+        if options.with_accuracy and subject.runtime != "null" and not checks.interrupted:
+            with deadline.limited(options.limit_s, "the accuracy measurement"):
+                checks.accuracy = _accuracy(session, subject, say)
+        checks.peak_rss_bytes = _peak_rss_bytes()  # before the divergence, which opens the model a second time
+        if options.check and not checks.interrupted:
+            with deadline.limited(options.limit_s, "the comparison of the outputs"):
+                checks.parity, checks.remarks = _parity(session, subject)
+    except KeyboardInterrupt:  # the timings are complete, and are kept
+        checks.interrupted = True
+        missing = "parity" if checks.accuracy or not options.with_accuracy else "accuracy"
+        checks.remarks = (f"{missing} was not measured: interrupted",)
+    return checks
+
+
+def _parity(session: runtimes.Session, subject: Subject) -> Tuple[Optional[parity.RuntimeParity], Tuple[str, ...]]:
+    """Return (the divergence, no remarks), or (None, why it was not measured)."""
     if session.name == "null":
         return None, ("parity was not measured: runtime null runs no model",)
-    few = list(pictures)[:_PARITY_PICTURES]
+    manifest, few = subject.manifest, list(subject.pictures)[:_PARITY_PICTURES]
     inputs = (preprocess.letterbox(preprocess.decode(picture.data, picture.name), manifest.imgsz)[0] for picture in few)
+    task = tasks.get(manifest.task)
     try:
-        return parity.measure(session, model, inputs, len(manifest.classes), manifest.output), ()
+        return parity.measure(session, subject.model, inputs, len(manifest.classes), manifest.output, task), ()
     except InputError as error:
         return None, (f"parity was not measured: {error}",)
 
 
-def _accuracy(session, pictures: EvaluationSet, manifest: Manifest, say) -> Accuracy:
+def _accuracy(session: runtimes.Session, subject: Subject, say: Say) -> Accuracy:
+    manifest, count = subject.manifest, len(subject.pictures)
     accuracy, _ = evaluate(
         session,
-        pictures,
+        subject.pictures,
         imgsz=manifest.imgsz,
         classes=manifest.classes,
         kind=manifest.output,
-        progress=lambda done: say(f"accuracy, picture {done} of {len(pictures)}"),
+        task=tasks.get(manifest.task),
+        progress=lambda done: say(f"accuracy, image {done} of {count}"),
     )
     return accuracy
-
-
-def _host_accuracy(manifest: Manifest, precision: str) -> Tuple[Optional[Dict[str, Optional[float]]], bool]:
-    """(the host's figures, whether they were measured on the same images as the evaluation set)."""
-    evaluation, model = manifest.evaluation or {}, manifest.models[precision]
-    same = (evaluation.get("accuracy") or {}).get(precision)
-    figures = same if same is not None else model
-    keys = ("map50", "map50_95", "small_map50_95")
-    host = {key: figures.get(key) for key in keys}
-    if all(value is None for value in host.values()):
-        return None, False
-    return host, same is not None or model.get("pictures", evaluation.get("pictures")) == evaluation.get("pictures")
-
-
-def _warnings(bundle, environment, runtime, precision, judged, comparable) -> List[str]:
-    """Remarks on the figures that do not concern the machine's state; that belongs to the verdict."""
-    found = []
-    if not bundle.trusted:
-        found.append(f"the bundle is signed by {bundle.key_fingerprint}, which is not trusted here")
-    if runtime == "ort" and precision.startswith("int8") and not int8_is_for_cpu(bundle.manifest):
-        found.append("this INT8 model is in TensorRT's form, slower than FP32 on a CPU (--target cpu makes the CPU's)")
-    bits = bundle.manifest.models[precision].get("weight_bits", 8)
-    if runtime == "ort" and precision == "int8" and bits == 8 and environment.saturates:
-        found.append("this CPU has no VNNI: 8-bit products saturate, so INT8 accuracy here may be lower than elsewhere")
-    if judged and not comparable:
-        found.append("the host states no accuracy on these very pictures: no delta")
-    return found
-
-
-def _spikes(throttling) -> List[str]:
-    count = throttling["events"].get("oc3") if throttling else None
-    return [f"{count} current spikes (oc3): the supply is at its limit, though it held"] if count else []
 
 
 def _peak_rss_bytes() -> Optional[int]:

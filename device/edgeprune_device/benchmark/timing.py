@@ -9,16 +9,17 @@ from __future__ import annotations
 import statistics
 import time
 from array import array
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Callable, List, Mapping, Optional, Sequence, Tuple
 
 from edgeprune_device.errors import DeviceError
+from edgeprune_device.progress import Say, silent
 
 __all__ = ["FrameTimes", "TimingPlan", "measure", "pipelined"]
 
 _WINDOW_SECONDS, _WINDOW_FRAMES = 0.2, 5  # a warm-up window lasts at least both
-_TELL_SECONDS = 0.2
+_BATCH_NS = 200_000_000  # interval at which frames are stored and progress is reported
 _AGREE = 0.05  # of the smallest of three consecutive window medians
 
 Stages = Mapping[str, Callable[[Any], Any]]
@@ -32,13 +33,13 @@ class FrameTimes:
     Attributes:
         begins_ns: When each frame's first stage began, ns (CLOCK_MONOTONIC).
         frames_ns: Time from there to the end of its last stage, ns.
-        stages_ns: {stage: one value a frame, ns}.
-        wall_ns: Duration of the measured loop, including the time between the frames, ns.
+        stages_ns: {stage: one value per frame, ns}.
+        wall_ns: Duration of the measured loop, including the time between frames, ns.
         first_ns: {stage: time of the very first frame}, before any warm-up, ns.
         warmup_frames: Number of frames of the warm-up.
         warmup_ns: Duration of the warm-up, ns.
         settled: Whether the medians of three consecutive windows agreed within 5 %.
-        interrupted: Whether Ctrl-C or a failure ended the run; the samples until then are kept.
+        interrupted: Whether Ctrl-C or a failure ended the run; earlier samples are kept.
         failure: Message of that failure, else None.
     """
 
@@ -56,19 +57,24 @@ class FrameTimes:
 
 @dataclass(frozen=True)
 class TimingPlan:
-    """How long a run lasts.
+    """The duration of a run.
 
     Attributes:
-        seconds: Duration of the measured loop, s. It lasts longer, up to four times that, until it has `min_samples`,
-            and it measures at least one frame.
+        seconds: Duration of the measured loop, s. It is extended, up to four times, until there are `min_samples`
+            frames; at least one frame is always measured.
         min_samples: Number of frames to reach.
-        warmup_seconds: Longest warm-up, s. It ends when the timings settle, else `FrameTimes.settled` is False. 0: one
-            frame.
+        warmup_seconds: Maximum warm-up, s. It ends earlier once the timings are stable; otherwise `FrameTimes.settled`
+            is False. 0: one frame.
     """
 
     seconds: float = 10.0
     min_samples: int = 64
     warmup_seconds: float = 10.0
+
+    @property
+    def longest_s(self) -> float:
+        """Longest time of warm-up and measurement, s, but for the first and the last frame of each."""
+        return self.warmup_seconds + 4 * self.seconds
 
 
 def measure(
@@ -78,7 +84,7 @@ def measure(
     *,
     warmed: Optional[Callable[[int], None]] = None,
     after: Optional[Callable[[Any, int], None]] = None,
-    progress: Optional[Callable[[str], None]] = None,
+    progress: Say = silent,
 ) -> FrameTimes:
     """Time one frame after another through all stages.
 
@@ -87,22 +93,32 @@ def measure(
         supply: Returns the next frame.
         plan: How long to measure.
         warmed: Called with the median time of a frame, ns, between warm-up and measuring.
-        after: Called with each measured frame and its end, ns, outside its time.
-        progress: Called with a line of text.
+        after: Called with each measured frame and its end, ns; this time is not measured.
+        progress: Receives lines of text.
 
     Raises:
         KeyboardInterrupt: Ctrl-C before the first measured frame.
         DeviceError: The GPU or the camera failed before the first measured frame.
     """
     run = _TimedRun(stages, supply, plan, progress, warmed)
-    steps = list(stages.values())
+    # All names are looked up in advance, and the code of `_frame` is repeated here: between two frames the loop must
+    # touch few objects, because after a megabyte of image each of them is a cache miss.
+    steps, clock, goes_on, add = list(stages.values()), time.monotonic_ns, run.goes_on, run.add
+    end = clock()
     try:
-        while run.goes_on():
-            frame = supply()
-            row = _frame(steps, frame)
-            run.add(row)
+        while goes_on(end):
+            value = frame = supply()
+            begin = end = clock()
+            row = [begin]
+            for step in steps:
+                value = step(value)
+                now = clock()
+                row.append(now - end)
+                end = now
+            row.append(end - begin)
+            add(row)
             if after:
-                after(frame, row[0] + row[-1])
+                after(frame, end)
     except (KeyboardInterrupt, DeviceError) as error:
         run.interrupt(error)
     return run.samples()
@@ -115,15 +131,14 @@ def pipelined(
     *,
     middle: str,
     warmed: Optional[Callable[[int], None]] = None,
-    progress: Optional[Callable[[str], None]] = None,
+    progress: Say = silent,
 ) -> FrameTimes:
     """Time up to three frames at once.
 
-    While `middle` works on one frame, the stages before it have the next one and the stages after it the previous one.
-    The result is the most frames a second that the machine can do. A frame's time includes its waits between the three
-    parts.
+    While `middle` works on one frame, the stages before it work on the next one and the stages after it on the previous
+    one. The result is the maximum throughput of the machine. A frame's time includes its waits between the three parts.
 
-    `middle` stays in the caller's thread, as a CUDA context may belong to one thread. It begins a frame only when the
+    `middle` runs in the caller's thread, as a CUDA context may belong to one thread. It begins a frame only when the
     one before the last has left the pipeline, because a runtime's results stay valid that long.
 
     Args:
@@ -153,31 +168,36 @@ def pipelined(
 
     with ThreadPoolExecutor(1) as ahead, ThreadPoolExecutor(1) as behind:
         try:
-            coming, leaving = ahead.submit(first), None
-            while run.goes_on():
+            coming = ahead.submit(first)
+            leaving: Optional[Future[None]] = None
+            while run.goes_on(time.monotonic_ns()):
                 value, times = coming.result()
                 coming = ahead.submit(first)
                 value = _through([stages[middle]], value, times)
-                if leaving:
+                if leaving is not None:
                     leaving.result()
                 leaving = behind.submit(last, value, times)
-            leaving.result()
+            if leaving is not None:
+                leaving.result()
         except (KeyboardInterrupt, DeviceError) as error:
             run.interrupt(error)
     return run.samples()
 
 
 class _TimedRun:
-    """A run that warms up when it is made, then keeps the time and the rows.
+    """A run that warms up on construction, then keeps the time and the rows.
 
-    A row is (begin, ns of each stage …, ns of the frame). The rows are stored column by column in plain memory, 8 bytes
-    a figure. Hours of them as Python objects would take a gigabyte, which the report would count as memory of the
-    model.
+    A row is (begin, ns of each stage …, ns of the frame). The rows are stored in plain memory, 8 bytes per figure. As
+    Python objects, hours of them would take a gigabyte, which the report would count as memory of the model. They are
+    moved there in batches, which takes less time between two frames.
     """
 
-    def __init__(self, stages: Stages, supply: Supply, plan: TimingPlan, progress, warmed):
+    def __init__(
+        self, stages: Stages, supply: Supply, plan: TimingPlan, progress: Say, warmed: Optional[Callable[[int], None]]
+    ) -> None:
         steps = list(stages.values())
         self._names, self._plan, self._progress = list(stages), plan, progress
+        self._width = len(stages) + 2
         begin = time.monotonic_ns()
         row = _frame(steps, supply())
         self._first = dict(zip(stages, row[1:]))
@@ -185,39 +205,51 @@ class _TimedRun:
         self._warmup_frames, self._warmup_ns = more + 1, time.monotonic_ns() - begin
         if warmed:
             warmed(median or row[-1])
-        self._columns = [array("q") for _ in range(len(stages) + 2)]
-        self._interrupted, self._failure, self._told = False, None, 0.0
-        self._start = self._now = time.monotonic_ns()
+        self._rows = array("q")
+        self._batch: List[Sequence[int]] = []
+        self.add = self._batch.append
+        self._interrupted = False
+        self._failure: Optional[str] = None
+        self._start = self._next = time.monotonic_ns()
 
-    def goes_on(self) -> bool:
-        self._now = time.monotonic_ns()
-        elapsed, plan = (self._now - self._start) / 1e9, self._plan
-        if self._progress and elapsed >= self._told + _TELL_SECONDS:  # a line for each frame would cost some of them
-            self._told = elapsed
-            self._progress(f"measuring {elapsed:.0f} of {plan.seconds:.0f} s")
-        count = len(self._columns[-1])
-        return elapsed < plan.seconds or not count or (count < plan.min_samples and elapsed < 4 * plan.seconds)
+    def goes_on(self, now: int) -> bool:
+        """Whether to measure another frame at `now`, ns."""
+        return now < self._next or self._decide(now)
 
-    def add(self, row: Tuple[int, ...]) -> None:
-        for column, value in zip(self._columns, row):
-            column.append(value)
-        self._now = time.monotonic_ns()
+    def _decide(self, now: int) -> bool:
+        """Move the batch, report progress, and set the time of the next move."""
+        count = self._move()
+        elapsed, plan = (now - self._start) / 1e9, self._plan
+        self._progress(f"measuring {elapsed:.0f} of {plan.seconds:.0f} s")
+        if count and elapsed >= plan.seconds:
+            # From here on one frame at a time, because each may reach `min_samples`.
+            return count < plan.min_samples and elapsed < 4 * plan.seconds
+        self._next = min(now + _BATCH_NS, self._start + int(plan.seconds * 1e9))
+        return True
+
+    def _move(self) -> int:
+        """Move the batch to the rows, and return the number of all rows."""
+        for row in self._batch:
+            self._rows.extend(row)
+        self._batch.clear()
+        return len(self._rows) // self._width
 
     def interrupt(self, error: BaseException) -> None:
-        """End the run with the samples measured until now; where there are none, raise the error."""
-        if not self._columns[-1]:
+        """End the run with the samples measured so far; without any, raise the error."""
+        if not self._move():
             raise error
         self._interrupted = True
         self._failure = str(error) if isinstance(error, DeviceError) else None
 
     def samples(self) -> FrameTimes:
-        # Ctrl-C may have come in the middle of a row.
-        begins, *columns, frames = (column[: len(self._columns[-1])] for column in self._columns)
+        self._move()
+        begins, *columns, frames = (self._rows[i :: self._width] for i in range(self._width))
         return FrameTimes(
             begins_ns=begins,
             frames_ns=frames,
             stages_ns=dict(zip(self._names, columns)),
-            wall_ns=self._now - self._start,
+            # An interrupt can leave a partial frame, which is ignored.
+            wall_ns=(begins[-1] + frames[-1] if self._interrupted else time.monotonic_ns()) - self._start,
             first_ns=self._first,
             warmup_frames=self._warmup_frames,
             warmup_ns=self._warmup_ns,
@@ -250,18 +282,21 @@ def _frame(steps: Sequence[Callable[[Any], Any]], value: Any) -> Tuple[int, ...]
     return (begin, *taken, last - begin)
 
 
-def _warm_up(steps, supply: Supply, deadline_ns: int, progress) -> Tuple[int, bool, Optional[int]]:
-    """(frames run, settled, the last window's median)."""
-    clock, medians, frames = time.monotonic_ns, [], 0
+def _warm_up(
+    steps: Sequence[Callable[[Any], Any]], supply: Supply, deadline_ns: int, progress: Say
+) -> Tuple[int, bool, Optional[int]]:
+    """Return (frames run, settled, the last window's median)."""
+    clock, frames = time.monotonic_ns, 0
+    medians: List[float] = []
     while True:
-        window, began = [], clock()
+        window: List[int] = []
+        began = clock()
         while len(window) < _WINDOW_FRAMES or clock() - began < _WINDOW_SECONDS * 1e9:
             if clock() >= deadline_ns:
                 return frames, False, int(statistics.median(window or medians or [0])) or None
             window.append(_frame(steps, supply())[-1])
             frames += 1
-            if progress:
-                progress(f"warming up, frame {frames}")
+            progress(f"warming up, frame {frames}")
         medians = [*medians[-2:], statistics.median(window)]
         if len(medians) == 3 and max(medians) - min(medians) <= _AGREE * min(medians):
             return frames, True, int(medians[-1])

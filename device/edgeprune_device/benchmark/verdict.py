@@ -1,7 +1,7 @@
 """The verdict of a measurement: clean, degraded or invalid, each with its reasons.
 
-- clean: another team that repeats the measurement will find the same
-- degraded: the figures were measured, but the machine was not at its best or not at rest; the reasons give the cause
+- clean: another team that repeats the measurement will get the same figures
+- degraded: the figures were measured, but the machine was throttled or not idle; the reasons give the cause
   and the remedy
 - invalid: the figures do not describe this model on this machine
 """
@@ -9,17 +9,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Dict, List, Mapping, Optional
+from typing import Any, Dict, List, Mapping, Optional, Sequence
 
-__all__ = ["DRIFT", "Verdict", "judge"]
+from edgeprune_device.option import named
 
-#: Change of the median frame between the first and the last seconds of a run, above which it was not steady.
+__all__ = ["DRIFT", "Evidence", "Verdict", "judge"]
+
+#: Relative change of the median frame time over a run, above which the run was not steady.
 DRIFT = 0.05
-# After oc3, an instantaneous current, a board recovers within microseconds: alone it is only a warning.
+# After oc3, a current spike, a board recovers within microseconds, so oc3 alone is only a warning.
 _CURRENT = {"oc1": "under-voltage", "oc2": "average current above the limit"}
 _BUSY, _OVERLOADED = 0.05, 0.5  # of all cores
-_FEWEST = 64  # samples: fewer do not even give p90
-_LATE = 0.01  # of the frames: a slower source has not kept the requested pace
+_FEWEST = 64  # samples needed for p90
+_LATE = 0.01  # share of late frames above which the source has not kept its rate
 
 
 @dataclass
@@ -45,74 +47,87 @@ class Verdict:
         return {"state": self.state, "reasons": list(self.reasons)}
 
 
-def judge(
-    *,
-    runtime: str,
-    samples: int,
-    settled: bool,
-    interrupted: bool,
-    failure: Optional[str],
-    other_load: Mapping[str, Optional[float]],
-    beforehand: List[str],
-    drift: Optional[Mapping[str, float]],
-    throttling: Optional[Mapping[str, Mapping[str, float]]],
-    camera: Optional[Mapping[str, Any]],
-) -> Verdict:
-    """Judge a run.
+@dataclass(frozen=True)
+class Evidence:
+    """The facts of a run that a verdict depends on.
 
-    Args:
+    Attributes:
         runtime: Name of the runtime.
         samples: Number of measured frames.
         settled: Whether the timings settled in the warm-up.
         interrupted: Whether the run ended early.
         failure: Message of the failure that ended it, or None.
-        other_load: {"before", "during"}: share of all cores that other programs used, None where not known.
-        beforehand: Findings of the preflight that spoil a benchmark.
-        drift: As in the report, None where not measured.
-        throttling: As in the report, None where not measured.
-        camera: As in the report, None where not measured.
+        other_load: {"before", "during"}: share of all cores that other programs used, None if not known.
+        beforehand: Findings of the preflight that distort a benchmark.
+        drift: As in the report, None if not measured.
+        throttling: As in the report, None if not measured.
+        camera: As in the report, None if not measured.
     """
-    verdict = Verdict()
-    if runtime == "null":
-        verdict.add("invalid", "runtime null runs no model: these figures are the harness's own")
-    if samples < _FEWEST:
-        verdict.add("invalid", f"only {samples} frames: {_FEWEST} are the fewest for p90; measure for longer")
-    busy = {when: share for when, share in other_load.items() if share is not None and share > _BUSY}
+
+    runtime: str
+    samples: int
+    settled: bool
+    interrupted: bool
+    failure: Optional[str]
+    other_load: Mapping[str, Optional[float]]
+    beforehand: Sequence[str]
+    drift: Optional[Mapping[str, float]]
+    throttling: Optional[Mapping[str, Mapping[str, Optional[int]]]]
+    camera: Optional[Mapping[str, Any]]
+
+
+def judge(evidence: Evidence) -> Verdict:
+    """Judge a run."""
+    verdict, camera = Verdict(), evidence.camera
+    if evidence.runtime == "null":
+        verdict.add(
+            "invalid",
+            "runtime null runs no model, so these figures show only the time of the benchmark itself; to measure "
+            f"the model, choose another {named('runtime')}",
+        )
+    if evidence.samples < _FEWEST:
+        verdict.add("invalid", f"only {evidence.samples} frames (p90 needs {_FEWEST}); measure for longer")
+    busy = {when: share for when, share in evidence.other_load.items() if share is not None and share > _BUSY}
     if busy:
         state = "invalid" if max(busy.values()) > _OVERLOADED else "degraded"
         shares = ", ".join(f"{share:.0%} {when} the run" for when, share in busy.items())
-        verdict.add(state, f"others used the machine's cores ({shares}): stop them, or the timings are theirs, too")
-    if failure:
-        verdict.add("degraded", f"it broke off: {failure}")
-    elif interrupted:
-        verdict.add("degraded", "interrupted: shorter than what was asked for")
-    if not settled:
+        verdict.add(state, f"other programs used CPU time ({shares}); stop those programs and measure again")
+    if evidence.failure:
+        verdict.add("degraded", f"the run failed before its end: {evidence.failure}")
+    elif evidence.interrupted:
+        verdict.add("degraded", "the run was interrupted, so it is shorter than requested; measure again until the end")
+    if not evidence.settled:
+        longer = f"a longer {named('warmup')}"
         verdict.add(
-            "degraded", "the timings did not settle in the warm-up: repeat on a quiet machine or with a longer --warmup"
+            "degraded", f"the timings did not settle in the warm-up; repeat on an idle machine or with {longer}"
         )
-    for reason in beforehand:
-        verdict.add("degraded", reason)
-    if drift is not None and abs(drift["change"]) > DRIFT:
-        verdict.add(
-            "degraded",
-            f"the median frame went from {drift['first_ms']:.2f} to {drift['last_ms']:.2f} ms ({drift['change']:+.1%}) "
-            f"between the first and the last {drift['window_s']:.0f} s",
-        )
-    for reason in _throttled(throttling):
+    for reason in [*evidence.beforehand, *_drifted(evidence.drift), *_throttled(evidence.throttling)]:
         verdict.add("degraded", reason)
     if camera is not None and camera["late"] > _LATE * max(camera["arrived"], 1):
         verdict.add(
-            "degraded", f"the source did not keep its pace: {camera['late']} of {camera['arrived']} frames were late"
+            "degraded",
+            f"the source did not keep its frame rate ({camera['late']} of {camera['arrived']} frames late); lower "
+            f"{named('fps')}, or use a faster source",
         )
     return verdict
 
 
-def _throttled(throttling: Optional[Mapping[str, Mapping[str, float]]]) -> List[str]:
+def _drifted(drift: Optional[Mapping[str, float]]) -> List[str]:
+    if drift is None or abs(drift["change"]) <= DRIFT:
+        return []
+    return [
+        f"the median frame time changed from {drift['first_ms']:.2f} to {drift['last_ms']:.2f} ms "
+        f"({drift['change']:+.1%}) between the first and the last {drift['window_s']:.0f} s; measure again "
+        "once the temperature and the load are steady"
+    ]
+
+
+def _throttled(throttling: Optional[Mapping[str, Mapping[str, Optional[int]]]]) -> List[str]:
     if throttling is None:
         return []
     events = {name: count for name, count in throttling["events"].items() if count}
     current = [f"{what} ({name}) {events[name]:g} times" for name, what in _CURRENT.items() if name in events]
     heat = [f"{name} {count:g} times" for name, count in events.items() if not name.startswith("oc")]
     heat += [name for name, state in throttling["states"].items() if state and name not in events]
-    found = [f"held back by its power supply: {', '.join(current)}"] if current else []
-    return [*found, *([f"throttled by heat: {', '.join(heat)}"] if heat else [])]
+    reasons = [f"throttled by the power supply: {', '.join(current)}; use a stronger power supply"] if current else []
+    return [*reasons, *([f"throttled by heat: {', '.join(heat)}; improve the cooling"] if heat else [])]

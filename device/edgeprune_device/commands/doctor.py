@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-HELP = "what is missing on this machine, and how to get it"
+from argparse import ArgumentParser, Namespace
 
-_COLOURS = {"ok": "green", "note": "yellow", "missing": "red"}
+from edgeprune_device.options import JSON
+
+HELP = "check this machine for missing parts and show how to install them"
+
+_COLOURS = {"ok": "green", "note": "yellow", "missing": "red", "damaged": "red"}
 
 
-def configure(parser) -> None:
+def configure(parser: ArgumentParser) -> None:
     """Add the options."""
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    JSON.add(parser)
 
 
-def run(args) -> None:
+def run(args: Namespace) -> None:
     """Examine this machine and show the result.
 
     Raises:
-        GateError: A required part is missing.
+        GateError: A required part is missing or damaged.
     """
     import sys
 
@@ -24,16 +28,17 @@ def run(args) -> None:
     from edgeprune_device.errors import GateError
     from edgeprune_device.printable import printable
 
-    found = doctor.examine()
+    checks = doctor.examine()
     if args.json:
-        print(strict_json.pretty({"edgeprune": version(), "checks": [check.to_json() for check in found]}), end="")
+        print(strict_json.pretty({"edgeprune": version(), "checks": [check.to_json() for check in checks]}), end="")
     else:
-        width, look = max(len(check.name) for check in found) + 2, terminal.look(sys.stdout)
-        for check in found:
+        width, look = max(len(check.name) for check in checks) + 2, terminal.look(sys.stdout)
+        for check in checks:
             state = look.style(f"{check.state:<9}", _COLOURS.get(check.state, "bold"))
-            print(f"{state}{check.name:<{width}}{printable(check.found)}")
+            print(f"{state}{check.name:<{width}}{printable(check.detail)}")
             if check.advice:
                 print(f"{'':<9}{'':<{width}}-> {printable(check.advice)}")
-    missing = [check.name for check in found if check.state == "missing"]
-    if missing:
-        raise GateError(f"missing here: {', '.join(missing)}")
+    wrong = {state: [check.name for check in checks if check.state == state] for state in ("missing", "damaged")}
+    states = [f"{state} on this machine: {', '.join(names)}" for state, names in wrong.items() if names]
+    if states:
+        raise GateError("; ".join(states))

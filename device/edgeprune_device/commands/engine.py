@@ -2,44 +2,51 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from argparse import ArgumentParser, Namespace
+from typing import TYPE_CHECKING, List, Sequence, Tuple
 
-from edgeprune_device.commands import add_bundle, add_cuda, find_bundle, host
+from edgeprune_device.commands import add, add_bundle, find_bundle, host
+from edgeprune_device.option import File, Flag, Option, Text
+from edgeprune_device.options import CUDA, JSON, WORKSPACE
+
+if TYPE_CHECKING:
+    from edgeprune_device.cuda import Device
+    from edgeprune_device.engine import Engine
+    from edgeprune_device.engine.cache import Cache
+    from edgeprune_device.trust.bundle import Bundle
+    from edgeprune_device.trust.manifest import Manifest
+
+OPTIONS = (
+    Option("precision", Text(), "auto (the fastest that this TensorRT supports), all, or a list such as fp16,int8 "
+           "(default: auto; all with --on)", metavar="LIST"),
+    CUDA,
+    WORKSPACE,
+    Option("rebuild", Flag(), "rebuild engines that are already cached", default=False),
+    Option("out", File(), "existing folder for copies of the raw plans and their metadata; with --on: path of the new "
+           "bundle (default: beside the input bundle)", metavar="PATH"),
+    Option("on", Text(), "on the host: build and measure on this device, and write a bundle with the results",
+           metavar="user@jetson"),
+    JSON.but(help="print JSON instead of a table"),
+)  # fmt: skip
 
 HELP = "build a bundle's TensorRT engines on this machine, for bench and for trtexec --loadEngine"
 
 
-def configure(parser) -> None:
+def configure(parser: ArgumentParser) -> None:
     """Add the options."""
     add_bundle(parser, "default: the only *.epb here, else the newest runs/*/*.epb")
-    parser.add_argument(
-        "--precision",
-        help="auto (the fastest that its TensorRT takes), all, or a list such as fp16,int8; default auto; --on: all",
-    )
-    add_cuda(parser)
-    parser.add_argument("--rebuild", action="store_true", help="build anew what is in the cache")
-    parser.add_argument(
-        "--out",
-        metavar="PATH",
-        type=Path,
-        help="a folder for copies of the raw plans and their metadata; with --on the new bundle, by default beside it",
-    )
-    parser.add_argument(
-        "--on",
-        metavar="user@jetson",
-        help="on the host: let this device build and measure, and write a bundle that brings its engines and figures",
-    )
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    add(parser, OPTIONS)
 
 
-def run(args) -> None:
+def run(args: Namespace) -> None:
     """Verify the bundle, build its engines or take them from the cache, and show them; or let another device do it."""
     if args.on is not None:
-        return host("on").run(args)
-    return _here(args)
+        host("on").run(args)
+    else:
+        _here(args)
 
 
-def _here(args) -> None:
+def _here(args: Namespace) -> None:
     from edgeprune_device import cuda, files, strict_json
     from edgeprune_device.engine import cache
     from edgeprune_device.errors import DeviceError, GateError, InputError, SignatureError
@@ -47,7 +54,7 @@ def _here(args) -> None:
 
     bundle = Bundle.open(find_bundle(args.bundle), allow_untrusted=args.allow_untrusted)
     if args.out is not None and not args.out.is_dir():
-        raise InputError(f"{args.out}: no such folder; make it first")
+        raise InputError(f"{args.out}: no such folder; create it first")
     runtime, library = _library()
     precisions = _precisions(bundle.manifest, runtime, args.precision or "auto")
     with cuda.open(args.cuda) as gpu:
@@ -59,7 +66,7 @@ def _here(args) -> None:
         except (DeviceError, GateError) as error:
             if len(precisions) == 1 or isinstance(error, SignatureError):
                 raise
-            refused[precision] = error  # of this file: the others may be all that is needed
+            refused[precision] = error  # only this file failed; the others may suffice
             continue
         if args.out is not None:
             name = f"{bundle.manifest.name}.{precision}"
@@ -78,7 +85,7 @@ def _here(args) -> None:
         raise type(first)("; ".join(map(str, refused.values())))
 
 
-def _engine(bundle, precision: str, library: str, kept, device, args):
+def _engine(bundle: Bundle, precision: str, library: str, kept: Cache, device: Device, args: Namespace) -> Engine:
     from edgeprune_device.engine import Request, offer
     from edgeprune_device.progress import Line
 
@@ -94,17 +101,17 @@ def _engine(bundle, precision: str, library: str, kept, device, args):
     )
     with Line() as say:
 
-        def show(share, what):
+        def show(share: float, what: str) -> None:
             say(f"{precision}: {share:.0%} ({what})")
 
         offers = offer.of(bundle, precision)
         return kept.engine(request, device, offers=offers, rebuild=args.rebuild, progress=show)
 
 
-def _library():
-    """(runtime, NVIDIA's module) of the first runtime that can build here.
+def _library() -> Tuple[str, str]:
+    """Find the first runtime that can build engines here: (runtime, NVIDIA's module).
 
-    RuntimeUnavailable, with TensorRT's reason, where there is none.
+    Raises RuntimeUnavailable, with TensorRT's reason, if there is none.
     """
     from edgeprune_device.errors import RuntimeUnavailable
     from edgeprune_device.runtimes import rtx, trt
@@ -114,10 +121,10 @@ def _library():
         return "trt", trt.LIBRARY
     if rtx.available() is None:
         return "rtx", rtx.LIBRARY
-    raise RuntimeUnavailable(f"no engine can be built here: {why}")
+    raise RuntimeUnavailable(f"TensorRT: no engine can be built here ({why})")
 
 
-def _precisions(manifest, runtime: str, asked: str):
+def _precisions(manifest: Manifest, runtime: str, asked: str) -> List[str]:
     from edgeprune_device import runtimes
     from edgeprune_device.benchmark.precision import choose_precision, int8_is_for_cpu
 
@@ -127,7 +134,9 @@ def _precisions(manifest, runtime: str, asked: str):
     return list(dict.fromkeys(choose_precision(manifest, runtime, p) for p in asked.split(",")))
 
 
-def _table(engines, device) -> str:
+def _table(engines: Sequence[Engine], device: Device) -> str:
+    from edgeprune_device import table
+
     rows = [("precision", "MB", "parse s", "build s", "", "layers kept FP32", "plan")]
     for e in engines:
         times = f"{e.parse_seconds:.1f}", f"{e.build_seconds:.1f}"
@@ -135,8 +144,7 @@ def _table(engines, device) -> str:
         size = f"{e.size_bytes / 1e6:.1f}"
         how = "adopted" if e.adopted_from else "cached" if e.cached else "built"
         rows.append((e.precision, size, *times, how, str(e.fp32_layers), where))
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
+    lines = table.rows(rows)
     lines.append(f"by {engines[0].builder} for {device.name} (SM {device.sm})")
     lines += [f"{e.precision}: {warning}" for e in engines for warning in e.warnings]
     return "\n".join(lines) + "\n"

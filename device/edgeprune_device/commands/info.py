@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+from typing import Any, Dict, Iterator
+
 from edgeprune_device.commands import add_bundle
+from edgeprune_device.options import JSON
 from edgeprune_device.printable import printable
 
-HELP = "what this machine can run; with a bundle, its verified contents"
+HELP = "show the runtimes of this machine, or the verified contents of a bundle"
 
 
-def configure(parser) -> None:
+def configure(parser: ArgumentParser) -> None:
     """Add the options."""
     add_bundle(parser, "a bundle to verify and show; without one, this machine is shown")
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    JSON.add(parser)
 
 
-def run(args) -> None:
+def run(args: Namespace) -> None:
     """Print this machine or a bundle."""
     from edgeprune_device import strict_json
 
@@ -25,12 +30,12 @@ def run(args) -> None:
         print("\n".join(_lines(_readable(data))))
 
 
-def describe_machine() -> dict:
+def describe_machine() -> Dict[str, Any]:
     """Describe this machine.
 
     Returns:
-        A JSON object: versions, machine, board, sensors with their values now (null where there is none), preflight,
-            the findings that spoil a benchmark, runtimes ("available" or the reason why not), and keys.
+        A JSON object: versions, machine, board, sensors with their current values (null if a sensor gives none),
+            preflight, the conditions that distort a benchmark, runtimes ("available" or the reason why not), and keys.
     """
     from edgeprune_device import probes, runtimes, version
     from edgeprune_device.machine import board, preflight
@@ -52,7 +57,7 @@ def describe_machine() -> dict:
     }
 
 
-def describe_bundle(path, allow_untrusted: bool) -> dict:
+def describe_bundle(path: Path, allow_untrusted: bool) -> Dict[str, Any]:
     """Verify a bundle and describe it.
 
     Returns:
@@ -70,20 +75,20 @@ def describe_bundle(path, allow_untrusted: bool) -> dict:
     }
 
 
-def _readable(data: dict) -> dict:
-    """The same, with the sensors and the state in words; a bundle's contents stay unchanged."""
+def _readable(data: Dict[str, Any]) -> Dict[str, Any]:
+    """Replace the sensors and the preflight state with readable text; a bundle's contents stay unchanged."""
     from edgeprune_device.machine.preflight import Preflight
 
     if "preflight" not in data:
         return data
     sensors = {
-        key: "says nothing" if sensor["value"] is None else f"{sensor['value']:.12g} {sensor['unit']}"
+        key: "no reading" if sensor["value"] is None else f"{sensor['value']:.12g} {sensor['unit']}"
         for key, sensor in data["sensors"].items()
     }
     return {**data, "sensors": sensors, "preflight": Preflight.from_json(data["preflight"]).described()}
 
 
-def _lines(value, indent: str = ""):
+def _lines(value: Any, indent: str = "") -> Iterator[str]:
     """A JSON value as indented text."""
     if isinstance(value, dict) and value:
         width = max(len(_plain(key)) for key in value) + 2
@@ -98,12 +103,12 @@ def _lines(value, indent: str = ""):
             yield f"{indent}{_text(item)}"
 
 
-def _flat(value) -> bool:
+def _flat(value: Any) -> bool:
     items = value.values() if isinstance(value, dict) else value
     return not any(isinstance(item, (dict, list)) for item in items) and (isinstance(value, list) or len(value) <= 4)
 
 
-def _text(value) -> str:
+def _text(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{_plain(key)} {_text(item)}" for key, item in value.items()) or "-"
     if isinstance(value, list):
@@ -113,5 +118,5 @@ def _text(value) -> str:
     return f"{value:.6g}" if isinstance(value, float) else _plain(value)
 
 
-def _plain(value) -> str:
+def _plain(value: object) -> str:
     return printable(str(value))  # a bundle's strings are not trusted

@@ -2,46 +2,68 @@
 
 from __future__ import annotations
 
-import argparse
+from argparse import ArgumentParser, Namespace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from edgeprune_device.commands import add_root, find_bundle, positive_float, positive_int
+from edgeprune_device.commands import add, find_bundle
+from edgeprune_device.option import Flag, Option, Text, named
+from edgeprune_device.options import (
+    ALLOW_OLDER,
+    ALLOW_UNTRUSTED,
+    HEALTH,
+    INSTALL_MAX_DROP,
+    JSON,
+    KEEP,
+    LIMIT,
+    OUTPUT,
+    PRECISION,
+    RELEASES,
+    RUNTIME,
+    SOURCE,
+    UNIT,
+)
 
-HELP = "install a bundle on this device as a release: verified, measured, watched, rolled back if it fails"
+if TYPE_CHECKING:
+    from edgeprune_device.releases import Releases
+
+#: Options that describe how to install, see `InstallOptions`.
+SETTINGS = (
+    PRECISION,
+    RUNTIME,
+    INSTALL_MAX_DROP,
+    KEEP,
+    HEALTH,
+    LIMIT,
+    UNIT,
+    SOURCE.but(help="write edgeprune.service, which runs the release on this camera, video or folder", default=None),
+    OUTPUT.but(help="with --source: destination of its detections: -, a file, or unix:PATH (default: -, the journal)",
+               default=None),
+    ALLOW_UNTRUSTED,
+    ALLOW_OLDER,
+)  # fmt: skip
+OPTIONS = (
+    Option("incoming", Text(), "instead of BUNDLE: install the upload with this hash from edgeprune deploy",
+           metavar="SHA256"),
+    RELEASES,
+    *SETTINGS,
+    Option("ticket", Text(), "ID of this installation: a second request with the same ID only follows the first",
+           metavar="TEXT"),
+    Option("abort", Flag(), "end the installation in progress; the release in use stays in use",
+           default=False),
+    JSON.but(help="print one JSON object per step, with the result last"),
+)  # fmt: skip
+HELP = "install a bundle on this device: verify it, measure it, switch to it, and roll back on failure"
 
 
-def configure(parser) -> None:
+def configure(parser: ArgumentParser) -> None:
     """Add the options."""
     parser.add_argument("bundle", metavar="BUNDLE", nargs="?", type=Path, help="default: the only *.epb here")
-    parser.add_argument("--incoming", metavar="SHA256", help="instead: what edgeprune deploy has sent")
-    add_root(parser)
-    add_options(parser)
-    parser.add_argument("--ticket", metavar="TEXT", help="name this installation: asked again, it is not done twice")
-    parser.add_argument("--json", action="store_true", help="one JSON object a step, the result at last")
+    add(parser, OPTIONS)
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that describe how to install, see `InstallOptions`."""
-    from edgeprune_device.installation.options import HEALTH_S, KEEP, MAX_DROP
-
-    add = parser.add_argument
-    add("--precision", default="auto", choices=("auto", "fp32", "fp16", "int8", "int8-fp16"), help="default: the best")
-    add("--runtime", default="auto", help="auto, trt, rtx, ort, ort-cuda, ort-tensorrt; default auto")
-    add("--max-drop", type=positive_float, default=MAX_DROP, metavar="X",
-        help=f"mAP50-95 it may lose here against the host's figure (default {MAX_DROP:g})")  # fmt: skip
-    add("--keep", type=positive_int, default=KEEP, metavar="N",
-        help=f"releases to keep, this one included, at least 2 (default {KEEP})")  # fmt: skip
-    add("--health", type=positive_float, default=HEALTH_S, metavar="S",
-        help=f"how long it must run well before it is good, s (default {HEALTH_S:g})")  # fmt: skip
-    add("--unit", metavar="NAME", help="the systemd unit to restart (default: edgeprune run, where it runs)")
-    add("--source", help="write edgeprune.service, which runs it on this camera, video or folder")
-    add("--output", help="where its detections go: -, a file, or unix:PATH (default -, the journal)")
-    add("--allow-untrusted", action="store_true", help="accept an intact bundle of a key that is not trusted here")
-    add("--allow-older", action="store_true", help="accept a bundle that is older than what was installed")
-
-
-def run(args) -> None:
-    """Start the installation in a separate process, and follow it."""
+def run(args: Namespace) -> int:
+    """Start the installation in a separate process, follow it, and return its exit code."""
     import re
 
     from edgeprune_device import printable
@@ -51,25 +73,34 @@ def run(args) -> None:
     from edgeprune_device.installation.options import InstallOptions
     from edgeprune_device.releases import Releases
 
-    if args.keep < 2:
-        raise InputError("--keep 1: leaves nothing to go back to; keep 2 or more")
     if args.output is not None and args.source is None:
-        raise InputError("--output belongs to the unit that --source writes: give both, or neither")
+        raise InputError(f"{named('output')}: needs {named('source')}, which writes the unit; give both, or neither")
     if args.source is not None and args.unit is not None:
-        raise InputError("--source writes edgeprune.service, --unit names another: give one of the two")
+        raise InputError(
+            f"{named('source')} writes edgeprune.service, but {named('unit')} names another unit; give one of the two"
+        )
     if args.incoming is not None and args.bundle is not None:
-        raise InputError("give a bundle or --incoming, not both")
+        raise InputError(f"BUNDLE and {named('incoming')}: cannot be combined; give one of the two")
     if args.incoming is not None and not re.fullmatch("[0-9a-f]{64}", args.incoming):
-        raise InputError(f"--incoming {printable.printable(args.incoming[:80])}: not a SHA-256")
+        raise InputError(
+            f"{named('incoming', printable.printable(args.incoming[:80]))}: invalid value (expected a SHA-256, 64 "
+            "hexadecimal digits)"
+        )
     if args.ticket is not None and not re.fullmatch("[0-9A-Za-z]{8,64}", args.ticket):
-        raise InputError("--ticket: 8 to 64 letters and digits")
+        raise InputError(f"{named('ticket')}: invalid value (expected 8 to 64 letters and digits)")
     releases = Releases(args.root)
+    if args.abort:
+        if args.bundle is not None or args.incoming is not None:
+            raise InputError(f"{named('abort', True)}: cannot be combined with a bundle; leave out one of the two")
+        _abort(releases, args.json)
+        return 0
     options = InstallOptions(
         precision=args.precision,
         runtime=args.runtime,
         max_drop=args.max_drop,
         keep=args.keep,
         health_s=args.health,
+        limit_s=args.limit,
         unit=args.unit,
         source=args.source,
         output=args.output,
@@ -90,3 +121,16 @@ def run(args) -> None:
         ticket=args.ticket,
         as_json=args.json,
     )
+
+
+def _abort(releases: Releases, as_json: bool) -> None:
+    """End the installation in progress, and print the release in use."""
+    import json
+
+    from edgeprune_device.installation import detached, judge
+
+    ended, now = detached.abort(releases), judge.current(releases)
+    if as_json:
+        print(json.dumps({"aborted": ended, "current": None if now is None else now.identity}))
+        return
+    print(f"installation ended; in use: {now or 'nothing'}" if ended else "no installation is in progress")

@@ -5,52 +5,63 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+from argparse import ArgumentParser, Namespace
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Dict, Optional, Tuple
 
+from edgeprune_device.commands import add
 from edgeprune_device.errors import InputError
+from edgeprune_device.option import Flag, Option, Text, named
+from edgeprune_device.options import JSON
 
-HELP = "whose bundles run here, who signs here; make, export, trust and revoke keys"
+if TYPE_CHECKING:
+    from nacl.signing import VerifyKey
+
+OPTIONS = (
+    Option("report", Flag(), "export: the key that signs this machine's reports", default=False),
+    Option("name", Text(), "trust: name of the key on this machine (default: the file's name)", metavar="NAME"),
+    JSON.but(help="list: print JSON"),
+)
+HELP = "list, make, export, trust and revoke the keys that sign bundles and reports"
 
 ACTIONS = ("list", "make", "export", "trust", "revoke")
 _ADVICE = """
-list    the keys of this machine, and those that it trusts, refuses and takes reports of
-make    a new key for this machine's bundles; the former one stays trusted until it is revoked
-export  the public half of this machine's bundle key (--report: of its report key), to FILE or as a line
-trust   run bundles of the host whose public key this is: a file, such as its host.pub, or 64 hexadecimal digits
-revoke  take no bundle and no report of this key any more: a fingerprint, a file, or 64 hexadecimal digits
+list    show the keys of this machine, the trusted and revoked keys, and the devices whose reports are accepted
+make    make a new bundle key for this machine; the previous key stays trusted until it is revoked
+export  print this machine's public bundle key (--report: its report key), or write it to FILE
+trust   accept bundles from the host with this public key: a file, such as its host.pub, or 64 hexadecimal digits
+revoke  refuse all bundles and reports signed with this key: a fingerprint, a file, or 64 hexadecimal digits
 """
 
 
-def configure(parser) -> None:
+def configure(parser: ArgumentParser) -> None:
     """Add the options."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = _ADVICE
     parser.add_argument("action", nargs="?", default="list", choices=ACTIONS, help="default: list; see below")
     parser.add_argument("key", metavar="KEY", nargs="?", help="a file, 64 hexadecimal digits, or a fingerprint")
-    parser.add_argument("--report", action="store_true", help="export: the key that signs this machine's reports")
-    parser.add_argument("--name", help="trust: what the key is called here; default: the file's name")
-    parser.add_argument("--json", action="store_true", help="list: print JSON")
+    add(parser, OPTIONS)
 
 
-def run(args) -> None:
+def run(args: Namespace) -> None:
     """Run the chosen action."""
     if args.action in ("trust", "revoke") and args.key is None:
-        raise InputError(f"keys {args.action}: which one? (see edgeprune keys --help)")
+        raise InputError(f"keys {args.action}: KEY is missing; see edgeprune keys --help")
     if args.action in ("list", "make") and args.key is not None:
-        raise InputError(f"keys {args.action} takes no key, but got {args.key!r:.80}")
+        raise InputError(f"keys {args.action}: takes no KEY (found {args.key!r:.80}); leave it out")
     for option, action in (("report", "export"), ("name", "trust"), ("json", "list")):
         if getattr(args, option) and args.action != action:
-            raise InputError(f"--{option} belongs to keys {action}")
+            raise InputError(f"{named(option)}: applies only to keys {action} (found keys {args.action}); leave it out")
     _RUN[args.action](args)
 
 
-def describe() -> dict:
-    """Describe this machine's keys; makes no key.
+def describe() -> Dict[str, Any]:
+    """Describe this machine's keys, without making one.
 
     Returns:
-        A JSON object: this machine's two keys (null where none was made yet), and the keys that it trusts, refuses, and
-            takes reports of.
+        A JSON object: this machine's two keys (null if not made yet), and the keys that are trusted, revoked, and
+            accepted for reports.
     """
     from edgeprune_device.trust import keys
 
@@ -74,7 +85,7 @@ def describe() -> dict:
     }
 
 
-def _list(args) -> None:
+def _list(args: Namespace) -> None:
     from edgeprune_device import strict_json
     from edgeprune_device.printable import printable
 
@@ -84,24 +95,24 @@ def _list(args) -> None:
         return
     for kind, what in (("own", "signs this machine's bundles"), ("report", "signs this machine's reports")):
         key = data[kind]
-        print(f"{kind:<9}{key['fingerprint']}  {what}" if key else f"{kind:<9}none yet: it is made when it is needed")
+        print(f"{kind:<9}{key['fingerprint']}  {what}" if key else f"{kind:<9}none yet; made on first use")
     for kind in ("trusted", "revoked", "devices"):
         for entry in data[kind]:
             print(f"{kind.rstrip('s'):<9}{entry['fingerprint']}  {printable(entry['name'] or entry['path'])}")
 
 
-def _make(args) -> None:
+def _make(args: Namespace) -> None:
     from edgeprune_device.trust import keys
 
     key, former = keys.renew()
     print(f"own      {keys.fingerprint(key.verify_key)}")
     if former is not None:
         mark = keys.fingerprint(former)
-        print(f"former   {mark}, still trusted here; was it stolen? edgeprune keys revoke {mark}")
-        print("drones   trust the new one after edgeprune setup user@drone, or edgeprune keys trust there")
+        print(f"former   {mark}, still trusted here; if it was stolen: edgeprune keys revoke {mark}")
+        print("drones   run edgeprune setup user@drone, or edgeprune keys trust on the drone, to trust the new key")
 
 
-def _export(args) -> None:
+def _export(args: Namespace) -> None:
     from edgeprune_device.files import write_atomic
     from edgeprune_device.trust import keys
 
@@ -112,47 +123,62 @@ def _export(args) -> None:
         return
     path = Path(args.key)
     if path.exists():
-        raise InputError(f"{path}: exists already; give another name")
+        raise InputError(f"{path}: already exists; give the path of a new file")
     write_atomic(path, text)
     print(f"{path}: {keys.fingerprint(key)}")
 
 
-def _trust(args) -> None:
+def _trust(args: Namespace) -> None:
     from edgeprune_device.trust import keys
 
     mark, key, name = _identify(args.key)
     if key is None:
-        raise InputError(f"{mark}: a fingerprint is not a key; give the host's host.pub, or its 64 hexadecimal digits")
+        raise InputError(f"{mark}: a fingerprint, not a key; give the host's host.pub, or its 64 hexadecimal digits")
     new = keys.trust(args.name or name, key)
     print(f"trusted  {mark}" + ("" if new else ", as before"))
 
 
-def _revoke(args) -> None:
+def _revoke(args: Namespace) -> None:
     from edgeprune_device.trust import keys
 
     mark, _, _ = _identify(args.key)
     print(f"revoked  {mark}" + ("" if keys.revoke(mark) else ", as before"))
+    _forget_counter(mark)
     _warn_of_releases(mark)
 
 
+def _forget_counter(mark: str) -> None:
+    """Reset the counter of a revoked key, so that a wrong one does not hold if the key is ever trusted again."""
+    from edgeprune_device import releases
+
+    there = releases.Releases(releases.DEFAULT_ROOT)
+    try:
+        if mark in there.counters:
+            with there.state_locked():
+                there.forget(mark)
+            print(f"counter  {mark}: reset in {there.root}")
+    except InputError as error:
+        print(f"warning: counter of {mark}: not reset ({error})", file=sys.stderr)
+
+
 def _warn_of_releases(mark: str) -> None:
-    """Warn of releases that this key signed: they are refused at the next start, also the only one."""
+    """Warn of releases that this key signed. They are refused at the next start, even if no other one is left."""
     from edgeprune_device import releases
 
     there = releases.Releases(releases.DEFAULT_ROOT)
     with suppress(InputError):
         current, signed = there.current(), [r for r in there.all() if r.key_fingerprint == mark]
         if signed:
-            use = ", the one in use too" if current in signed else ""
+            use = ", including the one in use" if current in signed else ""
             print(
-                f"warning: {len(signed)} of the releases in {there.root} do not start again{use}: deploy one that is "
-                "signed by another key",
+                f"warning: {there.root}: releases signed by this key will not start again ({len(signed)}{use}); "
+                "deploy a bundle that is signed by another key",
                 file=sys.stderr,
             )
 
 
-def _identify(text: str):
-    """(fingerprint, the key itself or None, a name for it) of the argument KEY."""
+def _identify(text: str) -> Tuple[str, Optional[VerifyKey], str]:
+    """Parse the argument KEY: (fingerprint, the key itself or None, a name for it)."""
     from edgeprune_device.trust import keys
 
     if re.fullmatch("SHA256:[A-Za-z0-9+/]{22}", text):
@@ -161,13 +187,13 @@ def _identify(text: str):
         key = keys.public(text.lower(), "KEY")
         return keys.fingerprint(key), key, text[:8].lower()
     path = Path(text)
-    if path.suffix == ".key":  # the same digits, but a secret: it must not be copied among the public ones
-        raise InputError(f"{path}: a private key; give its public half, {path.with_suffix('.pub').name}")
+    if path.suffix == ".key":  # the same format, but secret: never copied among the public keys
+        raise InputError(f"{path}: a private key; give the public key, {path.with_suffix('.pub').name}")
     key = keys.read_public(path)
     return keys.fingerprint(key), key, path.stem
 
 
-def _own(name: str):
+def _own(name: str) -> Optional[Dict[str, str]]:
     from edgeprune_device.trust import keys
 
     key = keys.own(name)

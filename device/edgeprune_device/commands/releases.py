@@ -3,37 +3,40 @@
 from __future__ import annotations
 
 import os
+from argparse import ArgumentParser, Namespace
+from typing import Optional
 
 from edgeprune_device.commands import add_where, host
+from edgeprune_device.options import JSON, ROOT
 
-HELP = "what is installed on a device, and which of it is in use"
+HELP = "list a device's releases and show which one is in use"
 
 
-def configure(parser) -> None:
+def configure(parser: ArgumentParser) -> None:
     """Add the options."""
     add_where(parser)
-    parser.add_argument("--json", action="store_true", help="print JSON, with what else an installation needs to know")
+    JSON.but(help="print JSON, including the fields that an installation needs").add(parser)
 
 
-def run(args) -> None:
+def run(args: Namespace) -> None:
     """Show the releases of this device; on a host, those of another device."""
     from pathlib import Path
 
     from edgeprune_device import strict_json
     from edgeprune_device.errors import InputError
     from edgeprune_device.installation import describe
-    from edgeprune_device.releases import DEFAULT_ROOT, Releases
+    from edgeprune_device.releases import Releases
 
     if elsewhere(args.where):
         host("deploy").releases(args.where, args.json)
         return
-    root = Path(args.where or DEFAULT_ROOT)
-    if not args.json and root.exists() and not root.is_dir():  # the JSON has it as "problem"
-        raise InputError(f"{root}: is not a folder")
+    root = Path(args.where or ROOT)
+    if not args.json and root.exists() and not root.is_dir():  # the JSON reports it as "problem"
+        raise InputError(f"{root}: not a folder; give the releases folder as WHERE")
     described = describe.describe(Releases(root))
     print(strict_json.pretty(described) if args.json else describe.table(described), end="")
 
 
-def elsewhere(where) -> bool:
+def elsewhere(where: Optional[str]) -> bool:
     """Whether the argument WHERE names a drone that SSH reaches, and not a folder."""
     return where is not None and "/" not in where.partition(":")[0] and not os.path.isdir(where)

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from argparse import ArgumentParser, Namespace
 
-HELP = "the reports that wait here for edgeprune collect; --to copies them to a stick"
+from edgeprune_device.commands import add
+from edgeprune_device.option import File, Flag, Option
+from edgeprune_device.options import JSON
+
+OPTIONS = (
+    Option("to", File(), "copy the waiting reports into this folder and keep the originals", metavar="FOLDER"),
+    Option("prune", Flag(), "remove the reports that the host has collected", default=False),
+    JSON,
+)
+HELP = "list the reports that wait for edgeprune collect; --to copies the reports to a folder such as a USB stick"
 
 
-def configure(parser) -> None:
+def configure(parser: ArgumentParser) -> None:
     """Add the options."""
-    parser.add_argument("--to", metavar="FOLDER", type=Path, help="copy what waits there; it goes on waiting here")
-    parser.add_argument("--prune", action="store_true", help="remove the reports that the host has")
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    add(parser, OPTIONS)
 
 
-def run(args) -> None:
+def run(args: Namespace) -> None:
     """Copy or prune the reports, then list them."""
     from edgeprune_device import strict_json
     from edgeprune_device.errors import InputError
@@ -22,20 +29,20 @@ def run(args) -> None:
 
     spool = Spool()
     if args.to is not None and not args.to.is_dir():
-        raise InputError(f"{args.to}: no such folder; make it first")
+        raise InputError(f"{args.to}: no such folder; create it first")
     copied = spool.copy_pending(args.to) if args.to else []
     pruned = spool.prune() if args.prune else []
     entries = spool.entries()
     if args.json:
         listed = [{**entry._asdict(), "path": str(entry.path)} for entry in entries]
-        told = {"folder": str(spool.folder), "reports": listed, "copied": copied, "pruned": pruned}
-        print(strict_json.pretty(told), end="")
+        listing = {"folder": str(spool.folder), "reports": listed, "copied": copied, "pruned": pruned}
+        print(strict_json.pretty(listing), end="")
         return
     for entry in entries:
         print(f"{entry.id[:12]}  {entry.size_bytes / 1e6:8.2f} MB  {'delivered' if entry.delivered else 'waits'}")
     waiting = sum(not entry.delivered for entry in entries)
-    print(f"{waiting} waiting, {len(entries) - waiting} delivered, in {spool.folder}")
+    print(f"reports  {waiting} waiting, {len(entries) - waiting} delivered, in {spool.folder}")
     if args.to:
-        print(f"{len(copied)} copied to {args.to}")
+        print(f"reports  {len(copied)} copied to {args.to}")
     if args.prune:
-        print(f"{len(pruned)} removed")
+        print(f"reports  {len(pruned)} removed")

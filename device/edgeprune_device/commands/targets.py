@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-HELP = "list the devices a bundle can be made for"
+from argparse import ArgumentParser, Namespace
+
+from edgeprune_device.options import JSON
+
+HELP = "list the target devices"
 
 
-def configure(parser) -> None:
+def configure(parser: ArgumentParser) -> None:
     """Add the options."""
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    JSON.add(parser)
 
 
-def run(args) -> None:
+def run(args: Namespace) -> None:
     """Print every target."""
-    from edgeprune_device import strict_json
+    from edgeprune_device import strict_json, table
     from edgeprune_device.target import Target
 
     targets = [Target.load(name) for name in Target.names()]
@@ -23,7 +27,8 @@ def run(args) -> None:
     for target in targets:
         releases = ", ".join(release.tensorrt for release in target.jetpacks)
         rows.append((target.name, target.title, target.sm or "-", releases or "-", ", ".join(target.precisions)))
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())
-    print("\nyour own: copy one of these as JSON (edgeprune targets --json), change it, and give --target FILE.json")
+    print("\n".join(table.rows(rows)))
+    print(
+        "\nFor a target of your own, copy one of these (edgeprune targets --json), change it, and give --target "
+        "FILE.json"
+    )

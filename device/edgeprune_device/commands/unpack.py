@@ -5,21 +5,28 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from argparse import ArgumentParser, Namespace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edgeprune_device.commands import add_bundle, find_bundle
-from edgeprune_device.errors import InputError
+from edgeprune_device.errors import InputError, reason
+from edgeprune_device.option import File, Option, named
 
-HELP = "write the files inside a bundle into a new folder, after it was verified"
+if TYPE_CHECKING:
+    from edgeprune_device.trust.bundle import Bundle
+
+OUT = Option("out", File(), "folder to create (default: a folder with the bundle's name)", metavar="FOLDER")
+HELP = "verify a bundle and write its files into a new folder"
 
 
-def configure(parser) -> None:
+def configure(parser: ArgumentParser) -> None:
     """Add the options."""
     add_bundle(parser, "the bundle; default: the only one in this folder, or the newest in runs/")
-    parser.add_argument("--out", metavar="DIR", type=Path, help="default: a folder named as the bundle's content is")
+    OUT.add(parser)
 
 
-def run(args) -> None:
+def run(args: Namespace) -> None:
     """Verify the bundle, then unpack it."""
     from edgeprune_device.printable import printable
     from edgeprune_device.trust.bundle import Bundle
@@ -30,7 +37,7 @@ def run(args) -> None:
     print(f"{printable(str(folder))}: {len(bundle.payloads)} files and manifest.json, {_signer(bundle)}")
 
 
-def unpack(bundle, folder: Path) -> None:
+def unpack(bundle: Bundle, folder: Path) -> None:
     """Write all payloads, byte for byte, and manifest.json into a folder, which appears complete or not at all.
 
     Args:
@@ -38,7 +45,7 @@ def unpack(bundle, folder: Path) -> None:
         folder: The new folder.
 
     Raises:
-        InputError: The path exists and is not an empty folder, a payload is called manifest.json, or the folder cannot
+        InputError: The path exists and is not an empty folder, a payload is named manifest.json, or the folder cannot
             be written.
     """
     from edgeprune_device import strict_json
@@ -47,31 +54,33 @@ def unpack(bundle, folder: Path) -> None:
     folder = Path(folder)
     _check_free(folder)
     if any(name.lower() == "manifest.json" for name in bundle.payloads):
-        raise InputError(f"{bundle.path}: a payload is called manifest.json, which unpacking itself writes")
+        raise InputError(
+            f"{bundle.path}: cannot be unpacked, because a payload has the name of unpack's own file, manifest.json"
+        )
     try:
         temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name[:80]}.", suffix=".tmp", dir=str(folder.parent)))
     except OSError as error:
-        raise InputError(f"{folder}: cannot be made ({str(error.strerror).lower()})") from error
+        raise InputError(f"{folder}: cannot be created ({reason(error)})") from error
     try:
         for name in bundle.payloads:
             bundle.extract(name, temporary / name)
         write_atomic(temporary / "manifest.json", strict_json.pretty(bundle.manifest.to_json()))
         temporary.chmod(0o755)
-        _check_free(folder)  # a file may have appeared meanwhile: rename itself replaces only an empty folder
+        _check_free(folder)  # a file may have appeared in the meantime; rename itself replaces only an empty folder
         os.rename(str(temporary), str(folder))
         sync_folder(folder.parent)
     except OSError as error:
-        raise InputError(f"{folder}: cannot be made ({str(error.strerror).lower()})") from error
+        raise InputError(f"{folder}: cannot be created ({reason(error)})") from error
     finally:
         shutil.rmtree(str(temporary), ignore_errors=True)
 
 
 def _check_free(folder: Path) -> None:
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
-        raise InputError(f"{folder}: exists already, and is not a folder; give another one by --out")
+        raise InputError(f"{folder}: already exists and is not a folder; give another path with {named('out')}")
     if folder.is_dir() and os.listdir(str(folder)):
-        raise InputError(f"{folder}: is not empty; give a new folder by --out")
+        raise InputError(f"{folder}: not empty; give a new folder with {named('out')}")
 
 
-def _signer(bundle) -> str:
+def _signer(bundle: Bundle) -> str:
     return f"signed by {bundle.key_fingerprint}" + ("" if bundle.trusted else ", which is NOT TRUSTED here")

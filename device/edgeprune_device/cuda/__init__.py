@@ -1,31 +1,25 @@
-"""The GPU's memory, streams, events and graphs: `open() -> Cuda`, whichever library does it.
+"""The GPU's memory, streams, events and graphs: `open() -> Cuda`, with any of several libraries.
 
-Adding a backend is adding one file here (a name that starts with "_" is not a backend). A backend module has
-
-    NAME: str                   the value of `--cuda`
-    RANK: int                   for "auto", highest first
-    available() -> str | None   None when it finds a GPU here, else the reason in a few words
-    open() -> Cuda
-
-and imports its library inside these functions only. The package does not depend on models or TensorRT.
+To add a backend, add one file here (a name that starts with "_" is not a backend). The file's name, with "-" for "_",
+is the value of `--cuda`. A backend module has the members of `Backend`, and imports its library only inside their
+functions. The package does not depend on models or TensorRT.
 """
 
 from __future__ import annotations
 
-import ctypes
-import importlib
-import pkgutil
 import weakref
 from contextlib import contextmanager, suppress
+from ctypes import c_ubyte, memset  # by name, because the backend `ctypes` becomes an attribute of this package
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Callable, Dict, Iterator, List, Optional, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Optional, Protocol, Tuple, Type, Union, cast
 
 import numpy as np
 
+from edgeprune_device import plugins
 from edgeprune_device.errors import DeviceError, EdgepruneError, InputError, RuntimeUnavailable
+from edgeprune_device.option import named
 
-__all__ = ["Capture", "Cuda", "Device", "available", "names", "open"]
+__all__ = ["Backend", "Capture", "Cuda", "Device", "available", "names", "open"]
 
 
 @dataclass(frozen=True)
@@ -36,8 +30,8 @@ class Device:
         name: Name of the GPU.
         sm: Compute capability.
         integrated: Whether it shares the board's memory.
-        multiprocessors: Number of multiprocessors; it distinguishes boards whose GPUs have one name, as the Orin
-            family's may.
+        multiprocessors: Number of multiprocessors; it distinguishes boards whose GPUs share a name, as in the Orin
+            family.
     """
 
     name: str
@@ -59,7 +53,7 @@ class Capture:
 class Cuda:
     """Device 0 of this machine: memory, streams, events, graphs. Handles and pointers are plain ints.
 
-    Use it from the thread that opened it. It works in the device's primary context, as TensorRT does.
+    Use it from the thread that opened it. It uses the device's primary context, like TensorRT.
 
     Attributes:
         name: Name of the backend, e.g. "ctypes".
@@ -67,8 +61,8 @@ class Cuda:
         graphs: Whether `capture` works with this backend.
 
     Raises:
-        DeviceError: Any call that the driver refuses.
-        InputError: A handle was not made here, or is gone already.
+        DeviceError: The driver refuses a call.
+        InputError: A handle was not created here, or was already destroyed.
     """
 
     name: str = ""
@@ -77,7 +71,8 @@ class Cuda:
 
     def __init__(self) -> None:
         # The live objects, by kind: {handle: the object that the backend needs to free it}.
-        self._held: Dict[str, dict] = {kind: {} for kind in ("allocation", "pinned array", "stream", "event", "graph")}
+        kinds = ("allocation", "pinned array", "stream", "event", "graph")
+        self._held: Dict[str, Dict[int, Any]] = {kind: {} for kind in kinds}
         self._closed = False
 
     def device(self) -> Device:
@@ -100,23 +95,24 @@ class Cuda:
         """Free memory that `alloc` returned."""
         raise NotImplementedError
 
-    def pinned(self, shape, dtype) -> np.ndarray:
+    def pinned(self, shape: Tuple[int, ...], dtype: Union[np.dtype, Type[np.generic]]) -> np.ndarray:
         """A page-locked host array of zeros.
 
-        It is freed with its last view, or by `unpin`; `close` does not free it.
+        It is freed with its last view or with `unpin`, but not with `close`.
         """
         size_bytes = self._checked_size(int(np.prod(shape)) * np.dtype(dtype).itemsize)
         pointer, release = self._pin(size_bytes)
-        ctypes.memset(pointer, 0, size_bytes)
-        # Every view of the array holds this buffer, and the memory goes when the buffer goes.
-        buffer = (ctypes.c_ubyte * size_bytes).from_address(pointer)
+        memset(pointer, 0, size_bytes)
+        # Every view of the array references this buffer, and the memory is freed with the buffer.
+        buffer = (c_ubyte * size_bytes).from_address(pointer)
         finalizer = weakref.finalize(buffer, self._unpin, pointer, release)
-        finalizer.atexit = False  # the process's end frees it, and something may still look at it until then
+        finalizer.atexit = False  # the end of the process frees it, and it may be in use until then
         self._hold("pinned array", pointer, finalizer)
-        return np.ndarray(shape, dtype, buffer=buffer)
+        array: np.ndarray[Any, Any] = np.ndarray(shape, dtype, buffer=memoryview(buffer))
+        return array
 
     def _pin(self, size_bytes: int) -> Tuple[int, Callable[[], object]]:
-        """(pointer to page-locked memory, the function that frees it and never raises)."""
+        """Return (pointer to page-locked memory, the function that frees it and never raises)."""
         raise NotImplementedError
 
     def _unpin(self, pointer: int, release: Callable[[], object]) -> None:
@@ -124,11 +120,11 @@ class Cuda:
         release()
 
     def unpin(self, array: np.ndarray) -> None:
-        """Free a pinned array now; neither it nor a view of it may be used afterwards."""
+        """Free a pinned array now; it and its views must not be used afterwards."""
         self._get("pinned array", array.ctypes.data)()
 
     def stream(self) -> int:
-        """Make a stream that does not wait for the default stream."""
+        """Create a stream that does not wait for the default stream."""
         raise NotImplementedError
 
     def destroy_stream(self, stream: int) -> None:
@@ -136,7 +132,7 @@ class Cuda:
         raise NotImplementedError
 
     def to_device(self, pointer: int, array: np.ndarray, stream: int) -> None:
-        """Copy a C-contiguous array to device memory, asynchronously: `array` must live until the copy is done."""
+        """Copy a C-contiguous array to device memory, asynchronously: `array` must exist until the copy is complete."""
         raise NotImplementedError
 
     def to_host(self, array: np.ndarray, pointer: int, stream: int) -> None:
@@ -148,7 +144,7 @@ class Cuda:
         raise NotImplementedError
 
     def event(self) -> int:
-        """Make an event that records the time."""
+        """Create an event that records the time."""
         raise NotImplementedError
 
     def destroy_event(self, event: int) -> None:
@@ -156,11 +152,11 @@ class Cuda:
         raise NotImplementedError
 
     def record(self, event: int, stream: int) -> None:
-        """Put an event on a stream; it happens when the stream reaches it."""
+        """Put an event on a stream; it is recorded when the stream reaches it."""
         raise NotImplementedError
 
     def elapsed_ms(self, start: int, end: int) -> float:
-        """Milliseconds between two events that have happened: synchronize first."""
+        """Milliseconds between two recorded events; synchronize first."""
         raise NotImplementedError
 
     @contextmanager
@@ -170,13 +166,13 @@ class Cuda:
         Afterwards `.graph` of the yielded `Capture` can be launched.
 
         Raises:
-            InputError: The backend has no graphs.
+            InputError: The backend does not support graphs.
         """
-        raise InputError(f"CUDA graphs do not work with {self.name}: use another --cuda, or no graph")
-        yield  # makes this a generator, as contextmanager needs
+        raise InputError(f"{self.name}: no support for CUDA graphs; use another {named('cuda')}, or no graph")
+        yield  # makes this a generator, as contextmanager requires
 
     def launch(self, graph: int, stream: int) -> None:
-        """Run a captured graph on a stream. The memory that it used at capture must still be there."""
+        """Run a captured graph on a stream. The memory that it used during the capture must still exist."""
         raise NotImplementedError
 
     def destroy_graph(self, graph: int) -> None:
@@ -184,7 +180,7 @@ class Cuda:
         raise NotImplementedError
 
     def close(self) -> None:
-        """Free everything but pinned arrays that are still referenced; a second call has no effect."""
+        """Free everything except pinned arrays that are still referenced; a second call has no effect."""
         for kind, release in (
             ("graph", self.destroy_graph),
             ("event", self.destroy_event),
@@ -192,7 +188,7 @@ class Cuda:
             ("allocation", self.free),
         ):
             for handle in list(self._held[kind]):
-                # After a fatal error the driver refuses to free anything; the error itself has been raised already.
+                # After a fatal error the driver refuses to free anything; that error has already been raised.
                 with suppress(DeviceError):
                     release(handle)
         self._closed = True
@@ -200,51 +196,69 @@ class Cuda:
     def __enter__(self) -> Cuda:
         return self
 
-    def __exit__(self, *exc) -> None:
+    def __exit__(self, *exc: object) -> None:
         self.close()
 
     def _check_open(self) -> None:
         if self._closed:
-            raise InputError("this connection to the GPU is closed")
+            raise InputError("GPU connection: already closed; open a new one")
 
     @staticmethod
     def _checked(array: np.ndarray, *, filled: bool = False) -> np.ndarray:
         if not array.flags.c_contiguous:
-            raise InputError("only a C-contiguous array can be copied: numpy.ascontiguousarray makes one")
+            raise InputError("array: cannot be copied, because it is not C-contiguous; use numpy.ascontiguousarray")
         if filled and not array.flags.writeable:
-            raise InputError("the array to copy into is read-only")
+            raise InputError("array: read-only (expected a writable array)")
         return array
 
     @staticmethod
     def _checked_size(size_bytes: int) -> int:
         if size_bytes < 1:
-            raise InputError(f"memory is at least one byte, not {size_bytes}")
+            raise InputError(f"size of the memory: invalid value (found {size_bytes}, expected at least 1 byte)")
         return size_bytes
 
-    def _hold(self, kind: str, handle: int, thing=None) -> int:
+    def _hold(self, kind: str, handle: int, thing: Any = None) -> int:
         self._held[kind][handle] = thing
         return handle
 
-    def _get(self, kind: str, handle: int):
+    def _get(self, kind: str, handle: int) -> Any:
         self._check_open()
         if handle not in self._held[kind]:
-            raise InputError(f"no such {kind} of {self.name}: {handle!r} was not made here, or is gone already")
+            raise InputError(
+                f"{self.name}: unknown {kind} {handle!r} (not created by this connection, or already destroyed)"
+            )
         return self._held[kind][handle]
 
-    def _drop(self, kind: str, handle: int):
+    def _drop(self, kind: str, handle: int) -> Any:
         thing = self._get(kind, handle)
         del self._held[kind][handle]
         return thing
 
 
+class Backend(Protocol):
+    """The module of a backend.
+
+    Attributes:
+        RANK: Its rank for "auto", highest first.
+    """
+
+    RANK: int
+
+    def available(self) -> Optional[str]:
+        """None if the backend finds a GPU here, else the reason in a few words."""
+
+    def open(self) -> Cuda:
+        """Open device 0."""
+
+
 def names() -> List[str]:
-    """Every backend that edgeprune knows, usable here or not, best first."""
-    return [module.NAME for module in _modules()]
+    """All backends that edgeprune has, usable here or not, best first."""
+    return list(_backends())
 
 
 def available() -> Dict[str, Optional[str]]:
-    """{name: None when the backend finds a GPU here, else the reason}, best first."""
-    return {module.NAME: module.available() for module in _modules()}
+    """{name: None if the backend finds a GPU here, else the reason}, best first."""
+    return {name: backend.available() for name, backend in _backends().items()}
 
 
 def open(name: str = "auto") -> Cuda:
@@ -254,29 +268,31 @@ def open(name: str = "auto") -> Cuda:
         name: Name of the backend; "auto": the first that opens.
 
     Raises:
-        RuntimeUnavailable: The backend is unknown or not installed, or there is no driver or no GPU.
-        DeviceError: The GPU is there, and fails.
+        RuntimeUnavailable: The backend is unknown or not installed, or the driver or the GPU is missing.
+        DeviceError: The GPU exists but fails.
     """
-    modules = {module.NAME: module for module in _modules()}
+    backends = _backends()
     if name != "auto":
-        if name not in modules:
-            raise RuntimeUnavailable(f"unknown CUDA backend {name!r}; known: auto, {', '.join(modules)}")
-        return modules[name].open()
+        if name not in backends:
+            raise RuntimeUnavailable(f"unknown CUDA backend {name!r}; known: auto, {', '.join(backends)}")
+        return backends[name].open()
     reasons = []
-    for module in modules.values():
+    for known, backend in backends.items():
         try:
-            return module.open()
+            return backend.open()
         except EdgepruneError as error:
-            reasons.append(f"{module.NAME}: {error}")
-    raise RuntimeUnavailable(f"no GPU that can be used on this machine ({'; '.join(reasons)})")
+            text = str(error)
+            reasons.append(text if text.startswith(f"{known}:") else f"{known}: {text}")
+    raise RuntimeUnavailable(f"no usable GPU on this machine ({'; '.join(reasons)})")
 
 
 def dotted(version: int) -> str:
-    """CUDA's number of a version in its usual form: 12060 -> "12.6"."""
+    """Convert CUDA's number of a version to its usual form: 12060 -> "12.6"."""
     return f"{version // 1000}.{version % 1000 // 10}"
 
 
-def _modules() -> list:
-    found = [module.name for module in pkgutil.iter_modules([str(Path(__file__).parent)])]
-    modules = [importlib.import_module(f"{__name__}.{name}") for name in found if not name.startswith("_")]
-    return sorted(modules, key=lambda module: -module.RANK)
+def _backends() -> Dict[str, Backend]:
+    """{name: its module}, best first."""
+    backends = {name: cast(Backend, plugins.load(__name__, name)) for name in plugins.names(__path__)}
+    ranked = sorted(backends.items(), key=lambda item: -item[1].RANK)
+    return {name.replace("_", "-"): backend for name, backend in ranked}

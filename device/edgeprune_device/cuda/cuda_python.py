@@ -1,31 +1,33 @@
-"""NVIDIA's own Python package: `cuda-python` 11.8 to 12.x, or `cuda-bindings`, into which 12.8 and 13 moved it.
+"""NVIDIA's own Python package: `cuda-python` 11.8 to 12.x, or its successor since 12.8, `cuda-bindings`.
 
 It has no wheel for aarch64 with Python 3.8 (JetPack 5).
 """
 
 from __future__ import annotations
 
+from typing import Any, Optional, Tuple
+
+from edgeprune_device.cuda import Cuda
 from edgeprune_device.cuda._failure import CudaFailure
 from edgeprune_device.cuda._runtime_api import RuntimeApi
 from edgeprune_device.errors import EdgepruneError, RuntimeUnavailable
 
-__all__ = ["NAME", "RANK", "available", "open"]
+__all__ = ["RANK", "available", "open"]
 
-NAME = "cuda-python"
 RANK = 30
 
-# Which argument is an enum, and which one: the package takes no plain numbers there. Handles and pointers it takes so.
+# {function: (position, enum)}: there the package accepts no plain numbers, unlike for handles and pointers.
 _ENUMS = {
     "cudaDeviceGetAttribute": (0, "cudaDeviceAttr"),
     "cudaMemcpyAsync": (3, "cudaMemcpyKind"),
     "cudaStreamBeginCapture": (1, "cudaStreamCaptureMode"),
 }
-# A result of another class is a handle, and int() gives its number.
+# A result of any other class is a handle, which int() converts to its number.
 _NUMBERS = (int, float)
 
 
-def available():
-    """None when the package is installed and finds a GPU, else the reason."""
+def available() -> Optional[str]:
+    """None if the package is installed and finds a GPU, else the reason."""
     try:
         CudaPython()
     except EdgepruneError as error:
@@ -33,54 +35,54 @@ def available():
     return None
 
 
-def open() -> CudaPython:
-    """Open device 0 by the package cuda-python.
+def open() -> Cuda:
+    """Open device 0 with the package cuda-python.
 
     Raises:
-        RuntimeUnavailable: The package is not installed, or there is no driver or no GPU.
+        RuntimeUnavailable: The package is not installed, or the driver or the GPU is missing.
     """
     return CudaPython().use()
 
 
 class CudaPython(RuntimeApi):
-    """CUDA's runtime API by the package cuda-python."""
+    """CUDA's runtime API through the package cuda-python."""
 
-    name = NAME
+    name = "cuda-python"
 
     def __init__(self) -> None:
         try:
             self._runtime = _import()
         except ImportError as error:
-            raise RuntimeUnavailable(f"cuda-python cannot be imported ({error}): pip install cuda-python") from error
+            raise RuntimeUnavailable(f"cuda-python: cannot be imported ({error}); pip install cuda-python") from error
         try:
             super().__init__("CUDA")
-        except RuntimeError as error:  # up to 12.8 the package raises it when there is no libcuda.so.1
-            raise RuntimeUnavailable(f"cuda-python finds no NVIDIA driver ({error})") from error
+        except RuntimeError as error:  # raised by the package up to 12.8 if libcuda.so.1 is missing
+            raise RuntimeUnavailable(f"cuda-python: no NVIDIA driver found ({error}); install the driver") from error
 
-    def _try(self, function, *arguments):
-        position, enum = _ENUMS.get(function, (None, None))
-        if enum:
-            arguments = list(arguments)
-            arguments[position] = getattr(self._runtime, enum)(arguments[position])
-        code, *returned = getattr(self._runtime, function)(*arguments)
+    def _try(self, function: str, *arguments: Any) -> Tuple[int, Any]:
+        passed = list(arguments)
+        if function in _ENUMS:
+            position, enum = _ENUMS[function]
+            passed[position] = getattr(self._runtime, enum)(passed[position])
+        code, *returned = getattr(self._runtime, function)(*passed)
         if int(code):
             return int(code), None
         values = [value if isinstance(value, _NUMBERS) else int(value) for value in returned]
         return 0, values[0] if len(values) == 1 else tuple(values)
 
-    def _spell(self, code):
+    def _spell(self, code: int) -> Tuple[str, str]:
         error = self._runtime.cudaError_t(code)
         return error.name, self._runtime.cudaGetErrorString(error)[1].decode()
 
-    def _device_name(self):
+    def _device_name(self) -> str:
         code, properties = self._runtime.cudaGetDeviceProperties(0)
         if int(code):
             self._try("cudaGetLastError")
             raise CudaFailure("cudaGetDeviceProperties", int(code), *self._spell(int(code)))
-        return properties.name.split(b"\0")[0].decode()
+        return str(properties.name.split(b"\0")[0].decode())
 
 
-def _import():
+def _import() -> Any:
     try:
         from cuda.bindings import runtime
     except ImportError:

@@ -1,4 +1,4 @@
-"""The package pycuda: CUDA's driver API. It has no graphs, and on aarch64 pip compiles it.
+"""The package pycuda: CUDA's driver API. It does not support graphs, and on aarch64 pip compiles it.
 
 pycuda gives the message of an error, but neither its number nor its name.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import atexit
 from functools import lru_cache
-from typing import Tuple
+from typing import Any, Callable, Optional, Tuple
 
 import numpy as np
 
@@ -15,16 +15,15 @@ from edgeprune_device.cuda import Cuda, Device, dotted
 from edgeprune_device.cuda._failure import ABSENT, USUAL, CudaFailure
 from edgeprune_device.errors import EdgepruneError, RuntimeUnavailable
 
-__all__ = ["NAME", "RANK", "available", "open"]
+__all__ = ["RANK", "available", "open"]
 
-NAME = "pycuda"
 RANK = 20
 
 _NON_BLOCKING = 1
 
 
-def available():
-    """None when the package is installed and finds a GPU, else the reason."""
+def available() -> Optional[str]:
+    """None if the package is installed and finds a GPU, else the reason."""
     try:
         _driver()
     except EdgepruneError as error:
@@ -32,21 +31,21 @@ def available():
     return None
 
 
-def open() -> PyCuda:
-    """Open device 0 by pycuda.
+def open() -> Cuda:
+    """Open device 0 with pycuda.
 
     Raises:
-        RuntimeUnavailable: The package is not installed, or there is no driver or no GPU.
+        RuntimeUnavailable: The package is not installed, or the driver or the GPU is missing.
     """
     return PyCuda(_driver())
 
 
-def _driver():
-    """The initialised module pycuda.driver. RuntimeUnavailable where it cannot run."""
+def _driver() -> Any:
+    """The initialised module pycuda.driver. Raises RuntimeUnavailable if it cannot run."""
     try:
         import pycuda.driver as driver
     except ImportError as error:
-        raise RuntimeUnavailable(f"pycuda cannot be imported ({error}): pip install pycuda") from error
+        raise RuntimeUnavailable(f"pycuda: cannot be imported ({error}); pip install pycuda") from error
     try:
         driver.init()
     except driver.Error as error:
@@ -58,11 +57,11 @@ def _driver():
 
 
 @lru_cache(maxsize=None)
-def _primary_context(driver):
-    """The device's primary context (not pycuda.autoinit's own one: TensorRT works in the primary).
+def _primary_context(driver: Any) -> Any:
+    """The device's primary context, which TensorRT uses (not that of pycuda.autoinit).
 
-    It is kept until the process ends, as libcudart keeps it: pycuda's destructor frees it by the wrong call, and
-    `detach` leaves it current.
+    It is kept until the process ends, as with libcudart: pycuda's destructor frees it with the wrong call, and `detach`
+    leaves it current.
     """
     context = driver.Device(0).retain_primary_context()
     atexit.register(context.detach)
@@ -77,28 +76,28 @@ def _failure(error: Exception) -> CudaFailure:
 
 
 class PyCuda(Cuda):
-    """CUDA's driver API by pycuda, in the device's primary context.
+    """CUDA's driver API through pycuda, in the device's primary context.
 
     Args:
         driver: The module pycuda.driver.
     """
 
-    name = NAME
+    name = "pycuda"
     graphs = False
 
-    def __init__(self, driver) -> None:
+    def __init__(self, driver: Any) -> None:
         super().__init__()
         self._driver = driver
         self._gpu = self._call(driver.Device, 0)
         self._call(self._call(_primary_context, driver).push)
-        atexit.register(self.close)  # a context that is still current at the end makes pycuda abort the process
+        atexit.register(self.close)  # pycuda aborts the process if a context is still current at its end
         from pycuda import VERSION_TEXT
 
         major, minor = driver.get_version()[:2]
         version = driver.get_driver_version()
         self.description = f"pycuda {VERSION_TEXT} on CUDA {major}.{minor}, driver {dotted(version)}"
 
-    def _call(self, function, *arguments):
+    def _call(self, function: Callable[..., Any], *arguments: Any) -> Any:
         self._check_open()
         try:
             return function(*arguments)
@@ -106,7 +105,7 @@ class PyCuda(Cuda):
             raise _failure(error) from error
 
     def device(self) -> Device:
-        """As `Cuda.device`."""
+        """See `Cuda.device`."""
         major, minor = self._call(self._gpu.compute_capability)
         known = self._driver.device_attribute
         integrated, multiprocessors = (
@@ -116,63 +115,64 @@ class PyCuda(Cuda):
         return Device(self._call(self._gpu.name), f"{major}.{minor}", bool(integrated), multiprocessors)
 
     def memory(self) -> Tuple[int, int]:
-        """As `Cuda.memory`."""
-        return self._call(self._driver.mem_get_info)
+        """See `Cuda.memory`."""
+        free, total = self._call(self._driver.mem_get_info)
+        return free, total
 
     def alloc(self, size_bytes: int) -> int:
-        """As `Cuda.alloc`."""
+        """See `Cuda.alloc`."""
         allocation = self._call(self._driver.mem_alloc, self._checked_size(size_bytes))
         return self._hold("allocation", int(allocation), allocation)
 
     def free(self, pointer: int) -> None:
-        """As `Cuda.free`."""
+        """See `Cuda.free`."""
         self._call(self._drop("allocation", pointer).free)
 
-    def _pin(self, size_bytes):
+    def _pin(self, size_bytes: int) -> Tuple[int, Callable[[], object]]:
         memory = self._call(self._driver.pagelocked_empty, size_bytes, np.uint8)
         return memory.ctypes.data, memory.base.free
 
     def stream(self) -> int:
-        """As `Cuda.stream`."""
+        """See `Cuda.stream`."""
         stream = self._call(self._driver.Stream, _NON_BLOCKING)
         return self._hold("stream", stream.handle, stream)
 
     def destroy_stream(self, stream: int) -> None:
-        """As `Cuda.destroy_stream`."""
+        """See `Cuda.destroy_stream`."""
         self._drop("stream", stream)  # pycuda destroys a stream without references
 
     def to_device(self, pointer: int, array: np.ndarray, stream: int) -> None:
-        """As `Cuda.to_device`."""
+        """See `Cuda.to_device`."""
         self._call(self._driver.memcpy_htod_async, pointer, self._checked(array), self._get("stream", stream))
 
     def to_host(self, array: np.ndarray, pointer: int, stream: int) -> None:
-        """As `Cuda.to_host`."""
+        """See `Cuda.to_host`."""
         array = self._checked(array, filled=True)
         self._call(self._driver.memcpy_dtoh_async, array, pointer, self._get("stream", stream))
 
     def synchronize(self, stream: int) -> None:
-        """As `Cuda.synchronize`."""
+        """See `Cuda.synchronize`."""
         self._call(self._get("stream", stream).synchronize)
 
     def event(self) -> int:
-        """As `Cuda.event`."""
+        """See `Cuda.event`."""
         event = self._call(self._driver.Event)
-        return self._hold("event", id(event), event)  # pycuda does not tell an event's handle
+        return self._hold("event", id(event), event)  # pycuda does not expose an event's handle
 
     def destroy_event(self, event: int) -> None:
-        """As `Cuda.destroy_event`."""
+        """See `Cuda.destroy_event`."""
         self._drop("event", event)
 
     def record(self, event: int, stream: int) -> None:
-        """As `Cuda.record`."""
+        """See `Cuda.record`."""
         self._call(self._get("event", event).record, self._get("stream", stream))
 
     def elapsed_ms(self, start: int, end: int) -> float:
-        """As `Cuda.elapsed_ms`."""
-        return self._call(self._get("event", end).time_since, self._get("event", start))
+        """See `Cuda.elapsed_ms`."""
+        return float(self._call(self._get("event", end).time_since, self._get("event", start)))
 
     def close(self) -> None:
-        """As `Cuda.close`; the context that was current before is current again."""
+        """See `Cuda.close`; restores the previous context."""
         if not self._closed:
             super().close()
             atexit.unregister(self.close)

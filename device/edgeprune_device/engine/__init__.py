@@ -1,10 +1,10 @@
-"""ONNX -> TensorRT engine, for every TensorRT from 8.5 on and TensorRT for RTX.
+"""ONNX -> TensorRT engine, for TensorRT 8.5 and later and TensorRT for RTX.
 
     Request   the engine to build     library    NVIDIA's Python module, and the features of its release
     Engine    the built engine        build      parse and build, in this process
-    cache     engines on the disk     process    the same in a separate process: all other modules call this
+    cache     engines on the disk     process    the same in a separate process, for all other modules
     offer     engines of a bundle
-    memory    how much building may take         refusal, onnx_file   why the parser refused, and which node
+    memory    memory limits of a build           refusal    why the parser refused a file, and which node
 
 No module here imports NVIDIA's module before an engine is built.
 """
@@ -19,10 +19,10 @@ from typing import Any, Dict, Optional, Tuple, Union
 from edgeprune_device import schema
 from edgeprune_device.errors import InputError
 from edgeprune_device.files import sha256
+from edgeprune_device.options import PRECISIONS
 
-__all__ = ["PRECISIONS", "Engine", "Request"]
+__all__ = ["Engine", "Request"]
 
-PRECISIONS = ("fp32", "fp16", "int8", "int8-fp16")
 LIBRARIES = ("tensorrt", "tensorrt_rtx")
 
 
@@ -32,8 +32,8 @@ class Request:
 
     Attributes:
         onnx: The ONNX file, or its bytes.
-        precision: Precision of the file, one of `PRECISIONS`.
-        fp32_nodes: ONNX nodes that stay FP32 where the precision is set by flags; a typed network has it in the file.
+        precision: Precision of the file, one of `options.PRECISIONS`.
+        fp32_nodes: ONNX nodes that stay FP32 if flags set the precision; a typed network has its types in the file.
         workspace_bytes: Scratch memory of one layer; None: chosen from the free memory (`memory`).
         compute: None: build for this machine's GPU. Else the architecture to build for without a GPU, e.g. "SM86"
             (TensorRT for RTX only).
@@ -60,10 +60,15 @@ class Request:
         if self.library not in LIBRARIES:
             raise InputError(f"unknown library {self.library!r}; known: {', '.join(LIBRARIES)}")
         if self.workspace_bytes is not None and self.workspace_bytes < 10**6:
-            raise InputError(f"a workspace of {self.workspace_bytes} bytes is too small: give at least 1 MB")
+            raise InputError(f"workspace: too small (found {self.workspace_bytes} bytes, expected at least 1 MB)")
         if not self.name:
             name = self.onnx.name if isinstance(self.onnx, Path) else f"the {self.precision} model"
             object.__setattr__(self, "name", name)
+
+    @property
+    def data(self) -> bytes:
+        """Bytes of the ONNX file."""
+        return self.onnx if isinstance(self.onnx, bytes) else self.onnx.read_bytes()
 
     @property
     def onnx_sha256(self) -> str:
@@ -84,22 +89,22 @@ class Engine:
         builder: Name and version of the library.
         onnx_sha256: SHA-256 of the ONNX file.
         precision: Precision of the file.
-        flags: How the release built it, see `library.flags_of`.
+        flags: How the release built the engine, see `library.flags_of`.
         workspace_bytes: Scratch memory that a layer was allowed.
         parse_seconds: Time of parsing, s.
         build_seconds: Time of building, s.
         size_bytes: Size of the plan.
         plan_sha256: SHA-256 of the plan.
-        sm: Compute capability of the GPU, e.g. "8.7"; None where it was built without a GPU.
-        device: Name of the GPU; None where it was built without a GPU.
-        compute: The architecture that it was built for without a GPU, else None.
-        fp32_layers: Number of TensorRT's layers that were told to stay FP32.
+        sm: Compute capability of the GPU, e.g. "8.7"; None if built without a GPU.
+        device: Name of the GPU; None if built without a GPU.
+        compute: The architecture for which it was built without a GPU, else None.
+        fp32_layers: Number of TensorRT's layers that must stay FP32.
         warnings: Remarks of the build, one line each.
-        adopted_from: Fingerprint of the key that signed the bundle which brought it; None: it was built here.
+        adopted_from: Fingerprint of the key that signed the bundle from which it came; None: built here.
         schema_version: Version of the schema.
-        plan: The serialized engine, raw without any prefix, so that `trtexec --loadEngine` reads it.
+        plan: The serialized engine, without any prefix, so that `trtexec --loadEngine` reads it.
         path: Its file in the cache, else None.
-        cached: Whether it came from the cache or a bundle and was not built now.
+        cached: Whether it came from the cache or a bundle instead of a build.
         key: Its key in the cache.
     """
 
@@ -130,7 +135,7 @@ class Engine:
 
         Args:
             data: The object.
-            what: Begins the error's message.
+            what: Start of the error message.
 
         Raises:
             InputError: The object does not fit the schema.
@@ -140,7 +145,7 @@ class Engine:
         return cls(**fields)
 
     def to_json(self) -> Dict[str, Any]:
-        """A JSON object that fits `schema/engine.json`: all fields but the plan and its place in the cache."""
+        """A JSON object that fits `schema/engine.json`: all fields except the plan and its place in the cache."""
         data = asdict(replace(self, plan=b""))
         for name in ("plan", "path", "cached", "key"):
             del data[name]

@@ -1,4 +1,4 @@
-"""The names of a model's layers, as people and exported graphs write them. Imports nothing."""
+"""The names of a model's layers, in the notation of users and of exported graphs. Imports nothing."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["layer_of_node"]
 
 
 def layer_of_node(name: str) -> str:
-    """The layer that an exported operator came from: `/model.22/cv2.0/cv2.0.1/conv/Conv` is of `model.22.cv2.0.1.conv`.
+    """The layer of an exported operator: `/model.22/cv2.0/cv2.0.1/conv/Conv` belongs to `model.22.cv2.0.1.conv`.
 
     A name without a path is returned unchanged.
     """

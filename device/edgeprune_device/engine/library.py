@@ -1,9 +1,9 @@
 """NVIDIA's Python module, and the features of its installed release.
 
-Releases are distinguished by the members of their enums and never by version, so an unknown release is treated by its
-features.
+Releases are distinguished by the members of their enums and never by version, so an unknown release is treated
+according to its features.
 
-    strong typing   the precision stands in the ONNX file            8.5, 8.6 do not have it; 11, RTX have only it
+    strong typing   the ONNX file sets the precision                 8.5, 8.6 do not have it; 11, RTX have only it
     flags           FP16 and INT8 are permissions for the builder    11, RTX do not have them
 """
 
@@ -13,16 +13,16 @@ import importlib
 from typing import Any, List, Optional, Tuple
 
 from edgeprune_device.errors import InputError, RuntimeUnavailable
+from edgeprune_device.option import named
 from edgeprune_device.printable import printable
 
 __all__ = ["flags_of", "has_flags", "has_typing", "load", "log_of", "order", "reason", "title"]
 
 _INSTALL = {
-    "tensorrt": "JetPack brings it: sudo apt install python3-libnvinfer; a virtual environment must be made with "
-    "--system-site-packages to see it",
+    "tensorrt": "on a Jetson, sudo apt install python3-libnvinfer; a virtual environment needs --system-site-packages",
     "tensorrt_rtx": "pip install tensorrt-rtx-cu13",
 }
-#: Flags of a weakly typed build for layers that must stay FP32: fail where that is impossible, or only prefer it.
+#: Flags of a weakly typed build for layers that must stay FP32: fail if that is impossible, or only prefer it.
 OBEY, PREFER = "OBEY_PRECISION_CONSTRAINTS", "PREFER_PRECISION_CONSTRAINTS"
 _NAMES = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT for RTX"}
 
@@ -40,14 +40,14 @@ def load(name: str = "tensorrt") -> Any:
         return importlib.import_module(name)
     except ImportError as error:
         if getattr(error, "name", None) in (name, None) and "shared object" not in str(error):
-            raise RuntimeUnavailable(f"{_NAMES[name]} is not installed ({error}): {_INSTALL[name]}") from error
-        raise RuntimeUnavailable(f"{_NAMES[name]} does not load here: {_line(error)}") from error
-    except Exception as error:  # a library of another CUDA, bindings of another numpy: a broken install raises anything
-        raise RuntimeUnavailable(f"{_NAMES[name]} does not load here: {_line(error)}") from error
+            raise RuntimeUnavailable(f"{_NAMES[name]} is not installed ({error}); {_INSTALL[name]}") from error
+        raise RuntimeUnavailable(f"{_NAMES[name]} cannot be loaded ({_line(error)})") from error
+    except Exception as error:  # another CUDA, another numpy: a broken installation raises any error
+        raise RuntimeUnavailable(f"{_NAMES[name]} cannot be loaded ({_line(error)})") from error
 
 
 def reason(name: str = "tensorrt") -> Optional[str]:
-    """Why the module does not load; None where it does."""
+    """The reason why the module does not load; None if it loads."""
     try:
         load(name)
     except RuntimeUnavailable as error:
@@ -61,7 +61,7 @@ def title(trt: Any) -> str:
 
 
 def has_typing(trt: Any) -> bool:
-    """Whether a network can take its precisions from the file."""
+    """Whether the file can set the precisions of a network."""
     return hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED")
 
 
@@ -71,8 +71,8 @@ def has_flags(trt: Any) -> bool:
 
 
 def order(trt: Any) -> Tuple[str, ...]:
-    """The precisions that this release takes, fastest first."""
-    if not has_typing(trt):  # int8-fp16 needs it
+    """The precisions that this release supports, fastest first."""
+    if not has_typing(trt):  # int8-fp16 needs strong typing
         return ("int8", "fp16", "fp32")
     if not has_flags(trt):  # the other layers of model.int8.onnx then stay FP32
         return ("int8-fp16", "fp16", "int8", "fp32")
@@ -80,27 +80,27 @@ def order(trt: Any) -> Tuple[str, ...]:
 
 
 def flags_of(trt: Any, precision: str, fp32_nodes: Tuple[str, ...] = (), compute: Optional[str] = None) -> List[str]:
-    """How this release builds a precision; part of the cache's key.
+    """The flags with which this release builds a precision; part of the cache's key.
 
-    TF32 (FP32 products rounded to 10 bits, on by default in TensorRT) is always off. FP32 in a file is there for its
-    precision: as the reference of the other files, or in the detector's tail, where 10 bits are a quarter of a pixel.
+    TF32 (FP32 products rounded to 10 bits, TensorRT's default) is always off. FP32 in a file is intended: for the
+    reference of the other files, or for the detector's tail, where 10 bits are a quarter of a pixel.
 
-    The flag OBEY comes first for layers that must stay FP32, as they overflow in FP16. Where the builder then finds no
-    engine, `build` tries again with PREFER and adds a warning; the cache's key keeps OBEY.
+    The flag OBEY is used first for layers that must stay FP32, because they overflow in FP16. If the builder then finds
+    no engine, `build` tries again with PREFER and adds a warning; the cache's key keeps OBEY.
 
     Args:
         trt: NVIDIA's module.
         precision: The precision.
         fp32_nodes: Nodes that must stay FP32.
-        compute: Architecture to build for without a GPU, or None.
+        compute: Architecture for which to build without a GPU, or None.
 
     Raises:
         InputError: This release cannot build the precision.
     """
     if precision == "int8-fp16" and not has_typing(trt):
         raise InputError(
-            f"{title(trt)} has no strongly typed networks, which the int8-fp16 model needs (TensorRT 10, "
-            "JetPack 6.1 or later): use --precision int8"
+            f"{title(trt)}: no strongly typed networks, which the int8-fp16 model needs (expected TensorRT 10, "
+            f"JetPack 6.1 or later); use {named('precision', 'int8')}"
         )
     if has_typing(trt) and not (precision == "int8" and has_flags(trt)):
         flags = ["STRONGLY_TYPED"]
@@ -112,10 +112,10 @@ def flags_of(trt: Any, precision: str, fp32_nodes: Tuple[str, ...] = (), compute
 
 
 def log_of(trt: Any) -> Any:
-    """A logger for TensorRT that keeps the messages in the lists `.errors` and `.warnings`."""
+    """A logger for TensorRT that stores the messages in the lists `.errors` and `.warnings`."""
 
-    class Log(trt.ILogger):
-        """TensorRT's log, kept instead of printed."""
+    class Log(trt.ILogger):  # type: ignore[misc]  # TensorRT has no types
+        """TensorRT's log, stored instead of printed."""
 
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
@@ -123,7 +123,7 @@ def log_of(trt: Any) -> Any:
             self.warnings: List[str] = []
 
         def log(self, severity: Any, msg: str) -> None:
-            """Keep one message; the native library calls this."""
+            """Store one message; called by the native library."""
             if severity in (trt.ILogger.INTERNAL_ERROR, trt.ILogger.ERROR):
                 self.errors.append(_line(msg))
             elif severity == trt.ILogger.WARNING:

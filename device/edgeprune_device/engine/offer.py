@@ -1,7 +1,7 @@
-"""Engines that a bundle brings, built by a reference device (`edgeprune build --on`, `edgeprune engine --on`).
+"""Engines in a bundle, built by a reference device (`edgeprune build --on`, `edgeprune engine --on`).
 
-An engine is native code, so only a trusted bundle offers any. Its key names one ONNX file, one TensorRT and one GPU.
-The cache takes the engine whose key equals its own, and does not read bundles.
+An engine is native code, so only a trusted bundle offers any. Its key identifies one ONNX file, one TensorRT and one
+GPU. The cache uses the engine whose key equals its own, and does not read bundles.
 """
 
 from __future__ import annotations
@@ -37,22 +37,22 @@ class Offer:
 
 
 def of(bundle: Bundle, precision: str) -> Tuple[Offer, ...]:
-    """The engines for one of the bundle's models; none where the bundle is not trusted.
+    """The engines for one of the bundle's models; none if the bundle is not trusted.
 
     Args:
         bundle: The bundle.
         precision: Precision of the model.
     """
-    found = []
+    offers = []
     for name, entry in bundle.manifest.engines.items() if bundle.trusted else ():
         if not entry or not entry["payload"] or not {"key", "engine"} <= set(entry):
-            continue  # not built, or ahead of time for a card
-        with suppress(InputError):  # of a newer edgeprune: the device builds its own
+            continue  # not built, or built without a GPU
+        with suppress(InputError):  # from a newer edgeprune; the device builds its own
             engine = Engine.from_json(entry["engine"], f"{bundle.path}: {name}")
             if engine.precision == precision:
                 read = _reader(bundle, entry["payload"])
-                found.append(Offer(name, entry["key"], bundle.key_fingerprint, engine, read))
-    return tuple(found)
+                offers.append(Offer(name, entry["key"], bundle.key_fingerprint, engine, read))
+    return tuple(offers)
 
 
 def _reader(bundle: Bundle, payload: str) -> Callable[[], bytes]:

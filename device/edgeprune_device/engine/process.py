@@ -1,11 +1,11 @@
 """Build an engine in a separate process.
 
-A crash inside a native library, or the out-of-memory killer, then does not end the caller, and the memory that building
-takes is freed completely.
+A crash inside a native library, or the out-of-memory killer, then does not end the caller, and the memory of the build
+is freed completely.
 
 The caller writes the request as one line of JSON to the worker's standard input. The worker answers with lines of JSON:
-`{"progress": [share, text]}`, and at last `{"engine": {…}}` or `{"error": {"kind", "message"}}`. The plan is a file.
-The worker ends when its standard input does, so that none outlives a killed caller.
+`{"progress": [fraction, text]}`, and finally `{"engine": {…}}` or `{"error": {"kind", "message"}}`. The plan is a file.
+The worker ends with its standard input, so that it does not outlive a killed caller.
 """
 
 from __future__ import annotations
@@ -18,16 +18,17 @@ import threading
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Dict, Optional
+from typing import IO, Any, Dict, Optional, cast
 
 from edgeprune_device import errors, interpreter
 from edgeprune_device.engine import Engine, Request
-from edgeprune_device.engine.build import Progress
 from edgeprune_device.errors import DeviceError, InputError
+from edgeprune_device.option import named, names_flags
+from edgeprune_device.progress import Progress, silent
 
 __all__ = ["build"]
 
-# Meant to be far above any build of a detector on a Jetson, which was not measured: a longer build has hung.
+# Far longer than any expected build of a detector on a Jetson (not measured); a longer build has hung.
 TIMEOUT_S = 6 * 3600.0
 _WORKER = "from edgeprune_device.engine.worker import main; main()"
 
@@ -36,7 +37,7 @@ def build(
     request: Request,
     *,
     timing_cache: Optional[Path] = None,
-    progress: Optional[Progress] = None,
+    progress: Progress = silent,
     timeout_s: float = TIMEOUT_S,
 ) -> Engine:
     """Build an engine in a separate process.
@@ -44,24 +45,26 @@ def build(
     Args:
         request: The engine to build.
         timing_cache: File of the timing cache, read and written.
-        progress: Called with (share done in [0, 1], text).
-        timeout_s: Longest time of a build, s.
+        progress: Receives the progress, at most five times a second.
+        timeout_s: Time limit of a build, s.
 
     Returns:
         The engine, with its plan.
 
     Raises:
         InputError: The request cannot be met here.
-        GateError: NVIDIA's parser or builder refuses the file.
+        GateError: NVIDIA's parser or builder does not accept the file.
         DeviceError: The builder crashed, was killed, or took longer than `timeout_s`.
     """
     with tempfile.TemporaryDirectory(prefix="edgeprune-engine-") as folder:
-        onnx, plan = request.onnx, Path(folder) / "plan"
-        if isinstance(onnx, bytes):
+        plan = Path(folder) / "plan"
+        if isinstance(request.onnx, bytes):
             onnx = Path(folder) / "model.onnx"
             onnx.write_bytes(request.onnx)
-        elif not onnx.is_file():
-            raise InputError(f"{onnx}: no such ONNX file")
+        else:
+            onnx = request.onnx
+            if not onnx.is_file():
+                raise InputError(f"{onnx}: no such ONNX file; check the path")
         order = {
             "onnx": str(onnx),
             "precision": request.precision,
@@ -73,15 +76,16 @@ def build(
             "name": request.name,
             "plan": str(plan),
             "timing_cache": str(timing_cache) if timing_cache else None,
+            "names_flags": names_flags(),
         }
-        said = _run(order, request.name, progress, timeout_s)
-        if "error" in said:
-            raise getattr(errors, said["error"]["kind"])(said["error"]["message"])
-        return replace(Engine.from_json(said["engine"], "engine builder"), plan=plan.read_bytes())
+        answer = _run(order, request.name, progress, timeout_s)
+        if "error" in answer:
+            raise getattr(errors, answer["error"]["kind"])(answer["error"]["message"])
+        return replace(Engine.from_json(answer["engine"], "engine builder"), plan=plan.read_bytes())
 
 
-def _run(order: Dict[str, Any], name: str, progress: Optional[Progress], timeout_s: float) -> Dict[str, Any]:
-    """The worker's last answer."""
+def _run(order: Dict[str, Any], name: str, progress: Progress, timeout_s: float) -> Dict[str, Any]:
+    """Run the worker, and return its last answer."""
     command = interpreter.command(_WORKER)
     late = threading.Event()
     with tempfile.TemporaryFile() as complaints:
@@ -91,31 +95,34 @@ def _run(order: Dict[str, Any], name: str, progress: Optional[Progress], timeout
             late.set()
             worker.kill()
 
+        stdin, stdout = cast(IO[bytes], worker.stdin), cast(IO[bytes], worker.stdout)
         timer = threading.Timer(timeout_s, end)
         timer.start()
         last: Dict[str, Any] = {}
         try:
             try:
-                worker.stdin.write(json.dumps(order).encode("utf-8") + b"\n")
-                worker.stdin.flush()
+                stdin.write(json.dumps(order).encode("utf-8") + b"\n")
+                stdin.flush()
             except BrokenPipeError:
-                pass  # it has ended already; its exit code tells why
-            for line in worker.stdout:
+                pass  # the worker has already ended; its exit code gives the reason
+            for line in stdout:
                 last = _heard(line) or last
-                if "progress" in last and progress is not None:
+                if "progress" in last:
                     progress(*last["progress"])
             code = worker.wait()
         finally:  # also on Ctrl-C: the build must not continue after the command
             timer.cancel()
             worker.kill()
             worker.wait()
-            worker.stdout.close()
+            stdout.close()
             with suppress(BrokenPipeError):
-                worker.stdin.close()
+                stdin.close()
         complaints.seek(0)
         complaint = complaints.read().decode("utf-8", "replace").strip()
     if late.is_set():
-        raise DeviceError(f"{name}: no engine after {timeout_s:.0f} s")
+        raise DeviceError(
+            f"{name}: the engine was not built within {timeout_s:.0f} s; close other programs and try again"
+        )
     if code == 0 and ("engine" in last or "error" in last):
         return last
     raise DeviceError(f"{name}: {_death(code, complaint)}")
@@ -123,18 +130,18 @@ def _run(order: Dict[str, Any], name: str, progress: Optional[Progress], timeout
 
 def _heard(line: bytes) -> Optional[Dict[str, Any]]:
     try:
-        said = json.loads(line.decode("utf-8"))
+        message = json.loads(line.decode("utf-8"))
     except ValueError:
         return None
-    return said if isinstance(said, dict) else None
+    return message if isinstance(message, dict) else None
 
 
 def _death(code: int, complaint: str) -> str:
-    """Why a worker that brought no engine has ended."""
+    """The reason why a worker ended without an engine."""
     if code == -signal.SIGKILL:
         return (
-            "the engine builder was killed (SIGKILL), most likely because memory ran out: close other programs, give "
-            "less scratch memory (--workspace 256), or add swap"
+            "the engine builder was killed (SIGKILL), probably because memory ran out; close other programs, give "
+            f"less scratch memory ({named('workspace', 256)}), or add swap"
         )
     if code < 0:
         try:
@@ -143,4 +150,4 @@ def _death(code: int, complaint: str) -> str:
             name = f"signal {-code}"
         return f"the engine builder crashed ({name})"
     last = " ".join(complaint.splitlines()[-1].split()) if complaint else "no message"
-    return f"the engine builder ended with code {code}: {last}"
+    return f"the engine builder failed (exit code {code}): {last}"

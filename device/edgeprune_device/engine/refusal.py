@@ -1,11 +1,12 @@
-"""Why NVIDIA's parser or builder refused a file, in one line: node, layer, the library's message and a remedy."""
+"""Explains in one line why NVIDIA's parser or builder refused a file: node, layer, message and remedy."""
 
 from __future__ import annotations
 
 from typing import Any, List, Optional
 
-from edgeprune_device.engine import onnx_file
+from edgeprune_device import onnx_file
 from edgeprune_device.engine.layers import layer_of_node
+from edgeprune_device.option import named
 
 __all__ = ["is_of_memory", "of_builder", "of_parser"]
 
@@ -44,9 +45,9 @@ def of_builder(log: List[str], precision: str) -> str:
     """
     words = "; ".join(dict.fromkeys(log)) or "the builder gave no reason"
     if is_of_memory(log):
-        return f"{words}; close what else runs, or give less scratch memory (--workspace 256)"
+        return f"{words}; close other programs, or give less scratch memory ({named('workspace', 256)})"
     if "could not find any implementation" in words.lower():
-        return f"{words}; give more scratch memory (--workspace 2048)" + _other(precision)
+        return f"{words}; give more scratch memory ({named('workspace', 2048)})" + _other(precision)
     return words
 
 
@@ -57,7 +58,7 @@ def is_of_memory(log: List[str]) -> bool:
 
 
 def _where(error: Any, model: bytes) -> str:
-    """ "Conv /model.0/conv/Conv (layer model.0.conv): ", or nothing where no node is to blame."""
+    """ "Conv /model.0/conv/Conv (layer model.0.conv): ", or nothing if no node is known."""
     if hasattr(error, "node_name"):
         name, operator = error.node_name(), error.node_operator()
     else:
@@ -71,20 +72,27 @@ def _where(error: Any, model: bytes) -> str:
 def _advice(words: str, code: Optional[str], model: bytes, precision: str, typed: bool) -> str:
     opset, low = onnx_file.opset(model), words.lower()
     if code == "MODEL_DESERIALIZE_FAILED" or opset is None:
-        return "the file is damaged or no ONNX: copy it again"
+        return "the file is damaged or not ONNX; copy the file again"
     if not typed and opset > _OPSET_OF_8:
-        return f"its opset {opset} is newer than TensorRT 8 reads ({_OPSET_OF_8}): use JetPack 6.1 or later" + _other(
-            precision
+        return (
+            f"opset too new for TensorRT 8 (found {opset}, expected at most {_OPSET_OF_8}); use JetPack 6.1 or later"
+            + _other(precision)
         )
     if "no importer registered" in low or "plugin not found" in low or "unsupported operator" in low:
-        return "this TensorRT has no such operator: export the model without it, or use a newer JetPack"
+        return "this TensorRT does not support the operator; export the model without it, or use a newer JetPack"
     if "zero point" in low:
-        return "TensorRT takes symmetric quantization only: quantize the model anew with edgeprune" + _other(precision)
+        return "TensorRT supports only symmetric quantization; quantize the model again with edgeprune" + _other(
+            precision
+        )
     if code == "UNSUPPORTED_NODE_DATATYPE" or "type" in low:
-        return "its types do not suit this TensorRT" + (_other(precision) or ": export the model anew")
-    return "export the model anew, or use a newer JetPack" + _other(precision)
+        return "this TensorRT does not support the types of this node" + (
+            _other(precision) or "; export the model again"
+        )
+    return "export the model again, or use a newer JetPack" + _other(precision)
 
 
 def _other(precision: str) -> str:
     others = {"int8-fp16": "int8 or fp16", "int8": "fp16", "fp16": "fp32"}
-    return f", or another file of the bundle (--precision {others[precision]})" if precision in others else ""
+    if precision not in others:
+        return ""
+    return f", or use another file of the bundle ({named('precision', others[precision])})"

@@ -1,1 +1,1 @@
-"""A bundle becomes the release in use, or everything stays as it was."""
+"""Installs a bundle as the release in use, or leaves everything unchanged."""

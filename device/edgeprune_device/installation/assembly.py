@@ -1,10 +1,10 @@
-"""Put a bundle together on the device, from the parts that a host sent and those that are already here.
+"""Assembles a bundle on the device from the parts that a host sent and from installed releases.
 
     incoming/BUNDLE_SHA256/envelope                the bundle's first bytes, as far as its manifest
     incoming/BUNDLE_SHA256/PAYLOAD_SHA256.00000    a payload that no release here has, in pieces of `piece_bytes`
 
 Small payloads have small pieces, so that several connections can share one payload, and a broken link costs each
-connection only one piece. Every payload is hashed when it is copied into the bundle, whether it comes from pieces or
+connection only one piece. Every payload is hashed while it is copied into the bundle, whether it comes from pieces or
 from a release. The module does not transfer files.
 """
 
@@ -14,10 +14,10 @@ import hashlib
 import os
 from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO, Dict, Iterable, List, Mapping, NamedTuple, Union
+from typing import BinaryIO, Callable, Dict, Iterable, List, Mapping, NamedTuple, Union
 
-from edgeprune_device.errors import EdgepruneError, InputError, SignatureError
-from edgeprune_device.files import check_room, replacing
+from edgeprune_device.errors import EdgepruneError, InputError, SignatureError, reason
+from edgeprune_device.files import check_room, opener, replacing
 from edgeprune_device.releases import Releases
 from edgeprune_device.trust.bundle import MAX_MANIFEST_BYTES, Bundle, read_manifest
 from edgeprune_device.trust.manifest import Manifest, Payload
@@ -37,7 +37,7 @@ class PayloadPiece(NamedTuple):
 
     Attributes:
         name: Name of its file in `incoming`.
-        offset_bytes: Where in the payload it begins.
+        offset_bytes: Offset of its first byte in the payload.
         size_bytes: Size.
     """
 
@@ -71,23 +71,23 @@ def pieces(payload: Payload) -> List[PayloadPiece]:
 
 
 def held(releases: Releases) -> List[str]:
-    """SHA-256 of every payload of every intact release here; each bundle is verified for it."""
+    """The SHA-256 of every payload of every intact release; verifies each bundle."""
     return sorted(_places(releases))
 
 
 def missing(manifest: Manifest, held: Iterable[str]) -> List[Payload]:
-    """The payloads that must be sent, each content once.
+    """The payloads that must be sent; identical contents are listed once.
 
     Args:
         manifest: Manifest of the bundle.
         held: SHA-256 of the payloads that the device has.
     """
-    known, found = set(held), []
+    known, payloads = set(held), []
     for payload in manifest.payloads:
         if payload.size_bytes and payload.sha256 not in known:
             known.add(payload.sha256)
-            found.append(payload)
-    return found
+            payloads.append(payload)
+    return payloads
 
 
 def assemble(
@@ -107,9 +107,9 @@ def assemble(
         `target`.
 
     Raises:
-        SignatureError: The signature, the key or a hash is wrong; wrong pieces are removed, so that they are sent
+        SignatureError: The signature, the key or a hash is wrong; wrong pieces are removed, so that the host sends them
             again.
-        InputError: A part has not arrived yet, or there is no room.
+        InputError: A part has not arrived yet, or the disk is full.
     """
     incoming, target = Path(incoming), Path(target)
     envelope = _read_envelope(incoming / ENVELOPE)
@@ -121,31 +121,32 @@ def assemble(
     whole = hashlib.sha256(envelope)
     with replacing(target) as temporary:
         try:
-            with open(temporary, "wb") as out:
+            with open(temporary, "wb", opener=opener) as out:
                 out.write(envelope)
                 for payload in manifest.payloads:
-                    _append(out, payload, places, incoming, whole)
+                    _append(out, payload, places, incoming, whole.update)
         except OSError as error:
-            raise InputError(f"{target}: cannot be written ({str(error.strerror or error).lower()})") from error
+            raise InputError(f"{target}: cannot be written ({reason(error)})") from error
         if whole.hexdigest() != incoming.name:
             raise SignatureError(
-                f"{incoming}: the bundle that arrived is another one ({whole.hexdigest()}); deploy it again"
+                f"{incoming}: wrong bundle (found SHA-256 {whole.hexdigest()}, expected the folder's name); deploy "
+                "the bundle again"
             )
     return target
 
 
 def _places(releases: Releases) -> Dict[str, _Place]:
-    """{payload's SHA-256: its place}, of intact releases."""
-    found: Dict[str, _Place] = {}
+    """{SHA-256 of a payload: its place}, from intact releases."""
+    places: Dict[str, _Place] = {}
     for release in releases.all():
         with suppress(EdgepruneError):  # the payloads of a damaged release are not reliable
-            _add(found, releases.open(release))
-    return found
+            _add(places, releases.open(release))
+    return places
 
 
-def _add(found: Dict[str, _Place], bundle: Bundle) -> None:
+def _add(places: Dict[str, _Place], bundle: Bundle) -> None:
     for payload in bundle.manifest.payloads:
-        found.setdefault(payload.sha256, _Place(bundle.path, bundle.envelope_bytes + payload.offset_bytes))
+        places.setdefault(payload.sha256, _Place(bundle.path, bundle.envelope_bytes + payload.offset_bytes))
 
 
 def _read_envelope(path: Path) -> bytes:
@@ -153,11 +154,11 @@ def _read_envelope(path: Path) -> bytes:
         with open(path, "rb") as stream:
             data = stream.read(_MAX_ENVELOPE_BYTES + 1)
     except FileNotFoundError as error:
-        raise InputError(f"{path}: has not arrived; deploy the bundle again, it goes on where it stopped") from error
+        raise InputError(f"{path}: not transferred yet; deploy the bundle again to continue the transfer") from error
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({str(error.strerror).lower()})") from error
+        raise InputError(f"{path}: cannot be read ({reason(error)})") from error
     if len(data) > _MAX_ENVELOPE_BYTES:
-        raise SignatureError(f"{path}: is longer than any envelope may be")
+        raise SignatureError(f"{path}: too large for an envelope (expected at most {_MAX_ENVELOPE_BYTES} bytes)")
     return data
 
 
@@ -169,13 +170,19 @@ def _check_arrived(incoming: Path, payload: Payload) -> None:
             there += os.stat(str(incoming / piece.name)).st_size == piece.size_bytes
     if there < len(expected):
         raise InputError(
-            f"{incoming}: {there} of {len(expected)} pieces of {payload.name} have arrived; deploy the bundle again, "
-            "it goes on where it stopped"
+            f"{incoming}: only {there} of {len(expected)} pieces of {payload.name} have arrived; deploy the bundle "
+            "again to continue the transfer"
         )
 
 
-def _append(out: BinaryIO, payload: Payload, places: Mapping[str, _Place], incoming: Path, whole) -> None:
-    """Copy one payload to `out`, and verify its hash."""
+def _append(
+    out: BinaryIO,
+    payload: Payload,
+    places: Mapping[str, _Place],
+    incoming: Path,
+    also: Callable[[bytes], None],
+) -> None:
+    """Copy one payload to `out`, and verify its hash; `also` receives the same bytes."""
     place = places.get(payload.sha256)
     sources = [place] if place else [_Place(incoming / piece.name, 0) for piece in pieces(payload)]
     digest, left = hashlib.sha256(), payload.size_bytes
@@ -189,8 +196,9 @@ def _append(out: BinaryIO, payload: Payload, places: Mapping[str, _Place], incom
                     break
                 most -= len(data)
                 left -= len(data)
-                for reader in (digest.update, whole.update, out.write):
-                    reader(data)
+                digest.update(data)
+                also(data)
+                out.write(data)
     if left or digest.hexdigest() != payload.sha256:
         if not place:
             for path, _ in sources:
@@ -198,5 +206,6 @@ def _append(out: BinaryIO, payload: Payload, places: Mapping[str, _Place], incom
                     path.unlink()
         where = place.path if place else incoming
         raise SignatureError(
-            f"{where}: {payload.name} is not what its signed SHA-256 says: deploy the bundle again, it is sent anew"
+            f"{where}: {payload.name}: does not match its signed SHA-256; deploy the bundle again to send the file "
+            "again"
         )

@@ -3,59 +3,99 @@
 from __future__ import annotations
 
 import os
-from typing import Any, Dict
+from contextlib import suppress
+from typing import Any, Dict, List, Optional, Sequence, TypedDict
 
 from edgeprune_device import version
 from edgeprune_device.errors import InputError
-from edgeprune_device.installation import assembly, restart, root
+from edgeprune_device.installation import assembly, contents, restart, root
+from edgeprune_device.option import named
 from edgeprune_device.printable import printable
 from edgeprune_device.releases import Releases
+from edgeprune_device.table import rows
 from edgeprune_device.trust import keys
 
-__all__ = ["describe", "table"]
+__all__ = ["Description", "describe", "table"]
 
 
-def describe(releases: Releases) -> Dict[str, Any]:
+class Description(TypedDict):
+    """The installed releases, and the facts that a host needs before an installation.
+
+    Attributes:
+        schema_version: Version of this object.
+        root: Folder of the releases.
+        agent: Version of edgeprune-device.
+        problem: Why no bundle can be installed here, in one line; None: nothing prevents it.
+        free_bytes: Free space on the disk of the releases.
+        counters: For each key, the lowest counter of its bundles that is installed; None: not known.
+        current: ID of the release in use; None: none is in use.
+        releases: The records of all releases, each with its "identity" and its "problem": why it is damaged, or null.
+        held: SHA-256 of the payloads of intact releases, which need not be sent.
+        trusted: Fingerprints of the trusted keys.
+        revoked: Fingerprints of the revoked keys.
+        systemd: Whether systemd runs here.
+        root_user: Whether this user is root, or sudo asks for no password.
+        service: Description of the service; None: not known.
+    """
+
+    schema_version: int
+    root: str
+    agent: str
+    problem: Optional[str]
+    free_bytes: int
+    counters: Optional[Dict[str, int]]
+    current: Optional[str]
+    releases: List[Dict[str, Any]]
+    held: List[str]
+    trusted: List[str]
+    revoked: List[str]
+    systemd: bool
+    root_user: bool
+    service: Optional[str]
+
+
+def describe(releases: Releases) -> Description:
     """Describe this device.
 
     An example of the result (shortened):
 
-        {"schema_version": 1, "root": "/opt/edgeprune", "agent": "0.1.0", "problem": null, "free_bytes": 51200000000,
-         "counter": 1764000000, "current": "9f86d081884c7d65", "releases": [{…, "identity"}], "held": [SHA-256 …],
-         "trusted": ["SHA256:…"], "revoked": [], "systemd": true, "root_user": true, "service": "edgeprune run, …"}
+        {"schema_version": 2, "root": "/opt/edgeprune", "agent": "0.1.0", "problem": null, "free_bytes": 51200000000,
+         "counters": {"SHA256:…": 1764000000}, "current": "9f86d081884c7d65", "releases": [{…, "identity"}],
+         "held": [SHA-256 …], "trusted": ["SHA256:…"], "revoked": [], "systemd": true, "root_user": true,
+         "service": "edgeprune run, …"}
 
     Args:
         releases: The releases.
 
     Returns:
-        A JSON object. "problem" is the reason why no bundle can be installed here, in one line, else None. "held" lists
-            the payloads of intact releases, which need not be sent. "root_user" is True for root, and for sudo without
-            a password.
+        A JSON object.
     """
-    problem, counter, current, service = root.problem(releases.root), None, None, None
-    try:
-        counter = releases.counter
+    problem, counters, current, service = root.problem(releases.root), None, None, None
+    with suppress(InputError):  # an installation replaces it
         now = releases.current()
         current = None if now is None else now.identity
-    except InputError as error:
-        problem = problem or str(error) if counter is None else problem
     try:
+        counters = releases.counters
+        releases.check_switch()
         service = restart.find(releases).description
     except InputError as error:
         problem = problem or str(error)
     there = releases.root
     while not there.exists():
         there = there.parent
-    found = os.statvfs(str(there))
+    disk = os.statvfs(str(there))
     return {
-        "schema_version": 1,
+        "schema_version": 2,
         "root": str(releases.root),
         "agent": version(),
         "problem": problem,
-        "free_bytes": found.f_bavail * found.f_frsize,
-        "counter": counter,
+        "free_bytes": disk.f_bavail * disk.f_frsize,
+        "counters": counters,
         "current": current,
-        "releases": [{**release.to_json(), "identity": release.identity} for release in releases.all()],
+        "releases": [
+            {**release.to_json(), "identity": release.identity, "problem": contents.problem(releases, release)}
+            for release in releases.all()
+        ],
         "held": assembly.held(releases),
         "trusted": sorted(keys.trusted()),
         "revoked": sorted(keys.revoked()),
@@ -65,16 +105,20 @@ def describe(releases: Releases) -> Dict[str, Any]:
     }
 
 
-def table(described: Dict[str, Any]) -> str:
+def table(described: Description) -> str:
     """Format the result of `describe` as a table for people."""
-    rows = [("", "release", "name", "state", "counter", "installed", "precision", "mAP50-95", "on the host", "")]
+    cells: List[Sequence[str]] = [
+        ("", "release", "name", "state", "counter", "installed", "precision", "mAP50-95", "on the host", "")
+    ]
     for release in described["releases"]:
         accuracy = release["accuracy"] or {}
         figures = [accuracy.get(name) for name in ("map50_95", "host_map50_95")]
         doubts = [] if release["trusted"] else ["key NOT trusted"]
-        doubts += ["older than what was in use"] if release["older"] else []
+        doubts += ["older than the release before it"] if release["older"] else []
         doubts += [release["reason"]] if release["reason"] else []
-        rows.append(
+        if release["problem"]:
+            doubts += [f"DAMAGED: {release['problem']}; install the bundle again"]
+        cells.append(
             (
                 "*" if release["identity"] == described["current"] else "",
                 release["identity"],
@@ -87,17 +131,12 @@ def table(described: Dict[str, Any]) -> str:
                 printable("; ".join(doubts)),
             )
         )
-    lines = []
-    if len(rows) > 1:
-        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-        lines += ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
-    else:
-        lines.append(f"{described['root']}: no releases")
-    if described["current"] is None and len(rows) > 1:
-        lines.append("none is in use")
-    if described["counter"]:
-        lines.append(f"counter {described['counter']}: nothing older is installed without --allow-older")
+    lines = rows(cells) if described["releases"] else [f"{described['root']}: no releases"]
+    if described["current"] is None and described["releases"]:
+        lines.append("no release is in use")
+    for mark, counter in sorted((described["counters"] or {}).items()):
+        lines.append(f"key {mark}: counter {counter}; bundles with a lower counter need {named('allow_older', True)}")
     lines.append(f"service: {described['service'] or 'not known'}; free {described['free_bytes'] / 1e9:.1f} GB")
     if described["problem"]:
-        lines.append(f"nothing can be installed: {described['problem']}")
+        lines.append(f"no bundle can be installed: {described['problem']}")
     return "\n".join(lines) + "\n"

@@ -1,24 +1,25 @@
-"""Restart the service, watch it, and confirm the release; or go back to the release that worked."""
+"""Restart the service, watch it, and confirm the release; or return to the release that worked."""
 
 from __future__ import annotations
 
 import time
 from contextlib import suppress
-from typing import Callable, Optional
+from typing import Optional
 
 from edgeprune_device.errors import GateError, InputError, SignatureError
 from edgeprune_device.installation import restart
-from edgeprune_device.installation.options import InstallOptions, Say
+from edgeprune_device.installation.options import InstallOptions, SayStep
+from edgeprune_device.progress import Say
 from edgeprune_device.releases import Release, Releases
 
 __all__ = ["current", "judge"]
 
-_TOLD_S = 5.0  # between two messages about a watched release
+_SAY_EVERY_S = 5.0  # between two messages about a watched release
 
 
 def current(releases: Releases) -> Optional[Release]:
-    """The release in use; None where there is none or its record is damaged."""
-    with suppress(InputError):  # damaged: it counts as none, and the new release takes its place
+    """The release in use; None if there is none or its record is damaged."""
+    with suppress(InputError):  # a damaged record counts as none, and the new release takes its place
         return releases.current()
     return None
 
@@ -30,9 +31,9 @@ def judge(
     release: Release,
     former: Optional[Release],
     options: InstallOptions,
-    say: Say,
+    say: SayStep,
 ) -> Release:
-    """Restart the service, watch it and confirm the release; or go back to the former one.
+    """Restart the service, watch it and confirm the release; or return to the former one.
 
     Args:
         releases: The releases.
@@ -40,10 +41,10 @@ def judge(
         release: The new release, which `current` names already.
         former: The release before it, or None.
         options: How to install.
-        say: Called with (step, text).
+        say: Receives each step.
 
     Returns:
-        The release with its new state; "trial" where its health is not known yet.
+        The release with its new state; "trial" if its health is not known yet.
 
     Raises:
         GateError: The release was not healthy and was rolled back.
@@ -61,26 +62,27 @@ def judge(
             say("confirm", f"{now} is good")
             return now if now.state == "good" else releases.confirm(now)
         if healthy is None and now.state != "bad":
-            say("confirm", f"{now} stays on trial: {why}")
+            say("confirm", f"{now} stays on trial, because {why}")
             return now
         back = _go_back(releases, now, former, why)
-    say("restart", f"back to {back or 'nothing'}")
+    say("restart", f"back to {back or 'no release'}")
     with suppress(InputError):
         service.restart()
     raise GateError(
-        f"{release} was rolled back: {now.reason or why}; " + (f"{back} is in use" if back else "nothing is in use")
+        f"{release}: rolled back, because {now.reason or why}; "
+        + (f"{back} is in use" if back else "no release is in use")
     )
 
 
-def _now_and_then(say: Callable[[str], None]) -> Callable[[str], None]:
+def _now_and_then(say: Say) -> Say:
     following = [0.0]
 
-    def told(text: str) -> None:
+    def say_seldom(text: str) -> None:
         if time.monotonic() >= following[0]:
-            following[0] = time.monotonic() + _TOLD_S
+            following[0] = time.monotonic() + _SAY_EVERY_S
             say(text)
 
-    return told
+    return say_seldom
 
 
 def _go_back(releases: Releases, release: Release, former: Optional[Release], why: str) -> Optional[Release]:

@@ -8,7 +8,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from edgeprune_device.installation.options import InstallOptions, Say
+from edgeprune_device.installation.options import InstallOptions, SayStep
 from edgeprune_device.releases import Releases
 
 __all__ = ["tidy", "tidy_engines"]
@@ -17,24 +17,24 @@ _STALE_S = 7 * 86400  # for parts that a host sent and never installed
 
 
 # --- tidy ------------------------------------------------------------------------------------------------------------
-def tidy(releases: Releases, source: Path, options: InstallOptions, say: Say) -> None:
+def tidy(releases: Releases, source: Path, options: InstallOptions, say: SayStep) -> None:
     """Remove old releases, their engines, the parts of `source`, and bundles that were never installed.
 
     Args:
         releases: The releases.
         source: The bundle or folder that was installed.
         options: How to install.
-        say: Called with (step, text).
+        say: Receives each step.
     """
     gone = releases.tidy(options.keep)
     if gone:
-        say("tidy", f"removed {', '.join(gone)}")
+        say("tidy", f"removed releases: {', '.join(gone)}")
     _tidy_incoming(releases, source)
     tidy_engines(releases)
 
 
 def _tidy_incoming(releases: Releases, source: Path) -> None:
-    """Remove the parts of the installed bundle, and those of bundles that were never finished."""
+    """Remove the parts of the installed bundle and of bundles that never arrived completely."""
     incoming = releases.root / "incoming"
     for folder in incoming.iterdir():
         with suppress(OSError):
@@ -44,7 +44,7 @@ def _tidy_incoming(releases: Releases, source: Path) -> None:
 
 
 def tidy_engines(releases: Releases) -> None:
-    """Remove engines of models that no release has any more, only in these releases' own folder."""
+    """Remove engines of models that no release has any more, only in the folder of these releases."""
     folder = releases.root / "engines"
     kept = set()
     for release in releases.all():
@@ -52,7 +52,7 @@ def tidy_engines(releases: Releases) -> None:
         try:
             kept |= {entry["sha256"] for entry in json.loads(path.read_bytes())["payloads"]}
         except (OSError, ValueError, KeyError, TypeError):
-            return  # the payloads of this release are not known: everything stays
+            return  # the payloads of this release are unknown, so nothing is removed
     for path in folder.glob("*.json"):
         with suppress(OSError, ValueError, KeyError, TypeError):
             if json.loads(path.read_bytes())["engine"]["onnx_sha256"] not in kept:

@@ -1,1 +1,1 @@
-"""The board, its state and its load, read before and beside a measurement."""
+"""The board, its state and its load, read before and during a measurement."""

@@ -1,4 +1,4 @@
-"""This board's device tree and its L4T release. On a machine that has neither, every field is None."""
+"""This board's device tree and its L4T release. On a machine with neither, every field is None."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from edgeprune_device.probes import sysfs
 
 __all__ = ["Board", "jetpack", "parse_l4t", "read"]
 
-# The release of each L4T, as far as it is known for certain …
+# The JetPack of each L4T release for which it is certain …
 _EXACT = {
     "35.3.1": "5.1.1",
     "35.4.1": "5.1.2",
@@ -23,7 +23,7 @@ _EXACT = {
     "39.2.0": "7.2",
     "39.2.1": "7.2.1",
 }
-# … else the range that the first two numbers allow.
+# … otherwise the range given by the first two numbers.
 _RANGE = {
     "35.2": "5.1",
     "35.3": "5.1.x",
@@ -47,7 +47,7 @@ class Board:
         compatible: Compatible names of the device tree, at most 20.
         serial: Serial number of the device tree.
         l4t: L4T release.
-        jetpack: JetPack release; a range, e.g. "6.1-6.2.2", where the L4T release does not determine it.
+        jetpack: JetPack release; a range, e.g. "6.1-6.2.2", if the L4T release does not determine it.
     """
 
     model: Optional[str] = None
@@ -67,7 +67,7 @@ class Board:
 
 
 def read(root: Optional[Path] = None) -> Board:
-    """Read this board. It never raises: an unreadable field is None.
+    """Read this board. Never raises: an unreadable field is None.
 
     Args:
         root: Root of the file system, by default `probes.sysroot()`.
@@ -91,17 +91,17 @@ def parse_l4t(content: str) -> Optional[str]:
 
 
 def jetpack(l4t: str) -> Optional[str]:
-    """The JetPack that an L4T release belongs to, e.g. "36.4.3" -> "6.2"; None where this program does not know it."""
+    """The JetPack of an L4T release, e.g. "36.4.3" -> "6.2"; None if it is not known here."""
     return _EXACT.get(l4t) or _RANGE.get(".".join(l4t.split(".")[:2]))
 
 
 def _property(root: Path, name: str) -> Optional[str]:
-    # /proc/device-tree is a link to the first; a container may have only one of them, and only the first can be made
-    # up for a test.
+    # /proc/device-tree is a link to the first one. A container may have only one of them, and tests can create only the
+    # first.
     for base in ("sys/firmware/devicetree/base", "proc/device-tree"):
-        found = sysfs.text(root / base / name)
-        if found:
-            return found
+        text = sysfs.text(root / base / name)
+        if text:
+            return text
     return None
 
 

@@ -1,6 +1,6 @@
-"""CPU load of other programs: all CPU time, less that of this process and its descendants.
+"""CPU load of other programs: all CPU time minus that of this process and its descendants.
 
-The load average is not used, because it still counts programs that ended a minute ago, such as the run before this one.
+The load average is not used, because it still includes programs that ended a minute ago, such as the previous run.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ _TICKS = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
 
 
 class CpuTimes(NamedTuple):
-    """CPU times since the boot, over all cores, s.
+    """CPU times since boot, over all cores, s.
 
     Attributes:
-        total: All time, idle time included.
-        busy: Busy time, including the time that a hypervisor took away.
-        own: Time of this process and its descendants, ended ones included.
+        total: All time, including idle time.
+        busy: Busy time, including time taken by a hypervisor.
+        own: Time of this process and its descendants, including ended ones.
     """
 
     total: float
@@ -35,7 +35,7 @@ def read(root: Path = Path("/")) -> Optional[CpuTimes]:
         root: Root of the file system.
 
     Returns:
-        The times; None where the machine does not report them.
+        The times; None if the machine does not report them.
     """
     try:
         total, busy = parse_stat((root / "proc/stat").read_text(encoding="ascii"))
@@ -46,7 +46,7 @@ def read(root: Path = Path("/")) -> Optional[CpuTimes]:
                 try:
                     parent, ticks = parse_process((folder / "stat").read_text(encoding="utf-8", errors="replace"))
                 except (OSError, ValueError):
-                    continue  # it has ended meanwhile
+                    continue  # the process has ended
                 tree.setdefault(parent, []).append(int(folder.name))
                 spent[int(folder.name)] = ticks
         return CpuTimes(total / _TICKS, busy / _TICKS, sum(spent.get(pid, 0) for pid in _family(tree)) / _TICKS)
@@ -55,7 +55,7 @@ def read(root: Path = Path("/")) -> Optional[CpuTimes]:
 
 
 def others(before: Optional[CpuTimes], after: Optional[CpuTimes]) -> Optional[float]:
-    """The share of all cores that other programs used between two readings, in [0, 1]; None where it is not known."""
+    """The share of all cores that other programs used between two readings, in [0, 1]; None if not known."""
     if before is None or after is None or after.total <= before.total:
         return None
     share = (after.busy - before.busy - (after.own - before.own)) / (after.total - before.total)
@@ -71,7 +71,7 @@ def parse_stat(text: str) -> Tuple[int, int]:
     words = text.split("\n", 1)[0].split()
     if len(words) < 9 or words[0] != "cpu":
         raise ValueError("not /proc/stat")
-    ticks = [int(word) for word in words[1:9]]  # guest time, after these, is in user time already
+    ticks = [int(word) for word in words[1:9]]  # guest time, which follows, is included in user time
     return sum(ticks), sum(ticks) - ticks[3] - ticks[4]  # idle, iowait
 
 
@@ -81,14 +81,14 @@ def parse_process(text: str) -> Tuple[int, int]:
     Raises:
         ValueError: The text is not /proc/PID/stat.
     """
-    words = text[text.rindex(")") + 1 :].split()  # the command before it may hold anything
+    words = text[text.rindex(")") + 1 :].split()  # the preceding command may contain any text
     if len(words) < 15:
         raise ValueError("not /proc/PID/stat")
     return int(words[1]), sum(int(word) for word in words[11:15])
 
 
 def _family(tree: Dict[int, List[int]]) -> List[int]:
-    found = [os.getpid()]
-    for pid in found:
-        found += tree.get(pid, [])
-    return found
+    pids = [os.getpid()]
+    for pid in pids:
+        pids += tree.get(pid, [])
+    return pids

@@ -1,4 +1,4 @@
-"""The machine that a figure was measured on.
+"""The machine on which a figure was measured.
 
 Reading and parsing are separate: the parsers are pure functions of text.
 """
@@ -9,15 +9,16 @@ import importlib
 import os
 import platform
 from dataclasses import asdict, dataclass
+from importlib import metadata
 from pathlib import Path
-from typing import Dict, List, Optional, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
 from edgeprune_device.printable import printable
 from edgeprune_device.probes import memory
 
 __all__ = ["Environment", "parse_cpuinfo", "parse_key_values", "parse_meminfo"]
 
-# The features that decide the speed and the correctness of INT8 on a CPU.
+# The CPU features that affect the speed and the correctness of INT8.
 _FEATURES = ("avx2", "avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm")
 
 
@@ -27,7 +28,7 @@ class Environment:
 
     Attributes:
         cpu: Name of the CPU.
-        cpu_features: The CPU's features that decide the speed and the correctness of INT8, sorted.
+        cpu_features: The CPU features that affect the speed and the correctness of INT8, sorted.
         cores: Cores that this process may use.
         memory_bytes: Installed memory.
         machine: Architecture, e.g. "aarch64".
@@ -36,7 +37,7 @@ class Environment:
         python: Version of Python.
         packages: {name: version, None if not installed}.
         governor: Clock governor of the first core.
-        load_average_1min: Load average at the time of reading, so before the measurement.
+        load_average_1min: Load average when read, that is before the measurement.
     """
 
     cpu: Optional[str]
@@ -53,7 +54,7 @@ class Environment:
 
     @classmethod
     def read(cls) -> Environment:
-        """Read this machine now. It never raises: an unreadable field is None or empty."""
+        """Read this machine now. Never raises: an unreadable field is None or empty."""
         cpu, features = parse_cpuinfo(_text("/proc/cpuinfo"))
         release = parse_key_values(_text("/etc/os-release"))
         device_tree = _text("/proc/device-tree/model").strip("\0 \n")
@@ -66,43 +67,45 @@ class Environment:
             os=_shown(release.get("PRETTY_NAME") or platform.system()),
             kernel=platform.release(),
             python=platform.python_version(),
-            packages={name: _version(module) for name, module in _PACKAGES.items()},
+            packages={**{name: _version(module) for name, module in _PACKAGES.items()}, "openvino": _openvino()},
             governor=_shown(_text("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor").strip()) or None,
             load_average_1min=round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
         )
 
     @property
     def saturates(self) -> bool:
-        """Whether INT8 needs weights of 7 bits here.
+        """Whether INT8 needs 7-bit weights here.
 
-        Without VNNI an x86 CPU adds two products of u8 and s8 in 16 bits, where 8-bit weights saturate.
+        Without VNNI, an x86 CPU adds two products of u8 and s8 in 16 bits, which saturates with 8-bit weights.
         """
         vnni = {"avx512_vnni", "avx_vnni", "amx_int8"} & set(self.cpu_features)
         return self.machine in ("x86_64", "AMD64") and not vnni
 
     @classmethod
-    def from_json(cls, data: dict) -> Environment:
+    def from_json(cls, data: Dict[str, Any]) -> Environment:
         """Read the object that `to_json` wrote. The caller has checked the schema (`BenchReport.from_json`)."""
         return cls(**{**data, "cpu_features": tuple(data["cpu_features"])})
 
-    def to_json(self) -> dict:
+    def to_json(self) -> Dict[str, Any]:
         """A JSON object."""
         return {**asdict(self), "cpu_features": list(self.cpu_features)}
 
     def warnings(self) -> List[str]:
-        """Causes of doubtful timings on this machine, one line each."""
-        found = []
+        """Causes of unreliable timings on this machine, one line each."""
+        lines = []
         if self.governor not in (None, "performance"):
-            found.append(f"the CPU clock governor is {self.governor}, not performance: timings depend on the clock")
-        return found
+            lines.append(
+                f"the CPU clock governor is {self.governor} (expected performance), so timings depend on the clock"
+            )
+        return lines
 
 
 _PACKAGES = {"numpy": "numpy", "pillow": "PIL", "opencv": "cv2", "onnxruntime": "onnxruntime", "tensorrt": "tensorrt"}
 
 
 def parse_cpuinfo(text: str) -> Tuple[Optional[str], Tuple[str, ...]]:
-    """/proc/cpuinfo -> (CPU model or None, the features that matter for INT8, sorted)."""
-    fields = {}
+    """/proc/cpuinfo -> (CPU model or None, the features that affect INT8, sorted)."""
+    fields: Dict[str, str] = {}
     for line in text.splitlines():
         key, _, value = line.partition(":")
         fields.setdefault(key.strip(), value.strip())
@@ -111,7 +114,7 @@ def parse_cpuinfo(text: str) -> Tuple[Optional[str], Tuple[str, ...]]:
 
 
 def parse_meminfo(text: str) -> Optional[int]:
-    """/proc/meminfo -> MemTotal in bytes; None where it is missing."""
+    """/proc/meminfo -> MemTotal in bytes; None if it is missing."""
     return memory.parse_meminfo(text)["total"]
 
 
@@ -135,5 +138,13 @@ def _text(path: str) -> str:
 def _version(module: str) -> Optional[str]:
     try:
         return _shown(str(importlib.import_module(module).__version__))
-    except Exception:  # a broken installation must not stop a description
+    except Exception:  # a broken installation must not prevent a description
+        return None
+
+
+def _openvino() -> Optional[str]:
+    """OpenVINO's version, from the package metadata: an import would send telemetry (see `runtimes/openvino.py`)."""
+    try:
+        return _shown(metadata.version("openvino"))
+    except metadata.PackageNotFoundError:
         return None

@@ -1,13 +1,13 @@
-"""Sensors that are read while a program runs: power, heat, clocks, throttling, fan, memory.
+"""Sensors that are read while a program runs: power, temperature, clocks, throttling, fan, memory.
 
     with probes.Monitor() as monitor:
         ...                                   # the measurement
-    series = monitor.series()                 # every sample, or None where there are no sensors
-    summary.power(series, idle, load, frames) # pure functions of it
+    series = monitor.series()                 # every sample, or None without sensors
+    summary.power(series, idle, load, frames) # pure functions of the samples
 
-Adding a probe is adding one file here that has `channels(root) -> [Channel]`. A sensor that a board lacks never raises;
-`sysfs` describes how files are read. The package imports only Python's standard library and no models, so that the
-monitor's process is small and starts fast.
+To add a probe, add one file here with `channels(root) -> [Channel]`. A missing sensor never raises; `sysfs` describes
+how files are read. The package imports only Python's standard library and no models, so that the monitor's process is
+small and starts fast.
 """
 
 from __future__ import annotations

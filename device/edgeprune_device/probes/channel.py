@@ -16,7 +16,7 @@ class Channel(NamedTuple):
             "memory" (bytes).
         name: Name of the sensor.
         unit: Unit of the values.
-        read: Returns the value now, None where the board gives none or an impossible one; it never raises.
+        read: Returns the current value, None if the board gives none or an impossible one; never raises.
     """
 
     kind: str

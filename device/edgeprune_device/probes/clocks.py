@@ -1,7 +1,7 @@
 """Clocks of GPU, CPU and memory (EMC) with their limits, and the load of the GPU.
 
-The CPU's clock is the rate that was set last. `cpuinfo_cur_freq` would measure it, but by work on the core under
-measurement. Only root can read the EMC's rate (debugfs), except on Thor.
+The CPU's clock is the rate that was last set. `cpuinfo_cur_freq` would measure it, but with work on the measured core.
+Only root can read the EMC's rate (debugfs), except on Thor.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from edgeprune_device.probes.channel import Channel
 __all__ = ["Domain", "channels", "domains"]
 
 _LOWEST_HZ, _HIGHEST_HZ = 1_000_000, 20_000_000_000
-# Orin and Xavier under JetPack 6 (17000000.gpu); Orin, Xavier under 5; Thor, whose gpu-nvd is the video engine.
+# Orin and Xavier under JetPack 6 (17000000.gpu); under JetPack 5; Thor, whose gpu-nvd is the video engine.
 _GPU = re.compile(r"[0-9a-f]+\.(gpu|ga10b|gv11b)|gpu-gpc-[0-9]+")
 _EMC = "sys/kernel/debug/bpmp/debug/clk/emc"
 
 
 class Domain(NamedTuple):
-    """One clock: the files of its current rate and of its limits. Of several files the first with a valid value counts.
+    """One clock: the files of its current rate and of its limits. The first file with a valid value counts.
 
     Attributes:
         name: Name of the clock, e.g. "gpu".
@@ -32,7 +32,7 @@ class Domain(NamedTuple):
         lowest: Files of the lower limit.
         highest: Files of the upper limit.
         governor: File of the governor.
-        locked: File that tells whether the rate is locked.
+        locked: File that states whether the rate is locked.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Domain(NamedTuple):
     locked: Optional[Path] = None
 
     def hz(self, which: str) -> Optional[int]:
-        """A rate, Hz; None where no file gives one.
+        """A rate, Hz; None if no file gives one.
 
         Args:
             which: "current", "lowest" or "highest".
@@ -63,13 +63,13 @@ def domains(root: Path) -> List[Domain]:
 
 def channels(root: Path) -> List[Channel]:
     """The current rate of every readable clock, and the GPU's load."""
-    found = [
+    rates = [
         Channel("clock", domain.name, "Hz", partial(domain.hz, "current"))
         for domain in domains(root)
         if any(path.exists() for path in domain.current)
     ]
     load = _load_file(root)
-    return found if load is None else [*found, Channel("load", "gpu", "share", partial(_share, load))]
+    return rates if load is None else [*rates, Channel("load", "gpu", "share", partial(_share, load))]
 
 
 def _gpus(root: Path) -> List[Domain]:
@@ -78,26 +78,23 @@ def _gpus(root: Path) -> List[Domain]:
 
 
 def _devfreq(name: str, folder: Path) -> Domain:
-    files = ((folder / f"{which}_freq",) for which in ("cur", "min", "max"))
-    return Domain(name, 1, *files, governor=folder / "governor")
+    current, lowest, highest = ((folder / f"{which}_freq",) for which in ("cur", "min", "max"))
+    return Domain(name, 1, current, lowest, highest, folder / "governor")
 
 
 def _cpus(root: Path) -> List[Domain]:
-    # One for each policy: cores of a cluster share their clock, and reading it twelve times tells no more.
+    # One per policy: the cores of a cluster share their clock, so one reading suffices.
     base = root / "sys/devices/system/cpu"
     folders = [(path.name[len("policy") :], path) for path in sysfs.children(base / "cpufreq", "policy")]
     if not folders:
         cores = [path for path in sysfs.children(base, "cpu") if path.name[len("cpu") :].isdigit()]
         folders = [(core.name[len("cpu") :], core / "cpufreq") for core in cores if (core / "cpufreq").is_dir()]
-    return [
-        Domain(
-            f"cpu{sysfs.clean(number)}",
-            1000,
-            *((folder / f"scaling_{which}_freq",) for which in ("cur", "min", "max")),
-            governor=folder / "scaling_governor",
-        )
-        for number, folder in folders
-    ]
+    return [_policy(f"cpu{sysfs.clean(number)}", folder) for number, folder in folders]
+
+
+def _policy(name: str, folder: Path) -> Domain:
+    current, lowest, highest = ((folder / f"scaling_{which}_freq",) for which in ("cur", "min", "max"))
+    return Domain(name, 1000, current, lowest, highest, folder / "scaling_governor")
 
 
 def _memory(root: Path) -> List[Domain]:
@@ -107,7 +104,7 @@ def _memory(root: Path) -> List[Domain]:
     debug, cap = root / _EMC, root / "sys/kernel/nvpmodel_clk_cap/emc"
     if not (debug.is_dir() or cap.exists()):
         return []
-    lowest, highest = (debug / "min_rate",), (cap, debug / "max_rate")  # a cap of 0 is none
+    lowest, highest = (debug / "min_rate",), (cap, debug / "max_rate")  # a cap of 0 means no cap
     return [Domain("emc", 1, (debug / "rate",), lowest, highest, None, debug / "mrq_rate_locked")]
 
 

@@ -1,39 +1,39 @@
-"""The channels of this board, from every module beside this one that has `channels(root)`."""
+"""Finds the channels of this board, with all modules of this folder that have `channels(root)`."""
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from pathlib import Path
 from typing import Dict, List, Optional
 
+from edgeprune_device import plugins
 from edgeprune_device.probes import tegrastats
 from edgeprune_device.probes.channel import Channel
 from edgeprune_device.probes.sysfs import sysroot
 
 __all__ = ["discover"]
 
-_FIRST = "power"  # read first in each round: its time stamp matters most
+_FIRST = "power"  # read first in each round: its time stamp must be the most exact
 
 
 def discover(root: Optional[Path] = None, interval_s: float = 0.2) -> List[Channel]:
     """All channels of this board, each with a unique key.
 
-    Where sysfs has no power sensor, NVIDIA's tegrastats is used, if it is installed.
+    If sysfs has no power sensor, NVIDIA's tegrastats is used, if installed.
 
     Args:
         root: Root of the file system, by default `sysroot()`.
         interval_s: Interval of tegrastats, s.
     """
     root = sysroot() if root is None else root
-    here = pkgutil.iter_modules([str(Path(__file__).parent)])
-    names = sorted((module.name for module in here), key=lambda name: (name != _FIRST, name))
-    modules = [importlib.import_module(f"{__package__}.{name}") for name in names]
-    found = [channel for module in modules if hasattr(module, "channels") for channel in module.channels(root)]
-    if not any(channel.kind == "power" for channel in found):
-        kinds = {channel.kind for channel in found}
-        found = [channel for channel in tegrastats.fallback(interval_s) if channel.kind not in kinds] + found
-    return _distinct(found)
+    names = sorted(plugins.names([str(Path(__file__).parent)]), key=lambda name: name != _FIRST)
+    modules = [plugins.load(__package__, name) for name in names]
+    channels: List[Channel] = [
+        channel for module in modules if hasattr(module, "channels") for channel in module.channels(root)
+    ]
+    if not any(channel.kind == "power" for channel in channels):
+        kinds = {channel.kind for channel in channels}
+        channels = [channel for channel in tegrastats.fallback(interval_s) if channel.kind not in kinds] + channels
+    return _distinct(channels)
 
 
 def _distinct(channels: List[Channel]) -> List[Channel]:

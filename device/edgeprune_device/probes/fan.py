@@ -15,18 +15,18 @@ _MOST_RPM = 50000
 
 
 def channels(root: Path) -> List[Channel]:
-    """The channels "pwm" (share) and "rpm", where the board has them."""
-    found = []
+    """The channels "pwm" (share) and "rpm", if the board has them."""
+    sensors = []
     for chip, folder in sysfs.hwmons(root):
         if chip in ("pwmfan", "pwm-fan", "pwm_fan") and (folder / "pwm1").exists():
-            found.append(Channel("fan", "pwm", "share", partial(_share, folder / "pwm1")))
-        # On a Jetson the tachometer is a device of its own, whose name has changed; its file `rpm` is NVIDIA's alone.
-        # `fan1_input` is every other Linux machine's.
+            sensors.append(Channel("fan", "pwm", "share", partial(_share, folder / "pwm1")))
+        # On a Jetson the tachometer is a separate device, whose name has changed; only NVIDIA's has the file `rpm`.
+        # All other Linux machines have `fan1_input`.
         for file in ("rpm", "fan1_input"):
             if (folder / file).exists():
-                found.append(Channel("fan", "rpm", "rpm", partial(sysfs.number, folder / file, 0, _MOST_RPM)))
+                sensors.append(Channel("fan", "rpm", "rpm", partial(sysfs.number, folder / file, 0, _MOST_RPM)))
                 break
-    return found
+    return sensors
 
 
 def _share(path: Path) -> Optional[float]:

@@ -1,4 +1,4 @@
-"""Memory that is available to a new program, and swap in use. On a Jetson the GPU uses the same memory."""
+"""Memory that is available to a new program, and used swap. On a Jetson the GPU shares this memory."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def channels(root: Path) -> List[Channel]:
 
 
 def read(root: Path) -> Dict[str, Optional[int]]:
-    """Read {"total", "available", "swap_total", "swap_used"}, in bytes, None where not known."""
+    """Read {"total", "available", "swap_total", "swap_used"}, in bytes, None if not known."""
     return parse_meminfo(sysfs.text(root / "proc/meminfo") or "")
 
 

@@ -1,10 +1,10 @@
-"""Reads all channels at even times, in a separate process.
+"""Reads all channels at regular times, in a separate process.
 
-A thread would hold the interpreter's lock during the measurement, and a slow sensor (I2C) would hold it up.
+A thread would hold the interpreter's lock during the measurement, and a slow sensor (I2C) would delay the measurement.
 
-The caller writes a line to the worker's standard input, "series" for the samples, and the worker answers each with one
-line of JSON. The worker keeps the samples. It ends when its standard input does, or when its parent has gone, so that
-none outlives a killed benchmark.
+The caller writes a line to the worker's standard input, "series" to get the samples, and the worker answers each one
+with a line of JSON. The worker keeps the samples. It ends with its standard input or its parent, so that it does not
+outlive a killed benchmark.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ import subprocess
 import time
 from array import array
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import IO, Any, Dict, List, Optional, cast
 
 from edgeprune_device import interpreter
+from edgeprune_device.errors import reason
 from edgeprune_device.probes.channel import Channel
 from edgeprune_device.probes.discovery import discover
 from edgeprune_device.probes.series import Series
@@ -28,17 +29,17 @@ from edgeprune_device.probes.sysfs import sysroot
 
 __all__ = ["Monitor"]
 
-_ANSWER_S = 20.0  # for a line from the worker; a machine under full load is slow, a sensor that hangs never answers
-_MOST_ROUNDS = 12000  # 40 minutes at 0.2 s; then every second one goes, and the interval doubles …
-_KEPT_ROUNDS = 1500  # … but of the first: the power at rest stands there, in a few seconds before the load
+_ANSWER_S = 20.0  # for an answer of the worker, which is slow on a machine under full load
+_MOST_ROUNDS = 12000  # 40 minutes at 0.2 s; then every second one is dropped, and the interval doubles …
+_KEPT_ROUNDS = 1500  # … except the first ones, which hold the idle power from the seconds before the load
 _WORKER = "from edgeprune_device.probes.monitor import main; main(sys.argv[1:])"
 
 
 class Monitor:
     """Reads all channels while its context lasts.
 
-    Use `with Monitor(interval_s=0.2) as monitor: …`, then `monitor.series()`. It never raises for a failure of the
-    sensors.
+    Use `with Monitor(interval_s=0.2) as monitor: …`, then `monitor.series()`. Failures of the sensors
+    never raise.
 
     Args:
         root: Root of the file system, by default `sysroot()`.
@@ -51,14 +52,14 @@ class Monitor:
     def __init__(self, root: Optional[Path] = None, interval_s: float = 0.2) -> None:
         self._root = sysroot() if root is None else Path(root)
         self._interval_s = interval_s
-        self._process: Optional[subprocess.Popen] = None
+        self._process: Optional[subprocess.Popen[bytes]] = None
         self._last: Optional[Series] = None
         self._rest = b""
         self.problem: Optional[str] = None
 
     @property
     def pid(self) -> Optional[int]:
-        """Process id of the worker; None where none runs."""
+        """Process id of the worker; None if it is not running."""
         return None if self._process is None else self._process.pid
 
     def __enter__(self) -> Monitor:
@@ -66,10 +67,10 @@ class Monitor:
         if not discover(self._root, self._interval_s):
             self.problem = "no sensors found"
             return self
-        # Without site: no installed package is searched.
+        # -S: installed packages are not searched.
         command = interpreter.command(_WORKER, str(self._root), repr(self._interval_s), flags=["-S"])
         try:
-            # A separate session: Ctrl-C at the terminal is for the benchmark, which then takes the samples.
+            # A separate session: Ctrl-C at the terminal reaches only the benchmark, which then fetches the samples.
             self._process = subprocess.Popen(
                 command,
                 stdin=subprocess.PIPE,
@@ -78,9 +79,9 @@ class Monitor:
                 start_new_session=True,
             )
         except OSError as error:
-            self.problem = f"the monitor did not start ({str(error.strerror or error).lower()})"
+            self.problem = f"the monitor did not start ({reason(error)})"
             return self
-        self._ask("")
+        self._ask(self._process, "")
         return self
 
     def __exit__(self, kind: Any, *_: Any) -> None:
@@ -89,33 +90,34 @@ class Monitor:
         self._end()
 
     def series(self) -> Optional[Series]:
-        """The samples until now, or after the context those until its end.
+        """The samples so far, or after the context all samples until its end.
 
-        None where there are no sensors or there is a `problem`.
+        None without sensors or with a `problem`.
         """
         if self._process is None:
             return self._last
-        data = self._ask("series")
+        data = self._ask(self._process, "series")
         return None if data is None else Series.from_json(data)
 
-    def _ask(self, word: str) -> Optional[Dict[str, Any]]:
-        """Send `word` and return the worker's next line. Any failure ends the worker and is kept in `problem`."""
+    def _ask(self, process: subprocess.Popen[bytes], word: str) -> Optional[Dict[str, Any]]:
+        """Send `word` and return the worker's next line. Any failure ends the worker and is stored in `problem`."""
+        stdin, stdout = cast(IO[bytes], process.stdin), cast(IO[bytes], process.stdout)
         try:
             if word:
-                self._process.stdin.write(word.encode("ascii") + b"\n")
-                self._process.stdin.flush()
-            return json.loads(self._line().decode("utf-8"))
+                stdin.write(word.encode("ascii") + b"\n")
+                stdin.flush()
+            answer: Dict[str, Any] = json.loads(self._line(stdout.fileno()).decode("utf-8"))
+            return answer
         except TimeoutError:
-            reason = f"no answer in {_ANSWER_S:.0f} s"
+            failure = f"no answer in {_ANSWER_S:.0f} s"
         except (OSError, EOFError, ValueError):
-            reason = "it ended"
-        self.problem = f"the monitor failed ({reason})"
+            failure = "its process ended"
+        self.problem = f"the sensor monitor failed ({failure})"
         self._end()
         return None
 
-    def _line(self) -> bytes:
+    def _line(self, descriptor: int) -> bytes:
         until = time.monotonic() + _ANSWER_S
-        descriptor = self._process.stdout.fileno()
         poll = select.poll()  # select() fails in a process with more than 1024 open files
         poll.register(descriptor, select.POLLIN)
         parts = [self._rest]
@@ -134,19 +136,19 @@ class Monitor:
         if process is None:
             return
         with contextlib.suppress(OSError):
-            process.stdin.close()
-        process.stdout.close()
+            cast(IO[bytes], process.stdin).close()
+        cast(IO[bytes], process.stdout).close()
         try:
             process.wait(2.0)
         except subprocess.TimeoutExpired:
             process.kill()
-            # A read that hangs inside the kernel outlives even this until the driver gives up; it is left behind.
+            # A read that hangs in the kernel survives even this until the driver gives up; the process is abandoned.
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(2.0)
 
 
 class _Recorder:
-    """The samples of the worker. NaN stands for None: an array of doubles takes a quarter of a list's memory."""
+    """The samples of the worker. NaN stands for None: an array of doubles needs a quarter of the memory of a list."""
 
     def __init__(self, channels: List[Channel], interval_s: float) -> None:
         self.channels = channels
@@ -221,7 +223,7 @@ def main(arguments: List[str]) -> None:
         now = time.monotonic()
         if now >= due:
             recorder.round()
-            # Rounds that were missed stay missed: catching up would put several samples at one moment.
+            # Missed rounds are skipped, because catching up would take several samples at the same moment.
             due += recorder.interval_s * max(1, math.ceil((time.monotonic() - due) / recorder.interval_s))
 
 

@@ -20,9 +20,9 @@ class Series:
 
     Attributes:
         interval_s: Interval of the rounds at the end of the run, s; a long run doubles it.
-        t_ns: When each round began, time.monotonic_ns.
-        channels: {key: (kind, unit, one value a round, None where there was none)}.
-        read_errors: {key: number of rounds without a value}, where there was one.
+        t_ns: Start of each round, time.monotonic_ns.
+        channels: {key: (kind, unit, one value per round or None)}.
+        read_errors: {key: number of rounds without a value}, only if not 0.
         round_ms: {"mean", "max"}: duration of a round, ms.
         cpu_share: CPU time of the monitor, share of one core.
     """
@@ -39,7 +39,7 @@ class Series:
         return [key[len(kind) + 1 :] for key, (its, _, _) in self.channels.items() if its == kind]
 
     def points(self, kind: str, name: str) -> List[Tuple[int, float]]:
-        """[(t_ns, value)] of one channel, without the rounds that gave none; empty where there is no such channel."""
+        """[(t_ns, value)] of one channel, without rounds that gave none; empty for an unknown channel."""
         _, _, values = self.channels.get(f"{kind}.{name}", (kind, "", ()))
         return [(t, value) for t, value in zip(self.t_ns, values) if value is not None]
 
@@ -49,20 +49,22 @@ class Series:
 
         Args:
             data: The object.
-            what: Begins the error's message.
+            what: Start of the error message.
 
         Raises:
-            InputError: The lengths, times or names do not fit.
+            InputError: The lengths, times or names are inconsistent.
         """
         t_ns = tuple(data["t_ns"])
         if any(a >= b for a, b in zip(t_ns, t_ns[1:])):
-            raise InputError(f"{what}: t_ns: the times do not rise")
+            raise InputError(f"{what}: t_ns: times not increasing")
         channels = {}
         for key, channel in data["channels"].items():
             if len(channel["values"]) != len(t_ns):
-                raise InputError(f"{what}: channels.{key}: {len(channel['values'])} values at {len(t_ns)} times")
+                raise InputError(f"{what}: channels.{key}: found {len(channel['values'])} values, expected {len(t_ns)}")
             if not key.startswith(f"{channel['kind']}."):
-                raise InputError(f"{what}: channels.{key}: does not begin with its kind, {channel['kind']}")
+                raise InputError(
+                    f"{what}: channels.{key}: invalid name (expected a name that begins with {channel['kind']})"
+                )
             channels[key] = (channel["kind"], channel["unit"], tuple(channel["values"]))
         return cls(
             data["interval_s"], t_ns, channels, dict(data["read_errors"]), dict(data["round_ms"]), data["cpu_share"]

@@ -1,7 +1,7 @@
-"""Reading files that the kernel generates. No function raises: a missing or unexpected value is None.
+"""Reads files that the kernel generates. No function raises: a missing or unexpected value is None.
 
-A sensor that is off answers EAGAIN; a driver can go away between two reads; a board of another make can have other
-content under the same name. `root` is "/" on a drone; tests, and containers that see the host's /sys elsewhere, use
+A sensor that is off answers EAGAIN, a driver can disappear between two reads, and boards of other makers can have other
+content under the same name. `root` is "/" on a drone; tests, and containers that mount the host's /sys elsewhere, use
 another folder.
 """
 
@@ -14,7 +14,7 @@ from typing import List, Optional, Tuple
 
 __all__ = ["children", "clean", "hwmons", "line", "number", "sysroot", "text"]
 
-_LONGEST_BYTES = 1 << 16  # far more than any of these files has; a device node in their place would never end
+_LONGEST_BYTES = 1 << 16  # far larger than any of these files; a device node in their place would be endless
 _NUMBER = re.compile(r"-?[0-9]{1,18}")
 
 
@@ -24,9 +24,9 @@ def sysroot() -> Path:
 
 
 def text(path: Path) -> Optional[str]:
-    """The content, without the NUL or newline at its end; None where it cannot be read."""
-    # Not Path.read_text: Python's buffered reader answers EAGAIN with None and then stumbles over it.
-    # O_NONBLOCK: should there be a pipe, opening it would wait for ever.
+    """The content, without the NUL or newline at its end; None if it cannot be read."""
+    # Path.read_text is not used, because Python's buffered reader turns EAGAIN into None and then fails on it.
+    # O_NONBLOCK, because opening a pipe would wait for ever.
     try:
         descriptor = os.open(str(path), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except (OSError, ValueError):
@@ -46,20 +46,20 @@ def text(path: Path) -> Optional[str]:
 
 
 def line(path: Path) -> Optional[str]:
-    """The content where it is one printable, non-empty line of at most 200 characters, else None."""
-    found = text(path)
-    return found if found and len(found) <= 200 and found.isprintable() else None
+    """The content if it is one printable, non-empty line of at most 200 characters, else None."""
+    content = text(path)
+    return content if content and len(content) <= 200 and content.isprintable() else None
 
 
 def number(path: Path, lowest: int, highest: int) -> Optional[int]:
-    """The content where it is one whole number from `lowest` to `highest`, else None.
+    """The content if it is a whole number from `lowest` to `highest`, else None.
 
-    Beyond these limits the sensor is off or broken.
+    Outside these limits the sensor is off or broken.
     """
-    found = text(path)
-    if found is None or _NUMBER.fullmatch(found) is None:
+    content = text(path)
+    if content is None or _NUMBER.fullmatch(content) is None:
         return None
-    value = int(found)
+    value = int(content)
     return value if lowest <= value <= highest else None
 
 
@@ -89,7 +89,7 @@ def hwmons(root: Path) -> List[Tuple[str, Path]]:
 
 
 def clean(name: str) -> str:
-    """A name for a channel: the text of a device tree, reduced to letters, digits and . _ + @ # -."""
+    """A name for a channel: text from a device tree, reduced to letters, digits and . _ + @ # -."""
     return re.sub(r"[^A-Za-z0-9.+@#-]+", "_", name).strip("_.+@#-")[:48] or "unnamed"
 
 

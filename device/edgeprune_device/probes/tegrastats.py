@@ -1,6 +1,6 @@
 """NVIDIA's tegrastats, used only where sysfs has no power sensor (for example a container without the host's /sys).
 
-It prints one line each interval. The words in it differ by board, release and rights:
+It prints one line per interval, whose content depends on board, release and rights:
 
     … GR3D_FREQ 0%@[305] … cpu@48.562C … VDD_IN 5251mW/8535mW …      JetPack 6; "now/mean since its start"
     … GR3D_FREQ 0%@[0,0] …                                            AGX Orin; no gpu@ while the GPU is off
@@ -40,9 +40,9 @@ _MOST_MW, _COLDEST_C, _HOTTEST_C = 300000, -60, 150
 
 
 def parse(line: str) -> Dict[str, float]:
-    """Parse one line of tegrastats into its current values; sensors that are off are left out.
+    """Parse one line of tegrastats into its current values; sensors that are off are omitted.
 
-    A line that is incomplete (without RAM, or with a name twice) gives no value.
+    An incomplete line (without RAM, or with a duplicate name) gives no value.
 
     Args:
         line: The line.
@@ -51,7 +51,7 @@ def parse(line: str) -> Dict[str, float]:
         {"power.VDD_IN": 5251, "temperature.cpu": 48.562, "load.gpu": 0.0, …}.
     """
     words = line.split()
-    found: Dict[str, float] = {}
+    readings: Dict[str, float] = {}
     if not any(word == "RAM" and _RAM.fullmatch(after) for word, after in zip(words, words[1:])):
         return {}
     names: List[str] = []
@@ -63,24 +63,24 @@ def parse(line: str) -> Dict[str, float]:
             names.append(word)
             load = _LOAD.fullmatch(after)
             if load and int(load.group(1)) <= 100:
-                found["load.gpu"] = int(load.group(1)) / 100
+                readings["load.gpu"] = int(load.group(1)) / 100
         elif power and _RAIL.fullmatch(word) and word != "NC":
             names.append(word)
             milliwatts = int(power.group(1))
             if milliwatts <= _MOST_MW and not (milliwatts == 0 and word in ("VDD_IN", "VIN")):
-                found[f"power.{word}"] = milliwatts
+                readings[f"power.{word}"] = milliwatts
         elif temperature:
             names.append(temperature.group(1).lower())
             celsius = float(temperature.group(2))
             if _COLDEST_C <= celsius <= _HOTTEST_C:
-                found[f"temperature.{sysfs.clean(names[-1])}"] = celsius
-    return found if len(set(names)) == len(names) else {}
+                readings[f"temperature.{sysfs.clean(names[-1])}"] = celsius
+    return readings if len(set(names)) == len(names) else {}
 
 
 def fallback(interval_s: float) -> List[Channel]:
-    """Channels for the values of tegrastats' first line; empty where there is no tegrastats.
+    """Channels for the values of tegrastats' first line; empty without tegrastats.
 
-    The program runs from the first reading on.
+    The program starts with the first reading.
 
     Args:
         interval_s: Interval of the program, s.
@@ -90,30 +90,30 @@ def fallback(interval_s: float) -> List[Channel]:
         return []
     command = [program, "--interval", str(max(100, round(interval_s * 1000)))]
     trial = _Tegrastats(command, interval_s)
-    found = trial.first()
+    readings = trial.first()
     trial.close()
     reader = _Tegrastats(command, interval_s)
     channels = []
-    for key in found:
+    for key in readings:
         kind, _, name = key.partition(".")
         channels.append(Channel(kind, name, _UNITS[kind], partial(reader.value, key)))
     return channels
 
 
 class _Tegrastats:
-    """The running program, and its newest line."""
+    """The running program and its newest line."""
 
     def __init__(self, command: List[str], interval_s: float) -> None:
         self._command = command
-        self._oldest_s = max(2.0, 3 * interval_s)  # a value older than this is not one of now
-        self._process: Optional[subprocess.Popen] = None
+        self._oldest_s = max(2.0, 3 * interval_s)  # an older value is not current
+        self._process: Optional[subprocess.Popen[bytes]] = None
         self._started = False
         self._rest = b""
         self._values: Dict[str, float] = {}
         self._at_s = 0.0
 
     def first(self) -> Dict[str, float]:
-        """The values of the first line; none, if none comes in time."""
+        """The values of the first line; empty if none arrives in time."""
         until = time.monotonic() + _FIRST_LINE_S
         while not self._values and time.monotonic() < until:
             if not self._take(until - time.monotonic()):
@@ -121,7 +121,7 @@ class _Tegrastats:
         return self._values
 
     def value(self, key: str) -> Optional[float]:
-        """The newest value; None where it is too old."""
+        """The newest value; None if it is too old."""
         self._take(0.0)
         return self._values.get(key) if time.monotonic() - self._at_s <= self._oldest_s else None
 
@@ -131,18 +131,19 @@ class _Tegrastats:
             _stop(self._process)
 
     def _take(self, timeout_s: float) -> bool:
-        """Read the lines that have come. False: the program is missing, or has ended."""
+        """Read the available lines. False: the program is missing or has ended."""
         if not self._started:
             self._started = True
             with contextlib.suppress(OSError):
                 self._process = subprocess.Popen(
                     self._command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
                 )
-                # Should this process be killed, tegrastats ends at its next line, as its pipe is closed.
+                # If this process is killed, tegrastats ends at its next line, because its pipe is closed.
                 weakref.finalize(self, _stop, self._process)
-        if self._process is None or self._process.stdout.closed:
+        output = None if self._process is None else self._process.stdout
+        if output is None or output.closed:
             return False
-        descriptor = self._process.stdout.fileno()
+        descriptor = output.fileno()
         while select.select([descriptor], [], [], max(0.0, timeout_s))[0]:
             timeout_s = 0.0
             part = os.read(descriptor, 1 << 16)
@@ -150,12 +151,13 @@ class _Tegrastats:
                 return False
             *lines, self._rest = (self._rest + part)[-(1 << 16) :].split(b"\n")
             if lines:
-                # A line that cannot be parsed counts, too: the values before it are no longer current.
+                # An invalid line also counts, because it makes the previous values outdated.
                 self._values, self._at_s = parse(lines[-1].decode("utf-8", "replace")), time.monotonic()
         return True
 
 
-def _stop(process: subprocess.Popen) -> None:
+def _stop(process: subprocess.Popen[bytes]) -> None:
     process.kill()
     process.wait()
-    process.stdout.close()
+    if process.stdout is not None:
+        process.stdout.close()

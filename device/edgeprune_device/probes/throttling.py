@@ -1,10 +1,10 @@
 """The events that throttle a Jetson: over-current events, and the alerts of its thermal zones.
 
-    oc1   under-voltage: the supply gave way
+    oc1   under-voltage of the supply
     oc2   average current above the limit
-    oc3   instantaneous current above the limit; alone a warning: the board brakes for some microseconds
+    oc3   instantaneous current above the limit; alone only a warning: the board slows down for microseconds
 
-The counters run from the boot on, so only a difference has a meaning. `tj`, `cpu` and so on are alerts, 0: not active.
+The counters start at boot, so only differences are meaningful. `tj`, `cpu` and others are alerts, 0: not active.
 """
 
 from __future__ import annotations
@@ -28,23 +28,23 @@ _ALERT = re.compile(r"(.+)-throttle-alert|(hot-surface)-alert")
 
 def channels(root: Path) -> List[Channel]:
     """Counters ("event") and alerts ("throttle")."""
-    found = []
+    events = []
     for chip, folder in sysfs.hwmons(root):
         for path in sysfs.children(folder, "oc") if chip == "soctherm_oc" else []:
             counter = _COUNTER.fullmatch(path.name)
             if counter:
-                found.append(Channel("event", counter.group(1), "count", partial(sysfs.number, path, 0, _MOST_EVENTS)))
-    # The counter of an alert shows it even where it comes and goes between two readings.
+                events.append(Channel("event", counter.group(1), "count", partial(sysfs.number, path, 0, _MOST_EVENTS)))
+    # The counter shows an alert even if it lasts only from one reading to the next.
     for folder in sysfs.children(root / "sys/devices/platform"):
         alert, path = _ALERT.fullmatch(folder.name), folder / "thermal_trip_event"
         if alert and path.exists():
             name = sysfs.clean(alert.group(1) or alert.group(2))
-            found.append(Channel("event", name, "count", partial(sysfs.number, path, 0, _MOST_EVENTS)))
+            events.append(Channel("event", name, "count", partial(sysfs.number, path, 0, _MOST_EVENTS)))
     folders = {folder.name: folder for folder in sysfs.children(root / "sys/devices/virtual/thermal", "cooling_device")}
     folders.update({folder.name: folder for folder in sysfs.children(root / "sys/class/thermal", "cooling_device")})
     for folder in folders.values():
         alert = _ALERT.fullmatch(sysfs.line(folder / "type") or "")
         if alert:
             name, path = sysfs.clean(alert.group(1) or alert.group(2)), folder / "cur_state"
-            found.append(Channel("throttle", name, "state", partial(sysfs.number, path, 0, _MOST_STATES)))
-    return found
+            events.append(Channel("throttle", name, "state", partial(sysfs.number, path, 0, _MOST_STATES)))
+    return events

@@ -1,9 +1,9 @@
 """Percentiles of a list of latencies with their confidence, and a test of the samples' independence.
 
 A tail percentile of a few samples is not reliable. p90, p95 and p99 are MLPerf's early-stopping estimates (LoadGen,
-`loadgen/results.cc`). Of n samples the t-th largest is given, where t is the greatest number for which n samples would
-hold at most t above the true percentile with a probability of at most 1 %. So in 99 of 100 runs the true percentile is
-not higher than the printed one. It takes 64 samples for p90, 130 for p95 and 662 for p99.
+`loadgen/results.cc`): the t-th largest of n samples, where t is the greatest number such that n samples contain at most
+t above the true percentile with a probability of at most 1 %. In 99 of 100 runs the true percentile is therefore not
+higher than the printed one. p90 needs 64 samples, p95 130 and p99 662.
 """
 
 from __future__ import annotations
@@ -11,21 +11,21 @@ from __future__ import annotations
 import math
 import statistics
 from functools import lru_cache
-from typing import Any, Dict, Optional, Sequence
+from typing import Any, Dict, Mapping, Optional, Sequence
 
 import numpy as np
 
 __all__ = ["CORRELATED", "SAMPLES_NEEDED", "autocorrelation", "drift", "is_correlated", "percentile", "summary"]
 
 CONFIDENCE = 0.99
-#: Fewest samples for each percentile; a test derives them again.
+#: Minimum number of samples for each percentile; a test derives them again.
 SAMPLES_NEEDED = {50: 1, 90: 64, 95: 130, 99: 662}
-#: An autocorrelation at lag 1 from which the samples do not count as independent, if it is also beyond chance.
+#: Autocorrelation at lag 1 above which samples count as dependent, if it is also significant.
 CORRELATED = 0.2
 
 
 def percentile(samples: Sequence[int], percent: int) -> Optional[int]:
-    """A percentile: for p50 the median's lower sample, above it the early-stopping estimate.
+    """A percentile: for p50 the lower median, above it the early-stopping estimate.
 
     >>> percentile([30, 10, 20], 50)
     20
@@ -68,36 +68,36 @@ def summary(samples_ns: Sequence[int]) -> Dict[str, Any]:
 
 
 def autocorrelation(samples: Sequence[int]) -> Optional[float]:
-    """Correlation between each sample and the next, in [-1, 1]; None for fewer than 64 samples or where all are equal.
+    """Correlation between each sample and the next, in [-1, 1]; None for fewer than 64 samples or if all are equal.
 
-    It is computed from the ranks (Spearman's), so that one outlier of a hundred times the median neither causes nor
+    It is computed from the ranks (Spearman's), so that an outlier of a hundred times the median neither causes nor
     hides it.
     """
     if len(samples) < SAMPLES_NEEDED[90]:
         return None
     values, inverse, counts = np.unique(np.asarray(samples), return_inverse=True, return_counts=True)
-    rank = (np.cumsum(counts) - (counts - 1) / 2)[inverse.reshape(-1)]  # equal samples share their mean rank
+    rank = (np.cumsum(counts) - (counts - 1) / 2)[inverse.reshape(-1)]  # equal samples get their mean rank
     centred = rank - rank.mean()
     power = float(centred @ centred)
     return float(centred[:-1] @ centred[1:]) / power if len(values) > 1 else None
 
 
-def is_correlated(timing: Dict[str, Any]) -> bool:
-    """Whether the samples of a `summary` are not independent, so that its percentiles are less certain than stated."""
-    found = timing["autocorrelation"]
-    return found is not None and abs(found) > max(CORRELATED, 2.58 / math.sqrt(timing["samples"]))
+def is_correlated(timing: Mapping[str, Any]) -> bool:
+    """Whether the samples of a `summary` are dependent, which makes its percentiles less certain than stated."""
+    correlation = timing["autocorrelation"]
+    return correlation is not None and abs(correlation) > max(CORRELATED, 2.58 / math.sqrt(timing["samples"]))
 
 
 def drift(begins_ns: Sequence[int], frames_ns: Sequence[int], longest_s: float = 60.0) -> Optional[Dict[str, float]]:
     """Compare the median frame of the last seconds with that of the first ones.
 
     Args:
-        begins_ns: When each frame began, ns.
+        begins_ns: Start of each frame, ns.
         frames_ns: Time of each frame, ns.
-        longest_s: Length of the two windows, s; a third of the run where it is shorter.
+        longest_s: Maximum length of the two windows, s; at most a third of the run.
 
     Returns:
-        {"window_s", "first_ms", "last_ms", "change"}; None where a window has fewer than 20 frames.
+        {"window_s", "first_ms", "last_ms", "change"}; None if a window has fewer than 20 frames.
     """
     if not begins_ns:
         return None
@@ -113,8 +113,8 @@ def drift(begins_ns: Sequence[int], frames_ns: Sequence[int], longest_s: float =
 
 @lru_cache(maxsize=64)
 def _over(count: int, percent: int) -> int:
-    """The greatest t with P(Binomial(count, 1 - percent/100) <= t) <= 1 - CONFIDENCE; 0 where t = 1 is too large."""
-    low, high = 0, math.floor(count * (1 - percent / 100)) + 1  # at the mean it is near a half
+    """The greatest t with P(Binomial(count, 1 - percent/100) <= t) <= 1 - CONFIDENCE; 0 if t = 1 is too large."""
+    low, high = 0, math.floor(count * (1 - percent / 100)) + 1  # near one half at the mean
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if _at_most(middle, count, 1 - percent / 100) <= 1 - CONFIDENCE else (low, middle)
@@ -122,7 +122,7 @@ def _over(count: int, percent: int) -> int:
 
 
 def _at_most(t: int, count: int, share: float) -> float:
-    """P(Binomial(count, share) <= t), summed downward from t, below the mean, where the terms only fall."""
+    """P(Binomial(count, share) <= t), summed downward from t, below the mean, where the terms decrease."""
     log_term = (
         math.lgamma(count + 1) - math.lgamma(t + 1) - math.lgamma(count - t + 1)
         + t * math.log(share) + (count - t) * math.log1p(-share)

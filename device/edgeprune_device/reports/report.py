@@ -9,20 +9,25 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from nacl.signing import SigningKey, VerifyKey
 
-from edgeprune_device import schema, strict_json
+from edgeprune_device import schema, strict_json, table
+from edgeprune_device.clock import BootTime
+from edgeprune_device.errors import InputError
 from edgeprune_device.machine.environment import Environment
+from edgeprune_device.probes import summary
 from edgeprune_device.probes.series import Series
 from edgeprune_device.reports import percentiles
-from edgeprune_device.trust import signature
+from edgeprune_device.trust import keys, signature
 from edgeprune_device.vision.accuracy import Accuracy
 
-__all__ = ["DEVICE_STAGES", "END_TO_END", "BenchReport"]
+__all__ = ["DEVICE_STAGES", "END_TO_END", "MOST_BYTES", "BenchReport", "parse"]
 
 END_TO_END = "end_to_end"
-#: Parts of "infer" by the GPU's own clock: the copy there, the network, the copy back.
+#: Parts of "infer" from the GPU's clock: copy to the device, network, copy back.
 DEVICE_STAGES = ("h2d", "gpu", "d2h")
 NOT_MEASURED = "not measured"
-_SPINS = "; they spin while they wait"  # the threads
+MOST_BYTES = 1 << 29  # of one report; ten hours at 100 frames a second take 0.3 GB
+_KNOWN_MEMORY_BYTES = 4 << 30  # for such a report
+_SPINS = ", spinning"  # the threads
 _RELEASES = {"l4t": "L4T", "jetpack": "JetPack"}
 
 
@@ -33,12 +38,13 @@ class BenchReport:
     Attributes:
         created: Wall clock of the device, which may be wrong.
         edgeprune_version: Version of edgeprune on the device.
-        clock: {boot_id, boottime_s, synchronized}, see `edgeprune_device.clock`.
+        clock: Time of the device since boot.
         device: {hostname, serial, key_fingerprint}.
         bundle: {name, sha256, target, key_fingerprint, trusted}.
         precision: Precision of the model.
         model: {payload, sha256, size_bytes}.
-        runtime: {name, description, threads, spinning}; see `Session` for the last, which older reports lack.
+        runtime: {name, description, threads, spinning, trial_ms}; older reports lack the last two (see `Session` and
+            `benchmark.trial`).
         environment: The machine.
         board: See `machine.board.Board`.
         preflight: See `machine.preflight.Preflight`.
@@ -46,39 +52,39 @@ class BenchReport:
         source: {name, description} of the frames.
         settings: The requested settings (seconds, imgsz, …).
         warmup: {frames, seconds, settled}.
-        interrupted: Whether it is shorter than requested, because of Ctrl-C or `failure`.
+        interrupted: Whether the run was shorter than requested, because of Ctrl-C or `failure`.
         failure: Message of the camera or GPU that failed, else None.
         load_ms: Time from the model's bytes to the ready session, ms.
         first_inference_ms: Time of the very first inference, ms.
-        begins_ns: When each frame began, ns.
-        stages: {stage: a `percentiles.summary` and samples_ns: [every sample]}. "end_to_end" (first stage's start to
-            last stage's end) is among them, and `DEVICE_STAGES` where there is a GPU.
+        begins_ns: Start of each frame, ns.
+        stages: {stage: a `percentiles.summary` and samples_ns: [every sample]}, including "end_to_end" (start of the
+            first stage to end of the last one) and, with a GPU, `DEVICE_STAGES`.
         camera: {fps, deadline_ms, arrived, dropped, late, processed, missed, age: as a stage} of mode "camera", else
             None.
         drift: See `percentiles.drift`.
         fps_end_to_end: Frames over the wall time of the whole loop.
-        fps_inference: 1 / p50 of inference alone, frames a second.
+        fps_inference: 1 / p50 of inference alone, frames/s.
         other_load: {before, during}: share of all cores that other programs used.
-        power: See `edgeprune_device.probes.summary.power`.
-        thermal: See `edgeprune_device.probes.summary.thermal`.
-        clocks: See `edgeprune_device.probes.summary.clocks`.
+        power: Power and energy.
+        thermal: The temperatures of each zone.
+        clocks: The rates of each clock.
         throttling: See `edgeprune_device.probes.summary.throttling`.
         series: Samples of all sensors.
         accuracy: Accuracy measured here, on the bundle's evaluation set.
-        host_accuracy: {map50, map50_95, small_map50_95} that the host states for this precision.
+        host_accuracy: {map50, map50_95, small_map50_95} from the host for this precision.
         map50_95_delta: mAP50-95 here minus the host's.
-        peak_rss_bytes: Peak memory of the whole process, evaluation included.
-        memory_drop_bytes: How much less memory was free on the machine during the run.
+        peak_rss_bytes: Peak memory of the process including the evaluation.
+        memory_drop_bytes: Decrease of the machine's free memory during the run.
         parity: {reference, pictures, anchors, unmatched, box_px, score}, see `benchmark.parity.RuntimeParity`.
         verdict: {state, reasons}, see `edgeprune_device.benchmark.verdict`.
         warnings: Remarks on the figures, one line each.
-        signature: {key, value}, see `edgeprune_device.trust.signature`; None where it is not signed yet.
+        signature: {key, value}, see `edgeprune_device.trust.signature`; None if not signed yet.
         schema_version: Version of the schema.
     """
 
     created: str
     edgeprune_version: str
-    clock: Mapping[str, Any]
+    clock: BootTime
     device: Mapping[str, Any]
     bundle: Mapping[str, Any]
     precision: str
@@ -102,9 +108,9 @@ class BenchReport:
     fps_end_to_end: float
     fps_inference: Optional[float]
     other_load: Mapping[str, Optional[float]]
-    power: Optional[Mapping[str, Any]]
-    thermal: Optional[Mapping[str, Any]]
-    clocks: Optional[Mapping[str, Any]]
+    power: Optional[summary.Power]
+    thermal: Optional[Mapping[str, summary.Temperature]]
+    clocks: Optional[Mapping[str, summary.Rate]]
     throttling: Optional[Mapping[str, Any]]
     series: Optional[Mapping[str, Any]]
     accuracy: Optional[Accuracy]
@@ -119,12 +125,12 @@ class BenchReport:
     schema_version: int = 2
 
     @classmethod
-    def from_json(cls, data: dict, what: str = "report") -> BenchReport:
+    def from_json(cls, data: Dict[str, Any], what: str = "report") -> BenchReport:
         """Read a report from a parsed JSON object, without verifying its signature (see `verify`).
 
         Args:
             data: The object.
-            what: Begins the error's message.
+            what: Start of the error message.
 
         Raises:
             InputError: The object does not fit the schema.
@@ -134,8 +140,21 @@ class BenchReport:
         given["accuracy"] = None if given["accuracy"] is None else Accuracy.from_json(given["accuracy"])
         given["warnings"], given["begins_ns"] = tuple(given["warnings"]), tuple(given["begins_ns"])
         if given["series"] is not None:
-            Series.from_json(given["series"], f"{what}: series")  # its columns must be as long as its times
+            Series.from_json(given["series"], f"{what}: series")  # checks that its columns are as long as its times
         return cls(**given)
+
+    @classmethod
+    def from_bytes(cls, data: bytes, what: str = "report") -> BenchReport:
+        """Read a report from the bytes of its file, without verifying its signature (see `verify`).
+
+        Args:
+            data: The bytes.
+            what: Begins the error's message.
+
+        Raises:
+            InputError: The bytes are no report, or too many; see `parse`.
+        """
+        return cls.from_json(parse(data, what), what)
 
     def to_json(self) -> Dict[str, Any]:
         """A JSON object that fits `schema/report.json`."""
@@ -145,14 +164,14 @@ class BenchReport:
         return {**data, **lists, "environment": self.environment.to_json(), "accuracy": accuracy}
 
     def sign(self, key: SigningKey) -> BenchReport:
-        """Return this report, signed."""
+        """Return this report with a signature."""
         return replace(self, signature=signature.sign(self.to_json(), key)["signature"])
 
     def verify(self, what: str = "report") -> VerifyKey:
         """Verify the signature.
 
         Args:
-            what: Begins the error's message.
+            what: Start of the error message.
 
         Returns:
             The key that signed it; the caller must know its owner.
@@ -167,7 +186,7 @@ class BenchReport:
         return strict_json.canonical(self.to_json())
 
     def csv(self) -> str:
-        """One line a frame: when it began, s since the first frame, and ms of each stage; of a camera also the age."""
+        """One line per frame: its start, s since the first frame, and ms of each stage; for a camera also the age."""
         columns = {name: stage["samples_ns"] for name, stage in self.stages.items()}
         if self.camera:
             columns["age"] = self.camera["age"]["samples_ns"]
@@ -179,7 +198,7 @@ class BenchReport:
         return out.getvalue()
 
     def table(self) -> str:
-        """Aligned plain text for people."""
+        """The report as aligned plain text."""
         parts = [self._head(), self._timing(), self._totals(), self._sensors(), self._accuracy(), self._judgement()]
         return "\n".join(parts) + "\n"
 
@@ -192,13 +211,14 @@ class BenchReport:
             ("signed by", f"{bundle['key_fingerprint']}{trust}"),
             ("model", f"{self.precision}, {self.model['payload']}, {self.model['size_bytes'] / 1e6:.2f} MB"),
             ("runtime", self.runtime["description"] + (_SPINS if self.runtime.get("spinning") else "")),
+            *([("chosen by", _trial(self.runtime["trial_ms"]))] if self.runtime.get("trial_ms") else []),
             ("frames", f"{self.source['description']}; mode {self.mode}"),
             ("machine", f"{env.cpu or 'unknown CPU'}, {env.cores} cores, {_gigabytes(env.memory_bytes)}, {env.os}"),
             ("software", f"Python {env.python}, {packages}"),
         ]
         if board.get("model"):
             releases = [f"{title} {board[key]}" for key, title in _RELEASES.items() if board[key]]
-            rows.insert(5, ("board", ", ".join([board["model"], *releases])))
+            rows.insert(-2, ("board", ", ".join([board["model"], *releases])))
         mode = (self.preflight or {}).get("power_mode")
         if mode:
             rows.append(("power mode", mode["name"]))
@@ -211,17 +231,17 @@ class BenchReport:
         for name, stage in timings.items():
             values = ["-" if stage[c] is None else f"{stage[c]:.2f}" for c in columns]
             rows.append((name.replace("_", " "), *values, str(stage["samples"])))
-        lines = _grid(rows)
+        lines = table.rows(rows, figures=True)
         if any(stage[c] is None for stage in timings.values() for c in columns):
             needed = ", ".join(f"p{p} needs {n}" for p, n in percentiles.SAMPLES_NEEDED.items() if p > 50)
-            lines.append(f"  (-: too few samples; {needed}: a longer --seconds gives them)")
+            lines.append(f"  (-: too few samples; {needed}; measure for longer)")
         if set(DEVICE_STAGES) & set(self.stages):
-            lines.append("  (h2d, gpu, d2h: parts of infer, by the GPU's own clock)")
-        lines.append("  (p90, p95, p99: not exceeded by the true percentile in 99 of 100 runs of independent samples)")
+            lines.append("  (h2d, gpu, d2h: parts of infer, from the GPU's clock)")
+        lines.append("  (p90, p95, p99: upper bounds of the true percentile in 99 of 100 runs of independent samples)")
         correlated = [name for name, stage in timings.items() if percentiles.is_correlated(stage)]
         if correlated:
             names = ", ".join(name.replace("_", " ") for name in correlated)
-            lines.append(f"  (each sample resembles the one before it in {names}: their percentiles are less sure)")
+            lines.append(f"  (correlated samples in {names}: their percentiles are less certain)")
         return "\n" + "\n".join(lines) + "\n"
 
     def _totals(self) -> str:
@@ -236,19 +256,11 @@ class BenchReport:
             ("drift", self._drift()),
             ("other load", ", ".join(f"{_share(share)} {when}" for when, share in self.other_load.items())),
             ("peak memory", memory),
-            ("parity", NOT_MEASURED if self.parity is None else self._parity()),
+            ("parity", NOT_MEASURED if self.parity is None else _parity(self.parity)),
         ]
         if self.camera:
-            rows.insert(1, ("camera", self._camera()))
+            rows.insert(1, ("camera", _camera(self.camera)))
         return _aligned(rows)
-
-    def _camera(self) -> str:
-        c = self.camera
-        rate = "its own pace" if c["fps"] is None else f"{c['fps']:g} fps"
-        deadline = _number(c["deadline_ms"], ".1f")
-        missed = "no deadline" if c["missed"] is None else f"{c['missed']} results later than {deadline} ms"
-        late = f", {c['late']} late from the source" if c["late"] else ""
-        return f"{rate}: {c['arrived']} frames came{late}, {c['processed']} processed, {c['dropped']} dropped; {missed}"
 
     def _drift(self) -> str:
         d = self.drift
@@ -267,7 +279,7 @@ class BenchReport:
             f"{name} {_whole(c['mean_hz'], 1e6)} ({_whole(c['min_hz'], 1e6)} to {_whole(c['max_hz'], 1e6)})"
             for name, c in (self.clocks or {}).items()
         )
-        rows.append(("heat, C", "; ".join(zones) or NOT_MEASURED))
+        rows.append(("temp. C", "; ".join(zones) or NOT_MEASURED))
         rows.append(("clocks MHz", "; ".join(rates) or NOT_MEASURED))
         held = NOT_MEASURED
         if self.throttling:
@@ -288,17 +300,9 @@ class BenchReport:
         idle = f"idle {NOT_MEASURED}" if p["idle_mw"] is None else f"idle {p['idle_mw'] / 1e3:.2f} W"
         net = "" if p["mj_per_frame_net"] is None else f", {p['mj_per_frame_net']:.1f} net"
         return (
-            f"{p['load_mw'] / 1e3:.2f} W under load, {idle}; {_number(p['mj_per_frame_gross'], '.1f')} mJ a frame{net} "
-            f"({named})"
+            f"{p['load_mw'] / 1e3:.2f} W under load, {idle}; "
+            f"{_number(p['mj_per_frame_gross'], '.1f')} mJ per frame{net} ({named})"
         )
-
-    def _parity(self) -> str:
-        p = self.parity
-        alone = f", {p['unmatched']} boxes in one of the two alone" if p["unmatched"] else ""
-        on = f"({p['anchors']} anchors of {p['pictures']} pictures{alone})"
-        if p["box_px"] is None or p["score"] is None:
-            return f"nothing to compare with {p['reference']} {on}"
-        return f"boxes within {p['box_px']:.3g} px, scores within {p['score']:.2g} of {p['reference']} {on}"
 
     def _accuracy(self) -> str:
         host, here = self.host_accuracy or {}, self.accuracy
@@ -307,22 +311,60 @@ class BenchReport:
             a, b = getattr(here, key, None), host.get(key)
             delta = None if a is None or b is None or self.map50_95_delta is None else a - b
             rows.append((title, _number(a, ".4f"), _number(b, ".4f"), _number(delta, "+.4f")))
-        lines = _grid(rows)
+        lines = table.rows(rows, figures=True)
         if here is not None:
-            lines.append(f"  on {here.pictures} pictures, {here.boxes} boxes ({here.small_boxes} small)")
+            lines.append(f"  on {here.pictures} images, {here.boxes} boxes ({here.small_boxes} small)")
             classes = [("class", "boxes", "mAP50-95", "mAP50")]
             classes += [
                 (entry.name, str(entry.boxes), _number(entry.map50_95, ".4f"), _number(entry.map50, ".4f"))
                 for entry in here.per_class
                 if entry.boxes
             ]
-            lines += ["", *_grid(classes)]
+            lines += ["", *table.rows(classes, figures=True)]
         return "\n" + "\n".join(lines) + "\n"
 
     def _judgement(self) -> str:
         rows = [("verdict", self.verdict["state"])]
         rows += [("", f"- {reason}") for reason in self.verdict["reasons"]]
         return _aligned([*rows, *(("warning", text) for text in self.warnings)])
+
+
+def parse(data: bytes, what: str) -> Any:
+    """Parse the file of a report. Its size limit depends on the signer, who is determined first.
+
+    Args:
+        data: The bytes. From `spool`: canonical JSON; a formatted file is limited as one of a stranger.
+        what: Begins the error's message.
+
+    Raises:
+        InputError: The bytes are no JSON, or are too large for a report, or for one of a device that is not enrolled.
+    """
+    if len(data) > MOST_BYTES:
+        raise InputError(f"{what}: too large for a report (found {len(data)} bytes, expected at most {MOST_BYTES})")
+    try:
+        return strict_json.loads(data, what)
+    except strict_json.TooLarge:
+        key = signature.signer(data)
+        if key is None or keys.fingerprint(key) not in {**keys.enrolled(), **keys.own("report")}:
+            raise
+    return strict_json.loads(data, what, _KNOWN_MEMORY_BYTES)
+
+
+def _camera(camera: Mapping[str, Any]) -> str:
+    rate = "rate of the source" if camera["fps"] is None else f"{camera['fps']:g} fps"
+    deadline = _number(camera["deadline_ms"], ".1f")
+    missed = "no deadline" if camera["missed"] is None else f"{camera['missed']} results later than {deadline} ms"
+    late = f", {camera['late']} late from the source" if camera["late"] else ""
+    processed, dropped = camera["processed"], camera["dropped"]
+    return f"{rate}: {camera['arrived']} frames arrived{late}, {processed} processed, {dropped} dropped; {missed}"
+
+
+def _parity(parity: Mapping[str, Any]) -> str:
+    alone = f", {parity['unmatched']} boxes in only one of the two" if parity["unmatched"] else ""
+    on = f"({parity['anchors']} anchors of {parity['pictures']} images{alone})"
+    if parity["box_px"] is None or parity["score"] is None:
+        return f"no boxes to compare with {parity['reference']} {on}"
+    return f"boxes within {parity['box_px']:.3g} px, scores within {parity['score']:.2g} of {parity['reference']} {on}"
 
 
 def _number(value: Optional[float], form: str) -> str:
@@ -337,23 +379,19 @@ def _whole(value: Optional[float], unit: float = 1.0) -> str:
     return "-" if value is None else f"{value / unit:.0f}"
 
 
+def _trial(times_ms: Mapping[str, Optional[float]]) -> str:
+    figures = (f"{name} {'failed' if ms is None else f'{ms:.2f} ms'}" for name, ms in times_ms.items())
+    return f"inference time, median: {', '.join(figures)}"
+
+
 def _gigabytes(size: Optional[int]) -> str:
     return "memory unknown" if size is None else f"{size / 2**30:.1f} GiB"
 
 
 def _aligned(rows: Sequence[Tuple[str, str]]) -> str:
-    """Names to the left of their values; long values continue below themselves."""
+    """Align names and values in two columns; long values are wrapped."""
     lines = []
     for name, value in rows:
         for i, part in enumerate(textwrap.wrap(value, 108, break_long_words=False, break_on_hyphens=False) or [""]):
             lines.append(f"{'' if i else name:<12}{part}")
     return "\n".join(lines)
-
-
-def _grid(rows: Sequence[Sequence[str]]) -> List[str]:
-    """Columns of text: the first aligned to the left, the others to the right."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return [
-        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:]))]).rstrip()
-        for row in rows
-    ]

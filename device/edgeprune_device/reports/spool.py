@@ -1,26 +1,27 @@
-"""The spool keeps reports until they are delivered. kill -9, a power cut or a full disk neither loses nor doubles one.
+"""The spool keeps reports until they are delivered. kill -9, a power cut or a full disk loses and duplicates none.
 
     ~/.local/state/edgeprune/spool/        $EDGEPRUNE_SPOOL, or edgeprune/spool below $XDG_STATE_HOME
-        pending/<SHA-256 of the file>.json     complete, on the disk, not yet with the host
-        delivered/<the same>.json              the host has it on its own disk
+        pending/<SHA-256 of the file>.json     complete, on the disk, not yet collected
+        delivered/<the same>.json              the host has stored it on its disk
 
-A file is written beside, synced and renamed, and its folder is synced, so it is complete or absent. Its name is the
-hash of its content, so the same report twice is one file. Names that begin with a dot are work in progress and are
-ignored. `ls`, `tail -c` and `mv` are enough to collect the reports.
+A file is written to a temporary name, synced and renamed, and its folder is synced, so it is complete or absent. Its
+name is the hash of its content, so storing a report twice gives one file. Names that begin with a dot are unfinished
+and ignored. `ls`, `tail -c` and `mv` are enough to collect the reports.
 """
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import re
+import stat
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Iterator, List, NamedTuple, Optional, Union
 
-from edgeprune_device.errors import InputError, SignatureError
-from edgeprune_device.files import sha256, sync_folder, write_atomic
+from edgeprune_device.errors import InputError, SignatureError, reason
+from edgeprune_device.files import lock, make_folder, sha256, sync_folder, write_atomic
+from edgeprune_device.option import named
 
 __all__ = ["Spool", "SpoolEntry"]
 
@@ -34,7 +35,7 @@ class SpoolEntry(NamedTuple):
         id: SHA-256 of the file.
         size_bytes: Size of the file.
         path: The file.
-        delivered: Whether the host has it.
+        delivered: Whether the host has collected the report.
     """
 
     id: str
@@ -44,7 +45,7 @@ class SpoolEntry(NamedTuple):
 
 
 class Spool:
-    """The spool of this user, or another folder. No folder is made before the first `put`.
+    """The spool of this user, or another folder. The first `put` creates the folder.
 
     Args:
         folder: The folder; None: this user's.
@@ -58,7 +59,7 @@ class Spool:
         self._reserved: Optional[int] = None
 
     def put(self, report: bytes) -> str:
-        """Keep a report; on return it is on the disk.
+        """Store a report; on return it is on the disk.
 
         Args:
             report: Bytes of the report.
@@ -67,7 +68,7 @@ class Spool:
             The report's id.
 
         Raises:
-            InputError: There is no space, or the folder cannot be written; the report is then not in the spool.
+            InputError: The disk is full, or the folder cannot be written; the report is then not in the spool.
         """
         identity = hashlib.sha256(report).hexdigest()
         with self._locked():
@@ -83,42 +84,46 @@ class Spool:
             identity: The report's id.
 
         Raises:
-            InputError: There is no such report.
+            InputError: The report does not exist.
             SignatureError: The file's content has changed since it was put.
         """
         for entry in self.entries():
             if entry.id == identity:
                 data = entry.path.read_bytes()
                 if hashlib.sha256(data).hexdigest() != identity:
-                    raise SignatureError(f"{entry.path}: damaged: its content is not what its name says")
+                    raise SignatureError(
+                        f"{entry.path}: damaged (the content does not match the SHA-256 in the name); remove the file"
+                    )
                 return data
-        raise InputError(f"{self.folder}: has no report {identity}")
+        raise InputError(f"{self.folder}: no such report: {identity}")
 
     def entries(self) -> List[SpoolEntry]:
-        """Every report, the pending ones first; each group in the order of its ids, as the clock may be wrong."""
-        found = []
+        """Every report, the pending ones first; each group is sorted by id, because the clock may be wrong."""
+        entries = []
         for name, delivered in (("pending", False), ("delivered", True)):
             with suppress(OSError):
                 for path in sorted((self.folder / name).iterdir()):
                     match = _NAME.fullmatch(path.name)
                     if match:
-                        with suppress(FileNotFoundError):  # delivered, or pruned, at this moment
-                            found.append(SpoolEntry(match.group(1), path.stat().st_size, path, delivered))
-        return found
+                        with suppress(OSError):  # delivered or pruned at this moment, or a link to nowhere
+                            status = path.stat()
+                            if stat.S_ISREG(status.st_mode):
+                                entries.append(SpoolEntry(match.group(1), status.st_size, path, delivered))
+        return entries
 
     def copy_pending(self, to: Path) -> List[str]:
-        """Copy the pending reports to a folder, such as a USB stick; they stay pending here.
+        """Copy the pending reports to a folder, such as a USB stick; they stay pending.
 
-        A damaged copy, as after a stick was pulled out, is written again.
+        A damaged copy, for example after a stick was removed too early, is written again.
 
         Args:
             to: The folder.
 
         Returns:
-            The ids that were not there yet.
+            The ids of the newly copied reports.
 
         Raises:
-            SignatureError: A report is damaged here; the others have been copied.
+            SignatureError: A report in the spool is damaged; the others have been copied.
         """
         copied, damaged = [], []
         for entry in self.entries():
@@ -135,7 +140,7 @@ class Spool:
         return copied
 
     def prune(self) -> List[str]:
-        """Remove the reports that the host has, and return their ids."""
+        """Remove the delivered reports, and return their ids."""
         with self._locked():
             gone = [entry for entry in self.entries() if entry.delivered]
             for entry in gone:
@@ -143,15 +148,15 @@ class Spool:
         return [entry.id for entry in gone]
 
     def reserve(self, size_bytes: int) -> None:
-        """Reserve disk space until the next `put`, so that a future report has room.
+        """Reserve disk space until the next `put`, so that the next report has room.
 
-        The space has no name: when this process ends, also by kill -9, the kernel frees it.
+        The file has no name, so the kernel frees the space when this process ends, even after kill -9.
 
         Args:
             size_bytes: Size to reserve.
 
         Raises:
-            InputError: There is not enough space.
+            InputError: The disk does not have enough space.
         """
         self.release()
         self._make()
@@ -163,8 +168,9 @@ class Spool:
         except OSError as error:
             self.release()
             raise InputError(
-                f"{self.folder}: no room for this run's report, about {size_bytes / 1e6:.1f} MB "
-                f"({str(error.strerror or error).lower()}): free some, measure for less time, or use --no-spool"
+                f"{self.folder}: too little free space for this run's report of about "
+                f"{size_bytes / 1e6:.1f} MB ({reason(error)}); free some space, measure for less time, or set "
+                f"{named('no_spool', True)}"
             ) from error
 
     def release(self) -> None:
@@ -176,25 +182,25 @@ class Spool:
     def _make(self) -> None:
         try:
             for name in ("pending", "delivered"):
-                (self.folder / name).mkdir(parents=True, exist_ok=True)
+                make_folder(self.folder / name)
             sync_folder(self.folder)
             sync_folder(self.folder.parent)
         except OSError as error:
             raise InputError(
-                f"{self.folder}: the spool cannot be made ({str(error.strerror or error).lower()}); "
-                "set EDGEPRUNE_SPOOL to a folder that can be written"
+                f"{self.folder}: the spool cannot be created ({reason(error)}); "
+                "set EDGEPRUNE_SPOOL to a writable folder"
             ) from error
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """Let only one process write at a time; an unfinished file that it then finds is left over, and is removed."""
+        """Let only one process write at a time. Unfinished files of earlier processes are removed."""
         self._make()
         try:
             descriptor = os.open(str(self.folder / ".lock"), os.O_RDWR | os.O_CREAT, 0o644)
         except OSError as error:
-            raise InputError(f"{self.folder}: cannot be written ({str(error.strerror or error).lower()})") from error
+            raise InputError(f"{self.folder}: cannot be written ({reason(error)})") from error
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            lock(descriptor)
             for path in (self.folder / "pending").glob(".*.tmp.json"):
                 with suppress(OSError):
                     path.unlink()
@@ -211,4 +217,4 @@ def _default() -> Path:
     try:
         return Path.home() / ".local" / "state" / "edgeprune" / "spool"
     except RuntimeError as error:  # no HOME and no passwd entry, as in some containers
-        raise InputError("this user has no home folder: set EDGEPRUNE_SPOOL to a folder of your own") from error
+        raise InputError("home folder: not found for this user; set EDGEPRUNE_SPOOL to a private folder") from error

@@ -1,50 +1,63 @@
-"""Inference runtimes: `open(model) -> Session`, and nothing above this folder knows which one runs.
+"""Inference runtimes: `open(model) -> Session`. Code above this folder does not know which one runs.
 
-Adding a runtime is adding one file here; its name, with "-" for "_", is the value of `--runtime`. A runtime module has
-
-    AUTOMATIC: int              rank for "auto", highest first; 0: only when asked for by name
-    available() -> str | None   None when it can run here, else the reason in a few words
-    open(model, settings) -> Session
-    order(asked, int8_for_cpu) -> (precision, …)     optional: what to try for --precision, best first; see `order`
-
-and imports its library inside these functions only.
+To add a runtime, add one file here; its name, with "-" for "_", is the value of `--runtime`. A runtime module has the
+members of `Runtime`, and imports its library only inside their functions.
 """
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, Tuple, Union
+from typing import TYPE_CHECKING, Dict, List, Optional, Protocol, Tuple, Union, cast
 
 import numpy as np
 
-from edgeprune_device.errors import InputError, RuntimeUnavailable
+from edgeprune_device import onnx_file, plugins
+from edgeprune_device.errors import InputError, RuntimeUnavailable, reason
 from edgeprune_device.hint import did_you_mean
+from edgeprune_device.progress import Progress, silent
 
-__all__ = ["RuntimeSettings", "Session", "Shapes", "available", "choose", "names", "open", "order"]
+if TYPE_CHECKING:  # signatures and bundles, not needed by a session without engines
+    from edgeprune_device.engine.offer import Offer
 
-# (input shape, output shapes), e.g. ((1, 3, 640, 640), [(1, 84, 8400)]): for runtimes that do not read the model.
+__all__ = [
+    "Model",
+    "Runtime",
+    "RuntimeSettings",
+    "Session",
+    "Shapes",
+    "available",
+    "candidates",
+    "choose",
+    "load_limit",
+    "names",
+    "on_cpu",
+    "open",
+    "order",
+]
+
+#: An ONNX model: its bytes, or its path.
+Model = Union[bytes, str, Path]
+#: (input shape, output shapes), e.g. ((1, 3, 640, 640), [(1, 84, 8400)]): for runtimes that do not read the model.
 Shapes = Tuple[Tuple[int, ...], List[Tuple[int, ...]]]
 
 
 @dataclass(frozen=True)
 class RuntimeSettings:
-    """How to run a model, e.g. `RuntimeSettings(threads=1)`. Each runtime reads the fields that concern it.
+    """Settings for running a model, e.g. `RuntimeSettings(threads=1)`. Each runtime reads the fields that concern it.
 
     Attributes:
         threads: CPU threads; None for the library's own choice.
-        spinning: Whether threads that wait for each other keep their cores busy (fastest on a quiet machine) or yield
+        spinning: Whether threads that wait for each other keep their cores busy (fastest on an idle machine) or yield
             them. None: they yield, unless the user's OMP_WAIT_POLICY is ACTIVE.
         shapes: See `Shapes`; only "null" needs it.
-        precision: Precision of the file; TensorRT builds each in its own way.
-        fp32_nodes: ONNX nodes that stay FP32 where TensorRT takes precisions by flags (the manifest has them).
+        precision: Precision of the file; TensorRT builds each one differently.
+        fp32_nodes: ONNX nodes that stay FP32 if TensorRT gets precisions as flags (from the manifest).
         cuda: Backend for GPU memory, see `edgeprune_device.cuda.names`.
-        graph: Run the network by a CUDA graph.
+        graph: Run the network as a CUDA graph.
         workspace_bytes: Scratch memory for building an engine; None: chosen from the free memory.
-        offers: Engines that the bundle brings, see `edgeprune_device.engine.offer`.
-        progress: Called with (share done, text) while an engine is built.
+        offers: Engines in the bundle, see `edgeprune_device.engine.offer`.
+        progress: Receives the progress of building an engine.
 
     Raises:
         InputError: `threads` is less than 1.
@@ -58,12 +71,12 @@ class RuntimeSettings:
     cuda: str = "auto"
     graph: bool = False
     workspace_bytes: Optional[int] = None
-    offers: Tuple[Any, ...] = ()
-    progress: Optional[Callable[[float, str], None]] = None
+    offers: Tuple[Offer, ...] = ()
+    progress: Progress = silent
 
     def __post_init__(self) -> None:
         if self.threads is not None and self.threads < 1:
-            raise InputError(f"threads must be at least 1, not {self.threads}")
+            raise InputError(f"threads: invalid value (found {self.threads}, expected at least 1)")
 
 
 class Session:
@@ -73,24 +86,27 @@ class Session:
         name: Name of the runtime, e.g. "ort".
         description: Text for reports, e.g. "onnxruntime 1.32.0, CPUExecutionProvider, 1 thread".
         input_shape: (1, 3, h, w); None for a dimension that is not fixed.
-        spinning: Whether its CPU threads spin while they wait; None where there is one thread, or where it is not
-            known.
+        spinning: Whether its CPU threads spin while they wait; None for one thread, or if not known.
+        times_device: Whether `device_ms` gives times.
         warnings: Remarks for the reader of this session's figures, one line each.
-        device_ms: Times of the last inference by the GPU's own clock, {"h2d", "gpu", "d2h"}, ms; None where there is
-            none.
     """
 
     name: str = ""
     description: str = ""
     input_shape: Tuple[Optional[int], ...] = ()
     spinning: Optional[bool] = None
+    times_device: bool = False
     warnings: Tuple[str, ...] = ()
-    device_ms: Optional[Dict[str, float]] = None
+
+    @property
+    def device_ms(self) -> Optional[Dict[str, float]]:
+        """Times of the last inference from the GPU's clock, {"h2d", "gpu", "d2h"}, ms; None without a GPU."""
+        return None
 
     def infer(self, x: np.ndarray) -> List[np.ndarray]:
         """Run the model.
 
-        The arrays may be the runtime's own buffers: use or copy them before the call after the next.
+        The arrays may be the runtime's buffers, which are valid until the call after the next.
 
         Args:
             x: (1, 3, h, w) float32.
@@ -109,23 +125,43 @@ class Session:
     def __enter__(self) -> Session:
         return self
 
-    def __exit__(self, *exc) -> None:
+    def __exit__(self, *exc: object) -> None:
         self.close()
 
 
+class Runtime(Protocol):
+    """The module of a runtime.
+
+    A module may have more members. `order(asked, int8_for_cpu)` gives the precisions that it tries, if they differ
+    from those of `order`. `BUILD_S` is the longest time of a build, s, of a library that builds engines inside `open`.
+    `ON_CPU = True` states that the runtime runs networks on the CPU.
+
+    Attributes:
+        AUTOMATIC: Its rank for "auto", highest first; 0: only if selected by name.
+    """
+
+    AUTOMATIC: int
+
+    def available(self) -> Optional[str]:
+        """None if the runtime can run here, else the reason in a few words."""
+
+    def open(self, model: Model, settings: RuntimeSettings) -> Session:
+        """Open a model; see `open`."""
+
+
 def names() -> List[str]:
-    """Every runtime that edgeprune knows, available here or not, best first."""
-    found = [module.name.replace("_", "-") for module in pkgutil.iter_modules([str(Path(__file__).parent)])]
-    return sorted(found, key=lambda name: (-_module(name).AUTOMATIC, name))
+    """All runtimes that edgeprune has, available here or not, best first."""
+    runtime_names = [name.replace("_", "-") for name in plugins.names(__path__)]
+    return sorted(runtime_names, key=lambda name: (-_module(name).AUTOMATIC, name))
 
 
 def available() -> Dict[str, Optional[str]]:
-    """{name: None when the runtime can run here, else the reason}, best first."""
+    """{name: None if the runtime can run here, else the reason}, best first."""
     return {name: _module(name).available() for name in names()}
 
 
 def open(
-    model: Union[bytes, str, Path],
+    model: Model,
     runtime: str = "auto",
     settings: RuntimeSettings = RuntimeSettings(),
 ) -> Session:
@@ -138,33 +174,55 @@ def open(
 
     Raises:
         RuntimeUnavailable: The runtime is unknown or not installed here.
-        InputError: The model cannot be read or has no fixed input.
+        InputError: The model cannot be read, is not completely inside its file, or has no fixed input.
     """
-    if isinstance(model, (str, Path)) and not Path(model).is_file():
-        raise InputError(f"{model}: no such model file")
+    if isinstance(model, bytes):
+        onnx_file.refuse_outside(model, "the model")
+    else:
+        onnx_file.refuse_outside(_content(Path(model)), str(model))
     return _module(choose(runtime)).open(model, settings)
 
 
 def choose(runtime: str = "auto") -> str:
-    """The name of the runtime that "auto" means here, or `runtime` itself when it can run.
+    """The first of `candidates`.
 
     Raises:
         RuntimeUnavailable: The runtime is unknown or cannot run here, or there is none for "auto".
     """
+    return candidates(runtime)[0]
+
+
+def candidates(runtime: str = "auto") -> List[str]:
+    """The runtimes that "auto" may select here, or `runtime` itself if it can run.
+
+    There are several if the best one runs on the CPU and others do too. Then a measurement decides
+    (`benchmark/trial.py`).
+
+    Raises:
+        RuntimeUnavailable: The runtime is unknown or cannot run here, or "auto" finds none.
+    """
     if runtime == "auto":
-        for name in names():
-            if _module(name).AUTOMATIC and _module(name).available() is None:
-                return name
+        automatic = (name for name in names() if _module(name).AUTOMATIC and _module(name).available() is None)
+        best = next(automatic, None)
+        if best is not None:
+            return [best, *(name for name in automatic if on_cpu(best) and on_cpu(name))]
         reasons = "; ".join(f"{name}: {why}" for name, why in available().items() if why)
-        raise RuntimeUnavailable(f"no inference runtime on this machine ({reasons})")
+        raise RuntimeUnavailable(
+            f"runtime: none available on this machine ({reasons}); edgeprune doctor shows how to install one"
+        )
     if runtime not in names():
         near = did_you_mean(runtime, names())
         hint = f"{near} " if near else ""
         raise RuntimeUnavailable(f"unknown runtime {runtime!r}; {hint}known: auto, {', '.join(names())}")
-    reason = _module(runtime).available()
-    if reason:
-        raise RuntimeUnavailable(f"runtime {runtime}: {reason}")
-    return runtime
+    why = _module(runtime).available()
+    if why:
+        raise RuntimeUnavailable(f"runtime {runtime}: {why}")
+    return [runtime]
+
+
+def on_cpu(runtime: str) -> bool:
+    """Whether a runtime runs networks on the CPU."""
+    return bool(getattr(_module(runtime), "ON_CPU", False))
 
 
 def order(runtime: str, asked: str = "auto", int8_for_cpu: bool = False) -> Tuple[str, ...]:
@@ -172,9 +230,9 @@ def order(runtime: str, asked: str = "auto", int8_for_cpu: bool = False) -> Tupl
 
     Args:
         runtime: Name of the runtime.
-        asked: The precision that the user asked for, or "auto".
-        int8_for_cpu: Whether the bundle's INT8 is in the form made for CPUs. TensorRT does not read that form, and its
-            own form is slower than FP32 on a CPU.
+        asked: The requested precision, or "auto".
+        int8_for_cpu: Whether the bundle's INT8 has the form for CPUs. TensorRT does not accept that form, and the form
+            for TensorRT is slower than FP32 on a CPU.
     """
     own = getattr(_module(runtime), "order", None)
     if own is not None:
@@ -184,5 +242,24 @@ def order(runtime: str, asked: str = "auto", int8_for_cpu: bool = False) -> Tupl
     return ("int8", "fp32", "fp16", "int8-fp16") if int8_for_cpu else ("fp32", "fp16", "int8", "int8-fp16")
 
 
-def _module(name: str):
-    return importlib.import_module(f"{__name__}.{name.replace('-', '_')}")
+def load_limit(runtime: str, limit_s: float) -> float:
+    """The longest time to load a model, s.
+
+    Args:
+        runtime: Name of the runtime.
+        limit_s: The limit of a runtime that builds no engine while it loads.
+    """
+    return max(limit_s, float(getattr(_module(runtime), "BUILD_S", 0.0)))
+
+
+def _content(path: Path) -> bytes:
+    if not path.is_file():
+        raise InputError(f"{path}: no such model file; check the path")
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({reason(error)})") from error
+
+
+def _module(name: str) -> Runtime:
+    return cast(Runtime, plugins.load(__name__, name))

@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
-from typing import List
+from typing import List, Optional
 
 import numpy as np
 
 from edgeprune_device.errors import InputError
-from edgeprune_device.runtimes import Session
+from edgeprune_device.output import check_size
+from edgeprune_device.runtimes import Model, RuntimeSettings, Session, Shapes
 
 AUTOMATIC = 0
 
 
-def available():
+def available() -> Optional[str]:
     """None: this runtime can always run."""
     return None
 
 
-def open(model, settings) -> Session:
-    """Make a session for the shapes in `settings.shapes`; the model is not read.
+def open(model: Model, settings: RuntimeSettings) -> Session:
+    """Open a session for the shapes in `settings.shapes`, without reading the model.
 
     Raises:
-        InputError: There are no shapes.
+        InputError: The shapes are missing.
     """
     if settings.shapes is None:
-        raise InputError("runtime null does not read models: it needs the shapes (a bundle's manifest has them)")
+        raise InputError(
+            "runtime null: input and output shapes missing; pass those of a bundle's manifest, because null reads no "
+            "model"
+        )
     return NullSession(settings.shapes)
 
 
@@ -36,10 +40,12 @@ class NullSession(Session):
     """
 
     name = "null"
-    description = "null (no inference: measures the harness)"
+    description = "null (no inference; measures the benchmark itself)"
 
-    def __init__(self, shapes):
+    def __init__(self, shapes: Shapes) -> None:
         self.input_shape = tuple(shapes[0])
+        for shape in shapes[1]:
+            check_size(shape, "the bundle's manifest")
         self._outputs = [np.zeros(shape, dtype=np.float32) for shape in shapes[1]]
 
     def infer(self, x: np.ndarray) -> List[np.ndarray]:
@@ -49,5 +55,5 @@ class NullSession(Session):
             InputError: `x` does not have the model's input shape.
         """
         if tuple(x.shape) != self.input_shape:
-            raise InputError(f"the model takes {self.input_shape}, not {tuple(x.shape)}")
+            raise InputError(f"input: wrong shape (found {tuple(x.shape)}, expected {self.input_shape})")
         return self._outputs

@@ -1,9 +1,9 @@
 """ONNX Runtime on the CPU, and the functions that its other providers share (`ort_cuda`, `ort_tensorrt`).
 
 One session uses `threads` threads inside an operator and runs operators one after another. `options` is the only
-function that makes session options, here and on the host, and sets how the threads wait for each other. By the
-library's default they spin. Where another program keeps one core busy, spinning threads waste the other cores. Here
-they yield; only `bench` lets them spin, because it measures the speed of a quiet board.
+function that creates session options, here and on the host, and sets how the threads wait for each other. By the
+library's default they spin. If another program keeps one core busy, spinning threads waste the other cores. Here they
+yield; only `bench` lets them spin, because it measures the speed of an idle board.
 """
 
 from __future__ import annotations
@@ -12,28 +12,30 @@ import ctypes
 import importlib.util
 import os
 from pathlib import Path
-from typing import Any, List, Optional, Sequence, Tuple
+from typing import Any, List, Optional, Sequence, Tuple, Type
 
 import numpy as np
 
-from edgeprune_device.errors import DeviceError, InputError, RuntimeUnavailable
-from edgeprune_device.runtimes import Session
+from edgeprune_device.errors import DeviceError, EdgepruneError, InputError, RuntimeUnavailable
+from edgeprune_device.output import check_size
+from edgeprune_device.runtimes import Model, RuntimeSettings, Session
 
 AUTOMATIC = 50
+ON_CPU = True
 CPU = "CPUExecutionProvider"
-_ON_GPU = "install onnxruntime-gpu in place of onnxruntime (pip; on a Jetson NVIDIA's own wheel of it)"
-_BUILT_FOR = "install the CUDA, cuDNN and TensorRT that it was built for"
+_ON_GPU = "install onnxruntime-gpu instead of onnxruntime (with pip; on a Jetson from NVIDIA's wheel)"
+_BUILT_FOR = "install the versions of CUDA, cuDNN and TensorRT for which onnxruntime was built"
 _TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
 
 def available() -> Optional[str]:
-    """None when onnxruntime is installed, else the reason."""
+    """None if onnxruntime is installed, else the reason."""
     if importlib.util.find_spec("onnxruntime") is None:
-        return "onnxruntime is not installed: pip install onnxruntime"
+        return "onnxruntime is not installed; pip install onnxruntime"
     return None
 
 
-def open(model, settings) -> Session:
+def open(model: Model, settings: RuntimeSettings) -> Session:
     """Open a session on the CPU.
 
     Raises:
@@ -43,7 +45,7 @@ def open(model, settings) -> Session:
 
 
 def options(threads: Optional[int] = None, *, spinning: Optional[bool] = None, as_written: bool = False) -> Any:
-    """Make onnxruntime.SessionOptions.
+    """Create onnxruntime.SessionOptions.
 
     Args:
         threads: Threads inside an operator; None: the library's own choice.
@@ -55,7 +57,7 @@ def options(threads: Optional[int] = None, *, spinning: Optional[bool] = None, a
         RuntimeUnavailable: onnxruntime does not load.
     """
     made = _library().SessionOptions()
-    made.log_severity_level = 3  # errors only; they come as exceptions
+    made.log_severity_level = 3  # errors only; they are raised as exceptions
     made.inter_op_num_threads = 1
     if threads:
         made.intra_op_num_threads = threads
@@ -69,26 +71,26 @@ def options(threads: Optional[int] = None, *, spinning: Optional[bool] = None, a
 def _spins(asked: Optional[bool]) -> bool:
     """`asked`, else whether OMP_WAIT_POLICY is ACTIVE.
 
-    ONNX Runtime does not read OpenMP's variable itself; a user who sets it means all threads.
+    ONNX Runtime does not read OpenMP's variable itself, but a user who sets it means all threads.
     """
     return os.environ.get("OMP_WAIT_POLICY", "").strip().upper() == "ACTIVE" if asked is None else asked
 
 
 def missing(provider: str) -> Optional[str]:
-    """Why a session on a GPU provider cannot run here; None where ONNX Runtime was built with the provider.
+    """The reason why a session on a GPU provider cannot run here; None if ONNX Runtime was built with the provider.
 
-    Whether the provider then loads shows only when a session is opened.
+    Whether the provider loads is known only when a session is opened.
 
     Args:
         provider: Name of the provider, e.g. "CUDAExecutionProvider".
     """
     if importlib.util.find_spec("onnxruntime") is None:
-        return f"onnxruntime is not installed: {_ON_GPU}"
+        return f"onnxruntime is not installed; {_ON_GPU}"
     try:
-        found = _library().get_available_providers()
+        providers = _library().get_available_providers()
     except RuntimeUnavailable as error:
         return str(error)
-    return None if provider in found else f"the onnxruntime that is installed has no {provider}: {_ON_GPU}"
+    return None if provider in providers else f"onnxruntime is installed without {provider}; {_ON_GPU}"
 
 
 def order_on_gpu(asked: str) -> Tuple[str, ...]:
@@ -99,9 +101,7 @@ def order_on_gpu(asked: str) -> Tuple[str, ...]:
 def warnings_on_gpu(precision: str) -> Tuple[str, ...]:
     """Remarks on figures of this precision from a GPU provider."""
     if precision == "fp32" and os.environ.get("NVIDIA_TF32_OVERRIDE") != "0":
-        return (
-            "FP32 runs as TF32 where the GPU has it, by its libraries' default: NVIDIA_TF32_OVERRIDE=0 turns it off",
-        )
+        return ("FP32 runs as TF32 on GPUs with TF32; NVIDIA_TF32_OVERRIDE=0 disables TF32",)
     return ()
 
 
@@ -112,20 +112,20 @@ class OrtSession(Session):
         model: Bytes or path of the model.
         threads: See `options`.
         name: Name of the runtime.
-        providers: Providers as onnxruntime takes them. The session runs on the first one or fails; single operators
-            that it does not have go to the next.
+        providers: Providers in onnxruntime's form. The session runs on the first one or fails; single operators that
+            it does not support run on the next.
         spinning: See `options`.
         as_written: See `options`.
         warnings: See `Session`.
 
     Raises:
-        InputError: The CPU provider refuses the file, or the model does not have one float input (1, 3, h, w).
-        RuntimeUnavailable: The GPU provider does not load, or refuses the file.
+        InputError: The CPU provider does not accept the file, or the model does not have one float input (1, 3, h, w).
+        RuntimeUnavailable: The GPU provider does not load, or does not accept the file.
     """
 
     def __init__(
         self,
-        model,
+        model: Model,
         threads: Optional[int] = None,
         *,
         name: str = "ort",
@@ -137,33 +137,35 @@ class OrtSession(Session):
         self.name, self.warnings = name, warnings
         onnxruntime = _library()
         provider = providers[0] if isinstance(providers[0], str) else providers[0][0]
-        self._failure = InputError if provider == CPU else DeviceError
+        self._failure: Type[EdgepruneError] = InputError if provider == CPU else DeviceError
         self.spinning = None if threads == 1 else _spins(spinning)
         what = "the model" if isinstance(model, bytes) else str(model)
         source = model if isinstance(model, bytes) else str(Path(model))
         try:
-            # Without its own fallback, where the release lets it be turned off: it would go on with the CPU.
-            self._session = onnxruntime.InferenceSession(
+            # The library's fallback to the CPU is disabled, if the release permits it.
+            self._session: Any = onnxruntime.InferenceSession(
                 source,
                 options(threads, spinning=spinning, as_written=as_written),
                 providers=[*providers, *(() if provider == CPU else (CPU,))],
                 enable_fallback=0,
             )
-        except Exception as error:  # its own exceptions derive from Exception alone, some from RuntimeError
+        except Exception as error:  # some of its exceptions derive directly from Exception
             kind, where = (InputError, "") if provider == CPU else (RuntimeUnavailable, f" on {provider}")
             absent = _absent(onnxruntime, provider)
             why = f"({absent}): {_BUILT_FOR}" if absent else f"({_one_line(error)})"
-            raise kind(f"{what}: onnxruntime cannot load it{where} {why}") from error
+            raise kind(f"{what}: cannot be loaded by onnxruntime{where} {why}") from error
         running = self._session.get_providers()
-        if running[0] != provider:  # a provider whose library does not load is left out without an exception
+        if running[0] != provider:  # a provider whose library does not load is skipped without an exception
             raise RuntimeUnavailable(
                 f"runtime {name}: onnxruntime {onnxruntime.__version__} does not load {provider} and would run on "
-                f"{running[0]} ({_absent(onnxruntime, provider) or 'its own message says why'}): {_BUILT_FOR}"
+                f"{running[0]} ({_absent(onnxruntime, provider) or 'see the message of onnxruntime'}): {_BUILT_FOR}"
             )
         inputs = self._session.get_inputs()
         if len(inputs) != 1 or inputs[0].type not in _TYPES or len(inputs[0].shape) != 4:
-            found = ", ".join(f"{i.name} {i.type} {i.shape}" for i in inputs)
-            raise InputError(f"{what}: a detector has one float input (1, 3, h, w); this model has: {found}")
+            described = ", ".join(f"{i.name} {i.type} {i.shape}" for i in inputs)
+            raise InputError(f"{what}: wrong inputs (found {described}, expected one float input (1, 3, h, w))")
+        for output in self._session.get_outputs():
+            check_size(output.shape, what)
         self._input, self._dtype = inputs[0].name, _TYPES[inputs[0].type]
         self.input_shape = tuple(d if isinstance(d, int) else None for d in inputs[0].shape)
         self.description = f"onnxruntime {onnxruntime.__version__}, {provider}"
@@ -179,9 +181,9 @@ class OrtSession(Session):
             DeviceError: A GPU provider fails.
         """
         if self._session is None:
-            raise InputError("this session is closed")
+            raise InputError("session: already closed; open the model again")
         if len(x.shape) != 4 or any(d is not None and d != s for d, s in zip(self.input_shape, x.shape)):
-            raise InputError(f"the model takes {self.input_shape}, not {tuple(x.shape)}")
+            raise InputError(f"input: wrong shape (found {tuple(x.shape)}, expected {self.input_shape})")
         try:
             outputs = self._session.run(None, {self._input: x.astype(self._dtype, copy=False)})
         except Exception as error:
@@ -189,20 +191,22 @@ class OrtSession(Session):
         return [output.astype(np.float32, copy=False) for output in outputs]
 
     def close(self) -> None:
-        """Drop the session, and its memory with it."""
+        """Free the session and its memory."""
         self._session = None
 
 
 def _library() -> Any:
     try:
         import onnxruntime
-    except Exception as error:  # of another numpy, or with a shared library missing: whatever a broken install raises
-        raise RuntimeUnavailable(f"onnxruntime does not load here: {_one_line(error)}") from error
+    except (
+        Exception
+    ) as error:  # built for another numpy, or a shared library is missing: a broken installation raises any error
+        raise RuntimeUnavailable(f"onnxruntime cannot be loaded ({_one_line(error)})") from error
     return onnxruntime
 
 
 def _absent(onnxruntime: Any, provider: str) -> Optional[str]:
-    """The loader's message about a shared library that the provider needs and that is missing; None where none is."""
+    """The loader's message about a missing shared library of the provider; None if none is missing."""
     name = f"libonnxruntime_providers_{provider.replace('ExecutionProvider', '').lower()}.so"
     path = Path(onnxruntime.__file__).parent / "capi" / name
     try:

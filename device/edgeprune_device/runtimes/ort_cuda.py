@@ -1,22 +1,22 @@
 """ONNX Runtime on its CUDA provider.
 
-No GPU was available when this was written: opening and refusing were tested, running was not.
+No GPU was available when this was written: opening and refusing a model were tested, running one was not.
 """
 
 from __future__ import annotations
 
 from typing import Optional, Tuple
 
-from edgeprune_device.runtimes import Session, ort
+from edgeprune_device.runtimes import Model, RuntimeSettings, Session, ort
 
-# By name only. ONNX Runtime reports its build, not whether a provider loads: "auto" would fail here without a shared
-# library, where the CPU would have run.
+# Only by name. ONNX Runtime reports the providers that it was built with, not whether they load. "auto" would fail
+# because of a missing shared library on machines on which the CPU works.
 AUTOMATIC = 0
 PROVIDER = "CUDAExecutionProvider"
 
 
 def available() -> Optional[str]:
-    """None where onnxruntime has the provider, else the reason."""
+    """None if onnxruntime has the provider, else the reason."""
     return ort.missing(PROVIDER)
 
 
@@ -25,7 +25,7 @@ def order(asked: str, int8_for_cpu: bool) -> Tuple[str, ...]:
     return ort.order_on_gpu(asked)
 
 
-def open(model, settings) -> Session:
+def open(model: Model, settings: RuntimeSettings) -> Session:
     """Open a session on device 0.
 
     Raises:

@@ -1,12 +1,11 @@
-"""ONNX Runtime on its TensorRT provider, which builds its own engines inside the library.
+"""ONNX Runtime on its TensorRT provider, which builds engines inside the library.
 
-Operators that TensorRT does not take go to CUDA. No GPU was available when this was written: opening and refusing were
-tested, running was not.
-
-The provider names its engine files by the graph and not by the weights (onnxruntime issue 6455), so two trainings of
-one network would share them. Each ONNX file and each onnxruntime version therefore has its own folder, inside the
-folder of the engines. The provider loads these files unverified, and loading an engine runs code from it, so a folder
-that others can write is not used.
+Operators that TensorRT does not support run on CUDA. No GPU was available when this was written: opening and refusing a
+model were tested, running one was not.
+The provider names its engine files after the graph and not the weights (onnxruntime issue 6455), so two trainings of
+one network would share them. Each ONNX file and each onnxruntime version therefore has a separate folder, inside the
+folder of the engines. The provider loads these files unverified, and a loaded engine runs code, so a folder that others
+can write to is not used.
 """
 
 from __future__ import annotations
@@ -15,18 +14,19 @@ import os
 import re
 import stat
 from pathlib import Path
-from typing import Any, Dict, Optional, Tuple
+from typing import Any, Dict, Optional, Tuple, Union
 
-from edgeprune_device.engine import Request, cache
-from edgeprune_device.errors import InputError
-from edgeprune_device.runtimes import Session, ort
+from edgeprune_device.engine import Request, cache, process
+from edgeprune_device.errors import InputError, reason
+from edgeprune_device.runtimes import Model, RuntimeSettings, Session, ort
 
-AUTOMATIC = 0  # as ort_cuda; and only runtime trt can keep single layers in FP32
+AUTOMATIC = 0  # as in ort_cuda; also, only runtime trt can keep single layers in FP32
 PROVIDER = "TensorrtExecutionProvider"
+BUILD_S = process.TIMEOUT_S  # it builds its engines while it opens a model
 
 
 def available() -> Optional[str]:
-    """None where onnxruntime has the provider, else the reason."""
+    """None if onnxruntime has the provider, else the reason."""
     return ort.missing(PROVIDER)
 
 
@@ -35,7 +35,7 @@ def order(asked: str, int8_for_cpu: bool) -> Tuple[str, ...]:
     return ort.order_on_gpu(asked)
 
 
-def open(model, settings) -> Session:
+def open(model: Model, settings: RuntimeSettings) -> Session:
     """Open a session on device 0.
 
     Raises:
@@ -43,18 +43,21 @@ def open(model, settings) -> Session:
     """
     options: Dict[str, Any] = {
         "trt_fp16_enable": settings.precision != "fp32",
-        "trt_int8_enable": settings.precision.startswith("int8"),  # the scales are in the file: no calibration table
+        # The file contains the scales, so no calibration table is needed.
+        "trt_int8_enable": settings.precision.startswith("int8"),
     }
     warnings = [*ort.warnings_on_gpu(settings.precision)]
     if settings.precision != "fp32":
-        warnings.append("ONNX Runtime cannot tell TensorRT which layers must stay FP32: compare the accuracy")
+        warnings.append(
+            "ONNX Runtime cannot tell TensorRT which layers must stay FP32; compare the accuracy with the host's"
+        )
     if settings.workspace_bytes:
         options["trt_max_workspace_size"] = settings.workspace_bytes
     folder, why = _folder(Path(model) if isinstance(model, str) else model, settings.precision)
     if folder is None:
-        warnings.append(f"ONNX Runtime's engine is not kept for the next time: {why}")
+        warnings.append(f"the engine of ONNX Runtime is not cached: {why}")
     else:
-        # The timing cache lies beside the engines; its own path is an option that older releases refuse.
+        # The timing cache is stored beside the engines; older releases refuse an option for its path.
         options.update(trt_engine_cache_enable=True, trt_engine_cache_path=str(folder), trt_timing_cache_enable=True)
     providers = [(PROVIDER, options), "CUDAExecutionProvider"]
     return ort.OrtSession(
@@ -67,8 +70,8 @@ def open(model, settings) -> Session:
     )
 
 
-def _folder(model, precision: str) -> Tuple[Optional[Path], Optional[str]]:
-    """(the folder for the engines of this file, None), or (None, why there is none)."""
+def _folder(model: Union[bytes, Path], precision: str) -> Tuple[Optional[Path], Optional[str]]:
+    """Return (the folder for the engines of this file, None), or (None, the reason why there is none)."""
     import onnxruntime
 
     version = re.sub(r"[^A-Za-z0-9.+-]", "_", onnxruntime.__version__)
@@ -79,9 +82,13 @@ def _folder(model, precision: str) -> Tuple[Optional[Path], Optional[str]]:
             each.mkdir(exist_ok=True, mode=0o700)
             state = os.lstat(str(each))
             if not stat.S_ISDIR(state.st_mode) or state.st_uid != os.geteuid() or state.st_mode & 0o022:
-                return None, f"{each} can be written by others (chmod 700 it, or set EDGEPRUNE_ENGINES elsewhere)"
+                return (
+                    None,
+                    f"other users may write to {each}; run chmod 700 {each}, or set EDGEPRUNE_ENGINES to another "
+                    "folder",
+                )
     except InputError as error:
         return None, str(error)
     except OSError as error:
-        return None, f"{error.filename}: {str(error.strerror).lower()}"
+        return None, f"{error.filename}: {reason(error)}"
     return path, None

@@ -1,8 +1,8 @@
 """TensorRT: builds the engine or takes it from the cache, then runs it on the GPU.
 
 It uses only the named-tensor API (8.5 and later), page-locked host buffers and one stream. CUDA events time the copy
-in, the execution and the copy out separately. A CUDA graph, where asked for, holds the execution and not the copies, so
-that the timing has the same three parts. It spares the CPU the launches of single kernels.
+in, the execution and the copy out separately. An optional CUDA graph contains the execution but not the copies, so that
+the timing has the same three parts. It saves the CPU the launches of single kernels.
 """
 
 from __future__ import annotations
@@ -16,27 +16,30 @@ import numpy as np
 from edgeprune_device import cuda
 from edgeprune_device.engine import Request, cache, library
 from edgeprune_device.errors import DeviceError, EdgepruneError, InputError
-from edgeprune_device.runtimes import Session
+from edgeprune_device.output import check_size
+from edgeprune_device.runtimes import Model, RuntimeSettings, Session
 
 AUTOMATIC = 100
 LIBRARY = "tensorrt"
 
-# By name: trt.nptype breaks with numpy 1.24 on TensorRT 8.5, and has no bfloat16 anywhere.
-_TYPES = {"FLOAT": np.float32, "HALF": np.float16, "INT8": np.int8, "UINT8": np.uint8, "INT32": np.int32}
-_TYPES.update({"INT64": np.int64, "BOOL": np.bool_})
+# Keyed by name: trt.nptype fails with numpy 1.24 on TensorRT 8.5, and never has bfloat16.
+_TYPES: Dict[str, type] = {
+    "FLOAT": np.float32, "HALF": np.float16, "INT8": np.int8, "UINT8": np.uint8, "INT32": np.int32, "INT64": np.int64,
+    "BOOL": np.bool_,
+}  # fmt: skip
 
 
 def available() -> Optional[str]:
-    """None where TensorRT and a CUDA backend are installed, else the reason."""
+    """None if TensorRT and a CUDA backend are installed, else the reason."""
     return missing(LIBRARY)
 
 
 def missing(name: str) -> Optional[str]:
-    """Why the library `name` cannot run here; None where it can."""
+    """The reason why the library `name` cannot run here; None if it can."""
     if importlib.util.find_spec(name) is not None:
         backends = cuda.available()
-        if all(backends.values()):  # asked first: NVIDIA's library is 100 MB to load, and then no use
-            return "no GPU that can be used: " + "; ".join(f"{name}: {why}" for name, why in backends.items())
+        if all(backends.values()):  # checked first: loading NVIDIA's library takes 100 MB and would be useless
+            return "no usable GPU: " + "; ".join(f"{name}: {why}" for name, why in backends.items())
     return library.reason(name)
 
 
@@ -48,8 +51,8 @@ def order(asked: str, int8_for_cpu: bool) -> Tuple[str, ...]:
 def order_of(name: str, asked: str, int8_for_cpu: bool) -> Tuple[str, ...]:
     """`order` with the library `name`.
 
-    "int8" by name means the better of the two INT8 files that this release takes. NVIDIA's parser does not read the
-    CPU's unsigned form.
+    "int8" selects the better of the two INT8 files that this release supports. NVIDIA's parser does not accept the
+    unsigned form for CPUs.
     """
     known = library.order(library.load(name))
     if asked == "auto":
@@ -59,7 +62,7 @@ def order_of(name: str, asked: str, int8_for_cpu: bool) -> Tuple[str, ...]:
     return (asked,)
 
 
-def open(model, settings) -> Session:
+def open(model: Model, settings: RuntimeSettings) -> Session:
     """Open a session on device 0.
 
     The first session for a model builds its engine, which can take many minutes on a Jetson.
@@ -67,13 +70,13 @@ def open(model, settings) -> Session:
     Raises:
         RuntimeUnavailable: TensorRT is not installed or does not load.
         InputError: This release cannot build the precision, or the model's tensors have no fixed shape or common type.
-        GateError: NVIDIA's parser or builder refuses the file.
+        GateError: NVIDIA's parser or builder does not accept the file.
         DeviceError: The builder crashed, or the engine does not load.
     """
     return open_with(LIBRARY, "trt", model, settings)
 
 
-def open_with(library_name: str, runtime: str, model, settings) -> Session:
+def open_with(library_name: str, runtime: str, model: Model, settings: RuntimeSettings) -> Session:
     """`open` with one of NVIDIA's two libraries.
 
     Args:
@@ -93,27 +96,25 @@ def open_with(library_name: str, runtime: str, model, settings) -> Session:
     )
     try:
         return _session(trt, request, runtime, settings)
-    except _NotLoaded as error:
-        # Built elsewhere, by the same TensorRT on the same GPU: other dependencies show only when it is loaded.
-        if not error.adopted:
-            raise
+    except _BroughtNotLoaded as error:
+        # Built elsewhere with the same TensorRT and GPU; other dependencies are discovered only by loading it.
         return _session(trt, request, runtime, settings, why=f"the bundle's engine is not used: {error}")
 
 
 class _NotLoaded(DeviceError):
-    """TensorRT does not load the plan.
-
-    Attributes:
-        adopted: Whether the plan came with the bundle.
-    """
-
-    adopted = False
+    """TensorRT cannot load the plan."""
 
 
-def _session(trt: Any, request: Request, runtime: str, settings, why: Optional[str] = None) -> TrtSession:
+class _BroughtNotLoaded(_NotLoaded):
+    """TensorRT cannot load a plan that came with the bundle."""
+
+
+def _session(
+    trt: Any, request: Request, runtime: str, settings: RuntimeSettings, why: Optional[str] = None
+) -> TrtSession:
     """Open a session.
 
-    `why`, where given, is the failure of a former try; the engine is then built here in any case.
+    `why`, if given, is the failure of an earlier attempt; the engine is then always built here.
     """
     gpu = cuda.open(settings.cuda)
     try:
@@ -122,15 +123,16 @@ def _session(trt: Any, request: Request, runtime: str, settings, why: Optional[s
         )
         warnings = engine.warnings if why is None else (why, *engine.warnings)
         if engine.adopted_from:
-            warnings = (f"the engine came with the bundle, built by {engine.builder} on {engine.device}", *warnings)
+            warnings = (f"the engine is from the bundle, built by {engine.builder} on {engine.device}", *warnings)
         elif not engine.cached:
             seconds = engine.parse_seconds + engine.build_seconds
-            warnings = (f"the time to load includes building the engine, {seconds:.0f} s", *warnings)
+            warnings = (f"the load time includes building the engine ({seconds:.0f} s)", *warnings)
         try:
             return TrtSession(trt, gpu, engine.plan, runtime=runtime, graph=settings.graph, warnings=warnings)
         except _NotLoaded as error:
-            error.adopted = engine.adopted_from is not None
-            raise
+            if engine.adopted_from is None:
+                raise
+            raise _BroughtNotLoaded(str(error)) from error
     except BaseException:
         gpu.close()
         raise
@@ -140,26 +142,34 @@ class TrtSession(Session):
     """A deserialized engine and its memory on the device.
 
     `infer` returns the page-locked buffers themselves, two sets in turn, so an output is valid until the call after the
-    next. Copying 8400 x 84 floats each time would cost as much as a small network's last layers.
+    next. Copying 8400 x 84 floats each time would take as long as the last layers of a small network.
 
     Args:
         trt: NVIDIA's Python module.
         gpu: The CUDA backend; the session owns it and closes it.
         plan: The serialized engine.
         runtime: Name of the runtime.
-        graph: Run the network by a CUDA graph, where the backend has them.
+        graph: Run the network as a CUDA graph, if the backend supports it.
         warnings: See `Session`.
 
     Raises:
-        DeviceError: TensorRT does not load or prepare the engine.
+        DeviceError: TensorRT cannot load or prepare the engine.
         InputError: The engine's tensors have no fixed shape or common type, or it does not have one float input.
     """
 
-    def __init__(self, trt: Any, gpu: Any, plan: bytes, *, runtime: str, graph: bool, warnings: Tuple[str, ...] = ()):
+    times_device = True
+
+    def __init__(
+        self, trt: Any, gpu: cuda.Cuda, plan: bytes, *, runtime: str, graph: bool, warnings: Tuple[str, ...] = ()
+    ):
         self.name, self.warnings = runtime, warnings
-        self._gpu, self._graph, self._ran = gpu, None, False
+        self._gpu, self._ran = gpu, False
+        self._graph: Optional[int] = None
         self._log = library.log_of(trt)
-        self._engine = self._context = self._runtime = self._input = None
+        self._engine: Any = None
+        self._context: Any = None
+        self._runtime: Any = None
+        self._input: Optional[np.ndarray] = None
         self._host: List[List[np.ndarray]] = []
         try:
             self._load(trt, plan)
@@ -173,7 +183,7 @@ class TrtSession(Session):
 
     @property
     def device_ms(self) -> Optional[Dict[str, float]]:
-        """Times of the last inference by the GPU's own clock, {"h2d", "gpu", "d2h"}, ms; None before the first."""
+        """Times of the last inference from the GPU's clock, {"h2d", "gpu", "d2h"}, ms; None before the first."""
         if not self._ran or self._context is None:
             return None
         pairs = zip(("h2d", "gpu", "d2h"), self._events, self._events[1:])
@@ -189,10 +199,10 @@ class TrtSession(Session):
             InputError: The session is closed, or `x` has another shape.
             DeviceError: TensorRT fails.
         """
-        if self._context is None:
-            raise InputError("this session is closed")
+        if self._context is None or self._input is None:
+            raise InputError("session: already closed; open the model again")
         if tuple(x.shape) != self.input_shape:
-            raise InputError(f"the model takes {self.input_shape}, not {tuple(x.shape)}")
+            raise InputError(f"input: wrong shape (found {tuple(x.shape)}, expected {self.input_shape})")
         np.copyto(self._input, x, casting="unsafe")
         self._host.reverse()
         gpu, stream = self._gpu, self._stream
@@ -213,11 +223,12 @@ class TrtSession(Session):
 
     def close(self) -> None:
         """Free the engine and all memory on the device; a second call has no effect."""
-        # The context before the engine, the engine before the runtime, all of them before the memory they point to.
+        # Order: context, engine, runtime, and last the memory to which they point.
         self._context = None
         self._engine = None
         self._runtime = None
-        self._input, self._host = None, []  # page-locked memory goes with its last view, which a caller may still hold
+        # Page-locked memory is freed with its last view, which a caller may still hold.
+        self._input, self._host = None, []
         self._gpu.close()
 
     def _load(self, trt: Any, plan: bytes) -> None:
@@ -226,42 +237,46 @@ class TrtSession(Session):
             self._runtime.engine_host_code_allowed = False
         self._engine = self._runtime.deserialize_cuda_engine(plan)
         if self._engine is None:
-            again = "edgeprune engine --rebuild builds it anew"
-            raise _NotLoaded(f"{library.title(trt)} does not load the engine: {self._words()}; {again}")
+            again = "edgeprune engine --rebuild builds it again"
+            raise _NotLoaded(f"{library.title(trt)} cannot load the engine ({self._words()}); {again}")
         self._context = self._engine.create_execution_context()
         if self._context is None:
-            raise DeviceError(f"{library.title(trt)} cannot prepare the engine: {self._words()}")
+            raise DeviceError(f"{library.title(trt)} cannot prepare the engine ({self._words()})")
 
     def _allocate(self, trt: Any) -> None:
         engine, gpu = self._engine, self._gpu
-        inputs, outputs = [], []
+        inputs: List[Tuple[str, Tuple[int, ...], np.dtype]] = []
+        outputs: List[Tuple[str, Tuple[int, ...], np.dtype]] = []
         for i in range(engine.num_io_tensors):
             name = engine.get_tensor_name(i)
             kind = engine.get_tensor_dtype(name).name
             shape = tuple(engine.get_tensor_shape(name))
+            check_size(shape, "the model")
             if kind not in _TYPES or any(d < 0 for d in shape):
-                raise InputError(f"the model's tensor {name} is {kind} {shape}: only fixed shapes of common types run")
+                raise InputError(
+                    f"tensor {name}: unsupported type or shape (found {kind} {shape}, expected a fixed shape)"
+                )
             into = inputs if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT else outputs
             into.append((name, shape, np.dtype(_TYPES[kind])))
         if len(inputs) != 1 or len(inputs[0][1]) != 4 or inputs[0][2].kind != "f":
-            found = ", ".join(f"{name} {dtype} {shape}" for name, shape, dtype in inputs)
-            raise InputError(f"a detector has one float input (1, 3, h, w); this model has: {found}")
+            described = ", ".join(f"{name} {dtype} {shape}" for name, shape, dtype in inputs)
+            raise InputError(f"model: wrong inputs (found {described}, expected one float input (1, 3, h, w))")
         self._stream = gpu.stream()
         self._events = [gpu.event() for _ in range(4)]
         pointers = []
         for name, shape, dtype in [*inputs, *outputs]:
             pointers.append(gpu.alloc(int(np.prod(shape)) * dtype.itemsize))
             if not self._context.set_tensor_address(name, pointers[-1]):
-                raise DeviceError(f"TensorRT does not take the address of {name}: {self._words()}")
+                raise DeviceError(f"TensorRT refused the address of tensor {name} ({self._words()})")
         self._input_pointer, self._output_pointers = pointers[0], pointers[1:]
         self.input_shape = inputs[0][1]
         self._input = gpu.pinned(self.input_shape, inputs[0][2])
         self._host = [[gpu.pinned(shape, dtype) for _, shape, dtype in outputs] for _ in range(2)]
 
     def _capture(self) -> str:
-        """Make the CUDA graph, and return the text for the description. Without a graph the session runs, too."""
+        """Create the CUDA graph, and return the text for the description. The session also runs without a graph."""
         if not self._gpu.graphs:
-            return f", no CUDA graph (the backend {self._gpu.name} has none)"
+            return f", no CUDA graph (not supported by the backend {self._gpu.name})"
         try:
             self._execute()  # the first run finishes TensorRT's deferred work, which a capture forbids
             self._gpu.synchronize(self._stream)
@@ -274,7 +289,7 @@ class TrtSession(Session):
 
     def _execute(self) -> None:
         if not self._context.execute_async_v3(self._stream):
-            raise DeviceError(f"TensorRT failed while running the model: {self._words()}")
+            raise DeviceError(f"TensorRT failed while running the model ({self._words()})")
 
     def _words(self) -> str:
-        return self._log.errors[-1] if self._log.errors else "it gives no reason"
+        return str(self._log.errors[-1]) if self._log.errors else "no reason given"

@@ -1,10 +1,10 @@
-"""The service, `edgeprune run`: frames -> detections, for months, whatever happens to the model, the camera, the disk.
+"""The service, `edgeprune run`: turns frames into detections for months, despite failures of model, camera and disk.
 
     supervisor   starts and watches the worker, reports its state; imports no numpy
-    keeper       which release runs      child   the worker as its supervisor sees it
+    keeper       chooses the release     child   the supervisor's view of the worker
     worker       a separate process: verifies the bundle, opens model and source, one line of JSON a frame
     protocol     the messages between the two
-    detections   that line               sinks   its output: standard output, a file, a socket
+    detections   formats that line       sinks   the output: standard output, a file, a socket
     status       run/status.json         notify  systemd's own protocol       unit   its unit file
 
 A driver that hangs or crashes ends only the worker.

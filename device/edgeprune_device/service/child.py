@@ -1,4 +1,4 @@
-"""The worker as its supervisor sees it: a process that is started, read, watched and ended.
+"""The supervisor's view of the worker: start it, read its messages, watch it, end it.
 
 The module does not depend on releases.
 """
@@ -11,17 +11,17 @@ import signal
 import subprocess
 import time
 from contextlib import suppress
-from typing import Any, Dict, List, Sequence
+from typing import IO, Any, Dict, List, Mapping, Optional, Sequence, cast
 
 from edgeprune_device import interpreter
 from edgeprune_device.machine import cpu_load
-from edgeprune_device.service.protocol import DEADLINE, FRAMES, LAST, LOADING, LOST, Pulse
+from edgeprune_device.service.protocol import DEADLINE, FRAMES, LAST, LOADING, LOST, SOURCE, Order, Pulse, SentOrder
 from edgeprune_device.service.worker import COMMAND, LOAD_S
 
 __all__ = ["Child"]
 
-_BUSY = 0.01  # of one processor: a loading worker that uses less hangs
-_LONGEST_LOAD_S = 6 * 3600.0  # as long as an engine may be built
+_BUSY = 0.01  # share of one core; a loading worker that uses less has hung
+_LONGEST_LOAD_S = 6 * 3600.0  # building an engine may take hours
 
 
 class Child:
@@ -33,21 +33,22 @@ class Child:
 
     Attributes:
         messages: The descriptor to poll; `hear` reads it.
-        frames: Frames that the worker has completed; valid also when it has ended.
-        last_ns: When the last one was completed, time.monotonic_ns.
+        frames: Frames that the worker has completed; also valid after it has ended.
+        last_ns: When the last frame was completed, time.monotonic_ns.
         lost: Lines that could not be written.
+        at_source: Whether the worker is opening its source, waiting for a frame, or decoding one.
 
     Raises:
         OSError: The process cannot be started.
     """
 
-    def __init__(self, order: Dict[str, Any], inherited: Sequence[int]):
+    def __init__(self, order: Order, inherited: Sequence[int]):
         self._pulse = Pulse()
         self.messages, writes = os.pipe()
         os.set_blocking(self.messages, False)
         self._rest = b""
         begun = time.monotonic_ns()
-        # Until its first message: the interpreter and its libraries load.
+        # Until its first message, the worker loads the interpreter and its libraries.
         self._pulse.cells[DEADLINE], self._pulse.cells[LOADING] = begun + int(LOAD_S * 1e9), 1
         self._load_ends_ns = begun + int(_LONGEST_LOAD_S * 1e9)
         self._granted_ns, self._spent_s = 0, 0.0
@@ -56,7 +57,7 @@ class Child:
                 interpreter.command(COMMAND, mortal=True),
                 stdin=subprocess.PIPE,
                 pass_fds=(writes, self._pulse.descriptor, *inherited),
-                start_new_session=True,  # Ctrl-C is the supervisor's
+                start_new_session=True,  # only the supervisor receives Ctrl-C
             )
         except OSError:
             os.close(self.messages)
@@ -64,17 +65,20 @@ class Child:
             raise
         finally:
             os.close(writes)
-        self._write({**order, "messages": writes, "pulse": self._pulse.descriptor})
+        self._stdin = cast(IO[bytes], self._process.stdin)
+        sent: SentOrder = {**order, "messages": writes, "pulse": self._pulse.descriptor}
+        self._write(sent)
         self.frames = self.last_ns = self.lost = 0
+        self.at_source = False
 
     @property
     def pid(self) -> int:
-        """Its process id."""
+        """The worker's process id."""
         return self._process.pid
 
     @property
-    def code(self) -> Any:
-        """Its exit code, negative for a signal; None while it runs."""
+    def code(self) -> Optional[int]:
+        """The worker's exit code, negative for a signal; None while the worker runs."""
         return self._process.poll()
 
     def go(self) -> None:
@@ -82,8 +86,9 @@ class Child:
         self._write({})
 
     def look(self) -> None:
-        """Renew `frames`, `last_ns` and `lost`."""
+        """Update `frames`, `last_ns`, `lost` and `at_source`."""
         cells = self._pulse.cells
+        self.at_source = bool(cells[SOURCE])
         self.frames, self.last_ns, self.lost = cells[FRAMES], cells[LAST], cells[LOST]
 
     def hear(self) -> List[Dict[str, Any]]:
@@ -101,14 +106,14 @@ class Child:
     def hangs(self) -> bool:
         """Whether the worker has been silent for longer than it announced.
 
-        A worker that loads and uses the processor does not hang: building an engine takes minutes.
+        A worker that is loading and uses the CPU does not count as hung, because building an engine takes minutes.
         """
         now, cells = time.monotonic_ns(), self._pulse.cells
         if now <= max(cells[DEADLINE], self._granted_ns):
             return False
         if not cells[LOADING] or now > self._load_ends_ns:
             return True
-        used = cpu_load.read()  # of this process, which uses next to nothing, and of all below it
+        used = cpu_load.read()  # CPU time of this process, which is negligible, and of its descendants
         if used is None or used.own - self._spent_s < _BUSY * LOAD_S:
             return True
         self._spent_s, self._granted_ns = used.own, now + int(LOAD_S * 1e9)
@@ -128,21 +133,21 @@ class Child:
         """Free the pipe and the memory; call it when the worker has ended."""
         self.look()
         with suppress(BrokenPipeError):
-            self._process.stdin.close()
+            self._stdin.close()
         os.close(self.messages)
         self._pulse.close()
 
     def death(self) -> str:
-        """How the worker ended, in a few words, for a worker that gave no reason."""
+        """Describe how the worker ended, for a worker that gave no reason."""
         code = self.code
         if code == -signal.SIGKILL:
             return "the worker was killed (SIGKILL), perhaps because memory ran out"
-        if code < 0:
+        if code is not None and code < 0:
             with suppress(ValueError):
                 return f"the worker crashed ({signal.Signals(-code).name})"
         return f"the worker ended with code {code}"
 
-    def _write(self, what: Dict[str, Any]) -> None:
-        with suppress(BrokenPipeError):  # it has ended already; its exit code tells why
-            self._process.stdin.write(json.dumps(what).encode("ascii") + b"\n")
-            self._process.stdin.flush()
+    def _write(self, what: Mapping[str, object]) -> None:
+        with suppress(BrokenPipeError):  # the worker has already ended; its exit code gives the reason
+            self._stdin.write(json.dumps(what).encode("ascii") + b"\n")
+            self._stdin.flush()

@@ -7,33 +7,40 @@ An example:
      "infer": 11.45, "post": 0.38}, "detections": [{"class": 2, "name": "car", "score": 0.8714, "box": [411.2, 97.5,
      502.8, 160.1]}]}
 
-The line is formatted by hand, because json.dumps with its dictionaries takes several times as long for every frame.
+The line is formatted by hand, because json.dumps takes several times as long per frame.
 """
 
 from __future__ import annotations
 
-import ctypes
 import json
 import time
-from typing import Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Any, Sequence, Tuple
 
 import numpy as np
+
+from edgeprune_device import clock
+from edgeprune_device.vision import detect
+from edgeprune_device.vision.task import Task
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 __all__ = ["Lines"]
 
 _SECOND_NS = 10**9
-_TIME_ERROR = 5  # adjtimex(2): nothing has set this clock
 
 
 class Lines:
-    """Formats the line of a frame: Lines(release, classes)(number, name, at_ns, shape, times, found) -> bytes.
+    """Formats the line of a frame: Lines(release, classes)(number, name, at_ns, shape, times, detections) -> bytes.
 
     Args:
         release: ID of the release.
         classes: Names of the classes.
+        task: The task.
     """
 
-    def __init__(self, release: str, classes: Sequence[str]):
+    def __init__(self, release: str, classes: Sequence[str], task: Task = detect.TASK):
+        self._task = task
         self._head = '{"schema_version": 1, "frame": %d, "time": %s, "boot_s": %.3f, ' + (
             f'"release": {json.dumps(release)}, "source": ' + '%s, "width": %d, "height": %d, '
             '"ms": {"decode": %.3f, "pre": %.3f, "infer": %.3f, "post": %.3f}, "detections": ['
@@ -48,49 +55,48 @@ class Lines:
         at_ns: int,
         shape: Sequence[int],
         times: Tuple[int, int, int, int, int],
-        found: np.ndarray,
+        detections: npt.NDArray[Any],
     ) -> bytes:
         """Format one frame.
 
         Args:
             number: Number of the frame.
             name: Name of the frame.
-            at_ns: Moment of the frame, time.monotonic_ns; "time" is null where the wall clock has not been set.
+            at_ns: Time of the frame, time.monotonic_ns; "time" is null if the wall clock has not been set.
             shape: Shape of the upright image, (h, w, …).
-            times: Begin of the four stages and end of the last one, time.monotonic_ns.
-            found: (n, 6) [x1, y1, x2, y2, score, class], px of that image.
+            times: Start of each of the four stages and end of the last, time.monotonic_ns.
+            detections: (n, columns + 2) rows of the task, px of that image.
 
         Returns:
-            The line, with its end of line.
+            The line, including the newline.
         """
         a, b, c, d, e = times
         wall, boot_s = self._clock.at(at_ns)
-        # A file's name may not be Unicode: "?" then replaces the wrong characters.
-        said = json.dumps(name.encode("utf-8", "replace").decode("utf-8"))
+        # A file name may be invalid Unicode; "?" replaces the invalid characters.
+        quoted_name = json.dumps(name.encode("utf-8", "replace").decode("utf-8"))
         ms = (b - a) / 1e6, (c - b) / 1e6, (d - c) / 1e6, (e - d) / 1e6
-        head = self._head % (number, wall, boot_s, said, shape[1], shape[0], *ms)
-        if not np.isfinite(found).all():  # a broken model's; JSON has no word for it
-            found = found[np.isfinite(found).all(axis=1)]
+        head = self._head % (number, wall, boot_s, quoted_name, shape[1], shape[0], *ms)
+        if not np.isfinite(detections).all():  # from a broken model; JSON has no NaN or infinity
+            detections = detections[np.isfinite(detections).all(axis=1)]
         labels = self._labels
-        boxes = ", ".join(
+        objects = ", ".join(
             [
-                labels[int(c)] + '"score": %.4f, "box": [%.1f, %.1f, %.1f, %.1f]}' % (s, x1, y1, x2, y2)
-                for x1, y1, x2, y2, s, c in found.tolist()
-                if 0 <= c < len(labels)  # a network with its own NMS may give any class
+                f"{labels[int(c)]}{fields}}}"
+                for c, fields in zip(detections[:, -1].tolist(), self._task.fields(detections, shape))
+                if 0 <= c < len(labels)  # a network with its own NMS may return any class index
             ]
         )
-        return (head + boxes + "]}\n").encode("ascii")
+        return (head + objects + "]}\n").encode("ascii")
 
 
 class _Clock:
-    """time.monotonic_ns() -> (wall clock as JSON, seconds since the boot); it reads the other clocks once a second."""
+    """Converts time.monotonic_ns() to (wall clock as JSON, seconds since boot); reads other clocks once a second."""
 
     def __init__(self) -> None:
         self._asked_ns = -_SECOND_NS
         self._second, self._text = -1, ""
         self._set = False
         self._wall_ns = self._boot_ns = 0
-        self._adjtimex = _adjtimex()
 
     def at(self, ns: int) -> Tuple[str, float]:
         if not 0 <= ns - self._asked_ns < _SECOND_NS:
@@ -109,12 +115,4 @@ class _Clock:
         now = time.monotonic_ns()
         self._asked_ns = ns
         self._wall_ns, self._boot_ns = time.time_ns() - now, time.clock_gettime_ns(time.CLOCK_BOOTTIME) - now
-        state = self._adjtimex(ctypes.create_string_buffer(512)) if self._adjtimex else None  # zeros: only ask
-        self._set = state is not None and 0 <= state != _TIME_ERROR
-
-
-def _adjtimex() -> Optional[ctypes._CFuncPtr]:
-    try:
-        return ctypes.CDLL(None).adjtimex
-    except (OSError, AttributeError):
-        return None
+        self._set = clock.synchronized() is True

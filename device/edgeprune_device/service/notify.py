@@ -16,10 +16,11 @@ __all__ = ["Notify"]
 class Notify:
     """The connection to systemd.
 
-    It removes $NOTIFY_SOCKET and $WATCHDOG_USEC from the environment: they are for this process, not for its children.
+    It removes $NOTIFY_SOCKET and $WATCHDOG_USEC from the environment: they are meant for this process, not for its
+    children.
 
     Attributes:
-        watchdog_s: Longest interval at which systemd expects WATCHDOG=1, s; None: it does not expect it.
+        watchdog_s: Longest interval at which systemd expects WATCHDOG=1, s; None: systemd does not expect it.
     """
 
     def __init__(self) -> None:

@@ -1,11 +1,11 @@
 """The output of the service's lines: `open(text, listener, beat) -> Sink`.
 
     "-"           standard output; waits for its reader, as any program in a pipe does
-    FILE          appended to, line by line; opened again where it was moved away (logrotate)
-    unix:PATH     a socket for several clients, which read whole lines from the moment they connect
+    FILE          appended to, line by line; reopened if it was moved away (logrotate)
+    unix:PATH     a socket for several clients, each of which reads whole lines after it connects
 
-A file on a full disk, and a client that does not read, lose whole lines, never parts of them, and do not delay the
-service. The module does not read the content of a line.
+A full disk, or a client that does not read, loses whole lines, never parts of them, and does not delay the service. The
+module does not parse the lines.
 """
 
 from __future__ import annotations
@@ -21,15 +21,18 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Callable, Iterator, List, Optional
 
-from edgeprune_device.errors import InputError
+from edgeprune_device.errors import InputError, reason
+from edgeprune_device.option import named
 
 __all__ = ["FileSink", "Sink", "SocketSink", "StreamSink", "check", "listening", "open"]
 
 SOCKET = "unix:"
 _MOST_CLIENTS = 16
-_SEND_BUFFER_BYTES = 1 << 20  # some hundred frames: a client may be late, and not for long
+_STUCK_S = 10.0  # a client that takes no line for so long gives up its place where another one asks for it
+_REFUSAL = b'{"error": "%d clients are connected already, and no more are served"}\n' % _MOST_CLIENTS
+_SEND_BUFFER_BYTES = 1 << 20  # a few hundred frames: a client may lag briefly
 _LONGEST_PATH_BYTES = 107  # of a Unix socket
-_PIECE_BYTES = 4096  # PIPE_BUF: a pipe that poll() calls writable takes so much without waiting
+_PIECE_BYTES = 4096  # PIPE_BUF: a pipe that poll() reports as writable accepts this much without blocking
 _POLL_MS = 500
 _LOOK_S = 2.0
 
@@ -56,7 +59,7 @@ class Sink:
 
 
 def check(text: str) -> None:
-    """Check whether an output can work; it makes no file.
+    """Check that an output can work, without creating a file.
 
     Args:
         text: "-", a file, or unix:PATH.
@@ -65,13 +68,13 @@ def check(text: str) -> None:
         InputError: The output can never be written.
     """
     if not text:
-        raise InputError("--output is empty; give -, a file, or unix:PATH")
+        raise InputError(f"{named('output')}: empty; give -, a file, or unix:PATH")
     if text == "-":
         return
     if text.startswith(SOCKET):
         path = text[len(SOCKET) :]
         if not path or len(os.fsencode(path)) > _LONGEST_PATH_BYTES:
-            raise InputError(f"{text}: a socket's path has 1 to {_LONGEST_PATH_BYTES} bytes")
+            raise InputError(f"{text}: socket path too long or empty (expected 1 to {_LONGEST_PATH_BYTES} bytes)")
     else:
         path = text
         if os.path.isdir(path):
@@ -79,23 +82,23 @@ def check(text: str) -> None:
         with suppress(OSError):
             mode = os.stat(path).st_mode
             if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode):
-                raise InputError(f"{path}: is a pipe or a socket, where a file is meant; unix:PATH makes a socket")
+                raise InputError(f"{path}: is a pipe or a socket (expected a file); give unix:PATH for a new socket")
     folder = os.path.dirname(os.path.abspath(path))
     if not os.path.isdir(folder):
-        raise InputError(f"{path}: the folder {folder} does not exist; make it first")
+        raise InputError(f"{path}: the folder {folder} does not exist; create the folder first")
 
 
 @contextmanager
 def listening(text: str) -> Iterator[socket.socket]:
-    """The listening socket of unix:PATH, to which clients can connect as long as the block lasts.
+    """Listen on unix:PATH; clients can connect while the block lasts.
 
-    A socket that a killed predecessor left is replaced.
+    A socket file left by a killed service is replaced.
 
     Args:
         text: unix:PATH.
 
     Raises:
-        InputError: Another program listens there, the path is no socket, or it cannot be made.
+        InputError: Another program listens there, the path is not a socket, or the socket cannot be created.
     """
     path = text[len(SOCKET) :]
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
@@ -107,11 +110,11 @@ def listening(text: str) -> Iterator[socket.socket]:
                     raise
                 _remove_stale(path)
                 listener.bind(path)
-            os.chmod(path, 0o660)  # a client needs the right to write there: this user and its group
+            os.chmod(path, 0o660)  # clients need write permission: this user and its group
             mine = os.stat(path)
             listener.listen(_MOST_CLIENTS)
         except OSError as error:
-            raise InputError(f"{path}: cannot listen there ({str(error.strerror or error).lower()})") from error
+            raise InputError(f"{path}: cannot listen on this path ({reason(error)})") from error
         try:
             yield listener
         finally:
@@ -122,25 +125,25 @@ def listening(text: str) -> Iterator[socket.socket]:
 
 def _remove_stale(path: str) -> None:
     if not stat.S_ISSOCK(os.lstat(path).st_mode):
-        raise InputError(f"{path}: is there already and is no socket; give another path, or remove it")
+        raise InputError(f"{path}: already exists and is not a socket; remove the file, or give another path")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as knocking:
         knocking.settimeout(1.0)
         try:
             knocking.connect(path)
-        except ConnectionRefusedError:  # the file is there without a listener
+        except ConnectionRefusedError:  # the file exists, but nothing listens on it
             os.unlink(path)
             return
         except OSError:
             pass
-    raise InputError(f"{path}: another program listens there")
+    raise InputError(f"{path}: another program listens on this path; stop the program, or give another path")
 
 
-def open(text: str, listener: int, beat: Callable[[], None], stdout: int = 1) -> Sink:
+def open(text: str, listener: Optional[int], beat: Callable[[], None], stdout: int = 1) -> Sink:
     """Open the output.
 
     Args:
         text: "-", a file, or unix:PATH.
-        listener: Descriptor of the socket that `listening` made.
+        listener: Descriptor of the socket that `listening` made; None if the output is not a socket.
         beat: Called while the output waits for its reader.
         stdout: Descriptor of the standard output.
 
@@ -186,7 +189,7 @@ class StreamSink(Sink):
 
 
 class FileSink(Sink):
-    """A file by its path, or one that is open already.
+    """A file, given by its path or as an open descriptor.
 
     Args:
         path: The file; None: use `descriptor`.
@@ -203,10 +206,10 @@ class FileSink(Sink):
             try:
                 self._open()
             except OSError as error:
-                raise InputError(f"{path}: cannot be written ({str(error.strerror or error).lower()})") from error
+                raise InputError(f"{path}: cannot be written ({reason(error)})") from error
 
     def write(self, line: bytes) -> int:
-        """Write a line; 1 where the disk does not take it, else 0."""
+        """Write a line; return 1 if the disk does not accept it, else 0."""
         try:
             if self._path is not None and (self._descriptor < 0 or time.monotonic() >= self._look_at):
                 self._look()
@@ -214,12 +217,12 @@ class FileSink(Sink):
             if written == len(line):
                 self.problem = None
                 return 0
-            # The disk is full in the middle of a line. The part is removed, so that readers find whole lines only.
+            # The disk became full in the middle of a line. The part is removed, so that readers find only whole lines.
             os.ftruncate(self._descriptor, os.fstat(self._descriptor).st_size - written)
-            os.lseek(self._descriptor, -written, os.SEEK_CUR)  # for one that was not opened to append
+            os.lseek(self._descriptor, -written, os.SEEK_CUR)  # for a descriptor without O_APPEND
             self.problem = "no space left on device"
         except OSError as error:
-            self.problem = str(error.strerror or error).lower()
+            self.problem = reason(error)
         return 1
 
     def close(self) -> None:
@@ -232,13 +235,13 @@ class FileSink(Sink):
         self._descriptor = os.open(str(self._path), os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
         now = os.fstat(self._descriptor)
         self._look_at = time.monotonic() + _LOOK_S
-        # A last line that a power cut left incomplete must not become the begin of the next one.
+        # A last line that a power cut left incomplete must not become the beginning of the next one.
         if stat.S_ISREG(now.st_mode) and now.st_size and os.pread(self._descriptor, 1, now.st_size - 1) != b"\n":
             with suppress(OSError):
                 os.write(self._descriptor, b"\n")
 
     def _look(self) -> None:
-        """Open the path again where it no longer names this file."""
+        """Reopen the path if it no longer names this file."""
         self._look_at = time.monotonic() + _LOOK_S
         try:
             now, mine = os.stat(str(self._path)), os.fstat(self._descriptor) if self._descriptor >= 0 else None
@@ -251,7 +254,7 @@ class FileSink(Sink):
 
 
 class SocketSink(Sink):
-    """The clients of a listening socket. Each gets every line from its connection on, or loses whole lines.
+    """The clients of a listening socket. Each receives every line after it connects, or loses whole lines.
 
     Args:
         listener: The listening socket.
@@ -260,27 +263,32 @@ class SocketSink(Sink):
     def __init__(self, listener: socket.socket):
         self._listener = listener
         self._clients: List[_Client] = []
-        # In a thread, which sleeps until a client connects: a check at each frame would cost time at each frame.
+        self._refused = 0  # clients since the last line
+        # Accept in a thread that sleeps until a client connects; polling would cost time on every frame.
         threading.Thread(target=self._accept, name="edgeprune-clients", daemon=True).start()
 
     def write(self, line: bytes) -> int:
         """Write a line to every client, and return the number of clients that did not get it."""
         if not self._clients:
             return 0
-        lost, gone = 0, []
-        for client in self._clients:
+        (lost, self._refused), gone = (self._refused, 0), []
+        refused = lost > 0
+        for client in list(self._clients):
             try:
                 lost += not client.send(line)
             except OSError:
                 gone.append(client)
         for client in gone:
-            self._clients.remove(client)
-            client.close()
-        self.problem = "a client of the socket reads too slowly" if lost else None
+            self._drop(client)
+        self.problem = "a client of the socket reads too slowly and misses lines" if lost else None
+        if refused:
+            self.problem = (
+                f"a client was refused, because {_MOST_CLIENTS} clients, the limit, are connected to the socket"
+            )
         return lost
 
     def close(self) -> None:
-        """Close the clients. The listening socket stays open, as it belongs to the supervisor."""
+        """Close the clients. The listening socket belongs to the supervisor and stays open."""
         for client in self._clients:
             client.close()
 
@@ -289,32 +297,56 @@ class SocketSink(Sink):
             try:
                 connection, _ = self._listener.accept()
             except OSError:
-                time.sleep(1.0)  # too many open files; the present clients continue
+                time.sleep(1.0)  # too many open files; existing clients are still served
                 continue
+            if len(self._clients) >= _MOST_CLIENTS:
+                longest = max(self._clients, key=_Client.stuck_s)
+                if longest.stuck_s() > _STUCK_S:
+                    self._drop(longest)
             if len(self._clients) < _MOST_CLIENTS:
                 self._clients.append(_Client(connection))
-            else:
-                connection.close()
+                continue
+            with connection, suppress(OSError):
+                self._refused += 1
+                connection.setblocking(False)
+                connection.send(_REFUSAL)
+
+    def _drop(self, client: _Client) -> None:
+        with suppress(ValueError):  # the other thread was first
+            self._clients.remove(client)
+        client.close()
 
 
 class _Client:
     def __init__(self, connection: socket.socket):
         self._connection, self._rest = connection, b""
+        self._stuck_since: Optional[float] = None
         connection.setblocking(False)
         with suppress(OSError):
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
 
     def send(self, line: bytes) -> bool:
-        """Send a line. False: the buffer is full, and the line is lost to this client. OSError: the client has gone."""
+        """Send a line. False: the buffer is full, and this client loses the line. OSError: the client is gone."""
         try:
-            if self._rest:  # of a line that was begun
+            if self._rest:  # the rest of a line that was partly sent
                 self._rest = self._rest[self._connection.send(self._rest) :]
                 if self._rest:
-                    return False
+                    return self._is_stuck()
             self._rest = line[self._connection.send(line) :]
         except BlockingIOError:
-            return False
+            return self._is_stuck()
+        self._stuck_since = None
         return True
+
+    def stuck_s(self) -> float:
+        """For how long it has taken no line, s."""
+        since = self._stuck_since
+        return 0.0 if since is None else time.monotonic() - since
+
+    def _is_stuck(self) -> bool:
+        if self._stuck_since is None:
+            self._stuck_since = time.monotonic()
+        return False
 
     def close(self) -> None:
         self._connection.close()

@@ -1,13 +1,12 @@
 """The service's supervisor: starts the worker, watches it, restarts it, and reports its state.
 
-A worker that crashes, hangs or fails is started again after growing pauses, without end; `keeper` chooses the release.
-A missing camera, disk or GPU never counts against the model. The supervisor imports no numpy, so it stays small, and a
-failure of a driver in the worker does not reach it.
+A worker that crashes, hangs or fails is restarted after growing pauses, without limit; `keeper` chooses the release. A
+missing camera, disk or GPU never counts against the model. The supervisor imports no numpy, so it stays small, and
+driver failures in the worker do not affect it.
 """
 
 from __future__ import annotations
 
-import fcntl
 import os
 import select
 import signal
@@ -18,23 +17,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional, Set, Tuple
 
-from edgeprune_device import clock
-from edgeprune_device.errors import InputError, SignatureError
+from edgeprune_device import clock, files
+from edgeprune_device.errors import InputError, SignatureError, reason
+from edgeprune_device.options import MAX_MEGAPIXELS, SERVICE_LIMIT
 from edgeprune_device.printable import printable
 from edgeprune_device.releases import Release, Releases
 from edgeprune_device.service import protocol, sinks, status
 from edgeprune_device.service.child import Child
 from edgeprune_device.service.keeper import Keeper
 from edgeprune_device.service.notify import Notify
+from edgeprune_device.service.protocol import Order
+from edgeprune_device.service.status import Status
 
 __all__ = ["ServiceOptions", "run"]
 
-_PAUSES_S = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)  # after a crash; the last one for ever
+_PAUSES_S = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)  # after a crash; the last one repeats
 _TICK_S = 1.0
-_END_S = 5.0  # for a worker to end well
-_LOCK_S = 5.0  # for a predecessor's worker to be gone
-_MOST_SAID = 1000  # texts that are kept, to be printed only once
-_STOPPED_S = 10.0  # between looks for a release where there is none
+_END_S = 5.0  # for a worker to end by itself
+_LOCK_S = 5.0  # for the worker of a previous service to end
+_MOST_PRINTED = 1000  # texts that are remembered, so that each is printed once
+_STOPPED_S = 10.0  # between checks for a release while there is none
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,8 @@ class ServiceOptions:
         threads: CPU threads of the runtime; None: its own choice.
         watchdog_s: Time after which a silent worker counts as hung, s.
         window_s: Time after which a release that runs well is good, s.
+        limit_s: Time limit for loading the model, and for its first inference, s.
+        max_megapixels: Largest image to decode.
     """
 
     source: str
@@ -70,6 +74,8 @@ class ServiceOptions:
     threads: Optional[int] = None
     watchdog_s: float = 20.0
     window_s: float = 30.0
+    limit_s: float = SERVICE_LIMIT.default
+    max_megapixels: int = MAX_MEGAPIXELS.default
 
 
 def run(options: ServiceOptions) -> int:
@@ -104,14 +110,17 @@ class _Supervisor:
         self._ends = self._again = False
         self._result: Optional[int] = None
         self._child: Optional[Child] = None
-        self._did = (0, 0, 0)  # frames, when the last one was, lost lines: of the worker that has ended
+        self._did = (0, 0, 0)  # of the ended worker: frames, time of the last frame, lost lines
         self._identity: Optional[str] = options.identity or None
-        self._state, self._reason, self._since_s = "starting", None, status.boot_s()
+        self._state, self._since_s = "starting", status.boot_s()
+        self._reason: Optional[str] = None
         self._frames = self._restarts = self._failures = 0
         self._written_s, self._pinged_s, self._ready = -1e9, -1e9, False
-        self._said: Set[str] = set()  # texts that were printed
-        self._counted = False  # this start
-        self._before, self._flows_s = 0, 0.0  # frames until the source was opened; since when they flow, 0: they do not
+        self._printed: Set[str] = set()  # texts already printed
+        self._chosen: Dict[Optional[str], str] = {}  # {release: the runtime that a worker chose by measurement}
+        self._counted = False  # whether this start is counted
+        # Frames before the source opened, and the time of the first one after it, or 0.
+        self._before, self._flows_s = 0, 0.0
         self._wake, self._poll = -1, select.poll()
         self._tick_s = min(_TICK_S, options.watchdog_s / 3, (self._notify.watchdog_s or 60.0) / 4)
 
@@ -124,7 +133,7 @@ class _Supervisor:
                 while not self._ends:
                     if self._again:
                         self._again, self._failures = False, 0
-                        self._said.clear()
+                        self._printed.clear()
                         if self._keeper:
                             self._keeper.forget()
                     release, why = self._keeper.choose(self._reason) if self._keeper else (None, "")
@@ -139,7 +148,7 @@ class _Supervisor:
                 self._notify.send(STOPPING=1)
 
     def _live(self, release: Optional[Release]) -> None:
-        """Start one worker, watch it until it ends, and draw the consequences."""
+        """Start one worker, watch it until it ends, and react to its end."""
         self._counted, self._before, self._flows_s = False, 0, 0.0
         self._did = (0, 0, 0)
         self._identity = release.identity if release else self._options.identity
@@ -152,14 +161,14 @@ class _Supervisor:
                 self._wait(self._tick_s)
                 ending = self._hear(child, release) or ending
                 self._watch(child)
-                # By the last frame, not by the clock: a worker that hangs is silent for a while before it is detected.
+                # Judge by the last frame, not by the clock, because a hang is detected only after a while.
                 if self._flows_s and child.last_ns / 1e9 - self._flows_s >= self._options.window_s:
                     self._failures = 0
                     release = self._confirm(release)
                 if child.code is None and child.hangs():
                     hung = True
                     break
-            told = child.code is None and not hung
+            asked_to_end = child.code is None and not hung
             self._end(child, hung)
             ending = self._hear(child, release) or ending
         finally:
@@ -167,15 +176,17 @@ class _Supervisor:
             child.close()
             self._frames += child.frames
             self._did, self._child = (child.frames, child.last_ns, child.lost), None
-        if not told:
+        if not asked_to_end:
             self._judge(child, release, hung, ending)
 
-    def _order(self, release: Optional[Release]) -> Dict[str, Any]:
+    def _order(self, release: Optional[Release]) -> Order:
         options = self._options
         precision, runtime = options.precision, options.runtime
         if release is not None:  # the settings with which its accuracy was measured
             precision = (release.precision or "auto") if precision == "auto" else precision
             runtime = (release.runtime or "auto") if runtime == "auto" else runtime
+        if runtime == "auto":
+            runtime = self._chosen.get(self._identity, runtime)
         return {
             "root": None if release is None else str(self._root),
             "release": None if release is None else release.identity,
@@ -191,14 +202,17 @@ class _Supervisor:
             "conf": options.conf,
             "threads": options.threads,
             "watchdog_s": options.watchdog_s,
+            "limit_s": options.limit_s,
+            "max_megapixels": options.max_megapixels,
             "first": self._frames,
         }
 
     def _hear(self, child: Child, release: Optional[Release]) -> str:
         """Handle the worker's messages, and return its last one."""
         last = ""
-        for said in child.hear():
-            step, text = said.get("step"), printable(said.get("text") or said.get("note") or said.get("end") or "")
+        for message in child.hear():
+            step = message.get("step")
+            text = printable(message.get("text") or message.get("note") or message.get("end") or "")
             if step == "loading":
                 if not self._counted:
                     self._count(release, 1)
@@ -210,23 +224,25 @@ class _Supervisor:
                 child.look()
                 self._before = child.frames
                 self._enter("starting", None)
-                self._say(f"reads {text}")
+                self._say(f"reading {text}")
             elif step == "waiting":
                 child.look()
                 self._flows_s = 0.0
-                if self._counted and not child.frames:
-                    self._count(release, -1)
+                if not child.frames:
+                    self._uncount(release)
                 if (self._state, self._reason) != ("waiting", text):
-                    self._say(f"waits for the source: {text}")
+                    self._say(f"waiting for the source: {text}")
                 self._enter("waiting", text)
-            elif "note" in said:
+            elif "note" in message:
+                if "chosen" in message:
+                    self._chosen[self._identity] = message["chosen"]
                 self._say(text)
             else:
                 last = text
         return last
 
     def _watch(self, child: Child) -> None:
-        """Renew the state from the number of frames."""
+        """Update the state from the number of frames."""
         child.look()
         if self._state == "starting" and child.frames > self._before:
             self._flows_s = time.monotonic()
@@ -235,28 +251,22 @@ class _Supervisor:
         self._tell()
 
     def _end(self, child: Child, hung: bool) -> None:
-        """End the worker; when this returns, it has ended."""
+        """End the worker, and return once it has ended."""
         until = time.monotonic() + _END_S
         if child.code is None and not hung:
             child.terminate()
         while child.code is None:
             if hung or time.monotonic() > until:
                 child.kill()
-            # systemd gets no message meanwhile where it hung: a process that survives SIGKILL is stuck in the kernel.
+            # After a hang systemd gets no message: a process that survives SIGKILL is stuck in the kernel.
             self._wait(0.2)
             if not hung:
                 self._tell()
 
     def _judge(self, child: Child, release: Optional[Release], hung: bool, words: str) -> None:
-        """Draw the consequences of how the worker ended by itself."""
-        code = child.code
-        if hung:
-            silent = f"no frame for {self._options.watchdog_s:g} s" if child.frames else "it loads, and does nothing"
-            why = f"the worker hung ({silent}) and was killed"
-        else:
-            why = words or child.death()
-        if hung or code < 0:
-            code = -1
+        """React to a worker that ended by itself."""
+        code = None if hung else child.code
+        why = self._cause(child, hung, words)
         if code == protocol.FINISHED:
             if child.frames:
                 self._confirm(release)
@@ -264,6 +274,7 @@ class _Supervisor:
         elif code == protocol.BROKEN_PIPE:
             self._finish(protocol.BROKEN_PIPE)
         elif code in (protocol.BAD_USE, protocol.SOURCE_BROKE):
+            self._uncount(release)
             self._reason = why
             raise InputError(why)
         elif release is None and code == protocol.REFUSED:
@@ -271,11 +282,10 @@ class _Supervisor:
         elif release is None and code in (protocol.UNREADY, protocol.UNFIT) and not self._frames:
             raise InputError(why)
         elif code == protocol.UNREADY:
-            if self._counted:
-                self._count(release, -1)
-            self._say(f"waits: {why}")
+            self._uncount(release)
+            self._say(f"waiting: {why}")
             self._pause(self._next_pause_s(), "waiting", why)
-        elif release is not None and code == protocol.REFUSED:
+        elif release is not None and self._keeper is not None and code == protocol.REFUSED:
             if self._keeper.fall_back(release, why):
                 self._failures = 0
                 self._pause(_PAUSES_S[0], "starting", why)
@@ -283,20 +293,36 @@ class _Supervisor:
                 self._pause(self._next_pause_s(), "stopped", why)
         else:
             self._restarts += 1
-            if not self._counted:  # it ended before the model was loaded
+            if child.at_source:  # an image that is slow to decode, or a decoder that crashes
+                self._uncount(release)
+            elif not self._counted:  # it ended before the model was loaded
                 self._count(release, 1)
             pause_s = self._next_pause_s()
-            self._say(f"{why}; starts again in {pause_s:g} s")
-            self._pause(pause_s, "starting", why)
+            self._say(f"{why}; restarting in {pause_s:g} s")
+            self._pause(pause_s, "waiting" if child.at_source else "starting", why)
+
+    def _cause(self, child: Child, hung: bool, words: str) -> str:
+        """Return why the worker ended, in one line; `words` is the reason that it gave itself."""
+        if not hung:
+            return (words or child.death()) + (" while it read the source" if child.at_source and not words else "")
+        silent = f"no frame for {self._options.watchdog_s:g} s" if child.frames else "no progress while loading"
+        if child.at_source:
+            silent = f"no image from the source for {self._options.watchdog_s:g} s"
+        return f"the worker hung ({silent}) and was killed"
+
+    def _uncount(self, release: Optional[Release]) -> None:
+        """Take this start back, because the release is not the reason for its end."""
+        if self._counted:
+            self._count(release, -1)
 
     def _count(self, release: Optional[Release], starts: int) -> None:
         self._counted = starts > 0
-        if release is not None:
+        if release is not None and self._keeper is not None:
             self._keeper.count(release, starts)
 
     def _confirm(self, release: Optional[Release]) -> Optional[Release]:
-        """Confirm a release that runs well. Where that cannot be written, it is tried again after one more window."""
-        if release is None or release.state != "trial":
+        """Confirm a release that runs well. If the state cannot be written, try again after another window."""
+        if self._keeper is None or release is None or release.state != "trial":
             return release
         self._flows_s = time.monotonic()
         return self._keeper.confirm(release)
@@ -311,12 +337,12 @@ class _Supervisor:
     # --- status and messages -----------------------------------------------------------------------------------------
 
     def _say(self, text: str) -> None:
-        with suppress(OSError):  # a terminal that has gone
+        with suppress(OSError):  # the terminal is gone
             print(f"edgeprune run: {' '.join(text.split())}", file=sys.stderr, flush=True)
 
     def _say_once(self, text: str) -> None:
-        if text not in self._said and len(self._said) < _MOST_SAID:
-            self._said.add(text)
+        if text not in self._printed and len(self._printed) < _MOST_PRINTED:
+            self._printed.add(text)
             self._say(text)
 
     def _enter(self, state: str, reason: Optional[str]) -> None:
@@ -344,9 +370,9 @@ class _Supervisor:
         try:
             status.write(path, self._account())
         except OSError as error:
-            self._say_once(f"{path}: cannot be written ({str(error.strerror).lower()})")
+            self._say_once(f"{path}: cannot be written ({reason(error)})")
 
-    def _account(self) -> Dict[str, Any]:
+    def _account(self) -> Status:
         child, now_s = self._child, status.boot_s()
         frames, last_ns, lost = (child.frames, child.last_ns, child.lost) if child else self._did
         last_s = round(now_s - (time.monotonic_ns() - last_ns) / 1e9, 3) if last_ns else None
@@ -381,7 +407,7 @@ class _Supervisor:
                 with suppress(BlockingIOError):
                     os.read(self._wake, 1 << 10)
             elif not event & select.POLLIN:
-                time.sleep(0.01)  # its pipe is closed, and in a moment it has ended
+                time.sleep(0.01)  # the pipe is closed; the worker ends in a moment
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
@@ -394,7 +420,7 @@ class _Supervisor:
         handlers: List[Tuple[int, Any]] = [(signal.SIGTERM, ends), (signal.SIGINT, ends)]
         if self._keeper is not None:
             handlers.append((signal.SIGHUP, again))
-        elif signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:  # not where it is ignored, as under nohup
+        elif signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:  # unless it is ignored, as under nohup
             handlers.append((signal.SIGHUP, ends))
         handlers.append((signal.SIGCHLD, lambda *_: None))
         self._wake, writes = os.pipe()
@@ -415,11 +441,11 @@ class _Supervisor:
 
 @contextmanager
 def _only_one(root: Path) -> Iterator[Optional[int]]:
-    """Hold a lock that the worker inherits, so that it is free only when both have ended.
+    """Hold a lock that the worker inherits, so that it is released only after both have ended.
 
-    None: the disk does not permit a lock.
+    Yields None if the file system does not permit a lock.
     """
-    path = root / "run" / "lock"
+    path = root / "run" / status.LOCK
     try:
         path.parent.mkdir(mode=0o755, exist_ok=True)
         descriptor = os.open(str(path), os.O_RDWR | os.O_CREAT, 0o644)
@@ -427,15 +453,8 @@ def _only_one(root: Path) -> Iterator[Optional[int]]:
         yield None  # status.json cannot be written either, which is reported
         return
     try:
-        until = time.monotonic() + _LOCK_S
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > until:
-                    raise InputError(f"{root}: another edgeprune run is at work there ({path} is locked)") from None
-                time.sleep(0.1)
+        if not files.lock(descriptor, _LOCK_S):
+            raise InputError(f"{root}: in use by another edgeprune run ({path} is locked); stop that process first")
         yield descriptor
     finally:
         os.close(descriptor)

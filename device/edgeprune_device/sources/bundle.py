@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Optional
 
 from edgeprune_device.errors import InputError
+from edgeprune_device.option import named
 from edgeprune_device.sources.pictures import Pictures
 from edgeprune_device.vision.evaluation import EvaluationSet
 
@@ -23,6 +24,6 @@ def open(text: str, bundle_pictures: Optional[EvaluationSet], once: bool = False
         InputError: The bundle has no images.
     """
     if not bundle_pictures:
-        raise InputError("the bundle has no evaluation pictures: give other frames (--source)")
+        raise InputError(f"the bundle has no evaluation images; give other frames with {named('source')}")
     pictures = [(picture.name, picture.data) for picture in bundle_pictures]
     return Pictures("bundle", "the bundle's evaluation set", pictures, once)

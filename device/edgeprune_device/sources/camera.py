@@ -1,7 +1,8 @@
 """A live camera: only the newest frame is kept, and the dropped ones are counted.
 
-GStreamer gives frames as planes of red, green and blue; `decode` makes an image of them. It was tested with GStreamer's
-own live test source. No camera was available: neither Video4Linux (/dev/video0) nor a Jetson's own (csi) is verified.
+GStreamer gives frames as planes of red, green and blue, from which `decode` makes an image. It was tested with
+GStreamer's own live test source. No camera was available: neither Video4Linux (/dev/video0) nor a Jetson's own camera
+(csi) is verified.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import re
 import shlex
 import time
 from pathlib import Path
-from typing import Iterator, List, Optional
+from typing import Callable, Generator, List, Optional
 
 import numpy as np
 
@@ -23,20 +24,20 @@ from edgeprune_device.vision.evaluation import EvaluationSet
 
 __all__ = ["Camera", "elements", "open", "takes"]
 
-_START_S = 30.0  # to the first frame; the image processor of a Jetson takes seconds to settle
+_START_S = 30.0  # until the first frame; the image processor of a Jetson needs seconds to stabilise
 _CSI = re.compile(r"csi(?::(\d+))?")
 _DEVICE = re.compile(r"/dev/(video\d+|v4l/\S+)")
 
 
 class Camera(Source):
-    """A camera; making it waits for the first frame.
+    """A camera; the constructor waits for the first frame.
 
     Args:
         text: Text of the camera, see `elements`.
 
     Raises:
-        DeviceError: No frame came; the message has GStreamer's own.
-        InputError: The pipeline is wrong.
+        DeviceError: No frame arrived; the message includes GStreamer's.
+        InputError: The pipeline is invalid.
     """
 
     name = "camera"
@@ -51,12 +52,12 @@ class Camera(Source):
         except BaseException:
             self.close()
             raise
-        pace = f"{self.fps:.4g} fps" if self.fps else "its fps unknown"
+        pace = f"{self.fps:.4g} fps" if self.fps else "unknown fps"
         self.description = f"camera {_without_secrets(text)}, {width}x{height}, {pace}, by GStreamer"
 
     @property
     def arrived(self) -> int:
-        """Number of frames that came."""
+        """Number of frames that arrived."""
         return self._reader.arrived
 
     @property
@@ -68,7 +69,7 @@ class Camera(Source):
         """The newest frame.
 
         Raises:
-            DeviceError: The camera has gone, or gives no frame for `timeout_s`.
+            DeviceError: The camera has ended, or gives no frame for `timeout_s`.
         """
         return self._wait(self._reader.take, timeout_s)
 
@@ -81,16 +82,16 @@ class Camera(Source):
         self._program.close()
         self._reader.close()
 
-    def _wait(self, how, timeout_s: float) -> Frame:
+    def _wait(self, how: Callable[[float], Frame], timeout_s: float) -> Frame:
         try:
             return how(timeout_s)
         except TimeoutError:
             raise DeviceError(
                 f"{self._text}: no frame from the camera for {timeout_s:g} s (GStreamer: {self._program.words()}); "
-                "check that it is plugged in and that nobody else uses it"
+                "check that the camera is plugged in and that no other program uses it"
             ) from None
 
-    def _frames(self, command: List[str]) -> Iterator[Frame]:
+    def _frames(self, command: List[str]) -> Generator[Frame, None, None]:
         number = 0
         with self._program.run(command) as stream:
             try:
@@ -109,11 +110,11 @@ def elements(text: str) -> List[List[str]]:
     """The GStreamer pipeline of a camera's text: [["v4l2src", "device=/dev/video0"], ["decodebin"]].
 
     Raises:
-        InputError: There is no such camera, or the text is no pipeline.
+        InputError: The camera does not exist, or the text is not a pipeline.
     """
     csi = _CSI.fullmatch(text)
     if csi:
-        # NVIDIA's elements; nvvidconv brings frames from the image processor's memory into ours, in RGB.
+        # NVIDIA's elements; nvvidconv copies frames from the image processor's memory to main memory, in RGB.
         return [
             ["nvarguscamerasrc", f"sensor-id={csi[1] or 0}"],
             ["video/x-raw(memory:NVMM),format=NV12"],
@@ -122,35 +123,35 @@ def elements(text: str) -> List[List[str]]:
         ]
     if _DEVICE.fullmatch(text):
         if not Path(text).exists():
-            found = ", ".join(sorted(str(path) for path in Path("/dev").glob("video*")))
-            raise InputError(f"{text}: no such camera; there is {found or 'none at /dev/video*'}")
+            devices = ", ".join(sorted(str(path) for path in Path("/dev").glob("video*")))
+            raise InputError(f"{text}: no such camera (found {devices or 'none at /dev/video*'})")
         return [["v4l2src", f"device={text}"], ["decodebin"]]  # decodebin: many cameras give JPEG, others raw video
     try:
-        words = shlex.split(text)  # quotes as in a shell, and never a shell
+        words = shlex.split(text)  # quotes as in a shell, but no shell runs
     except ValueError as error:
-        raise InputError(f"{text}: not a GStreamer pipeline ({str(error).lower()})") from error
-    found = [[]]
+        raise InputError(f"{text}: invalid GStreamer pipeline ({str(error).lower()})") from error
+    chain: List[List[str]] = [[]]
     for word in words:
         if word == "!":
-            found.append([])
+            chain.append([])
         else:
-            found[-1].append(word)
-    if found[-1][:1] == ["appsink"]:  # a pipeline as OpenCV takes it
-        found.pop()
-    if not found or not all(found):
-        raise InputError(f"{text}: not a GStreamer pipeline: an element is missing beside a '!'")
-    return found
+            chain[-1].append(word)
+    if chain[-1][:1] == ["appsink"]:  # a pipeline in OpenCV's form
+        chain.pop()
+    if not chain or not all(chain):
+        raise InputError(f"{text}: invalid GStreamer pipeline (an element is missing beside a '!')")
+    return chain
 
 
 def _without_secrets(text: str) -> str:
-    """The text without passwords: a network camera's pipeline may hold one, and other people read a report."""
+    """Remove passwords: the pipeline of a network camera may contain one, and other people read a report."""
     text = re.sub(r"://[^/@\s]*@", "://...@", text)
     words = "user-id|pw|password|passwd|passphrase|token|secret"
     return re.sub(rf"(?i)\b((?:{words})=)(?:'[^']*'|\"[^\"]*\"|\S+)", r"\1...", text)
 
 
 def takes(text: str) -> bool:
-    """Whether the text is csi, csi:N, /dev/video*, /dev/v4l/…, or has " ! " in it."""
+    """Whether the text is csi, csi:N, /dev/video*, /dev/v4l/…, or contains " ! "."""
     return bool(" ! " in text or _CSI.fullmatch(text) or _DEVICE.fullmatch(text))
 
 
@@ -173,6 +174,6 @@ def _ended(text: str, frames: int, words: str) -> Exception:
     if 'no element "y4menc"' in words:
         return RuntimeUnavailable(f"{text}: GStreamer has no y4menc; apt-get install gstreamer1.0-plugins-good")
     if "erroneous pipeline" in words:
-        return InputError(f"{text}: not a pipeline that GStreamer takes ({words})")
+        return InputError(f"{text}: invalid GStreamer pipeline ({words})")
     after = f"ended after {frames} frames" if frames else "gave no frame"
     return DeviceError(f"{text}: the camera {after} (GStreamer: {words})")

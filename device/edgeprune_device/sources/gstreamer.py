@@ -1,7 +1,7 @@
-"""Frames by the program gst-launch-1.0: a video, or a camera's pipeline.
+"""Reads frames of a video or a camera's pipeline with the program gst-launch-1.0.
 
-The program is used even where OpenCV has GStreamer inside it, as JetPack's has. A camera that hangs can then be killed,
-the behaviour is the same on every machine, and it could be tested.
+The program is used even if OpenCV contains GStreamer, as on JetPack. A camera that hangs can then be killed, the
+behaviour is the same on every machine, and it could be tested.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from edgeprune_device.sources.program import OUTPUT_FD, Program
 
 __all__ = ["FATAL", "Clip", "available", "command"]
 
-# gst-launch-1.0 prints this before it ends; 1.22 then hangs at times (14 of 120 runs on files that are no video).
+# gst-launch-1.0 prints this before it ends; 1.22 then sometimes hangs (14 of 120 runs on files that are not a video).
 FATAL = "ERROR: from"
 
 _PROGRAM = "gst-launch-1.0"
-# Any raw video to what `y4m` reads. capssetter calls planes of G, B and R by the name of the same layout that y4menc
-# knows. YUV would not do: videoconvert 1.22 takes full range for limited range where nothing else is to be converted.
+# Converts any raw video for `y4m`. capssetter relabels the planes G, B and R as Y444, a format of the same layout that
+# y4menc accepts. YUV would be wrong: videoconvert 1.22 mistakes full range for limited range if nothing else changes.
 _TO_Y4M = (["videoconvert"], ["video/x-raw,format=GBR"], ["capssetter", "caps=video/x-raw,format=Y444"], ["y4menc"])
 
 
 def available() -> Optional[str]:
-    """None where the program is on PATH, else the reason."""
+    """None if the program is on PATH, else the reason."""
     return None if shutil.which(_PROGRAM) else f"{_PROGRAM} is not installed"
 
 
@@ -41,14 +41,14 @@ def command(elements: Sequence[Sequence[str]]) -> List[str]:
 
 
 class Clip:
-    """One video file; `images()` starts it again.
+    """One video file; each call of `images()` starts from the beginning.
 
     Args:
         path: The file.
 
     Attributes:
         description: Name of the decoder.
-        fps: Frames a second, None where not known.
+        fps: Frames/s, None if not known.
     """
 
     def __init__(self, path: Path):
@@ -58,12 +58,12 @@ class Clip:
         self._program = Program(FATAL)
 
     def images(self) -> Iterator[np.ndarray]:
-        """The frames, RGB, once through.
+        """The frames from first to last, RGB.
 
         Raises:
-            InputError: The file is no video or cannot be decoded, or it breaks off.
+            InputError: The file is not a video, cannot be decoded, or is cut off.
         """
-        # Its standard input by name: a path would have to be quoted by GStreamer's own rules.
+        # The file is standard input: a path would need quoting by GStreamer's own rules.
         source = [["filesrc", "location=/dev/stdin"], ["decodebin"], ["videoflip", "video-direction=auto"]]
         with self._program.run(command(source), stdin=self._path) as stream:
             try:
@@ -82,5 +82,5 @@ class Clip:
 
 
 def _short(words: str) -> str:
-    """The message without the path of the element that printed it, which is long."""
+    """The message without the long path of the element that printed it."""
     return re.sub(r"^ERROR: from element /\S+: ", "", words)

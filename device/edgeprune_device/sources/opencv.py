@@ -1,10 +1,11 @@
-"""Video by OpenCV, which has FFmpeg's decoders inside it."""
+"""Decodes video with OpenCV, which contains FFmpeg's decoders."""
 
 from __future__ import annotations
 
 import os
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Iterator, Optional
 
 import numpy as np
@@ -16,19 +17,19 @@ __all__ = ["Clip", "available"]
 
 
 def available() -> Optional[str]:
-    """None where OpenCV is installed, else the reason."""
+    """None if OpenCV is installed, else the reason."""
     return None if preprocess.uses_opencv() else "OpenCV is not installed"
 
 
 class Clip:
-    """One video file; `images()` starts it again.
+    """One video file; each call of `images()` starts from the beginning.
 
     Args:
         path: The file.
 
     Attributes:
         description: Name and version of the decoder.
-        fps: Frames a second, None where not known.
+        fps: Frames/s, None if not known.
     """
 
     def __init__(self, path: Path):
@@ -39,20 +40,23 @@ class Clip:
         self._path = path
 
     def images(self) -> Iterator[np.ndarray]:
-        """The frames, RGB, once through.
+        """The frames from first to last, RGB.
 
         Raises:
-            InputError: The file is no video or cannot be decoded.
+            InputError: The file is not a video, cannot be decoded, or its frames exceed the decoding limit.
         """
         import cv2
 
         with _quietly(cv2):
-            # FFmpeg by name: OpenCV would also try the file as a sequence of images, and as a GStreamer pipeline. The
-            # whole path: FFmpeg takes the begin of "a:b.mp4" for a protocol.
+            # FFmpeg is named, because OpenCV would also try the file as a sequence of images or a GStreamer pipeline.
+            # The path is absolute, because FFmpeg takes the beginning of "a:b.mp4" for a protocol.
             capture = cv2.VideoCapture(os.path.abspath(str(self._path)), cv2.CAP_FFMPEG)
         try:
             if not capture.isOpened():
-                raise InputError("cannot open it")
+                raise InputError("the file cannot be opened")
+            # Checked before the first frame, because OpenCV allocates memory of the size that the file states.
+            width, height = (int(capture.get(side)) for side in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT))
+            preprocess.check_size(width, height, "its frame")
             fps = capture.get(cv2.CAP_PROP_FPS)
             self.fps = fps if 0 < fps < 1e4 else None
             while True:
@@ -68,10 +72,10 @@ class Clip:
 
 
 @contextmanager
-def _quietly(cv2) -> Iterator[None]:
+def _quietly(cv2: ModuleType) -> Iterator[None]:
     """Silence OpenCV's messages; our own error is one line."""
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # FFmpeg's AV_LOG_QUIET; read at the first file
-    log = getattr(getattr(cv2, "utils", None), "logging", None)  # older ones have none
+    log = getattr(getattr(cv2, "utils", None), "logging", None)  # missing in old versions
     before = log.setLogLevel(log.LOG_LEVEL_ERROR) if log else None
     try:
         yield

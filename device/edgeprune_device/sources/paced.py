@@ -1,4 +1,4 @@
-"""Any source as a camera of a given pace.
+"""Turns any source into a camera with a given frame rate.
 
 Frame k is due at start + k / fps, even if the previous one is still being processed.
 """
@@ -6,7 +6,7 @@ Frame k is due at start + k / fps, even if the previous one is still being proce
 from __future__ import annotations
 
 import time
-from typing import Callable, Iterator, Optional, Tuple
+from typing import Callable, Generator, Iterator, Optional, Tuple
 
 import numpy as np
 
@@ -18,17 +18,16 @@ __all__ = ["Paced"]
 
 
 class Paced(Source):
-    """A source that is not live, at a pace: Paced(source, fps=30). The first frame is due when it is requested.
+    """A source that is not live, at a frame rate: Paced(source, fps=30). The first frame is due when it is requested.
 
     Images need no thread, which would disturb the measurement: the clock determines how many were due. The frames of a
-    video have to be decoded in order, so a thread takes each when it is due; `decode` then finds it ready.
-
-    A frame that its source has ready later than it was due counts as `late`, and is due when it is ready. Its age is
-    then the age in this process, as with a camera's.
+    video have to be decoded in order, so a thread takes each one when it is due; `decode` then finds it ready.
+    If a source has a frame ready only after it was due, the frame counts as `late` and is due when it is ready. As with
+    a camera, its age is then its time in this process.
 
     Args:
         source: The source.
-        fps: The pace, frames a second.
+        fps: The frame rate, frames/s.
         clock: Returns the time, ns; replaced in tests only.
         sleep: Waits for seconds; replaced in tests only.
     """
@@ -40,15 +39,16 @@ class Paced(Source):
         source: Source,
         fps: float,
         clock: Callable[[], int] = time.monotonic_ns,
-        sleep: Callable[[float], None] = time.sleep,  # not Event.wait: before Python 3.11 it hangs on a clock set back
+        # Not Event.wait, which hangs before Python 3.11 if the clock is set back.
+        sleep: Callable[[float], None] = time.sleep,
     ):
         self.name, self.fps = source.name, fps
         self.description = f"{source.description}, paced at {fps:g} fps"
         self.late = 0
-        self._source, self._clock, self._sleep = source, clock, sleep
-        self._start_ns: Optional[int] = None
+        self._source, self._fps, self._clock, self._sleep = source, fps, clock, sleep
+        self._start_ns = 0  # when frame 0 was due; set with the first frame
         self._frames: Optional[Iterator[Frame]] = None
-        self._reader: Optional[Reader] = None
+        self._reader: Optional[Reader[Frame]] = None
         self._arrived = self._dropped = 0
 
     @property
@@ -77,12 +77,12 @@ class Paced(Source):
         if self._reader is None:
             self._reader = Reader(self._on_time(), capacity=1, newest=True)
         try:
-            return self._reader.take(timeout_s + 1 / self.fps)
+            return self._reader.take(timeout_s + 1 / self._fps)
         except TimeoutError:
             raise DeviceError(f"{self.description}: no frame for {timeout_s:g} s") from None
 
     def decode(self, frame: Frame) -> np.ndarray:
-        """Decode by the source; a frame of a video is decoded already."""
+        """Decode with the source; a frame of a video is already decoded."""
         return frame.data if self._source.streamed else self._source.decode(frame)
 
     def close(self) -> None:
@@ -92,7 +92,7 @@ class Paced(Source):
             self._reader.close()
 
     def _due_ns(self, number: int) -> int:
-        return self._start_ns + int(number * 1e9 / self.fps)
+        return self._start_ns + int(number * 1e9 / self._fps)
 
     def _newest(self) -> Frame:
         """The newest due frame, by the clock."""
@@ -110,11 +110,11 @@ class Paced(Source):
         self._arrived += 1
         return next(self._frames)._replace(due_ns=self._due_ns(self._arrived - 1))
 
-    def _on_time(self) -> Iterator[Frame]:
+    def _on_time(self) -> Generator[Frame, None, None]:
         """The frames of a video when they are due, for a reader's thread."""
         for number, frame in enumerate(self._source.frames()):
             image, ready = self._source.decode(frame), self._clock()
-            self._start_ns = self._start_ns or ready  # that a decoder takes a while to start makes no frame late
+            self._start_ns = self._start_ns or ready  # the start of the decoder makes no frame late
             due = self._due_ns(number)
             if ready > due:
                 self.late += 1

@@ -1,6 +1,6 @@
 """Images: a folder, a glob or one file, in the order of their names, repeatedly or once.
 
-Their bytes are read into memory beforehand where they fit, so that decoding is measured and not the disk.
+If they fit into memory, their bytes are read beforehand, so that only decoding is measured and not the disk.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from typing import Iterator, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
-from edgeprune_device.errors import InputError
+from edgeprune_device.errors import InputError, reason
+from edgeprune_device.files import check_file
 from edgeprune_device.sources.source import Frame, Source
 from edgeprune_device.vision import preprocess
 from edgeprune_device.vision.evaluation import EvaluationSet
@@ -28,7 +29,7 @@ Data = Union[bytes, Path]
 
 
 class Pictures(Source):
-    """Images by their names and bytes or paths: Pictures("pictures", "pictures in /a", [("/a/1.jpg", b"…")]).
+    """Images, given by their names and bytes or paths: Pictures("pictures", "pictures in /a", [("/a/1.jpg", b"…")]).
 
     Args:
         name: Kind of the source.
@@ -37,7 +38,7 @@ class Pictures(Source):
         once: End after the last image instead of starting again.
 
     Raises:
-        InputError: A file is no image.
+        InputError: A file is not an image, or exceeds the decoding limit.
     """
 
     def __init__(self, name: str, what: str, pictures: Sequence[Tuple[str, Data]], once: bool = False):
@@ -49,16 +50,16 @@ class Pictures(Source):
         self.name = name
         self.description = f"{what} ({count}, {listed}, {where})"
         if on_disk:
-            self.warnings = (
-                f"the pictures are more than {MAX_MEMORY_BYTES / 1e9:g} GB and were read frame by frame: the stage "
-                "decode has the disk's time in it",
+            self._warnings = (
+                f"the images are larger than {MAX_MEMORY_BYTES / 1e9:g} GB and are read frame by frame, so the stage "
+                "decode includes the time of the disk",
             )
-        self._pictures, self._once = tuple(pictures), once
+        # Created once: creating a frame for each turn would cost time between the measured frames.
+        self._frames, self._once = tuple(Frame(name, data, 0) for name, data in pictures), once
 
     def frames(self) -> Iterator[Frame]:
         """All images; then all of them again, except with `once`."""
-        pictures = self._pictures if self._once else itertools.cycle(self._pictures)
-        return (Frame(name, data, 0) for name, data in pictures)
+        return iter(self._frames) if self._once else itertools.cycle(self._frames)
 
     def decode(self, frame: Frame) -> np.ndarray:
         """Upright RGB, as Ultralytics reads a labelled image."""
@@ -75,43 +76,47 @@ def open(text: str, bundle_pictures: Optional[EvaluationSet] = None, once: bool 
     """Open a folder, a glob or a file of images.
 
     Raises:
-        InputError: There are no images, or a file is none.
+        InputError: No images were found, or a file is not an image.
     """
     path = Path(text)
     if path.is_dir():
-        what, files = f"pictures in {path}", _in_folder(path)
+        what, files = f"images in {path}", _in_folder(path)
     elif path.exists():
-        what, files = f"picture {path}", [path]
+        what, files = f"image {path}", [path]
     else:
-        what, files = f"pictures {text}", sorted(Path(name) for name in glob.glob(text, recursive=True))
+        what, files = f"images {text}", sorted(Path(name) for name in glob.glob(text, recursive=True))
         files = [file for file in files if file.is_file()]
         if not files:
-            raise InputError(f"{text}: no such file or folder of pictures, and no file's name matches it")
+            raise InputError(f"{text}: no such file, folder or matching file name; check the path")
+    for file in files:
+        check_file(file)
     try:
         keep = sum(file.stat().st_size for file in files) <= MAX_MEMORY_BYTES
         pictures = [(str(file), file.read_bytes() if keep else file) for file in files]
         return Pictures("pictures", what, pictures, once)
     except OSError as error:
-        raise InputError(f"{error.filename}: cannot be read ({str(error.strerror).lower()})") from error
+        raise InputError(f"{error.filename}: cannot be read ({reason(error)})") from error
 
 
 def _in_folder(folder: Path) -> List[Path]:
     try:
-        # Hidden files are no images, whatever their suffix: macOS puts a "._a.jpg" beside an a.jpg.
+        # Hidden files are not images, whatever their suffix: macOS creates "._a.jpg" beside a.jpg.
         files = [file for file in folder.iterdir() if file.suffix.lower() in _SUFFIXES and file.name[0] != "."]
     except OSError as error:
-        raise InputError(f"{folder}: cannot be read ({str(error.strerror).lower()})") from error
+        raise InputError(f"{folder}: cannot be read ({reason(error)})") from error
     if not files:
-        raise InputError(f"{folder}: no picture in this folder; for those below it give '{folder}/**/*.jpg'")
+        raise InputError(f"{folder}: no image in this folder; to include subfolders, give '{folder}/**/*.jpg'")
     return sorted(files)
 
 
 def _format(name: str, data: Data) -> str:
-    """The format in the file's head, e.g. "JPEG"; a damaged body shows only when it is decoded."""
+    """The format from the file's header, e.g. "JPEG"; a damaged body is detected only by decoding."""
     try:
-        with preprocess.opened(io.BytesIO(data) if isinstance(data, bytes) else data) as image:
+        with preprocess.opened(io.BytesIO(data) if isinstance(data, bytes) else data, name) as image:
             return str(image.format)
+    except InputError:
+        raise
     except Exception as error:  # a damaged file makes Pillow's plug-ins raise almost anything
         empty = not (len(data) if isinstance(data, bytes) else data.stat().st_size)
-        wrong = "the file is empty" if empty else "not a picture that can be decoded"
-        raise InputError(f"{name}: {wrong}; take it away, or give other pictures") from error
+        wrong = "the file is empty" if empty else "not an image that can be decoded"
+        raise InputError(f"{name}: {wrong}; remove the file, or give other images") from error

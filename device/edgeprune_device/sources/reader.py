@@ -8,59 +8,61 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from typing import Any, Deque, Iterator, Optional
+from typing import Deque, Generator, Generic, Optional, TypeVar
 
 __all__ = ["Reader"]
 
 _JOIN_S = 2.0
 
+Item = TypeVar("Item")
 
-class Reader:
-    """The items of an iterator that does not end by itself but may raise: Reader(images, capacity=4).
+
+class Reader(Generic[Item]):
+    """Reads items from an endless iterator, which may raise: Reader(images, capacity=4).
 
     Args:
-        items: The iterator.
-        capacity: Most items that wait.
-        newest: When `capacity` items wait, drop the oldest for a new one; else the iterator waits.
+        items: The iterator, a generator.
+        capacity: Maximum number of waiting items.
+        newest: When `capacity` items wait, drop the oldest for a new one; otherwise the iterator waits.
 
     Attributes:
-        arrived: Number of items that came.
+        arrived: Number of items that arrived.
         dropped: Number of items that were dropped before they were taken.
     """
 
-    def __init__(self, items: Iterator[Any], capacity: int, newest: bool = False):
+    def __init__(self, items: Generator[Item, None, None], capacity: int, newest: bool = False):
         self.arrived = 0
         self.dropped = 0
         self._items, self._capacity, self._newest = items, capacity, newest
-        self._ready: Deque[Any] = deque()
+        self._ready: Deque[Item] = deque()
         self._failure: Optional[BaseException] = None
         self._closed = False
         self._changed = threading.Condition()
-        # A daemon: a decoder that hangs must not keep the process from ending.
+        # A daemon thread: a hanging decoder must not keep the process from ending.
         self._thread = threading.Thread(target=self._run, name="edgeprune-reader", daemon=True)
         self._thread.start()
 
-    def take(self, timeout_s: float) -> Any:
-        """Take the oldest item that waits, or the next one.
+    def take(self, timeout_s: float) -> Item:
+        """Take the oldest waiting item, or the next one.
 
-        After the last item it raises the error that the iterator raised.
+        After the last item, the error of the iterator is raised.
 
         Raises:
-            TimeoutError: No item came for `timeout_s`.
+            TimeoutError: No item arrived within `timeout_s`.
         """
         with self._changed:
             self._wait(timeout_s)
             self._changed.notify_all()
             return self._ready.popleft()
 
-    def peek(self, timeout_s: float) -> Any:
-        """The item that `take` would return; it stays."""
+    def peek(self, timeout_s: float) -> Item:
+        """Return the item that `take` would return, without removing it."""
         with self._changed:
             self._wait(timeout_s)
             return self._ready[0]
 
     def close(self) -> None:
-        """Let the thread close the iterator, at the latest when the iterator gives its next item."""
+        """Let the thread close the iterator, at the latest at the iterator's next item."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -83,14 +85,14 @@ class Reader:
             for item in self._items:
                 if not self._put(item):
                     break
-        except BaseException as error:  # the consumer must get any error
+        except BaseException as error:  # the consumer must receive any error
             with self._changed:
                 self._failure = error
                 self._changed.notify_all()
         finally:
             self._items.close()
 
-    def _put(self, item: Any) -> bool:
+    def _put(self, item: Item) -> bool:
         with self._changed:
             while not self._newest and len(self._ready) >= self._capacity and not self._closed:
                 self._changed.wait()

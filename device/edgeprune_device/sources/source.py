@@ -1,4 +1,4 @@
-"""The interface of every source of frames: `Source`, and the `Frame`s that it gives.
+"""The interface of all sources of frames: `Source` and `Frame`.
 
 The module does not depend on files, decoders or cameras.
 """
@@ -11,7 +11,7 @@ import numpy as np
 
 __all__ = ["Frame", "Source"]
 
-_TIMEOUT_S = 10.0  # for a live source that is iterated; slower than any camera
+_TIMEOUT_S = 10.0  # for iterating over a live source; slower than any camera
 
 
 class Frame(NamedTuple):
@@ -20,7 +20,7 @@ class Frame(NamedTuple):
     Attributes:
         name: Name of the frame.
         data: Input of the source's own `decode`; other code does not use it.
-        due_ns: time.monotonic_ns when the frame was complete in this process; 0 where it was there from the start.
+        due_ns: time.monotonic_ns when the frame was complete in this process; 0 if it existed from the start.
     """
 
     name: str
@@ -34,39 +34,49 @@ class Source:
     Attributes:
         name: Kind of the source, e.g. "pictures".
         description: One line for the report, e.g. "video a.mp4, 1280x720, 30 fps, by ffmpeg 5.1, decoded ahead".
-        live: Frames arrive by themselves and cannot wait: take them by `next`, and see `arrived`, `dropped`, `late`.
-        fps: Frames a second of the video or the camera where it is known, else None.
-        warnings: Remarks for the reader of the figures, one line each; may grow while frames are taken.
+        live: Frames arrive by themselves and cannot wait: take them with `next`; see also `arrived`, `dropped`, `late`.
+        fps: Frames/s of the video or the camera if known, else None.
         streamed: A decoder makes the frames in order, and `decode` waits for it.
-        arrived: Of a live source: number of frames that came since its start.
-        dropped: Of a live source: number of frames that a newer one replaced before they were taken.
-        late: Of a live source: number of frames that came later than its pace requires.
+        late: For a live source: number of frames later than its frame rate requires.
     """
 
     name: str = ""
     description: str = ""
     live: bool = False
     fps: Optional[float] = None
-    warnings: Tuple[str, ...] = ()
     streamed: bool = False
-    arrived: int = 0
-    dropped: int = 0
     late: int = 0
+    _warnings: Tuple[str, ...] = ()
+
+    @property
+    def warnings(self) -> Tuple[str, ...]:
+        """Remarks for the reader of the figures, one line each; more may follow while frames are taken."""
+        return self._warnings
+
+    @property
+    def arrived(self) -> int:
+        """For a live source: number of frames that arrived since its start."""
+        return 0
+
+    @property
+    def dropped(self) -> int:
+        """For a live source: number of frames that a newer one replaced before they were taken."""
+        return 0
 
     def frames(self) -> Iterator[Frame]:
-        """Frames without end: a source with an end starts again, except where it was opened to be read once.
+        """Endless frames: a source with an end starts again, unless it was opened to be read once.
 
         Raises:
-            DeviceError: A camera has gone.
+            DeviceError: A camera has ended.
         """
         while True:
             yield self.next(_TIMEOUT_S)
 
     def next(self, timeout_s: float) -> Frame:
-        """Of a live source: the newest frame that has not been taken yet, or the next one.
+        """For a live source: the newest frame that was not taken yet, or the next one.
 
         Raises:
-            DeviceError: No frame came for `timeout_s`.
+            DeviceError: No frame arrived within `timeout_s`.
         """
         raise NotImplementedError
 
@@ -78,7 +88,7 @@ class Source:
 
         Raises:
             InputError: The image cannot be decoded; the message names it.
-            EOFError: A streamed source that is read once has no such frame any more.
+            EOFError: A streamed source that is read once has ended before this frame.
         """
         raise NotImplementedError
 
@@ -88,5 +98,5 @@ class Source:
     def __enter__(self) -> Source:
         return self
 
-    def __exit__(self, *exc) -> None:
+    def __exit__(self, *exc: object) -> None:
         self.close()

@@ -1,6 +1,6 @@
-r"""YUV4MPEG2, a raw video stream with its own size and pace, that carries RGB: planes G, B, R as Y, U, V.
+r"""YUV4MPEG2, a raw video stream that states its size and frame rate, here with RGB: planes G, B, R as Y, U, V.
 
-GStreamer writes it with its base and "good" plug-ins alone; PNM, which has a name for RGB, needs the "bad" ones. The
+GStreamer writes it with only its base and "good" plug-ins; PNM, which has a name for RGB, needs the "bad" ones. The
 stream carries RGB because GStreamer knows which of the many kinds of YUV a source gives, and converts it in C.
 
     YUV4MPEG2 C444 W1280 H720 Ip F30:1 A1:1\n    then for each frame: FRAME\n and three planes
@@ -8,7 +8,8 @@ stream carries RGB because GStreamer knows which of the many kinds of YUV a sour
 
 from __future__ import annotations
 
-from typing import BinaryIO, Iterator, Optional
+from io import BufferedIOBase
+from typing import Iterator, Optional
 
 import numpy as np
 
@@ -31,30 +32,35 @@ class Stream:
     Attributes:
         width: Width, px.
         height: Height, px.
-        fps: Frames a second, None where not known.
+        fps: Frames/s, None if not known.
 
     Raises:
         EOFError: The stream ended before its header.
-        DeviceError: It is another kind of stream.
+        DeviceError: The stream is of another kind.
+        InputError: Its frames exceed the decoding limit.
     """
 
-    def __init__(self, stream: BinaryIO, what: str):
+    def __init__(self, stream: BufferedIOBase, what: str):
         line = stream.readline(1000)
         if not line:
             raise EOFError
         self._stream = stream
         try:
             kind, *tags = line.decode("ascii").split()
-            said = {tag[0]: tag[1:] for tag in tags if kind == "YUV4MPEG2"}
-            self.width, self.height = int(said["W"]), int(said["H"])
-            over, under = (int(number) for number in said.get("F", "0:1").split(":"))
+            header = {tag[0]: tag[1:] for tag in tags if kind == "YUV4MPEG2"}
+            self.width, self.height = int(header["W"]), int(header["H"])
+            over, under = (int(number) for number in header.get("F", "0:1").split(":"))
         except (KeyError, ValueError) as error:
-            raise DeviceError(f"{what}: not a Y4M stream: it begins with {line[:60]!r}") from error
-        if said.get("C") != "444":
-            raise DeviceError(f"{what}: a Y4M stream with colours as C{said.get('C', '420')}, where C444 was asked for")
+            raise DeviceError(f"{what}: not a Y4M stream (found {line[:60]!r})") from error
+        if header.get("C") != "444":
+            colours = header.get("C", "420")
+            raise DeviceError(f"{what}: wrong colour format of the Y4M stream (found C{colours}, expected C444)")
         if not all(_SIDES_PX[0] <= side <= _SIDES_PX[1] for side in (self.width, self.height)):
             limits = f"{_SIDES_PX[0]} to {_SIDES_PX[1]}"
-            raise DeviceError(f"{what}: frames of {self.width}x{self.height} px; a side may have {limits}")
+            raise DeviceError(
+                f"{what}: invalid frame size (found {self.width}x{self.height} px, expected {limits} per side)"
+            )
+        preprocess.check_size(self.width, self.height, what)
         self.fps: Optional[float] = over / under if over > 0 and under > 0 else None
 
     def __iter__(self) -> Iterator[np.ndarray]:
@@ -67,8 +73,8 @@ class Stream:
             if size:
                 whole = read_into(self._stream, frame)
             else:
-                # GStreamer leaves the padding of its rows in the stream (seen in 1.22), which the format does not have.
-                # The first frame's end tells which it is: there the next one's mark stands.
+                # GStreamer 1.22 leaves the padding of its rows in the stream, which the format does not have. After the
+                # first frame, the position of the next frame's mark shows whether rows are padded.
                 whole = read_into(self._stream, frame[:plain])
                 ahead = self._stream.read(len(_MARK))
                 marked = ahead == _MARK
@@ -83,9 +89,9 @@ class Stream:
             yield frame.reshape(3, self.height, -1)[:, :, : self.width]
 
 
-def read_into(stream: BinaryIO, array: np.ndarray) -> bool:
-    """Fill the array; False when the stream ended before."""
-    return stream.readinto(memoryview(array).cast("B")) == array.nbytes
+def read_into(stream: BufferedIOBase, array: np.ndarray) -> bool:
+    """Fill the array; return False if the stream ended before."""
+    return stream.readinto(array.data.cast("B")) == array.nbytes
 
 
 def rgb(planes: np.ndarray) -> np.ndarray:
@@ -94,5 +100,6 @@ def rgb(planes: np.ndarray) -> np.ndarray:
     if preprocess.uses_opencv():
         import cv2
 
-        return cv2.merge([red, green, blue])
+        image: np.ndarray = cv2.merge([red, green, blue])
+        return image
     return np.stack([red, green, blue], axis=-1)

@@ -1,9 +1,9 @@
-"""A bundle, `NAME.epb`: one signed file with everything that a drone needs to run a model and to judge it.
+"""A bundle, `NAME.epb`: one signed file with everything that a drone needs to run a model and to measure it.
 
 All numbers are little-endian.
 
     offset  bytes
-    0       8       magic  89 45 50 42 0D 0A 1A 0A  (as PNG's: a transfer in text mode shows at once)
+    0       8       magic  89 45 50 42 0D 0A 1A 0A  (like PNG's: it reveals a transfer in text mode)
     8       4       format version, 1
     12      4       length M of the manifest, at most 1 MiB
     16      32      Ed25519 public key of the signer
@@ -12,7 +12,8 @@ All numbers are little-endian.
     112+M   …       payloads, back to back in the manifest's order; nothing after them
 
 The manifest holds offset, size and SHA-256 of each payload, so the signature covers every byte of the file. The bytes
-before the payloads are the *envelope*. It can be verified alone, and after it each payload by its hash.
+before the payloads are the *envelope*. It can be verified alone, and each payload later by its hash. A model that loads
+weights or an engine from outside its own file is refused, because they are not signed.
 """
 
 from __future__ import annotations
@@ -22,14 +23,14 @@ import os
 import struct
 from pathlib import Path
 from types import MappingProxyType
-from typing import BinaryIO, Iterable, List, Mapping, Optional, Tuple, Union
+from typing import Any, BinaryIO, Callable, Iterable, List, Mapping, Optional, Tuple, Union
 
 from nacl.exceptions import CryptoError
 from nacl.signing import SigningKey, VerifyKey
 
-from edgeprune_device import strict_json
-from edgeprune_device.errors import InputError, SignatureError
-from edgeprune_device.files import replacing
+from edgeprune_device import onnx_file, strict_json
+from edgeprune_device.errors import InputError, SignatureError, reason
+from edgeprune_device.files import check_file, replacing
 from edgeprune_device.hint import no_such_file
 from edgeprune_device.trust import keys
 from edgeprune_device.trust.manifest import Manifest, Payload
@@ -40,6 +41,7 @@ MAGIC = b"\x89EPB\r\n\x1a\n"
 FORMAT_VERSION = 1
 MAX_MANIFEST_BYTES = 1 << 20
 MAX_PAYLOAD_BYTES = 8 << 30  # all of them together
+MAX_MODEL_BYTES = (2 << 30) - 1  # of one ONNX file, protobuf's limit; a larger model needs other files
 _HEADER = struct.Struct("<8sII32s")
 _SIGNATURE_BYTES = 64
 _CHUNK_BYTES = 1 << 20
@@ -53,9 +55,9 @@ class Bundle:
         manifest: The verified manifest.
         sha256: SHA-256 of the whole file.
         key_fingerprint: Fingerprint of the key that signed it.
-        trusted: Whether that key is among the trusted ones.
+        trusted: Whether that key is trusted.
         payloads: {name: payload}.
-        envelope_bytes: Size of the part before the payloads; their offsets count from there.
+        envelope_bytes: Size of the part before the payloads; payload offsets are relative to it.
     """
 
     def __init__(self, path: Path, manifest: Manifest, envelope_bytes: int, key: VerifyKey, trusted: bool, sha256: str):
@@ -69,7 +71,11 @@ class Bundle:
 
     @classmethod
     def write(
-        cls, path: Union[str, Path], manifest: dict, payloads: Mapping[str, Union[bytes, Path]], key: SigningKey
+        cls,
+        path: Union[str, Path],
+        manifest: Mapping[str, Any],
+        payloads: Mapping[str, Union[bytes, Path]],
+        key: SigningKey,
     ) -> Bundle:
         """Sign and write a bundle, completely or not at all.
 
@@ -97,10 +103,12 @@ class Bundle:
         try:
             text = strict_json.canonical(data)
         except (TypeError, ValueError, RecursionError) as error:
-            raise InputError(f"{path}: the manifest is not JSON ({error})") from error
+            raise InputError(f"{path}: the manifest cannot be written as JSON ({error})") from error
         Manifest.from_json(strict_json.loads(text, f"{path}: manifest"), f"{path}: manifest")
         if len(text) > MAX_MANIFEST_BYTES:
-            raise InputError(f"{path}: the manifest has {len(text)} bytes; at most {MAX_MANIFEST_BYTES} are allowed")
+            raise InputError(
+                f"{path}: the manifest is too large (found {len(text)} bytes, expected at most {MAX_MANIFEST_BYTES})"
+            )
         head = _HEADER.pack(MAGIC, FORMAT_VERSION, len(text), bytes(key.verify_key))
         with replacing(path) as temporary:
             try:
@@ -110,8 +118,8 @@ class Bundle:
                         for chunk in _chunks(source):
                             stream.write(chunk)
             except OSError as error:
-                raise InputError(f"{path}: cannot be written ({str(error.strerror or error).lower()})") from error
-            # Read back before it takes its name: a payload that changed meanwhile, or a bad disk, shows here.
+                raise InputError(f"{path}: cannot be written ({reason(error)})") from error
+            # Read back before the rename: this detects a payload that changed in the meantime, or a bad disk.
             bundle = cls.open(temporary, trusted=[key.verify_key])
         bundle.path = path
         return bundle
@@ -132,18 +140,19 @@ class Bundle:
                 and a revoked key is refused in any case.
 
         Raises:
-            InputError: The file cannot be read, is not a bundle, or has a format or manifest that this version does not
-                know.
+            InputError: The file cannot be read, is not a bundle, has an unknown format or manifest, or has a model that
+                is not completely inside its file.
             SignatureError: The signature, a hash or the size is wrong, or the key is revoked or not trusted.
         """
         path = Path(path)
+        check_file(path)
         try:
             with open(path, "rb") as stream:
                 return cls._read(path, stream, trusted, allow_untrusted)
         except OSError as error:
             if not path.exists():
                 raise InputError(no_such_file(path)) from error
-            raise InputError(f"{path}: the bundle cannot be read ({str(error.strerror or error).lower()})") from error
+            raise InputError(f"{path}: the bundle cannot be read ({reason(error)})") from error
 
     @classmethod
     def _read(
@@ -154,29 +163,44 @@ class Bundle:
         manifest, key, is_trusted = read_manifest(envelope, str(path), trusted, allow_untrusted)
         size, expected = os.fstat(stream.fileno()).st_size, len(envelope) + manifest.size_bytes
         if size != expected:
-            problem = "cut off" if size < expected else "followed by something that is not part of it"
-            raise SignatureError(f"{path}: the bundle is {problem} ({size} bytes instead of {expected}); copy it again")
+            problem = "cut off" if size < expected else "followed by extra data"
+            raise SignatureError(
+                f"{path}: the bundle is {problem} (found {size} bytes, expected {expected}); copy the bundle again"
+            )
         whole.update(envelope)
         for entry in manifest.payloads:
-            _verify(path, entry, _take(stream, entry.size_bytes), whole)
-        return cls(path, manifest, len(envelope), key, is_trusted, whole.hexdigest())
+            _verify(path, entry, _take(stream, entry.size_bytes), whole.update)
+        bundle = cls(path, manifest, len(envelope), key, is_trusted, whole.hexdigest())
+        bundle._check_models()
+        return bundle
+
+    def _check_models(self) -> None:
+        """Raise InputError for a model that loads data from outside its file, which the signature would not cover."""
+        names = {model["payload"] for model in self.manifest.models.values() if model["payload"] is not None}
+        for name in sorted(names):
+            size = self.payloads[name].size_bytes
+            if size > MAX_MODEL_BYTES:
+                raise InputError(
+                    f"{self.path}: {name}: too large (found {size} bytes, expected at most {MAX_MODEL_BYTES})"
+                )
+            onnx_file.refuse_outside(self.read(name), f"{self.path}: {name}")
 
     def read(self, name: str) -> bytes:
-        """Read one payload and hash it again, as the file may have changed since it was opened.
+        """Read one payload and verify its hash again, as the file may have changed since it was opened.
 
         Raises:
-            InputError: There is no such payload, or the file cannot be read.
+            InputError: The payload does not exist, or the file cannot be read.
             SignatureError: The payload has changed.
         """
         if name not in self.payloads:
-            raise InputError(f"{self.path}: has no payload {name!r}; it has {', '.join(self.payloads)}")
+            raise InputError(f"{self.path}: no such payload: {name!r} (found {', '.join(self.payloads)})")
         entry = self.payloads[name]
         try:
             with open(self.path, "rb") as stream:
                 stream.seek(self.envelope_bytes + entry.offset_bytes)
                 data = stream.read(entry.size_bytes)
         except OSError as error:
-            raise InputError(f"{self.path}: cannot be read ({str(error.strerror or error).lower()})") from error
+            raise InputError(f"{self.path}: cannot be read ({reason(error)})") from error
         _verify(self.path, entry, [data])
         return data
 
@@ -185,10 +209,10 @@ class Bundle:
 
         Args:
             name: Name of the payload.
-            path: The file to make.
+            path: The file to create.
 
         Raises:
-            InputError: The path exists already (a link counts, wherever it leads), or cannot be written.
+            InputError: The path already exists, even as a dangling link, or cannot be written.
             SignatureError: The payload has changed; no file is left.
         """
         path, entry = Path(path), self.payloads[name]
@@ -196,7 +220,7 @@ class Bundle:
             # O_EXCL follows no link and overwrites nothing.
             descriptor = os.open(str(path), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
         except OSError as error:
-            raise InputError(f"{path}: cannot be made ({str(error.strerror).lower()})") from error
+            raise InputError(f"{path}: cannot be created ({reason(error)})") from error
         try:
             with os.fdopen(descriptor, "wb") as out, open(self.path, "rb") as stream:
                 stream.seek(self.envelope_bytes + entry.offset_bytes)
@@ -206,7 +230,7 @@ class Bundle:
         except BaseException as error:
             path.unlink()
             if isinstance(error, OSError):
-                raise InputError(f"{path}: cannot be written ({str(error.strerror or error).lower()})") from error
+                raise InputError(f"{path}: cannot be written ({reason(error)})") from error
             raise
 
 
@@ -215,11 +239,11 @@ def read_manifest(
 ) -> Tuple[Manifest, VerifyKey, bool]:
     """Verify the envelope of a bundle, without its payloads.
 
-    This is the one place where a signature is checked. The manifest is not parsed before the signature is verified.
+    Bundle signatures are checked only here. The manifest is parsed only after its signature is verified.
 
     Args:
-        envelope: Exactly the first bytes of a bundle, up to its payloads.
-        what: Begins the messages.
+        envelope: The first bytes of a bundle, exactly up to its payloads.
+        what: Start of the error messages.
         trusted: See `Bundle.open`.
         allow_untrusted: See `Bundle.open`.
 
@@ -235,21 +259,23 @@ def read_manifest(
     _refuse_revoked(key, what)
     is_trusted = any(bytes(key) == bytes(other) for other in accepted)
     if not is_trusted and not allow_untrusted:
-        keys.trusted_files()  # raises where a file is damaged, which may be the one of this key
+        keys.trusted_files()  # raises if a file is damaged, as it may be the file of this key
         raise SignatureError(
-            f"{what}: signed by {keys.fingerprint(key)}, a key that is not trusted here; if you know whose it is, "
-            f"fetch its host.pub and say edgeprune keys trust host.pub (trusted now: {_listed(accepted)})"
+            f"{what}: signed by {keys.fingerprint(key)}, a key that is not trusted here; if you know its owner, fetch "
+            f"its host.pub and run edgeprune keys trust host.pub (trusted now: {_listed(accepted)})"
         )
     try:
         key.verify(head + text, signature)
     except (CryptoError, ValueError) as error:
         raise SignatureError(
-            f"{what}: the signature of {keys.fingerprint(key)} does not hold: the bundle was changed or damaged; "
-            "copy it again from where it was built"
+            f"{what}: invalid signature of {keys.fingerprint(key)}: the bundle was changed or damaged; "
+            "copy the bundle again from the host that built it"
         ) from error
     manifest = Manifest.from_json(strict_json.loads(text, f"{what}: manifest"), f"{what}: manifest")
     if manifest.size_bytes > MAX_PAYLOAD_BYTES:
-        raise InputError(f"{what}: its payloads have {manifest.size_bytes} bytes; at most {MAX_PAYLOAD_BYTES} may be")
+        raise InputError(
+            f"{what}: payloads too large (found {manifest.size_bytes} bytes, expected at most {MAX_PAYLOAD_BYTES})"
+        )
     return manifest, key, is_trusted
 
 
@@ -257,8 +283,8 @@ def _refuse_revoked(key: VerifyKey, what: str) -> None:
     path = keys.revoked().get(keys.fingerprint(key))
     if path is not None:
         raise SignatureError(
-            f"{what}: signed by {keys.fingerprint(key)}, a key that was revoked here ({path}); build it again with "
-            "another key (edgeprune keys make, on the host)"
+            f"{what}: signed by {keys.fingerprint(key)}, a key that is revoked here ({path}); sign the bundle "
+            "with another key (edgeprune keys make, on the host)"
         )
 
 
@@ -272,45 +298,52 @@ def _split(envelope: bytes, what: str) -> Tuple[VerifyKey, bytes, bytes, bytes]:
     """(key, header, signature, manifest text) of an envelope, all of them unverified."""
     length, begin = _manifest_bytes(envelope, what), _HEADER.size + _SIGNATURE_BYTES
     if len(envelope) < begin + length:
-        raise SignatureError(f"{what}: the bundle is cut off; copy it again")
+        raise SignatureError(f"{what}: the bundle is cut off; copy the bundle again")
     if len(envelope) > begin + length:
-        raise SignatureError(f"{what}: the manifest is followed by something that is not part of it; copy it again")
+        raise SignatureError(f"{what}: the manifest is followed by extra data; copy the bundle again")
     head = envelope[: _HEADER.size]
     _, _, _, public = _HEADER.unpack(head)
     return VerifyKey(public), head, envelope[_HEADER.size : begin], envelope[begin:]
 
 
 def _manifest_bytes(begin: bytes, what: str) -> int:
-    """The length of the manifest, as the first bytes of a bundle claim it."""
+    """The length of the manifest according to the first bytes of a bundle."""
     if begin[: len(MAGIC)] != MAGIC:
-        raise InputError(f"{what}: not an edgeprune bundle (an .epb file that `edgeprune build` wrote)")
+        raise InputError(f"{what}: not an edgeprune bundle (expected an .epb file from `edgeprune build`)")
     if len(begin) < _HEADER.size + _SIGNATURE_BYTES:
-        raise SignatureError(f"{what}: the bundle is cut off; copy it again")
+        raise SignatureError(f"{what}: the bundle is cut off; copy the bundle again")
     _, version, length, _ = _HEADER.unpack(begin[: _HEADER.size])
     if version != FORMAT_VERSION:
         raise InputError(
-            f"{what}: bundle format {version} is not known here (known: {FORMAT_VERSION}); update edgeprune-device"
+            f"{what}: unknown bundle format (found {version}, expected {FORMAT_VERSION}); update edgeprune-device"
         )
     if length > MAX_MANIFEST_BYTES:
-        raise SignatureError(f"{what}: the manifest claims {length} bytes: the bundle is damaged; copy it again")
-    return length
+        raise SignatureError(
+            f"{what}: invalid manifest length (found {length}, expected at most {MAX_MANIFEST_BYTES} bytes); copy the "
+            "bundle again"
+        )
+    return int(length)
 
 
-def _verify(path: Path, entry: Payload, chunks: Iterable[bytes], also=None) -> None:
+def _verify(
+    path: Path, entry: Payload, chunks: Iterable[bytes], also: Optional[Callable[[bytes], None]] = None
+) -> None:
+    """Check the chunks of a payload against its hash; `also` receives each chunk."""
     size, digest = _digest(chunks, also)
     if size != entry.size_bytes or digest != entry.sha256:
         raise SignatureError(
-            f"{path}: {entry.name} does not match its signed SHA-256: it was changed or damaged; copy the bundle again"
+            f"{path}: {entry.name}: does not match its signed SHA-256 (changed or damaged); copy the bundle again"
         )
 
 
-def _digest(chunks: Iterable[bytes], also=None) -> Tuple[int, str]:
+def _digest(chunks: Iterable[bytes], also: Optional[Callable[[bytes], None]] = None) -> Tuple[int, str]:
+    """Size and SHA-256 of the chunks; `also` receives each chunk."""
     digest, size = hashlib.sha256(), 0
     for chunk in chunks:
         size += len(chunk)
         digest.update(chunk)
         if also is not None:
-            also.update(chunk)
+            also(chunk)
     return size, digest.hexdigest()
 
 
@@ -322,7 +355,7 @@ def _chunks(source: Union[bytes, str, Path]) -> Iterable[bytes]:
         with open(source, "rb") as stream:
             yield from iter(lambda: stream.read(_CHUNK_BYTES), b"")
     except OSError as error:
-        raise InputError(f"{source}: cannot be read ({str(error.strerror or error).lower()})") from error
+        raise InputError(f"{source}: cannot be read ({reason(error)})") from error
 
 
 def _take(stream: BinaryIO, size: int) -> Iterable[bytes]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from typing import Any, Dict, List, Mapping, Optional, Tuple
+from typing import Any, Dict, Mapping, Optional, Tuple
 
-from edgeprune_device import output, schema
+from edgeprune_device import schema
 from edgeprune_device.errors import InputError
 
 __all__ = ["Manifest", "Payload"]
@@ -17,7 +17,7 @@ class Payload:
 
     Attributes:
         name: Name of the file.
-        offset_bytes: Place of the payload, counted from the first byte after the manifest.
+        offset_bytes: Offset of the payload from the first byte after the manifest.
         size_bytes: Size.
         sha256: SHA-256 of the content, in hexadecimal digits.
     """
@@ -50,16 +50,17 @@ class Manifest:
         letterbox: {"pad": grey level of the padding, "stride": px}.
         nms: {"conf", "iou", "max_det"} of the detections.
         output: Meaning of the models' output: "raw" or "end2end", see output.py.
-        models: {precision: its payload and the figures measured on the host, in [0, 1], null where not measured}. A
-            null payload comes with a reason.
+        models: {precision: its payload, and the figures measured on the host, in [0, 1], null if not measured}. A null
+            payload has a reason.
         engines: {name: a built engine, with its builder and its purpose}; payload null (or null itself) if there is
             none.
         evaluation: The evaluation set's payload and counts; None if there is none.
         lineage: Origin of the model, free JSON.
         payloads: The files, in their order.
-        task: The task, "detect".
+        task: Name of the task (vision/tasks.py); a manifest without one is of detection.
         schema_version: Version of the manifest's schema.
-        counter: Grows with each bundle that a host signs; a drone does not install a lower one unless asked to.
+        counter: Grows with each bundle that a host signs; a drone does not install a lower one of
+            the same key unless asked to.
     """
 
     name: str
@@ -81,12 +82,12 @@ class Manifest:
     counter: int = 0
 
     @classmethod
-    def from_json(cls, data: dict, what: str = "manifest") -> Manifest:
+    def from_json(cls, data: Dict[str, Any], what: str = "manifest") -> Manifest:
         """Read a manifest from a parsed JSON object.
 
         Args:
             data: The object.
-            what: Begins the error's message.
+            what: Start of the error message.
 
         Raises:
             InputError: The object does not fit the schema, or its payloads are inconsistent.
@@ -106,13 +107,6 @@ class Manifest:
         return data
 
     @property
-    def shapes(self) -> Tuple[Tuple[int, ...], List[Tuple[int, ...]]]:
-        """(input shape, output shapes) of the model, for runtimes that do not read the model."""
-        height, width = self.imgsz
-        anchors = sum((height // s) * (width // s) for s in (8, 16, 32))
-        return (1, 3, height, width), [output.shape_of(self.output, len(self.classes), anchors)]
-
-    @property
     def size_bytes(self) -> int:
         """Size of all payloads together."""
         return sum(entry.size_bytes for entry in self.payloads)
@@ -120,17 +114,20 @@ class Manifest:
     def _check_payloads(self, what: str) -> None:
         names, folded, offset = set(), set(), 0
         for entry in self.payloads:
-            if entry.name.lower() in folded:  # "A" and "a" are one file on a stick, and on other systems
-                raise InputError(f"{what}: payloads: {entry.name} stands twice")
-            if entry.offset_bytes != offset:  # back to back: no gap that nothing covers, no overlap
-                raise InputError(f"{what}: payloads: {entry.name} must begin at {offset}, not {entry.offset_bytes}")
+            if entry.name.lower() in folded:  # "A" and "a" are the same file on a USB stick and on some systems
+                raise InputError(f"{what}: payloads: duplicate name {entry.name}")
+            if entry.offset_bytes != offset:  # back to back: no unsigned gap, no overlap
+                raise InputError(
+                    f"{what}: payloads: wrong offset of {entry.name} (found {entry.offset_bytes}, expected {offset})"
+                )
             names.add(entry.name)
             folded.add(entry.name.lower())
             offset += entry.size_bytes
-        entries = [("models." + k, v) for k, v in self.models.items()]
-        entries += [("engines." + k, v) for k, v in self.engines.items()]
-        for where, entry in [*entries, ("evaluation", self.evaluation)]:
-            if entry is not None and entry["payload"] is not None and entry["payload"] not in names:
-                raise InputError(f"{what}: {where}: there is no payload {entry['payload']}")
-            if entry is not None and entry["payload"] is None and not entry.get("reason"):
-                raise InputError(f"{what}: {where}: no payload, and no reason why")
+        users: Dict[str, Optional[Mapping[str, Any]]] = {f"models.{name}": model for name, model in self.models.items()}
+        users.update({f"engines.{name}": engine for name, engine in self.engines.items()})
+        users["evaluation"] = self.evaluation
+        for where, user in users.items():
+            if user is not None and user["payload"] is not None and user["payload"] not in names:
+                raise InputError(f"{what}: {where}: missing payload {user['payload']}")
+            if user is not None and user["payload"] is None and not user.get("reason"):
+                raise InputError(f"{what}: {where}: neither a payload nor a reason")

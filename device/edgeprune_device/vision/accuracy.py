@@ -1,21 +1,26 @@
-"""COCO mean average precision in numpy: the one evaluator, for .pt, .onnx and engines alike.
+"""COCO mean average precision in numpy: the only evaluator, for .pt, .onnx and engines.
 
 It gives the same numbers as pycocotools with `maxDets = [.., 300]`, the area ranges "all" and "small" (< 32² px) and
 IoU .50:.05:.95. `match` compares detections with truth once. `Matches.accuracy` then averages over any choice of images
-and is cheap, so a bootstrap of 1,000 resamples takes seconds. The module handles boxes only and imports neither models
-nor images.
+and is cheap, so a bootstrap of 1,000 resamples takes seconds. The task states the overlap and the area of boxes. The
+module imports neither models nor images.
 """
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import List, Optional, Sequence, Tuple, Union
+from typing import TYPE_CHECKING, Any, Dict, List, NamedTuple, Optional, Sequence, Tuple, Type, Union
 
 import numpy as np
 
 from edgeprune_device.errors import InputError
+from edgeprune_device.vision import detect
+from edgeprune_device.vision.task import Task
 
-__all__ = ["Accuracy", "ClassAccuracy", "Matches", "iou", "match"]
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+__all__ = ["Accuracy", "ClassAccuracy", "ImageMatches", "Matches", "class_names", "match", "match_image"]
 
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 RECALL_POINTS = np.linspace(0.0, 1.0, 101)
@@ -31,10 +36,10 @@ class ClassAccuracy:
         index: Index of the class.
         name: Name of the class.
         boxes: Number of labelled boxes.
-        map50: AP at IoU 0.5, in [0, 1]; None where the class has no box.
-        map50_95: Mean AP over IoU .50:.05:.95, in [0, 1]; None where the class has no box.
+        map50: AP at IoU 0.5, in [0, 1]; None if the class has no box.
+        map50_95: Mean AP over IoU .50:.05:.95, in [0, 1]; None if the class has no box.
         small_boxes: Number of labelled boxes of at most 32² px.
-        small_map50_95: `map50_95` of the small boxes; None where there is none.
+        small_map50_95: `map50_95` of the small boxes; None if there are none.
     """
 
     index: int
@@ -48,7 +53,7 @@ class ClassAccuracy:
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Means over the classes that have boxes, in [0, 1]; None where there is no box.
+    """Means over the classes that have boxes, in [0, 1]; None without boxes.
 
     Attributes:
         map50: Mean AP at IoU 0.5.
@@ -68,12 +73,12 @@ class Accuracy:
     small_boxes: int
     per_class: Tuple[ClassAccuracy, ...]
 
-    def to_json(self) -> dict:
+    def to_json(self) -> Dict[str, Any]:
         """A JSON object, with `per_class` as a list of objects."""
         return {**asdict(self), "per_class": [asdict(entry) for entry in self.per_class]}
 
     @classmethod
-    def from_json(cls, data: dict) -> Accuracy:
+    def from_json(cls, data: Dict[str, Any]) -> Accuracy:
         """Read the object that `to_json` wrote.
 
         The caller has checked the schema (for example `BenchReport.from_json`).
@@ -82,14 +87,19 @@ class Accuracy:
 
 
 def match(
-    detections: Sequence[np.ndarray], truths: Sequence[np.ndarray], classes: Union[int, Sequence[str]]
+    detections: Sequence[npt.NDArray[Any]],
+    truths: Sequence[npt.NDArray[Any]],
+    classes: Union[int, Sequence[str]],
+    task: Task = detect.TASK,
 ) -> Matches:
     """Match each image's detections to its truth.
 
     Args:
-        detections: For each image (n, 6) [x1, y1, x2, y2, score, class], image px.
-        truths: For each image (m, 5) [class, x1, y1, x2, y2], image px.
+        detections: For each image (n, columns + 2) rows of the task, image px; for detection [x1, y1, x2, y2, score,
+            class].
+        truths: For each image (m, 1 + columns) labels of the task, image px; for detection [class, x1, y1, x2, y2].
         classes: Number of classes, or their names.
+        task: The task.
 
     Returns:
         The matches, from which `Matches.accuracy` computes an `Accuracy`.
@@ -98,47 +108,91 @@ def match(
         InputError: The two lists differ in length, a table has the wrong shape, a class is out of range, or a truth is
             not finite.
     """
-    names = [str(i) for i in range(classes)] if isinstance(classes, (int, np.integer)) else [str(c) for c in classes]
+    names = class_names(classes)
     if len(detections) != len(truths):
-        raise InputError(f"{len(detections)} pictures with detections but {len(truths)} with truth")
-    picture, label, score, hits, misses = [], [], [], ([], []), ([], [])
-    counts = np.zeros((2, len(truths), len(names)), dtype=np.int64)
-    for p, (dets, truth) in enumerate(zip(detections, truths)):
-        dets = _table(dets, 6, f"picture {p}: detections")
-        truth = _table(truth, 5, f"picture {p}: truth")
-        for what, column in (("truth", truth[:, 0]), ("detections", dets[:, 5])):
-            if len(column) and not (column.min() >= 0 and column.max() < len(names) and (column % 1 == 0).all()):
-                raise InputError(f"picture {p}: {what}: a class is outside 0..{len(names) - 1}")
-        if not np.isfinite(truth).all():
-            raise InputError(f"picture {p}: truth: a coordinate is not finite")
-        for c in np.union1d(dets[:, 5], truth[:, 0]).astype(int):
-            d, g = dets[dets[:, 5] == c], truth[truth[:, 0] == c, 1:]
-            d = d[np.argsort(-d[:, 4], kind="mergesort")][:MAX_DETECTIONS]
-            overlap = iou(d[:, :4], g)
-            large, beyond = _area(g) > SMALL_AREA_PX2, _area(d) > SMALL_AREA_PX2
-            matched, _ = _greedy(overlap, np.zeros(len(g), dtype=bool))
-            small, ignored = _greedy(overlap, large) if large.any() else (matched, np.zeros_like(matched))
-            picture.append(np.full(len(d), p))
-            label.append(np.full(len(d), c))
-            score.append(d[:, 4])
-            hits[0].append(matched)
-            misses[0].append(~matched)
-            hits[1].append(small & ~ignored)
-            misses[1].append(~small & ~beyond[:, None])
-            counts[0, p, c], counts[1, p, c] = len(g), (~large).sum()
-    # By class, then by score; ties stay in image order, as pycocotools' mergesort leaves them.
-    label, score, picture = _joined(label, int), _joined(score, float), _joined(picture, int)
-    order = np.lexsort((-score, label))
-    curves = [
-        _Curves(label[order], picture[order], _stacked(hits[a])[order], _stacked(misses[a])[order], counts[a])
-        for a in (0, 1)
-    ]
-    return Matches(tuple(names), len(truths), curves[0], curves[1])
+        raise InputError(f"different numbers of images ({len(detections)} with detections, {len(truths)} with truth)")
+    return Matches.of(
+        [match_image(d, t, names, f"image {i}", task) for i, (d, t) in enumerate(zip(detections, truths))], names
+    )
+
+
+def class_names(classes: Union[int, Sequence[str]]) -> List[str]:
+    """The names of the classes; "0", "1", … for a number of classes."""
+    return [str(i) for i in range(classes)] if isinstance(classes, (int, np.integer)) else [str(c) for c in classes]
+
+
+class ImageMatches(NamedTuple):
+    """The matches of one image: n detections, T IoU thresholds.
+
+    Attributes:
+        labels: (n,) class of each detection.
+        scores: (n,).
+        hits: (n, T) whether the detection hits a box; of all boxes, and of the small ones.
+        misses: (n, T) whether it counts as a miss; of all boxes, and of the small ones.
+        counts: (2, classes) number of labelled boxes; of all, and of the small ones.
+    """
+
+    labels: npt.NDArray[np.int64]
+    scores: npt.NDArray[np.float64]
+    hits: Tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]
+    misses: Tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]
+    counts: npt.NDArray[np.int64]
+
+
+def match_image(
+    detections: npt.NDArray[Any], truth: npt.NDArray[Any], names: Sequence[str], what: str, task: Task = detect.TASK
+) -> ImageMatches:
+    """Match the detections of one image to its truth.
+
+    Args:
+        detections: (n, columns + 2) rows of the task, image px.
+        truth: (m, 1 + columns) labels of the task, image px.
+        names: Names of the classes.
+        what: The image, for messages.
+        task: The task.
+
+    Raises:
+        InputError: A table has the wrong shape, a class is out of range, or a truth is not finite.
+    """
+    columns = len(task.columns)
+    dets = _table(detections, columns + 2, f"{what}: detections")
+    truth = _table(truth, columns + 1, f"{what}: truth")
+    for where, column in (("truth", truth[:, 0]), ("detections", dets[:, -1])):
+        if len(column) and not (column.min() >= 0 and column.max() < len(names) and (column % 1 == 0).all()):
+            raise InputError(f"{what}: {where}: class out of range (expected 0 to {len(names) - 1})")
+    if not np.isfinite(truth).all():
+        raise InputError(f"{what}: truth: coordinate not finite")
+    labels: List[npt.NDArray[Any]] = []
+    scores: List[npt.NDArray[Any]] = []
+    hits: Tuple[List[npt.NDArray[np.bool_]], List[npt.NDArray[np.bool_]]] = ([], [])  # of all and of the small boxes
+    misses: Tuple[List[npt.NDArray[np.bool_]], List[npt.NDArray[np.bool_]]] = ([], [])
+    counts = np.zeros((2, len(names)), dtype=np.int64)
+    for c in np.union1d(dets[:, -1], truth[:, 0]).astype(int):
+        d, g = dets[dets[:, -1] == c], truth[truth[:, 0] == c, 1:]
+        d = d[np.argsort(-d[:, -2], kind="mergesort")][:MAX_DETECTIONS]
+        overlap = task.iou(d[:, :columns], g)
+        large, beyond = (task.area(boxes) > SMALL_AREA_PX2 for boxes in (g, d[:, :columns]))
+        matched, _ = _greedy(overlap, np.zeros(len(g), dtype=bool))
+        small, ignored = _greedy(overlap, large) if large.any() else (matched, np.zeros_like(matched))
+        labels.append(np.full(len(d), c))
+        scores.append(d[:, -2])
+        hits[0].append(matched)
+        misses[0].append(~matched)
+        hits[1].append(small & ~ignored)
+        misses[1].append(~small & ~beyond[:, None])
+        counts[0, c], counts[1, c] = len(g), (~large).sum()
+    return ImageMatches(
+        _joined(labels, int),
+        _joined(scores, float),
+        (_stacked(hits[0]), _stacked(hits[1])),
+        (_stacked(misses[0]), _stacked(misses[1])),
+        counts,
+    )
 
 
 @dataclass(frozen=True)
 class Matches:
-    """The matches between detections and boxes of all images; `match` makes it.
+    """The matches between detections and boxes of all images; the result of `match`.
 
     Attributes:
         names: Names of the classes.
@@ -150,11 +204,36 @@ class Matches:
     _all: _Curves
     _small: _Curves
 
-    def accuracy(self, pictures: Optional[np.ndarray] = None) -> Accuracy:
-        """Compute the accuracy over all images or over a choice of them.
+    @classmethod
+    def of(cls, images: Sequence[ImageMatches], names: Sequence[str]) -> Matches:
+        """Join the matches of all images.
 
-        Where two different images have detections of exactly equal score, the copies of a repeated image stand
-        together.
+        Args:
+            images: `match_image` of each image.
+            names: Names of the classes.
+        """
+        label = _joined([image.labels for image in images], int)
+        score = _joined([image.scores for image in images], float)
+        picture = np.repeat(np.arange(len(images)), [len(image.labels) for image in images])
+        counts = np.array([image.counts for image in images], dtype=np.int64).reshape(-1, 2, len(names))
+        # By class, then by score; ties stay in image order, as with pycocotools' mergesort.
+        order = np.lexsort((-score, label))
+        curves = [
+            _Curves(
+                label[order],
+                picture[order],
+                _stacked([image.hits[area] for image in images])[order],
+                _stacked([image.misses[area] for image in images])[order],
+                counts[:, area],
+            )
+            for area in (0, 1)
+        ]
+        return cls(tuple(names), len(images), curves[0], curves[1])
+
+    def accuracy(self, pictures: Optional[npt.NDArray[np.integer[Any]]] = None) -> Accuracy:
+        """Compute the accuracy over all images or a selection.
+
+        If two different images have detections of exactly equal score, the copies of a repeated image stay adjacent.
 
         Args:
             pictures: Index array of images, which may repeat (a bootstrap resample); None for all images.
@@ -185,31 +264,42 @@ class Matches:
 class _Curves:
     """The precision-recall curves of all classes and thresholds, stored flat so that a resample is a dozen numpy calls.
 
-    A row is one (class, threshold). An entry is one detection that counts there, best score first. Entries after a
-    row's last hit are left out: they cannot raise the precision at any recall that is reached.
+    A row is one (class, threshold). An entry is one detection that counts for it, best score first. Entries after a
+    row's last hit are left out: they cannot raise the precision at a reached recall.
     """
 
-    def __init__(self, label, picture, hit, miss, counts):
+    def __init__(
+        self,
+        label: npt.NDArray[np.int64],
+        picture: npt.NDArray[np.int64],
+        hit: npt.NDArray[np.bool_],
+        miss: npt.NDArray[np.bool_],
+        counts: npt.NDArray[np.int64],
+    ):
         self.counts = counts  # (images, classes) boxes
         classes, thresholds = counts.shape[1], len(IOU_THRESHOLDS)
         bounds = np.searchsorted(label, np.arange(classes + 1))
-        entry_picture, hit_entry, entry_start, hit_start, entries = [], [], [0], [0], 0
+        entry_picture: List[npt.NDArray[np.int64]] = []
+        hit_entry: List[npt.NDArray[np.int64]] = []
+        entry_start, hit_start, entries = [0], [0], 0
         for c in range(classes):
             for t in range(thresholds):
                 rows = slice(bounds[c], bounds[c + 1])
                 counted = np.flatnonzero(hit[rows, t] | miss[rows, t])
-                found = np.flatnonzero(hit[rows, t][counted])
-                counted = counted[: found[-1] + 1] if len(found) else counted[:0]
+                hits = np.flatnonzero(hit[rows, t][counted])
+                counted = counted[: hits[-1] + 1] if len(hits) else counted[:0]
                 entry_picture.append(picture[rows][counted])
-                hit_entry.append(found + entries)
+                hit_entry.append(hits + entries)
                 entries += len(counted)
                 entry_start.append(entries)
-                hit_start.append(hit_start[-1] + len(found))
+                hit_start.append(hit_start[-1] + len(hits))
         self.entry_picture, self.hit_entry = _joined(entry_picture, int), _joined(hit_entry, int)
         self.entry_start, self.hit_start = np.array(entry_start), np.array(hit_start)
         self.hit_row = np.repeat(np.arange(classes * thresholds), np.diff(self.hit_start))
 
-    def average_precision(self, weights: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
+    def average_precision(
+        self, weights: npt.NDArray[np.int64]
+    ) -> Tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
         """Compute the average precision of every class and threshold.
 
         Args:
@@ -229,10 +319,10 @@ class _Curves:
         true = hits[1:] - hits[self.hit_start[row]]
         total = seen[self.hit_entry + 1] - seen[self.entry_start[row]]
         precision = true / np.maximum(total, 1)
-        # Best precision at this recall or a higher one. The offset keeps the rows apart in one running maximum.
+        # The best precision at this or a higher recall. The offset keeps the rows apart in one running maximum.
         apart = 2.0 * (rows - row)
         envelope = np.maximum.accumulate((precision + apart)[::-1])[::-1] - apart
-        # The first hit that reaches each recall point, searched in whole numbers: exact where recall hits the point.
+        # The first hit that reaches each recall point, searched in integers, which is exact if recall equals the point.
         step = int(boxes.max()) + 2
         wanted = np.repeat(_hits_needed(boxes), thresholds, axis=0) + step * np.arange(rows)[:, None]
         first = np.searchsorted(true + step * row, wanted.reshape(-1)).reshape(wanted.shape)
@@ -241,19 +331,21 @@ class _Curves:
         return points.mean(axis=1).reshape(classes, thresholds), boxes
 
 
-def _hits_needed(boxes: np.ndarray) -> np.ndarray:
-    """(classes, 101): the fewest hits whose recall hits/boxes, in floating point, is at least the recall point."""
+def _hits_needed(boxes: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """(classes, 101): the smallest number of hits whose recall, in floating point, reaches the recall point."""
     n = np.maximum(boxes, 1)[:, None]
-    needed = np.ceil(RECALL_POINTS * n)
+    needed: npt.NDArray[np.float64] = np.ceil(RECALL_POINTS * n)
     needed -= (needed >= 1) & ((needed - 1) / n >= RECALL_POINTS)
     needed += needed / n < RECALL_POINTS
     return needed.astype(np.int64)
 
 
-def _greedy(overlap: np.ndarray, ignore: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
+def _greedy(
+    overlap: npt.NDArray[np.float64], ignore: npt.NDArray[np.bool_]
+) -> Tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
     """Match the detections of one image and class as COCO does.
 
-    Each detection takes the free box of highest IoU, the last among equals. It takes an ignored box only where no other
+    Each detection takes the free box of highest IoU, the last among equals. It takes an ignored box only if no other
     fits.
 
     Args:
@@ -275,60 +367,34 @@ def _greedy(overlap: np.ndarray, ignore: np.ndarray) -> Tuple[np.ndarray, np.nda
     for d in np.flatnonzero(near.any(axis=1)):
         boxes = np.flatnonzero(near[d])
         fits = free[:, boxes] & (overlap[d, boxes] >= IOU_THRESHOLDS[:, None])
-        # +2 puts every box that counts before every ignored one; reversed, so that argmax finds the last of equals.
+        # +2 ranks boxes that count above ignored ones; the reversal makes argmax find the last among equals.
         rank = np.where(fits, overlap[d, boxes] + 2.0 * ~ignore[boxes], -1.0)[:, ::-1]
         best = boxes[len(boxes) - 1 - rank.argmax(axis=1)]
-        found = fits.any(axis=1)
-        matched[d] = found
-        ignored[d] = found & ignore[best]
-        free[every[found], best[found]] = False
+        has_fit = fits.any(axis=1)
+        matched[d] = has_fit
+        ignored[d] = has_fit & ignore[best]
+        free[every[has_fit], best[has_fit]] = False
     return matched, ignored
 
 
-def iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Compute the IoU of every pair of boxes.
-
-    The function computes widths and heights first, as pycocotools does, so that the result is equal to the last bit.
-
-    Args:
-        a: (n, 4) corners [x1, y1, x2, y2], px.
-        b: (m, 4) corners, px.
-
-    Returns:
-        (n, m) IoU in [0, 1].
-    """
-    aw, bw = a[:, 2:] - a[:, :2], b[:, 2:] - b[:, :2]
-    low = np.maximum(a[:, None, :2], b[None, :, :2])
-    high = np.minimum((a[:, :2] + aw)[:, None], (b[:, :2] + bw)[None])
-    sides = high - low
-    both = np.where((sides > 0).all(axis=2), sides[..., 0] * sides[..., 1], 0.0)
-    union = (aw[:, 0] * aw[:, 1])[:, None] + (bw[:, 0] * bw[:, 1])[None] - both
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(both > 0, both / union, 0.0)
-
-
-def _area(boxes: np.ndarray) -> np.ndarray:
-    return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-
-
-def _table(values, columns: int, what: str) -> np.ndarray:
+def _table(values: npt.ArrayLike, columns: int, what: str) -> npt.NDArray[np.float64]:
     table = np.asarray(values, dtype=np.float64)
     if table.size == 0:
         return np.zeros((0, columns))
     if table.ndim != 2 or table.shape[1] != columns:
-        raise InputError(f"{what}: must have shape (n, {columns}), not {table.shape}")
+        raise InputError(f"{what}: wrong shape (found {table.shape}, expected (n, {columns}))")
     return table
 
 
-def _joined(parts: List[np.ndarray], dtype) -> np.ndarray:
+def _joined(parts: Sequence[npt.NDArray[Any]], dtype: Union[Type[int], Type[float]]) -> npt.NDArray[Any]:
     return np.concatenate(parts).astype(dtype) if parts else np.zeros(0, dtype=dtype)
 
 
-def _stacked(parts: List[np.ndarray]) -> np.ndarray:
+def _stacked(parts: Sequence[npt.NDArray[np.bool_]]) -> npt.NDArray[np.bool_]:
     return np.concatenate(parts) if parts else np.zeros((0, len(IOU_THRESHOLDS)), dtype=bool)
 
 
-def _mean(values: np.ndarray) -> Optional[float]:
+def _mean(values: npt.NDArray[np.float64]) -> Optional[float]:
     return float(values.mean()) if values.size else None
 
 

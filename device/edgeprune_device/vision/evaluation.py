@@ -2,7 +2,7 @@
 
 An evaluation set is a stored (uncompressed) zip. It holds the original image files under `pictures/`, byte for byte,
 and `truth.json`: {"schema_version": 1, "pictures": [{"name": "a.jpg", "boxes": [[class, x1, y1, x2, y2], …]}, …]}.
-Boxes are in pixels of the upright image.
+Boxes are in pixels of the upright image, with the columns of the bundle's task (vision/task.py).
 """
 
 from __future__ import annotations
@@ -12,17 +12,46 @@ import stat
 import zipfile
 from collections import Counter
 from dataclasses import dataclass
-from typing import Callable, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Callable,
+    Dict,
+    Iterable,
+    Iterator,
+    List,
+    NamedTuple,
+    Optional,
+    Protocol,
+    Sequence,
+    Tuple,
+    Union,
+)
 
 import numpy as np
 
 from edgeprune_device import schema, strict_json
 from edgeprune_device.errors import InputError
-from edgeprune_device.vision.accuracy import Accuracy, match
-from edgeprune_device.vision.postprocess import detections
+from edgeprune_device.vision import detect as detection
+from edgeprune_device.vision.accuracy import Accuracy, ImageMatches, Matches, class_names, match_image
+from edgeprune_device.vision.postprocess import IOU, MAX_DET
 from edgeprune_device.vision.preprocess import Letterbox, decode, letterbox
+from edgeprune_device.vision.task import Task
 
-__all__ = ["EvaluationImage", "EvaluationSet", "evaluate"]
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+__all__ = ["CONF", "Detected", "EvaluationImage", "EvaluationSet", "detect", "detected", "evaluate"]
+
+#: Score threshold for mAP; a higher one would cut off the precision-recall curve.
+CONF = 0.001
+
+
+class _Session(Protocol):
+    """A model that is ready to run."""
+
+    def infer(self, x: npt.NDArray[np.float32]) -> List[npt.NDArray[Any]]:
+        """The outputs for one input, (1, 3, h, w) in [0, 1]."""
 
 
 class EvaluationImage(NamedTuple):
@@ -31,12 +60,12 @@ class EvaluationImage(NamedTuple):
     Attributes:
         name: Name of the image file.
         data: Bytes of the image file.
-        truth: (m, 5) float64 [class, x1, y1, x2, y2], image px.
+        truth: (m, 1 + columns) float64 labels of the task, image px; for detection [class, x1, y1, x2, y2].
     """
 
     name: str
     data: bytes
-    truth: np.ndarray
+    truth: npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -61,11 +90,11 @@ class EvaluationSet:
         return sum(len(picture.truth) for picture in self.pictures)
 
     @staticmethod
-    def pack(items: Iterable[Tuple[str, bytes, np.ndarray]]) -> bytes:
+    def pack(items: Iterable[Tuple[str, bytes, npt.NDArray[Any]]]) -> bytes:
         """Write an evaluation set; the same input gives the same bytes.
 
         Args:
-            items: (name, bytes of the image file, truth (m, 5) [class, x1, y1, x2, y2] px) of each image.
+            items: (name, bytes of the image file, labels of the task, image px) of each image.
 
         Returns:
             The bytes of the zip.
@@ -73,10 +102,7 @@ class EvaluationSet:
         Raises:
             InputError: The truth does not fit its schema, or a name occurs twice.
         """
-        pictures = [
-            EvaluationImage(name, data, np.asarray(truth, dtype=np.float64).reshape(-1, 5))
-            for name, data, truth in items
-        ]
+        pictures = [EvaluationImage(name, data, _table(truth)) for name, data, truth in items]
         entries = [{"name": picture.name, "boxes": picture.truth.tolist()} for picture in pictures]
         listing = _checked({"schema_version": 1, "pictures": entries}, "evaluation set")
         stream = io.BytesIO()
@@ -92,10 +118,10 @@ class EvaluationSet:
 
         Args:
             data: Bytes of the zip.
-            what: Begins the error's message.
+            what: Start of the error message.
 
         Raises:
-            InputError: The zip is damaged, compressed, encrypted or inconsistent, or holds a link or an unknown file.
+            InputError: The zip is damaged, compressed, encrypted or inconsistent, or has a link or an unknown file.
         """
         try:
             with zipfile.ZipFile(io.BytesIO(data)) as archive:
@@ -103,23 +129,26 @@ class EvaluationSet:
                 for info in entries:
                     if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1 or _is_link(info):
                         raise InputError(
-                            f"{what}: {info.filename:.80}: must be stored: not packed, not encrypted, no link"
+                            f"{what}: {info.filename:.80}: unsupported entry (compressed, encrypted or a link; "
+                            "expected a stored file)"
                         )
-                # Stored, and together no more than there is: entries that overlap could unfold to any size.
-                if sum(info.file_size for info in entries) > len(data):
-                    raise InputError(f"{what}: its entries claim more than it holds")
+                # Overlapping entries could expand to any size, so their sum must not exceed the archive.
+                size_bytes = sum(info.file_size for info in entries)
+                if size_bytes > len(data):
+                    raise InputError(
+                        f"{what}: entries larger than the archive (found {size_bytes} bytes, expected at most "
+                        f"{len(data)})"
+                    )
                 listing = _checked(strict_json.loads(archive.read("truth.json"), f"{what}: truth.json"), what)
                 known = ["truth.json", *(f"pictures/{entry['name']}" for entry in listing["pictures"])]
                 surplus = Counter(info.filename for info in entries) - Counter(known)
                 if surplus:
-                    raise InputError(
-                        f"{what}: {min(surplus)!r:.80} stands in it, which truth.json does not know, or twice"
-                    )
+                    raise InputError(f"{what}: {min(surplus)!r:.80}: not listed in truth.json, or present twice")
                 pictures = tuple(
                     EvaluationImage(
                         entry["name"],
                         archive.read(f"pictures/{entry['name']}"),
-                        np.array(entry["boxes"], dtype=np.float64).reshape(-1, 5),
+                        _table(entry["boxes"]),
                     )
                     for entry in listing["pictures"]
                 )
@@ -130,60 +159,112 @@ class EvaluationSet:
         return cls(pictures)
 
 
+class Detected(NamedTuple):
+    """The detections of a model in one image.
+
+    Attributes:
+        rows: (n, columns + 2) float32 rows of the task, image px; for detection [x1, y1, x2, y2, score, class].
+        outputs: The model's outputs.
+        box: The letterbox that the image went through.
+    """
+
+    rows: npt.NDArray[np.float32]
+    outputs: List[npt.NDArray[Any]]
+    box: Letterbox
+
+
+def detect(
+    session: _Session,
+    source: Union[bytes, str],
+    name: str,
+    *,
+    imgsz: Union[int, Sequence[int]],
+    classes: int,
+    kind: str,
+    task: Task = detection.TASK,
+) -> Detected:
+    """Run a model on one image: decode -> letterbox -> session.infer -> detections.
+
+    Every accuracy figure that is compared with another comes from detections of this function, with the thresholds
+    `CONF`, `IOU` and `MAX_DET`.
+
+    Args:
+        session: The model, ready to run.
+        source: The bytes of the image file, or its path.
+        name: The image's name in messages.
+        imgsz: Network size, px, one number or (h, w).
+        classes: Number of classes.
+        kind: Meaning of the model's output, see output.py.
+        task: The task.
+    """
+    x, box = letterbox(decode(source, name), imgsz)
+    return detected(session.infer(x), box, classes=classes, kind=kind, task=task)
+
+
+def detected(
+    outputs: List[npt.NDArray[Any]], box: Letterbox, *, classes: int, kind: str, task: Task = detection.TASK
+) -> Detected:
+    """The detections behind a model's outputs for one image.
+
+    Args:
+        outputs: The model's outputs, batch (of one) first.
+        box: The letterbox of the image.
+        classes: Number of classes.
+        kind: Meaning of the model's output, see output.py.
+        task: The task.
+    """
+    rows = task.detections(outputs, kind, classes=classes, conf=CONF, iou=IOU, max_det=MAX_DET, multi_label=True)
+    return Detected(task.undo(rows, box), outputs, box)
+
+
 def evaluate(
-    session,
-    pictures: Iterable[Tuple[str, Union[bytes, str], np.ndarray]],
+    session: _Session,
+    pictures: Iterable[Tuple[str, Union[bytes, str], npt.NDArray[Any]]],
     *,
     imgsz: Union[int, Sequence[int]],
     classes: Union[int, Sequence[str]],
     kind: str,
-    conf: float = 0.001,
-    iou: float = 0.7,
-    max_det: int = 300,
+    task: Task = detection.TASK,
     progress: Optional[Callable[[int], None]] = None,
-    seen: Optional[Callable[[List[np.ndarray], Letterbox], None]] = None,
-) -> Tuple[Accuracy, List[np.ndarray]]:
-    """Evaluate a model: decode -> letterbox -> session.infer -> detections -> match.
-
-    Every accuracy figure that is compared with another comes from this function.
+) -> Tuple[Accuracy, List[npt.NDArray[np.float32]]]:
+    """Evaluate a model, one image after another.
 
     Args:
-        session: Any object with `.infer(x: (1, 3, h, w) float32 in [0, 1]) -> list[np.ndarray]`.
-        pictures: (name, image bytes or path, truth (m, 5) [class, x1, y1, x2, y2] px) of each image; an `EvaluationSet`
-            fits.
+        session: The model, ready to run.
+        pictures: (name, image bytes or path, labels of the task in px) of each image; an `EvaluationSet` fits.
         imgsz: Network size, px, one number or (h, w).
         classes: Number of classes, or their names.
         kind: Meaning of the model's output, see output.py; a bundle's manifest states it.
-        conf: Lowest score of a detection.
-        iou: IoU above which NMS removes the weaker of two boxes.
-        max_det: Most detections of one image.
-        progress: Called with the number of images done.
-        seen: Called with each image's outputs and its letterbox, for a caller that uses one inference twice.
+        task: The task; a bundle's manifest names it.
+        progress: Called with the number of completed images.
 
     Returns:
-        The accuracy, and the (n, 6) detections of each image in image px, in order, for `accuracy.match`.
+        The accuracy, and the rows of each image in image px, in order.
     """
-    count = int(classes) if isinstance(classes, (int, np.integer)) else len(classes)
-    found, truths = [], []
+    names = class_names(classes)
+    detected: List[npt.NDArray[np.float32]] = []
+    matched: List[ImageMatches] = []
     for name, source, truth in pictures:
-        x, box = letterbox(decode(source, name), imgsz)
-        outputs = session.infer(x)
-        dets = detections(outputs, kind, classes=count, conf=conf, iou=iou, max_det=max_det, multi_label=True)
-        found.append(box.undo(dets))
-        truths.append(truth)
-        if seen:
-            seen(outputs, box)
+        rows = detect(session, source, name, imgsz=imgsz, classes=len(names), kind=kind, task=task).rows
+        detected.append(rows)
+        matched.append(match_image(rows, truth, names, name, task))
         if progress:
-            progress(len(found))
-    return match(found, truths, classes).accuracy(), found
+            progress(len(detected))
+    return Matches.of(matched, names).accuracy(), detected
 
 
-def _checked(listing: dict, what: str) -> dict:
+def _checked(listing: Dict[str, Any], what: str) -> Dict[str, Any]:
     schema.check("truth", listing, f"{what}: truth.json")
     names = [entry["name"] for entry in listing["pictures"]]
     if len(set(names)) != len(names):
-        raise InputError(f"{what}: truth.json: a picture's name stands twice")
+        raise InputError(f"{what}: truth.json: duplicate image name")
     return listing
+
+
+def _table(truth: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """The labels of an image as a table. An image without labels has the width of detection, for any task."""
+    table = np.asarray(truth, dtype=np.float64)
+    return table if table.size else np.zeros((0, 5))
 
 
 def _is_link(info: zipfile.ZipInfo) -> bool:

@@ -1,7 +1,7 @@
 """Images to network input: decode and letterbox, in numpy and Pillow.
 
-The numbers equal those of Ultralytics' `LetterBox(auto=False)` and `scale_boxes`, without torch. OpenCV resizes where
-it is installed; without it the same fixed-point arithmetic runs in numpy.
+The numbers equal those of Ultralytics' `LetterBox(auto=False)` and `scale_boxes`, without torch. OpenCV resizes if
+installed; without it the same fixed-point arithmetic runs in numpy.
 """
 
 from __future__ import annotations
@@ -9,34 +9,93 @@ from __future__ import annotations
 import io
 import os
 import sys
+import warnings
 import weakref
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import BinaryIO, List, Optional, Sequence, Tuple, Union
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, BinaryIO, Callable, Iterator, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
-from edgeprune_device.errors import InputError
+from edgeprune_device.errors import InputError, reason
+from edgeprune_device.option import named
+from edgeprune_device.options import MAX_MEGAPIXELS
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 __all__ = [
-    "PAD", "Letterbox", "Preprocessor", "decode", "letterbox", "opened", "resize_numpy", "uses_opencv",
+    "PAD", "STRIDE", "Letterbox", "Preprocessor", "check_size", "decode", "letterbox", "limited", "most_megapixels",
+    "opened", "resize_numpy", "uses_opencv",
 ]  # fmt: skip
 
-PAD = 114  # the grey that Ultralytics trains with
+#: Grey level of the padding; Ultralytics trains with it.
+PAD = 114
+#: The sides of a network's input are multiples of this, px.
+STRIDE = 32
 
-_STRIP = 32  # image rows at a time in numpy, so that intermediate results stay in the processor's cache
+_STRIP = 32  # image rows at a time in numpy, so that intermediate results stay in the CPU's cache
 
-# Division and not multiplication by 1/255: the last bit then equals torch's `image / 255`.
+# Division instead of multiplication by 1/255, so that the last bit equals torch's `image / 255`.
 _LEVELS = np.arange(256, dtype=np.float32) / np.float32(255)
 
 _ORIENTATION = 0x0112  # EXIF tag
 
-_FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "PPM", "GIF")  # never the ones that call other programs
+_FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "PPM", "GIF")  # no formats for which Pillow calls other programs
+
+_PILLOW_MEGAPIXELS = 178  # Pillow's own limit, twice its MAX_IMAGE_PIXELS
+_most_megapixels: int = MAX_MEGAPIXELS.default
+# Pillow warns from 89 megapixels on and refuses 179. `check_size` decides here, so the warning is not needed.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
-def decode(source: Union[str, Path, bytes], name: str = "") -> np.ndarray:
+@contextmanager
+def limited(megapixels: int) -> Iterator[None]:
+    """Limit the size of decoded images in every thread while the block runs.
+
+    Args:
+        megapixels: The limit (`options.MAX_MEGAPIXELS`).
+    """
+    global _most_megapixels
+    before, _most_megapixels = _most_megapixels, megapixels
+    try:
+        yield
+    finally:
+        _most_megapixels = before
+
+
+def most_megapixels() -> int:
+    """The limit of an image that is decoded now, megapixels."""
+    return _most_megapixels
+
+
+def check_size(width: int, height: int, what: str) -> None:
+    """Check the size that an image file states against the limit. A few bytes can state any size.
+
+    Args:
+        width: Width, px.
+        height: Height, px.
+        what: Start of the error message.
+
+    Raises:
+        InputError: The image has more pixels than the limit.
+    """
+    if width * height > _most_megapixels * 10**6:
+        raise InputError(_too_large(what, f"{width}x{height} px, {width * height / 1e6:.1f} megapixels"))
+
+
+def _too_large(what: str, size: str) -> str:
+    return (
+        f"{what}: the image is too large to decode (found {size}, expected at most {_most_megapixels} megapixels); "
+        f"scale the image down, remove it, or raise {named('max_megapixels')}"
+    )
+
+
+def decode(source: Union[str, Path, bytes], name: str = "") -> npt.NDArray[np.uint8]:
     """Decode an image as Ultralytics reads labelled images.
 
     The EXIF orientation is applied, alpha is dropped, grey and palette are expanded, and 16 bits are reduced to their
@@ -44,43 +103,59 @@ def decode(source: Union[str, Path, bytes], name: str = "") -> np.ndarray:
 
     Args:
         source: Image file, or its bytes.
-        name: Name of the image in messages, where `source` is bytes.
+        name: Name of the image in messages, if `source` is bytes.
 
     Returns:
         (h, w, 3) uint8 RGB, C-contiguous.
 
     Raises:
-        InputError: The file cannot be read or decoded; the message names it.
+        InputError: The file cannot be read or decoded, or is larger than the limit; the message names it.
     """
     what = name or (str(source) if not isinstance(source, bytes) else "picture")
     try:
         stream = io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb")  # noqa: SIM115
     except OSError as error:
-        raise InputError(f"{what}: the picture cannot be read ({str(error.strerror).lower()})") from error
+        raise InputError(f"{what}: the image cannot be read ({reason(error)})") from error
     with stream:
         empty = False
         try:
             empty = stream.seek(0, os.SEEK_END) == 0
             stream.seek(0)
-            with opened(stream) as image:
+            with opened(stream, what) as image:
                 return np.ascontiguousarray(_rgb(_upright(image)))
-        except MemoryError:
+        except (MemoryError, InputError):
             raise
         except Exception as error:  # a damaged file makes Pillow's plug-ins raise almost anything
-            known = not isinstance(error, Image.UnidentifiedImageError)
-            reason = (str(error).split("\n")[0] or type(error).__name__) if known else "unknown format"
-            wrong = "the file is empty" if empty else f"not a picture that can be decoded ({reason})"
-            raise InputError(f"{what}: {wrong}; take it away, or fetch it again") from error
+            known = not isinstance(error, UnidentifiedImageError)
+            problem = (str(error).split("\n")[0] or type(error).__name__) if known else "unknown format"
+            wrong = "the file is empty" if empty else f"not an image that can be decoded ({problem})"
+            raise InputError(f"{what}: {wrong}; remove the file, or fetch it again") from error
 
 
-def opened(picture: Union[str, Path, BinaryIO]) -> Image.Image:
+def opened(picture: Union[str, Path, BinaryIO], what: str) -> Image.Image:
     """Open an image with Pillow's `Image.open`, restricted to the formats that are decoded here.
 
-    Ultralytics, where it shares the process, replaces `Image.open` by a function that runs pip for an unknown file;
-    this function avoids it. It raises the same errors as Pillow.
+    Ultralytics, if loaded in this process, replaces `Image.open` by a function that runs pip for an unknown file; this
+    function avoids that. It raises the same errors as Pillow for a file that is not an image.
+
+    Args:
+        picture: Image file, or a stream of it.
+        what: Start of the message for an image that is too large.
+
+    Raises:
+        InputError: The image has more pixels than the limit.
     """
     patches = sys.modules.get("ultralytics.utils.patches")
-    return getattr(patches, "_image_open", Image.open)(picture, formats=_FORMATS)
+    try:
+        image: Image.Image = getattr(patches, "_image_open", Image.open)(picture, formats=_FORMATS)
+    except Image.DecompressionBombError as error:
+        raise InputError(_too_large(what, f"more than {_PILLOW_MEGAPIXELS} megapixels")) from error
+    try:
+        check_size(*image.size, what)
+    except InputError:
+        image.close()
+        raise
+    return image
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -88,15 +163,15 @@ def _upright(image: Image.Image) -> Image.Image:
     try:
         turned = image.getexif().get(_ORIENTATION, 1) != 1
         return ImageOps.exif_transpose(image) if turned else image
-    except Exception:  # damaged EXIF must not lose an image; OpenCV ignores it, too
+    except Exception:  # damaged EXIF must not lose an image; OpenCV also ignores it
         return image
 
 
-def _rgb(image: Image.Image) -> np.ndarray:
+def _rgb(image: Image.Image) -> npt.NDArray[np.uint8]:
     if image.mode == "F" or image.mode.startswith("I"):  # 16-bit grey is "I;16", or "I" in older Pillow
         raw = np.asarray(image)
         if image.mode == "F" or raw.size == 0 or raw.min() < 0 or raw.max() > 0xFFFF:
-            raise ValueError(f"pixels of mode {image.mode} are not 8- or 16-bit")
+            raise ValueError(f"unsupported pixel values (found Pillow mode {image.mode}, expected 8 or 16 bits)")
         grey = (raw >> 8).astype(np.uint8)
         return np.repeat(grey[:, :, None], 3, axis=2)
     return np.asarray(image.convert("RGB"))
@@ -127,7 +202,7 @@ class Letterbox:
         """(height, width) of the image inside the network input, whole px."""
         return _resized(self.shape, self.scale)
 
-    def undo(self, dets: np.ndarray) -> np.ndarray:
+    def undo(self, dets: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         """Map detections from network px to image px.
 
         Args:
@@ -137,7 +212,7 @@ class Letterbox:
             A float32 copy in image px, clipped to the image.
         """
         out = np.array(dets, dtype=np.float32)
-        # Each axis by its own gain: rounding to whole pixels makes them differ for thin images.
+        # Each axis has its own gain: rounding to whole pixels makes them differ for thin images.
         for axis, pad in ((1, self.left), (0, self.top)):
             limit, edges = self.shape[axis], out[:, 1 - axis : 4 : 2]
             edges -= pad
@@ -146,8 +221,10 @@ class Letterbox:
         return out
 
 
-def letterbox(image: np.ndarray, size: Union[int, Sequence[int]]) -> Tuple[np.ndarray, Letterbox]:
-    """Resize an image and centre it on grey 114.
+def letterbox(
+    image: npt.NDArray[np.uint8], size: Union[int, Sequence[int]]
+) -> Tuple[npt.NDArray[np.float32], Letterbox]:
+    """Resize an image and centre it on a grey background (`PAD`).
 
     For many images in a row `Preprocessor` is faster.
 
@@ -165,29 +242,30 @@ def letterbox(image: np.ndarray, size: Union[int, Sequence[int]]) -> Tuple[np.nd
 
 
 class Preprocessor:
-    """`letterbox` for many images, in memory that is used again: `x, box = Preprocessor(640)(image)`.
+    """`letterbox` for many images, with reused memory: `x, box = Preprocessor(640)(image)`.
 
-    `x` keeps its content as long as it or a view of it is referenced; its memory is used again after that. The padding
-    is painted only once, so the caller must not write into `x`. Only one thread at a time may call a Preprocessor; the
-    arrays that it returned may go to any thread.
+    `x` keeps its content as long as it or a view of it is referenced; then its memory is reused. The padding is written
+    only once, so the caller must not write to `x`. Only one thread at a time may call a Preprocessor; the returned
+    arrays may be passed to any thread.
 
     Args:
         size: Side of a square, or (height, width), px.
     """
 
-    _MEMORIES = 4  # one being filled and some in use; a caller that holds more gets new ones
+    _MEMORIES = 4  # one being filled and some in use; further arrays get new memory
 
     def __init__(self, size: Union[int, Sequence[int]]):
         height, width = (size, size) if isinstance(size, (int, np.integer)) else (int(size[0]), int(size[1]))
         self.size = (int(height), int(width))
         self._memories: List[_Memory] = []
-        self._box: Optional[Letterbox] = None  # the letterbox that the two below are made for
-        self._small = self._planes = np.empty(0, dtype=np.uint8)
+        self._box: Optional[Letterbox] = None  # the letterbox of the next two
+        self._small: npt.NDArray[np.uint8] = np.empty(0, dtype=np.uint8)
+        self._planes: npt.NDArray[np.uint8] = np.empty(0, dtype=np.uint8)
 
-    def __call__(self, image: np.ndarray) -> Tuple[np.ndarray, Letterbox]:
+    def __call__(self, image: npt.NDArray[np.uint8]) -> Tuple[npt.NDArray[np.float32], Letterbox]:
         """Letterbox one image; see `letterbox`."""
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
-            raise InputError(f"letterbox takes an (h, w, 3) uint8 picture, not {image.shape} {image.dtype}")
+            raise InputError(f"letterbox: not an image (found {image.shape} {image.dtype}, expected (h, w, 3) uint8)")
         box = _place((int(image.shape[0]), int(image.shape[1])), self.size)
         h, w = box.resized
         if box != self._box:
@@ -214,17 +292,17 @@ class _Memory:
 
     def __init__(self, size: Tuple[int, int]):
         self._shape = (1, 3, *size)
-        # Through a memoryview: numpy would make the owner the base of every view, and it lives as long as this does.
-        self._bytes = memoryview(np.empty(12 * size[0] * size[1], dtype=np.uint8))
-        self._held = lambda: None
+        # A memoryview, because otherwise the base of every view would be this array, which is always alive.
+        self._bytes = np.empty(12 * size[0] * size[1], dtype=np.uint8).data
+        self._held: Callable[[], Optional[npt.NDArray[np.float32]]] = lambda: None
         self._box: Optional[Letterbox] = None
 
     @property
     def free(self) -> bool:
         return self._held() is None
 
-    def array(self, box: Letterbox) -> np.ndarray:
-        """A new array over this memory, grey where `box` leaves padding."""
+    def array(self, box: Letterbox) -> npt.NDArray[np.float32]:
+        """A new array over this memory, with grey padding around `box`."""
         flat = np.frombuffer(self._bytes, dtype=np.float32)
         self._held = weakref.ref(flat)  # the base of all views of it
         x = flat.reshape(self._shape)
@@ -246,29 +324,30 @@ def _resized(shape: Tuple[int, int], scale: float) -> Tuple[int, int]:
     return max(round(shape[0] * scale), 1), max(round(shape[1] * scale), 1)
 
 
-def _resize(image: np.ndarray, h: int, w: int, small: np.ndarray) -> np.ndarray:
-    """Resize to (h, w, 3) uint8 by INTER_LINEAR, into `small`.
+def _resize(image: npt.NDArray[np.uint8], h: int, w: int, small: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """Resize to (h, w, 3) uint8 with INTER_LINEAR, into `small`.
 
-    The result is a view of `image` where it already holds every pixel of the result.
+    The result is a view of `image` if that contains every pixel of the result.
     """
     cv2 = _opencv()
     one = (1, 1) in (image.shape[:2], (h, w))  # OpenCV 4.5.4 refuses numpy arrays of a single pixel
     if cv2 is None or one or _every(image.shape, h, w):
         return resize_numpy(image, h, w)
-    return cv2.resize(image, (w, h), dst=small, interpolation=cv2.INTER_LINEAR)
+    resized: npt.NDArray[np.uint8] = cv2.resize(image, (w, h), dst=small, interpolation=cv2.INTER_LINEAR)
+    return resized
 
 
 def _every(shape: Sequence[int], h: int, w: int) -> Tuple[int, ...]:
-    """(3, 3) where linear interpolation takes the middle pixel of each 3 x 3 unchanged; () where it mixes pixels."""
+    """(3, 3) if linear interpolation selects the middle pixel of each 3 x 3 block; () if it mixes pixels."""
     y, x = shape[0] // h, shape[1] // w
     whole = (y * h, x * w) == tuple(shape[:2])
     return (y, x) if whole and y % 2 and x % 2 else ()
 
 
-def _normalise(image: np.ndarray, out: np.ndarray, planes: np.ndarray) -> None:
+def _normalise(image: npt.NDArray[np.uint8], out: npt.NDArray[np.float32], planes: npt.NDArray[np.uint8]) -> None:
     """(h, w, 3) uint8 -> `out`, (3, h, w) float32: plane by plane, divided by 255.
 
-    `planes` is memory for the uint8 planes.
+    `planes` is scratch memory for the uint8 planes.
     """
     cv2 = _opencv()
     if cv2 is not None and image.flags.c_contiguous:
@@ -283,24 +362,24 @@ def _normalise(image: np.ndarray, out: np.ndarray, planes: np.ndarray) -> None:
 
 
 def uses_opencv() -> bool:
-    """Whether OpenCV does the resizing here (EDGEPRUNE_OPENCV=0 forbids it)."""
+    """Whether OpenCV is used here (EDGEPRUNE_OPENCV=0 disables it)."""
     return _opencv() is not None
 
 
 @lru_cache(maxsize=1)
-def _opencv():
+def _opencv() -> Optional[ModuleType]:
     if os.environ.get("EDGEPRUNE_OPENCV") == "0":
         return None
     try:
         import cv2
-    except Exception:  # not only ImportError: a broken build fails on its shared libraries
+    except Exception:  # not only ImportError: shared libraries of a broken build fail in other ways
         sys.modules.pop("cv2", None)
         return None
     return cv2
 
 
-def resize_numpy(image: np.ndarray, h: int, w: int) -> np.ndarray:
-    """Resize as OpenCV's INTER_LINEAR does for uint8, in its own fixed-point arithmetic (11 bits for each axis).
+def resize_numpy(image: npt.NDArray[np.uint8], h: int, w: int) -> npt.NDArray[np.uint8]:
+    """Resize as OpenCV's INTER_LINEAR does for uint8, in the same fixed-point arithmetic (11 bits for each axis).
 
     Args:
         image: (h', w', 3) uint8.
@@ -308,8 +387,8 @@ def resize_numpy(image: np.ndarray, h: int, w: int) -> np.ndarray:
         w: Width of the result, px.
 
     Returns:
-        (h, w, 3) uint8. It is a view of the image's own pixels where none are mixed. Otherwise it lies in memory row by
-            row, and in each row plane by plane, because numpy is fast on long rows and slow on rows of three.
+        (h, w, 3) uint8. It is a view of the image if no pixels are mixed. Otherwise its memory is ordered by row, and
+            in each row by plane, because numpy is fast on long rows and slow on rows of three.
     """
     every = _every(image.shape, h, w)
     if every:
@@ -323,7 +402,7 @@ def resize_numpy(image: np.ndarray, h: int, w: int) -> np.ndarray:
     colour = np.arange(3)[:, None]
     x0, x1 = (3 * x0 + colour).reshape(-1), (3 * x1 + colour).reshape(-1)
     a0, a1 = np.tile(a0, 3), np.tile(a1, 3)
-    # Across first, and only the rows that are needed: OpenCV's order, and so its roundings.
+    # Horizontally first, and only the needed rows: OpenCV's order, which gives the same rounding.
     rows, inverse = np.unique(np.concatenate([y0, y1]), return_inverse=True)
     y0, y1 = inverse.reshape(2, h)
     across = np.empty((len(rows), 3 * w), dtype=np.int32)
@@ -344,10 +423,11 @@ def resize_numpy(image: np.ndarray, h: int, w: int) -> np.ndarray:
         upper += 2
         upper >>= 2
         result[part] = upper
-    return result.reshape(h, 3, w).transpose(0, 2, 1)
+    resized: npt.NDArray[np.uint8] = result.reshape(h, 3, w).transpose(0, 2, 1)
+    return resized
 
 
-def _halved(image: np.ndarray) -> np.ndarray:
+def _halved(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     """The mean of 2 x 2 pixels, OpenCV's special case. The layout is that of `resize_numpy`."""
     h, w = image.shape[0] // 2, image.shape[1] // 2
     pairs = np.add(image[::2], image[1::2], dtype=np.uint16).reshape(h, -1)
@@ -357,12 +437,15 @@ def _halved(image: np.ndarray) -> np.ndarray:
         total += 2
         total >>= 2
         result[:, colour] = total
-    return result.transpose(0, 2, 1)
+    pixels: npt.NDArray[np.uint8] = result.transpose(0, 2, 1)
+    return pixels
 
 
-def _taps(source: int, target: int, across: bool) -> Tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Per output position: the two source positions and their weights, which sum to 2048."""
-    scale = 1.0 / (target / source)  # OpenCV inverts twice; the last bit decides some roundings
+def _taps(
+    source: int, target: int, across: bool
+) -> Tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+    """For each output position, the two source positions and their weights, which sum to 2048."""
+    scale = 1.0 / (target / source)  # OpenCV inverts twice; the last bit affects some rounding
     position = ((np.arange(target) + 0.5) * scale - 0.5).astype(np.float32)
     low = np.floor(position).astype(np.int64)
     fraction = position - low.astype(np.float32)

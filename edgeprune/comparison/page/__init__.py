@@ -4,8 +4,9 @@
     pareto(comparison)    its plot of latency × mAP, an SVG for a notebook
     fragment(comparison)  a small table for a notebook
 
-Each function takes the Comparison's JSON. The page loads nothing: its images are embedded, its script only adds
-convenience, and its own policy forbids network access. A section is a function of the view that returns HTML.
+The page loads nothing: its images are embedded, its script only adds
+convenience, and its content security policy forbids network access. A section is a function that renders the view
+as HTML.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import hashlib
 from collections.abc import Callable
 from importlib.resources import files
 
+from edgeprune.comparison.facts import Facts
 from edgeprune.comparison.page import (
     classes,
     distribution,
@@ -36,25 +38,25 @@ MOST_BYTES = 3_000_000
 _SPARE = 20_000
 
 Section = tuple[str, str, Callable[[PageView], Markup]]
-#: (word in the navigation, heading, function that renders it), in the page's order. The gallery, which takes the
-#: remaining size, follows these sections.
+#: (word in the navigation, heading, function that renders it), in the page's order. The gallery uses the
+#: remaining bytes and follows these sections.
 _BEFORE: tuple[Section, ...] = (
     ("Summary", "Summary", summary.section),
     ("Items", "All items", items.section),
     ("Trade-off", "Latency against accuracy", tradeoff.section),
     ("Channels", "Channels kept per layer", layers.section),
-    ("Stages", "Where the milliseconds go", stages.section),
+    ("Stages", "Latency by stage", stages.section),
     ("Latency", "Latency distribution", distribution.section),
     ("Classes", "Accuracy by class", classes.section),
 )
-_GALLERY = ("Gallery", "The same pictures, side by side")
+_GALLERY = ("Gallery", "The same images, side by side")
 _AFTER: tuple[Section, ...] = (
     ("Environment", "Environment, versions, hashes", environment.section),
-    ("Reproduce", "Do it again", environment.reproduce),
+    ("Reproduce", "Repeat the measurement", environment.reproduce),
 )
 
 
-def render(comparison: dict) -> str:
+def render(comparison: Facts) -> str:
     """Render the page, of at most 3 MB for any number of gallery images; it states how many images were left out."""
     view = PageView(comparison)
     before = [_section(*entry, view) for entry in (_BEFORE if view.items else _BEFORE[:1])]
@@ -64,12 +66,12 @@ def render(comparison: dict) -> str:
     return str(_document(view, join(before, _wrap(*_GALLERY, pictures), after)))
 
 
-def pareto(comparison: dict) -> str:
+def pareto(comparison: Facts) -> str:
     """Render the plot of latency × mAP over all items as an SVG element."""
     return str(tradeoff.plot(PageView(comparison), 760))
 
 
-def fragment(comparison: dict) -> str:
+def fragment(comparison: Facts) -> str:
     """Render a small table, before -> after of every item, for a notebook's `_repr_html_`."""
     view = PageView(comparison)
     return str(items.fragment(view)) if view.items else "<p>Nothing was compared.</p>"
@@ -102,7 +104,7 @@ def _document(view: PageView, body: Markup) -> Markup:
         tag("meta", name_="viewport", content="width=device-width, initial-scale=1"),
         tag("meta", name_="referrer", content="no-referrer"),
         tag("link", rel="icon", href="data:,"),
-        tag("title", f"{view.data.get('title') or 'Comparison'} · edgeprune"),
+        tag("title", f"{view.title} · edgeprune"),
         tag("style", Markup(style)),
     )
     skip = tag("a", "Skip to the summary", href="#section-summary", class_="skip")
@@ -112,26 +114,26 @@ def _document(view: PageView, body: Markup) -> Markup:
 
 def _header(view: PageView) -> Markup:
     kind = "Build report" if view.is_build else "Comparison"
-    created = str(view.data.get("created") or "").replace("T", " ").replace("Z", " UTC")
-    title = view.data.get("title") or "Comparison"
+    created = view.facts.created.replace("T", " ").replace("Z", " UTC")
     return tag(
         "header",
         tag("div", tag("p", "edgeprune", class_="brand"), _themes(), class_="top"),
         tag("p", kind, f" · {created}" if created else None, class_="eyebrow"),
-        tag("h1", title, class_="long" if len(title) > 60 else None),
+        tag("h1", view.title, class_="long" if len(view.title) > 60 else None),
         summary.verdict(view),
         summary.warnings(view),
     )
 
 
 def _navigation(view: PageView) -> Markup:
-    words = [word for word, *_ in (*(_BEFORE if view.items else _BEFORE[:1]), _GALLERY, *_AFTER)]
+    before = [section[0] for section in (_BEFORE if view.items else _BEFORE[:1])]
+    words = [*before, _GALLERY[0], *(section[0] for section in _AFTER)]
     links = [tag("li", tag("a", word, href=f"#{_key(word)}")) for word in words]
     return tag("nav", tag("ul", links), aria_label="Sections")
 
 
 def _themes() -> Markup:
-    """The choice of colours, which works without a script; the script remembers it."""
+    """The choice of the theme. It works without the script, which only remembers it."""
     choices = [
         join(tag("input", type="radio", name_="theme", id=f"theme-{key}", checked=key == "auto"),
              tag("label", words, for_=f"theme-{key}"))
@@ -141,7 +143,7 @@ def _themes() -> Markup:
 
 
 def _footer() -> Markup:
-    words = "Made by edgeprune. What was not measured is said so; figures of different machines are never compared."
+    words = "Made by edgeprune. Unmeasured figures are marked. Figures from different machines are never compared."
     return tag("footer", tag("p", words))
 
 

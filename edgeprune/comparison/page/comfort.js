@@ -1,10 +1,10 @@
 "use strict";
-// Comfort only: everything on this page is read and used without it.
+// Convenience only: the whole page works without this script.
 try {
   const kept = localStorage.getItem("edgeprune-theme");
   const choice = kept && document.getElementById("theme-" + kept);
   if (choice) choice.checked = true;
-} catch { /* a browser that keeps nothing for files */ }
+} catch { /* this browser stores nothing for files */ }
 for (const choice of document.querySelectorAll(".themes input"))
   choice.addEventListener("change", () => {
     try { localStorage.setItem("edgeprune-theme", choice.id.slice(6)); } catch { /* as above */ }

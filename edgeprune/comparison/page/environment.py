@@ -1,6 +1,9 @@
-"""The sections of machine, data set, files and build, and of the commands that repeat the measurement."""
+"""The sections on machine, data set, files and build, and on the commands that repeat the measurement."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from edgeprune.comparison.page import parts
 from edgeprune.comparison.page.figures import NOT_MEASURED, number
@@ -9,11 +12,11 @@ from edgeprune.comparison.page.view import PageView
 
 
 def reproduce(view: PageView) -> Markup:
-    """Render the shell lines that measure the same."""
-    commands = view.data.get("reproduce") or []
-    if not commands:
+    """Render the shell commands that repeat the measurement."""
+    if not view.facts.reproduce:
         return parts.quiet("No command was recorded.")
-    return tag("div", [tag("pre", tag("code", line), tabindex="0", class_="command") for line in commands])
+    lines = [tag("pre", tag("code", line), tabindex="0", class_="command") for line in view.facts.reproduce]
+    return tag("div", lines)
 
 
 def section(view: PageView) -> Markup:
@@ -22,52 +25,63 @@ def section(view: PageView) -> Markup:
 
 
 def _machine(view: PageView) -> Markup:
-    machine = view.data.get("machine") or {}
-    memory = number(machine.get("memory_bytes"))
+    machine = view.facts.machine
+    memory = number(machine["memory_bytes"])
     pairs = [
-        ("Processor", machine.get("cpu")), ("Cores", machine.get("cores")),
+        ("Processor", machine["cpu"]), ("Cores", machine["cores"]),
         ("Memory", None if memory is None else f"{memory / 2**30:.1f} GiB"),
-        ("System", machine.get("os")), ("Python", machine.get("python")), ("Measured", view.data.get("created")),
+        ("System", machine["os"]), ("Python", machine["python"]), ("Measured", view.facts.created),
     ]  # fmt: skip
-    packages = machine.get("packages") or {}
-    versions = [tag("li", tag("b", name), " ", version or "not installed") for name, version in packages.items()]
+    versions = [
+        tag("li", tag("b", name), " ", version or "not installed") for name, version in machine["packages"].items()
+    ]
     return join(
         tag("h3", "Machine"), _pairs(pairs),
         join(tag("h3", "Packages"), tag("ul", versions, class_="packages")) if versions else None,
     )  # fmt: skip
 
 
-def _pairs(pairs: list[tuple]) -> Markup:
+def _pairs(pairs: Sequence[tuple[str, Any]]) -> Markup:
     known = [(name, value) for name, value in pairs if value is not None]
     return tag("dl", [[tag("dt", name), tag("dd", value)] for name, value in known], class_="pairs")
 
 
 def _data(view: PageView) -> Markup:
-    data = view.data.get("data")
+    data = view.facts.data
     if not data:
         return join(tag("h3", "Data set"), parts.quiet("None: no accuracy was measured on this machine."))
-    shared = data.get("train_in_val")
+    shared = data["train_in_val"]
     pairs = [
-        ("Path", data.get("path")), ("Pictures", _count(data.get("pictures"))), ("Boxes", _count(data.get("boxes"))),
-        ("Trained on, too", "none of them" if shared == 0 else _count(shared)), ("sha256", _hash(data.get("sha256"))),
+        ("Path", data["path"]), ("Images", _count(data["pictures"], data.get("total"))),
+        ("Boxes", f"{data['boxes']:,}"),
+        ("Also training images", "none" if shared == 0 else f"{shared:,}"), ("sha256", _hash(data["sha256"])),
+        ("Without a label file", _by_split(data.get("unlabelled"))),
+        ("Damaged and left out", _by_split(data.get("damaged"))),
     ]  # fmt: skip
     return join(tag("h3", "Data set"), _pairs(pairs))
 
 
-def _count(value) -> str | None:
-    return None if number(value) is None else f"{value:,}"
+def _count(images: int, total: int | None) -> str:
+    return f"{images:,}" if total in (None, images) else f"{images:,} of {total:,}, evenly spread"
+
+
+def _by_split(counts: Mapping[str, int] | None) -> str | None:
+    """Numbers of training and validation images; None in the JSON of a version that did not count them."""
+    if not counts:
+        return None
+    return f"{counts['train']:,} training and {counts['val']:,} validation images"
 
 
 def _hash(value: str | None) -> Markup | str:
-    return tag("code", value, class_="hash") if value else "not known"
+    return tag("code", value, class_="hash") if value else "unknown"
 
 
 def _files(view: PageView) -> Markup:
     rows = [
         parts.row(
-            item["name"], tag("td", tag("code", item.get("path") or "–", class_="hash"), class_="words"),
-            f"{item['size_bytes']:,}" if number(item.get("size_bytes")) is not None else NOT_MEASURED,
-            tag("td", _hash(item.get("sha256")), class_="words"),
+            item.name, tag("td", tag("code", item.path or "–", class_="hash"), class_="words"),
+            NOT_MEASURED if item.size_bytes is None else f"{item.size_bytes:,}",
+            tag("td", _hash(item.sha256), class_="words"),
         )
         for item in view.items
     ]  # fmt: skip
@@ -77,22 +91,24 @@ def _files(view: PageView) -> Markup:
 
 
 def _build(view: PageView) -> Markup | None:
-    more = view.data.get("more")
+    more = view.facts.more
     if not more:
         return None
-    rescued = more.get("rescued")  # None: no INT8 was made
+    rescued = more["rescued"]  # None if no INT8 file was made
     pairs = [
-        ("Bundle", more.get("bundle")), ("Signed by", more.get("signed_by")),
-        ("Kept from INT8", None if rescued is None else ", ".join(rescued) or "no layer"),
+        ("Bundle", more["bundle"]), ("Signed by", more["signed_by"]),
+        ("Layer fallback", None if rescued is None else ", ".join(rescued) or "no layer"),
     ]  # fmt: skip
-    stages = [s for s in more.get("stages") or [] if number(s.get("seconds")) is not None]
+    stages = more["stages"]
     whole = sum(s["seconds"] for s in stages)
     longest = max((s["seconds"] for s in stages), default=0) or 1
     rows = [parts.row(s["name"], _seconds(s["seconds"]), tag("td", _bar(s["seconds"] / longest))) for s in stages]
-    table = parts.table("Stages of the build", ("Stage", "Took", parts.left("Of the longest")), rows, class_="took")
+    table = parts.table(
+        "Stages of the build", ("Stage", "Time", parts.left("Relative to the longest")), rows, class_="took"
+    )
     return join(
         tag("h3", "Build"), _pairs(pairs),
-        parts.folded(f"Stages, {_seconds(whole)} in all", table) if stages else None,
+        parts.folded(f"Stages, {_seconds(whole)} in total", table) if stages else None,
     )  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,11 +19,13 @@ def number(value: Any) -> float | None:
 
 
 def show(value: Any, unit: str) -> str:
-    """Format a figure with its unit: "bytes", "count", "ms", "fps", "map", "mj" or "int".
+    """Format a figure with its unit: "bytes", "count", "ms", "fps", "map", "mj", "px" or "int".
 
     >>> show(3_011_043, "count"), show(12_054_321, "bytes"), show(0.2493, "map"), show(None, "ms")
     ('3.01 M', '12.1 MB', '0.249', 'not measured')
     """
+    if unit == "px" and isinstance(value, (list, tuple)):  # the sides of an input
+        return " x ".join(f"{side:.0f}" for side in value)
     value = number(value)
     return NOT_MEASURED if value is None else _UNITS[unit](value)
 
@@ -41,7 +44,7 @@ def _three(value: float) -> str:
     return f"{value:.{digits}f}"
 
 
-_UNITS = {
+_UNITS: dict[str, Callable[[float], str]] = {
     "bytes": lambda v: _scaled(v, "B"),
     "count": _scaled,
     "ms": lambda v: f"{_three(v)} ms",
@@ -49,6 +52,7 @@ _UNITS = {
     "map": lambda v: f"{v:.3f}",
     "mj": lambda v: f"{_three(v)} mJ",
     "int": lambda v: f"{v:,.0f}",
+    "px": lambda v: f"{v:,.0f}",
 }
 
 

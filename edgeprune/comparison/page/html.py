@@ -1,4 +1,4 @@
-"""Builds HTML safely: this module escapes every text that is not `Markup` already.
+"""Builds HTML safely: every text that is not `Markup` is escaped.
 
 >>> tag("td", "a < b", class_="name")
 '<td class="name">a &lt; b</td>'
@@ -15,13 +15,13 @@ _VOID = {"meta", "link", "input", "br", "hr", "col"}
 
 
 class Markup(str):
-    """Text that is already HTML; only this module and constants of this package create it."""
+    """Text that is already HTML; only this module and constants in this package create it."""
 
     __slots__ = ()
 
 
 def escape(text: Any) -> Markup:
-    """Turn text into HTML in which nothing is a tag, a control character or a change of writing direction."""
+    """Escape tags, control characters and changes of writing direction."""
     return text if isinstance(text, Markup) else Markup(html.escape(printable(str(text))))
 
 

@@ -1,17 +1,26 @@
-"""The section of the full table: every item with every figure, and below it how each was measured."""
+"""The section with the full table: every figure of every item, and how it was measured."""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Sequence
 
 from edgeprune.comparison.page import figures, parts
 from edgeprune.comparison.page.figures import FigureChange, number, show
 from edgeprune.comparison.page.html import Markup, join, tag
 from edgeprune.comparison.page.view import PageView, p50, place, same_pictures, setting, speedup
-from edgeprune.model.head import NOTE
+from edgeprune.comparison.row import Row
+from edgeprune.model.head import NOTES
 
 _HEAD = (
     "Item", "Size", "Parameters", "MACs", "p50", "Speed", "FPS", "mAP50-95", "Small", "mAP50", "Found", "mJ",
-    "Channels", "Input", "p90", "FPS alone", "Run",
+    "Channels", "Input", "p90", "Inference FPS", "Run",
 )  # fmt: skip
+#: The costs that both tables show: (name, figure, unit).
+_COSTS: tuple[tuple[str, Callable[[Row], int | None], str], ...] = (
+    ("size", lambda row: row.size_bytes, "bytes"),
+    ("parameters", lambda row: row.parameters, "count"),
+    ("MACs", lambda row: row.macs, "count"),
+)
 
 
 def section(view: PageView) -> Markup:
@@ -19,51 +28,53 @@ def section(view: PageView) -> Markup:
     return join(
         parts.table("All items", _HEAD, [_row(view, item) for item in view.items], class_="items"),
         parts.quiet(
-            "Small print under a figure is its change against ",
-            tag("b", view.first["name"]),
-            "; – is not measured. Speed is measured in turns where it could be, so that both meet the same machine. ",
-            "FPS is end to end, one picture after another; FPS alone is of the inference. Small is mAP50-95 of small ",
-            "objects; found are objects of confidence 0.25 and more; mJ is energy per frame; Input is the side in px.",
+            "The small figure is the change against ",
+            tag("b", view.first.name),
+            "; – means not measured. Speed is measured in turns if possible, so that all models run under the same ",
+            "load. FPS is end to end, one image at a time. Small is the mAP50-95 of small objects. Found is the ",
+            "number of detections with confidence 0.25 or more. mJ is the energy per frame. Input is the side "
+            "of a square, or height x width, px.",
         ),
         _notes(view),
     )  # fmt: skip
 
 
-def _row(view: PageView, item: dict) -> Markup:
+def _row(view: PageView, item: Row) -> Markup:
     first = view.first
     other = item is not first
     pictures = other and same_pictures(first, item)
 
-    def cost(key: str, unit: str) -> Markup:
-        value, on = view.network(item, key)
-        change = figures.share(first.get(key), value, "less", "more") if other else None
+    def cost(figure: Callable[[Row], int | None], unit: str) -> Markup:
+        value, on = view.network(item, figure)
+        change = figures.share(figure(first), value, "less", "more") if other else None
         return _cell(value, unit, _percent(change), mark="°" if on else None)
 
-    def precision(key: str) -> Markup:
-        return _cell(item.get(key), "map", figures.accuracy(first.get(key), item.get(key)) if pictures else None)
+    def precision(before: float | None, after: float | None) -> Markup:
+        return _cell(after, "map", figures.accuracy(before, after) if pictures else None)
 
-    name = join(item["name"], [tag("span", flag, class_="flag") for flag in flags(item)])
+    name = join(item.name, [tag("span", flag, class_="flag") for flag in flags(item)])
     return parts.row(
-        name, cost("size_bytes", "bytes"), cost("parameters", "count"), cost("macs", "count"), _cell(p50(item), "ms"),
-        _speed(first, item), _cell(item.get("fps_end_to_end"), "fps"), precision("map50_95"),
-        precision("small_map50_95"), precision("map50"), _cell(item.get("objects_found"), "int"),
-        _cell(item.get("mj_per_frame"), "mj"), cost("channels", "int"), _cell(item.get("imgsz"), "int"),
-        _cell((item.get("latency_ms") or {}).get("p90"), "ms"), _cell(item.get("fps_inference_only"), "fps"),
-        item.get("verdict") or "–",
+        name, *(cost(figure, unit) for _, figure, unit in _COSTS), _cell(p50(item), "ms"), _speed(first, item),
+        _cell(item.fps_end_to_end, "fps"), precision(first.map50_95, item.map50_95),
+        precision(first.small_map50_95, item.small_map50_95), precision(first.map50, item.map50),
+        _cell(item.objects_found, "int"), _cell(item.mj_per_frame, "mj"), cost(lambda row: row.channels, "int"),
+        _cell(item.imgsz, "px"), _cell(item.latency_ms["p90"] if item.latency_ms else None, "ms"),
+        _cell(item.fps_inference_only, "fps"), item.verdict or "–",
     )  # fmt: skip
 
 
-def _speed(first: dict, item: dict) -> Markup:
-    change = figures.times(speedup(first, item))
+def _speed(first: Row, item: Row) -> Markup:
+    factor = speedup(first, item)
+    change = figures.times(factor)
     if change is None:
         return tag("td", "–")
-    sense = "quiet" if item.get("caveat") else parts.SENSES[change.sense]
-    return tag("td", tag("span", f"{speedup(first, item):.2f}×", class_=sense))
+    sense = "quiet" if item.caveat else parts.SENSES[change.sense]
+    return tag("td", tag("span", f"{factor:.2f}×", class_=sense))
 
 
-def flags(item: dict) -> list[str]:
+def flags(item: Row) -> list[str]:
     """The labels beside an item's name that qualify its figures."""
-    return [word for key, word in (("recorded", "recorded"), ("caveat", "see note")) if item.get(key)]
+    return [word for flag, word in ((item.recorded, "recorded"), (item.caveat, "see note")) if flag]
 
 
 def _percent(change: FigureChange | None) -> FigureChange | None:
@@ -74,8 +85,10 @@ def _percent(change: FigureChange | None) -> FigureChange | None:
     return FigureChange(f"{figures.MINUS if direction == 'less' else '+'}{amount} %", change.sense)
 
 
-def _cell(value, unit: str, change: FigureChange | None = None, mark: str | None = None) -> Markup:
-    if number(value) is None:
+def _cell(
+    value: float | Sequence[int] | None, unit: str, change: FigureChange | None = None, mark: str | None = None
+) -> Markup:
+    if number(value) is None and not isinstance(value, Sequence):
         return tag("td", tag("span", "–", aria_hidden="true"), tag("span", figures.NOT_MEASURED, class_="hidden"))
     words = show(value, unit).removesuffix(" FPS").removesuffix(" mJ")
     small = tag("small", change.text, class_=parts.SENSES[change.sense]) if change else None
@@ -86,7 +99,7 @@ def _notes(view: PageView) -> Markup:
     """Describe how each item was measured, and the limits of its figures; equal descriptions share a line."""
     groups: dict[tuple[str, str | None], list[str]] = {}
     for item in view.items:
-        groups.setdefault((_measured(view, item), item.get("caveat")), []).append(item["name"])
+        groups.setdefault((_measured(view, item), item.caveat), []).append(item.name)
     lines = [
         (
             tag("dt", ", ".join(names)),
@@ -95,58 +108,58 @@ def _notes(view: PageView) -> Markup:
         )
         for (measured, caveat), names in groups.items()
     ]
-    noted = any(item.get("caveat") for item in view.items)
+    noted = any(item.caveat for item in view.items)
     return parts.folded("How each item was measured", tag("dl", lines, class_="pairs"), opened=noted)
 
 
-def _measured(view: PageView, item: dict) -> str:
-    said = []
-    if setting(item) is not None:
-        rounds = number(item["latency_ms"].get("rounds"))
-        said.append(f"latency: {place(setting(item))}" + (f", {rounds:,.0f} samples" if rounds else ""))
-    if item.get("measured_with"):
-        said.append(f"accuracy: {item['measured_with']}" if not item.get("recorded") else item["measured_with"])
-    if number(item.get("pictures")) is not None:
-        said.append(f"{item['pictures']:,} picture{'s' if item['pictures'] != 1 else ''}")
-    if item.get("head") and number(item.get("map50_95")) is not None:
-        said.append(f"mAP is that of {NOTE}")
-    counted = [on for key in ("parameters", "macs", "channels") if (on := view.network(item, key)[1])]
+def _measured(view: PageView, item: Row) -> str:
+    notes = []
+    where = setting(item)
+    if where is not None:
+        rounds = item.latency_ms["rounds"] if item.latency_ms else None
+        notes.append(f"latency: {place(where)}" + (f", {rounds:,.0f} samples" if rounds else ""))
+    if item.measured_with:
+        notes.append(item.measured_with if item.recorded else f"accuracy: {item.measured_with}")
+    if item.pictures is not None:
+        notes.append(f"{item.pictures:,} image{'s' if item.pictures != 1 else ''}")
+    if item.head and number(item.map50_95) is not None:
+        notes.append(f"mAP measured with {NOTES.get(item.head, item.head)}")
+    networks = (view.network(item, lambda row: row.parameters), view.network(item, lambda row: row.macs),
+                view.network(item, lambda row: row.channels))  # fmt: skip
+    counted = [on for _, on in networks if on]
     if counted:
-        said.append(f"° counted on {counted[0]}, the same network")
-    return "; ".join(said) or "nothing but its file is known"
+        notes.append(f"° counted on {counted[0]}, the same network")
+    return "; ".join(notes) or "nothing was measured, only the file was read"
 
 
 # -- for a notebook ----------------------------------------------------------------------------------------------------
-_COLUMNS = (("size", "size_bytes", "bytes"), ("parameters", "parameters", "count"), ("MACs", "macs", "count"))
-
-
 def fragment(view: PageView) -> Markup:
     """Render a small table, before -> after of every item, in the text colours of the notebook."""
-    head = ["", *(name for name, _, _ in _COLUMNS), "p50", "mAP50-95", "small"]
+    head = ["", *(name for name, _, _ in _COSTS), "p50", "mAP50-95", "small"]
     cell = "padding:.25em .6em;text-align:right;vertical-align:top;white-space:nowrap;"
     cell += "border-bottom:1px solid rgba(128,128,128,.35);"
     left = cell.replace("right", "left")
     rows = [tag("tr", [tag("th", words, scope="col", style=cell + "font-weight:600") for words in head])]
     for item in view.items:
-        cells = [tag("th", item["name"], [f" ({flag})" for flag in flags(item)], scope="row", style=left)]
+        cells = [tag("th", item.name, [f" ({flag})" for flag in flags(item)], scope="row", style=left)]
         cells += [tag("td", words, style=cell) for words in _arrows(view, item)]
         rows.append(tag("tr", cells))
     look = "font-size:.88em;border-collapse:collapse;font-variant-numeric:tabular-nums;"
     look += "color:inherit;background:transparent"
     table = tag("table", tag("thead", rows[:1]), tag("tbody", rows[1:]), style=look)
-    title = tag("p", tag("b", view.data.get("title") or "Comparison"), _outcome(view), style="margin:.3em 0")
-    notes = dict.fromkeys(item["caveat"] for item in view.items if item.get("caveat"))
-    if (timed := (view.first or {}).get("latency_ms")) and timed.get("runtime"):
-        notes[f"p50: inference alone, {timed['runtime']}"] = None
-    told = tag("p", tag("small", "; ".join(notes)), style="margin:.3em 0") if notes else None
-    return tag("div", title, tag("div", table, style="overflow-x:auto"), told, style="color:inherit")
+    title = tag("p", tag("b", view.title), _outcome(view), style="margin:.3em 0")
+    notes = dict.fromkeys(item.caveat for item in view.items if item.caveat)
+    if (latency := view.first.latency_ms) and latency["runtime"]:
+        notes[f"p50: inference only, {latency['runtime']}"] = None
+    footnote = tag("p", tag("small", "; ".join(notes)), style="margin:.3em 0") if notes else None
+    return tag("div", title, tag("div", table, style="overflow-x:auto"), footnote, style="color:inherit")
 
 
-def _arrows(view: PageView, item: dict) -> list[Markup]:
+def _arrows(view: PageView, item: Row) -> list[Markup]:
     """Render each figure as "before → after" with its change below; those of the first item without a change."""
     first = view.first
 
-    def arrow(before, after, unit: str, change: FigureChange | None) -> Markup:
+    def arrow(before: float | None, after: float | None, unit: str, change: FigureChange | None) -> Markup:
         if item is first or change is None or number(before) is None or number(after) is None:
             return join(show(after, unit))
         was, now = show(before, unit), show(after, unit)
@@ -154,22 +167,21 @@ def _arrows(view: PageView, item: dict) -> list[Markup]:
             was = was.partition(" ")[0]
         return join(f"{was} → {now}", tag("br"), tag("small", change.text))
 
-    said = []
-    for _, key, unit in _COLUMNS:
-        before, after = first.get(key), view.network(item, key)[0]
-        said.append(arrow(before, after, unit, _percent(figures.share(before, after, "less", "more"))))
-    faster = None if item.get("caveat") else speedup(first, item)
-    said.append(arrow(p50(first), p50(item), "ms", FigureChange(f"{faster:.2f}×", "same") if faster else None))
-    for key in ("map50_95", "small_map50_95"):
-        change = figures.accuracy(first.get(key), item.get(key)) if same_pictures(first, item) else None
-        said.append(arrow(first.get(key), item.get(key), "map", change))
-    return said
+    cells = []
+    for _, figure, unit in _COSTS:
+        before, after = figure(first), view.network(item, figure)[0]
+        cells.append(arrow(before, after, unit, _percent(figures.share(before, after, "less", "more"))))
+    faster = None if item.caveat else speedup(first, item)
+    cells.append(arrow(p50(first), p50(item), "ms", FigureChange(f"{faster:.2f}×", "same") if faster else None))
+    for was, now in ((first.map50_95, item.map50_95), (first.small_map50_95, item.small_map50_95)):
+        cells.append(arrow(was, now, "map", figures.accuracy(was, now) if same_pictures(first, item) else None))
+    return cells
 
 
 def _outcome(view: PageView) -> str | None:
-    gates = view.data.get("gates") or []
-    failed = [gate["name"] for gate in gates if gate.get("passed") is False]
+    gates = view.facts.gates
+    failed = [gate["name"] for gate in gates if gate["passed"] is False]
     if failed:
         return f" – {len(failed)} of {len(gates)} gates failed: {'; '.join(failed)}"
-    judged = [gate for gate in gates if gate.get("passed")]
+    judged = [gate for gate in gates if gate["passed"]]
     return f" – {len(judged)} of {len(gates)} gates passed" if gates else None

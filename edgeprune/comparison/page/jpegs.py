@@ -1,4 +1,4 @@
-"""Scales images down until they fit into a page: all with the same size and quality, the best that fits."""
+"""Scales images to fit into a page, all with the same size and quality: the best that fits."""
 
 from __future__ import annotations
 
@@ -20,35 +20,33 @@ class GalleryImage:
     """An image of the gallery, upright, and no larger than the first step of the ladder.
 
     Attributes:
-        image: the image; None if it cannot be read.
+        pixels: the image; None if it cannot be read.
         size: (width, height) of the file, px.
-        error: reason why there is no image.
+        error: reason why it cannot be read.
     """
 
-    image: Image.Image | None
-    size: tuple[int, int] | None
+    pixels: Image.Image | None
+    size: tuple[int, int] = (0, 0)
     error: str | None = None
 
 
-def read(path: str | None) -> GalleryImage:
+def read(path: str) -> GalleryImage:
     """Read an image; a missing or damaged one becomes a GalleryImage with an error."""
-    if not path:
-        return GalleryImage(None, None, "its file is not known")
     try:
         image = Image.fromarray(preprocess.decode(Path(path), Path(path).name))
     except InputError as error:
-        return GalleryImage(None, None, str(error))
-    except ValueError as error:  # a path that no file system takes (a NUL in it)
-        return GalleryImage(None, None, f"cannot be read ({error})")
+        return GalleryImage(None, error=str(error))
+    except ValueError as error:  # a path with a NUL
+        return GalleryImage(None, error=f"cannot be read ({error})")
     size = image.size
     image.thumbnail((_LADDER[0][0], _LADDER[0][0]), Image.Resampling.LANCZOS)
     return GalleryImage(image, size)
 
 
-def encode(picture: GalleryImage, step: int) -> str:
+def encode(pixels: Image.Image, step: int) -> str:
     """Encode an image as a data: URL, at one step of the ladder."""
     side, quality = _LADDER[step]
-    image = picture.image.copy()
+    image = pixels.copy()
     image.thumbnail((side, side), Image.Resampling.LANCZOS)
     stream = io.BytesIO()
     image.save(stream, "JPEG", quality=quality, optimize=True, progressive=True)
@@ -56,24 +54,24 @@ def encode(picture: GalleryImage, step: int) -> str:
 
 
 def fit(pictures: list[GalleryImage], around: list[int], budget: int) -> tuple[list[str | None], int]:
-    """Encode as many images, from the first on, as fit into the budget.
+    """Encode as many images as fit into the budget, starting with the first.
 
-    All have the best step of the ladder at which all fit. If not all fit at the last step, the last images are left
-    out.
+    All use the best step of the ladder at which all of them fit. If they do not fit at the last step, the last images
+    are left out.
 
     Args:
         pictures: the images.
-        around: bytes of markup beside each image.
+        around: bytes of markup around each image.
         budget: limit of images and markup together, bytes.
 
     Returns:
-        The data: URLs, None for an image that could not be read, and the longest side that they were scaled to, px.
+        The data: URLs, None for an image that could not be read, and the limit of their longest side, px.
     """
     for step, (side, _) in enumerate(_LADDER):
         urls: list[str | None] = []
         left = budget
         for picture, markup in zip(pictures, around):
-            url = encode(picture, step) if picture.image is not None else None
+            url = encode(picture.pixels, step) if picture.pixels is not None else None
             left -= markup + len(url or "")
             if left < 0:
                 break

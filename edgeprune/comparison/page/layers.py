@@ -1,24 +1,26 @@
-"""The section of channels kept per layer: every convolution before and after, in the order of the network."""
+"""The section on the channels kept per layer: every convolution before and after, in network order."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 from edgeprune.comparison.page import parts, svg
 from edgeprune.comparison.page.html import Markup, join, tag
 from edgeprune.comparison.page.view import PageView
 
-Layers = dict[str, int]
+#: {convolution: its output channels}
+Layers = Mapping[str, int]
 
 
 def section(view: PageView) -> Markup:
     """Render the section: one chart for each network that differs from the original."""
-    before = view.first.get("layers") if view.first else None
+    before = view.first.layers
     if not before:
-        return parts.quiet("The layers of ", tag("b", view.first["name"]) if view.first else "it", " are not known.")
+        return parts.quiet("The layers of ", tag("b", view.first.name), " are unknown.")
     networks = _networks(view, before)
     if not networks:
-        return parts.quiet("No item has fewer or more channels than ", tag("b", view.first["name"]), " in any layer.")
+        return parts.quiet("No item differs from ", tag("b", view.first.name), " in the channels of a layer.")
     (names, after), *rest = networks
     others = [_one(view, before, *network, key=f"layers-{i}") for i, network in enumerate(rest, 1)]
     shared = [name for name in before if name in after]
@@ -31,46 +33,46 @@ def section(view: PageView) -> Markup:
 
 def _networks(view: PageView, before: Layers) -> list[tuple[list[str], Layers]]:
     """The networks that differ from the original, each with the names of its items; the delivered one first."""
-    found: list[tuple[list[str], Layers]] = []
+    networks: list[tuple[list[str], Layers]] = []
     for item in view.items[1:]:
-        after = item.get("layers")
+        after = item.layers
         if not after or after == before:
             continue
-        for names, other in found:
+        for names, other in networks:
             if other == after:
-                names.append(item["name"])
+                names.append(item.name)
                 break
         else:
-            found.append(([item["name"]], after))
-    delivered = view.delivered["name"] if view.delivered else None
-    return sorted(found, key=lambda network: delivered not in network[0])
+            networks.append(([item.name], after))
+    delivered = view.delivered.name if view.delivered else None
+    return sorted(networks, key=lambda network: delivered not in network[0])
 
 
 def _one(view: PageView, before: Layers, names: list[str], after: Layers, key: str) -> Markup:
     shared = [name for name in before if name in after]
     who = ", ".join(names)
     if not shared:
-        return parts.quiet(tag("b", who), " shares no layer's name with ", tag("b", view.first["name"]), ".")
+        return parts.quiet(tag("b", who), " shares no layer name with ", tag("b", view.first.name), ".")
     kept = {name: after[name] / before[name] for name in shared if before[name]}
     total = sum(before[n] for n in shared), sum(after[n] for n in shared)
-    least = min(kept, key=kept.get)
+    least = min(kept, key=lambda name: kept[name])
     untouched = sum(1 for name in shared if after[name] == before[name])
     others = len(set(before) | set(after)) - len(shared)
     words = (
-        f"{total[1]:,} of {total[0]:,} output channels kept ({_kept(*total)}) over {len(shared)} convolutions; "
-        f"{untouched} of them whole. Least kept: {least}, {after[least]} of {before[least]}."
+        f"{total[1]:,} of {total[0]:,} output channels kept ({_kept(*total)}) in {len(shared)} convolutions; "
+        f"{untouched} of them unchanged. Largest reduction: {least}, {after[least]} of {before[least]} kept."
     )
     if others:
-        words += f" {others} more stand in only one of the two networks and are not shown."
+        words += f" {others} more convolutions exist in only one of the two networks and are not shown."
     return join(
-        tag("p", tag("b", who), " against ", tag("b", view.first["name"]), ": ", words),
+        tag("p", tag("b", who), " against ", tag("b", view.first.name), ": ", words),
         svg.both(lambda width, id_: _skyline(shared, before, after, width, id_, words), key),
         parts.legend([(parts.swatch("var(--accent)"), "kept"), (parts.swatch("currentColor", hollow=True), "before")]),
     )
 
 
 def _skyline(names: list[str], before: Layers, after: Layers, width: float, key: str, desc: str) -> Markup:
-    """Draw one column a convolution: the outline is the original, the filling the channels that stay."""
+    """Draw one column per convolution: the outline is the original, the filling the kept channels."""
     narrow = width < 600
     left, top, height, foot = 40, 22, 170 if narrow else 210, 36
     most = max(max(before[n], after[n]) for n in names)
@@ -85,12 +87,12 @@ def _skyline(names: list[str], before: Layers, after: Layers, width: float, key:
     for i, name in enumerate(names):
         x = left + i * pitch + (pitch - thick) / 2
         was, now = before[name], after[name]
-        said = tag("title", f"{name}: {was} → {now} ({_kept(was, now)})")
+        title = tag("title", f"{name}: {was} → {now} ({_kept(was, now)})")
         outline = svg.rect(
             x, y(was), thick, base - y(was), fill="currentColor", fill_opacity=0.1, stroke="currentColor",
             stroke_opacity=0.5, stroke_width=0.75,
         )  # fmt: skip
-        drawn.append(tag("g", said, outline, svg.rect(x, y(now), thick, base - y(now), fill="var(--accent)")))
+        drawn.append(tag("g", title, outline, svg.rect(x, y(now), thick, base - y(now), fill="var(--accent)")))
     drawn.append(_blocks(names, left, pitch, base, width))
     return svg.chart(width, base + foot, key, "Channels kept per layer", desc, *drawn)
 
@@ -107,15 +109,15 @@ def _blocks(names: list[str], left: float, pitch: float, base: float, width: flo
         if x >= free and x + svg.width_of(words, 11) < width:
             drawn.append(svg.text(x + 1, base + 16, words, font_size=11, quiet=True))
             free = x + svg.width_of(words, 11) + 6
-    words = "blocks of the network, in its order"
+    words = "blocks, in network order"
     drawn.append(svg.text(width, base + 32, words, anchor="end", font_size=11, quiet=True))
     return join(drawn)
 
 
 def _block(name: str) -> str:
     """The block of a layer: model.2.m.0.cv1.conv -> model.2; a name of another form is its own block."""
-    found = re.match(r"[A-Za-z_]+\.\d+", name)
-    return found[0] if found else name.partition(".")[0]
+    match = re.match(r"[A-Za-z_]+\.\d+", name)
+    return match[0] if match else name.partition(".")[0]
 
 
 def _kept(before: int, after: int) -> str:
@@ -123,7 +125,7 @@ def _kept(before: int, after: int) -> str:
 
 
 def _list(names: list[str], before: Layers, after: Layers) -> Markup:
-    """Render the table behind the columns, with a bar in each row, by block so that it can be set in columns."""
+    """Render the figures as one table per block, with a bar in each row."""
     most = max(max(before[n], after[n]) for n in names)
     blocks: dict[str, list[str]] = {}
     for name in names:

@@ -1,4 +1,4 @@
-"""Elements that several sections share: scrolling tables, folded content, legends."""
+"""Elements shared by several sections: scrolling tables, folded content, legends."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def left(words: str) -> Markup:
 
 
 def row(name: Any, *cells: Any, class_: str | None = None) -> Markup:
-    """Render a row that its first cell names; a cell that is no <td> becomes one."""
+    """Render a row with its name in the first cell; a cell that is not a <td> becomes one."""
     made = [cell if isinstance(cell, Markup) and cell.startswith("<td") else tag("td", cell) for cell in cells]
     return tag("tr", tag("th", name, scope="row"), made, class_=class_)
 

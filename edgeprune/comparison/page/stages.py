@@ -1,16 +1,18 @@
-"""The section of time by stage: decode, pre, infer and post of one image."""
+"""The section on latency by stage: decode, pre, infer and post of one image."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from itertools import groupby
 
 from edgeprune.comparison.page import parts, svg, theme
 from edgeprune.comparison.page.figures import number, show
 from edgeprune.comparison.page.html import Markup, join, tag
 from edgeprune.comparison.page.view import PageView
+from edgeprune.comparison.row import Row
 
 _NAMES = ("decode", "pre", "infer", "post")
-_MEANING = {"decode": "picture file to pixels", "pre": "letterbox and scaling", "infer": "the network",
+_MEANING = {"decode": "image file to pixels", "pre": "letterbox and scaling", "infer": "the network",
             "post": "boxes and NMS"}  # fmt: skip
 
 
@@ -18,9 +20,9 @@ def section(view: PageView) -> Markup:
     """Render the section: bars, and the same figures as a table."""
     items = [item for item in view.items if _of(item)]
     if not items:
-        return parts.quiet("No item has its time by stage measured.")
-    items.sort(key=lambda item: bool(item.get("recorded")))
-    lacking = [item["name"] for item in view.items if not _of(item)]
+        return parts.quiet("No item has a latency by stage.")
+    items.sort(key=lambda item: item.recorded)
+    lacking = [item.name for item in view.items if not _of(item)]
     return join(
         svg.both(lambda width, key: _bars(items, width, key), "stages"),
         parts.legend([(parts.swatch(theme.STAGES[n]), f"{n}: {_MEANING[n]}") for n in _NAMES]),
@@ -29,20 +31,20 @@ def section(view: PageView) -> Markup:
     )
 
 
-def _of(item: dict) -> dict[str, float]:
+def _of(item: Row) -> dict[str, float]:
     """The measured stages of an item, in order."""
-    stages = item.get("stages_ms") or {}
+    stages = item.stages_ms or {}
     return {name: stages[name] for name in _NAMES if number(stages.get(name)) is not None}
 
 
-def _where(item: dict) -> str:
-    if not item.get("recorded"):
+def _where(item: Row) -> str:
+    if not item.recorded:
         return "this machine"
-    return f"recorded on {item.get('machine') or 'a machine that is not stated'}"
+    return f"recorded on {item.machine or 'an unknown machine'}"
 
 
-def _bars(items: list[dict], width: float, key: str) -> Markup:
-    """Draw one bar an item in one scale, grouped by machine."""
+def _bars(items: Sequence[Row], width: float, key: str) -> Markup:
+    """Draw one bar per item on a common scale, grouped by machine."""
     narrow = width < 600
     left = 0 if narrow else 210
     pitch, thick = (48, 22) if narrow else (34, 24)
@@ -55,22 +57,23 @@ def _bars(items: list[dict], width: float, key: str) -> Markup:
             drawn.append(svg.text(0, y + 14, svg.short(where, 46 if narrow else 90), font_weight=600))
             y += 26
         for item in group:
-            name = svg.short(item["name"], 34 if narrow else 28)
+            name = svg.short(item.name, 34 if narrow else 28)
             drawn.append(svg.text(0, y + (12 if narrow else thick / 2 + 4.5), name))
             drawn.append(_bar(item, x, y + (18 if narrow else 0), thick))
             y += pitch
         y += 8
-    desc = "; ".join(f"{i['name']}: " + ", ".join(f"{n} {show(v, 'ms')}" for n, v in _of(i).items()) for i in items)
-    return svg.chart(width, y, key, "Where the milliseconds go, p50 of each stage", f"{desc}.", *drawn)
+    desc = "; ".join(f"{i.name}: " + ", ".join(f"{n} {show(v, 'ms')}" for n, v in _of(i).items()) for i in items)
+    return svg.chart(width, y, key, "Latency by stage, p50 of each", f"{desc}.", *drawn)
 
 
-def _bar(item: dict, x, y: float, thick: float) -> Markup:
-    drawn, done = [], 0.0
+def _bar(item: Row, x: Callable[[float], float], y: float, thick: float) -> Markup:
+    drawn: list[Markup] = []
+    done = 0.0
     for name, took in _of(item).items():
         start, end = x(done), x(done + took)
         drawn.append(
             svg.rect(start, y, end - start - (1.5 if end - start > 3 else 0), thick,
-                     tag("title", f"{item['name']}, {name}: {show(took, 'ms')}"), fill=theme.STAGES[name])
+                     tag("title", f"{item.name}, {name}: {show(took, 'ms')}"), fill=theme.STAGES[name])
         )  # fmt: skip
         for words in (f"{name} {show(took, 'ms')}", show(took, "ms").removesuffix(" ms"), name):
             if svg.width_of(words, 11) + 8 < end - start:
@@ -81,13 +84,13 @@ def _bar(item: dict, x, y: float, thick: float) -> Markup:
     return join(drawn)
 
 
-def _table(items: list[dict]) -> Markup:
+def _table(items: Sequence[Row]) -> Markup:
     rows = [
         parts.row(
-            item["name"], *(show(_of(item).get(n), "ms") for n in _NAMES), show(sum(_of(item).values()), "ms"),
-            show(item.get("fps_end_to_end"), "fps"), tag("td", _where(item), class_="words"),
+            item.name, *(show(_of(item).get(n), "ms") for n in _NAMES), show(sum(_of(item).values()), "ms"),
+            show(item.fps_end_to_end, "fps"), tag("td", _where(item), class_="words"),
         )
         for item in items
     ]  # fmt: skip
     head = ("Item", *_NAMES, "sum of the medians", "end to end", parts.left("Measured on"))
-    return parts.table("Time by stage", head, rows)
+    return parts.table("Latency by stage", head, rows)

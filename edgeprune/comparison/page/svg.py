@@ -1,8 +1,8 @@
 """Building blocks of the charts: scales, ticks, labels, and the SVG around them; independent of models.
 
-A chart is drawn twice, for a wide screen and for a phone, and the style sheet shows one of them, because text that is
-only scaled down cannot be read at 360 px. Lines and text have `currentColor`, so that a chart matches the page or
-notebook around it.
+A chart is drawn twice, for a wide screen and for a phone, because text that is only scaled down cannot be read at
+360 px. The style sheet shows one of the two. Lines and text use `currentColor`, so a chart matches the page or notebook
+around it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def chart(width: float, height: float, key: str, title: str, desc: str, *childre
 
 
 def text(x: float, y: float, words: Any, *, anchor: str = "start", quiet: bool = False, **more: Any) -> Markup:
-    """A text at a position, px."""
+    """A text element at a position, px."""
     opacity = 0.72 if quiet else None
     return tag("text", words, x=px(x), y=px(y), text_anchor=anchor if anchor != "start" else None,
                fill_opacity=opacity, **more)  # fmt: skip
@@ -99,7 +99,7 @@ def plain(value: float) -> str:
 
 
 def width_of(words: str, size: float = 12.5) -> float:
-    """Estimate the width of words, px; no font is available to measure it."""
+    """Estimate the width of words, px; no font is available for measuring it."""
     return 0.58 * size * len(words)
 
 
@@ -116,5 +116,5 @@ def short(words: str, most: int = 26) -> str:
 
 
 def px(value: float) -> str:
-    """Format a length for SVG with one decimal at most."""
+    """Format a length for SVG with at most one decimal."""
     return f"{value:.1f}".removesuffix(".0")

@@ -1,8 +1,9 @@
 """The page's colours, light and dark, in one table.
 
-The colours of items and stages are Okabe and Ito's, moved to one lightness. Colour-blind people can tell them apart.
-They have a contrast of at least 3:1 against white and against the dark ground, so a notebook of either kind, which has
-no custom properties, can show them. White text on them has 4.5:1. No information is in colour alone.
+The colours of items and stages are those of Okabe and Ito at a common lightness; colour-blind readers can distinguish
+them. Their contrast is at least 3:1 against white and against the dark ground, so they also work in light and dark
+notebooks, which have no custom properties. The contrast of white text on them is 4.5:1. No information is in colour
+alone.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ STAGES = {"decode": "#6b7482", "pre": "#14777f", "infer": "#1f6fb2", "post": "#b
 
 
 def css() -> str:
-    """The custom properties, by the system's preference or by the reader's choice."""
+    """The custom properties, for the system's preference and for the reader's choice."""
     pairs = {**TOKENS, **{f"item-{i}": pair for i, pair in enumerate(zip(ITEMS, BRIGHT))}}
     light, dark = (";".join(f"--{name}:{pair[i]}" for name, pair in pairs.items()) for i in (0, 1))
     return (

@@ -1,9 +1,9 @@
-"""The section of latency × mAP over all items; a front joins only figures of the same machine and runtime."""
+"""The section on latency × mAP of all items; a front joins only figures from the same machine and runtime."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -12,13 +12,18 @@ from edgeprune.comparison.page import parts, svg, theme
 from edgeprune.comparison.page.figures import number, show
 from edgeprune.comparison.page.html import Markup, join, tag
 from edgeprune.comparison.page.view import PageView, p50, place, setting, settings
+from edgeprune.comparison.row import Row
 
 _LOG_FROM = 12  # ratio of slowest to fastest from which the axis is logarithmic, because points would crowd in a corner
+#: (left, top, right, bottom) of an area of the plot, px.
+_Area = tuple[float, float, float, float]
+#: A function from a figure to its position on an axis, px, and the figures of the ticks.
+_Axis = tuple[Callable[[float], float], list[float]]
 
 
 @dataclass
 class _Point:
-    item: dict
+    item: Row
     ms: float
     accuracy: float
     colour: str
@@ -27,11 +32,11 @@ class _Point:
 
     @property
     def recorded(self) -> bool:
-        return bool(self.item.get("recorded"))
+        return self.item.recorded
 
     @property
     def caveat(self) -> bool:
-        return bool(self.item.get("caveat"))
+        return bool(self.item.caveat)
 
 
 def front(points: list[tuple[float, float]]) -> list[int]:
@@ -51,9 +56,9 @@ def front(points: list[tuple[float, float]]) -> list[int]:
 def plot(view: PageView, width: float = svg.WIDE, key: str = "pareto") -> Markup:
     """Draw the plot as SVG; without a point it states that there is nothing to plot."""
     points = [
-        _Point(item, p50(item), number(item.get("map50_95")), theme.colour(view.index(item)))
+        _Point(item, ms, accuracy, theme.colour(view.index(item)))
         for item in view.items
-        if p50(item) is not None and number(item.get("map50_95")) is not None
+        if (ms := p50(item)) is not None and (accuracy := number(item.map50_95)) is not None
     ]
     if not points:
         words = "No item has both a latency and an mAP: there is nothing to plot."
@@ -72,12 +77,19 @@ def plot(view: PageView, width: float = svg.WIDE, key: str = "pareto") -> Markup
 
 
 def _words(p: _Point) -> str:
-    said = f"{p.item['name']}: {show(p.ms, 'ms')}, mAP50-95 {show(p.accuracy, 'map')}"
-    return said + (", recorded" if p.recorded else "") + (", see note" if p.caveat else "")
+    text = f"{p.item.name}: {show(p.ms, 'ms')}, mAP50-95 {show(p.accuracy, 'map')}"
+    return text + (", recorded" if p.recorded else "") + (", see note" if p.caveat else "")
 
 
-def _axes(points: list[_Point], width: float, height: float, margins: tuple) -> Markup:
-    """Draw grid, ticks and titles, and set the positions of the points."""
+def _axes(points: list[_Point], width: float, height: float, margins: _Area) -> Markup:
+    """Draw grid, ticks and titles, and set the positions of the points.
+
+    Args:
+        points: the points.
+        width: width of the plot, px.
+        height: height of the plot, px.
+        margins: (left, right, top, bottom), px.
+    """
     left, right, top, bottom = margins
     times, scores = [p.ms for p in points], [p.accuracy for p in points]
     log = min(times) > 0 and max(times) / min(times) > _LOG_FROM
@@ -99,7 +111,7 @@ def _axes(points: list[_Point], width: float, height: float, margins: tuple) -> 
     return join(parts)
 
 
-def _axis(values: list[float], start: float, end: float, pad: float, about: int, least: float = 0.0):
+def _axis(values: list[float], start: float, end: float, pad: float, about: int, least: float = 0.0) -> _Axis:
     """Make a linear scale over the values with space around them, never below zero."""
     span = max(max(values) - min(values), least, 0.05 * max(values), 1e-9)
     middle = (max(values) + min(values)) / 2
@@ -107,14 +119,15 @@ def _axis(values: list[float], start: float, end: float, pad: float, about: int,
     return svg.scale(low, high, start, end), svg.ticks(low, high, about)
 
 
-def _log_axis(values: list[float], start: float, end: float):
+def _log_axis(values: list[float], start: float, end: float) -> _Axis:
+    """Make a logarithmic scale over the values with space around them."""
     low, high = math.log10(min(values) * 0.8), math.log10(max(values) * 1.25)
     place_of = svg.scale(low, high, start, end)
     steps = [m * 10.0**e for e in range(math.floor(low), math.ceil(high) + 1) for m in (1, 2, 5)]
     return (lambda value: place_of(math.log10(value))), [s for s in steps if low <= math.log10(s) <= high]
 
 
-def _front(points: list[_Point], items: list[dict]) -> list[tuple[float, float]]:
+def _front(points: list[_Point], items: Sequence[Row]) -> list[tuple[float, float]]:
     """The corners of the front's line for one machine and runtime; figures with a caveat are left out."""
     mine = [p for p in points if not p.caveat and any(p.item is item for item in items)]
     kept = [mine[i] for i in front([(p.ms, p.accuracy) for p in mine])]
@@ -124,7 +137,7 @@ def _front(points: list[_Point], items: list[dict]) -> list[tuple[float, float]]
     return corners if len(kept) > 1 else []
 
 
-def _labels(points: list[_Point], fronts: list[list[tuple[float, float]]], box: tuple, size: float) -> Markup:
+def _labels(points: list[_Point], fronts: list[list[tuple[float, float]]], box: _Area, size: float) -> Markup:
     """Place names near their points without overlapping a name, point or front; a thin line leads to a distant name."""
     left, right, top, bottom = box
     taken = [(p.x - 8, p.y - 8, p.x + 8, p.y + 8) for p in points]
@@ -133,7 +146,7 @@ def _labels(points: list[_Point], fronts: list[list[tuple[float, float]]], box: 
             taken.append((min(x1, x2) - 1, min(y1, y2) - 1, max(x1, x2) + 1, max(y1, y2) + 1))
     drawn = []
     for p in sorted(points, key=lambda p: p.y):
-        name = svg.short(p.item["name"], 20 if right < 600 else 34)
+        name = svg.short(p.item.name, 20 if right < 600 else 34)
         wide = svg.width_of(name, size)
         for x, y, far in _places(p, wide):
             area = (x, y - size, x + wide, y + 3)
@@ -145,7 +158,7 @@ def _labels(points: list[_Point], fronts: list[list[tuple[float, float]]], box: 
                     drawn.append(svg.line(p.x, p.y, *end, opacity=0.35))
                 weight = 600 if p.colour == theme.colour(0) else None
                 drawn.append(svg.text(x, y, name, font_size=size, font_weight=weight))
-                break  # a name without space is in the table only
+                break  # a name that does not fit is only in the table
     return join(drawn)
 
 
@@ -165,14 +178,14 @@ def _places(p: _Point, wide: float) -> Iterator[tuple[float, float, bool]]:
             yield p.x + dx, p.y - away, True
 
 
-def _overlap(a: tuple, b: tuple) -> bool:
+def _overlap(a: _Area, b: _Area) -> bool:
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
 def section(view: PageView) -> Markup:
     """Render the plot, its legend and its table, with the reasons why items are not plotted."""
-    missing = [item for item in view.items if p50(item) is None or number(item.get("map50_95")) is None]
-    left_out = [tag("li", tag("b", item["name"]), ": ", _why(item)) for item in missing]
+    missing = [item for item in view.items if p50(item) is None or number(item.map50_95) is None]
+    left_out = [tag("li", tag("b", item.name), ": ", _why(item)) for item in missing]
     plotted = len(missing) < len(view.items)
     return join(
         svg.both(lambda width, key: plot(view, width, key), "pareto"),
@@ -182,9 +195,9 @@ def section(view: PageView) -> Markup:
     )
 
 
-def _why(item: dict) -> str:
-    lacks = [word for word, value in (("latency", p50(item)), ("mAP", number(item.get("map50_95")))) if value is None]
-    known = show(item.get("map50_95"), "map") if lacks == ["latency"] else show(p50(item), "ms")
+def _why(item: Row) -> str:
+    lacks = [word for word, value in (("latency", p50(item)), ("mAP", number(item.map50_95))) if value is None]
+    known = show(item.map50_95, "map") if lacks == ["latency"] else show(p50(item), "ms")
     if len(lacks) == 2:
         return "latency and mAP not measured"
     return f"{lacks[0]} not measured ({'mAP50-95' if lacks == ['latency'] else 'p50'} {known})"
@@ -197,20 +210,20 @@ def _legend(view: PageView) -> Markup:
 
     step = tag("path", d="M1 12h8V5h8", fill="none", stroke="currentColor", stroke_width=1.5)
     entries = [(sample(0), "measured in this run")]
-    if any(item.get("recorded") for item in view.items):
+    if any(item.recorded for item in view.items):
         entries.append((sample(1), "recorded in another run, perhaps on another machine"))
-    if any(item.get("caveat") for item in view.items):
-        entries.append((sample(0, hollow=True), "hollow: see its note; takes no part in a front"))
+    if any(item.caveat for item in view.items):
+        entries.append((sample(0, hollow=True), "hollow: not part of a front, see the item's note"))
     entries.append((tag("svg", step, width=18, height=18, aria_hidden="true"),
-                    "front: nothing of the same machine and runtime is both faster and better"))  # fmt: skip
+                    "front: no other item on the same machine and runtime is both faster and better"))  # fmt: skip
     return parts.legend(entries)
 
 
 def _table(view: PageView) -> Markup:
     rows = [
         parts.row(
-            item["name"], show(p50(item), "ms"), show(item.get("map50_95"), "map"),
-            tag("td", place(setting(item)) if setting(item) else "–", class_="words"),
+            item.name, show(p50(item), "ms"), show(item.map50_95, "map"),
+            tag("td", place(where) if (where := setting(item)) else "–", class_="words"),
         )
         for item in view.items
     ]  # fmt: skip

@@ -1,7 +1,13 @@
-"""Every form that Ultralytics takes as `data=`, as a data.yaml on this disk: one file here for each form.
+"""Finds the data.yaml of a data set in one of these forms; one file per form:
 
-Forms that have to be converted (an archive, COCO's JSON) become an ordinary data set in the cache, named by the hash of
-the content. It is made once, whole or not at all, and its images are links to the user's. Nothing is ever fetched.
+- a data.yaml, or a folder that contains one
+- COCO's JSON, or a folder that contains it
+- a .zip or .tar archive of such a folder
+- the name of one of Ultralytics' own data sets, such as `coco8`, whose images are already on this disk
+
+An archive and COCO's JSON are converted to an ordinary data set in the cache, named by the hash of the content. The
+conversion happens once, completely or not at all, and the images are links to the user's. Nothing is downloaded: a
+URL, and a list of images on Ultralytics' platform (.ndjson), are refused with the command that downloads them.
 """
 
 from __future__ import annotations
@@ -11,6 +17,7 @@ import tarfile
 import zipfile
 from pathlib import Path
 
+from edgeprune_device import option
 from edgeprune_device.errors import InputError
 
 __all__ = ["find"]
@@ -24,27 +31,31 @@ def find(path: Path) -> Path:
             one of Ultralytics' own data sets (`coco8.yaml`, `coco8`).
 
     Raises:
-        InputError: It is none of these, or would have to be fetched from a network.
+        InputError: The path is none of these, or the data set would need a download.
     """
     from edgeprune.data.formats import archive, coco, folder, named
 
-    # pathlib makes one slash of two, and resolving puts the working folder in front.
+    # pathlib turns two slashes into one, and resolve() prepends the working folder.
     if re.search(r"(^|/)[a-z0-9+]+:/", str(path)) and not path.exists():
-        raise InputError(f"--data {path}: edgeprune fetches nothing; fetch it first, and give the file or its folder")
+        raise InputError(
+            f"{option.named('data', path)}: a URL, and edgeprune downloads nothing; download the data set first, and "
+            "give the file or its folder"
+        )
     if path.is_dir():
         return folder.find(path)
     if not path.exists():
         return named.find(path)
     if path.suffix.lower() == ".ndjson":
         raise InputError(
-            f"{path}: its pictures are on Ultralytics' platform, and edgeprune fetches nothing; fetch them by "
+            f"{path}: a list of images on Ultralytics' platform, and edgeprune downloads nothing; download them with "
             f'`python -c "import asyncio; from ultralytics.data.converter import convert_ndjson_to_yolo as c; '
-            f"print(asyncio.run(c('{path}')))\"`, and give the data.yaml that it names"
+            f"print(asyncio.run(c('{path}')))\"`, and give the data.yaml that it prints"
         )
     if path.suffix.lower() == ".json":
         return coco.find(path)
-    if path.suffix.lower() in (".zip", ".tar", ".gz", ".tgz", ".xz", ".bz2"):  # a .pt and a bundle are zip files, too
+    # by suffix, because a .pt and a bundle are zip files, too
+    if path.suffix.lower() in (".zip", ".tar", ".gz", ".tgz", ".xz", ".bz2"):
         if zipfile.is_zipfile(path) or tarfile.is_tarfile(path):
             return archive.find(path)
-        raise InputError(f"{path}: not an archive that can be opened; damaged?")
+        raise InputError(f"{path}: not an archive, or damaged; give a .zip or .tar")
     return path

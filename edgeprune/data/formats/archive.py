@@ -18,7 +18,7 @@ def find(path: Path) -> Path:
     """The data.yaml in the archive, unpacked.
 
     Raises:
-        InputError: The archive is damaged, holds no data set, or there is no room.
+        InputError: The archive is damaged or holds no data set, or the disk is full.
     """
     return folder.find(cache.made(path.stem, sha256(path), lambda place: _unpack(path, place)))
 
@@ -28,10 +28,10 @@ def _unpack(path: Path, place: Path) -> None:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
                 check_room(place, sum(entry.file_size for entry in archive.infolist()))
-                archive.extractall(place)  # drops .. and leading slashes
+                archive.extractall(place)  # removes .. and leading slashes
         else:
             with tarfile.open(path) as archive:
                 check_room(place, sum(entry.size for entry in archive))
-                archive.extractall(place, filter="data")  # refuses members that would lie elsewhere
+                archive.extractall(place, filter="data")  # refuses members outside of the folder
     except (zipfile.BadZipFile, tarfile.TarError, EOFError, RuntimeError, NotImplementedError) as error:
         raise InputError(f"{path}: cannot be unpacked ({' '.join(str(error).split())})") from error

@@ -1,4 +1,4 @@
-"""Data sets that were converted from another form, named by the hash of their source.
+"""Data sets that were converted from another format, named by the hash of their source.
 
 ~/.cache/edgeprune/data/NAME-KEY/     $XDG_CACHE_HOME
 """
@@ -13,7 +13,8 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from edgeprune_device.errors import InputError
+from edgeprune_device.errors import InputError, reason
+from edgeprune_device.files import make_folder
 
 from edgeprune import cache
 
@@ -21,12 +22,12 @@ __all__ = ["made"]
 
 
 def made(name: str, key: str, make: Callable[[Path], None]) -> Path:
-    """The folder of this name and key. It appears in one step, when it is whole.
+    """The folder of this name and key. It appears in one step, after it is complete.
 
     Args:
         name: The readable part of the folder's name.
         key: The hash of the source, hexadecimal.
-        make: Fills an empty folder, if there is none of this name and key yet.
+        make: Fills an empty folder, if no folder has this name and key yet.
 
     Raises:
         InputError: The cache cannot be written.
@@ -36,19 +37,18 @@ def made(name: str, key: str, make: Callable[[Path], None]) -> Path:
     if place.is_dir():
         return place
     try:
-        base.mkdir(parents=True, exist_ok=True)
+        make_folder(base)
         work = Path(tempfile.mkdtemp(prefix=".", dir=base))
         try:
             whole = work / "data"
             whole.mkdir()
             make(whole)
-            with contextlib.suppress(FileExistsError):  # another process was first
+            with contextlib.suppress(FileExistsError):  # another process has created it first
                 os.rename(whole, place)
         finally:
             shutil.rmtree(work, ignore_errors=True)
     except OSError as error:
         if place.is_dir():
             return place
-        reason = (error.strerror or str(error)).lower()
-        raise InputError(f"{base}: cannot be written ({reason}); free some room, or set XDG_CACHE_HOME") from error
+        raise InputError(f"{base}: cannot be written ({reason(error)}); free space, or set XDG_CACHE_HOME") from error
     return place

@@ -10,23 +10,23 @@ __all__ = ["find"]
 
 
 def find(folder: Path) -> Path:
-    """Find the data.yaml in a folder, as Ultralytics looks for it: *.yaml at the top, else anywhere below.
+    """Find the data.yaml in a folder like Ultralytics does: *.yaml at the top, else anywhere below.
 
-    Of several files the one with the folder's name is taken.
+    If there are several files, the one with the folder's name is used.
 
     Raises:
-        InputError: There are several YAML files and none has the folder's name, or there is nothing of a data set.
+        InputError: The folder has several YAML files and none with its name, or it holds no data set.
     """
     for pattern in ("*.yaml", "*.yml"):
-        found = sorted(folder.glob(pattern)) or sorted(folder.rglob(pattern))
-        if len(found) > 1:
-            named = [f for f in found if f.stem == folder.resolve().name]
+        files = sorted(folder.glob(pattern)) or sorted(folder.rglob(pattern))
+        if len(files) > 1:
+            named = [f for f in files if f.stem == folder.resolve().name]
             if len(named) != 1:
-                these = ", ".join(str(f.relative_to(folder)) for f in found[:4])
-                raise InputError(f"{folder}: holds {len(found)} YAML files ({these}, …); give the right one itself")
-            found = named
-        if found:
-            return found[0]
+                these = ", ".join(str(f.relative_to(folder)) for f in files[:4])
+                raise InputError(f"{folder}: {len(files)} YAML files ({these}, …); give one of them")
+            files = named
+        if files:
+            return files[0]
     from edgeprune.data.formats import coco
 
     return coco.find(folder)

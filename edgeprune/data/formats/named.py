@@ -10,10 +10,10 @@ __all__ = ["find"]
 
 
 def find(path: Path) -> Path:
-    """Ultralytics' own data.yaml of this name; its images lie in the user's `datasets_dir` (`yolo settings`).
+    """Ultralytics' own data.yaml of this name; its images are in the user's `datasets_dir` (`yolo settings`).
 
     Raises:
-        InputError: There is no file or data set of that name.
+        InputError: No file or data set has that name.
     """
     from ultralytics.utils import ROOT
 
@@ -22,5 +22,5 @@ def find(path: Path) -> Path:
         for suffix in ("", ".yaml", ".yml"):
             if (folder / f"{path.name}{suffix}").is_file():
                 return folder / f"{path.name}{suffix}"
-        raise InputError(f"{path.name}: no such file here, and no data set of that name in Ultralytics' {folder}")
-    raise InputError(f"{path}: no such file")
+        raise InputError(f"{path.name}: no such file here, and no Ultralytics data set of that name in {folder}")
+    raise InputError(f"{path}: no such file; check the path")

@@ -1,5 +1,8 @@
-"""What runs on a drone before the agent is there, sent as text to the drone's own Python: the standard library only, on
-any Python from 3.6 on. Nothing here is imported on the host; `source` reads it."""
+"""Scripts for a drone that has no agent yet, sent as text to the drone's own Python.
+
+They import the standard library only, and run on any Python from 3.6 on. The host does not import them; `source` reads
+them.
+"""
 
 from __future__ import annotations
 
@@ -9,5 +12,5 @@ from edgeprune_device.interpreter import START
 
 
 def source(name: str) -> str:
-    """The text of a file beside this one, e.g. source("probe"). It ignores modules in the current folder."""
+    """The text of a script in this folder, e.g. source("probe"). The script ignores modules in the current folder."""
     return START + (Path(__file__).parent / f"{name}.py").read_text(encoding="utf-8")

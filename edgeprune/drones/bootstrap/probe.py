@@ -1,24 +1,27 @@
-"""What this Python is and has, as one line of JSON."""
+# This Python may be 3.6.
+# ruff: noqa: UP045
+"""Prints the version and the packages of this Python, and the facts of its machine, as one line of JSON."""
 
 import json
 import os
 import platform
 import struct
 import sys
+from typing import Optional
 
 MODULES = ("numpy", "PIL", "nacl.bindings", "onnxruntime", "cv2", "tensorrt", "cuda", "pycuda")
 
 
-def _version(name):
+def _version(name: str) -> Optional[str]:
     try:
         __import__(name)
         top = sys.modules[name.split(".")[0]]
         return str(getattr(top, "__version__", "0"))
-    except Exception:  # a broken package is as good as none
+    except Exception:  # a broken package counts as missing
         return None
 
 
-def _text(path):
+def _text(path: str) -> Optional[str]:
     try:
         with open(path, encoding="ascii", errors="replace") as stream:
             return stream.read(300).strip()
@@ -26,14 +29,14 @@ def _text(path):
         return None
 
 
-def _libc():
+def _libc() -> Optional[str]:
     try:
         return os.confstr("CS_GNU_LIBC_VERSION")
     except (AttributeError, OSError, ValueError):
         return None
 
 
-def _venv():
+def _venv() -> bool:
     try:
         import venv
 

@@ -1,19 +1,21 @@
-"""Pieces of a bundle, from standard input into the folder argv[1]: of each a line "NAME SIZE SHA256" and its bytes; the
-answer is its name, once it lies there whole. With a second argument: what is there already, "NAME SHA256" a line.
+"""Receives the pieces of a bundle on standard input, and writes them into the folder argv[1].
 
-Nothing is synced here: what a power cut spoils shows by its hash, and is sent again.
+A line "NAME SIZE SHA256" precedes the bytes of each piece. The script answers with the name once the piece is complete.
+With a second argument it lists the pieces that it already has, one line "NAME SHA256" each. It syncs nothing: a piece
+that a power cut damages has another hash and is sent again.
 """
 
 import hashlib
 import os
 import re
 import sys
+from typing import BinaryIO
 
 NAME = r"envelope|[0-9a-f]{64}\.[0-9]{5}"
 MOST_BYTES = 1 << 22
 
 
-def held(folder):
+def held(folder: str) -> None:
     try:
         names = sorted(os.listdir(folder))
     except FileNotFoundError:
@@ -25,23 +27,23 @@ def held(folder):
                 print(name, hashlib.sha256(stream.read()).hexdigest())
 
 
-def receive(folder, source):
+def receive(folder: str, source: BinaryIO) -> None:
     os.makedirs(folder, mode=0o755, exist_ok=True)
     for line in iter(lambda: source.readline(200), b""):
-        found = re.fullmatch("(" + NAME + r") ([0-9]{1,7}) ([0-9a-f]{64})\n", line.decode("ascii", "replace"))
-        if not found or int(found.group(2)) > MOST_BYTES:
+        match = re.fullmatch("(" + NAME + r") ([0-9]{1,7}) ([0-9a-f]{64})\n", line.decode("ascii", "replace"))
+        if not match or int(match.group(2)) > MOST_BYTES:
             sys.exit("receive: not a piece")
-        name, size, digest = found.groups()
+        name, size, digest = match.groups()
         data = source.read(int(size))
         if len(data) < int(size):
             return  # the link broke
         if hashlib.sha256(data).hexdigest() != digest:
-            sys.exit(f"receive: {name} came damaged")
+            sys.exit(f"receive: {name} arrived damaged")
         keep(os.path.join(folder, name), data)
         print(name, flush=True)
 
 
-def keep(path, data):
+def keep(path: str, data: bytes) -> None:
     beside = f"{path}.{os.getpid()}.part"
     try:
         with open(beside, "wb") as stream:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
+from edgeprune_device.options import KEEP, ROOT
+
 __all__ = ["DEFAULT_ROOT", "DeploySettings"]
 
-DEFAULT_ROOT = PurePosixPath("/opt/edgeprune")
+DEFAULT_ROOT = PurePosixPath(ROOT)
 
 
 @dataclass(frozen=True)
@@ -18,27 +20,29 @@ class DeploySettings:
 
     Attributes:
         root: The folder on the drone that holds the releases; absolute.
-        keep: The number of releases that stay, the current one among them.
+        keep: The number of releases to keep, including the current one.
         unit: The systemd unit that is restarted.
-        source: The frames that the service reads; where it is given, the unit is written.
-        output: The destination of the service's detections; None takes the default of the drone's own commands.
-        health_s: Seconds that the new release must run well; None takes the drone's default.
-        max_drop: Absolute mAP50-95 that it may lose on the drone; None takes the drone's default.
-        precision: Of the model that is run; "auto" lets the drone choose.
+        source: The frames that the service reads; if given, the unit is written.
+        output: The destination of the service's detections; None takes the default of the drone's commands.
+        health_s: Seconds that the new release must stay healthy; None takes the drone's default.
+        max_drop: Largest drop of mAP50-95 on the drone, absolute; None takes the drone's default.
+        limit_s: Longest time, s, of each step of the measurement there; None takes the drone's default.
+        precision: The precision of the model to run; "auto" lets the drone choose.
         allow_untrusted: Also deploy a bundle whose key is not trusted.
         allow_older: Also deploy a bundle with a lower counter.
-        dry_run: Only tell what would be done, and change nothing.
-        agent: Put the agent into an image that has none of this version.
-        partition: Of a disk image, a name or a number; None takes APP, else the only ext4.
+        dry_run: Only print the steps, and change nothing.
+        agent: Put the agent into an image that does not have this version.
+        partition: A partition of a disk image, by name or number; None takes APP, else the only ext4 partition.
     """
 
     root: PurePosixPath = DEFAULT_ROOT
-    keep: int = 3
+    keep: int = KEEP.default
     unit: str | None = None
     source: str | None = None
     output: str | None = None
     health_s: float | None = None
     max_drop: float | None = None
+    limit_s: float | None = None
     precision: str = "auto"
     allow_untrusted: bool = False
     allow_older: bool = False

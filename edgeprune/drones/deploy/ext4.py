@@ -1,6 +1,6 @@
-"""The superblock of an ext4 file system: whether it may be written to as it is, and how much room it has.
+"""The superblock of an ext4 file system: its free space, and whether the file system may be written to.
 
-Only the features of L4T's and Debian's images, which were tested here, are accepted; any other is named in the error.
+Only the features of L4T's and Debian's images, which were tested, are accepted; the error names any other.
 Source: Documentation/filesystems/ext4 of Linux 6.1. The module does not read files.
 """
 
@@ -45,7 +45,7 @@ class Superblock:
         errors: The count of errors.
         orphan: The first orphaned inode, 0 for none.
         incompat: Bits of the incompatible features.
-        ro_compat: Bits of the features that forbid writing where they are not known.
+        ro_compat: Bits of the features that forbid writing if they are not known.
         label: The name of the file system.
     """
 
@@ -72,16 +72,18 @@ class Superblock:
         return max(self.free_blocks - self.reserved_blocks, 0) * self.block_bytes
 
     def obstacle(self) -> str | None:
-        """The reason why the file system must not be written to as it is, with advice; None where it may be."""
-        repair = "start the drone once and shut it down well, or repair a copy with e2fsck -f"
+        """The reason why the file system must not be written to, with advice; None if it may be written to."""
+        repair = "start the drone once and shut it down cleanly, or repair a copy with e2fsck -f"
         if self.incompat & _NEEDS_RECOVERY:
-            return f"its journal was not played back (needs_recovery: it was not unmounted, or is in use); {repair}"
+            return f"the journal is not replayed (needs_recovery: not unmounted cleanly, or in use); {repair}"
         if self.state & _ERRORS or self.errors:
-            return f"errors are noted in it; {repair}"
+            return f"the superblock records errors; {repair}"
         if not self.state & _VALID or self.state & _ORPHANS or self.orphan:
-            return f"it was not unmounted cleanly, or is in use; {repair}"
+            return f"not unmounted cleanly, or in use; {repair}"
         if not self.incompat & _EXTENTS:
-            return "it is ext2 or ext3, not ext4"
+            return (
+                "unsupported file system (found ext2 or ext3, expected ext4); mount the image and deploy to the folder"
+            )
         unknown = [
             _NAMES.get((kind, bit), f"{kind} {bit:#x}")
             for kind, bits, known in (
@@ -92,27 +94,31 @@ class Superblock:
             if bits & bit and bit not in known
         ]
         if unknown:
-            return f"it has features that are not handled here ({', '.join(unknown)}); write to it as a mounted folder"
+            return f"unsupported features ({', '.join(unknown)}); mount the image and deploy to the folder"
         return None
 
 
 def read(stream: BinaryIO, offset: int) -> Superblock | None:
-    """The superblock of the file system at `offset`, bytes; None where there is no ext2, ext3 or ext4."""
+    """The superblock of the file system at `offset`, bytes; None if it is not ext2, ext3 or ext4."""
     stream.seek(offset + 1024)
     raw = stream.read(1024)
     if len(raw) < 1024 or struct.unpack_from("<H", raw, 0x38)[0] != _MAGIC:
         return None
-    u32 = lambda at: struct.unpack_from("<I", raw, at)[0]  # noqa: E731
-    u16 = lambda at: struct.unpack_from("<H", raw, at)[0]  # noqa: E731
+
+    def u32(at: int) -> int:
+        return int.from_bytes(raw[at : at + 4], "little")
+
+    def high(at: int) -> int:
+        return u32(at) << 32 if incompat & _64BIT else 0
+
     incompat = u32(0x60)
-    high = (lambda at: u32(at) << 32) if incompat & _64BIT else (lambda at: 0)
     return Superblock(
         block_bytes=1024 << min(u32(0x18), 6),
         blocks=u32(0x4) | high(0x150),
         reserved_blocks=u32(0x8) | high(0x154),
         free_blocks=u32(0xC) | high(0x158),
         free_inodes=u32(0x10),
-        state=u16(0x3A),
+        state=u32(0x3A) & 0xFFFF,
         errors=u32(0x194),
         orphan=u32(0xE8),
         incompat=incompat,

@@ -1,6 +1,6 @@
-"""The partition table of a disk image: GPT, read strictly; it is never written to.
+"""The partition table of a disk image: GPT, read strictly and never written.
 
-The module does not depend on the content of partitions. Source: UEFI Specification 2.10, section 5.3.
+The module knows nothing of the content of partitions. Source: UEFI Specification 2.10, section 5.3.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from itertools import pairwise
 from typing import BinaryIO
 
 from edgeprune_device.errors import InputError
+from edgeprune_device.printable import printable
 
 __all__ = ["Partition", "read"]
 
@@ -31,7 +32,7 @@ class Partition:
 
     Attributes:
         number: From 1.
-        name: As in the table; may be empty.
+        name: As in the table, without control characters; may be empty.
         offset_bytes: Its beginning in the image.
         size_bytes: Its size.
     """
@@ -46,7 +47,7 @@ class Partition:
 
 
 def read(stream: BinaryIO, what: str) -> list[Partition] | None:
-    """The partitions of an open image, in the order of the table; None where it has no GPT.
+    """The partitions of an open image, in the order of the table; None if it has no GPT.
 
     Args:
         stream: The image.
@@ -64,36 +65,41 @@ def read(stream: BinaryIO, what: str) -> list[Partition] | None:
 
 
 def _partitions(stream: BinaryIO, what: str, header: bytes, sector: int, total: int) -> list[Partition]:
+    if len(header) < _HEADER.size:
+        raise InputError(f"{what}: cut off within the GPT; copy the image again")
     (_, revision, size, crc, _, here, _, first, last, _, table, count, length, table_crc) = _HEADER.unpack_from(header)
     if revision != 0x10000 or not _HEADER.size <= size <= 512:
-        raise InputError(f"{what}: its GPT is of a revision that is not known here ({revision:#x})")
+        raise InputError(f"{what}: unsupported GPT revision (found {revision:#x}, expected 0x10000)")
     if zlib.crc32(header[:16] + bytes(4) + header[20:size]) != crc or here != 1:
-        raise InputError(f"{what}: the header of its GPT is damaged; sgdisk --verify says more")
+        raise InputError(f"{what}: the GPT's header is damaged; sgdisk --verify shows more")
     if not 0 < count <= _MOST_ENTRIES or length % 128 or not 128 <= length <= 4096:
-        raise InputError(f"{what}: its GPT has {count} entries of {length} bytes, which is not understood here")
-    entries = _at(stream, table * sector, count * length)
+        raise InputError(f"{what}: unsupported GPT table (found {count} entries of {length} bytes)")
+    entries = b"" if table * sector > total else _at(stream, table * sector, count * length)
     if len(entries) != count * length:
-        raise InputError(f"{what}: is cut off within its GPT")
+        raise InputError(f"{what}: cut off within the GPT; copy the image again")
     if zlib.crc32(entries) != table_crc:
-        raise InputError(f"{what}: the entries of its GPT are damaged; sgdisk --verify says more")
-    found = []
+        raise InputError(f"{what}: the GPT's entries are damaged; sgdisk --verify shows more")
+    partitions = []
     for number in range(1, count + 1):
         kind, _, begin, end, _, name = _ENTRY.unpack_from(entries, (number - 1) * length)
         if kind == bytes(16):
             continue
-        text = name.decode("utf-16-le", "replace").split("\0")[0]
+        text = printable(name.decode("utf-16-le", "replace").split("\0")[0])
         partition = Partition(number, text, begin * sector, (end + 1 - begin) * sector)
         if not first <= begin <= end <= last:
-            raise InputError(f"{what}: partition {partition} lies outside of what its GPT describes")
+            raise InputError(f"{what}: partition {partition} is outside the usable blocks of the GPT")
         if (end + 1) * sector > total:
             ends = (end + 1) * sector
-            raise InputError(f"{what}: is cut off: partition {partition} ends at {ends}, the file at {total}")
-        found.append(partition)
-    ordered = sorted(found, key=lambda partition: partition.offset_bytes)
+            raise InputError(
+                f"{what}: cut off (partition {partition} ends at byte {ends}, the file at byte {total}); copy the "
+                "image again"
+            )
+        partitions.append(partition)
+    ordered = sorted(partitions, key=lambda partition: partition.offset_bytes)
     for one, next_one in pairwise(ordered):
         if one.offset_bytes + one.size_bytes > next_one.offset_bytes:
             raise InputError(f"{what}: the partitions {one} and {next_one} overlap")
-    return found
+    return partitions
 
 
 def _at(stream: BinaryIO, offset: int, size: int) -> bytes:

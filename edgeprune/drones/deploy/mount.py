@@ -1,6 +1,6 @@
-"""An ext4 file system in a file, written by the kernel; this needs root and a loop device.
+"""An ext4 file system in a file, written by the kernel, which needs root and a loop device.
 
-The mount lives in a name space of a process of its own, so that it disappears with the process when that ends.
+The mount is in the name space of a separate process, and disappears when that process ends.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from edgeprune.drones.deploy.tree import TreePlan
 __all__ = ["CannotMount", "write"]
 
 _CLONE_NEWNS, _PR_SET_PDEATHSIG = 0x20000, 1
-#: The kernel must touch no more of the overlay than the files to write: no zeroing in the background, no holes.
+#: The kernel must touch only the blocks of the written files in the overlay: no background zeroing, no holes.
 _OPTIONS = "loop,noatime,nodiscard,noinit_itable,nosuid,nodev,noexec"
 
 
 class CannotMount(Exception):
-    """There is no root, no loop device or no name space; nothing was written."""
+    """Root, a loop device or a name space is missing; nothing was written."""
 
 
 def write(place: Place, plan: TreePlan) -> None:
-    """Carry out the plan in the file system that is the whole file at `place`.
+    """Carry out the plan in the file system that fills the file at `place`.
 
     Raises:
-        CannotMount: It cannot be mounted; the message has the reason in one line.
-        InputError: It cannot be written. The file system must then be discarded.
+        CannotMount: The file system cannot be mounted; the message gives the reason in one line.
+        InputError: The file system cannot be written, and must then be discarded.
     """
     if os.geteuid() != 0:
         raise CannotMount("not root")
@@ -47,12 +47,12 @@ def write(place: Place, plan: TreePlan) -> None:
             _work(place, plan, Path(folder), writer)
         os.close(writer)
         with open(reader, "rb") as stream:
-            said = stream.read().decode("utf-8", "replace")
+            message = stream.read().decode("utf-8", "replace")
         _, status = os.waitpid(child, 0)
-    if said.startswith("cannot mount: "):
-        raise CannotMount(said.removeprefix("cannot mount: "))
-    if said or status:
-        raise InputError(said or f"{place.what}: the process that wrote to it ended with {status}")
+    if message.startswith("cannot mount: "):
+        raise CannotMount(message.removeprefix("cannot mount: "))
+    if message or status:
+        raise InputError(message or f"{place.what}: the writing process ended with status {status}")
 
 
 def _work(place: Place, plan: TreePlan, folder: Path, writer: int) -> None:
@@ -73,7 +73,7 @@ def _work(place: Place, plan: TreePlan, folder: Path, writer: int) -> None:
         os.write(writer, f"cannot mount: {error}".encode())
     except EdgepruneError as error:
         os.write(writer, str(error).replace(str(folder), place.what).encode())
-    except BaseException as error:  # of any kind: the parent reports it
+    except BaseException as error:  # any error: the parent reports it
         os.write(writer, f"{place.what}: {type(error).__name__}: {error}".encode()[:1000])
     finally:
         os._exit(code)

@@ -1,9 +1,9 @@
-"""A container for arm64: a given base image and one further layer, with the content that an image of a drone would get.
+"""A container for arm64: a base image and one more layer, with the same content as a deployment to a disk image.
 
-The base is an OCI layout, as a folder or as a tar archive (skopeo copy … oci:FOLDER or oci-archive:FILE). Every blob of
-it is hashed as it is read. The layer is a plain tar whose bytes depend on nothing but its content, so the same bundle
-on the same base gives the same image; registries and skopeo compress it in transit. There is no systemd in a container:
-with a source the service is its entry point.
+The base is an OCI layout, as a folder or as a tar archive (skopeo copy … oci:FOLDER or oci-archive:FILE). Every blob
+that is read from it is hashed. The layer is a plain tar whose bytes depend only on its content, so the same bundle on
+the same base gives the same image; registries and skopeo compress it in transit. A container has no systemd: with a
+source, the service is its entry point.
 
 Source: OCI Image Specification 1.1.
 """
@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import io
 import re
-import stat
 import tarfile
 import tempfile
 import zlib
@@ -21,16 +20,18 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, cast
 
 from edgeprune_device import strict_json
-from edgeprune_device.errors import InputError, SignatureError
+from edgeprune_device.agent import COMMAND
+from edgeprune_device.errors import InputError, SignatureError, reason
 from edgeprune_device.files import replacing
 from edgeprune_device.printable import printable
+from edgeprune_device.progress import Say
 from edgeprune_device.trust.bundle import Bundle
 
-from edgeprune.drones.deploy import DeploySettings, agent, tree
-from edgeprune.drones.deploy.tree import Node, Root, Say, TreePlan, User
+from edgeprune.drones.deploy import DeploySettings, agent, tar, tree
+from edgeprune.drones.deploy.tree import Node, Root, TreePlan, User
 
 __all__ = ["Layers", "pack"]
 
@@ -41,10 +42,21 @@ _LAYER = "application/vnd.oci.image.layer.v1.tar"
 _GZIP = f"{_LAYER}+gzip"
 _DIGEST = re.compile("sha256:[0-9a-f]{64}")
 _MAX_JSON_BYTES = 4 << 20
-_MAX_ENTRIES = 2_000_000
+_MAX_ENTRIES = 1_000_000
+_MAX_DEPTH = 100  # folders above a file
+#: Bytes of a layer without compression. NVIDIA's largest images have some ten gigabytes.
+_MAX_LAYER_BYTES = 64 << 30
+#: A layer may have this many times its packed bytes, or this many bytes. gzip reaches 1032 with zeros, 3 with programs.
+_MOST_EXPANDED, _FREE_BYTES = 100, 64 << 20
+_MAX_LAYERS = 256  # Docker makes 127 at most
 _CHUNK_BYTES = 1 << 20
 _OPAQUE, _WHITEOUT = ".wh..wh..opq", ".wh."
 _MOST_INDEXES = 4
+_MOST_DOCUMENTS = 200
+_FED_BYTES = 16 << 10  # the rest of a piece is copied for each member in it
+
+#: A descriptor, manifest, index or config of the specification; its fields are checked where they are read.
+Json = dict[str, Any]
 
 
 def pack(bundle: Bundle, base: Path, out: Path, settings: DeploySettings, say: Say) -> None:
@@ -58,8 +70,8 @@ def pack(bundle: Bundle, base: Path, out: Path, settings: DeploySettings, say: S
         say: Called with the progress, as text.
 
     Raises:
-        InputError: The base is no OCI layout, is damaged, or is not for arm64.
-        SignatureError: A hash in it does not match.
+        InputError: The base is not an OCI layout, is damaged, or is not for arm64.
+        SignatureError: A blob of the base does not match its hash.
     """
     with ExitStack() as stack, replacing(out) as temporary:
         layout = stack.enter_context(_Layout(base))
@@ -67,19 +79,19 @@ def pack(bundle: Bundle, base: Path, out: Path, settings: DeploySettings, say: S
         config = layout.json(manifest["config"])
         if (config.get("os"), config.get("architecture")) != ("linux", "arm64"):
             what = printable(f"{config.get('os')}/{config.get('architecture')}"[:60])
-            raise InputError(f"{base}: is for {what}, not for linux/arm64")
+            raise InputError(f"{base}: wrong platform (found {what}, expected linux/arm64)")
         root = stack.enter_context(Layers(layout, manifest, config))
         account = None if root.find(str(settings.root))[1] else _account(root, config)
         plan = tree.plan(
             root, bundle, settings, agent=agent.files(root, settings, say), account=account, unit=False,
             installed=bundle.manifest.created,
         )  # fmt: skip
-        for line in plan.told:
+        for line in plan.notes:
             say(f"{base}: {line}")
         layer = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "layer.tar"
         _write_layer(layer, plan)
         _write(temporary, layout, manifest, config, layer, bundle, settings)
-    say(f"{out}: {plan.described()}; what is below {settings.root} belongs to {plan.owner}, the rest to root")
+    say(f"{out}: {plan.described()}; {settings.root} belongs to {plan.owner}, everything else to root")
     say(f"{out}: linux/arm64, {len(manifest['layers'])} layers of {base} and one more")
 
 
@@ -94,98 +106,115 @@ class _Layout:
     def __enter__(self) -> _Layout:
         try:
             if not self.path.is_dir():
-                self._archive = tarfile.open(self.path)
-                self._members = {m.name.removeprefix("./"): m for m in self._archive if m.isreg()}
+                self._archive = tar.opened(str(self.path))
+                listed = tar.members(self._archive, str(self.path))
+                self._members = {m.name.removeprefix("./"): m for m in listed if m.isreg()}
             marker = self._open("oci-layout")
-        except (OSError, tarfile.TarError, InputError, EOFError) as error:
+        except (OSError, InputError) as error:
             self.__exit__()
             raise InputError(
-                f"{self.path}: is no OCI layout, neither as a folder nor as a tar archive; skopeo copy SOURCE "
-                f"oci-archive:base.tar makes one"
+                f"{self.path}: not a readable OCI image layout (expected a folder or an uncompressed tar archive); "
+                "create one with: skopeo copy SOURCE oci-archive:base.tar"
             ) from error
         marker.close()
         return self
 
-    def __exit__(self, *exc) -> None:
+    def __exit__(self, *exc: object) -> None:
         if self._archive is not None:
             self._archive.close()
 
-    def index(self) -> dict:
-        """The index, which everything begins with."""
+    def index(self) -> Json:
+        """The index, which is the entry point of the layout."""
         with self._open("index.json") as stream:
             return self._object(stream.read(_MAX_JSON_BYTES), "index.json")
 
-    def json(self, descriptor: dict) -> dict:
+    def json(self, descriptor: Json) -> Json:
         """The JSON object that a descriptor names."""
         data = b"".join(self.chunks(descriptor, _MAX_JSON_BYTES))
         return self._object(data, descriptor["digest"])
 
-    def chunks(self, descriptor: dict, limit_bytes: int | None = None) -> Iterator[bytes]:
-        """A blob, in pieces. It matches its hash if the iteration ends without an error."""
-        digest, size = self._checked(descriptor)
+    def chunks(self, descriptor: Json, limit_bytes: int | None = None) -> Iterator[bytes]:
+        """A blob, in pieces. The hash is verified at the end of the iteration."""
+        digest, size = self.checked(descriptor)
         if limit_bytes is not None and size > limit_bytes:
-            raise InputError(f"{self.path}: {digest} has more than {limit_bytes} bytes")
-        found, hashed = 0, hashlib.sha256()
+            raise InputError(
+                f"{self.path}: blob {digest}: too large (found {size} bytes, expected at most {limit_bytes})"
+            )
+        total, hashed = 0, hashlib.sha256()
         with self._open(f"blobs/sha256/{digest[7:]}") as stream:
             for chunk in iter(lambda: stream.read(_CHUNK_BYTES), b""):
-                found += len(chunk)
+                total += len(chunk)
                 hashed.update(chunk)
-                if found > size:
+                if total > size:
                     break
                 yield chunk
-        if found != size or hashed.hexdigest() != digest[7:]:
-            raise SignatureError(f"{self.path}: the blob {digest} is damaged; copy the image again")
+        if total != size or hashed.hexdigest() != digest[7:]:
+            raise SignatureError(f"{self.path}: blob {digest}: damaged; copy the image again")
 
-    def _checked(self, descriptor: dict) -> tuple[str, int]:
+    def checked(self, descriptor: Json) -> tuple[str, int]:
+        """The digest and the size of a descriptor."""
         digest = descriptor.get("digest") if isinstance(descriptor, dict) else None
         size = descriptor.get("size") if isinstance(descriptor, dict) else None
         if not isinstance(digest, str) or not _DIGEST.fullmatch(digest):
-            raise InputError(f"{self.path}: names something by {printable(repr(digest)[:100])}, which is no SHA-256")
+            raise InputError(f"{self.path}: invalid digest (found {printable(repr(digest)[:100])}, expected a SHA-256)")
         if not isinstance(size, int) or isinstance(size, bool) or size < 0:
-            raise InputError(f"{self.path}: does not say how large {digest} is")
+            raise InputError(f"{self.path}: blob {digest}: invalid size; copy the image again")
         return digest, size
 
-    def _object(self, data: bytes, what: str) -> dict:
+    def _object(self, data: bytes, what: str) -> Json:
         value = strict_json.loads(data, f"{self.path}: {what}")
         if not isinstance(value, dict):
-            raise InputError(f"{self.path}: {what} is no JSON object")
+            raise InputError(f"{self.path}: {what}: not a JSON object; copy the image again")
         return value
 
     def _open(self, name: str) -> BinaryIO:
         try:
             if self._archive is not None:
-                return self._archive.extractfile(self._members[name])
+                return tar.content(self._archive, self._members[name])
             return open(self.path / name, "rb")
         except (KeyError, OSError) as error:
-            raise InputError(f"{self.path}: has no {name}; copy the image again") from error
+            raise InputError(f"{self.path}: {name} is missing; copy the image again") from error
 
 
-def _choose(layout: _Layout) -> dict:
+def _choose(layout: _Layout) -> Json:
     """The manifest for linux/arm64."""
-    index, found = layout.index(), []
-    todo = [(index, 0)]
-    while todo:
-        one, depth = todo.pop()
-        listed = one.get("manifests")
-        if not isinstance(listed, list) or depth > _MOST_INDEXES:
-            raise InputError(f"{layout.path}: its index cannot be understood")
-        for descriptor in listed:
-            kind = descriptor.get("mediaType") if isinstance(descriptor, dict) else None
-            platform = descriptor.get("platform") if isinstance(descriptor, dict) else None
-            if kind == _INDEX:
-                todo.append((layout.json(descriptor), depth + 1))
-            elif kind == _MANIFEST and (not isinstance(platform, dict) or _is_arm64(platform)):
-                found.append(layout.json(descriptor))
-    if len(found) != 1:
-        why = "several images" if found else "no image in OCI's own format"
-        raise InputError(f"{layout.path}: has {why} for linux/arm64; skopeo copy one to an oci-archive of its own")
-    (manifest,) = found
+    chosen: list[Json] = []
+    todo, read = [(descriptor, 1) for descriptor in _listed(layout, layout.index())], 1
+    while todo and len(chosen) < 2:
+        descriptor, depth = todo.pop()
+        kind = descriptor.get("mediaType") if isinstance(descriptor, dict) else None
+        platform = descriptor.get("platform") if isinstance(descriptor, dict) else None
+        if kind == _INDEX:
+            if depth > _MOST_INDEXES or read == _MOST_DOCUMENTS:
+                raise InputError(f"{layout.path}: malformed index; copy the image again")
+            todo += [(below, depth + 1) for below in _listed(layout, layout.json(descriptor))]
+            read += 1
+        elif kind == _MANIFEST and (not isinstance(platform, dict) or _is_arm64(platform)):
+            chosen.append(descriptor)
+    if not chosen:
+        raise InputError(
+            f"{layout.path}: no linux/arm64 image with an OCI manifest; convert the image with: skopeo copy SOURCE "
+            "oci-archive:base.tar"
+        )
+    if len(chosen) > 1:
+        raise InputError(
+            f"{layout.path}: several linux/arm64 images (expected one); copy the one that you want to a separate "
+            "archive with skopeo copy"
+        )
+    manifest = layout.json(chosen[0])
     if not isinstance(manifest.get("config"), dict) or not isinstance(manifest.get("layers"), list):
-        raise InputError(f"{layout.path}: its manifest cannot be understood")
+        raise InputError(f"{layout.path}: malformed manifest; copy the image again")
     return manifest
 
 
-def _is_arm64(platform: dict) -> bool:
+def _listed(layout: _Layout, index: Json) -> list[Any]:
+    listed = index.get("manifests")
+    if not isinstance(listed, list) or len(listed) > _MOST_DOCUMENTS:
+        raise InputError(f"{layout.path}: malformed index; copy the image again")
+    return listed
+
+
+def _is_arm64(platform: Json) -> bool:
     return (platform.get("os"), platform.get("architecture")) == ("linux", "arm64")
 
 
@@ -197,15 +226,18 @@ class _Member:
 
 
 class Layers(Root):
-    """The layers of a base image, one over the other, as the container will see them. Use it with `with`."""
+    """The layers of a base image, merged as the container will see them. Use it with `with`."""
 
-    def __init__(self, layout: _Layout, manifest: dict, config: dict):
+    def __init__(self, layout: _Layout, manifest: Json, config: Json):
         self.what = str(layout.path)
         self._layout, self._manifest = layout, manifest
         rootfs = config.get("rootfs")
-        self._ids = rootfs.get("diff_ids") if isinstance(rootfs, dict) else None
-        if not isinstance(self._ids, list) or len(self._ids) != len(manifest["layers"]):
-            raise InputError(f"{self.what}: its config does not fit its layers")
+        ids = rootfs.get("diff_ids") if isinstance(rootfs, dict) else None
+        if not isinstance(ids, list) or len(ids) != len(manifest["layers"]):
+            raise InputError(f"{self.what}: the config does not match the layers; copy the image again")
+        if len(ids) > _MAX_LAYERS:
+            raise InputError(f"{self.what}: too many layers (found {len(ids)}, expected at most {_MAX_LAYERS})")
+        self._ids: list[object] = ids
         self._stack = ExitStack()
         self._archives: list[tarfile.TarFile] = []
         self._members: dict[str, _Member] = {"/": _Member(Node(tree.FOLDER, 0o755, 0, 0, 0, 0), 0, None)}
@@ -218,7 +250,7 @@ class Layers(Root):
             self._stack = self._stack.pop_all()
         return self
 
-    def __exit__(self, *exc) -> None:
+    def __exit__(self, *exc: object) -> None:
         self._stack.close()
 
     def lstat(self, path: str) -> Node | None:
@@ -233,44 +265,60 @@ class Layers(Root):
     def chunks(self, path: str) -> Iterator[bytes]:
         """See `Root`."""
         member = self._members[path]
-        with self._archives[member.layer].extractfile(member.info) as stream:
+        assert member.info is not None, "a folder has no content"
+        with tar.content(self._archives[member.layer], member.info) as stream:
             yield from iter(lambda: stream.read(_CHUNK_BYTES), b"")
 
-    def _add(self, number: int, descriptor: dict, expected: str) -> None:
+    def _add(self, number: int, descriptor: Json, expected: object) -> None:
         kind = descriptor.get("mediaType") if isinstance(descriptor, dict) else None
         if kind not in (_LAYER, _GZIP):
             raise InputError(
-                f"{self.what}: has a layer of the kind {printable(repr(kind)[:80])}; skopeo copy "
-                "--dest-compress-format gzip makes one that is known here"
+                f"{self.what}: unsupported layer type (found {printable(repr(kind)[:80])}, expected tar or tar+gzip); "
+                "convert the image with skopeo copy --dest-compress-format gzip"
             )
         plain = self._stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115
-        hashed = hashlib.sha256()
+        hashed, total, what = hashlib.sha256(), 0, f"{self.what}: layer {number + 1}"
+        limit = min(max(_MOST_EXPANDED * self._layout.checked(descriptor)[1], _FREE_BYTES), _MAX_LAYER_BYTES)
         try:
             packed = self._layout.chunks(descriptor)
             for chunk in _inflated(packed) if kind == _GZIP else packed:
+                total += len(chunk)
+                if total > limit:
+                    raise InputError(f"{what}: too large when decompressed (expected at most {limit} bytes)")
                 hashed.update(chunk)
                 plain.write(chunk)
             if f"sha256:{hashed.hexdigest()}" != expected:
-                raise SignatureError(f"{self.what}: layer {number + 1} is not the one that its config names")
+                raise SignatureError(
+                    f"{self.what}: layer {number + 1}: wrong hash (changed or damaged); copy the image again"
+                )
             plain.seek(0)
-            archive = self._stack.enter_context(tarfile.open(fileobj=plain, mode="r:"))  # noqa: SIM115
+            archive = self._stack.enter_context(tar.opened(what, cast(BinaryIO, plain)))
             self._archives.append(archive)
-            members = list(archive)
-        except (tarfile.TarError, zlib.error, EOFError) as error:
-            raise InputError(f"{self.what}: layer {number + 1} cannot be unpacked ({error})") from error
-        # Whiteouts hide content of the layers below their own, wherever they stand in it.
+            members = tar.members(archive, what)
+        except (zlib.error, EOFError) as error:
+            raise InputError(
+                f"{what}: cannot be unpacked ({printable(str(error)[:100])}); copy the image again"
+            ) from error
+        except OSError as error:
+            raise InputError(
+                f"{tempfile.gettempdir()}: {what} cannot be unpacked into this folder ({reason(error)}); free some "
+                "space, or set TMPDIR"
+            ) from error
+        if len(members) + len(self._members) > _MAX_ENTRIES:
+            raise InputError(f"{self.what}: too many files (expected at most {_MAX_ENTRIES:,})")
+        # Whiteouts hide content of the layers below, whatever their position in their own layer.
         for info in members:
             self._hide(info)
         for info in members:
             self._put(number, info)
-        if len(self._members) > _MAX_ENTRIES:
-            raise InputError(f"{self.what}: has more than {_MAX_ENTRIES} files")
 
     def _hide(self, info: tarfile.TarInfo) -> None:
         folder, name = self._place(info.name)
         if name == _OPAQUE:
             for below in self._below.get(folder, set()).copy():
                 self._remove(_joined(folder, below))
+        elif name == _WHITEOUT:
+            raise InputError(f"{self.what}: invalid whiteout file {name} (expected a name after .wh.)")
         elif name.startswith(_WHITEOUT):
             self._remove(_joined(folder, name[len(_WHITEOUT) :]))
 
@@ -281,14 +329,10 @@ class Layers(Root):
         path = _joined(folder, name)
         kind = {tarfile.DIRTYPE: tree.FOLDER, tarfile.SYMTYPE: tree.LINK}.get(info.type, "other")
         node = Node(
-            tree.FILE if info.isreg() else kind, stat.S_IMODE(info.mode), info.uid, info.gid, info.size,
+            tree.FILE if info.isreg() else kind, info.mode & 0o7777, info.uid, info.gid, info.size,
             int(info.mtime), info.linkname if kind == tree.LINK else None,
         )  # fmt: skip
-        member = _Member(node, number, info)
-        if info.islnk():
-            member = self._members.get(_joined(*self._place(info.linkname)))
-            if member is None:
-                raise InputError(f"{self.what}: {printable(path[:200])} is a link to what is not there")
+        member = self._linked(path, info.linkname) if info.islnk() else _Member(node, number, info)
         if node.kind != tree.FOLDER:
             self._remove(path)
         self._parents(folder, number)
@@ -296,6 +340,13 @@ class Layers(Root):
         self._below[folder].add(name)
         if node.kind == tree.FOLDER:
             self._below.setdefault(path, set())
+
+    def _linked(self, path: str, target: str) -> _Member:
+        """The member that a hard link names."""
+        member = self._members.get(_joined(*self._place(target)))
+        if member is None:
+            raise InputError(f"{self.what}: {printable(path[:200])}: hard link to a missing file")
+        return member
 
     def _parents(self, folder: str, number: int) -> None:
         """Add the folders of a path; a layer need not hold the folders that its files are in."""
@@ -321,14 +372,18 @@ class Layers(Root):
         """(folder, name) of a member; ("/", "") is the top."""
         parts = [part for part in name.split("/") if part not in ("", ".")]
         if ".." in parts:
-            raise InputError(f"{self.what}: {printable(name[:200])} leads out of the image")
+            raise InputError(f"{self.what}: {printable(name[:200])}: path outside the image")
+        if len(parts) > _MAX_DEPTH:
+            raise InputError(
+                f"{self.what}: {printable(name[:200])}: nested too deeply (expected at most {_MAX_DEPTH} folders)"
+            )
         return "/" + "/".join(parts[:-1]), parts[-1] if parts else ""
 
 
 def _inflated(chunks: Iterator[bytes]) -> Iterator[bytes]:
-    """The unpacked content of gzip data, of any number of members."""
+    """The unpacked content of gzip data with any number of members."""
     unpacker = zlib.decompressobj(wbits=31)
-    for chunk in chunks:
+    for chunk in (whole[at : at + _FED_BYTES] for whole in chunks for at in range(0, len(whole), _FED_BYTES)):
         while chunk:
             if unpacker.eof:
                 unpacker = zlib.decompressobj(wbits=31)
@@ -345,16 +400,19 @@ def _joined(folder: str, name: str) -> str:
     return f"{folder.rstrip('/')}/{name}" if name else folder
 
 
-def _account(root: Layers, config: dict) -> User:
-    """The user that runs the container: the owner of a new deployment in it."""
-    said = config.get("config", {}).get("User") if isinstance(config.get("config"), dict) else None
-    name = said.split(":")[0] if isinstance(said, str) else ""
+def _account(root: Layers, config: Json) -> User:
+    """The user that the container runs as; this user owns a new deployment in it."""
+    configured = config.get("config", {}).get("User") if isinstance(config.get("config"), dict) else None
+    name = configured.split(":")[0] if isinstance(configured, str) else ""
     if name in ("", "0", "root"):
         return tree.ROOT_USER
-    found = next((user for user in tree.users(root) if name in (user.name, str(user.uid))), None)
-    if found is None:
-        raise InputError(f"{root.what}: runs as {printable(name[:80])}, who is not in its /etc/passwd")
-    return found
+    account = next((user for user in tree.users(root) if name in (user.name, str(user.uid))), None)
+    if account is None:
+        raise InputError(
+            f"{root.what}: unknown user {printable(name[:80])} (missing from the image's /etc/passwd); add the user, "
+            "or set USER"
+        )
+    return account
 
 
 # --- the new archive -------------------------------------------------------------------------------------------------
@@ -399,7 +457,7 @@ class _Chunks(io.RawIOBase):
 
 
 def _write(
-    path: Path, layout: _Layout, manifest: dict, config: dict, layer: Path, bundle: Bundle, settings: DeploySettings
+    path: Path, layout: _Layout, manifest: Json, config: Json, layer: Path, bundle: Bundle, settings: DeploySettings
 ) -> None:
     """Write the whole archive: the base's layers unchanged, then the new one, and the files that name them."""
     digest = hashlib.sha256()
@@ -408,19 +466,20 @@ def _write(
             digest.update(chunk)
     created = bundle.manifest.created
     name = f"sha256:{digest.hexdigest()}"
-    history = config.get("history") if isinstance(config.get("history"), list) else []
-    said = {"created": created, "created_by": f"edgeprune pack: {bundle.manifest.name} {bundle.sha256[:16]}"}
+    former = config.get("history")
+    history = former if isinstance(former, list) else []
+    entry = {"created": created, "created_by": f"edgeprune pack: {bundle.manifest.name} {bundle.sha256[:16]}"}
     config = {
         **config,
         "created": created,
         "rootfs": {"type": "layers", "diff_ids": [*config["rootfs"]["diff_ids"], name]},
-        "history": [*history, said],
+        "history": [*history, entry],
     }
     if settings.source is not None:
         words = ["run", "--root", str(settings.root), "--source", settings.source, "--output", settings.output or "-"]
         runs = dict(config["config"]) if isinstance(config.get("config"), dict) else {}
         runs.pop("Cmd", None)
-        config["config"] = {**runs, "Entrypoint": [f"{settings.root}/agent/bin/edgeprune", *words]}
+        config["config"] = {**runs, "Entrypoint": [f"{settings.root}/{COMMAND}", *words]}
     with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as archive:
         _put(archive, "oci-layout", strict_json.canonical({"imageLayoutVersion": "1.0.0"}))
         written = {name}
@@ -447,7 +506,7 @@ def _write(
         _put(archive, "index.json", strict_json.canonical(index))
 
 
-def _blob(archive: tarfile.TarFile, kind: str, value: dict) -> dict:
+def _blob(archive: tarfile.TarFile, kind: str, value: Json) -> Json:
     """Write a blob; return its descriptor."""
     data = strict_json.canonical(value)
     digest = hashlib.sha256(data).hexdigest()

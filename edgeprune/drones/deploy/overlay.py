@@ -1,12 +1,12 @@
-"""A file system is changed as a whole or not at all: first beside the image, then in it.
+"""Changes a file system completely or not at all: first in a copy beside the image, then in the image.
 
 `Overlay` is a sparse file with the metadata of the file system (e2image: some megabytes for many gigabytes). debugfs
 and the kernel change it as if it were the file system itself. The changed blocks are written to a journal, with their
-old and their new content, and only then to the image. A run that fails or is killed before that has not touched the
-image. A run that is killed within it leaves the journal, from which the next one restores the image, byte for byte.
+old and their new content, and only then to the image. A run that fails or is killed before that step leaves the image
+unchanged. A run that is killed during it leaves the journal, from which the next run restores the image exactly.
 
-The contents of the files that existed before are not in the overlay. So a hole in it proves nothing: a block was
-changed if it differs from a second copy of the overlay, or if the writer's own files hold it.
+The overlay does not hold the contents of existing files, so a hole in it does not mean an unchanged block. A block was
+changed if it differs from a second copy of the overlay, or if it belongs to a written file.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ __all__ = ["BlockChange", "Overlay", "apply", "read_journal", "undo", "write_jou
 
 _CHANGE = struct.Struct("<QI")
 _RUN_BYTES = 1 << 20
-_SECTOR_BYTES = 512  # a disk writes at least one of these whole
+_SECTOR_BYTES = 512  # a disk writes a sector completely or not at all
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class BlockChange:
 
 
 class Overlay:
-    """A copy of the metadata of the file system at `image`, which must not change meanwhile.
+    """A copy of the metadata of the file system at `image`, which must not change while it is in use.
 
     Args:
         folder: Holds the copy.
@@ -56,7 +56,7 @@ class Overlay:
         block_bytes: The size of its blocks.
 
     Raises:
-        InputError: e2image cannot copy it.
+        InputError: e2image cannot copy the metadata.
 
     Attributes:
         place: The copy, as a file system.
@@ -74,8 +74,8 @@ class Overlay:
         )
         if done.returncode:
             self.close()
-            said = (done.stderr.decode("utf-8", "replace").strip().splitlines() or ["no reason given"])[-1]
-            raise InputError(f"{image.what}: its metadata cannot be copied: {printable(said[:200])}")
+            reason = (done.stderr.decode("utf-8", "replace").strip().splitlines() or ["no message"])[-1]
+            raise InputError(f"{image.what}: e2image cannot copy the metadata ({printable(reason[:200])})")
         os.ftruncate(self._before, os.fstat(descriptor).st_size)
         for begin, end in _data(descriptor):
             for at in range(begin, end, _RUN_BYTES):
@@ -90,8 +90,8 @@ class Overlay:
         size = self._block_bytes
         blocks = sorted(set(held) | set(self._changed()))
         for _, run_ in groupby(enumerate(blocks), key=lambda item: (item[1] - item[0], item[0] * size // _RUN_BYTES)):
-            found = [block for _, block in run_]
-            at, length = found[0] * size, len(found) * size
+            numbers = [block for _, block in run_]
+            at, length = numbers[0] * size, len(numbers) * size
             old = os.pread(self._image.descriptor, length, self._image.offset_bytes + at)
             new = os.pread(self.place.descriptor, length, at)
             if old != new:
@@ -117,7 +117,7 @@ class Overlay:
 
 
 def write_journal(path: Path, changes: Iterator[BlockChange]) -> None:
-    """Write the changes to a journal. It is whole, and on the disk, when this returns."""
+    """Write the changes to a journal. On return it is complete and on the disk."""
     with replacing(path) as temporary, open(temporary, "wb") as stream:
         digest = hashlib.sha256()
         for change in changes:
@@ -146,11 +146,13 @@ def read_journal(path: Path) -> Iterator[BlockChange]:
             digest.update(head + old + new)
             yield BlockChange(offset, old, new)
         if stream.read() != digest.digest():
-            raise InputError(f"{path}: is damaged")
+            raise InputError(
+                f"{path}: damaged journal, so the image cannot be restored; take a fresh copy of the image"
+            )
 
 
 def apply(descriptor: int, path: Path) -> int:
-    """Write the new content of a journal's changes into the image. It is on the disk when this returns.
+    """Write the new content of a journal's changes into the image. On return it is on the disk.
 
     Args:
         descriptor: The open image.
@@ -168,7 +170,7 @@ def apply(descriptor: int, path: Path) -> int:
 
 
 def undo(descriptor: int, path: Path, what: str) -> None:
-    """Restore the image as it was before `apply`, finished or not.
+    """Restore the image's content from before `apply`, which may be unfinished.
 
     Args:
         descriptor: The open image.
@@ -176,7 +178,7 @@ def undo(descriptor: int, path: Path, what: str) -> None:
         what: Begins the message of an error.
 
     Raises:
-        InputError: Another program has changed the image since; it is left as it is.
+        InputError: Another program has changed the image since; nothing is restored.
     """
     for change in read_journal(path):
         now = os.pread(descriptor, len(change.old), change.offset_bytes)
@@ -184,8 +186,8 @@ def undo(descriptor: int, path: Path, what: str) -> None:
             sector = slice(at, at + _SECTOR_BYTES)
             if now[sector] not in (change.old[sector], change.new[sector]):
                 raise InputError(
-                    f"{what}: a deployment into it was killed, and it was changed since: it cannot be given back; take "
-                    f"a fresh copy, or remove {path.parent} to keep it as it is"
+                    f"{what}: cannot be restored after a killed deployment, because another program has changed it "
+                    f"since; take a fresh copy, or remove {path.parent} to keep it"
                 )
     for change in read_journal(path):
         _write(descriptor, change.offset_bytes, change.old)
@@ -193,7 +195,7 @@ def undo(descriptor: int, path: Path, what: str) -> None:
 
 
 def _data(descriptor: int) -> Iterator[tuple[int, int]]:
-    """(begin, end) of the parts of a file that may hold something else than zeros."""
+    """(begin, end) of the parts of a file that are not holes."""
     at, total = 0, os.fstat(descriptor).st_size
     while at < total:
         try:

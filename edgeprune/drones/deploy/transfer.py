@@ -1,11 +1,11 @@
-"""Send the pieces of a bundle that a drone lacks, over several connections at once, until each has arrived.
+"""Sends the missing pieces of a bundle to a drone over several connections at once, until each has arrived.
 
-One connection begins. Each piece that arrives adds two connections, up to `CONNECTIONS`, while there are pieces left to
-send. A radio's losses slow every TCP connection down by itself, whatever its congestion control, so they cost little.
-On a link so slow that a piece takes long there are few connections, and a cut costs little. Only the first connection
-is patient, and only it may need a password: the others come and go.
+The first connection is alone. Each piece that arrives adds two connections, up to `CONNECTIONS`, while pieces are left
+to send. A radio's packet loss slows down each TCP connection separately, whatever its congestion control, so many
+connections lose little. A slow link, where a piece takes long, gets few connections, so a cut loses little. Only the
+first connection retries, and only it may ask for a password; the others come and go.
 
-The module does not depend on the use of the pieces; `bootstrap/receive.py` is the other end.
+The module knows nothing of the use of the pieces; `bootstrap/receive.py` is the other end.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import re
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from edgeprune_device.errors import EdgepruneError, InputError
 from edgeprune_device.installation import assembly
@@ -31,10 +31,10 @@ from edgeprune.drones.ssh import Link, LinkError, SshSession, shown
 __all__ = ["CONNECTIONS", "BundlePiece", "held", "lacking", "pieces", "send"]
 
 CONNECTIONS = 16
-_SHARE_BYTES = 1 << 18  # for fewer bytes another connection is not worth its login
-_UNDER_WAY = 2  # pieces over one connection, so that it never waits for an answer
-#: If a connection has not answered for this many seconds, and for this many times the usual time of a piece, an idle
-#: one sends its piece as well: TCP waits longer and longer after each loss of the same packet.
+_SHARE_BYTES = 1 << 18  # below this size another connection is not worth its login
+_UNDER_WAY = 2  # pieces per connection, so that it never waits for an answer
+#: A connection is late if it has not answered for this many seconds, and for this many times the usual time of a
+#: piece. An idle connection then sends its piece as well, because TCP waits longer after each loss of the same packet.
 _LATE_S, _LATE = 2, 3
 _BLOCK_BYTES = 1 << 16
 _SCRIPT = 'exec "$1" -I -c "$2" "$3" $4'
@@ -62,16 +62,16 @@ def pieces(bundle: Bundle, held: Iterable[str]) -> list[BundlePiece]:
     for payload in assembly.missing(bundle.manifest, held):
         begin = bundle.envelope_bytes + payload.offset_bytes
         ranges += [(p.name, begin + p.offset_bytes, p.size_bytes) for p in assembly.pieces(payload)]
-    found = []
+    bundle_pieces = []
     with open(bundle.path, "rb") as source:
         for name, at, size in ranges:
             source.seek(at)
-            found.append(BundlePiece(name, at, size, hashlib.sha256(source.read(size)).hexdigest()))
-    return found
+            bundle_pieces.append(BundlePiece(name, at, size, hashlib.sha256(source.read(size)).hexdigest()))
+    return bundle_pieces
 
 
 def held(link: Link, python: str, folder: str) -> dict[str, str]:
-    """Name -> SHA-256 of the pieces that lie in a folder on the drone.
+    """Name -> SHA-256 of the pieces in a folder on the drone.
 
     Args:
         link: The link to the drone.
@@ -90,7 +90,7 @@ def lacking(pieces: Sequence[BundlePiece], held: dict[str, str]) -> list[BundleP
 def send(
     link: Link, path: Path, pieces: Sequence[BundlePiece], python: str, folder: str, *, connections: int = CONNECTIONS
 ) -> None:
-    """Send pieces of a file into a folder on the drone. After an interruption, the pieces that arrived are there.
+    """Send pieces of a file into a folder on the drone. After an interruption, the drone keeps the pieces that arrived.
 
     Args:
         link: The link to the drone.
@@ -102,7 +102,7 @@ def send(
 
     Raises:
         LinkError: The link failed for good.
-        RemoteError: There is no room or no permission.
+        RemoteError: Space or permission is missing on the drone.
     """
     if not pieces:
         return
@@ -119,11 +119,11 @@ def send(
 
 
 class _Work:
-    """The pieces to send, under way and arrived; all connections share it."""
+    """The pieces to send, under way and arrived; all connections share this object."""
 
     def __init__(self, pieces: Sequence[BundlePiece]) -> None:
         self._waiting = deque(pieces)
-        # Pieces under way -> the time when they became the next to be answered, or were sent.
+        # Piece under way -> the time when it was sent, or became the next to be answered.
         self._since: dict[BundlePiece, float] = {}
         self._usual_s = 0.0
         self._left = set(pieces)
@@ -140,10 +140,10 @@ class _Work:
         return bool(self._waiting)
 
     def take(self, wait: bool) -> BundlePiece | None:
-        """The next piece to send; None where there is none.
+        """The next piece to send, or None.
 
         Args:
-            wait: Wait for a piece until one is given back, or is late on another connection.
+            wait: Wait until a piece is given back, or is late on another connection.
         """
         with self._changed:
             while True:
@@ -155,12 +155,19 @@ class _Work:
                 elif not wait:
                     return None
                 else:
-                    piece = min(self._since, key=self._since.__getitem__, default=None)
-                    if piece is None or now - self._since[piece] < max(_LATE_S, _LATE * self._usual_s):
+                    late = self._late(now)
+                    if late is None:
                         self._changed.wait(1)
                         continue
+                    piece = late
                 self._since[piece] = now
                 return piece
+
+    def _late(self, now: float) -> BundlePiece | None:
+        """The piece that has been under way the longest, if it is late."""
+        oldest = min(self._since, key=self._since.__getitem__, default=None)
+        limit_s = max(_LATE_S, _LATE * self._usual_s)
+        return oldest if oldest is not None and now - self._since[oldest] >= limit_s else None
 
     def arrived(self, piece: BundlePiece, behind: Iterable[BundlePiece] = ()) -> None:
         """Note that a piece has arrived.
@@ -218,7 +225,7 @@ class _Crew:
     def __enter__(self) -> _Crew:
         return self
 
-    def __exit__(self, *exc) -> None:
+    def __exit__(self, *exc: object) -> None:
         with self._lock:
             self._most = 0
             helpers = dict(self._helpers)
@@ -246,7 +253,7 @@ class _Crew:
             with link:
                 self._serve(link)
         except LinkError as error:
-            if error.lasting:  # e.g. it needs a password
+            if error.lasting:  # for example, a login that needs a password
                 self._most = 1
         except EdgepruneError as error:
             self._error = error
@@ -266,14 +273,14 @@ class _Crew:
                 thread.start()
 
     def _stop(self) -> None:
-        """End the waiting of all connections."""
+        """Stop all connections."""
         self._work.end()
         with self._lock:
             for session in self._sessions:
                 session.stop()
 
     def _serve(self, link: Link) -> None:
-        """Send pieces over one connection while there are any."""
+        """Send pieces over one connection until none is left."""
         sent: deque[BundlePiece] = deque()
         with (
             link.talk(_SCRIPT, *self._receiver) as session,
@@ -292,13 +299,13 @@ class _Crew:
                         session.end()
                         return
                     self._answered(link, session, sent[0])
-                    moved()
+                    moved(sent[0].size_bytes)  # the card there may be slower than the link
                     self._arrived(sent.popleft(), sent)
             finally:
                 self._work.give_back(sent)
 
     @staticmethod
-    def _write(session: SshSession, source, piece: BundlePiece, moved: Callable[[], None]) -> bool:
+    def _write(session: SshSession, source: BinaryIO, piece: BundlePiece, moved: Callable[[int], None]) -> bool:
         """Write a piece. False: the other end reads no more."""
         source.seek(piece.offset_bytes)
         left, head = piece.size_bytes, f"{piece.name} {piece.size_bytes} {piece.sha256}\n".encode("ascii")
@@ -307,7 +314,7 @@ class _Crew:
             left -= len(data)
             if not session.write(head + data):
                 return False
-            moved()
+            moved(len(data))
             if not left or not data:
                 return True
             head = b""
@@ -319,7 +326,10 @@ class _Crew:
             session.end()
             raise LinkError(f"{link.target}: the link broke")
         if line != f"{piece.name}\n".encode("ascii"):
-            raise InputError(f"{link.target}: answers {shown(line.decode('ascii', 'replace'))!r} to a piece")
+            raise InputError(
+                f"{link.target}: unexpected answer after a piece (found {shown(line.decode('ascii', 'replace'))!r}, "
+                f"expected {piece.name})"
+            )
 
     def _arrived(self, piece: BundlePiece, behind: Iterable[BundlePiece]) -> None:
         self._work.arrived(piece, behind)
@@ -330,7 +340,7 @@ class _Crew:
             self._grow()
 
     @contextlib.contextmanager
-    def _known(self, session: SshSession):
+    def _known(self, session: SshSession) -> Iterator[None]:
         with self._lock:
             self._sessions.add(session)
         try:

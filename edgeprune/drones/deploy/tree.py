@@ -1,13 +1,12 @@
-"""The files that a deployment puts into a root file system that is not running, as a list of entries. Nothing is
-written here.
+"""Plans the files of a deployment into a root file system that is not running; this module writes nothing.
 
-`Root` is a readable root file system: a folder, an ext4 partition, the layers of a container. Its symbolic links never
-lead outside of it: an absolute one begins at its own top. `plan` compares the planned state with the present one, so
-that a second deployment of the same bundle has nothing to do, and an interrupted one is completed.
+`Root` is a readable root file system: a folder, an ext4 partition or the layers of a container. Its symbolic links
+never lead outside of it: an absolute link begins at its own top. `plan` compares the planned state with the present
+one. Therefore a second deployment of the same bundle has nothing to do, and a second run completes an interrupted one.
 
-Ownership: everything below the deployment's root (/opt/edgeprune) belongs to the owner of that folder where it exists,
+Ownership: everything below the deployment's root (/opt/edgeprune) belongs to the owner of that folder if it exists,
 else to the ordinary user 1000, else to root. All other entries belong to root. Folders are 0755, files 0644, programs
-0755; the time of every entry is that of the bundle.
+0755; every entry has the bundle's time.
 """
 
 from __future__ import annotations
@@ -21,7 +20,10 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from edgeprune_device import clock, releases, strict_json
+from edgeprune_device.agent import AGENT, COMMAND
 from edgeprune_device.errors import GateError, InputError, SignatureError
+from edgeprune_device.installation import contents
+from edgeprune_device.option import named
 from edgeprune_device.printable import printable
 from edgeprune_device.releases import Release
 from edgeprune_device.trust import keys
@@ -59,6 +61,12 @@ class Node:
     size_bytes: int
     mtime: int
     target: str | None = None
+
+    @property
+    def link_target(self) -> str:
+        """The target of a link."""
+        assert self.kind == LINK and self.target is not None
+        return self.target
 
 
 @dataclass(frozen=True)
@@ -136,7 +144,7 @@ class TreeEntry:
                 digest.update(chunk)
                 yield chunk
         if digest.hexdigest() != self.known_sha256:
-            raise SignatureError(f"{self.content}: changed while it was deployed")
+            raise SignatureError(f"{self.content}: changed during the deployment; deploy again")
 
     def sha256(self) -> str:
         """The SHA-256 of a file's content."""
@@ -150,7 +158,7 @@ class Root(ABC):
 
     @abstractmethod
     def lstat(self, path: str) -> Node | None:
-        """The node at an absolute path whose folders are no links; None where there is nothing."""
+        """The node at an absolute path whose folders are not links; None if nothing is there."""
 
     @abstractmethod
     def names(self, path: str) -> list[str]:
@@ -168,10 +176,10 @@ class Root(ABC):
 
         Args:
             path: An absolute path.
-            last: Whether a link at the very end is followed.
+            last: Whether to follow a link at the end of the path.
 
         Raises:
-            InputError: Links form a circle, or lead through an entry that is no folder.
+            InputError: Links form a circle, or lead through an entry that is not a folder.
         """
         done: list[str] = []
         todo, links = _parts(path)[::-1], 0
@@ -185,13 +193,13 @@ class Root(ABC):
             if node is not None and node.kind == LINK and (todo or last):
                 links += 1
                 if links > _MOST_LINKS:
-                    raise InputError(f"{self.what}: {printable(path)}: its links go in a circle")
-                if node.target.startswith("/"):
+                    raise InputError(f"{self.what}: {printable(path)}: symbolic links form a loop")
+                if node.link_target.startswith("/"):
                     done = []
-                todo += _parts(node.target)[::-1]
+                todo += _parts(node.link_target)[::-1]
                 continue
             if node is not None and node.kind != FOLDER and todo:
-                raise InputError(f"{self.what}: {printable(here)} is not a folder")
+                raise InputError(f"{self.what}: {printable(here)}: not a folder")
             done.append(name)
         return "/" + "/".join(done)
 
@@ -201,25 +209,25 @@ class Root(ABC):
         return real, self.lstat(real)
 
     def listing(self, path: str) -> list[str]:
-        """The names in a folder, sorted; empty where there is no such folder."""
+        """The names in a folder, sorted; empty if the folder does not exist."""
         real, node = self.find(path)
         return sorted(self.names(real)) if node is not None and node.kind == FOLDER else []
 
     def read(self, path: str, limit_bytes: int) -> bytes | None:
-        """The content of a small file; None where there is none.
+        """The content of a small file; None if the file does not exist.
 
         Raises:
-            InputError: It is larger than `limit_bytes`.
+            InputError: The file is larger than `limit_bytes`.
         """
         real, node = self.find(path)
         if node is None or node.kind != FILE:
             return None
-        found = bytearray()
+        content = bytearray()
         for chunk in self.chunks(real):
-            found += chunk
-            if len(found) > limit_bytes:
-                raise InputError(f"{self.what}: {printable(path)} has more than {limit_bytes} bytes")
-        return bytes(found)
+            content += chunk
+            if len(content) > limit_bytes:
+                raise InputError(f"{self.what}: {printable(path)}: too large (expected at most {limit_bytes} bytes)")
+        return bytes(content)
 
     def sha256(self, path: str) -> str:
         """The SHA-256 of a file."""
@@ -236,14 +244,14 @@ class TreePlan:
         owner: The owner of the deployment.
         entries: The entries to write.
         removed: (path, kind) of former releases, in an order in which they can be removed.
-        told: Notes for a person.
+        notes: Notes for the user.
     """
 
     release: Release
     owner: User
     entries: tuple[TreeEntry, ...]
     removed: tuple[tuple[str, str], ...]
-    told: tuple[str, ...]
+    notes: tuple[str, ...]
 
     @property
     def size_bytes(self) -> int:
@@ -275,7 +283,7 @@ def plan(
         settings: The settings of the deployment.
         agent: The agent's files below its folder, such as {"bin/edgeprune": …}; None leaves the agent as it is.
         account: The owner of the deployment; None: see this module.
-        unit: Write a systemd unit where a source is given.
+        unit: Write a systemd unit if a source is given.
         installed: The time in the release's record; None takes the present.
 
     Raises:
@@ -290,22 +298,25 @@ def plan(
     there = _releases(root, base)
     _check_revoked(root, bundle, user)
     older = _check_counter(root, base, bundle, settings)
-    release = _release(bundle, settings, there, older, installed)
-    former = next((known for known in there if known.identity == release.identity), None)
-    in_use = former is not None and _current(root, base) == former.identity and former.state != "bad"
-    if in_use:
-        release = former  # its record stays
+    in_use = _in_use(root, base, there, bundle)
+    release = in_use or _release(bundle, settings, there, older, installed)
     folder = f"{base}/releases/{release.identity}"
-    told: list[str] = []
+    notes: list[str] = []
     made.owned_folder(base)
     made.owned_folder(f"{base}/releases")
     made.owned_folder(folder)
     made.owned_copy(f"{folder}/{releases.BUNDLE}", bundle.path, bundle.sha256)
-    made.owned_file(f"{folder}/manifest.json", strict_json.pretty(bundle.manifest.to_json()).encode())
-    made.owned_file(f"{folder}/labels.txt", "".join(f"{name}\n" for name in bundle.manifest.classes).encode())
-    if settings.precision != "auto":
-        made.owned_file(f"{folder}/model.onnx", _model(bundle, settings.precision))
-    if not in_use:
+    for name, text in contents.texts(bundle.manifest).items():
+        made.owned_file(f"{folder}/{name}", text)
+    # A release that was installed on the drone itself keeps its engine, and the model that was chosen there.
+    kept = contents.listed(root.read(f"{folder}/{contents.SUMS}", releases.MAX_RECORD_BYTES) or b"")
+    digests = {contents.PLAN: kept[contents.PLAN]} if contents.PLAN in kept else {}
+    model = _model(bundle, settings.precision, kept.get(contents.MODEL))
+    if model is not None:
+        made.owned_file(f"{folder}/{contents.MODEL}", model)
+        digests[contents.MODEL] = hashlib.sha256(model).hexdigest()
+    made.owned_file(f"{folder}/{contents.SUMS}", contents.sums(bundle, digests))
+    if in_use is None:
         made.owned_file(f"{folder}/{releases.RECORD}", strict_json.pretty(release.to_json()).encode())
     removed = _removals(root, base, there, release, settings.keep)
     if agent is not None:
@@ -313,20 +324,22 @@ def plan(
         for other in root.listing(base):
             if re.fullmatch("agent-[0-9a-f]{12}", other) and other != name:
                 removed += _below(root, f"{base}/{other}")
-    service = unit and settings.source is not None
-    if service:
-        _unit(made, settings, user, told, has_agent=agent is not None)
+    source = settings.source if unit else None
+    if source is not None:
+        _unit(made, settings, source, user, notes, has_agent=agent is not None)
     if bundle.trusted:
-        _trust(made, bundle, "/etc/edgeprune/trusted", made.system_file, told)
-        if service:  # and among its user's own, where `edgeprune setup` puts it on a live drone
-            _trust(made, bundle, f"{user.home.rstrip('/')}/.config/edgeprune/trusted", made.owned_file, told)
+        _trust(made, bundle, "/etc/edgeprune/trusted", made.system_file, notes)
+        if source is not None:  # and in its user's folder, where `edgeprune setup` puts it on a live drone
+            _trust(made, bundle, f"{user.home.rstrip('/')}/.config/edgeprune/trusted", made.owned_file, notes)
     else:
-        told.append(f"the bundle's key {bundle.key_fingerprint} is not trusted here; the release is let in untrusted")
+        notes.append(
+            f"the bundle's key {bundle.key_fingerprint} is not trusted here; the release is deployed as untrusted"
+        )
     made.owned_link(f"{base}/current", f"releases/{release.identity}")
     gone = [path.rpartition("/")[2] for path, kind in removed if releases.IDENTITY.fullmatch(path.rpartition("/")[2])]
     if gone:
-        told.append(f"former releases that go: {', '.join(gone)}")
-    return TreePlan(release, user, tuple(made.entries), tuple(removed), tuple(told))
+        notes.append(f"former releases to remove: {', '.join(gone)}")
+    return TreePlan(release, user, tuple(made.entries), tuple(removed), tuple(notes))
 
 
 def differences(root: Root, plan: TreePlan, *, owners: bool = True) -> list[str]:
@@ -335,17 +348,17 @@ def differences(root: Root, plan: TreePlan, *, owners: bool = True) -> list[str]
     Args:
         root: The root file system.
         plan: The plan.
-        owners: Whether owners are compared as well.
+        owners: Whether to compare owners, too.
     """
     wrong = []
     root.preload([entry.path for entry in plan.entries])
     for entry in plan.entries:
         node = root.lstat(entry.path)
         if node is None:
-            wrong.append(f"{entry.path}: is missing")
+            wrong.append(f"{entry.path}: missing")
         elif difference := _difference(root, entry, node, owners=owners, times=True):
             wrong.append(f"{entry.path}: {difference}")
-    wrong += [f"{path}: is still there" for path, _ in plan.removed if root.lstat(path) is not None]
+    wrong += [f"{path}: not removed" for path, _ in plan.removed if root.lstat(path) is not None]
     return wrong
 
 
@@ -361,14 +374,15 @@ def owner(root: Root, base: str) -> User:
         known = next((user for user in known_users if user.uid == node.uid), None)
         if known is None and node.uid != 0:
             raise InputError(
-                f"{root.what}: {base} belongs to user {node.uid}, who is not in its /etc/passwd; give it an owner"
+                f"{root.what}: {base}: unknown owner (found UID {node.uid}, which is not in /etc/passwd of that root "
+                "file system); chown the folder to a user listed there"
             )
         return replace(known or ROOT_USER, gid=node.gid)
     return next((user for user in known_users if user.uid == 1000), ROOT_USER)
 
 
 class _Tree:
-    """Collects the entries that differ from the present state; folders on the way are added."""
+    """Collects the entries that differ from the present state, with the missing folders above them."""
 
     def __init__(self, root: Root, user: User, mtime: int):
         self.root, self.user, self.mtime = root, user, mtime
@@ -394,14 +408,17 @@ class _Tree:
         self._link(path, target, ROOT_USER)
 
     def _folder(self, path: str, user: User, mode: int = 0o755) -> str:
-        """The folder without links on the way to it, added where it is missing; the folders above it belong to root."""
+        """Return the folder's resolved path; add it if it is missing. Missing folders above it belong to root."""
         real = self.root.resolve(path)
         if real in self._folders:
             return real
         node = self.root.lstat(real)
         if node is not None:
             if node.kind != FOLDER:
-                raise InputError(f"{self.root.what}: {printable(real)} is in the way: it should be a folder")
+                raise InputError(
+                    f"{self.root.what}: {printable(real)}: wrong type (found {node.kind}, expected folder); remove "
+                    "the file"
+                )
         else:
             above = real.rpartition("/")[0] or "/"
             if above != "/":
@@ -422,13 +439,16 @@ class _Tree:
         entry = replace(entry, path=_named(f"{folder}/{name}"))
         node = self.root.lstat(entry.path)
         if node is not None and node.kind not in (FILE, LINK):
-            raise InputError(f"{self.root.what}: {entry.path} is in the way: it should be a {entry.kind}")
+            raise InputError(
+                f"{self.root.what}: {entry.path}: wrong type (found {node.kind}, expected {entry.kind}); remove it "
+                "first"
+            )
         if node is None or _difference(self.root, entry, node):
             self.entries.append(entry)
 
 
 def _difference(root: Root, entry: TreeEntry, node: Node, *, owners: bool = True, times: bool = False) -> str | None:
-    """The difference between `node` and `entry`; None where there is none."""
+    """The difference between `node` and `entry`, or None."""
     if node.kind != entry.kind:
         return f"is a {node.kind}, not a {entry.kind}"
     if node.kind != LINK and node.mode != entry.mode:
@@ -436,11 +456,11 @@ def _difference(root: Root, entry: TreeEntry, node: Node, *, owners: bool = True
     if owners and (node.uid, node.gid) != (entry.uid, entry.gid):
         return f"belongs to {node.uid}:{node.gid}, not {entry.uid}:{entry.gid}"
     if times and node.mtime != entry.mtime:
-        return f"is of {node.mtime}, not {entry.mtime}"
+        return f"has time {node.mtime}, not {entry.mtime}"
     if node.kind == LINK and node.target != entry.target:
-        return f"names {printable(node.target)}, not {entry.target}"
+        return f"points to {printable(node.link_target)}, not {entry.target}"
     if node.kind == FILE and (node.size_bytes != entry.size_bytes or root.sha256(entry.path) != entry.sha256()):
-        return "has other content"
+        return "has different content"
     return None
 
 
@@ -449,7 +469,7 @@ def _difference(root: Root, entry: TreeEntry, node: Node, *, owners: bool = True
 
 def _releases(root: Root, base: str) -> list[Release]:
     """The releases whose records can be read, the newest first."""
-    found = []
+    valid = []
     for name in root.listing(f"{base}/releases"):
         if releases.IDENTITY.fullmatch(name):
             path = f"{base}/releases/{name}/{releases.RECORD}"
@@ -457,31 +477,40 @@ def _releases(root: Root, base: str) -> list[Release]:
                 data = root.read(path, releases.MAX_RECORD_BYTES)
                 release = None if data is None else Release.from_json(strict_json.loads(data, path), path)
             except InputError:
-                continue  # as on the drone: a folder without a valid record is no release
+                continue  # as on the drone, a folder without a valid record is not a release
             if release is not None and release.identity == name:
-                found.append(release)
-    return sorted(found, key=lambda release: -release.sequence)
+                valid.append(release)
+    return sorted(valid, key=lambda release: -release.sequence)
 
 
 def _current(root: Root, base: str) -> str | None:
     node = root.lstat(f"{base}/current")
-    return node.target.rpartition("/")[2] if node is not None and node.kind == LINK else None
+    return node.link_target.rpartition("/")[2] if node is not None and node.kind == LINK else None
+
+
+def _in_use(root: Root, base: str, there: Sequence[Release], bundle: Bundle) -> Release | None:
+    """The release of this bundle if it is current and not bad; its record is then kept."""
+    identity = releases.identity(bundle.sha256)
+    former = next((known for known in there if known.identity == identity), None)
+    return former if former is not None and former.state != "bad" and _current(root, base) == identity else None
 
 
 def _check_counter(root: Root, base: str, bundle: Bundle, settings: DeploySettings) -> bool:
-    """Whether the bundle is older than the confirmed one there.
+    """Whether the bundle is older than the confirmed one of its key there.
 
     Raises:
-        GateError: It is, and the settings do not allow that.
+        GateError: The bundle is older, and the settings do not allow that.
     """
     data = root.read(f"{base}/state.json", releases.MAX_RECORD_BYTES)
-    counter = 0 if data is None else releases.parse_counter(data, f"{root.what}: {base}/state.json")
+    counters = {} if data is None else releases.parse_counters(data, f"{root.what}: {base}/state.json")
+    counter = counters.get(bundle.key_fingerprint, 0)
     if bundle.manifest.counter >= counter:
         return False
     if not settings.allow_older:
         raise GateError(
-            f"{root.what}: {bundle.path} has the counter {bundle.manifest.counter}, and {counter} was confirmed there: "
-            "it is older; deploy a newer build, or say --allow-older"
+            f"{root.what}: {bundle.path} is older than the confirmed release of its key there (found counter "
+            f"{bundle.manifest.counter}, expected at least {counter}); deploy a newer build, or give "
+            f"{named('allow_older')}; if this host's clock was wrong, start a new count with edgeprune keys make"
         )
     return True
 
@@ -493,20 +522,23 @@ def _check_revoked(root: Root, bundle: Bundle, user: User) -> None:
             text = (root.read(path, releases.MAX_RECORD_BYTES) or b"").decode("ascii", "replace").strip()
             mark = keys.fingerprint(keys.public(text, path)) if re.fullmatch("[0-9a-f]{64}", text) else text
             if mark == bundle.key_fingerprint:
-                raise SignatureError(f"{root.what}: {bundle.path} is signed by {mark}, which is revoked there ({path})")
+                raise SignatureError(
+                    f"{root.what}: {bundle.path} is signed by {mark}, a key that is revoked there ({path}); sign with "
+                    "another key (edgeprune keys make)"
+                )
 
 
 def users(root: Root) -> list[User]:
     """The accounts of /etc/passwd, in its order; malformed lines are left out."""
-    found = []
+    accounts = []
     for line in (root.read("/etc/passwd", _MAX_TEXT_BYTES) or b"").decode("utf-8", "replace").splitlines():
         fields = line.split(":")
         if len(fields) == 7 and re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}\$?", fields[0]):
             uid, gid, home = fields[2], fields[3], fields[5]
             numbers = re.fullmatch(r"\d{1,10}:\d{1,10}", f"{uid}:{gid}")
             if numbers and re.fullmatch(r"/[A-Za-z0-9._/-]{0,200}", home):
-                found.append(User(fields[0], int(uid), int(gid), home))
-    return found
+                accounts.append(User(fields[0], int(uid), int(gid), home))
+    return accounts
 
 
 def _in_group(root: Root, user: User, group: str) -> bool:
@@ -523,7 +555,7 @@ def _in_group(root: Root, user: User, group: str) -> bool:
 def _release(
     bundle: Bundle, settings: DeploySettings, there: Sequence[Release], older: bool, installed: str | None
 ) -> Release:
-    """The record of the release. It is on trial: the drone's first start confirms it, or falls back."""
+    """The record of the release, which is on trial until the drone's first start confirms it or falls back."""
     return Release(
         bundle_sha256=bundle.sha256,
         name=bundle.manifest.name,
@@ -537,19 +569,25 @@ def _release(
     )
 
 
-def _model(bundle: Bundle, precision: str) -> bytes:
-    entry = bundle.manifest.models.get(precision)
+def _model(bundle: Bundle, precision: str, there: str | None) -> bytes | None:
+    """The model of this precision; for "auto" the one with the SHA-256 `there`, or None if the bundle lacks it."""
+    models = bundle.manifest.models
+    if precision == "auto":
+        names = [entry["payload"] for entry in models.values() if entry["payload"] is not None]
+        name = next((name for name in names if bundle.payloads[name].sha256 == there), None)
+        return None if name is None else bundle.read(name)
+    entry = models.get(precision)
     if entry is None or entry["payload"] is None:
         why = f" ({entry['reason']})" if entry else ""
-        raise InputError(f"{bundle.path}: has no {precision} model{why}")
+        raise InputError(f"{bundle.path}: no {precision} model in this bundle{why}")
     return bundle.read(entry["payload"])
 
 
-def _agent(made: _Tree, base: str, said: str, agent: Mapping[str, bytes]) -> str:
-    """Add the agent beside a former one, then the link that names it.
+def _agent(made: _Tree, base: str, root_path: str, agent: Mapping[str, bytes]) -> str:
+    """Add the agent beside a former one, then the link to it.
 
     Returns:
-        The name of its folder, which is made of the hash of its content.
+        The name of its folder, which contains a hash of its content.
     """
     content = hashlib.sha256(
         strict_json.canonical({path: hashlib.sha256(data).hexdigest() for path, data in agent.items()})
@@ -564,16 +602,16 @@ def _agent(made: _Tree, base: str, said: str, agent: Mapping[str, bytes]) -> str
     made.root.preload([f"{base}/{name}/{path}" for path in agent])
     for path, data in sorted(agent.items()):
         made.owned_file(f"{base}/{name}/{path}", data, 0o755 if path.startswith("bin/") else 0o644)
-    made.owned_link(f"{base}/agent", name)
+    made.owned_link(f"{base}/{AGENT}", name)
     command = "/usr/local/bin/edgeprune"
     node = made.root.lstat(made.root.resolve(command, last=False))
     if node is None:  # another installation's command stays
-        made.system_link(command, f"{said}/agent/bin/edgeprune")
+        made.system_link(command, f"{root_path}/{COMMAND}")
     return name
 
 
-def _trust(made: _Tree, bundle: Bundle, folder: str, put: Callable[[str, bytes], None], told: list[str]) -> None:
-    """Let the drone trust this host's key, and the bundle's signer where that is another key."""
+def _trust(made: _Tree, bundle: Bundle, folder: str, put: Callable[[str, bytes], None], notes: list[str]) -> None:
+    """Let the drone trust this host's key, and the key that signed the bundle."""
     own = keys.load_or_create().verify_key
     known = {
         (made.root.read(f"{folder}/{name}", releases.MAX_RECORD_BYTES) or b"").decode("ascii", "replace").strip()
@@ -590,36 +628,37 @@ def _trust(made: _Tree, bundle: Bundle, folder: str, put: Callable[[str, bytes],
         if made.root.find(path)[1] is not None:
             path = f"{folder}/{name}-{text[:8]}.pub"
         put(path, f"{text}\n".encode())
-        told.append(f"bundles of {keys.fingerprint(key)} are trusted there from now on ({path})")
+        notes.append(f"bundles signed by {keys.fingerprint(key)} are trusted there ({path})")
 
 
-def _unit(made: _Tree, settings: DeploySettings, user: User, told: list[str], *, has_agent: bool) -> None:
-    """Add the service, started at boot, and the folders of its user's home that it may only read."""
+def _unit(made: _Tree, settings: DeploySettings, source: str, user: User, notes: list[str], *, has_agent: bool) -> None:
+    """Add the service, which starts at boot, and the folders in its user's home, which it may only read."""
     from edgeprune_device.service import unit
 
-    said = str(settings.root)
-    executable = f"{said}/agent/bin/edgeprune"
+    root_path = str(settings.root)
+    executable = f"{root_path}/{COMMAND}"
     if not has_agent and made.root.find(executable)[1] is None:
-        raise InputError(f"{made.root.what}: has no agent that a service could run; leave out --no-agent")
+        raise InputError(f"{made.root.what}: no agent for the service to run; leave out {named('no_agent')}")
     above = user.home.rstrip("/")
     home = f"{above}/.config/edgeprune"
-    # The drone's own key is made on the drone: one in the image would be the same in all that are made from it.
+    # Each drone makes its own key: a key in the image would be the same on all drones with this image.
     for folder in (user.home, f"{above}/.config", home, f"{home}/trusted"):
         made.owned_folder(folder)
     made.owned_folder(f"{home}/keys", 0o700)
-    content = unit.text(user.name, executable, said, settings.source, settings.output or "-", home)
+    content = unit.text(user.name, executable, root_path, source, settings.output or "-", home)
     folder = "/etc/systemd/system"
     made.system_file(f"{folder}/{unit.NAME}", content.encode())
     made.system_link(f"{folder}/multi-user.target.wants/{unit.NAME}", f"{folder}/{unit.NAME}")
-    told.append(f"{unit.NAME} starts at boot as {user.name}")
+    notes.append(f"{unit.NAME} starts at boot as {user.name}")
     if user != ROOT_USER and not _in_group(made.root, user, "video"):
-        told.append(f"{user.name} is not in the group video there, which a camera and a Jetson's GPU need")
+        notes.append(
+            f"{user.name} is not in the group video there, which the camera and the GPU of a Jetson need; add the "
+            "user to the group"
+        )
 
 
 def _removals(root: Root, base: str, there: Sequence[Release], release: Release, keep: int) -> list[tuple[str, str]]:
-    """The releases that go, as the drone tidies; but the newest good one stays in any case, since the new one is on
-    trial.
-    """
+    """The releases to remove, chosen as on the drone, but always keep the newest good one: the new one is on trial."""
     others = releases.worthiest(there, release.identity)
     kept = {release.identity, *(known.identity for known in others[: max(keep - 1, 1)])}
     folder = root.resolve(f"{base}/releases")
@@ -635,13 +674,15 @@ def _below(root: Root, path: str, depth: int = 0) -> list[tuple[str, str]]:
     node = root.lstat(path)
     if node is None:
         return []
-    found = []
+    below = []
     if node.kind == FOLDER:
         if depth > 40:
-            raise InputError(f"{root.what}: {printable(path[:200])}: folders too deep; remove them by hand")
+            raise InputError(
+                f"{root.what}: {printable(path[:200])}: folders nested too deeply; remove the folder by hand"
+            )
         for name in sorted(root.names(path)):
-            found += _below(root, _named(f"{path}/{name}"), depth + 1)
-    return [*found, (path, node.kind)]
+            below += _below(root, _named(f"{path}/{name}"), depth + 1)
+    return [*below, (path, node.kind)]
 
 
 def _parts(path: str) -> list[str]:
@@ -649,9 +690,9 @@ def _parts(path: str) -> list[str]:
 
 
 def _named(path: str) -> str:
-    """The path, if every program used here accepts it."""
+    """The path, checked for names that one of the writers cannot handle."""
     if not path.isprintable() or len(path.encode("utf-8", "surrogateescape")) > 4000:
-        raise InputError(f"{printable(path[:200])}: such a name cannot be written")
+        raise InputError(f"{printable(path[:200])}: invalid name (unprintable or too long); rename the file")
     return path
 
 
@@ -660,7 +701,3 @@ def _digest(chunks: Iterator[bytes]) -> str:
     for chunk in chunks:
         digest.update(chunk)
     return digest.hexdigest()
-
-
-#: Called with a line of progress, for a person.
-Say = Callable[[str], None]

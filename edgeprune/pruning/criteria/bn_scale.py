@@ -5,12 +5,14 @@ from __future__ import annotations
 import numpy as np
 from torch import nn
 
+from edgeprune.data.samples import Samples
 from edgeprune.pruning.channels import Channels
+from edgeprune.pruning.layers import Floats, norms
 
 NEEDS_SAMPLES = False
 
 
-def score(model: nn.Module, channels: Channels, samples=None) -> np.ndarray:
+def score(model: nn.Module, channels: Channels, samples: Samples | None = None) -> Floats:
     """Score each atom by its batch-norm scales.
 
     Args:
@@ -19,12 +21,12 @@ def score(model: nn.Module, channels: Channels, samples=None) -> np.ndarray:
         samples: Not used.
 
     Returns:
-        (atoms,) float64: the mean |gamma| over the batch norms that scale the atom; infinite where none does.
+        (atoms,) float64: the mean |gamma| over the batch norms that scale the atom; infinite if none does.
     """
-    modules = dict(model.named_modules())
-    total, norms = np.zeros(channels.atoms), np.zeros(channels.atoms)
+    known = norms(model)
+    total, count = np.zeros(channels.atoms), np.zeros(channels.atoms)
     for name, atoms in channels.out.items():
-        if isinstance(modules[name], nn.BatchNorm2d):
-            np.add.at(total, atoms, modules[name].weight.detach().abs().double().cpu().numpy())
-            np.add.at(norms, atoms, 1)
-    return np.where(norms > 0, total / np.maximum(norms, 1), np.inf)
+        if name in known:
+            np.add.at(total, atoms, known[name].weight.detach().abs().double().cpu().numpy())
+            np.add.at(count, atoms, 1)
+    return np.where(count > 0, total / np.maximum(count, 1), np.inf)

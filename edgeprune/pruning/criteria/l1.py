@@ -7,17 +7,18 @@ al., arXiv 1608.08710).
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import nn
 
+from edgeprune.data.samples import Samples
 from edgeprune.pruning.channels import Channels
 from edgeprune.pruning.criteria._slices import per_mean_of_group, sums
+from edgeprune.pruning.layers import Floats
 
 NEEDS_SAMPLES = False
 
 
-def score(model: nn.Module, channels: Channels, samples=None) -> np.ndarray:
+def score(model: nn.Module, channels: Channels, samples: Samples | None = None) -> Floats:
     """Score each atom by its absolute weights.
 
     Args:

@@ -1,9 +1,9 @@
 """Network Slimming as in the paper: one threshold over the batch-norm scales of the whole network, at the percentile
-that the budget asks for (Liu et al., arXiv 1708.06519).
+that the budget requires (Liu et al., arXiv 1708.06519).
 
-The cost of an atom is its rank, so the channels under the threshold have the least sum of costs. Under `--ratio`,
-without rounding and floors, the solution of the budget is the paper's. There `bn_scale`, whose cost is the scale
-itself, removes the same channels; where costs are weighed against MACs or parameters it removes others.
+The cost of an atom is its rank, so the channels under the threshold have the least sum of costs. Under a budget of kind
+`ratio`, without rounding and floors, the solution equals the paper's. In that case `bn_scale`, whose cost is the scale
+itself, removes the same channels; it removes others if costs are weighed against MACs or parameters.
 """
 
 from __future__ import annotations
@@ -11,13 +11,15 @@ from __future__ import annotations
 import numpy as np
 from torch import nn
 
+from edgeprune.data.samples import Samples
 from edgeprune.pruning.channels import Channels
 from edgeprune.pruning.criteria import bn_scale
+from edgeprune.pruning.layers import Floats
 
 NEEDS_SAMPLES = False
 
 
-def score(model: nn.Module, channels: Channels, samples=None) -> np.ndarray:
+def score(model: nn.Module, channels: Channels, samples: Samples | None = None) -> Floats:
     """Score each atom by the rank of its batch-norm scale.
 
     Args:
@@ -26,7 +28,7 @@ def score(model: nn.Module, channels: Channels, samples=None) -> np.ndarray:
         samples: Not used.
 
     Returns:
-        (atoms,) float64: the fraction of the network's prunable atoms whose |gamma| is smaller; infinite where no norm
+        (atoms,) float64: the fraction of the network's prunable atoms whose |gamma| is smaller; infinite if no norm
             scales the atom.
     """
     gamma = bn_scale.score(model, channels)

@@ -1,16 +1,18 @@
-"""Random scores: the baseline of every criterion. The draw is the same every time."""
+"""Random scores: the baseline for every criterion, from a fixed seed."""
 
 from __future__ import annotations
 
 import numpy as np
 from torch import nn
 
+from edgeprune.data.samples import Samples
 from edgeprune.pruning.channels import Channels
+from edgeprune.pruning.layers import Floats
 
 NEEDS_SAMPLES = False
 
 
-def score(model: nn.Module, channels: Channels, samples=None) -> np.ndarray:
+def score(model: nn.Module, channels: Channels, samples: Samples | None = None) -> Floats:
     """Score each atom at random.
 
     Args:

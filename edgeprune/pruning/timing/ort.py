@@ -1,8 +1,8 @@
 """ONNX Runtime on this machine's CPU, one thread.
 
-The clock reads the processor time of the thread that computes. On a quiet machine that equals the wall time; on a busy
-one it still is the cost of the network. With three other jobs on two cores, the medians of five rounds differed from
-those of the next five by 17 % in wall time and by 4 % in processor time.
+The clock reads the processor time of the computing thread. On an idle machine it equals the wall time; on a busy one it
+is still the cost of the network. With three other jobs on two cores, the medians of five rounds differed from those of
+the next five by 17 % in wall time and by 4 % in processor time.
 """
 
 from __future__ import annotations
@@ -16,9 +16,16 @@ from edgeprune_device import runtimes
 from edgeprune_device.machine.environment import Environment
 from edgeprune_device.runtimes import Session
 
-#: Sessions open at once: each session of a large network takes gigabytes.
+from edgeprune.pruning.layers import Floats
+
+#: Sessions open at once, because each session of a large network takes gigabytes.
 _AT_ONCE = 12
 _LEAST = 5
+
+
+def clock() -> Ort:
+    """The clock with its default rounds."""
+    return Ort()
 
 
 @dataclass(frozen=True)
@@ -26,9 +33,9 @@ class Ort:
     """A clock of ONNX Runtime.
 
     Attributes:
-        rounds: How often each file runs.
-        seconds: Processor time for all files together. When it has passed, no further round starts, except that there
-            are five rounds at least.
+        rounds: The number of runs of each file.
+        seconds: Limit of the processor time for all files together. After it no further round starts, but there are at
+            least five rounds.
     """
 
     rounds: int = 20
@@ -51,8 +58,9 @@ class Ort:
             files: Name -> ONNX file; the first is the uncut network.
 
         Returns:
-            Name -> milliseconds: the median over the rounds of a file's time as a share of the first file's in the same
-                round, times the median of the first file.
+            Name -> milliseconds: the median over the rounds of the ratio of a file's time to the first file's time in
+            the
+                same round, times the median of the first file.
         """
         first, *others = files
         shares, alone = {first: 1.0}, []
@@ -67,13 +75,14 @@ class Ort:
         whole = float(np.median(np.concatenate(alone)))
         return {name: share * whole for name, share in shares.items()}
 
-    def _turns(self, sessions: list[Session], seconds: float) -> np.ndarray:
+    def _turns(self, sessions: list[Session], seconds: float) -> Floats:
         """(rounds, sessions) milliseconds."""
         rng = np.random.default_rng(0)
-        x = rng.random((1, *sessions[0].input_shape[1:]), dtype=np.float32)
+        sides = [side for side in sessions[0].input_shape[1:] if side is not None]
+        x = rng.random((1, *sides), dtype=np.float32)
         for session in sessions:
             session.infer(x)
-        rounds = []
+        rounds: list[Floats] = []
         while len(rounds) < self.rounds and (len(rounds) < _LEAST or np.sum(rounds) < 1e3 * seconds):
             times = np.empty(len(sessions))
             for i in rng.permutation(len(sessions)):

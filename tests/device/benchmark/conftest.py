@@ -6,7 +6,7 @@ from edgeprune_device.vision.evaluation import EvaluationSet
 
 @pytest.fixture
 def rebuilt(tmp_path, manifest, tiny_onnx, labelled_pictures):
-    """A bundle with parts of the manifest changed."""
+    """make(payloads, **change): a bundle with a changed manifest."""
 
     def make(payloads=None, **change):
         parts = {"model.fp32.onnx": tiny_onnx, "evaluation.zip": EvaluationSet.pack(labelled_pictures)}

@@ -1,4 +1,4 @@
-"""A benchmark that takes a moment, and a manifest with two models."""
+"""Options of a very short benchmark, and a manifest with two models."""
 
 QUICK = {"seconds": 0.05, "warmup_seconds": 0.05}
 

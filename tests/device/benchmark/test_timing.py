@@ -8,7 +8,7 @@ from edgeprune_device.errors import DeviceError, InputError
 
 
 class Clock:
-    """Time that passes only where a stage says so."""
+    """A clock that advances only when a stage runs."""
 
     def __init__(self, monkeypatch):
         self.now = 1_000
@@ -25,12 +25,12 @@ class Clock:
 
 
 def measure(stages, frames, *, seconds=10.0, min_samples=64, warmup_seconds=10.0, **more):
-    """`bench.measure` of frames that come again and again."""
+    """Call `timing.measure` with endlessly repeated frames."""
     plan = timing.TimingPlan(seconds, min_samples, warmup_seconds)
     return timing.measure(stages, itertools.cycle(frames).__next__, plan, **more)
 
 
-def test_each_stage_gets_its_own_time_and_the_value_flows(monkeypatch):
+def test_each_stage_is_timed_and_passes_its_value_on(monkeypatch):
     clock, seen = Clock(monkeypatch), []
 
     def tag(name, ms):
@@ -42,27 +42,27 @@ def test_each_stage_gets_its_own_time_and_the_value_flows(monkeypatch):
     assert set(seen) == {"xab", "yab"} and seen[:3] == ["xab", "yab", "xab"]
     assert set(samples.stages_ns["a"]) == {10_000_000} and set(samples.stages_ns["b"]) == {30_000_000}
     assert set(samples.frames_ns) == {40_000_000}
-    assert len(samples.frames_ns) == 64  # 2 s would be 50; p90 wants 64
+    assert len(samples.frames_ns) == 64  # 2 s would give 50; p90 needs 64
     assert samples.wall_ns == 64 * 40_000_000 and samples.first_ns["b"] == 30_000_000
     assert samples.settled and len(samples.stages_ns["a"]) == len(samples.frames_ns)
 
 
-def test_warm_up_goes_on_until_it_settles(monkeypatch):
+def test_warm_up_lasts_until_the_timings_are_stable(monkeypatch):
     clock = Clock(monkeypatch)
-    slow_start = [200 - 5 * i for i in range(30)]  # 200 ms falling to 55 ms, then 50 ms for ever
+    slow_start = [200 - 5 * i for i in range(30)]  # 200 ms falling to 55 ms, then always 50 ms
     samples = measure({"a": clock.stage(*slow_start, 50)}, [0], seconds=5, warmup_seconds=60)
     assert samples.settled and samples.warmup_frames >= 30
-    assert set(samples.frames_ns) == {50_000_000}  # nothing of the slow start among the samples
+    assert set(samples.frames_ns) == {50_000_000}  # the samples contain none of the slow start
 
 
-def test_a_warm_up_that_never_settles_is_flagged(monkeypatch):
+def test_warm_up_that_never_settles_is_flagged(monkeypatch):
     clock = Clock(monkeypatch)
     samples = measure({"a": clock.stage(*range(10, 2000), 1)}, [0], seconds=1, warmup_seconds=3)
     assert not samples.settled and 3e9 <= samples.warmup_ns < 4e9
 
 
 @pytest.mark.parametrize("mode", ["one", "pipelined"])
-def test_there_is_always_a_frame(mode):
+def test_at_least_one_frame_is_measured(mode):
     stages = {"a": lambda value: value, "b": lambda value: value, "c": lambda value: value}
     plan = timing.TimingPlan(seconds=1e-9, warmup_seconds=0.01)
     frames = itertools.count().__next__
@@ -70,13 +70,13 @@ def test_there_is_always_a_frame(mode):
     assert len(run(stages, frames, plan).frames_ns) >= 1
 
 
-def test_slow_frames_do_not_take_for_ever(monkeypatch):
+def test_run_with_slow_frames_is_limited(monkeypatch):
     clock = Clock(monkeypatch)
     samples = measure({"a": clock.stage(1000)}, [0], seconds=5, warmup_seconds=2)
     assert len(samples.frames_ns) == 20  # 64 would take 64 s: stopped at four times the 5 s
 
 
-def test_what_comes_after_a_measured_frame_is_outside_its_time(monkeypatch):
+def test_work_after_a_frame_is_not_measured(monkeypatch):
     clock, called = Clock(monkeypatch), []
     after = clock.stage(5)
     samples = measure(
@@ -88,27 +88,27 @@ def test_what_comes_after_a_measured_frame_is_outside_its_time(monkeypatch):
     assert samples.warmup_frames > 1 and samples.wall_ns == len(called) * 15_000_000
 
 
-def test_real_time():
+def test_real_clock():
     samples = measure({"sleep": lambda _: time.sleep(0.002)}, [0], seconds=0.2, min_samples=10, warmup_seconds=1)
     assert min(samples.frames_ns) >= 2e6 and len(samples.frames_ns) >= 10
     assert samples.wall_ns >= sum(samples.frames_ns)
 
 
-def test_an_error_in_a_stage_comes_out():
+def test_error_in_a_stage_is_raised():
     def fail(value):
-        raise InputError("p3.png: not a picture")
+        raise InputError("p3.png: not an image")
 
     with pytest.raises(InputError, match=r"p3\.png"):
         measure({"a": fail}, [0])
 
 
-def test_the_median_frame_is_told_between_warm_up_and_measuring(monkeypatch):
-    clock, told = Clock(monkeypatch), []
-    measure({"a": clock.stage(10)}, [0], seconds=1, warmed=lambda ns: told.append((ns, clock.now)))
-    assert told == [(10_000_000, told[0][1])] and told[0][1] > 1_000
+def test_median_frame_time_is_reported_after_the_warm_up(monkeypatch):
+    clock, calls = Clock(monkeypatch), []
+    measure({"a": clock.stage(10)}, [0], seconds=1, warmed=lambda ns: calls.append((ns, clock.now)))
+    assert calls == [(10_000_000, calls[0][1])] and calls[0][1] > 1_000
 
 
-def test_an_interrupt_keeps_what_was_measured(monkeypatch):
+def test_interrupt_keeps_the_measured_frames(monkeypatch):
     clock, seen = Clock(monkeypatch), itertools.count()
     work = clock.stage(10)
 
@@ -123,22 +123,31 @@ def test_an_interrupt_keeps_what_was_measured(monkeypatch):
     assert len(samples.frames_ns) + samples.warmup_frames == next(seen)
 
 
-def test_an_interrupt_in_the_middle_of_a_row_leaves_whole_ones(monkeypatch):
-    appended = itertools.count()
+def test_an_interrupt_in_the_middle_of_a_frame_leaves_whole_rows(monkeypatch):
+    clock = Clock(monkeypatch)
+    first, calls = clock.stage(10), itertools.count()
 
-    class Column(timing.array):
-        def append(self, value):
-            if next(appended) == 31:  # three figures a row
-                raise KeyboardInterrupt
-            super().append(value)
+    def second(value):
+        if next(calls) >= 31 and clock.now > 1e9:
+            raise KeyboardInterrupt
+        return value
 
-    monkeypatch.setattr(timing, "array", Column)
-    samples = measure({"a": Clock(monkeypatch).stage(10)}, [0])
-    assert samples.interrupted
-    assert [len(column) for column in (samples.begins_ns, samples.stages_ns["a"], samples.frames_ns)] == [10, 10, 10]
+    samples = measure({"a": first, "b": second}, [0])
+    assert samples.interrupted and len(samples.frames_ns) >= 1
+    assert {len(column) for column in (samples.begins_ns, *samples.stages_ns.values())} == {len(samples.frames_ns)}
+    # The interrupted frame does not count.
+    assert samples.wall_ns == len(samples.frames_ns) * 10_000_000
 
 
-def test_an_interrupt_before_the_first_sample_is_one(monkeypatch):
+def test_progress_is_reported_at_intervals_and_the_rows_leave_the_batch(monkeypatch):
+    clock, told = Clock(monkeypatch), []
+    samples = measure({"a": clock.stage(10)}, [0], seconds=2, progress=told.append)
+    measuring = [text for text in told if text.startswith("measuring")]
+    assert 10 <= len(measuring) <= 12 and measuring[-1] == "measuring 2 of 2 s"
+    assert len(samples.frames_ns) == 200 and list(samples.frames_ns) == list(samples.stages_ns["a"])
+
+
+def test_interrupt_before_the_first_sample_is_raised(monkeypatch):
     def stage(value):
         raise KeyboardInterrupt
 
@@ -146,7 +155,7 @@ def test_an_interrupt_before_the_first_sample_is_one(monkeypatch):
         measure({"a": stage}, [0])
 
 
-def test_a_device_that_fails_keeps_what_was_measured(monkeypatch):
+def test_device_failure_keeps_the_measured_frames(monkeypatch):
     clock = Clock(monkeypatch)
     work = clock.stage(10)
 
@@ -158,7 +167,7 @@ def test_a_device_that_fails_keeps_what_was_measured(monkeypatch):
     samples = measure({"a": stage}, [0], seconds=60)
     assert samples.interrupted and samples.failure == "the camera is gone" and set(samples.frames_ns) == {10_000_000}
     with pytest.raises(DeviceError):
-        measure({"a": stage}, [0])  # nothing was measured: nothing is kept
+        measure({"a": stage}, [0])  # nothing was measured, so the error is raised
 
 
 def pipelined(stages, **more):
@@ -167,7 +176,7 @@ def pipelined(stages, **more):
     return timing.pipelined(stages, frames.__next__, plan, middle="b", **more)
 
 
-def test_a_pipeline_overlaps_its_parts_and_keeps_the_order():
+def test_pipeline_overlaps_its_parts_and_keeps_the_order():
     ended, threads = [], {}
 
     def step(name, seconds):
@@ -187,12 +196,12 @@ def test_a_pipeline_overlaps_its_parts_and_keeps_the_order():
     assert ended == sorted(ended) and list(samples.begins_ns) == sorted(samples.begins_ns)
     assert list(samples.stages_ns) == ["a", "b", "c"]
     assert {len(column) for column in samples.stages_ns.values()} == {len(samples.frames_ns)}
-    # 60 ms of work a frame: one after another 0.6 s would hold 10 frames, and each frame still takes its 60 ms.
+    # 60 ms of work per frame: sequentially, 0.6 s would suffice for 10 frames. Each frame still takes 60 ms.
     assert len(samples.frames_ns) > 15 and min(samples.frames_ns) >= 60_000_000
     assert "MainThread" in threads["b"] and len(threads["b"]) == 1
 
 
-def test_a_pipeline_begins_the_middle_only_when_its_older_results_are_done():
+def test_pipeline_begins_the_middle_only_after_its_older_results_are_done():
     live, most = set(), []
     lock = threading.Lock()
 
@@ -212,12 +221,12 @@ def test_a_pipeline_begins_the_middle_only_when_its_older_results_are_done():
 
 
 @pytest.mark.parametrize("broken", ["a", "b", "c"])
-def test_an_error_anywhere_in_a_pipeline_comes_out(broken):
+def test_error_anywhere_in_a_pipeline_is_raised(broken):
     calls = itertools.count()
 
     def fail(value):
         if next(calls) > 20:
-            raise InputError("p3.png: not a picture")
+            raise InputError("p3.png: not an image")
         return value
 
     stages = {name: fail if name == broken else (lambda v: v) for name in "abc"}
@@ -225,8 +234,8 @@ def test_an_error_anywhere_in_a_pipeline_comes_out(broken):
         pipelined(stages, seconds=30)
 
 
-def test_the_loop_itself_costs_little():
-    """Not a limit of time: what is between the frames, beside a frame whose work takes a tenth of a millisecond."""
+def test_overhead_of_the_loop_is_small():
+    """Compares the time between frames with frames of 0.1 ms of work; it is no absolute time limit."""
 
     def work(value):
         until = time.monotonic_ns() + 100_000

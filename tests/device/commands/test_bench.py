@@ -17,7 +17,7 @@ from edgeprune_device.trust import keys
 from .calls import QUICK, edgeprune
 
 
-def test_allow_untrusted_says_so(capsys, bundle, home):
+def test_allow_untrusted_prints_a_warning(capsys, bundle, home):
     (home / "keys" / "host.key").unlink()
     args = ["bench", str(bundle.path), "--runtime", "null", "--allow-untrusted", *QUICK]
     code, out, _ = edgeprune(capsys, *args)
@@ -35,7 +35,7 @@ def test_bench_writes_the_report_and_prints_a_table(capsys, bundle, tmp_path):
     assert code == 0 and read.accuracy is None and read.parity["box_px"] == 0
 
 
-def test_an_interrupted_run_is_kept_and_says_so(capsys, bundle, monkeypatch):
+def test_interrupted_run_is_kept_and_marked(capsys, bundle, monkeypatch):
     from edgeprune_device.runtimes import null
 
     zeros, began = null.NullSession.infer, time.monotonic()
@@ -47,11 +47,11 @@ def test_an_interrupted_run_is_kept_and_says_so(capsys, bundle, monkeypatch):
 
     monkeypatch.setattr(null.NullSession, "infer", infer)
     code, out, err = edgeprune(capsys, "bench", str(bundle.path), "--runtime", "null", "--warmup", "0.1")
-    assert code == 130 and "holds what was measured until then" in err and "interrupted: shorter" in out
+    assert code == 130 and "contains the frames measured before the interruption" in err and "so it is shorter" in out
     assert len(Spool().entries()) == 1
 
 
-def test_a_device_that_fails_in_the_middle_costs_only_the_rest(capsys, bundle, monkeypatch):
+def test_device_failure_keeps_earlier_measurements(capsys, bundle, monkeypatch):
     from edgeprune_device.errors import DeviceError
     from edgeprune_device.runtimes import null
 
@@ -68,15 +68,15 @@ def test_a_device_that_fails_in_the_middle_costs_only_the_rest(capsys, bundle, m
     monkeypatch.setattr(null.NullSession, "infer", infer)
     monkeypatch.setattr(null.NullSession, "close", close)
     code, out, err = edgeprune(capsys, "bench", str(bundle.path), "--runtime", "null", "--warmup", "0.1")
-    assert code == 2 and "illegal memory access" in err and "holds what was measured until then" in err
-    assert "it broke off: cudaMemcpyAsync" in out
+    assert code == 2 and "illegal memory access" in err and "contains the frames measured before the failure" in err
+    assert "the run failed before its end: cudaMemcpyAsync" in out
     (entry,) = Spool().entries()
     report = BenchReport.from_json(strict_json.loads(Spool().read(entry.id), "r"))
     assert report.failure.startswith("cudaMemcpyAsync") and report.stages["infer"]["samples"] > 10
 
 
-def test_a_report_is_kept_whatever_becomes_of_the_output(bundle, tmp_path):
-    """`edgeprune bench | true`, and a link that breaks."""
+def test_report_is_kept_when_the_output_fails(bundle, tmp_path):
+    """Covers `edgeprune bench | true` and a broken link."""
     command = [sys.executable, "-m", "edgeprune_device", "bench", str(bundle.path), "--runtime", "null", *QUICK]
     reader, writer = os.pipe()
     os.close(reader)
@@ -90,19 +90,19 @@ def test_a_report_is_kept_whatever_becomes_of_the_output(bundle, tmp_path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM])
-def test_a_terminal_that_goes_away_leaves_what_was_measured(bundle, own_signals, number):
+def test_closed_terminal_keeps_the_measurements(bundle, own_signals, number):
     controller, terminal = pty.openpty()
     command = [sys.executable, "-m", "edgeprune_device", "bench", str(bundle.path), "--runtime", "null"]
-    # A terminal whose cursor moves, whoever runs this test: elsewhere nothing is drawn while it measures.
+    # Progress is drawn only on a terminal with a movable cursor, so this environment declares one.
     environ = {**os.environ, "TERM": "xterm", "CI": ""}
     command += ["--warmup", "0.1", "--seconds", "600"]
     with subprocess.Popen(command, stdout=terminal, stderr=terminal, env=environ) as run:
         try:
             os.close(terminal)
-            said = b""
-            while b"measuring" not in said:
-                assert select.select([controller], [], [], 60)[0], said
-                said += os.read(controller, 4096)
+            output = b""
+            while b"measuring" not in output:
+                assert select.select([controller], [], [], 60)[0], output
+                output += os.read(controller, 4096)
             os.close(controller)
             for _ in range(2):  # the kernel and the shell
                 run.send_signal(number)
@@ -114,7 +114,7 @@ def test_a_terminal_that_goes_away_leaves_what_was_measured(bundle, own_signals,
     assert report.interrupted and report.stages["infer"]["samples"] > 1
 
 
-def test_a_spool_that_fails_at_the_end_takes_nothing_with_it(capsys, bundle, tmp_path, monkeypatch):
+def test_spool_failure_still_prints_the_report(capsys, bundle, tmp_path, monkeypatch):
     def put(self, report):
         raise InputError("the spool: no space left on device")
 
@@ -125,7 +125,7 @@ def test_a_spool_that_fails_at_the_end_takes_nothing_with_it(capsys, bundle, tmp
     assert code == 2 and out == report.table() and "no space left" in err
 
 
-def test_a_spool_without_room_is_said_before_the_run(capsys, bundle, tmp_path, monkeypatch):
+def test_full_spool_is_reported_before_the_run(capsys, bundle, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("EDGEPRUNE_SPOOL", str(tmp_path / "file" / "spool"))
     began = time.monotonic()
@@ -134,33 +134,33 @@ def test_a_spool_without_room_is_said_before_the_run(capsys, bundle, tmp_path, m
     assert code == 2 and "EDGEPRUNE_SPOOL" in err and time.monotonic() - began < 20
 
 
-def test_the_gate(capsys, bundle, tmp_path, manifest, labelled_pictures, tiny_onnx):
+def test_max_drop_fails_the_run(capsys, bundle, tmp_path, manifest, labelled_pictures, tiny_onnx):
     pytest.importorskip("onnxruntime")
     from edgeprune_device.trust.bundle import Bundle
     from edgeprune_device.vision.evaluation import EvaluationSet
 
     code, _, _ = edgeprune(capsys, "bench", str(bundle.path), "--max-drop", "0.01", *QUICK)
     assert code == 0
-    # The car is nowhere in the truth of this one: half of the mAP is gone.
+    # The truth of this set has no car, so half of the mAP is lost.
     shifted = [(name, data, [*truth, [0, 0, 0, 0, 0], [0, 9, 9, 9, 9]]) for name, data, truth in labelled_pictures]
     parts = {"model.fp32.onnx": tiny_onnx, "evaluation.zip": EvaluationSet.pack(shifted)}
     path = Bundle.write(tmp_path / "worse.epb", manifest, parts, keys.load_or_create()).path
     report = tmp_path / "r.json"
     code, out, err = edgeprune(capsys, "bench", str(path), "--max-drop", "0.01", "--report", str(report), *QUICK)
-    assert code == 1 and "lower than on the host, more than --max-drop 0.01" in err
-    assert "mAP50-95" in out and report.exists()  # the figures are there all the same
+    assert code == 1 and "lower than on the host (limit --max-drop 0.01)" in err
+    assert "mAP50-95" in out and report.exists()  # the figures are still reported
     code, _, _ = edgeprune(capsys, "bench", str(path), "--max-drop", "0.9", *QUICK)
     assert code == 0
     code, _, err = edgeprune(capsys, "bench", str(path), "--runtime", "null", "--max-drop", "0.01", *QUICK)
-    assert code == 1 and "cannot be judged" in err
+    assert code == 1 and "cannot be checked" in err
 
 
-def test_the_gate_of_a_run_without_accuracy_says_so(capsys, bundle):
+def test_max_drop_without_accuracy_names_the_reason(capsys, bundle):
     code, _, err = edgeprune(capsys, "bench", str(bundle.path), "--runtime", "null", "--max-drop", "0.1", *QUICK)
-    assert code == 1 and "no accuracy was measured (runtime null)" in err
+    assert code == 1 and "the accuracy was not measured (runtime null)" in err
 
 
-def test_a_report_that_cannot_be_written_is_said_at_once(capsys, bundle, tmp_path):
+def test_unwritable_report_path_fails_at_once(capsys, bundle, tmp_path):
     began = time.monotonic()
     code, _, err = edgeprune(
         capsys, "bench", str(bundle.path), "--seconds", "60", "--report", str(tmp_path / "x" / "r.json")
@@ -175,4 +175,4 @@ def test_bench_finds_the_bundle(capsys, bundle, tmp_path, monkeypatch):
     monkeypatch.chdir("/")
     monkeypatch.chdir(tmp_path / "edgeprune-home")
     code, _, err = edgeprune(capsys, "bench")
-    assert code == 2 and "no bundle given and none found" in err
+    assert code == 2 and "BUNDLE: none found in this folder" in err

@@ -9,7 +9,7 @@ def releases(tmp_path):
     return Releases(tmp_path / "root")
 
 
-def test_a_folder_is_a_folder_and_anything_else_a_drone(releases, tmp_path, capfd, monkeypatch):
+def test_where_is_a_folder_if_it_exists_and_otherwise_a_drone(releases, tmp_path, capfd, monkeypatch):
     monkeypatch.chdir(tmp_path)
     releases.root.mkdir()
     for where in ("root", "./root", "root/", "no/such", str(releases.root)):

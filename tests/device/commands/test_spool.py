@@ -9,12 +9,12 @@ from edgeprune_device.trust import keys
 from .calls import QUICK, edgeprune
 
 
-def test_every_report_waits_in_the_spool(capsys, bundle, tmp_path):
+def test_reports_stay_in_the_spool_until_they_are_collected(capsys, bundle, tmp_path):
     args = ["bench", str(bundle.path), "--runtime", "null", *QUICK]
     rows = tmp_path / "frames.csv"
     code, out, _ = edgeprune(capsys, *args, "--csv", str(rows))
     (entry,) = Spool().entries()
-    assert code == 0 and re.search(rf"^report +{entry.id[:12]}, waits for edgeprune collect in ", out, re.M)
+    assert code == 0 and re.search(rf"^report +{entry.id[:12]}, stored for edgeprune collect in ", out, re.M)
     report = BenchReport.from_json(strict_json.loads(Spool().read(entry.id), "r"))
     assert bytes(report.verify()) == bytes(keys.load_or_create("report").verify_key)
     lines = rows.read_text().splitlines()

@@ -1,10 +1,10 @@
-"""What a real package says of its functions, for comparison with a fake's."""
+"""Reads the signatures of a real package's functions, for comparison with a fake."""
 
 import re
 
 
 def parameters(text):
-    """What Cython's and Boost's signatures name: "f(size_t count, kind: cudaMemcpyKind)" -> ["count", "kind"]."""
+    """The parameters of a Cython or Boost signature: "f(size_t count, kind: cudaMemcpyKind)" -> ["count", "kind"]."""
     inside = re.sub(r"[\[\]]", "", text.partition("(")[2].rpartition(")")[0])
     return [
         part.partition(":")[0].partition("=")[0].split()[-1].split(")")[-1]

@@ -1,4 +1,4 @@
-"""The fake of cuda-python beside the real one, where that is installed."""
+"""Comparison of the fake of cuda-python with the real package, if installed."""
 
 import ctypes
 import importlib
@@ -8,21 +8,21 @@ import sys
 
 import pytest
 from edgeprune_device import cuda
-from edgeprune_device.cuda import ctypes_cudart
+from edgeprune_device.cuda import ctypes as backend
 from edgeprune_device.errors import RuntimeUnavailable
 from fakes import cuda_bindings
 
 from .signatures import parameters
 
 
-def test_cuda_python_of_old_raises_where_there_is_no_driver(fake_cudart, monkeypatch):
+def test_old_cuda_python_without_a_driver_is_refused(fake_cudart, monkeypatch):
     cuda_bindings.install(monkeypatch, fake_cudart.library, "cuda.cudart")
 
     def none():
-        raise RuntimeError("Failed to dlopen libcuda.so.1")  # up to 12.8, by every function
+        raise RuntimeError("Failed to dlopen libcuda.so.1")  # raised by every function up to 12.8
 
     monkeypatch.setattr(sys.modules["cuda.cudart"], "cudaDriverGetVersion", none)
-    with pytest.raises(RuntimeUnavailable, match="finds no NVIDIA driver"):
+    with pytest.raises(RuntimeUnavailable, match="no NVIDIA driver found"):
         cuda.open("cuda-python")
 
 
@@ -35,10 +35,10 @@ def real_cuda_python():
     return pytest.skip("cuda-python is not installed")
 
 
-def test_the_fake_cuda_python_is_like_the_real_one(fake_cudart):
+def test_fake_cuda_python_matches_the_real_one(fake_cudart):
     real = real_cuda_python()
     fake = cuda_bindings.functions(fake_cudart.library)
-    assert set(ctypes_cudart.SIGNATURES) < set(fake)
+    assert set(backend.SIGNATURES) < set(fake)
     for name, function in fake.items():
         signature = getattr(real, name).__doc__.splitlines()[0]
         assert parameters(signature) == list(inspect.signature(function).parameters), name
@@ -48,18 +48,18 @@ def test_the_fake_cuda_python_is_like_the_real_one(fake_cudart):
     assert isinstance(real.cudaDeviceProp().name, bytes) and int(real.cudaStream_t(5)) == 5
 
 
-def test_the_real_cuda_python_takes_our_arguments(monkeypatch):
-    """Without a driver every call fails, but for its arguments it would fail in another way."""
+def test_real_cuda_python_accepts_the_arguments(monkeypatch):
+    """Without a driver every call fails, but invalid arguments would fail in another way."""
     real = real_cuda_python()
     from edgeprune_device.cuda.cuda_python import CudaPython
 
     if cuda.available()["cuda-python"] is None:
-        pytest.skip("a GPU is here")
+        pytest.skip("this machine has a GPU")
     gpu = CudaPython.__new__(CudaPython)
     cuda.Cuda.__init__(gpu)
     gpu._runtime = real
     handles = {ctypes.c_void_p: 5, ctypes.c_int: 1, ctypes.c_size_t: 6, ctypes.c_uint: 0, ctypes.c_ulonglong: 0}
-    for function, kinds in ctypes_cudart.SIGNATURES.items():
+    for function, kinds in backend.SIGNATURES.items():
         arguments = [handles[kind] for kind in kinds if kind in handles]
         if function == "cudaDeviceGetAttribute":
             arguments = [18, 0]

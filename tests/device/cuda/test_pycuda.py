@@ -1,4 +1,4 @@
-"""What pycuda has of its own, on its fake; and the fake beside the real one, where that is installed."""
+"""Tests specific to pycuda with its fake, and a comparison of the fake with the real package, if installed."""
 
 import inspect
 import re
@@ -14,15 +14,18 @@ from fakes import pycuda_driver
 from .signatures import parameters
 
 
-def test_pycuda_has_no_graphs_and_says_so(fake_cudart, monkeypatch):
+def test_graphs_with_pycuda_are_refused(fake_cudart, monkeypatch):
     pycuda_driver.install(monkeypatch, fake_cudart.library)
     with cuda.open("pycuda") as gpu:
         stream = gpu.stream()
-        with pytest.raises(InputError, match="do not work with pycuda: use another --cuda"), gpu.capture(stream):
+        with (
+            pytest.raises(InputError, match="pycuda: no support for CUDA graphs; use another cuda, or no graph"),
+            gpu.capture(stream),
+        ):
             pass
 
 
-def test_pycuda_leaves_the_context_stack_as_it_was(fake_cudart, monkeypatch):
+def test_pycuda_restores_the_context_stack(fake_cudart, monkeypatch):
     driver = pycuda_driver.install(monkeypatch, fake_cudart.library)
     depth = len(driver.contexts)
     with cuda.open("pycuda"), cuda.open("pycuda"):
@@ -30,8 +33,8 @@ def test_pycuda_leaves_the_context_stack_as_it_was(fake_cudart, monkeypatch):
     assert len(driver.contexts) == depth
 
 
-def test_pycuda_ends_well_in_a_process_that_forgot_to_close(fake_cudart):
-    # The real pycuda aborts when a context is still current at the end; the fake does so too.
+def test_process_that_does_not_close_pycuda_ends_normally(fake_cudart):
+    # The real pycuda aborts if a context is still current at the end, and so does the fake.
     code = (
         f"import sys; sys.path.append({str(Path(__file__).parents[1])!r})\n"
         "import os, pytest\n"
@@ -45,7 +48,7 @@ def test_pycuda_ends_well_in_a_process_that_forgot_to_close(fake_cudart):
     assert (done.returncode, done.stdout, done.stderr) == (0, b"True\n", b"")
 
 
-def test_the_fake_pycuda_is_like_the_real_one(fake_cudart):
+def test_fake_pycuda_matches_the_real_one(fake_cudart):
     real = pytest.importorskip("pycuda.driver")
     fake = pycuda_driver.build(fake_cudart.library)
     for name, thing in fake.items():

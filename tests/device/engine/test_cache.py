@@ -1,4 +1,4 @@
-"""The engine cache: hit and miss, and that TensorRT never sees a plan which this machine has not built."""
+"""Tests of the engine cache: hits and misses, and that TensorRT never gets a plan that was not built here."""
 
 import hashlib
 import json
@@ -31,19 +31,19 @@ def request(precision="fp32", **more):
     return Request(models.detector(precision), precision, cuda="ctypes", **more)
 
 
-def test_the_second_time_nothing_is_built(builds, tmp_path):
+def test_second_request_builds_nothing(builds, tmp_path):
     first = Cache().engine(request(), ORIN)
     assert not first.cached and first.sm == "8.7" and first.device == "Orin" and first.plan.startswith(fake.MAGIC)
     second = Cache().engine(request(), ORIN)
     assert second.cached and second == first and second.plan == first.plan and len(builds()) == 1
-    assert second.path == first.path and second.path.read_bytes() == first.plan  # raw: trtexec reads it
+    assert second.path == first.path and second.path.read_bytes() == first.plan  # the raw plan, which trtexec reads
     assert json.loads(second.path.with_suffix(".json").read_text())["engine"] == first.to_json()
     assert stat.S_IMODE(os.stat(str(Cache().folder)).st_mode) == 0o700
     assert all(stat.S_IMODE(path.stat().st_mode) & 0o077 == 0 for path in tmp_path.glob("engines/*.plan"))
     assert Cache().engine(request(), ORIN, rebuild=True).cached is False and len(builds()) == 2
 
 
-def test_everything_that_an_engine_depends_on_makes_another_one(builds, fake_tensorrt):
+def test_every_dependency_of_an_engine_is_part_of_its_key(builds, fake_tensorrt):
     kept = Cache()
     kept.engine(request(), ORIN)
     kept.engine(request("fp16"), ORIN)  # another file, another precision
@@ -58,56 +58,56 @@ def test_everything_that_an_engine_depends_on_makes_another_one(builds, fake_ten
     assert len(builds()) == 8 and len(list(kept.folder.glob("*.plan"))) == 8
 
 
-def test_what_makes_no_difference_does_not_build_again(builds):
+def test_irrelevant_changes_do_not_build_again(builds):
     kept = Cache()
     kept.engine(request("fp16"), ORIN)
-    assert kept.engine(request("fp16", fp32_nodes=("/a", "/b")), ORIN).cached  # typed: they stand in the file
+    assert kept.engine(request("fp16", fp32_nodes=("/a", "/b")), ORIN).cached  # the file of a typed network has them
     limited = kept.engine(request("fp16", workspace_bytes=256 << 20), ORIN)
-    assert not limited.cached and "another --workspace" in limited.warnings[0]
-    # An engine that was built with little memory serves whoever asks for nothing else.
+    assert not limited.cached and "a different workspace" in limited.warnings[0]
+    # An engine that was built with little memory is used for requests without a size.
     assert kept.engine(request("fp16"), ORIN).workspace_bytes == 256 << 20
     assert len(builds()) == 2
 
 
-def test_a_board_with_another_number_of_multiprocessors_builds_its_own(builds):
+def test_board_with_another_number_of_multiprocessors_builds_its_own_engine(builds):
     kept = Cache()
     kept.engine(request(), ORIN)
-    assert not kept.engine(request(), Device("Orin", "8.7", True, 8)).cached  # a card cloned from an AGX to a Nano
+    assert not kept.engine(request(), Device("Orin", "8.7", True, 8)).cached  # an SD card cloned from an AGX to a Nano
     assert len(builds()) == 2 and len(list(kept.folder.glob("timing-*"))) == 2
 
 
-def test_the_timing_cache_serves_every_model_of_this_release_and_gpu(builds, fake_tensorrt):
+def test_timing_cache_is_shared_by_all_models_of_a_release_and_gpu(builds, fake_tensorrt):
     kept = Cache()
     kept.engine(request(), ORIN)
     kept.engine(request("fp16"), ORIN)
     (path,) = kept.folder.glob("timing-*")
     assert path.name == "timing-TensorRT_10.3.0-Orin-8.7-16.cache"
-    path.write_bytes(path.read_bytes()[:-1] + b"!")  # changed: it never reaches the native library
+    path.write_bytes(path.read_bytes()[:-1] + b"!")  # a changed file never reaches the native library
     kept.engine(request("int8"), ORIN)
     fake_tensorrt("10.12.0.36")
     kept.engine(request(), ORIN)
-    assert [told["timed"] for told in builds()] == ["fresh", "cached", "fresh", "fresh"]
+    assert [built["timed"] for built in builds()] == ["fresh", "cached", "fresh", "fresh"]
     assert len(list(kept.folder.glob("timing-*"))) == 2
 
 
-def test_what_was_signed_for_something_else_is_no_timing_cache(builds):
+def test_other_signed_data_is_not_accepted_as_a_timing_cache(builds):
     kept = Cache()
     kept.engine(request(), ORIN)
     (path,) = kept.folder.glob("timing-*")
     path.write_bytes(bytes(keys.load_or_create().sign(fake.TIMING + b"10.3.0")))
     kept.engine(request("fp16"), ORIN)
-    assert [told["timed"] for told in builds()] == ["fresh", "fresh"]
+    assert [built["timed"] for built in builds()] == ["fresh", "fresh"]
 
 
-def test_a_folder_that_was_there_keeps_its_mode(tmp_path):
+def test_existing_folder_keeps_its_mode(tmp_path):
     shared = tmp_path / "shared"
     shared.mkdir()
-    shared.chmod(0o755)  # as /tmp or /data of a machine on which edgeprune runs as root
+    shared.chmod(0o755)  # like /tmp or /data on a machine on which edgeprune runs as root
     engine = Cache(shared).engine(request(), ORIN)
     assert stat.S_IMODE(shared.stat().st_mode) == 0o755 and stat.S_IMODE(engine.path.stat().st_mode) & 0o077 == 0
 
 
-def test_a_file_that_changes_meanwhile_is_not_kept_under_the_old_ones_name(tmp_path, monkeypatch):
+def test_file_that_changes_during_the_build_is_not_cached(tmp_path, monkeypatch):
     path, build = tmp_path / "m.onnx", process.build
     path.write_bytes(models.detector())
 
@@ -116,18 +116,18 @@ def test_a_file_that_changes_meanwhile_is_not_kept_under_the_old_ones_name(tmp_p
         return build(*given, **more)
 
     monkeypatch.setattr(process, "build", change)
-    with pytest.raises(InputError, match=r"m\.onnx: was changed while its engine was built"):
+    with pytest.raises(InputError, match=r"m\.onnx: changed while its engine was built"):
         Cache().engine(Request(path, "int8", cuda="ctypes"), ORIN)
     assert not list(Cache().folder.glob("*.plan"))
 
 
-def test_a_lock_that_cannot_be_had_is_one_line(tmp_path, monkeypatch):
+def test_lock_that_cannot_be_taken_is_one_line(tmp_path, monkeypatch):
     (Cache().folder / "build.lock").mkdir()
     with pytest.raises(InputError, match=r"build\.lock: cannot be locked \(is a directory\); set EDGEPRUNE_ENGINES"):
         Cache().engine(request(), ORIN)
 
 
-def test_an_engine_that_only_prefers_is_found_again(builds, fake_tensorrt, monkeypatch):
+def test_engine_that_only_prefers_fp32_is_cached(builds, fake_tensorrt, monkeypatch):
     fake_tensorrt("8.6.1")
     monkeypatch.setenv("FAKE_TENSORRT_BUILD", "disobey")
     asked = request("int8", fp32_nodes=(models.TAIL,))
@@ -176,7 +176,7 @@ def signature_not_hex(engine):
 
 
 def foreign(engine):
-    """Another machine's engine, whole and signed by that machine."""
+    """Store an intact engine that another machine signed."""
     from nacl.signing import SigningKey
 
     plan = engine.plan + b"evil"
@@ -190,7 +190,7 @@ def foreign(engine):
 
 
 def another_engines(engine):
-    """An engine that this machine has built, under the name of another one."""
+    """Store an engine of this machine under the name of another one."""
     other = Cache().engine(request("fp16"), ORIN)
     for suffix in (".plan", ".json"):
         shutil.copy(str(other.path.with_suffix(suffix)), str(engine.path.with_suffix(suffix)))
@@ -199,44 +199,44 @@ def another_engines(engine):
 @pytest.mark.parametrize(
     "spoil, words",
     [
-        (tampered, "is not the plan that was built here"),
-        (cut_off, "is not the plan that was built here"),
+        (tampered, "damaged or changed"),
+        (cut_off, "damaged or changed"),
         (plan_gone, "no such file"),
-        (metadata_gone, "was left unfinished"),
+        (metadata_gone, "incomplete"),
         (metadata_cut_off, "not valid JSON"),
-        (metadata_changed, "is not signed by this machine"),
-        (not_an_object, "is no engine's metadata"),
-        (signature_not_hex, "is not signed by this machine"),
-        (foreign, "is not signed by this machine"),
-        (another_engines, "belongs to another engine"),
+        (metadata_changed, "not signed by this machine"),
+        (not_an_object, "invalid metadata"),
+        (signature_not_hex, "not signed by this machine"),
+        (foreign, "not signed by this machine"),
+        (another_engines, "describes another engine"),
     ],
 )
-def test_what_was_not_built_here_is_built_anew_and_said(builds, spoil, words):
+def test_invalid_stored_engine_is_built_again_with_a_warning(builds, spoil, words):
     engine = Cache().engine(request(), ORIN)
     spoil(engine)
     before = len(builds())
     again = Cache().engine(request(), ORIN)
     assert again.plan.endswith(models.detector()) and len(builds()) == before + 1 and not again.cached
-    assert words in again.warnings[0] and "built anew" in again.warnings[0]
-    found = Cache().engine(request(), ORIN)
-    assert found.cached and found.plan == again.plan and found.warnings == engine.warnings  # and now it is whole
+    assert words in again.warnings[0] and "built again" in again.warnings[0]
+    stored = Cache().engine(request(), ORIN)
+    assert stored.cached and stored.plan == again.plan and stored.warnings == engine.warnings  # now it is valid
 
 
-def test_a_new_key_of_the_machine_trusts_no_older_engine(home):
+def test_new_key_of_the_machine_invalidates_older_engines(home):
     Cache().engine(request(), ORIN)
     shutil.rmtree(str(home))
     again = Cache().engine(request(), ORIN)
-    assert not again.cached and "is not signed by this machine" in again.warnings[0]
+    assert not again.cached and "not signed by this machine" in again.warnings[0]
 
 
-def test_a_failed_build_leaves_nothing(monkeypatch):
+def test_failed_build_leaves_nothing(monkeypatch):
     monkeypatch.setenv("FAKE_TENSORRT_BUILD", "refuse")
     with pytest.raises(GateError, match="Could not find any implementation"):
         Cache().engine(request(), ORIN)
     assert [path.name for path in Cache().folder.iterdir()] == ["build.lock"]
 
 
-def test_a_power_cut_between_plan_and_metadata_leaves_no_engine(monkeypatch, builds):
+def test_power_cut_between_plan_and_metadata_leaves_no_engine(monkeypatch, builds):
     write = cache.write_atomic
 
     def cut(path, data, mode):
@@ -248,16 +248,16 @@ def test_a_power_cut_between_plan_and_metadata_leaves_no_engine(monkeypatch, bui
     with pytest.raises(KeyboardInterrupt):
         Cache().engine(request(), ORIN)
     monkeypatch.setattr(cache, "write_atomic", write)
-    assert "was left unfinished" in Cache().engine(request(), ORIN).warnings[0] and len(builds()) == 2
+    assert "incomplete" in Cache().engine(request(), ORIN).warnings[0] and len(builds()) == 2
 
 
-def test_a_full_disk_costs_the_cache_and_not_the_engine(monkeypatch):
+def test_engine_is_returned_even_if_the_disk_is_full(monkeypatch):
     def full(path, data, mode):
         raise InputError(f"{path}: cannot be written (no space left on device)")
 
     monkeypatch.setattr(cache, "write_atomic", full)
     engine = Cache().engine(request(), ORIN)
-    assert engine.plan and engine.path is None and "not kept for the next time" in engine.warnings[0]
+    assert engine.plan and engine.path is None and "is not cached" in engine.warnings[0]
     assert "no space left" in engine.warnings[0]
 
 
@@ -274,29 +274,29 @@ def test_processes_that_start_at_once_build_an_engine_once(builds, tmp_path):
     (tmp_path / "m.onnx").write_bytes(models.detector())
     command = [sys.executable, "-c", BUILD, str(tmp_path / "m.onnx")]
     started = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(3)]
-    said = sorted(process.communicate(timeout=120)[0].split()[-1] for process in started)
-    assert said == [b"False", b"True", b"True"] and len(builds()) == 1
+    cached = sorted(process.communicate(timeout=120)[0].split()[-1] for process in started)
+    assert cached == [b"False", b"True", b"True"] and len(builds()) == 1
 
 
-def test_who_waits_for_another_build_says_so(monkeypatch):
+def test_waiting_for_another_build_is_reported(monkeypatch):
     import fcntl
 
-    kept, said = Cache(), []
+    kept, messages = Cache(), []
     with open(kept.folder / "build.lock", "ab") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
         flock = fcntl.flock
 
         def wait(handle, how):
             if not how & fcntl.LOCK_NB:
-                flock(stream, fcntl.LOCK_UN)  # the other one is done
+                flock(stream, fcntl.LOCK_UN)  # the other build has ended
             return flock(handle, how)
 
         monkeypatch.setattr(fcntl, "flock", wait)
-        engine = kept.engine(request(), ORIN, progress=lambda share, what: said.append(what))
-    assert said[0] == "waiting: another process builds an engine" and engine.size_bytes
+        engine = kept.engine(request(), ORIN, progress=lambda share, what: messages.append(what))
+    assert messages[0] == "waiting for another process that builds an engine" and engine.size_bytes
 
 
-def test_where_the_engines_are_kept(monkeypatch, tmp_path):
+def test_folder_of_the_engines(monkeypatch, tmp_path):
     monkeypatch.setenv("EDGEPRUNE_ENGINES", str(tmp_path / "a"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "b"))
     assert cache.folder() == tmp_path / "a"
@@ -306,11 +306,11 @@ def test_where_the_engines_are_kept(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path / "c"))
     assert cache.folder() == tmp_path / "c" / ".cache" / "edgeprune" / "engines"
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="set EDGEPRUNE_ENGINES elsewhere"):
+    with pytest.raises(InputError, match="set EDGEPRUNE_ENGINES to another folder"):
         Cache(tmp_path / "file")
 
 
-def test_nothing_is_built_while_the_metadata_is_only_read(monkeypatch):
+def test_reading_the_metadata_builds_nothing(monkeypatch):
     Cache().engine(request(), ORIN)
     monkeypatch.setattr(process, "build", lambda *a, **k: pytest.fail("built"))
     assert Cache().engine(request(), ORIN).cached

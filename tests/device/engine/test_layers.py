@@ -12,5 +12,5 @@ from edgeprune_device.engine.layers import layer_of_node
         ("", ""),
     ],
 )
-def test_an_operator_is_of_the_layer_that_its_name_leads_to(node, layer):
+def test_name_of_an_operator_gives_its_layer(node, layer):
     assert layer_of_node(node) == layer

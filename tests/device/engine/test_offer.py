@@ -1,4 +1,4 @@
-"""Engines that a bundle brings from a reference device, with the fakes of TensorRT and of libcudart."""
+"""Tests of engines in a bundle from a reference device, with the fakes of TensorRT and libcudart."""
 
 import hashlib
 import json
@@ -6,6 +6,7 @@ import json
 import pytest
 from edgeprune_device import cli
 from edgeprune_device.benchmark import run
+from edgeprune_device.benchmark.options import BenchmarkOptions
 from edgeprune_device.cuda import Device
 from edgeprune_device.engine import Request, offer
 from edgeprune_device.engine.cache import Cache
@@ -29,7 +30,7 @@ def brought(fake_tensorrt, tmp_path, manifest, labelled_pictures, monkeypatch):
         there = Cache(tmp_path / "reference")
         onnx = models.detector("fp16")
         built = there.engine(Request(onnx, "fp16", cuda="ctypes", fp32_nodes=(models.TAIL,)), device)
-        # A mark behind the ONNX that the fake's plan holds: an unknown field, which shows where a plan came from.
+        # An unknown field after the ONNX in the fake's plan marks the origin of the plan.
         plan = built.plan + models.field(999, b"reference")
         engine = {**built.to_json(), "plan_sha256": hashlib.sha256(plan).hexdigest(), "size_bytes": len(plan)}
         engine.update(change)
@@ -59,20 +60,20 @@ def brought(fake_tensorrt, tmp_path, manifest, labelled_pictures, monkeypatch):
 @pytest.fixture
 def loaded(monkeypatch, fake_tensorrt):
     """The plans that TensorRT has deserialized."""
-    found = []
+    plans = []
     deserialize = fake._Runtime.deserialize_cuda_engine
 
     def noted(self, plan):
-        found.append(bytes(plan))
+        plans.append(bytes(plan))
         return deserialize(self, plan)
 
     monkeypatch.setattr(fake._Runtime, "deserialize_cuda_engine", noted)
-    return found
+    return plans
 
 
 def bench(bundle):
     options = {"runtime": "trt", "cuda": "ctypes", "seconds": 0.05, "warmup_seconds": 0.05, "idle_seconds": 0.1}
-    return run.run_benchmark(bundle, **options)
+    return run.run_benchmark(bundle, BenchmarkOptions(**options))
 
 
 def edgeprune(capsys, *args):
@@ -82,21 +83,21 @@ def edgeprune(capsys, *args):
     return code, out, err
 
 
-def test_a_bundles_engine_for_exactly_this_is_taken_and_nothing_is_built(brought, builds, loaded):
+def test_matching_engine_of_a_bundle_is_used_without_a_build(brought, builds, loaded):
     pytest.importorskip("onnxruntime")
     bundle = brought()
     report = bench(bundle)
     plan = bundle.read("model.fp16.orin.plan")
     assert builds() == [] and loaded == [plan]
-    assert "the engine came with the bundle, built by TensorRT 10.3.0 on Fake Orin" in report.warnings
-    # It lies in this machine's cache now, signed by this machine: trtexec reads it, and the next start needs no bundle.
+    assert "the engine is from the bundle, built by TensorRT 10.3.0 on Fake Orin" in report.warnings
+    # It is now in the cache, signed by this machine: trtexec reads it, and the next start needs no bundle.
     (path,) = Cache().folder.glob("*.plan")
     assert path.read_bytes() == plan and path.stem == bundle.manifest.engines["fp16.orin"]["key"]
     engine = Cache().engine(Request(models.detector("fp16"), "fp16", cuda="ctypes"), ORIN)
     assert engine.cached and engine.adopted_from == bundle.key_fingerprint and builds() == []
 
 
-def test_the_engine_command_says_that_it_is_the_bundles(brought, builds, capsys, tmp_path):
+def test_engine_command_reports_an_adopted_engine(brought, builds, capsys, tmp_path):
     path = brought().path
     code, out, err = edgeprune(capsys, "engine", path, "--cuda", "ctypes")
     assert (code, err) == (0, "") and " adopted " in out and builds() == []
@@ -110,29 +111,29 @@ def test_the_engine_command_says_that_it_is_the_bundles(brought, builds, capsys,
 
 
 @pytest.mark.parametrize("release", ["8.6.1", "10.12.0.36"])
-def test_an_engine_of_another_tensorrt_is_ignored_and_built_anew(brought, builds, fake_tensorrt, loaded, release):
+def test_engine_of_another_tensorrt_is_ignored_and_built_here(brought, builds, fake_tensorrt, loaded, release):
     pytest.importorskip("onnxruntime")
     bundle = brought("10.3.0")
     fake_tensorrt(release)
     report = bench(bundle)
     (plan,) = loaded
     assert len(builds()) == 1 and builds()[0]["release"] == release and b"reference" not in plan
-    said = [text for text in report.warnings if "is not for" in text]
-    assert said == [
-        "the bundle's engine, built by TensorRT 10.3.0 on Fake Orin (SM 8.7), is not for "
-        f"TensorRT {release} on Fake Orin (SM 8.7, 16 multiprocessors): another was built here"
+    warnings = [text for text in report.warnings if "does not run on" in text]
+    assert warnings == [
+        "the bundle's engine (built by TensorRT 10.3.0 on Fake Orin (SM 8.7)) does not run on "
+        f"TensorRT {release} on Fake Orin (SM 8.7, 16 multiprocessors); an engine was built here"
     ]
 
 
 @pytest.mark.parametrize("device", [Device("Fake Orin", "8.7", True, 8), Device("Xavier", "7.2", True, 8)])
-def test_an_engine_of_another_gpu_is_ignored_and_built_anew(brought, builds, loaded, device):
+def test_engine_of_another_gpu_is_ignored_and_built_here(brought, builds, loaded, device):
     pytest.importorskip("onnxruntime")
     report = bench(brought(device=device))
     assert len(builds()) == 1 and b"reference" not in loaded[0]
-    assert any("is not for TensorRT 10.3.0 on Fake Orin" in text for text in report.warnings)
+    assert any("does not run on TensorRT 10.3.0 on Fake Orin" in text for text in report.warnings)
 
 
-def test_an_untrusted_bundles_engine_is_never_deserialized(brought, builds, loaded, capsys):
+def test_engine_of_an_untrusted_bundle_is_never_deserialized(brought, builds, loaded, capsys):
     pytest.importorskip("onnxruntime")
     path = brought(key=SigningKey.generate()).path
     with pytest.raises(SignatureError, match="not trusted"):
@@ -145,49 +146,49 @@ def test_an_untrusted_bundles_engine_is_never_deserialized(brought, builds, load
     assert code == 0 and "adopted" not in out
 
 
-def test_a_plan_that_is_not_what_the_bundle_says_of_it_is_refused(brought, builds, loaded):
+def test_plan_that_does_not_match_its_description_is_refused(brought, builds, loaded):
     pytest.importorskip("onnxruntime")
     report = bench(brought(plan_sha256="0" * 64))
     assert len(builds()) == 1 and b"reference" not in loaded[0]
-    assert "the bundle's engine fp16.orin is not what the bundle says of it, and is not used" in report.warnings
+    assert "the bundle's engine fp16.orin is not used, because its description does not match it" in report.warnings
 
 
 @pytest.mark.parametrize("change", [{"sm": "7.2"}, {"builder": "TensorRT 10.2.0"}, {"onnx_sha256": "0" * 64}])
-def test_an_engine_whose_key_is_another_ones_is_refused(brought, builds, change):
+def test_engine_with_the_key_of_another_one_is_refused(brought, builds, change):
     bundle = brought(**change)
     engine = Cache().engine(
         Request(models.detector("fp16"), "fp16", cuda="ctypes"), ORIN, offers=offer.of(bundle, "fp16")
     )
-    assert not engine.cached and "is not what the bundle says of it" in engine.warnings[0] and len(builds()) == 1
+    assert not engine.cached and "its description does not match it" in engine.warnings[0] and len(builds()) == 1
 
 
-def test_a_bundle_that_changes_after_it_was_verified_is_refused(brought, builds, loaded):
+def test_bundle_that_changes_after_verification_is_refused(brought, builds, loaded):
     bundle = brought()
     entry = bundle.payloads["model.fp16.orin.plan"]
     data = bytearray(bundle.path.read_bytes())
     data[len(data) - bundle.manifest.size_bytes + entry.offset_bytes + entry.size_bytes - 1] ^= 1
     bundle.path.write_bytes(bytes(data))
-    with pytest.raises(SignatureError, match=r"model\.fp16\.orin\.plan does not match its signed SHA-256"):
+    with pytest.raises(SignatureError, match=r"model\.fp16\.orin\.plan: does not match its signed SHA-256"):
         bench(bundle)
     assert builds() == [] and loaded == [] and not list(Cache().folder.glob("*.plan"))
 
 
-def test_what_a_newer_edgeprune_says_of_an_engine_is_left_alone(brought, builds):
+def test_engine_described_by_a_newer_edgeprune_is_ignored(brought, builds):
     assert offer.of(brought(schema_version=2), "fp16") == ()
 
 
-def test_an_engine_for_another_precision_is_not_offered(brought):
+def test_engine_for_another_precision_is_not_offered(brought):
     bundle = brought()
     assert [o.name for o in offer.of(bundle, "fp16")] == ["fp16.orin"] and offer.of(bundle, "fp32") == ()
 
 
-def test_another_workspace_is_built_here(brought, builds):
+def test_engine_with_another_workspace_is_built_here(brought, builds):
     request = Request(models.detector("fp16"), "fp16", cuda="ctypes", workspace_bytes=64 << 20)
     engine = Cache().engine(request, ORIN, offers=offer.of(brought(), "fp16"))
-    assert not engine.cached and "another --workspace" in engine.warnings[0] and len(builds()) == 1
+    assert not engine.cached and "a different workspace" in engine.warnings[0] and len(builds()) == 1
 
 
-def test_when_the_signer_is_not_trusted_any_more_its_engines_are_not_either(brought, builds, home):
+def test_engines_of_a_signer_that_is_no_longer_trusted_are_not_used(brought, builds, home):
     other = SigningKey.generate()
     (home / "trusted").mkdir(parents=True)
     public = home / "trusted" / "other.pub"
@@ -197,24 +198,24 @@ def test_when_the_signer_is_not_trusted_any_more_its_engines_are_not_either(brou
     assert Cache().engine(request, ORIN).cached and builds() == []
     public.unlink()
     again = Cache().engine(request, ORIN)
-    assert not again.cached and "not trusted any more" in again.warnings[0] and len(builds()) == 1
+    assert not again.cached and "no longer trusted" in again.warnings[0] and len(builds()) == 1
     assert again.adopted_from is None and b"reference" not in again.plan
 
 
-def test_a_bundles_engine_that_does_not_load_is_built_here(brought, builds, monkeypatch, loaded):
-    """The same TensorRT on the same GPU, and yet: only loading it tells."""
+def test_engine_of_a_bundle_that_does_not_load_is_built_here(brought, builds, monkeypatch, loaded):
+    """The same TensorRT and GPU do not guarantee that an engine loads."""
     pytest.importorskip("onnxruntime")
     deserialize = fake._Runtime.deserialize_cuda_engine
 
     def choosy(self, plan):
         if b"reference" in bytes(plan):
-            self._log.log(self._log.ERROR, "of another driver")
+            self._log.log(self._log.ERROR, "built with another driver")
             return None
         return deserialize(self, plan)
 
     monkeypatch.setattr(fake._Runtime, "deserialize_cuda_engine", choosy)
     bundle = brought()
     report = bench(bundle)
-    assert len(builds()) == 1 and any("is not used: TensorRT 10.3.0 does not load" in text for text in report.warnings)
-    again = bench(bundle)  # and the next time it is there
+    assert len(builds()) == 1 and any("is not used: TensorRT 10.3.0 cannot load" in text for text in report.warnings)
+    again = bench(bundle)  # the second run uses the cache
     assert len(builds()) == 1 and not any("is not used" in text for text in again.warnings)

@@ -1,24 +1,27 @@
-"""The builder in a process of its own, with the fakes of TensorRT: what becomes of its errors and of its death."""
+"""Tests of the builder in a separate process with the fakes of TensorRT: its errors and its end."""
 
 import signal
 import subprocess
 import time
 
 import pytest
+from edgeprune_device import option
 from edgeprune_device.engine import Request, process
 from edgeprune_device.errors import DeviceError, GateError, InputError
 from fakes import fake_tensorrt as fake
 from fakes import models
 
 
-def test_errors_of_the_process_are_the_callers(fake_tensorrt, tmp_path, monkeypatch):
+def test_errors_of_the_process_are_raised_in_the_caller(fake_tensorrt, tmp_path, monkeypatch):
     fake_tensorrt("10.3.0")
-    with pytest.raises(GateError, match=r"the fp32 model: TensorRT 10\.3\.0 refuses it"):
+    with pytest.raises(GateError, match=r"the fp32 model: refused by TensorRT 10\.3\.0"):
         process.build(Request(b"nonsense", "fp32", cuda="ctypes"))
     with pytest.raises(InputError, match="no such ONNX file"):
         process.build(Request(tmp_path / "none.onnx", "fp32", cuda="ctypes"))
     monkeypatch.setenv("FAKE_TENSORRT_BUILD", "memory")
-    with pytest.raises(GateError, match=r"out of memory.*--workspace 256"):
+    with pytest.raises(GateError, match=r"out of memory.*workspace=256"):
+        process.build(Request(models.detector(), "fp32", cuda="ctypes"))
+    with pytest.raises(GateError, match=r"out of memory.*--workspace 256"), option.as_flags():
         process.build(Request(models.detector(), "fp32", cuda="ctypes"))
 
 
@@ -26,25 +29,25 @@ def test_errors_of_the_process_are_the_callers(fake_tensorrt, tmp_path, monkeypa
     "how, words",
     [
         ("segv", r"the engine builder crashed \(SIGSEGV\)"),
-        ("kill", r"the engine builder was killed \(SIGKILL\), most likely because memory ran out: .*--workspace 256"),
-        ("exit", "the engine builder ended with code 3: libfoo.so: cannot open shared object file"),
-        ("hang", "no engine after 2 s"),
+        ("kill", r"the engine builder was killed \(SIGKILL\), probably because memory ran out; .*workspace=256"),
+        ("exit", "the engine builder failed \\(exit code 3\\): libfoo.so: cannot open shared object file"),
+        ("hang", "the engine was not built within 2 s"),
     ],
 )
-def test_a_death_of_the_builder_is_one_line(fake_tensorrt, monkeypatch, how, words):
+def test_abnormal_end_of_the_builder_is_one_line(fake_tensorrt, monkeypatch, how, words):
     fake_tensorrt("8.6.1")
     monkeypatch.setenv("FAKE_TENSORRT_BUILD", how)
     with pytest.raises(DeviceError, match="^the fp32 model: " + words):
         process.build(Request(models.detector(), "fp32", cuda="ctypes"), timeout_s=2 if how == "hang" else 60)
 
 
-def test_a_crash_at_the_end_of_the_builders_process_does_not_cost_the_engine(fake_tensorrt, monkeypatch):
+def test_crash_at_the_end_of_the_process_keeps_the_engine(fake_tensorrt, monkeypatch):
     fake_tensorrt("10.3.0")
     monkeypatch.setenv("FAKE_TENSORRT_BUILD", "late")
     assert process.build(Request(models.detector(), "fp32", cuda="ctypes")).size_bytes > 0
 
 
-def test_an_error_of_the_gpu_in_the_builder_is_the_callers(fake_tensorrt, monkeypatch, tmp_path):
+def test_error_of_the_gpu_is_raised_in_the_caller(fake_tensorrt, monkeypatch, tmp_path):
     fake_tensorrt("10.3.0")
     failing = tmp_path / "failing"
     failing.mkdir()
@@ -58,7 +61,7 @@ def test_an_error_of_the_gpu_in_the_builder_is_the_callers(fake_tensorrt, monkey
         process.build(Request(models.detector(), "fp32", cuda="ctypes"))
 
 
-def test_what_lies_in_the_current_folder_is_not_imported(fake_tensorrt, monkeypatch, tmp_path):
+def test_modules_in_the_current_folder_are_not_imported(fake_tensorrt, monkeypatch, tmp_path):
     fake_tensorrt("10.3.0")
     for name in ("numpy", "tensorrt", "json", "edgeprune_device"):
         (tmp_path / f"{name}.py").write_text(f"raise SystemExit('the current folder has its own {name}')")
@@ -66,7 +69,7 @@ def test_what_lies_in_the_current_folder_is_not_imported(fake_tensorrt, monkeypa
     assert process.build(Request(models.detector(), "fp32", cuda="ctypes")).size_bytes > 0
 
 
-def test_an_interrupt_ends_the_builder_too(fake_tensorrt, monkeypatch, tmp_path):
+def test_interrupt_also_ends_the_builder(fake_tensorrt, monkeypatch, tmp_path):
     fake_tensorrt("10.3.0")
     monkeypatch.setenv("FAKE_TENSORRT_BUILD", "hang")
     started = []

@@ -1,4 +1,4 @@
-"""The process that builds, with the fakes of TensorRT: its memory, its end and its output."""
+"""Tests of the process that builds, with the fakes of TensorRT: its memory, its end and its output."""
 
 import os
 import subprocess
@@ -10,16 +10,16 @@ from fakes import fake_tensorrt as fake
 from fakes import models
 
 
-def test_the_process_builds_with_the_memory_that_is_free(fake_tensorrt, builds, monkeypatch):
+def test_process_builds_with_the_free_memory(fake_tensorrt, builds, monkeypatch):
     fake_tensorrt("10.3.0")
     seen = []
     request = Request(models.detector("fp16"), "fp16", cuda="ctypes")
     engine = process.build(request, progress=lambda share, what: seen.append(what))
     assert engine.size_bytes == len(engine.plan) and engine.onnx_sha256 == request.onnx_sha256
     assert "Building engine" in seen
-    (told,) = builds()
-    # The fake GPU is integrated, as a Jetson's: what counts is this machine's own available memory.
-    assert told["pools"]["WORKSPACE"] == engine.workspace_bytes >= 128 << 20
+    (built,) = builds()
+    # The fake GPU is integrated, like a Jetson's, so this machine's available memory counts.
+    assert built["pools"]["WORKSPACE"] == engine.workspace_bytes >= 128 << 20
     engine = process.build(Request(models.detector(), "fp32", cuda="ctypes", workspace_bytes=300 << 20))
     assert builds()[1]["pools"]["WORKSPACE"] == engine.workspace_bytes == 300 << 20
 
@@ -37,14 +37,14 @@ process.build(Request(pathlib.Path(sys.argv[1]), "fp32", cuda="ctypes"))
 """
 
 
-def test_a_caller_that_is_killed_leaves_no_builder(fake_tensorrt, monkeypatch, tmp_path):
+def test_killed_caller_leaves_no_builder(fake_tensorrt, monkeypatch, tmp_path):
     fake_tensorrt("10.3.0")
     monkeypatch.setenv("FAKE_TENSORRT_BUILD", "hang")
     (tmp_path / "m.onnx").write_bytes(models.detector())
     command = [sys.executable, "-c", CALLER, str(tmp_path / "m.onnx")]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as caller:
         worker = int(caller.stdout.readline())
-        os.kill(worker, 0)  # it is there
+        os.kill(worker, 0)  # the process exists
         caller.kill()
     deadline = time.monotonic() + 30
     while running(worker) and time.monotonic() < deadline:
@@ -53,7 +53,7 @@ def test_a_caller_that_is_killed_leaves_no_builder(fake_tensorrt, monkeypatch, t
 
 
 def running(pid):
-    """Whether a process is there and no zombie, which nobody may collect in a container."""
+    """Whether a process runs and is not a zombie, which a container may never reap."""
     try:
         with open(f"/proc/{pid}/stat") as stream:
             return stream.read().rpartition(")")[2].split()[0] not in "ZX"
@@ -61,7 +61,7 @@ def running(pid):
         return False
 
 
-def test_what_the_library_prints_does_not_disturb(fake_tensorrt, tmp_path, monkeypatch, capfd):
+def test_output_of_the_library_does_not_disturb_the_messages(fake_tensorrt, tmp_path, monkeypatch, capfd):
     fake_tensorrt("10.3.0")
     noisy = tmp_path / "noisy"
     noisy.mkdir()

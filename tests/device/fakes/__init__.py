@@ -1,1 +1,1 @@
-"""Fakes of what a drone has and this machine has not, made from the real public API. Each says what it pretends."""
+"""Fakes of parts that only a drone has, made from the real public APIs. Each describes what it imitates."""

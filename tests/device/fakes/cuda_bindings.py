@@ -1,8 +1,9 @@
-"""A fake of NVIDIA's package cuda-python: the part of its runtime API that edgeprune calls, on the fake libcudart.
+"""A fake of NVIDIA's package cuda-python: the part of its runtime API that edgeprune calls, over the fake libcudart.
 
-Signatures and enums are those of the real one, as `cuda.cudart` (11.8 to 12.2) and as `cuda.bindings.runtime` (12.6 to
-13.5) alike; test_cuda_python.py compares them where it is installed. As there, an error is returned and not raised,
-what is made comes back as an object of its own class, and an enum's argument takes nothing else (13 is more patient).
+Signatures and enums equal those of the real package, both as `cuda.cudart` (11.8 to 12.2) and as
+`cuda.bindings.runtime` (12.6 to 13.5); test_cuda_python.py compares them if it is installed. As in the real package, an
+error is returned and not raised, created objects have their own classes, and an enum argument accepts only members of
+the enum (13 is less strict).
 """
 
 import ctypes
@@ -52,7 +53,7 @@ ENUMS = (cudaError_t, cudaDeviceAttr, cudaMemcpyKind, cudaStreamCaptureMode)
 
 
 class Handle:
-    """What the package returns for a stream, an event or a graph: int() tells the handle."""
+    """The package's object for a stream, an event or a graph; int() gives the handle."""
 
     def __init__(self, value):
         self._value = value
@@ -68,7 +69,7 @@ def _enum(value, kind):
 
 
 def functions(library):
-    """The package's functions, on the fake libcudart `library`."""
+    """The package's functions, on top of the fake libcudart `library`."""
 
     def plain(function, *arguments):
         arguments = [ctypes.c_void_p(int(a)) if isinstance(a, (int, Handle)) else a for a in arguments]

@@ -1,14 +1,14 @@
-/* A FAKE of NVIDIA's libcudart, and of the one function of libcuda that edgeprune asks: no GPU is touched.
+/* A FAKE of NVIDIA's libcudart, and of the one function of libcuda that edgeprune calls. No GPU is used.
  *
- * Host memory stands for device memory. What is put on a stream is done at once, or, after fake_defer(1), when the
- * stream is synchronized, which shows a caller that forgets to. Events take a monotonic clock. A captured graph is the
- * list of what was put on the stream meanwhile; launching it puts the list on a stream again.
+ * Host memory replaces device memory. Work on a stream runs at once, or, after fake_defer(1), when the stream is
+ * synchronized, which reveals a caller that does not synchronize. Events use a monotonic clock. A captured graph is the
+ * list of work that was put on the stream during the capture; a launch puts this list on a stream again.
  *
- * It is stricter than convenient, as the real one is: a copy must lie inside a live allocation of this library, a
- * destroyed handle is refused, a capture forbids synchronizing and allocating. Functions named fake_* are for tests:
- * they provoke errors and count what is alive. One thread only.
+ * It is as strict as the real library: a copy must lie inside a live allocation of this library, a destroyed handle is
+ * refused, and a capture forbids synchronization and allocation. Functions named fake_* are for tests: they provoke
+ * errors and count live objects. One thread only.
  *
- * With -DREAL_HEADERS the compiler checks every function below against NVIDIA's own declarations.
+ * With -DREAL_HEADERS the compiler checks every function below against NVIDIA's declarations.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -57,14 +57,14 @@ static const struct { int code; const char *name, *words; } errors[] = {
     {Unknown, "cudaErrorUnknown", "unknown error"},
 };
 
-/* ---- what is alive ---- */
+/* ---- live objects ---- */
 
 typedef void (*host_function)(void *);
 enum kind { MEMORY, PINNED, STREAM, EVENT, GRAPH, EXECUTABLE, KINDS };
 static const char *const kind_names[] = {"memory", "pinned", "streams", "events", "graphs", "executables"};
 
 struct event;
-struct work { /* one thing to do: a copy, a call of the test's own function, or an event to record */
+struct work { /* one item: a copy, a call of the test's function, or an event to record */
     void *to;
     const void *from;
     size_t size;
@@ -75,7 +75,7 @@ struct work { /* one thing to do: a copy, a call of the test's own function, or 
     struct work *next;
 };
 struct list { struct work *first, *last; };
-struct thing { /* what a handle points to; memory and pinned: what the pointer belongs to */
+struct thing { /* the object of a handle; for memory and pinned memory: of a pointer */
     enum kind kind;
     struct thing *next;
     char *memory;
@@ -138,7 +138,7 @@ static int inside_memory(const void *pointer, size_t size) {
     return 0;
 }
 
-/* ---- streams at work ---- */
+/* ---- work on streams ---- */
 
 static double now(void) {
     struct timespec t;
@@ -166,7 +166,7 @@ static int execute(const struct work *w) {
     } else if (w->event) {
         if (find(w->event, EVENT)) w->event->seconds = now();
     } else {
-        NEED(copy_is_legal(w), IllegalAddress); /* freed since it was put on the stream, or recorded */
+        NEED(copy_is_legal(w), IllegalAddress); /* freed after it was put on the stream or recorded */
         memmove(w->to, w->from, w->size);
     }
     return Success;
@@ -197,7 +197,7 @@ static int drain(struct thing *stream) {
     return code;
 }
 
-static int forbidden_while_capturing(void) { /* allocating and freeing; it spoils the capture as well */
+static int forbidden_while_capturing(void) { /* allocation and release, which also invalidate the capture */
     int found = 0;
     for (struct thing *t = alive; t; t = t->next)
         if (t->kind == STREAM && t->capturing) t->capturing = -1, found = 1;
@@ -206,20 +206,20 @@ static int forbidden_while_capturing(void) { /* allocating and freeing; it spoil
 
 /* ---- for tests ---- */
 
-void fake_fail(const char *function, int code) { /* from now on; code 0: no more */
+void fake_fail(const char *function, int code) { /* all later calls fail; code 0: none */
     strncpy(failing, function, sizeof failing - 1);
     failure = code;
 }
 
 void fake_limit(size_t size_bytes) { limit = size_bytes; }
 void fake_devices(int count) { devices = count; }
-void fake_driver(int version) { driver = version; } /* 0: none is installed */
+void fake_driver(int version) { driver = version; } /* 0: no driver is installed */
 void fake_defer(int on) { deferred = on; }
 int fake_last_error(void) { return last_error; }
 
-int fake_leave_error(int code) { return fail(code); } /* as a function of the runtime API that failed */
+int fake_leave_error(int code) { return fail(code); } /* as a failed function of the runtime API does */
 
-int fake_live(const char *kind) { /* how many there are; -1: no such kind */
+int fake_live(const char *kind) { /* number of live objects; -1: no such kind */
     int count = 0;
     for (int k = 0; k < KINDS; k++)
         if (!strcmp(kind_names[k], kind)) {
@@ -229,7 +229,7 @@ int fake_live(const char *kind) { /* how many there are; -1: no such kind */
     return -1;
 }
 
-/* What a fake of TensorRT's execute_async_v3 calls: the stream does it in order; a capture records it. */
+/* Called by a fake of TensorRT's execute_async_v3. The stream runs it in order; a capture records it. */
 int fake_record_host_function(cudaStream_t stream, host_function function, void *argument) {
     return put(stream, (struct work){.function = function, .argument = argument});
 }
@@ -305,7 +305,7 @@ static int allocate(void **pointer, size_t size, enum kind kind) {
     struct thing *t = add(kind);
     t->size = size;
     t->memory = malloc(size ? size : 1);
-    memset(t->memory, 0xA5, size); /* fresh memory holds anything but zeros */
+    memset(t->memory, 0xA5, size); /* new memory does not contain zeros */
     used += size;
     *pointer = t->memory;
     return Success;

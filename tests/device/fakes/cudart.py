@@ -1,4 +1,4 @@
-"""A fake libcudart, compiled from cudart.c beside this file: what it pretends stands at the top of that file."""
+"""A fake libcudart, compiled from cudart.c beside this file, which describes what it imitates."""
 
 import ctypes
 import os
@@ -10,7 +10,7 @@ HOST_FUNCTION = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 
 
 def compile_cudart(folder, *options):
-    """The fake library in `folder`, as libcudart.so.12 and libcuda.so.1, by gcc."""
+    """Compile the fake library with gcc into `folder`, as libcudart.so.12 and libcuda.so.1."""
     library = folder / "libcudart.so.12"
     command = ["gcc", "-std=gnu11", "-O1", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC"]
     subprocess.run([*command, *options, "-o", str(library), str(SOURCE)], check=True)
@@ -19,7 +19,7 @@ def compile_cudart(folder, *options):
 
 
 class FakeCudart:
-    """The test's own handle on the library that the backend under test has loaded. `path` is the library's."""
+    """The test's handle of the library that the backend under test has loaded from `path`."""
 
     def __init__(self, path):
         self.path = path
@@ -28,46 +28,46 @@ class FakeCudart:
         self.library.fake_limit.argtypes = [ctypes.c_size_t]
         self.library.fake_live.argtypes = [ctypes.c_char_p]
         self.library.fake_record_host_function.argtypes = [ctypes.c_void_p, HOST_FUNCTION, ctypes.c_void_p]
-        self._recorded = []  # a graph may call them again, until `forget`
+        self._recorded = []  # a graph may call them again until `forget`
         self._errors = []
 
     def live(self):
-        """What is alive, without what there is none of, e.g. {"memory": 2, "streams": 1}."""
+        """The number of live objects of each kind, without zeros, e.g. {"memory": 2, "streams": 1}."""
         kinds = ("memory", "pinned", "streams", "events", "graphs", "executables")
         counts = {kind: self.library.fake_live(kind.encode()) for kind in kinds}
         return {kind: count for kind, count in counts.items() if count}
 
     def fail(self, function, code):
-        """From now on `function` returns the error `code`; 0: no more."""
+        """Let `function` return the error `code` from now on; 0: no error."""
         self.library.fake_fail(function.encode(), code)
 
     def limit(self, size_bytes):
-        """How much memory there is, device and pinned together. 1 GiB to begin with."""
+        """Set the size of device and pinned memory together, initially 1 GiB."""
         self.library.fake_limit(size_bytes)
 
     def devices(self, count):
-        """How many GPUs there are. 1 to begin with."""
+        """Set the number of GPUs, initially 1."""
         self.library.fake_devices(count)
 
     def driver(self, version):
-        """Which CUDA the driver knows, 12040 to begin with; 0: no driver is installed."""
+        """Set the CUDA version of the driver, initially 12040; 0: no driver is installed."""
         self.library.fake_driver(version)
 
     def defer(self, on=True):
-        """Streams do nothing until they are synchronized: shows a caller that forgets to."""
+        """Let streams do nothing until they are synchronized, which reveals a caller that forgets it."""
         self.library.fake_defer(int(on))
 
     def last_error(self):
-        """The error that cudaGetLastError would return, left in place."""
+        """The error that cudaGetLastError would return, without clearing it."""
         return self.library.fake_last_error()
 
     def record(self, stream, function):
-        """Put a Python function without arguments on `stream`, in order; under a capture the graph records it."""
+        """Put a Python function without arguments on `stream`; during a capture the graph records it."""
 
         def call(argument):
             try:
                 function()
-            except BaseException as error:  # ctypes would print it and go on
+            except BaseException as error:  # ctypes would print it and continue
                 self._errors.append(error)
 
         callback = HOST_FUNCTION(call)
@@ -77,10 +77,10 @@ class FakeCudart:
         self.check()
 
     def check(self):
-        """Raise what a recorded function raised."""
+        """Raise the error of a recorded function."""
         if self._errors:
             raise self._errors.pop(0)
 
     def forget(self):
-        """Let go of the functions that were recorded, and of the arrays that they use: no graph may call them now."""
+        """Release the recorded functions and the arrays that they use; no graph may call them any more."""
         self._recorded.clear()

@@ -1,17 +1,17 @@
-"""A FAKE of the `tensorrt` module of one release, made from the recorded surface of the real one (record_tensorrt.py).
+"""A FAKE of the `tensorrt` module of one release, made from the recorded API of the real one (record_tensorrt.py).
 
 It has the classes, methods, properties and enum members of that release and no others: anything else is an
-AttributeError, as with the real one; what is there but not pretended here is a NotImplementedError. It demands what the
-real one demands where that is documented or was seen (explicit batch for the ONNX parser on 8, no precision flags on
-strongly typed networks, INT8 for Q/DQ on weakly typed ones). It fuses, times and optimizes nothing: its "plan" holds
-the ONNX bytes and the settings behind a magic, and its execution context runs them with ONNX Runtime, between the
-"device pointers" of the fake libcudart and in the order of its streams. What it proves is the calls, not the speed and
-not that NVIDIA's builder takes a file.
+AttributeError, as with the real module, and existing members that the fake does not implement are a
+NotImplementedError. It enforces the requirements of the real module if they are documented or were observed (explicit
+batch for the ONNX parser of 8, no precision flags on strongly typed networks, INT8 for Q/DQ on weakly typed ones). It
+does not fuse, time or optimize anything: its "plan" holds the ONNX bytes and the settings after a magic, and its
+execution context runs them with ONNX Runtime, between the "device pointers" of the fake libcudart and in the order of
+its streams. It proves that the calls are correct, not the speed, and not that NVIDIA's builder accepts a file.
 
     FAKE_TENSORRT=10.3.0      the release, for processes that import `tensorrt` from the folder `modules`
-    FAKE_TENSORRT_BUILD=…     segv, kill, hang, exit, refuse, memory: what the builder does instead of building;
-                              disobey: it builds only where constraints are preferred; late: it crashes at the end of
-                              the process, after a good build
+    FAKE_TENSORRT_BUILD=…     segv, kill, hang, exit, refuse, memory: the builder's behaviour instead of building;
+                              disobey: builds only if constraints are preferred; late: crashes at the end of
+                              the process, after a successful build
     FAKE_TENSORRT_LOG=FILE    one line of JSON per build
 """
 
@@ -38,12 +38,12 @@ TIMING = b"FAKE TIMING CACHE "
 RELEASES = ("8.5.2", "8.6.1", "10.3.0", "10.12.0.36", "10.13.3.9", "10.16.1.11", "11.4.0.106")
 RTX = "rtx"
 
-# The FakeCudart on which executions are put (`stream`, function); a test sets it.
+# The FakeCudart that receives executions (`stream`, function); set by a test.
 cudart = None
 
 
 def surface(release: str) -> dict:
-    """What was recorded of a release."""
+    """The recorded API of a release."""
     name = "tensorrt_rtx-1.7.1.116" if release == RTX else f"tensorrt-{release}"
     return json.loads((HERE / f"{name}.json").read_text())
 
@@ -63,7 +63,7 @@ def module(release: str):
 
 
 def _limited(name, members, trt):
-    """The implementation below with the recorded members alone."""
+    """The implementation below, reduced to the recorded members."""
     implementation = globals()["_" + name]
     body = {k: v for k, v in vars(implementation).items() if k.startswith("_") or k in members}
     body.update({k: v for k, v in vars(implementation).items() if k == "Severity" or k.isupper()})  # of the logger
@@ -83,7 +83,7 @@ def _limited(name, members, trt):
 
 def _missing(name, member):
     def use(self):
-        raise NotImplementedError(f"the fake does not pretend {name}.{member}")
+        raise NotImplementedError(f"the fake does not implement {name}.{member}")
 
     return use
 
@@ -96,14 +96,14 @@ def _strict(self, name, value):
 
 
 class Refused(Exception):
-    """The parser's or the builder's error, on its way to the log."""
+    """An error of the parser or the builder that will be logged."""
 
 
-# ---- ONNX, as far as the fake looks ----
+# ---- the part of ONNX that the fake reads ----
 
 
 def fields(data: bytes):
-    """(field number, value) of a protobuf message: int for varints, bytes for what has a length."""
+    """(field number, value) of a protobuf message: int for varints, bytes for length-delimited fields."""
     at = 0
 
     def varint():
@@ -130,7 +130,7 @@ def fields(data: bytes):
 
 
 def all_of(data, number):
-    """Every value of one field."""
+    """All values of one field."""
     return [value for field, value in fields(data) if field == number]
 
 
@@ -139,7 +139,7 @@ _NUMPY = {"FLOAT": np.float32, "HALF": np.float16, "INT32": np.int32, "INT8": np
 
 
 class Graph:
-    """Nodes, types and shapes of an ONNX file; types follow the first input, but for Cast and Q/DQ."""
+    """Nodes, types and shapes of an ONNX file; types follow the first input, except for Cast and Q/DQ."""
 
     def __init__(self, data: bytes):
         (graph,) = all_of(data, 7)
@@ -179,7 +179,7 @@ _LAYERS = {
 }
 
 
-# ---- the classes, each cut down to what its release has ----
+# ---- the classes, each reduced to the members of its release ----
 
 
 class _ILogger:
@@ -225,7 +225,7 @@ class _Builder:
             return None
         network = self._trt.INetworkDefinition()
         asked = {name for name, value in known.items() if flags >> int(value) & 1}
-        # Where there are no precision flags, every network is strongly typed.
+        # Without precision flags, every network is strongly typed.
         network._typed = "STRONGLY_TYPED" in asked or not hasattr(self._trt.BuilderFlag, "FP16")
         network._explicit = "EXPLICIT_BATCH" in asked or "STRONGLY_TYPED" in known
         return network
@@ -319,7 +319,7 @@ def _report(monitor):
 
 class _IBuilderConfig:
     def __init__(self):
-        self._flags = 1 << int(self._trt.BuilderFlag.TF32)  # on, as in the real one
+        self._flags = 1 << int(self._trt.BuilderFlag.TF32)  # on by default, as in the real module
         self._pools, self._cache, self._monitor, self._computes, self._log = {}, None, None, [], None
 
     def _names(self):

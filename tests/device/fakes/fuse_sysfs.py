@@ -1,16 +1,16 @@
-"""A /sys whose values move and whose sensors answer EAGAIN: a FUSE file system made from a description.
+"""A /sys with changing values and sensors that answer EAGAIN: a FUSE file system made from a description.
 
-    /usr/bin/python3 fuse_sysfs.py MOUNTPOINT < description.json       (Debian's python3-fusepy; stays in front)
+    /usr/bin/python3 fuse_sysfs.py MOUNTPOINT < description.json       (Debian's python3-fusepy; runs in the foreground)
 
-description: {"files": {path: content}, "links": {path: where to}}. A content is a text, or
+description: {"files": {path: content}, "links": {path: target}}. A content is a text, or
 
-    {"cycle": [a, b, …], "every_s": s}      the one and the other in turn
-    {"ramp": [start, per_second]}           a whole number that rises
+    {"cycle": [a, b, …], "every_s": s}      the values in turn
+    {"ramp": [start, per_second]}           an increasing integer
     "EAGAIN"                                the sensor is off
-    {"eagain": [a_s, b_s], "else": content} off for a_s, then on for b_s, and again
+    {"eagain": [a_s, b_s], "else": content} off for a_s, on for b_s, repeatedly
     {"slow_s": s, "else": content}          answers late
 
-Time runs from the moment of mounting. Nothing of this is in edgeprune: the kernel asks, as it would a real driver.
+Time starts with the mount. edgeprune contains none of this: the kernel asks as it would ask a real driver.
 """
 
 import errno
@@ -25,7 +25,7 @@ BEGAN = time.monotonic()
 
 
 def value(content):
-    """The bytes that a read gives now."""
+    """The bytes that a read returns now."""
     now = time.monotonic() - BEGAN
     if content == "EAGAIN":
         raise FuseOSError(errno.EAGAIN)
@@ -44,7 +44,7 @@ def value(content):
 
 
 class Tree(Operations):
-    """Read only."""
+    """The file system, read-only."""
 
     def __init__(self, files, links):
         self.files = {f"/{path}": content for path, content in files.items()}
@@ -63,7 +63,7 @@ class Tree(Operations):
         if path in self.links:
             return {"st_mode": stat.S_IFLNK | 0o777, "st_nlink": 1, "st_size": len(self.links[path])}
         if path in self.files:
-            return {"st_mode": stat.S_IFREG | 0o444, "st_nlink": 1, "st_size": 4096}  # as sysfs says of every file
+            return {"st_mode": stat.S_IFREG | 0o444, "st_nlink": 1, "st_size": 4096}  # as sysfs reports for every file
         raise FuseOSError(errno.ENOENT)
 
     def readlink(self, path):
@@ -79,5 +79,5 @@ class Tree(Operations):
 if __name__ == "__main__":
     description = json.load(sys.stdin)
     tree = Tree(description["files"], description["links"])
-    # direct_io: no page of an old value is kept.
+    # direct_io: the kernel caches no old value.
     FUSE(tree, sys.argv[1], foreground=True, ro=True, direct_io=True)

@@ -1,4 +1,4 @@
-"""What somebody who holds a trusted key could make: bundles and evaluation sets that are correctly signed, and lie."""
+"""Malicious bundles and evaluation sets, correctly signed, that the holder of a trusted key could make."""
 
 import hashlib
 import io
@@ -13,7 +13,7 @@ from edgeprune_device import strict_json
 from edgeprune_device.trust.bundle import FORMAT_VERSION, MAGIC
 from nacl.signing import SigningKey
 
-#: The key of whoever made these: a test trusts it.
+#: The key that signs these files; a test trusts it.
 KEY = SigningKey(b"k" * 32)
 MINIMAL = {
     "name": "m",
@@ -33,14 +33,14 @@ MINIMAL = {
 
 
 def seal(path, text, payload=b""):
-    """A correctly signed file around any manifest bytes."""
+    """A correctly signed file with arbitrary manifest bytes."""
     head = struct.pack("<8sII32s", MAGIC, FORMAT_VERSION, len(text), bytes(KEY.verify_key))
     path.write_bytes(head + KEY.sign(head + text).signature + text + payload)
     return path
 
 
 def entry(name="a", data=b"x", **change):
-    """A line of the payload table, right but for `change`."""
+    """An entry of the payload table, correct except for `change`."""
     made = {"name": name, "offset_bytes": 0, "size_bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
     return {**made, **change}
 
@@ -55,11 +55,11 @@ def _named(name):
 
 
 def _raw(field, text):
-    """A manifest whose field is this JSON text, which no JSON library would write."""
+    """A manifest with this JSON text as a field, which no JSON library would write."""
     return manifest([entry()], **{field: "@@"}).replace(b'"@@"', text)
 
 
-#: {what: (manifest bytes, payload bytes)}: none of it may be opened, let alone written anywhere.
+#: {what: (manifest bytes, payload bytes)}: none of these may be opened or written.
 MANIFESTS = {
     **{
         f"a payload's name is {name[:20]!r}": (_named(name), b"x")
@@ -99,7 +99,7 @@ MANIFESTS = {
     "a model that is not there": (manifest([entry()], models={"fp32": {"payload": "b"}}), b"x"),
     "a model outside": (manifest([entry()], models={"fp32": {"payload": "../a"}}), b"x"),
     "an engine outside": (manifest([entry()], engines={"fp16": {"payload": "/etc/passwd"}}), b"x"),
-    "pictures outside": (manifest([entry()], evaluation={"payload": "../a"}), b"x"),
+    "images outside": (manifest([entry()], evaluation={"payload": "../a"}), b"x"),
     "a counter below 0": (manifest([entry()], counter=-1), b"x"),
     "a counter without end": (manifest([entry()], counter=1 << 53), b"x"),
     "deep": (_raw("lineage", b'{"a":' * 100 + b"1" + b"}" * 100), b"x"),
@@ -120,16 +120,16 @@ MANIFESTS = {
     "of another schema": (manifest([entry()], schema_version=2), b"x"),
     "terminal escapes in a class": (manifest([entry()], classes=["\x1b[2J"]), b"x"),
     "a million classes": (manifest([entry()], classes=["x"] * 200_000), b"x"),
-    "a picture of terabytes": (manifest([entry()], imgsz=[1 << 20, 1 << 20]), b"x"),
+    "an image of terabytes": (manifest([entry()], imgsz=[1 << 20, 1 << 20]), b"x"),
 }  # fmt: skip
 
 
 def _zip(*entries, truth=None, packed=zipfile.ZIP_STORED):
-    """Zip bytes: these (name, bytes), and a truth.json that knows of one picture, p.png."""
+    """Zip bytes with these (name, bytes) and a truth.json that lists one image, p.png."""
     stream = io.BytesIO()
     text = json.dumps({"schema_version": 1, "pictures": [{"name": "p.png", "boxes": []}]})
     with zipfile.ZipFile(stream, "w", packed) as archive, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # zipfile itself finds a name that stands twice odd
+        warnings.simplefilter("ignore")  # zipfile warns of a duplicate name
         for name, data in (*entries, ("truth.json", truth or text)):
             archive.writestr(name, data)
     return stream.getvalue()
@@ -143,7 +143,7 @@ def _link(name, target):
 
 
 def _overlapping(count, size):
-    """`count` pictures, each of which is everything behind its own header: `count` times the file's size once read."""
+    """`count` images, each of which extends to the end of the file: reading them gives `count` times its size."""
     names = [f"{i:06d}" for i in range(count)]
     truth = json.dumps({"schema_version": 1, "pictures": [{"name": name, "boxes": []} for name in names]}).encode()
     files = [("truth.json", truth, 0)]
@@ -175,7 +175,7 @@ def _patched(data, old, new):
 _PICTURE = ("pictures/p.png", b"picture")
 _HONEST = _zip(_PICTURE)
 
-#: {what: zip bytes}: evaluation sets that no drone may take.
+#: {what: zip bytes}: evaluation sets that no drone may accept.
 ZIPS = {
     **{
         f"an entry called {name[:20]!r}": _zip(_PICTURE, (name, b"evil"))
@@ -184,13 +184,13 @@ ZIPS = {
             "..\\evil", "pictures/", "x" * 5000, "truth.json.bak", "\x1b[2J",
         )
     },
-    "a picture's name that leads out": _zip(
+    "an image's name that leads out": _zip(
         ("pictures/../evil", b"p"), truth='{"schema_version": 1, "pictures": [{"name": "../evil", "boxes": []}]}'
     ),
     "a name with NUL": _patched(_HONEST, b"pictures/p.png", b"pictures/p\0png"),
     "a link": _zip(_link("pictures/p.png", "/etc/passwd")),
     "a link beside": _zip(_PICTURE, _link("pictures/q.png", "/")),
-    "a picture twice": _zip(_PICTURE, ("pictures/p.png", b"another")),
+    "an image twice": _zip(_PICTURE, ("pictures/p.png", b"another")),
     "a truth twice": _zip(_PICTURE, ("truth.json", b"{}")),
     "a deflated bomb": _zip(("pictures/p.png", b"\0" * (50 << 20)), packed=zipfile.ZIP_DEFLATED),
     "bzip2": _zip(_PICTURE, packed=zipfile.ZIP_BZIP2),
@@ -198,7 +198,7 @@ ZIPS = {
         _patched(_HONEST, b"PK\1\2\x14\3\x14\0\0\0", b"PK\1\2\x14\3\x14\0\1\0"),
         b"PK\3\4\x14\0\0\0", b"PK\3\4\x14\0\1\0",
     ),
-    "overlapping pictures": _overlapping(300, 100_000),
+    "overlapping images": _overlapping(300, 100_000),
     "a deep truth": _zip(_PICTURE, truth="[" * 1_000_000),
     "a truth with a number without end": _zip(_PICTURE, truth='{"schema_version": ' + "1" * 1_000_000 + "}"),
     "a box beyond the numbers": _zip(
@@ -206,9 +206,30 @@ ZIPS = {
         truth='{"schema_version": 1, "pictures": [{"name": "p.png", "boxes": [[0, 0, 0, 1, 1e999]]}]}',
     ),
     "no truth": _HONEST.replace(b"truth.json", b"truth.jsoN"),
-    "no picture": _zip(),
+    "no image": _zip(),
     "another CRC": _patched(_HONEST, b"p.pngpicture", b"p.pngPicture"),
     "cut off": _HONEST[:-30],
     "not a zip": b"\x80\x04\x95" * 100,
     "nothing": b"",
 }  # fmt: skip
+
+
+def reads_a_file(location="secret", size_bytes=2016):
+    """A model whose bias is in another file, below the working folder of the process that runs it."""
+    from fakes import models
+
+    where = {"location": location, "offset": "0", "length": str(size_bytes)}
+    entries = b"".join(models.field(13, models.message((1, key), (2, value))) for key, value in where.items())
+    dims = b"".join(models.field(1, d) for d in (1, 6, models.ANCHORS))
+    tensor = dims + models.message((2, models.FLOAT), (8, "bias")) + entries + models.field(14, 1)
+    nodes = [models.node("ReduceMean", ["images"], "mean", models.POOL, ("keepdims", 0)),
+             models.node("Add", ["mean", "bias"], "output0", models.TAIL)]  # fmt: skip
+    return models.model(nodes, [tensor], 17)
+
+
+def brings_an_engine():
+    """A model whose only node is an engine."""
+    from fakes import models
+
+    node = models.message((1, "images"), (2, "output0"), (3, "/engine"), (4, "EPContext"), (7, "com.microsoft"))
+    return models.model([node], [], 17)

@@ -1,4 +1,6 @@
-"""Tiny ONNX models written by hand, as protobuf: the device tests have no onnx package."""
+"""Tiny ONNX models written by hand as protobuf, because the device tests do not need the onnx package."""
+
+import random
 
 import numpy as np
 
@@ -25,6 +27,14 @@ def field(number, value):
 
 def message(*fields):
     return b"".join(field(number, value) for number, value in fields)
+
+
+def unreadable(size, seed=0):
+    """`size` bytes that no protobuf parser reads, and that do not compress.
+
+    Other random bytes can begin a protobuf group and are then refused for that group, about once in a hundred runs.
+    """
+    return b"\xff" * 10 + random.Random(seed).getrandbits(8 * (size - 10)).to_bytes(size - 10, "little")
 
 
 def value_info(name, shape):
@@ -54,9 +64,9 @@ POOL, SCALE, TAIL = "/model.0/pool/ReduceMean", "/model.1/conv/Mul", "/model.22/
 
 
 def detector(precision="fp32", opset=None):
-    """Bytes of a "detector" as a bundle's file of that precision: mean -> [Q/DQ] -> scale -> bias.
+    """Bytes of a "detector" in the form of a bundle's file of that precision: mean -> [Q/DQ] -> scale -> bias.
 
-    The FP16 files keep the mean and the bias in FP32, as a real one keeps what would overflow and the tail.
+    The FP16 files keep the mean and the bias in FP32, as real files keep overflowing layers and the tail.
     """
     half = "fp16" in precision
     kind = np.float16 if half else np.float32
@@ -81,8 +91,32 @@ def detector(precision="fp32", opset=None):
 
 
 def model(nodes, tensors, opset, outputs=(("output0", (1, 6, ANCHORS)),), size=(1, 3, SIZE, SIZE)):
-    """Bytes of a model of these nodes with one picture as its input."""
+    """Bytes of a model with these nodes and one image as its input."""
     graph = b"".join(field(1, entry) for entry in nodes) + message((2, "tiny"))
     graph += b"".join(field(5, entry) for entry in tensors) + message((11, value_info("images", size)))
     graph += b"".join(field(12, value_info(*output)) for output in outputs)
     return message((1, 9), (7, graph), (8, message((1, ""), (2, opset))))
+
+
+def endless(above=0.0):
+    """Bytes of a detector that computes for ever on an image whose mean brightness is above `above`."""
+
+    def scalar(name, kind):
+        return message((1, name), (2, message((1, message((1, kind), (2, b""))))))
+
+    body = message(
+        (1, node("Identity", ["goes_on"], "still", "/loop/still")),
+        (1, node("Identity", ["value"], "same", "/loop/same")),
+        (2, "body"),
+        *((11, scalar(name, kind)) for name, kind in (("number", 7), ("goes_on", 9), ("value", FLOAT))),
+        *((12, scalar(name, kind)) for name, kind in (("still", 9), ("same", FLOAT))),
+    )
+    loop = node("Loop", ["", "bright", "mean"], "kept", "/loop") + field(5, message((1, "body"), (6, body), (20, 5)))
+    nodes = [
+        node("ReduceMean", ["images"], "mean", "/mean", ("keepdims", 0)),
+        node("Greater", ["mean", "above"], "bright", "/bright"),
+        loop,
+        node("Mul", ["kept", "gain"], "output0", "/gain"),
+    ]
+    tensors = [raw("above", np.array(above, np.float32)), raw("gain", np.zeros((1, 6, ANCHORS), np.float32))]
+    return model(nodes, tensors, 13)

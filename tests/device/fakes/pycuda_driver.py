@@ -1,9 +1,9 @@
-"""A fake of pycuda.driver: the part that edgeprune calls, on the fake libcudart.
+"""A fake of pycuda.driver: the part that edgeprune calls, on top of the fake libcudart.
 
-Names, signatures and exceptions are those of pycuda 2026.1, to which test_pycuda.py compares them where it is there.
-As there, an object frees what it stands for when it is forgotten, nothing works without a current context, an error is
-a subclass of `Error` whose text is all that it tells ("cuMemAlloc failed: out of memory"), a primary context that is
-forgotten before it is detached is a warning on standard error, and one that is still current at the end an abort.
+Names, signatures and exceptions equal those of pycuda 2026.1; test_pycuda.py compares them if it is installed. As in
+the real package, a forgotten object frees its resource, nothing works without a current context, and an error is a
+subclass of `Error` with only a text ("cuMemAlloc failed: out of memory"). A primary context that is forgotten before it
+is detached gives a warning on standard error, and one that is still current at the end aborts the process.
 """
 
 import atexit
@@ -39,7 +39,7 @@ _KINDS = {2: MemoryError, 100: RuntimeError, 600: RuntimeError, 719: LaunchError
 
 
 def build(library):
-    """The module's names, on the fake libcudart `library`."""
+    """The module's members, on top of the fake libcudart `library`."""
     library.cudaGetErrorString.restype = ctypes.c_char_p
     contexts = []
 
@@ -125,7 +125,7 @@ def build(library):
             return Context()
 
     class Freed:
-        """Something that `free` or the garbage collector frees, in a context of its own if none is current."""
+        """A resource that `free` or the garbage collector frees, in its own context if none is current."""
 
         def __init__(self, call, function, pointer):
             self._call, self._function, self._pointer = call, function, pointer
@@ -209,7 +209,7 @@ def build(library):
 
 
 def install(monkeypatch, library):
-    """Make `pycuda.driver` importable. `contexts` in it is the fake's own: the stack of current contexts."""
+    """Make `pycuda.driver` importable. Only the fake has `contexts`, the stack of current contexts."""
     package, driver = ModuleType("pycuda"), ModuleType("pycuda.driver")
     package.VERSION_TEXT, package.driver = "2026.1", driver
     driver.__dict__.update(build(library))

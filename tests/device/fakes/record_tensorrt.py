@@ -1,17 +1,17 @@
-"""Records the public surface of NVIDIA's real Python bindings of TensorRT: what `fake_tensorrt` is built from.
+"""Records the public API of NVIDIA's real Python bindings of TensorRT, from which `fake_tensorrt` is built.
 
     python tests/device/fakes/record_tensorrt.py tensorrt-bindings 8.6.1          # from PyPI, about 1 MB each
     python tests/device/fakes/record_tensorrt.py tensorrt-cu12-bindings 10.3.0
-    python tests/device/fakes/record_tensorrt.py --installed tensorrt_rtx         # the real thing, in this environment
+    python tests/device/fakes/record_tensorrt.py --installed tensorrt_rtx         # the module of this environment
     python tests/device/fakes/record_tensorrt.py --derive-8.5.2                   # after 8.6.1 is recorded
 
-The wheels of the bindings hold no libnvinfer (that comes from NVIDIA's own index or from JetPack), so the shared
-libraries that they ask for are made here as empty stubs: enough to import and to look, not to call. Needs Linux on
-x86-64, gcc and readelf, and the Python that the wheel is for.
+The wheels of the bindings contain no libnvinfer (which comes from NVIDIA's own index or from JetPack), so the required
+shared libraries are created here as empty stubs, which suffice for importing and inspecting, not for calling. Needs
+Linux on x86-64, gcc, readelf, and the Python version of the wheel.
 
-8.5.2 is not on PyPI. Its surface is 8.6.1's without what NVIDIA's own binding sources of release 8.5 do not define
-(github.com/NVIDIA/TensorRT, python/src/infer/pyCore.cpp and python/src/parsers/pyOnnx.cpp: the lists below were read
-there; of pyGraph.cpp only that ILayer.metadata came with 8.6).
+8.5.2 is not on PyPI. Its API is that of 8.6.1 without members that NVIDIA's binding sources of release 8.5 do not
+define (github.com/NVIDIA/TensorRT, python/src/infer/pyCore.cpp and python/src/parsers/pyOnnx.cpp, the source of the
+lists below; of pyGraph.cpp only that 8.6 added ILayer.metadata).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import tempfile
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-# What the builder and the runner touch, and what they must not.
+# The classes that the builder and the runner use, and those that they must not use.
 CLASSES = [
     "Builder",
     "IBuilderConfig",
@@ -111,15 +111,15 @@ GONE_FROM_8_5 = {
 
 def surface(module, version: str, source: str) -> dict:
     """{"version", "source", "enums": {name: {member: value}}, "classes": {name: {member: signature or null}}}"""
-    found = {"version": version, "source": source, "enums": {}, "classes": {}}
+    recorded = {"version": version, "source": source, "enums": {}, "classes": {}}
     for name in ENUMS:
         if hasattr(module, name):
             members = getattr(module, name).__members__
-            found["enums"][name] = dict(sorted(((k, int(v)) for k, v in members.items()), key=lambda item: item[1]))
+            recorded["enums"][name] = dict(sorted(((k, int(v)) for k, v in members.items()), key=lambda item: item[1]))
     for name in CLASSES:
         if hasattr(module, name):
-            found["classes"][name] = dict(_members(getattr(module, name)))
-    return found
+            recorded["classes"][name] = dict(_members(getattr(module, name)))
+    return recorded
 
 
 def _members(kind):
@@ -127,7 +127,7 @@ def _members(kind):
         if name.startswith("_") and name not in ("__init__", "__len__", "__getitem__"):
             continue
         if kind.__name__ == "INetworkDefinition" and name.startswith("add_"):
-            continue  # add_convolution and its like: the parser's business
+            continue  # add_convolution and similar, which only the parser uses
         if type(value).__name__ in ("property", "getset_descriptor"):
             yield name, None
         elif callable(value) and not isinstance(value, type):
@@ -136,24 +136,24 @@ def _members(kind):
 
 
 def derive_8_5_2() -> dict:
-    """From the recorded 8.6.1; see the top."""
-    found = json.loads((HERE / "tensorrt-8.6.1.json").read_text())
-    found["version"] = "8.5.2"
-    found["source"] = "8.6.1's bindings without what NVIDIA/TensorRT's pyCore.cpp and pyOnnx.cpp of release 8.5 lack"
+    """Derive 8.5.2 from the recorded 8.6.1; see the module's docstring."""
+    recorded = json.loads((HERE / "tensorrt-8.6.1.json").read_text())
+    recorded["version"] = "8.5.2"
+    recorded["source"] = "8.6.1's bindings without what NVIDIA/TensorRT's pyCore.cpp and pyOnnx.cpp of release 8.5 lack"
     for name, kept in KEPT_IN_8_5.items():
-        members = found["classes"][name]
+        members = recorded["classes"][name]
         missing = [member for member in kept.split() if member not in members]
-        assert not missing, (name, missing)  # 8.6 took nothing away, so a name that is not there is a slip in the list
-        found["classes"][name] = {k: v for k, v in members.items() if k in kept.split() or k == "__init__"}
-    del found["classes"]["ILayer"]["metadata"]
+        assert not missing, (name, missing)  # 8.6 removed nothing, so a missing name is a mistake in the list
+        recorded["classes"][name] = {k: v for k, v in members.items() if k in kept.split() or k == "__init__"}
+    del recorded["classes"]["ILayer"]["metadata"]
     for name, gone in GONE_FROM_8_5.items():
         for member in gone:
-            del found["enums"][name][member]
-    return found
+            del recorded["enums"][name][member]
+    return recorded
 
 
 def record(package: str, version: str) -> dict:
-    """Download the wheel, make stubs of the libraries it links, import it in a process of its own, look."""
+    """Download the wheel, make stubs of its libraries, import it in a separate process, and record its API."""
     with tempfile.TemporaryDirectory() as folder:
         pip = [sys.executable, "-m", "pip", "-q"]
         subprocess.run([*pip, "install", "--no-deps", "-t", folder, f"{package}=={version}"], check=True)
@@ -161,7 +161,7 @@ def record(package: str, version: str) -> dict:
 
 
 def look(folder: Path, version: str, source: str) -> dict:
-    """The surface of the wheel unpacked in `folder`."""
+    """The API of the wheel unpacked in `folder`."""
     library = folder / "tensorrt_bindings" / "tensorrt.so"
     dynamic = subprocess.run(["readelf", "-d", str(library)], check=True, capture_output=True, text=True).stdout
     with tempfile.TemporaryDirectory() as stubs:
@@ -177,15 +177,15 @@ def look(folder: Path, version: str, source: str) -> dict:
     return json.loads(done.stdout)
 
 
-def write(name: str, found: dict) -> None:
-    """One member a line: small, and a change shows in a diff."""
-    path = HERE / f"{name}-{found['version']}.json"
-    path.write_text(json.dumps(found, indent=0, sort_keys=False) + "\n")
+def write(name: str, recorded: dict) -> None:
+    """Write one member per line, so that a diff shows a change."""
+    path = HERE / f"{name}-{recorded['version']}.json"
+    path.write_text(json.dumps(recorded, indent=0, sort_keys=False) + "\n")
     print(path, path.stat().st_size)
 
 
 def main(arguments) -> None:
-    """See the top."""
+    """See the module's docstring."""
     if arguments[0] == "--from":
         sys.path.insert(0, arguments[1])
         import tensorrt

@@ -1,4 +1,4 @@
-"""A bench report made by hand, for tests of what reads one. Its figures are invented."""
+"""A handmade bench report, for tests of its readers. Its figures are invented."""
 
 from edgeprune_device.machine.environment import Environment
 from edgeprune_device.reports import percentiles
@@ -30,7 +30,7 @@ def make_report(**change):
         "board": None,
         "preflight": None,
         "mode": "single",
-        "source": {"name": "bundle", "description": "the bundle's 3 pictures"},
+        "source": {"name": "bundle", "description": "the bundle's 3 images"},
         "settings": {"seconds": 1.0},
         "warmup": {"frames": 9, "seconds": 0.5, "settled": True},
         "interrupted": False,

@@ -1,6 +1,6 @@
-"""A terminal for tests: a real pty with a program in it, and a screen that understands as much as edgeprune writes.
+"""A terminal for tests: a program on a real pty, and a screen that understands the sequences that edgeprune writes.
 
-An escape that the screen does not know fails the test: nothing is written that an old terminal would show as garbage.
+An unknown escape sequence fails the test, because an old terminal would show it as garbage.
 """
 
 import fcntl
@@ -10,6 +10,7 @@ import re
 import select
 import signal
 import struct
+import subprocess
 import sys
 import termios
 import time
@@ -20,7 +21,7 @@ _ESCAPE = re.compile(r"\x1b\[(\d+(?:;\d+)*)?(.)")
 
 @dataclass
 class Screen:
-    """Rows of text on `columns` columns; what is at the last one wraps, as on every terminal."""
+    """Rows of text in `columns` columns; text wraps at the last one, as on every terminal."""
 
     columns: int
     rows: list = field(default_factory=lambda: [""])
@@ -54,25 +55,23 @@ class Screen:
 
 
 class Session:
-    """A Python program whose three standard streams are a terminal; `env` is added to a bare environment."""
+    """A Python program whose standard streams are a terminal; `env` is added to a minimal environment."""
 
     def __init__(self, code: str, *arguments: str, columns: int = 100, **env: str) -> None:
         self.raw, self._screens = b"", [(0, columns)]
         names = ("PATH", "HOME", "PYTHONPATH", "EDGEPRUNE_HOME", "EDGEPRUNE_SPOOL", "XDG_CACHE_HOME", "VIRTUAL_ENV")
         bare = {k: os.environ[k] for k in names if k in os.environ}
         bare.update({"TERM": "xterm-256color", "LANG": "C.UTF-8", **env})
-        self._pid, self._fd = pty.fork()
-        if not self._pid:
-            try:
-                os.environ.clear()
-                os.environ.update(bare)
-                fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", 30, columns, 0, 0))
-                os.execv(sys.executable, [sys.executable, "-c", code, *arguments])
-            finally:
-                os._exit(127)
+        self._fd, program = pty.openpty()
+        fcntl.ioctl(program, termios.TIOCSWINSZ, struct.pack("HHHH", 30, columns, 0, 0))
+        # Not by pty.fork(): a fork of a process that has run OpenVINO ends by SIGSEGV before it executes anything.
+        command = ["setsid", "--ctty", sys.executable, "-c", code, *arguments]
+        self._process = subprocess.Popen(command, stdin=program, stdout=program, stderr=program, env=bare)
+        self._pid = self._process.pid
+        os.close(program)
 
     def until(self, text: str, timeout_s: float = 60) -> "Session":
-        """Read until the program has written this."""
+        """Read until the program has written the text."""
         end = time.monotonic() + timeout_s
         while text.encode() not in self.raw:
             assert time.monotonic() < end and self._read(), f"{text!r} never came: {self.raw.decode()!r}"
@@ -88,17 +87,16 @@ class Session:
         os.write(self._fd, keys)
 
     def end(self, timeout_s: float = 60) -> int:
-        """Read on until it ends; its exit status, or minus the signal."""
+        """Read until the program ends; return its exit status, or minus the signal."""
         end = time.monotonic() + timeout_s
         while self._read():
             if time.monotonic() > end:
                 os.kill(self._pid, signal.SIGKILL)
-        _, status = os.waitpid(self._pid, 0)
         os.close(self._fd)
-        return -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+        return self._process.wait()
 
     def screen(self) -> list:
-        """The lines that stand there in the end; those from before a resize are kept as they were."""
+        """The final lines; lines from before a resize are unchanged."""
         shown = []
         for (begin, columns), (end, _) in zip(self._screens, [*self._screens[1:], (len(self.raw), 0)]):
             screen = Screen(columns)
@@ -112,7 +110,7 @@ class Session:
         return [part for part in re.split(r"\r\n|\r|\n", text) if part.strip()]
 
     def _read(self, wait_s: float = 0.2) -> bool:
-        """False where nothing comes (wait_s 0), or nothing ever will."""
+        """Read what is available; return False if nothing arrives (wait_s 0) or the program has ended."""
         if not select.select([self._fd], [], [], wait_s)[0]:
             return wait_s > 0
         try:

@@ -1,4 +1,4 @@
-"""`edgeprune run` as a real process, and releases for it to run. The misbehaving models are fakes, the rest is not."""
+"""`edgeprune run` as a real process, and releases for it. Only the misbehaving models are fakes."""
 
 import json
 import os
@@ -18,7 +18,7 @@ LIVE = "videotestsrc is-live=true ! video/x-raw,width=64,height=48,framerate=25/
 
 
 class Root:
-    """A root folder whose releases are made by hand, as `edgeprune install` leaves them."""
+    """A root folder whose releases are made by hand in the form that `edgeprune install` leaves."""
 
     def __init__(self, path, manifest):
         path.mkdir()
@@ -41,6 +41,7 @@ class Root:
             installed="2026-11-24T12:00:00Z",
             sequence=self._sequence,
             state=state,
+            runtime="ort",
         )
         folder = self.releases.folder(release)
         folder.mkdir(parents=True)
@@ -51,7 +52,7 @@ class Root:
         return release
 
     def damage(self, release):
-        """One byte of its bundle is another one."""
+        """Change one byte of the release's bundle."""
         path = self.releases.folder(release) / "bundle.epb"
         data = bytearray(path.read_bytes())
         data[-3] ^= 1
@@ -65,7 +66,7 @@ class Root:
 
 
 class Service:
-    """Runs while the context lasts. `edgeprune run` with these arguments, in an environment with the fake runtime."""
+    """`edgeprune run` with these arguments and the fake runtime, for the duration of the context."""
 
     def __init__(self, folder, *arguments, fake=True, env=None, stdout=None):
         self.folder = folder
@@ -101,29 +102,29 @@ class Service:
         return self.errors.read_text(encoding="utf-8")
 
     def lines(self):
-        """Whole lines, each checked against the published schema."""
+        """The whole lines, each checked against the published schema."""
         *lines, rest = self.output.read_text(encoding="ascii").split("\n")
         assert rest == ""
         return [schema.check("detections", json.loads(line), "line") for line in lines]
 
     def status(self):
-        """Checked too; None before the first."""
+        """The status, checked against its schema; None before the first one."""
         if not self.status_file.exists():
             return None
         return schema.check("status", json.loads(self.status_file.read_text(encoding="ascii")), "status")
 
     def until(self, condition, seconds=40):
-        """The condition's value, as soon as it is true."""
+        """Wait until the condition is true, and return its value."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
-            found = condition()
-            if found:
-                return found
+            answer = condition()
+            if answer:
+                return answer
             time.sleep(0.05)
-        raise AssertionError(f"not within {seconds} s; status {self.status()}; it said:\n{self.words()}")
+        raise AssertionError(f"not within {seconds} s; status {self.status()}; output:\n{self.words()}")
 
     def until_running(self, name=None, releases=None, frames=1):
-        """The status, once frames come, of that release."""
+        """Wait for frames of that release, and return the status."""
 
         def there():
             now = self.status()
@@ -133,25 +134,25 @@ class Service:
         return self.until(there)
 
     def workers(self):
-        """Processes whose parent is the service."""
+        """The processes whose parent is the service."""
         return children(self.process.pid)
 
     def end(self, number=signal.SIGTERM, seconds=15):
-        """Its exit code after this signal."""
+        """Send this signal, and return the exit code."""
         self.process.send_signal(number)
         return self.process.wait(seconds)
 
 
 def children(pid):
-    found = []
+    pids = []
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
             words = path.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
         except OSError:
             continue
         if int(words[1]) == pid and words[0] != "Z":
-            found.append(int(path.parent.name))
-    return found
+            pids.append(int(path.parent.name))
+    return pids
 
 
 def alive(pid):

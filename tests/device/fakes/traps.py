@@ -1,4 +1,4 @@
-"""A folder with a module of every name that a program may import, each of which leaves a mark when it runs."""
+"""A folder with a module for every name that a program may import; each leaves a mark when it runs."""
 
 import os
 import sys
@@ -15,7 +15,7 @@ PACKAGES = (
 
 
 class Traps:
-    """The folder `path`, and the marks that its modules left. `modules`: of the standard library, by default all."""
+    """The folder `path`, and the marks of its modules. `modules`: names of the standard library, by default all."""
 
     def __init__(self, path: Path, modules=None):
         self.path = path / "traps"

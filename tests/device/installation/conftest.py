@@ -15,7 +15,7 @@ def releases(tmp_path):
 
 @pytest.fixture
 def make(tmp_path, manifest, tiny_onnx, labelled_pictures):
-    """make(counter) -> the path of a bundle with this counter; the same content each time."""
+    """make(counter) -> the path of a bundle with this counter; each with the same content."""
 
     def make(counter, onnx=tiny_onnx, key=None, name=None):
         payloads = {"model.fp32.onnx": onnx, "evaluation.zip": EvaluationSet.pack(labelled_pictures)}
@@ -28,12 +28,12 @@ def make(tmp_path, manifest, tiny_onnx, labelled_pictures):
 
 @pytest.fixture
 def unmeasured(monkeypatch):
-    """The benchmark takes seconds and runs in a process of its own: tests of what is around it go without."""
+    """Skip the benchmark, which takes seconds in a separate process, in tests of the steps around it."""
     monkeypatch.setattr(measure, "measure", lambda *_: MEASURED)
 
 
 @pytest.fixture
 def service(monkeypatch):
-    found = Watched()
-    monkeypatch.setattr(restart, "find", lambda *_: found)
-    return found
+    watched = Watched()
+    monkeypatch.setattr(restart, "find", lambda *_: watched)
+    return watched

@@ -1,4 +1,4 @@
-"""What installations in these tests share: their options, a fake service, and what they leave when they are killed."""
+"""Helpers of the installation tests: options, a fake service, and the leftovers of a killed installation."""
 
 from edgeprune_device.installation import measure, restart
 from edgeprune_device.installation.options import InstallOptions
@@ -8,7 +8,7 @@ MEASURED = measure.Measured("fp32", "ort", "0" * 64, {"map50_95": 1.0, "host_map
 
 
 class Watched(restart.Service):
-    """A FAKE service, which finds every release whose counter is in `sick` unwell."""
+    """A FAKE service, which reports every release whose counter is in `sick` as not healthy."""
 
     description = "a fake service"
     restarts = 0
@@ -28,7 +28,7 @@ def quiet(step, text):
 
 
 def leftovers(releases):
-    """What an installation leaves only when it was killed."""
+    """The files that only a killed installation leaves."""
     return [path for path in (releases.root / "releases").iterdir() if path.name[0] == "."] + [
         *releases.root.glob(".current.*"),
         *(releases.root / "incoming").iterdir(),

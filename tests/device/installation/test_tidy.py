@@ -9,7 +9,7 @@ from edgeprune_device.trust.bundle import Bundle
 from .installing import QUICK, leftovers, quiet
 
 
-def test_failures_do_not_fill_the_disk_and_the_last_one_says_why(releases, make, unmeasured, service):
+def test_failed_releases_are_removed_except_the_last(releases, make, unmeasured, service):
     good = [install.install(releases, make(n), QUICK, quiet).identity for n in (1, 2)]
     service.sick = {3, 4, 5}
     for number in sorted(service.sick):
@@ -19,7 +19,7 @@ def test_failures_do_not_fill_the_disk_and_the_last_one_says_why(releases, make,
     assert [r.identity for r in releases.all()[1:]] == good[::-1] and releases.all()[0].reason == "seen with 5"
 
 
-def test_old_releases_and_what_nobody_sent_to_the_end_are_removed(releases, make, unmeasured):
+def test_old_releases_and_incomplete_uploads_are_removed(releases, make, unmeasured):
     for number in (1, 2, 3, 4):
         install.install(releases, make(number), QUICK, quiet)
         stale, fresh = (releases.root / "incoming" / name for name in ("a" * 64, "b" * 64))
@@ -31,7 +31,7 @@ def test_old_releases_and_what_nobody_sent_to_the_end_are_removed(releases, make
     assert [path.name[0] for path in (releases.root / "incoming").iterdir()] == ["b"]
 
 
-def test_engines_of_models_that_no_release_has_are_removed(releases, make, unmeasured):
+def test_engines_without_a_release_are_removed(releases, make, unmeasured):
     onnx = Bundle.open(make(1)).payloads["model.fp32.onnx"].sha256
     folder = releases.root / "engines"
     folder.mkdir(parents=True)

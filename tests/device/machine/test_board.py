@@ -23,18 +23,18 @@ def fits(data):
         ("jetson-agx-thor, JetPack 7", "AGX Thor", "38.2.2", "7.0"),
     ],
 )
-def test_recorded_boards(tmp_path, name, model, l4t, jetpack):
-    found = board.read(boards.write(name, tmp_path))
-    assert model in found.model and found.compatible[-1].startswith("nvidia,tegra") and found.serial.isdigit()
-    assert (found.l4t, found.jetpack) == (l4t, jetpack)
-    assert fits(found.to_json()) and board.Board.from_json(json.loads(json.dumps(found.to_json()))) == found
+def test_recorded_boards_are_recognised(tmp_path, name, model, l4t, jetpack):
+    jetson = board.read(boards.write(name, tmp_path))
+    assert model in jetson.model and jetson.compatible[-1].startswith("nvidia,tegra") and jetson.serial.isdigit()
+    assert (jetson.l4t, jetson.jetpack) == (l4t, jetpack)
+    assert fits(jetson.to_json()) and board.Board.from_json(json.loads(json.dumps(jetson.to_json()))) == jetson
 
 
-def test_a_machine_without_a_device_tree(tmp_path):
+def test_machine_without_a_device_tree_has_no_board(tmp_path):
     assert board.read(tmp_path) == board.Board() and fits(board.Board().to_json())
 
 
-def test_sys_comes_before_proc(tmp_path):
+def test_sys_takes_precedence_over_proc(tmp_path):
     root = boards.write("jetson-orin-nx, JetPack 6", tmp_path, {"proc/device-tree/model": "another\0"})
     assert "Orin NX" in board.read(root).model
     other = boards.write("jetson-orin-nx, JetPack 6", tmp_path / "proc", {"sys/firmware/devicetree/base/model": None})
@@ -57,17 +57,17 @@ def test_sys_comes_before_proc(tmp_path):
         ("", None),
     ],
 )
-def test_parse_l4t(line, l4t):
+def test_l4t_release_is_parsed(line, l4t):
     assert board.parse_l4t(line + "\n# KERNEL_VARIANT: oot\n") == l4t
 
 
-def test_jetpack_is_a_range_where_it_is_not_known_exactly():
+def test_jetpack_is_a_range_if_not_known_exactly():
     assert board.jetpack("36.4.3") == "6.2" and board.jetpack("36.4.99") == "6.1-6.2.2"
     assert board.jetpack("32.7.1") is None and board.jetpack("99.0.0") is None
 
 
 @given(st.binary(max_size=300), st.binary(max_size=300))
-def test_whatever_stands_there_fits_the_report(tmp_path_factory, text, release):
+def test_any_content_fits_the_report(tmp_path_factory, text, release):
     root = tmp_path_factory.mktemp("board")
     base = root / "sys/firmware/devicetree/base"
     base.mkdir(parents=True)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 STAT = "cpu  1036828 668792 111181 1887922 14295 5 2471 1247 99 99\ncpu0 1 2\n"
 
 
-def test_what_the_kernel_says():
+def test_kernel_files_are_parsed():
     total, busy = cpu_load.parse_stat(STAT)
     assert total == 1036828 + 668792 + 111181 + 1887922 + 14295 + 5 + 2471 + 1247 and busy == total - 1887922 - 14295
     line = "812 (tmux: (x) y) S 1 2 3 4 5 6 7 8 9 10 100 20 3 4 20 0 1"
@@ -19,20 +19,20 @@ def test_what_the_kernel_says():
 
 
 @given(st.text())
-def test_anything_else_is_refused(text):
+def test_invalid_content_is_refused(text):
     for parse in (cpu_load.parse_stat, cpu_load.parse_process):
         try:
-            found = parse(text)
+            numbers = parse(text)
         except ValueError:
             continue
-        assert all(isinstance(value, int) for value in found)
+        assert all(isinstance(value, int) for value in numbers)
 
 
 def burn(seconds):
     return [sys.executable, "-c", f"import time; e = time.time() + {seconds}\nwhile time.time() < e: pass"]
 
 
-def test_what_this_process_and_its_children_do_is_not_others():
+def test_load_of_this_process_and_its_children_is_not_counted():
     before, counted = cpu_load.read(), sum(os.times()[:4])
     child = subprocess.Popen(burn(0.6))
     end = time.monotonic() + 0.5
@@ -41,12 +41,12 @@ def test_what_this_process_and_its_children_do_is_not_others():
     child.wait()
     after, counted = cpu_load.read(), sum(os.times()[:4]) - counted
     own = after.own - before.own
-    assert own == pytest.approx(counted, abs=0.06) and own > 0.02  # how much, the machine decides
+    assert own == pytest.approx(counted, abs=0.06) and own > 0.02  # the amount depends on the machine
     assert after.busy - before.busy >= own - 0.1 and cpu_load.others(before, after) is not None
 
 
-def test_what_others_do_shows():
-    # Started by somebody who ends at once: it is nobody's child here.
+def test_load_of_other_programs_is_counted():
+    # Started by a process that ends at once, so it is not a descendant of this one.
     subprocess.run(["sh", "-c", '"$@" &', "sh", *burn(1.2)], check=True)
     before = cpu_load.read()
     time.sleep(0.6)
@@ -54,7 +54,7 @@ def test_what_others_do_shows():
     assert share > 0.1 / os.cpu_count()
 
 
-def test_not_known_is_none(tmp_path):
+def test_unknown_load_is_none(tmp_path):
     assert cpu_load.read(tmp_path) is None
     now = cpu_load.read()
     assert cpu_load.others(None, now) is None and cpu_load.others(now, now) is None

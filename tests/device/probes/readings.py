@@ -1,4 +1,4 @@
-"""What recorded boards (tests/device/sysfs) tell."""
+"""The readings of recorded boards (tests/device/sysfs)."""
 
 import sysfs as boards
 from edgeprune_device import probes

@@ -1,4 +1,4 @@
-"""Discovery, on recorded boards (tests/device/sysfs) and on what no board should say."""
+"""Tests of discovery on recorded boards (tests/device/sysfs) and on invalid content."""
 
 import subprocess
 import sys
@@ -25,37 +25,37 @@ LIMITS = {
 
 
 @pytest.mark.parametrize("name", boards.NAMES)
-def test_every_board_tells_power_heat_clocks_throttling_fan_and_memory(tmp_path, name):
+def test_every_board_has_power_temperature_clocks_throttling_fan_and_memory(tmp_path, name):
     channels = probes.discover(boards.write(name, tmp_path))
     assert {channel.kind for channel in channels} >= {"power", "temperature", "clock", "event", "fan", "memory"}
     assert len({channel.key for channel in channels}) == len(channels)
-    assert channels[0].kind == "power"  # read first, so that its time stamp is the nearest
+    assert channels[0].kind == "power"  # read first, so that its time stamp is the most exact
     for channel in channels:
         value, (lowest, highest) = channel.read(), LIMITS[channel.kind]
         assert value is None or lowest <= value <= highest, channel
 
 
 @pytest.mark.parametrize("name", ORINS)
-def test_the_same_names_on_every_release(tmp_path, name):
-    found = values(boards.write(name, tmp_path))
+def test_names_are_the_same_on_every_release(tmp_path, name):
+    readings = values(boards.write(name, tmp_path))
     expected = {"temperature.cpu": 48.562, "temperature.gpu": 49.625, "temperature.tj": 49.312, "load.gpu": 0.0}
     expected.update({"clock.gpu": 305895000, "clock.cpu0": 729600000, "clock.cpu4": 729600000})
     expected.update({"fan.pwm": 0.4, "fan.rpm": 2140})
     expected.update({"event.oc1": 0, "event.oc2": 15, "event.oc3": 37, "throttle.gpu": 0, "throttle.hot-surface": 0})
-    assert {key: found[key] for key in expected} == expected
-    # Off: -256 C on JetPack 5, EAGAIN (here: a file that says nothing) on later ones. Never a figure.
-    assert found["temperature.cv0"] is None and found["temperature.cv1"] is None
-    assert "throttle.pwm-fan" not in found  # a cooling device, but not one that slows anything down
+    assert {key: readings[key] for key in expected} == expected
+    # Off: -256 C on JetPack 5, EAGAIN (here: an empty file) on later ones. Never a figure.
+    assert readings["temperature.cv0"] is None and readings["temperature.cv1"] is None
+    assert "throttle.pwm-fan" not in readings  # a cooling device that does not throttle
 
 
-def test_thor(tmp_path):
-    found = values(boards.write("jetson-agx-thor, JetPack 7", tmp_path))
-    assert found["power.VIN"] == 23104.0 and found["power.VDD_GPU"] == 0 and found["power.VIN_SYS_5V0"] == 6520
-    assert found["clock.gpu"] == 1575000000 and found["clock.emc"] == 4266000000  # not the video engine's
-    assert "clock.gpu1" not in found and found["temperature.gpu"] is None and found["fan.rpm"] == 1786
+def test_thor_has_its_own_names(tmp_path):
+    readings = values(boards.write("jetson-agx-thor, JetPack 7", tmp_path))
+    assert readings["power.VIN"] == 23104.0 and readings["power.VDD_GPU"] == 0 and readings["power.VIN_SYS_5V0"] == 6520
+    assert readings["clock.gpu"] == 1575000000 and readings["clock.emc"] == 4266000000  # not the video engine's
+    assert "clock.gpu1" not in readings and readings["temperature.gpu"] is None and readings["fan.rpm"] == 1786
 
 
-def test_any_linux_machine_has_zones_and_cpufreq(tmp_path):
+def test_zones_and_cpufreq_of_any_linux_machine_are_found(tmp_path):
     for path, content in {
         "sys/class/thermal/thermal_zone0/type": "x86_pkg_temp",
         "sys/class/thermal/thermal_zone0/temp": "61000",
@@ -78,17 +78,17 @@ def test_any_linux_machine_has_zones_and_cpufreq(tmp_path):
     }
 
 
-def test_nothing_there_is_no_channel_and_no_error(tmp_path):
+def test_empty_root_gives_no_channel_and_no_error(tmp_path):
     assert probes.discover(tmp_path) == [] and probes.discover(tmp_path / "missing") == []
     assert clocks.domains(tmp_path) == [] and memory.channels(tmp_path) == []
 
 
-def test_the_environment_moves_the_root(tmp_path, monkeypatch):
+def test_environment_variable_sets_the_root(tmp_path, monkeypatch):
     monkeypatch.setenv("EDGEPRUNE_SYSROOT", str(boards.write("jetson-orin-nx, JetPack 6", tmp_path)))
     assert "power.VDD_IN" in {channel.key for channel in probes.discover()}
 
 
-def test_a_sensor_that_goes_away_is_none(tmp_path):
+def test_sensor_that_disappears_is_none(tmp_path):
     name = "jetson-orin-nx, JetPack 6"
     channels = probes.discover(boards.write(name, tmp_path))
     volt, _ = boards.rail(name, "VDD_IN")
@@ -101,7 +101,7 @@ CONTENT = st.binary(max_size=40) | st.integers(-(10**20), 10**20).map(lambda n: 
 
 @settings(max_examples=150, deadline=None)
 @given(st.data())
-def test_no_content_of_any_file_gives_an_error_or_a_figure_that_cannot_be(tmp_path_factory, data):
+def test_no_file_content_gives_an_error_or_an_impossible_figure(tmp_path_factory, data):
     root = tmp_path_factory.mktemp("fuzz")
     boards.write(data.draw(st.sampled_from(boards.NAMES)), root)
     paths = sorted(path for path in root.rglob("*") if path.is_file() and not path.is_symlink())
@@ -113,7 +113,7 @@ def test_no_content_of_any_file_gives_an_error_or_a_figure_that_cannot_be(tmp_pa
         assert channel.key.isprintable() and len(channel.key) <= 80
 
 
-def test_the_probes_import_nothing_but_pythons_own_library():
+def test_probes_import_only_the_standard_library():
     code = (
         "import sys; before = set(sys.modules); import edgeprune_device.probes; "
         "from edgeprune_device.probes import summary; print(*{m.split('.')[0] for m in set(sys.modules) - before})"

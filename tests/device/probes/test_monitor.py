@@ -1,4 +1,4 @@
-"""The monitor: a process of its own, over recorded boards and over a FUSE tree that moves (fakes/fuse_sysfs.py)."""
+"""Tests of the monitor's process on recorded boards and on a FUSE tree with changing values (fakes/fuse_sysfs.py)."""
 
 import json
 import os
@@ -36,7 +36,7 @@ def ends(pid, seconds=10.0):
 
 @pytest.fixture
 def fuse(tmp_path):
-    """mount(board, changes) -> the root of a tree that the kernel asks this test's FUSE server for."""
+    """mount(board, changes) -> the root of a tree that this test's FUSE server provides."""
     if os.geteuid() != 0 or not os.path.exists("/dev/fuse"):
         pytest.skip("needs root and /dev/fuse")
     if subprocess.run(["/usr/bin/python3", "-c", "import fusepy"], stderr=subprocess.DEVNULL).returncode:
@@ -46,7 +46,7 @@ def fuse(tmp_path):
     def mount(name, changes):
         files, links = boards.files(name)
         files.update(changes)
-        # FUSE resolves links within its own mount: relative ones, as the real /sys has.
+        # Links are relative, as in the real /sys, because FUSE resolves them within its mount.
         links = {link: os.path.relpath(target, os.path.dirname(link)) for link, target in links.items()}
         folder = tmp_path / "fuse"
         folder.mkdir()
@@ -67,7 +67,7 @@ def fuse(tmp_path):
         server.wait()
 
 
-def test_samples_at_even_times_in_a_process_of_its_own(tmp_path):
+def test_samples_are_taken_at_regular_times_in_a_separate_process(tmp_path):
     with probes.Monitor(boards.write(NX, tmp_path), 0.05) as monitor:
         assert monitor.pid not in (None, os.getpid())
         time.sleep(1.0)
@@ -86,7 +86,7 @@ def test_samples_at_even_times_in_a_process_of_its_own(tmp_path):
     schema._check(root["$defs"]["series"], json.loads(json.dumps(series.to_json())), "series", root)
 
 
-def test_times_are_of_the_clock_that_all_processes_share(tmp_path):
+def test_times_are_from_the_clock_that_all_processes_share(tmp_path):
     before = time.monotonic_ns()
     with probes.Monitor(boards.write(NX, tmp_path), 0.05) as monitor:
         pass
@@ -94,13 +94,13 @@ def test_times_are_of_the_clock_that_all_processes_share(tmp_path):
     assert before <= times[0] <= times[-1] <= time.monotonic_ns()
 
 
-def test_where_nothing_is_found_no_process_is_started(tmp_path):
+def test_no_process_is_started_without_sensors(tmp_path):
     with probes.Monitor(tmp_path) as monitor:
         assert monitor.pid is None
     assert monitor.series() is None and monitor.problem == "no sensors found"
 
 
-def test_the_cost_of_monitoring_is_small_and_stated(tmp_path):
+def test_cost_of_monitoring_is_small_and_reported(tmp_path):
     with probes.Monitor(boards.write(AGX, tmp_path), 0.2) as monitor:
         time.sleep(3.0)
         ticks = Path(f"/proc/{monitor.pid}/stat").read_text().rsplit(")", 1)[1].split()
@@ -114,7 +114,7 @@ def test_the_cost_of_monitoring_is_small_and_stated(tmp_path):
 KILLED = """
 import signal, sys, time
 from pathlib import Path
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background has it ignored
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored by default in a background job
 from edgeprune_device import probes
 with probes.Monitor(Path(sys.argv[1]), 0.1) as monitor:
     print(monitor.pid, flush=True)
@@ -125,7 +125,7 @@ with probes.Monitor(Path(sys.argv[1]), 0.1) as monitor:
 INTERRUPTED = """
 import signal, sys, time
 from pathlib import Path
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background has it ignored
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored by default in a background job
 from edgeprune_device import probes
 with probes.Monitor(Path(sys.argv[1]), 0.1) as monitor:
     print(monitor.pid, flush=True)
@@ -138,7 +138,7 @@ print(len(monitor.series().t_ns), flush=True)
 
 
 @pytest.mark.parametrize("signal_number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_it_ends_with_the_process_that_started_it(tmp_path, signal_number):
+def test_monitor_ends_with_its_parent(tmp_path, signal_number):
     command = [sys.executable, "-c", KILLED, str(boards.write(NX, tmp_path))]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as parent:
         pid = int(parent.stdout.readline())
@@ -148,8 +148,8 @@ def test_it_ends_with_the_process_that_started_it(tmp_path, signal_number):
         assert ends(pid)
 
 
-def test_it_ends_although_another_child_holds_its_pipe(tmp_path):
-    # A child that was forked, not started anew, keeps the parent's end of the pipe open.
+def test_monitor_ends_even_if_another_child_holds_its_pipe(tmp_path):
+    # A forked child keeps the parent's end of the pipe open.
     code = KILLED.replace("    time.sleep(60)", "    import os\n    (os.fork() and time.sleep(60)) or time.sleep(8)")
     command = [sys.executable, "-c", code, str(boards.write(NX, tmp_path))]
     parent = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
@@ -161,40 +161,40 @@ def test_it_ends_although_another_child_holds_its_pipe(tmp_path):
     parent.stdout.close()
 
 
-def test_ctrl_c_at_the_terminal_leaves_the_samples(tmp_path):
+def test_ctrl_c_at_the_terminal_keeps_the_samples(tmp_path):
     command = [sys.executable, "-c", INTERRUPTED, str(boards.write(NX, tmp_path))]
     with subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True, text=True) as parent:
         parent.stdout.readline()
         time.sleep(0.5)
-        os.killpg(parent.pid, signal.SIGINT)  # as the terminal does: to every process of the group
+        os.killpg(parent.pid, signal.SIGINT)  # like the terminal, to every process of the group
         assert int(parent.stdout.read()) >= 3
 
 
-def test_a_monitor_that_was_killed_is_a_problem_not_an_error(tmp_path):
+def test_killed_monitor_is_a_problem_not_an_error(tmp_path):
     with probes.Monitor(boards.write(NX, tmp_path), 0.05) as monitor:
         os.kill(monitor.pid, signal.SIGKILL)
         assert monitor.series() is None
-    assert monitor.series() is None and monitor.problem == "the monitor failed (it ended)"
+    assert monitor.series() is None and monitor.problem == "the sensor monitor failed (its process ended)"
 
 
-def test_one_that_cannot_start_is_a_problem(tmp_path, monkeypatch):
+def test_monitor_that_cannot_start_is_a_problem(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "executable", str(tmp_path / "no-python"))
     with probes.Monitor(boards.write(NX, tmp_path), 0.05) as monitor:
         assert monitor.pid is None
     assert monitor.series() is None and "did not start" in monitor.problem
 
 
-def test_a_worker_that_does_not_answer_does_not_hold_up(tmp_path, monkeypatch):
+def test_worker_that_does_not_answer_does_not_block(tmp_path, monkeypatch):
     monkeypatch.setattr(monitor_module, "_ANSWER_S", 0.5)
     with probes.Monitor(boards.write(NX, tmp_path), 0.05) as monitor:
         pid = monitor.pid
         os.kill(pid, signal.SIGSTOP)
         began = time.monotonic()
         assert monitor.series() is None and time.monotonic() - began < 6
-    assert monitor.problem == "the monitor failed (no answer in 0 s)" and not alive(pid)
+    assert monitor.problem == "the sensor monitor failed (no answer in 0 s)" and not alive(pid)
 
 
-def test_nothing_in_the_current_folder_is_run(tmp_path, monkeypatch):
+def test_modules_in_the_current_folder_are_not_run(tmp_path, monkeypatch):
     (tmp_path / "json.py").write_text("raise SystemExit('the current folder is on the path')")
     monkeypatch.chdir(tmp_path)
     with probes.Monitor(boards.write(NX, tmp_path / "root"), 0.05) as monitor:
@@ -202,7 +202,7 @@ def test_nothing_in_the_current_folder_is_run(tmp_path, monkeypatch):
     assert monitor.series() is not None
 
 
-def test_a_long_run_thins_itself_out(monkeypatch):
+def test_long_run_drops_every_second_sample(monkeypatch):
     monkeypatch.setattr(monitor_module, "_MOST_ROUNDS", 12)
     monkeypatch.setattr(monitor_module, "_KEPT_ROUNDS", 4)
     counter = iter(range(100))
@@ -213,11 +213,11 @@ def test_a_long_run_thins_itself_out(monkeypatch):
     assert len(data["t_ns"]) < 12 and data["interval_s"] > 0.2
     values = data["channels"]["event.oc1"]["values"]
     assert values == sorted(values) and values[-1] == 24
-    assert values[:4] == [0, 1, 2, 3]  # at rest, before the load
+    assert values[:4] == [0, 1, 2, 3]  # idle, before the load
 
 
-def test_hours_later_the_power_at_rest_is_still_known(monkeypatch):
-    """Eight hours, five samples a second: 10 s at rest, then load."""
+def test_idle_power_is_still_known_after_hours(monkeypatch):
+    """Eight hours with five samples per second: 10 s idle, then load."""
     now = 0
     monkeypatch.setattr(monitor_module.time, "monotonic_ns", lambda: now)
     watched = [probes.Channel("power", "VDD_IN", "mW", lambda: 4000 if now < 10e9 else 9000)]
@@ -226,11 +226,11 @@ def test_hours_later_the_power_at_rest_is_still_known(monkeypatch):
         recorder.round()
         now += int(recorder.interval_s * 1e9)
     series = probes.Series.from_json(recorder.to_json())
-    found = summary.power(series, (0, int(9.9e9)), (int(11e9), now), 2_880_000)
-    assert found["idle_mw"] == 4000 and found["load_mw"] == 9000 and len(series.t_ns) < 12000
+    power = summary.power(series, (0, int(9.9e9)), (int(11e9), now), 2_880_000)
+    assert power["idle_mw"] == 4000 and power["load_mw"] == 9000 and len(series.t_ns) < 12000
 
 
-def test_what_moves_is_followed_and_eagain_is_no_figure(fuse):
+def test_changing_values_are_followed_and_eagain_is_no_figure(fuse):
     _, current = boards.rail(NX, "VDD_IN")
     zones = "sys/devices/virtual/thermal/thermal_zone"
     root = fuse(
@@ -243,7 +243,7 @@ def test_what_moves_is_followed_and_eagain_is_no_figure(fuse):
             "sys/devices/virtual/thermal/cooling_device1/cur_state": {"cycle": [0, 1], "every_s": 0.4},
         },
     )
-    off = os.open(str(root / f"{zones}2/temp"), os.O_RDONLY)  # cv0: truly EAGAIN
+    off = os.open(str(root / f"{zones}2/temp"), os.O_RDONLY)  # cv0: real EAGAIN
     with pytest.raises(BlockingIOError):
         os.read(off, 100)
     os.close(off)
@@ -253,12 +253,12 @@ def test_what_moves_is_followed_and_eagain_is_no_figure(fuse):
         time.sleep(2.6)
         window = (began, time.monotonic_ns())
     series = monitor.series()
-    found = summary.power(series, None, window, 100)
+    power = summary.power(series, None, window, 100)
     assert {value for _, value in series.points("power", "VDD_IN")} == {5000, 15000}
-    # On a machine that is busy with something else the samples fall unevenly upon the two.
-    assert found["load_mw"] == pytest.approx(10000, rel=0.3) and found["source"] == "VDD_IN, the whole module"
+    # On a busy machine the samples are unevenly distributed over the two values.
+    assert power["load_mw"] == pytest.approx(10000, rel=0.3) and power["source"] == "VDD_IN, the whole module"
     seconds = (window[1] - window[0]) / 1e9
-    assert found["mj_per_frame_gross"] == pytest.approx(found["load_mw"] * seconds / 100, rel=1e-3)
+    assert power["mj_per_frame_gross"] == pytest.approx(power["load_mw"] * seconds / 100, rel=1e-3)
     heat = summary.thermal(series, window)
     assert heat["gpu"] == {"start_c": 51, "end_c": 51, "max_c": 51} and "cv0" not in heat
     assert heat["tj"]["end_c"] - heat["tj"]["start_c"] == pytest.approx(5.2, rel=0.15)
@@ -269,7 +269,7 @@ def test_what_moves_is_followed_and_eagain_is_no_figure(fuse):
     assert slowed["states"]["gpu"] == 1 and slowed["states"]["cpu"] == 0
 
 
-def test_a_slow_sensor_thins_the_samples_and_does_not_pile_up(fuse):
+def test_slow_sensor_gives_fewer_samples_and_no_backlog(fuse):
     volt, _ = boards.rail(NX, "VDD_IN")
     with probes.Monitor(fuse(NX, {volt: {"slow_s": 0.25, "else": 5000}}), 0.1) as monitor:
         time.sleep(2.0)
@@ -278,7 +278,7 @@ def test_a_slow_sensor_thins_the_samples_and_does_not_pile_up(fuse):
     assert min(steps) >= 0.24e9 and series.round_ms["mean"] >= 250 and 4 <= len(series.t_ns) <= 9
 
 
-def test_a_driver_that_goes_away_is_counted(fuse, tmp_path):
+def test_driver_that_disappears_is_counted(fuse, tmp_path):
     root = fuse(NX, {})
     with probes.Monitor(root, 0.05) as monitor:
         time.sleep(0.4)

@@ -3,7 +3,7 @@ import os
 from edgeprune_device.probes import sysfs
 
 
-def test_what_lies_in_place_of_a_file_neither_hangs_nor_counts(tmp_path):
+def test_special_file_in_place_of_a_file_neither_hangs_nor_counts(tmp_path):
     os.mkfifo(str(tmp_path / "pipe"))
     os.symlink("/dev/zero", str(tmp_path / "endless"))
     os.symlink("loop", str(tmp_path / "loop"))

@@ -1,4 +1,4 @@
-"""tegrastats: the variants that NVIDIA's boards print (shared/RIG.md), and garbage."""
+"""Tests of tegrastats: the variants that NVIDIA's boards print (shared/RIG.md), and garbage."""
 
 import sys
 import time
@@ -68,25 +68,25 @@ JETPACK7 = (
     ],
     ids=["NX as root", "NX as a user", "AGX", "JetPack 5", "JetPack 7"],
 )
-def test_every_variant(line, power, temperature, load):
-    found = {f"power.{name}": value for name, value in power.items()}
-    found.update({f"temperature.{name}": value for name, value in temperature.items()})
-    found.update({} if load is None else {"load.gpu": load})
-    assert tegrastats.parse(line) == found
+def test_every_variant_is_parsed(line, power, temperature, load):
+    expected = {f"power.{name}": value for name, value in power.items()}
+    expected.update({f"temperature.{name}": value for name, value in temperature.items()})
+    expected.update({} if load is None else {"load.gpu": load})
+    assert tegrastats.parse(line) == expected
 
 
 @pytest.mark.parametrize(
     "line",
     [
         "",
-        "VDD_IN 5251mW/8535mW",  # the end of a line whose beginning is lost
+        "VDD_IN 5251mW/8535mW",  # the end of a line without its beginning
         NX_ROOT + " " + NX_ROOT,  # two lines in one
         NX_ROOT + " VDD_IN 1mW/1mW",
         "tegrastats: command not found",
         "RAM lots VDD_IN 5251mW/8535mW",
     ],
 )
-def test_what_is_no_line_of_tegrastats_says_nothing(line):
+def test_line_that_is_not_from_tegrastats_gives_no_value(line):
     assert tegrastats.parse(line) == {}
 
 
@@ -94,32 +94,32 @@ def test_what_is_no_line_of_tegrastats_says_nothing(line):
     "word",
     ["VDD_IN 999999mW/1mW", "VDD_IN 5251", "VDD_IN -5mW/1mW", "VDD_IN 0mW/0mW", "VDD_IN 5.2mW/1mW", "VDD_IN ٥mW/1mW"],
 )
-def test_a_power_that_cannot_be_is_left_out(word):
+def test_impossible_power_is_omitted(word):
     assert tegrastats.parse(f"RAM 1/2MB {word} VDD_SOC 10mW/10mW GR3D_FREQ 101% cpu@900C") == {"power.VDD_SOC": 10}
 
 
 @given(st.integers(0, len(NX_ROOT)))
-def test_a_line_cut_off_anywhere_gives_only_true_values(length):
-    whole, found = tegrastats.parse(NX_ROOT), tegrastats.parse(NX_ROOT[:length])
-    assert all(whole[key] == value for key, value in found.items())
+def test_truncated_line_gives_only_correct_values(length):
+    whole, cut = tegrastats.parse(NX_ROOT), tegrastats.parse(NX_ROOT[:length])
+    assert all(whole[key] == value for key, value in cut.items())
 
 
 @given(st.integers(0, len(AGX)), st.text(max_size=10))
-def test_text_put_into_a_line_gives_no_figure_that_cannot_be(place, text):
+def test_text_inserted_into_a_line_gives_no_impossible_figure(place, text):
     for key, value in tegrastats.parse(AGX[:place] + text + AGX[place:]).items():
         lowest, highest = {"power": (0, 300000), "temperature": (-60, 150), "load": (0, 1)}[key.split(".")[0]]
         assert lowest <= value <= highest
 
 
 @given(st.text(max_size=200) | st.lists(st.sampled_from([*NX_ROOT.split(), *JETPACK5.split()])).map(" ".join))
-def test_garbage_neither_fails_nor_is_believed(text):
+def test_garbage_raises_no_error_and_gives_no_value(text):
     for value in tegrastats.parse(text).values():
         assert -60 <= value <= 300000
 
 
 @pytest.fixture
 def fake(tmp_path, monkeypatch):
-    """fake(body): a fake tegrastats, written in Python, alone on PATH; the file `calls` says how it was called."""
+    """fake(body): a fake tegrastats in Python, alone on PATH; the file `calls` logs its arguments."""
 
     def write(body):
         folder = tmp_path / "bin"
@@ -156,7 +156,7 @@ def gone(pid):
     return False
 
 
-def test_it_is_asked_where_sysfs_tells_no_power(tmp_path, fake):
+def test_tegrastats_is_used_if_sysfs_has_no_power(tmp_path, fake):
     fake(REPEAT)
     channels = {channel.key: channel for channel in probes.discover(tmp_path / "nothing", 0.2)}
     assert set(channels) == set(tegrastats.parse(NX_ROOT)) and channels["power.VDD_IN"].unit == "mW"
@@ -169,10 +169,10 @@ def test_it_is_asked_where_sysfs_tells_no_power(tmp_path, fake):
     assert (tmp_path / "calls").read_text().split("\n")[0] == "--interval 200"
     pid = int((tmp_path / "pid").read_text())
     del channels
-    assert gone(pid)  # nothing goes on running behind channels that are no more
+    assert gone(pid)  # the program ends with its channels
 
 
-def test_it_is_not_asked_where_sysfs_does(tmp_path, fake):
+def test_tegrastats_is_not_used_if_sysfs_has_power(tmp_path, fake):
     import sysfs as boards
 
     fake(REPEAT)
@@ -181,19 +181,19 @@ def test_it_is_not_asked_where_sysfs_does(tmp_path, fake):
 
 
 @pytest.mark.parametrize("body", ["", "sys.exit(3)\n", "print('usage: …')\n", "import os\nos.close(1)\n"])
-def test_one_that_fails_is_no_channel(tmp_path, fake, body):
+def test_failing_tegrastats_gives_no_channel(tmp_path, fake, body):
     fake(body)
     assert probes.discover(tmp_path / "nothing") == []
 
 
-def test_one_that_says_nothing_does_not_hold_up(tmp_path, fake, monkeypatch):
+def test_silent_tegrastats_does_not_block(tmp_path, fake, monkeypatch):
     monkeypatch.setattr(tegrastats, "_FIRST_LINE_S", 0.5)
     fake("time.sleep(60)\n")
     began = time.monotonic()
     assert probes.discover(tmp_path / "nothing") == [] and time.monotonic() - began < 5
 
 
-def test_a_value_of_long_ago_is_none(tmp_path, fake):
+def test_outdated_value_is_none(tmp_path, fake):
     fake(f"print({NX_ROOT!r}, flush=True)\ntime.sleep(60)\n")
     channel = next(c for c in probes.discover(tmp_path / "nothing", 0.1) if c.name == "VDD_IN")
     channel.read()
@@ -203,7 +203,7 @@ def test_a_value_of_long_ago_is_none(tmp_path, fake):
     assert channel.read() is None
 
 
-def test_the_monitor_takes_it_along_and_ends_it(tmp_path, fake):
+def test_monitor_runs_tegrastats_and_ends_it(tmp_path, fake):
     fake(REPEAT)
     with probes.Monitor(tmp_path / "nothing", 0.1) as monitor:
         time.sleep(1.5)

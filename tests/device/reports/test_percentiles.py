@@ -23,7 +23,7 @@ def test_percentiles_need_enough_samples(percent, needed):
     assert percentiles.SAMPLES_NEEDED[percent] == needed
     assert percentiles.percentile(range(needed), percent) is not None
     assert percentiles.percentile(range(needed - 1), percent) is None
-    if percent > 50:  # the fewest samples of which one may lie above, derived anew
+    if percent > 50:  # the minimum number of samples of which one may be above, derived again
         share = 1 - percent / 100
         assert at_most(1, needed, share) <= 0.01 < at_most(1, needed - 1, share)
 
@@ -32,7 +32,7 @@ def test_percentiles_need_enough_samples(percent, needed):
     "count, discarded",
     [(201, 9), (659, 47), (708, 51), (2048, 172), (2116, 178), (2145, 181), (7469, 685), (79944, 7796)],
 )
-def test_the_estimate_is_the_one_that_loadgen_prints(count, discarded):
+def test_estimate_equals_that_of_loadgen(count, discarded):
     """From published MLPerf logs of SingleStream: "Would discard N highest latency queries" for p90."""
     samples = list(range(count))
     random.Random(0).shuffle(samples)
@@ -40,7 +40,7 @@ def test_the_estimate_is_the_one_that_loadgen_prints(count, discarded):
 
 
 @given(st.integers(64, 3000), st.sampled_from([90, 95, 99]))
-def test_the_estimate_holds_in_99_of_100_runs(count, percent):
+def test_estimate_holds_in_99_of_100_runs(count, percent):
     value = percentiles.percentile(range(count), percent)
     if count < percentiles.SAMPLES_NEEDED[percent]:
         assert value is None
@@ -50,11 +50,11 @@ def test_the_estimate_holds_in_99_of_100_runs(count, percent):
     assert value >= percent * count / 100 - 1  # never below the plain percentile
 
 
-def test_of_many_samples_it_comes_near_the_plain_percentile():
+def test_estimate_from_many_samples_is_close_to_the_plain_percentile():
     assert 0.9 < percentiles.percentile(range(1_000_000), 90) / 1e6 < 0.901
 
 
-def test_the_median_is_a_sample():
+def test_median_is_a_sample():
     assert percentiles.percentile([5, 1, 3], 50) == 3
     assert percentiles.percentile([1, 2], 50) == 1
 
@@ -74,7 +74,7 @@ def test_summary_has_units_and_nulls():
     }
 
 
-def test_samples_that_resemble_their_neighbours_are_flagged():
+def test_correlated_samples_are_flagged():
     rng, level = random.Random(1), 0.0
     independent = [int(1e7 + 1e5 * rng.gauss(0, 1)) for _ in range(1000)]
     wandering = []
@@ -84,18 +84,18 @@ def test_samples_that_resemble_their_neighbours_are_flagged():
     assert not percentiles.is_correlated(percentiles.summary(independent))
     assert percentiles.is_correlated(percentiles.summary(wandering))
     assert percentiles.autocorrelation(wandering) == pytest.approx(0.9, abs=0.06)
-    # One outlier of a thousand times the median hides nothing.
+    # An outlier of a thousand times the median does not hide the correlation.
     assert percentiles.is_correlated(percentiles.summary([*wandering[:500], 10**10, *wandering[500:]]))
     assert percentiles.autocorrelation([7] * 100) is None and percentiles.autocorrelation([1, 2] * 31) is None
     assert percentiles.autocorrelation([1, 2] * 50) < -0.9
 
 
-def test_drift_compares_the_ends():
+def test_drift_compares_start_and_end():
     begins = [int(i * 1e8) for i in range(3000)]  # 300 s
     frames = [int(1e6 * (20 + 5 * i / 3000)) for i in range(3000)]
-    found = percentiles.drift(begins, frames)
-    assert found["window_s"] == 60 and found["first_ms"] == pytest.approx(20.5, abs=0.01)
-    assert found["change"] == pytest.approx(24.5 / 20.5 - 1, abs=1e-3)
+    drift = percentiles.drift(begins, frames)
+    assert drift["window_s"] == 60 and drift["first_ms"] == pytest.approx(20.5, abs=0.01)
+    assert drift["change"] == pytest.approx(24.5 / 20.5 - 1, abs=1e-3)
     short = percentiles.drift(begins[:90], frames[:90])
     assert short["window_s"] == pytest.approx(8.9 / 3, abs=1e-6)
     assert percentiles.drift(begins[:30], frames[:30]) is None and percentiles.drift([], []) is None

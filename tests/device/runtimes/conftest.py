@@ -17,7 +17,7 @@ def engines(tmp_path, monkeypatch):
 
 @pytest.fixture
 def front(monkeypatch, engines):
-    """A FAKE front of onnxruntime that says it has GPU providers. `.asked`: what sessions were made of; `.loads`: the
+    """A FAKE front of onnxruntime that reports GPU providers. `.asked`: the arguments of the sessions; `.loads`: the
     providers whose libraries load."""
 
     onnxruntime = pytest.importorskip("onnxruntime")
@@ -38,6 +38,9 @@ def front(monkeypatch, engines):
 
         def get_inputs(self):
             return self._real.get_inputs()
+
+        def get_outputs(self):
+            return self._real.get_outputs()
 
         def run(self, names, feed):
             return self._real.run(names, feed)

@@ -1,3 +1,3 @@
-"""ONNX Runtime's GPU providers, by the runtime that uses them."""
+"""{runtime: ONNX Runtime's GPU provider that it uses}."""
 
 PROVIDERS = {"ort-cuda": "CUDAExecutionProvider", "ort-tensorrt": "TensorrtExecutionProvider"}

@@ -1,5 +1,5 @@
-"""ONNX Runtime's GPU providers. No GPU is here: what is opened and how it is refused is seen with a fake front of
-onnxruntime, whose sessions run on the CPU, and for real with the onnxruntime that is installed."""
+"""Tests of ONNX Runtime's GPU providers without a GPU: opening and refusing, with a fake front of onnxruntime whose
+sessions run on the CPU, and with the installed onnxruntime."""
 
 import os
 import sys
@@ -18,7 +18,7 @@ X = np.random.default_rng(0).random((1, 3, models.SIZE, models.SIZE), dtype=np.f
 
 
 @pytest.mark.parametrize("runtime", PROVIDERS)
-def test_a_session_runs_on_the_provider_that_was_asked_for(front, runtime):
+def test_session_runs_on_the_requested_provider(front, runtime):
     assert runtimes.available()[runtime] is None
     with runtimes.open(models.detector(), "ort") as reference:
         (expected,) = reference.infer(X)
@@ -31,7 +31,7 @@ def test_a_session_runs_on_the_provider_that_was_asked_for(front, runtime):
 
 
 @pytest.mark.parametrize("runtime", PROVIDERS)
-def test_that_fp32_may_be_tf32_is_said(front, monkeypatch, runtime):
+def test_warning_states_that_fp32_may_be_tf32(front, monkeypatch, runtime):
     monkeypatch.delenv("NVIDIA_TF32_OVERRIDE", raising=False)
     with runtimes.open(models.detector(), runtime) as session:
         assert len(session.warnings) == 1 and "NVIDIA_TF32_OVERRIDE=0" in session.warnings[0]
@@ -43,43 +43,45 @@ def test_that_fp32_may_be_tf32_is_said(front, monkeypatch, runtime):
 
 
 @pytest.mark.parametrize("runtime", PROVIDERS)
-def test_the_cpu_never_takes_over_silently(front, runtime):
+def test_session_never_falls_back_silently(front, runtime):
     front.loads = [name for name in PROVIDERS.values() if name != PROVIDERS[runtime]]
-    # Also CUDA, which is second for TensorRT, is not what was asked for.
+    # CUDA, the second choice of the TensorRT runtime, was not requested either.
     with pytest.raises(RuntimeUnavailable, match=f"{runtime}: .* does not load {PROVIDERS[runtime]} and would run on"):
         runtimes.open(models.detector(), runtime)
 
 
-def test_a_provider_that_raises_is_one_line(front, monkeypatch):
+def test_error_of_a_provider_is_one_line(front, monkeypatch):
     def fail(*given, **more):
         raise RuntimeError("CUDA failure 100: no CUDA-capable device is detected ;\n GPU=0")
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", fail)
-    monkeypatch.setattr(ort, "_absent", lambda *given: None)  # all libraries are there
+    monkeypatch.setattr(ort, "_absent", lambda *given: None)  # no library is missing
     with pytest.raises(RuntimeUnavailable, match=r"on CUDAExecutionProvider \(CUDA failure 100: .* ; GPU=0\)$"):
         runtimes.open(models.detector(), "ort-cuda")
 
 
-def test_a_library_that_is_missing_is_named(front, monkeypatch):
+def test_error_names_a_missing_library(front, monkeypatch):
     front.loads = []
     words = "libcublasLt.so.13: cannot open shared object file"
     monkeypatch.setattr(ort, "_absent", lambda *given: words)
-    with pytest.raises(RuntimeUnavailable, match=rf"\({words}.*\): install the CUDA, cuDNN and TensorRT"):
+    with pytest.raises(RuntimeUnavailable, match=rf"\({words}.*\): install the versions of CUDA, cuDNN and TensorRT"):
         runtimes.open(models.detector(), "ort-cuda")
     monkeypatch.setattr(onnxruntime, "InferenceSession", lambda *given, **more: 1 // 0)
-    with pytest.raises(RuntimeUnavailable, match=rf"on TensorrtExecutionProvider \({words}\): install the CUDA"):
+    with pytest.raises(
+        RuntimeUnavailable, match=rf"on TensorrtExecutionProvider \({words}\): install the versions of CUDA"
+    ):
         runtimes.open(models.detector(), "ort-tensorrt")
 
 
-def test_only_a_missing_library_is_told_as_one(tmp_path):
+def test_only_a_missing_library_is_reported_as_missing(tmp_path):
     (tmp_path / "capi").mkdir()
     front = type("front", (), {"__file__": str(tmp_path / "__init__.py")})
-    assert ort._absent(front, "CUDAExecutionProvider") is None  # the CPU's package has no such file
+    assert ort._absent(front, "CUDAExecutionProvider") is None  # the package for CPUs has no such file
     (tmp_path / "capi" / "libonnxruntime_providers_cuda.so").write_bytes(b"no library")
     assert ort._absent(front, "CUDAExecutionProvider") is None
 
 
-def test_a_failing_run_is_the_devices_error_on_a_gpu(front, monkeypatch):
+def test_failing_run_on_a_gpu_is_a_device_error(front, monkeypatch):
     def fail(*given):
         raise RuntimeError("CUDA out of memory")
 
@@ -93,7 +95,7 @@ def test_a_failing_run_is_the_devices_error_on_a_gpu(front, monkeypatch):
             session.infer(X)
 
 
-def test_auto_takes_no_gpu_provider(front, monkeypatch):
+def test_auto_selects_no_gpu_provider(front, monkeypatch):
     for name in ("trt", "rtx"):
         monkeypatch.setattr(runtimes._module(name), "available", lambda: "no GPU")
     assert runtimes.choose("auto") == "ort"
@@ -103,32 +105,36 @@ def test_auto_takes_no_gpu_provider(front, monkeypatch):
 
 
 @pytest.mark.parametrize("runtime", PROVIDERS)
-def test_without_onnxruntime_or_its_provider_there_is_a_reason(front, monkeypatch, runtime):
+def test_missing_onnxruntime_or_provider_gives_a_reason(front, monkeypatch, runtime):
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [ort.CPU])
-    with pytest.raises(RuntimeUnavailable, match=f"has no {PROVIDERS[runtime]}: install onnxruntime-gpu in place of"):
+    with pytest.raises(
+        RuntimeUnavailable, match=f"is installed without {PROVIDERS[runtime]}; install onnxruntime-gpu instead of"
+    ):
         runtimes.open(models.detector(), runtime)
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    assert runtimes.available()[runtime].startswith("onnxruntime is not installed: install onnxruntime-gpu")
+    assert runtimes.available()[runtime].startswith("onnxruntime is not installed; install onnxruntime-gpu")
 
 
 @pytest.mark.parametrize("runtime", ["ort", *PROVIDERS])
-def test_a_broken_onnxruntime_is_one_line(monkeypatch, tmp_path, runtime):
+def test_broken_onnxruntime_is_one_line(monkeypatch, tmp_path, runtime):
     (tmp_path / "onnxruntime.py").write_text("raise ImportError('numpy.core.multiarray failed to import')")
     monkeypatch.delitem(sys.modules, "onnxruntime")
     monkeypatch.syspath_prepend(str(tmp_path))
-    with pytest.raises(RuntimeUnavailable, match="onnxruntime does not load here: numpy"):
+    with pytest.raises(RuntimeUnavailable, match=r"onnxruntime cannot be loaded \(numpy"):
         runtimes.open(models.detector(), runtime)
 
 
 @pytest.mark.parametrize("runtime", PROVIDERS)
-def test_the_real_onnxruntime_refuses_without_a_gpu(runtime, engines):
-    """With the CPU's package the provider is not there; with onnxruntime-gpu its library does not load."""
+def test_real_onnxruntime_without_a_gpu_is_refused(runtime, engines):
+    """The package for CPUs lacks the provider; with onnxruntime-gpu its library does not load."""
     built_in = PROVIDERS[runtime] in onnxruntime.get_available_providers()
     if os.path.exists("/dev/nvidiactl") or os.path.exists("/dev/nvhost-gpu"):
-        pytest.skip("a GPU is here")
+        pytest.skip("this machine has a GPU")
     with pytest.raises(RuntimeUnavailable) as caught:
         runtimes.open(models.detector(), runtime)
     words = (
-        ["cannot open shared object file", "CUDA", "does not load"] if built_in else ["has no " + PROVIDERS[runtime]]
+        ["cannot open shared object file", "CUDA", "cannot be loaded"]
+        if built_in
+        else ["without " + PROVIDERS[runtime]]
     )
     assert any(word in str(caught.value) for word in words) and "\n" not in str(caught.value)

@@ -1,4 +1,4 @@
-"""TensorRT inside ONNX Runtime, with a fake front of onnxruntime: its settings, and where its engines are kept."""
+"""Tests of TensorRT inside ONNX Runtime with a fake front of onnxruntime: settings and folders of engines."""
 
 import os
 import stat
@@ -16,7 +16,7 @@ onnxruntime = pytest.importorskip("onnxruntime")
 @pytest.mark.parametrize(
     "precision, half, whole", [("fp32", 0, 0), ("fp16", 1, 0), ("int8", 1, 1), ("int8-fp16", 1, 1)]
 )
-def test_tensorrt_is_told_the_precision(front, engines, precision, half, whole):
+def test_precision_is_passed_to_tensorrt(front, engines, precision, half, whole):
     settings = RuntimeSettings(precision=precision, workspace_bytes=300 * 10**6)
     with runtimes.open(models.detector(precision), "ort-tensorrt", settings) as session:
         warned = "cannot tell TensorRT which layers must stay FP32" in " ".join(session.warnings)
@@ -48,11 +48,11 @@ def test_engines_that_others_could_change_are_not_loaded(front, engines, which):
     runtimes.open(models.detector(), "ort-tensorrt").close()
     (engines / which).chmod(0o777)
     with runtimes.open(models.detector(), "ort-tensorrt") as session:
-        assert "can be written by others" in session.warnings[0] and "not kept" in session.warnings[0]
+        assert "other users may write to" in session.warnings[0] and "not cached" in session.warnings[0]
     assert not [option for option in front.asked[-1][0][0][1] if "cache" in option]
 
 
-def test_the_folders_are_private_whatever_the_umask(front, engines):
+def test_folders_are_private_whatever_the_umask(front, engines):
     old = os.umask(0o002)
     try:
         with runtimes.open(models.detector(), "ort-tensorrt") as session:
@@ -62,7 +62,7 @@ def test_the_folders_are_private_whatever_the_umask(front, engines):
     assert {stat.S_IMODE(path.stat().st_mode) for path in (engines, *engines.rglob("*"))} == {0o700}
 
 
-def test_an_engine_that_cannot_be_kept_costs_only_time(front, engines):
+def test_engine_that_cannot_be_cached_gives_a_warning(front, engines):
     engines.write_text("a file")
     with runtimes.open(models.detector(), "ort-tensorrt") as session:
-        assert "not kept for the next time" in session.warnings[0] and "EDGEPRUNE_ENGINES" in session.warnings[0]
+        assert "is not cached" in session.warnings[0] and "EDGEPRUNE_ENGINES" in session.warnings[0]

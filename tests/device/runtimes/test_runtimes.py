@@ -1,3 +1,4 @@
+import re
 import sys
 
 import numpy as np
@@ -5,6 +6,7 @@ import pytest
 from edgeprune_device import runtimes
 from edgeprune_device.errors import InputError, RuntimeUnavailable
 from edgeprune_device.runtimes import RuntimeSettings
+from fakes import hostile
 
 
 def test_names_and_choice():
@@ -14,8 +16,8 @@ def test_names_and_choice():
         runtimes.choose("tpu")
 
 
-def test_without_onnxruntime_auto_says_what_to_install(monkeypatch):
-    for name in ("onnxruntime", "tensorrt", "tensorrt_rtx"):
+def test_without_onnxruntime_auto_names_the_package_to_install(monkeypatch):
+    for name in ("onnxruntime", "openvino", "tensorrt", "tensorrt_rtx"):
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(RuntimeUnavailable, match="pip install onnxruntime"):
         runtimes.choose("auto")
@@ -24,17 +26,34 @@ def test_without_onnxruntime_auto_says_what_to_install(monkeypatch):
 
 
 @pytest.mark.parametrize("shape", [(1, 3, 32, 32), (1, 3, 64), (2, 3, 64, 64)])
-@pytest.mark.parametrize("runtime", ["ort", "null"])
-def test_another_shape_is_refused(ort, tiny_onnx, runtime, shape):
+@pytest.mark.parametrize("runtime", ["ort", "openvino", "null"])
+def test_another_shape_is_refused(tiny_onnx, runtime, shape):
+    if runtimes.available()[runtime]:
+        pytest.skip(runtimes.available()[runtime])
     settings = RuntimeSettings(shapes=((1, 3, 64, 64), [(1, 6, 84)]))
-    with runtimes.open(tiny_onnx, runtime, settings) as session, pytest.raises(InputError, match="takes"):
+    with (
+        runtimes.open(tiny_onnx, runtime, settings) as session,
+        pytest.raises(InputError, match="input: wrong shape"),
+    ):
         session.infer(np.zeros(shape, np.float32))
 
 
-def test_bad_use(tiny_onnx):
+def test_bad_use_is_refused(tiny_onnx):
     with pytest.raises(InputError, match="no such model file"):
         runtimes.open("none.onnx", "null")
     with pytest.raises(InputError, match="at least 1"):
         runtimes.open(tiny_onnx, settings=RuntimeSettings(threads=0))
-    with pytest.raises(InputError, match="needs the shapes"):
+    with pytest.raises(InputError, match="input and output shapes missing"):
         runtimes.open(tiny_onnx, "null")
+
+
+@pytest.mark.parametrize("name", runtimes.names())
+@pytest.mark.parametrize("model", [hostile.reads_a_file(), hostile.brings_an_engine()])
+def test_model_that_loads_other_files_reaches_no_runtime(name, model, tmp_path, monkeypatch):
+    monkeypatch.setattr(runtimes, "_module", lambda name: pytest.fail("a runtime was called"))
+    (tmp_path / "m.onnx").write_bytes(model)
+    for given, what in ((model, "the model"), (tmp_path / "m.onnx", str(tmp_path / "m.onnx"))):
+        with pytest.raises(
+            InputError, match=f"^{re.escape(what)}: the (tensor bias|node /engine) .*; export the model"
+        ):
+            runtimes.open(given, name)

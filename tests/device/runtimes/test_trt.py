@@ -1,5 +1,5 @@
-"""The TensorRT runtime, with the fake of every recorded release and the fake libcudart: the same outputs as runtime
-ort, the calls in their order, and nothing left behind."""
+"""Tests of the TensorRT runtime with the fake of every recorded release and the fake libcudart: outputs equal to those
+of runtime ort, the order of the calls, and no leftovers."""
 
 import json
 import sys
@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from edgeprune_device import cuda, runtimes, schema
 from edgeprune_device.benchmark import run
-from edgeprune_device.engine import library
+from edgeprune_device.benchmark.options import BenchmarkOptions
+from edgeprune_device.engine import Request, library
 from edgeprune_device.engine.build import build
 from edgeprune_device.errors import DeviceError, InputError, RuntimeUnavailable
 from edgeprune_device.runtimes import RuntimeSettings, trt
@@ -33,7 +34,7 @@ def session(fake_tensorrt):
     def make(release="10.3.0", model="fp32", graph=False):
         module = fake_tensorrt(release)
         precision, onnx = (model, models.detector(model)) if isinstance(model, str) else ("fp32", model)
-        engine, _ = build(module, onnx, precision)
+        engine, _ = build(module, Request(onnx, precision))
         opened.append(
             trt.TrtSession(module, cuda.open("ctypes"), engine.plan, runtime="trt", graph=graph, warnings=("a",))
         )
@@ -46,8 +47,8 @@ def session(fake_tensorrt):
 
 @pytest.mark.parametrize("graph", [False, True], ids=["plain", "graph"])
 @pytest.mark.parametrize("release, precision", CASES)
-def test_the_outputs_are_those_of_onnx_runtime(session, fake_cudart, release, precision, graph):
-    fake_cudart.defer()  # streams do nothing until they are synchronized
+def test_outputs_equal_those_of_onnx_runtime(session, fake_cudart, release, precision, graph):
+    fake_cudart.defer()  # streams run only when they are synchronized
     running = session(release, precision, graph)
     with runtimes.open(models.detector(precision), "ort") as reference:
         for x in pictures():
@@ -62,7 +63,7 @@ def test_the_outputs_are_those_of_onnx_runtime(session, fake_cudart, release, pr
 
 
 @pytest.mark.parametrize("release", ["8.5.2", "10.3.0", "11.4.0.106", fake.RTX])
-def test_the_runtime_builds_once_and_runs(fake_tensorrt, builds, tmp_path, release):
+def test_engine_is_built_once_and_runs(fake_tensorrt, builds, tmp_path, release):
     fake_tensorrt(release)
     runtime = "rtx" if release == fake.RTX else "trt"
     assert runtimes.available()[runtime] is None
@@ -77,7 +78,7 @@ def test_the_runtime_builds_once_and_runs(fake_tensorrt, builds, tmp_path, relea
             assert running.name == runtime
             assert np.abs(running.infer(x)[0] - expected).max() <= 1e-5
             built = [text for text in running.warnings if "includes building the engine" in text]
-            assert len(built) == (1 if isinstance(model, str) else 0)  # the first of the three
+            assert len(built) == (1 if isinstance(model, str) else 0)  # only the first of the three
     assert len(builds()) == 1
 
 
@@ -95,11 +96,11 @@ def test_settings_reach_the_builder(fake_tensorrt, builds, tmp_path):
     )
     with runtimes.open(tmp_path / "m.onnx", "trt", settings) as running:
         assert "CUDA graph" in running.description
-    (told,) = builds()
-    assert told["fp32"] == [models.TAIL] and told["pools"]["WORKSPACE"] == 200 << 20
+    (built,) = builds()
+    assert built["fp32"] == [models.TAIL] and built["pools"]["WORKSPACE"] == 200 << 20
 
 
-def test_an_output_is_good_until_the_call_after_the_next(session):
+def test_output_is_valid_until_the_call_after_the_next(session):
     running = session()
     a, b, c = (x for x in pictures())
     (first,) = running.infer(a)
@@ -107,10 +108,10 @@ def test_an_output_is_good_until_the_call_after_the_next(session):
     (second,) = running.infer(b)
     assert np.array_equal(first, kept) and not np.array_equal(first, second)
     running.infer(c)
-    assert not np.array_equal(first, kept)  # documented: the buffer is used again
+    assert not np.array_equal(first, kept)  # as documented, the buffer is reused
 
 
-def test_pictures_of_other_types_are_converted(session):
+def test_inputs_of_other_types_are_converted(session):
     running = session()
     (x,) = pictures(1)
     expected = running.infer(x)[0].copy()
@@ -119,13 +120,13 @@ def test_pictures_of_other_types_are_converted(session):
 
 
 @pytest.mark.parametrize("shape", [(1, 3, 32, 32), (1, 3, 64), (2, 3, 64, 64)])
-def test_another_shape_is_refused(session, shape):
-    with pytest.raises(InputError, match="takes"):
+def test_input_of_another_shape_is_refused(session, shape):
+    with pytest.raises(InputError, match="input: wrong shape"):
         session().infer(np.zeros(shape, np.float32))
 
 
 @pytest.mark.parametrize("graph", [False, True])
-def test_the_gpus_own_clock_tells_three_parts(session, graph):
+def test_clock_of_the_gpu_times_three_parts(session, graph):
     running = session(graph=graph)
     assert running.device_ms is None
     running.infer(pictures(1)[0])
@@ -136,28 +137,28 @@ def test_the_gpus_own_clock_tells_three_parts(session, graph):
     assert running.device_ms is None
 
 
-def test_a_graph_is_launched_and_not_the_context(session, monkeypatch):
+def test_graph_is_launched_instead_of_the_context(session, monkeypatch):
     running = session(graph=True)
     monkeypatch.setattr(running, "_execute", lambda: pytest.fail("executed"))
     running.infer(pictures(1)[0])
 
 
-def test_where_no_graph_can_be_made_the_session_runs_without(session, fake_cudart, monkeypatch):
+def test_session_runs_without_a_graph_if_none_can_be_made(session, fake_cudart, monkeypatch):
     fake_cudart.fail("cudaStreamBeginCapture", 900)
     running = session(graph=True)
     assert "no CUDA graph (" in running.description and "cudaErrorStreamCaptureUnsupported" in running.description
     assert running.infer(pictures(1)[0])[0].shape == (1, 6, 84)
     fake_cudart.fail("", 0)
-    from edgeprune_device.cuda import ctypes_cudart
+    from edgeprune_device.cuda import ctypes
 
-    backend = type(ctypes_cudart.open())
+    backend = type(ctypes.open())
     monkeypatch.setattr(backend, "graphs", False)
     running = session(graph=True)
-    assert ", no CUDA graph (the backend ctypes has none)" in running.description
+    assert ", no CUDA graph (not supported by the backend ctypes)" in running.description
     assert running.infer(pictures(1)[0])[0].shape == (1, 6, 84)
 
 
-def test_close_frees_everything(session, fake_cudart):
+def test_close_frees_all_memory(session, fake_cudart):
     before = fake_cudart.live()
     running = session(graph=True)
     running.infer(pictures(1)[0])
@@ -172,61 +173,61 @@ def test_close_frees_everything(session, fake_cudart):
 @pytest.mark.parametrize(
     "call", ["cudaMalloc", "cudaHostAlloc", "cudaStreamCreateWithFlags", "cudaEventCreate", "cudaMemcpyAsync"]
 )
-def test_an_error_of_the_driver_is_one_line_and_leaves_nothing(session, fake_cudart, call):
+def test_error_of_the_driver_is_one_line_and_leaves_no_memory(session, fake_cudart, call):
     before = fake_cudart.live()
     fake_cudart.fail(call, 2)
     with pytest.raises(DeviceError, match="cudaErrorMemoryAllocation") as caught:
         session().infer(pictures(1)[0])
     assert "\n" not in str(caught.value)
     fake_cudart.fail("", 0)
-    if call == "cudaMemcpyAsync":  # the session was open: its owner closes it
+    if call == "cudaMemcpyAsync":  # the session was opened, so its owner closes it
         return
-    del caught  # the traceback holds the session, and with it its page-locked arrays
+    del caught  # the traceback references the session and its page-locked arrays
     assert fake_cudart.live() == before
 
 
-def test_a_plan_of_another_release_does_not_load(session, fake_tensorrt, fake_cudart):
-    plan = build(fake.module("8.6.1"), models.detector(), "fp32")[0].plan
+def test_plan_of_another_release_does_not_load(session, fake_tensorrt, fake_cudart):
+    plan = build(fake.module("8.6.1"), Request(models.detector(), "fp32"))[0].plan
     module = fake_tensorrt("10.3.0")
     for content in (plan, b"nonsense"):
         with pytest.raises(
-            DeviceError, match=r"TensorRT 10\.3\.0 does not load the engine: .*not compatible.*--rebuild"
+            DeviceError, match=r"TensorRT 10\.3\.0 cannot load the engine \(.*not compatible.*--rebuild"
         ):
             trt.TrtSession(module, cuda.open("ctypes"), content, runtime="trt", graph=False)
     assert fake_cudart.live() == {}
 
 
-def test_host_code_in_an_engine_stays_forbidden(session):
+def test_host_code_in_an_engine_is_forbidden(session):
     running = session("10.3.0")
     assert running._runtime.engine_host_code_allowed is False
     assert not hasattr(session("8.5.2")._runtime, "engine_host_code_allowed")
 
 
-def test_a_model_that_is_no_detector_is_refused(session):
+def test_model_that_is_not_a_detector_is_refused(session):
     mul = [models.node("Mul", ["images", "g"], "output0", "/Mul")]
     one = [models.raw("g", np.ones(1, np.float32))]
-    with pytest.raises(InputError, match=r"one float input .* this model has: images float32 \(1, 3\)"):
+    with pytest.raises(InputError, match=r"model: wrong inputs .found images float32 \(1, 3\)"):
         session(model=models.model(mul, one, 17, size=(1, 3)))
-    with pytest.raises(InputError, match="only fixed shapes"):
+    with pytest.raises(InputError, match="expected a fixed shape"):
         session(model=models.model(mul, one, 17, outputs=(("output0", (0, 6)),)))
 
 
-def test_an_execution_that_fails_says_why(session):
+def test_error_of_a_failed_execution_gives_the_reason(session):
     running = session()
     running._context._addresses.clear()
-    with pytest.raises(DeviceError, match="failed while running the model: enqueueV3: Address is not set"):
+    with pytest.raises(DeviceError, match=r"failed while running the model \(enqueueV3: Address is not set"):
         running.infer(pictures(1)[0])
 
 
-def test_without_tensorrt_or_a_gpu_there_is_a_reason(fake_tensorrt, fake_cudart, monkeypatch):
+def test_missing_tensorrt_or_gpu_gives_a_reason(fake_tensorrt, fake_cudart, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     assert trt.available().startswith("TensorRT is not installed")
     fake_tensorrt("10.3.0")
     assert trt.available() is None
     monkeypatch.setattr(trt.cuda, "available", lambda: {"ctypes": "no libcudart", "pycuda": "not installed"})
     monkeypatch.setattr(trt.library, "reason", lambda name: pytest.fail("loaded for nothing"))
-    assert trt.available() == "no GPU that can be used: ctypes: no libcudart; pycuda: not installed"
-    with pytest.raises(RuntimeUnavailable, match="runtime trt: no GPU that can be used"):
+    assert trt.available() == "no usable GPU: ctypes: no libcudart; pycuda: not installed"
+    with pytest.raises(RuntimeUnavailable, match="runtime trt: no usable GPU"):
         runtimes.open(b"", "trt")
 
 
@@ -238,7 +239,7 @@ def test_without_tensorrt_or_a_gpu_there_is_a_reason(fake_tensorrt, fake_cudart,
         ("11.4.0.106", ("int8-fp16", "fp16", "int8", "fp32"), ("int8-fp16", "int8")),
     ],
 )
-def test_the_release_decides_which_file_is_best(fake_tensorrt, release, auto, int8):
+def test_release_decides_which_file_is_best(fake_tensorrt, release, auto, int8):
     fake_tensorrt(release)
     assert runtimes.order("trt") == auto and runtimes.order("trt", "int8") == int8
     assert runtimes.order("trt", "fp16") == ("fp16",)
@@ -251,18 +252,19 @@ def test_bench_runs_a_bundle_on_tensorrt(gpu_bundle, fake_tensorrt, builds):
     pytest.importorskip("onnxruntime")
     fake_tensorrt("10.3.0")
     report = run.run_benchmark(
-        gpu_bundle(), runtime="trt", cuda="ctypes", cuda_graph=True, seconds=0.05, warmup_seconds=0.05, check=True
+        gpu_bundle(),
+        BenchmarkOptions(runtime="trt", cuda="ctypes", cuda_graph=True, seconds=0.05, warmup_seconds=0.05, check=True),
     )
     assert report.precision == "int8-fp16" and report.runtime["name"] == "trt"
     assert report.runtime["description"] == "TensorRT 10.3.0, Fake Orin (SM 8.7), CUDA graph, ctypes"
     assert report.accuracy is not None and len(builds()) == 1
-    assert any("a fake" in warning for warning in report.warnings)  # what TensorRT warned of
+    assert any("a fake" in warning for warning in report.warnings)  # a warning of TensorRT
     assert list(report.stages) == ["decode", "pre", "infer", "post", "end_to_end", "h2d", "gpu", "d2h"]
     samples = {name: stage["samples_ns"] for name, stage in report.stages.items()}
     assert {len(values) for values in samples.values()} == {report.stages["infer"]["samples"]}
     for infer, *parts in zip(*(samples[name] for name in ("infer", "h2d", "gpu", "d2h"))):
         assert 0 < sum(parts) <= infer
-    assert "h2d, gpu, d2h: parts of infer, by the GPU's own clock" in report.table()
+    assert "h2d, gpu, d2h: parts of infer, from the GPU's clock" in report.table()
     schema.check("report", json.loads(json.dumps(report.to_json())), "report")
     # The fake's context runs the same file with ONNX Runtime, Q/DQ fused.
     assert report.parity["anchors"] > 0 and report.parity["box_px"] < 0.1 and report.parity["score"] < 0.1

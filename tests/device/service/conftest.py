@@ -11,7 +11,7 @@ def root(tmp_path, manifest):
 
 @pytest.fixture
 def folder(tmp_path):
-    """Forty pictures."""
+    """Forty images."""
     made = tmp_path / "pictures"
     made.mkdir()
     for i in range(40):

@@ -1,4 +1,4 @@
-"""Which release runs, decided without any process."""
+"""Tests of the choice of a release, without any process."""
 
 import os
 
@@ -15,24 +15,24 @@ def root(tmp_path, manifest):
 
 
 @pytest.fixture
-def said():
+def messages():
     return []
 
 
 @pytest.fixture
-def keeper(root, said):
-    return Keeper(root.releases, 30.0, said.append)
+def keeper(root, messages):
+    return Keeper(root.releases, 30.0, messages.append)
 
 
-def test_a_trial_has_three_starts(root, keeper, said):
+def test_release_on_trial_has_three_starts(root, keeper, messages):
     former, fresh = root.add("former", b"ok", state="good"), root.add("new", b"ok")
     for _ in range(MOST_STARTS):
         chosen, _ = keeper.choose("it crashed")
         assert chosen.identity == fresh.identity
         keeper.count(chosen, 1)
     assert keeper.choose("it crashed")[0] == former
-    assert root.releases.get(fresh.identity).reason == "3 starts, and never 30 s of frames (it crashed)"
-    assert root.current() == "former" and len(said) == 1
+    assert root.releases.get(fresh.identity).reason == "3 starts, none with frames for 30 s (it crashed)"
+    assert root.current() == "former" and len(messages) == 1
 
 
 def test_starts_of_a_good_release_do_not_count(root, keeper):
@@ -43,7 +43,7 @@ def test_starts_of_a_good_release_do_not_count(root, keeper):
     assert root.releases.get(good.identity).starts == 0
 
 
-def test_a_start_can_be_given_back(root, keeper):
+def test_start_can_be_taken_back(root, keeper):
     fresh = root.add("new", b"ok")
     keeper.count(fresh, 1)
     keeper.count(root.releases.get(fresh.identity), -1)
@@ -51,7 +51,7 @@ def test_a_start_can_be_given_back(root, keeper):
     assert root.releases.get(fresh.identity).starts == 0
 
 
-def test_the_newest_good_one_that_verifies_takes_over(root, keeper, said):
+def test_newest_good_release_that_verifies_takes_over(root, keeper, messages):
     oldest = root.add("oldest", b"1", state="good")
     root.add("failed", b"2", state="bad")
     damaged = root.add("damaged", b"333", state="good")
@@ -59,17 +59,17 @@ def test_the_newest_good_one_that_verifies_takes_over(root, keeper, said):
     root.damage(damaged)
     assert keeper.fall_back(fresh, "why") == oldest
     assert root.current() == "oldest" and root.state(fresh) == "bad" and root.state(damaged) == "good"
-    assert "cannot take over" in said[0]
+    assert "cannot be used as the fallback" in messages[0]
 
 
-def test_nothing_changes_where_nothing_verifies(root, keeper):
+def test_nothing_changes_if_no_release_verifies(root, keeper):
     former, fresh = root.add("former", b"123", state="good"), root.add("new", b"4")
     root.damage(former)
     assert keeper.fall_back(fresh, "why") is None
     assert root.current() == "new" and root.state(fresh) == "trial"
 
 
-def test_whom_an_installer_has_switched_to_meanwhile_stays(root, keeper):
+def test_release_installed_in_the_meantime_stays_in_use(root, keeper):
     root.add("former", b"1", state="good")
     fresh = root.add("new", b"2")
     root.add("newer", b"3")
@@ -78,16 +78,16 @@ def test_whom_an_installer_has_switched_to_meanwhile_stays(root, keeper):
     assert keeper.confirm(fresh) == fresh and root.state(fresh) == "trial"
 
 
-def test_a_bad_one_is_not_started_where_there_is_a_good_one(root, keeper):
+def test_bad_release_is_not_started_if_there_is_a_good_one(root, keeper):
     former = root.add("former", b"1", state="good")
     fresh = root.add("new", b"2", state="bad")
     assert keeper.choose(None)[0] == former and root.current() == "former"
-    root.releases.mark(former, "bad", "so it is")
-    assert keeper.choose(None)[0].identity == former.identity  # the last one is better than none
+    root.releases.mark(former, "bad", "bad in this test")
+    assert keeper.choose(None)[0].identity == former.identity  # a bad release is better than none
     assert root.state(fresh) == "bad"
 
 
-def test_a_record_that_cannot_be_read_gives_way(root, keeper):
+def test_release_with_an_unreadable_record_is_replaced(root, keeper):
     former, fresh = root.add("former", b"1", state="good"), root.add("new", b"2")
     (root.releases.folder(fresh) / "release.json").write_text("{")
     assert keeper.choose(None)[0] == former and root.current() == "former"
@@ -96,11 +96,11 @@ def test_a_record_that_cannot_be_read_gives_way(root, keeper):
 def test_confirming_raises_the_counter(root, keeper):
     fresh = root.add("new", b"ok")
     assert keeper.confirm(fresh).state == "good"
-    assert root.state(fresh) == "good" and root.releases.counter == fresh.counter
+    assert root.state(fresh) == "good" and root.releases.counters == {fresh.key_fingerprint: fresh.counter}
 
 
 class Full(Releases):
-    """A fake of a disk that takes nothing."""
+    """A fake of a full disk."""
 
     def write(self, release):
         raise InputError("release.json: no space left on device")
@@ -109,21 +109,21 @@ class Full(Releases):
         raise InputError("current: no space left on device")
 
 
-def test_on_a_disk_that_takes_nothing_the_same_is_decided_from_memory(root, said):
+def test_full_disk_gives_the_same_decisions_from_memory(root, messages):
     former, fresh = root.add("former", b"1", state="good"), root.add("new", b"2")
-    keeper = Keeper(Full(root.path), 30.0, said.append)
+    keeper = Keeper(Full(root.path), 30.0, messages.append)
     for _ in range(MOST_STARTS):
         assert keeper.choose(None)[0] == fresh
         keeper.count(fresh, 1)
     assert keeper.choose(None)[0] == former
-    assert keeper.choose(None)[0] == former  # and stays with it
+    assert keeper.choose(None)[0] == former  # the choice is stable
     assert keeper.confirm(fresh) == fresh
-    assert root.current() == "new" and any("no space left" in text for text in said)
+    assert root.current() == "new" and any("no space left" in text for text in messages)
     keeper.forget()
     assert keeper.choose(None)[0] == fresh
 
 
-def test_without_a_release_it_says_so(root, keeper):
+def test_missing_release_is_reported(root, keeper):
     release, why = keeper.choose(None)
     assert release is None and "no release yet" in why
     os.symlink("releases/0123456789abcdef", str(root.path / "current"))
@@ -131,7 +131,7 @@ def test_without_a_release_it_says_so(root, keeper):
     assert release is None and "0123456789abcdef" in why
 
 
-def test_what_somebody_judged_good_meanwhile_is_not_given_up(root, keeper):
+def test_release_marked_good_in_the_meantime_stays_in_use(root, keeper):
     former, fresh = root.add("former", b"ok", state="good"), root.add("new", b"ok")
     root.releases.confirm(fresh)
     assert keeper.fall_back(fresh, "three starts").identity == fresh.identity
@@ -139,7 +139,7 @@ def test_what_somebody_judged_good_meanwhile_is_not_given_up(root, keeper):
     assert root.releases.get(fresh.identity).state == "good"
 
 
-def test_it_switches_before_it_marks_so_that_what_is_bad_is_never_in_use(root, keeper, monkeypatch):
+def test_switch_comes_before_the_mark_so_that_a_bad_release_is_never_in_use(root, keeper, monkeypatch):
     root.add("former", b"ok", state="good")
     fresh, seen = root.add("new", b"ok"), []
     mark = root.releases.mark
@@ -148,7 +148,7 @@ def test_it_switches_before_it_marks_so_that_what_is_bad_is_never_in_use(root, k
     assert seen == ["former"] and root.releases.get(fresh.identity).state == "bad"
 
 
-def test_one_that_is_tidied_away_at_this_moment_does_not_take_over(root, keeper, monkeypatch):
+def test_release_removed_at_this_moment_does_not_take_over(root, keeper, monkeypatch):
     oldest, former = root.add("oldest", b"1", state="good"), root.add("former", b"2", state="good")
     fresh, opened = root.add("new", b"3"), root.releases.open
 

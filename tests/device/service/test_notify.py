@@ -1,4 +1,4 @@
-"""What `edgeprune run` tells systemd."""
+"""Tests of the messages from `edgeprune run` to systemd."""
 
 import os
 import socket
@@ -15,7 +15,7 @@ needs_gstreamer = pytest.mark.needs("gst-launch-1.0")
 
 @needs_gstreamer
 @pytest.mark.parametrize("abstract", [False, True])
-def test_systemd_is_told(root, serve, tmp_path, abstract):
+def test_systemd_receives_ready_watchdog_and_status(root, serve, tmp_path, abstract):
     root.add("good", b"spin while loading", state="good")
     name = f"\0edgeprune-test-{os.getpid()}" if abstract else str(tmp_path / "notify")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
@@ -30,7 +30,7 @@ def test_systemd_is_told(root, serve, tmp_path, abstract):
             assert service.until_running()
             assert heard.count("WATCHDOG=1") >= 4  # also while it loads, for four seconds
             assert np.diff(times).max() < 1
-            assert any(text.startswith("STATUS=loads good, fp32 on ort") for text in heard)
+            assert any(text.startswith("STATUS=loading good, fp32 on ort") for text in heard)
             heard = []
             while "STATUS=running release" not in " ".join(heard):
                 heard += listener.recv(4096).decode().split("\n")
@@ -40,7 +40,7 @@ def test_systemd_is_told(root, serve, tmp_path, abstract):
             assert "READY=1" not in heard
 
 
-def test_a_service_that_only_waits_is_ready(root, folder, serve, tmp_path):
+def test_waiting_service_is_ready(root, folder, serve, tmp_path):
     root.add("good", b"ok", state="good")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
         listener.bind(str(tmp_path / "notify"))

@@ -1,4 +1,4 @@
-"""Files, pipes and sockets as they fail in the field; no disk was filled for it but by the kernel's own limit."""
+"""Files, pipes and sockets as they fail in the field. The kernel's limit on file sizes stands for a full disk."""
 
 import json
 import os
@@ -23,7 +23,7 @@ def line(number, length=200):
     return b'{"frame": %06d, "x": "%s"}\n' % (number, b"x" * length)
 
 
-def test_a_file_is_appended_to(tmp_path):
+def test_file_is_appended_to(tmp_path):
     path = tmp_path / "lines"
     path.write_bytes(b"before\n")
     sink = sinks.open(str(path), -1, lambda: None)
@@ -32,14 +32,14 @@ def test_a_file_is_appended_to(tmp_path):
     sink.close()
 
 
-def test_what_a_power_cut_left_of_a_line_spoils_no_other(tmp_path):
+def test_line_cut_off_by_a_power_cut_spoils_no_other(tmp_path):
     path = tmp_path / "lines"
     path.write_bytes(line(0) + line(1)[:20])
     sinks.open(str(path), -1, lambda: None).write(line(2))
     assert path.read_bytes().split(b"\n") == [line(0)[:-1], line(1)[:20], line(2)[:-1], b""]
 
 
-def test_a_file_that_was_moved_away_is_made_again(tmp_path, monkeypatch):
+def test_file_that_was_moved_away_is_created_again(tmp_path, monkeypatch):
     monkeypatch.setattr(sinks, "_LOOK_S", 0.0)
     path = tmp_path / "lines"
     sink = sinks.open(str(path), -1, lambda: None)
@@ -68,8 +68,8 @@ print(sink.write(b"last\\n"), sink.problem)
 
 
 @pytest.mark.parametrize("stdout", [False, True])
-def test_a_disk_that_is_full_in_the_middle_of_a_line_keeps_whole_lines(tmp_path, stdout):
-    """The limit on a file's size stands for the disk: the kernel writes a part of the line, then refuses."""
+def test_disk_full_in_the_middle_of_a_line_keeps_whole_lines(tmp_path, stdout):
+    """The limit on file sizes stands for the disk: the kernel writes a part of the line, then refuses."""
     path = tmp_path / "lines"
     code = FULL
     if stdout:
@@ -85,12 +85,12 @@ def test_a_disk_that_is_full_in_the_middle_of_a_line_keeps_whole_lines(tmp_path,
             stderr=subprocess.PIPE if stdout else None,
             check=True,
         )
-    said = (done.stderr if stdout else done.stdout).decode().splitlines()
-    assert said[0].startswith(f"{[0] * 6 + [1] * 6} ") and said[1] == "0 None"
+    printed = (done.stderr if stdout else done.stdout).decode().splitlines()
+    assert printed[0].startswith(f"{[0] * 6 + [1] * 6} ") and printed[1] == "0 None"
     assert path.read_bytes() == (b"x" * 149 + b"\n") * 6 + b"last\n"
 
 
-def test_standard_output_waits_for_its_reader_and_says_so():
+def test_standard_output_waits_for_its_reader_and_reports_it():
     read, write = os.pipe()
     beats = []
     sink = sinks.open("-", -1, lambda: beats.append(time.monotonic()), stdout=write)
@@ -113,11 +113,11 @@ def test_standard_output_waits_for_its_reader_and_says_so():
     os.close(write)
 
 
-def test_each_client_gets_whole_lines_and_a_slow_one_holds_up_nobody(tmp_path):
+def test_clients_get_whole_lines_and_a_slow_one_delays_no_other(tmp_path):
     text = f"unix:{tmp_path / 's'}"
     with sinks.listening(text) as listener:
         sink = sinks.open(text, os.dup(listener.fileno()), lambda: None)
-        assert sink.write(line(0)) == 0  # nobody is there
+        assert sink.write(line(0)) == 0  # no client is connected
         quick, slow, dead = (socket.socket(socket.AF_UNIX) for _ in range(3))
         for client in (quick, slow, dead):
             client.connect(str(tmp_path / "s"))
@@ -138,14 +138,14 @@ def test_each_client_gets_whole_lines_and_a_slow_one_holds_up_nobody(tmp_path):
         reader.join(10)
         late = list(slow.makefile("rb"))
         assert got == [line(i, 2000) for i in range(count)]
-        # It has lost lines, whole ones, and the last that it has may be cut off where it was hung up on.
+        # It has lost whole lines. Its last line may be cut off where the connection was closed.
         assert 0 < len(late) < count and count - lost <= len(late) <= count - lost + 1
         assert all(part == line(int(part[10:16]), 2000) for part in late[:-1])
         quick.close()
         slow.close()
 
 
-def test_a_slow_client_that_reads_again_gets_the_next_lines_whole(tmp_path):
+def test_slow_client_that_reads_again_gets_whole_lines(tmp_path):
     text = f"unix:{tmp_path / 's'}"
     with sinks.listening(text) as listener, socket.socket(socket.AF_UNIX) as client:
         sink = sinks.open(text, os.dup(listener.fileno()), lambda: None)
@@ -175,7 +175,7 @@ def test_a_slow_client_that_reads_again_gets_the_next_lines_whole(tmp_path):
         sink.close()
 
 
-def test_only_so_many_clients(tmp_path):
+def test_number_of_clients_is_limited(tmp_path):
     text = f"unix:{tmp_path / 's'}"
     with sinks.listening(text) as listener:
         sink = sinks.open(text, os.dup(listener.fileno()), lambda: None)
@@ -183,37 +183,68 @@ def test_only_so_many_clients(tmp_path):
         for client in clients:
             client.connect(str(tmp_path / "s"))
             client.settimeout(5)
-        assert clients[-1].recv(1) == b""  # hung up on
-        assert sink.write(line(7)) == 0
-        assert [client.recv(1000) for client in clients[:-1]] == [line(7)] * 16
+        refusal = clients[-1].recv(1000)
+        assert (
+            b"16 clients are connected already" in refusal and clients[-1].recv(1) == b""
+        )  # the connection was closed
+        assert (
+            sink.write(line(7)) == 1 and "because 16 clients, the limit, are connected" in sink.problem
+        )  # the refused one lost it
+        assert sink.write(line(8)) == 0 and sink.problem is None
+        assert [client.recv(1000) for client in clients[:-1]] == [line(7) + line(8)] * 16
         for client in clients:
             client.close()
         sink.close()
 
 
-def test_a_stale_socket_is_replaced_and_nothing_else_is(tmp_path):
+def test_clients_that_never_read_do_not_block_others(tmp_path, monkeypatch):
+    monkeypatch.setattr(sinks, "_STUCK_S", 0.2)
+    text = f"unix:{tmp_path / 's'}"
+    with sinks.listening(text) as listener:
+        sink = sinks.open(text, os.dup(listener.fileno()), lambda: None)
+        idle = [socket.socket(socket.AF_UNIX) for _ in range(16)]
+        for client in idle:
+            client.connect(str(tmp_path / "s"))
+        until = time.monotonic() + 30
+        while len(sink._clients) < 16 and time.monotonic() < until:
+            time.sleep(0.01)
+        while sink.write(line(1, 100_000)) < 16:  # until all their buffers are full
+            assert time.monotonic() < until
+        time.sleep(0.3)
+        with socket.socket(socket.AF_UNIX) as late:
+            late.connect(str(tmp_path / "s"))
+            late.settimeout(5)
+            time.sleep(0.3)
+            sink.write(line(2))
+            assert late.recv(1000) == line(2)
+        for client in idle:
+            client.close()
+        sink.close()
+
+
+def test_only_a_stale_socket_is_replaced(tmp_path):
     text = f"unix:{tmp_path / 's'}"
     with socket.socket(socket.AF_UNIX) as killed:
         killed.bind(str(tmp_path / "s"))
     with sinks.listening(text):
         assert (tmp_path / "s").stat().st_mode & 0o777 == 0o660
-        with pytest.raises(InputError, match="another program listens there"), sinks.listening(text):
+        with pytest.raises(InputError, match="another program listens on this path"), sinks.listening(text):
             pass
         assert (tmp_path / "s").exists()
     assert not (tmp_path / "s").exists()
     (tmp_path / "s").write_text("mine")
-    with pytest.raises(InputError, match="is no socket"), sinks.listening(text):
+    with pytest.raises(InputError, match="is not a socket"), sinks.listening(text):
         pass
     assert (tmp_path / "s").read_text() == "mine"
     (tmp_path / "s").unlink()
     (tmp_path / "s").symlink_to(tmp_path / "mine")
     (tmp_path / "mine").write_text("mine")
-    with pytest.raises(InputError, match="is no socket"), sinks.listening(text):
+    with pytest.raises(InputError, match="is not a socket"), sinks.listening(text):
         pass
     assert (tmp_path / "mine").read_text() == "mine"
 
 
-def test_a_socket_that_somebody_else_has_taken_over_stays(tmp_path):
+def test_socket_taken_over_by_another_service_stays(tmp_path):
     text = f"unix:{tmp_path / 's'}"
     with sinks.listening(text):
         (tmp_path / "s").unlink()
@@ -221,21 +252,21 @@ def test_a_socket_that_somebody_else_has_taken_over_stays(tmp_path):
     assert (tmp_path / "s").read_text() == "another's"
 
 
-def test_a_pipe_by_name_is_refused(tmp_path):
+def test_named_pipe_is_refused(tmp_path):
     os.mkfifo(str(tmp_path / "pipe"))
     with pytest.raises(InputError, match="is a pipe or a socket"):
         sinks.check(str(tmp_path / "pipe"))
-    assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY  # the other test's limit stayed there
+    assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY  # the other test's limit has ended
 
 
 @needs_gstreamer
-def test_a_full_disk_is_said_once_and_counted(root, serve):
+def test_full_disk_is_reported_once_and_counted(root, serve):
     root.add("good", b"ok", state="good")
     with serve("--source", LIVE, "--output", "/dev/full") as service:
         service.until(lambda: service.status() and service.status()["lost_lines"] > 20)
         assert service.status()["state"] == "running" and service.status()["restarts"] == 0
         assert service.end() == 0
-    assert service.words().count("lines are lost: no space left on device") == 1
+    assert service.words().count("detections are lost: no space left on device") == 1
 
 
 @needs_gstreamer
@@ -244,7 +275,7 @@ def test_clients_of_the_socket_read_whole_lines_across_a_crash(root, serve, tmp_
     path = tmp_path / "s"
     stale = socket.socket(socket.AF_UNIX)
     stale.bind(str(path))
-    stale.close()  # its file stays, as after a kill
+    stale.close()  # the file remains, as after a kill
     with serve("--source", LIVE, "--output", f"unix:{path}") as service:
         service.until_running()
         with socket.socket(socket.AF_UNIX) as client, client.makefile("r") as stream:
@@ -255,7 +286,7 @@ def test_clients_of_the_socket_read_whole_lines_across_a_crash(root, serve, tmp_
             for line in stream:
                 json.loads(line)
         with socket.socket(socket.AF_UNIX) as client, client.makefile("r") as stream:
-            client.connect(str(path))  # at once: the listening socket is the supervisor's
+            client.connect(str(path))  # possible at once, because the supervisor holds the listening socket
             assert json.loads(stream.readline())["frame"] > first[-1]["frame"]
         assert service.end() == 0
     assert not path.exists()

@@ -1,5 +1,5 @@
-"""`edgeprune run` as a process: releases, crashes, hangs, kills. Models that misbehave are fakes (`fakes/misbehaving`);
-cameras are GStreamer's live test source."""
+"""`edgeprune run` as a process: releases, crashes, hangs, kills. Misbehaving models are fakes (`fakes/misbehaving`).
+The cameras are GStreamer's live test source."""
 
 import os
 import random
@@ -7,9 +7,11 @@ import shutil
 import signal
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from fakes import large, models
 from fakes.service import LIVE, MISBEHAVING, Service, alive, children
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux")
@@ -20,20 +22,20 @@ needs_gstreamer = pytest.mark.needs("gst-launch-1.0")
 
 
 @needs_gstreamer
-def test_a_release_on_trial_that_runs_well_is_confirmed(root, serve):
+def test_release_on_trial_that_runs_well_is_confirmed(root, serve):
     release = root.add("first", b"ok")
     with serve("--source", LIVE) as service:
         service.until(lambda: root.state(release) == "good")
-        said = service.until_running()
-        assert (said["restarts"], said["lost_lines"], said["reason"]) == (0, 0, None)
+        status = service.until_running()
+        assert (status["restarts"], status["lost_lines"], status["reason"]) == (0, 0, None)
         now = time.clock_gettime(time.CLOCK_BOOTTIME)
-        assert now - 5 < said["last_frame_boot_s"] <= said["boot_s"] <= now
-        before = said["frames"]
-        service.until(lambda: service.status()["frames"] > before)  # written again and again
+        assert now - 5 < status["last_frame_boot_s"] <= status["boot_s"] <= now
+        before = status["frames"]
+        service.until(lambda: service.status()["frames"] > before)  # the status is updated
         begin = time.monotonic()
         assert service.end() == 0
         assert time.monotonic() - begin < 5
-    last = service.status()  # of the worker that has ended, what it did
+    last = service.status()  # the figures of the ended worker
     assert last["state"] == "stopped" and last["frames"] == len(service.lines()) and last["last_frame_boot_s"]
     assert root.releases.get(release.identity).starts == 1
     assert "confirm" not in service.status() and service.lines()
@@ -44,11 +46,11 @@ def test_a_release_on_trial_that_runs_well_is_confirmed(root, serve):
     [
         pytest.param(b"crash while loading", "SIGSEGV", marks=pytest.mark.slow),
         (b"crash at frame 2", "SIGSEGV"),
-        (b"fail while loading", "cannot load it"),
+        (b"fail while loading", "cannot be loaded by"),
         pytest.param(b"fail at frame 0", "illegal memory access", marks=pytest.mark.slow),
     ],
 )
-def test_a_release_that_crashes_gives_way_to_the_former_one(root, folder, serve, model, why):
+def test_crashing_release_is_replaced_by_the_former_one(root, folder, serve, model, why):
     former = root.add("former", b"ok", state="good")
     fresh = root.add("new", model)
     with serve("--source", folder) as service:
@@ -61,19 +63,19 @@ def test_a_release_that_crashes_gives_way_to_the_former_one(root, folder, serve,
     assert frames == sorted(frames) and len(frames) >= 40
 
 
-def test_garbage_that_is_signed_gives_way_to_the_former_one(root, folder, serve, tiny_onnx):
-    """The real ONNX Runtime, and a model that is none."""
+def test_signed_garbage_is_replaced_by_the_former_release(root, folder, serve, tiny_onnx):
+    """Uses the real ONNX Runtime and bytes that are not a model."""
     pytest.importorskip("onnxruntime")
     root.add("former", tiny_onnx, state="good")
     fresh = root.add("new", b"\x08\x07garbage" * 100)
     with serve("--source", folder, "--runtime", "ort", fake=False) as service:
         assert service.process.wait(60) == 0
     assert root.current() == "former" and root.state(fresh) == "bad"
-    assert "cannot load" in root.releases.get(fresh.identity).reason
+    assert "cannot be loaded" in root.releases.get(fresh.identity).reason
 
 
-def test_a_release_that_hangs_is_killed_and_gives_way(root, folder, serve):
-    """Also where the window is no longer than the watchdog: silence is not health."""
+def test_hanging_release_is_killed_and_replaced(root, folder, serve):
+    """Holds also if the window is as short as the watchdog: silence is not health."""
     root.add("former", b"ok", state="good")
     fresh = root.add("new", b"hang at frame 1")
     with serve("--source", folder, "--watchdog", "1") as service:
@@ -84,7 +86,7 @@ def test_a_release_that_hangs_is_killed_and_gives_way(root, folder, serve):
 
 
 @pytest.mark.parametrize("state", ["trial", "good"])
-def test_a_damaged_bundle_never_reaches_the_runtime(root, folder, serve, state):
+def test_damaged_bundle_never_reaches_the_runtime(root, folder, serve, state):
     root.add("former", b"ok", state="good")
     fresh = root.add("new", b"crash while loading", state=state)
     root.damage(fresh)
@@ -95,7 +97,50 @@ def test_a_damaged_bundle_never_reaches_the_runtime(root, folder, serve, state):
     assert record.starts == 0 and "SIGSEGV" not in service.words()
 
 
-def test_a_current_that_means_nothing_gives_way(root, folder, serve):
+def test_release_whose_model_never_ends_falls_back(root, folder, serve, tiny_onnx):
+    """It uses the processor without end, as a worker does that builds an engine."""
+    root.add("former", tiny_onnx, state="good")
+    fresh = root.add("new", models.endless(-1.0))
+    with serve("--source", folder, "--limit", "1", fake=False) as service:
+        assert service.process.wait(100) == 0
+    record = root.releases.get(fresh.identity)
+    assert root.current() == "former" and record.state == "bad"
+    assert "the first inference did not finish within 1 s" in record.reason
+
+
+@pytest.mark.parametrize("state", ["trial", "good"])
+def test_record_with_unknown_runtime_falls_back(root, folder, serve, state):
+    root.add("former", b"ok", state="good")
+    fresh = root.add("new", b"ok", state=state)
+    root.releases.write(replace(root.releases.get(fresh.identity), runtime="of-the-future"))
+    with serve("--source", folder) as service:
+        assert service.process.wait(60) == 0
+    record = root.releases.get(fresh.identity)
+    assert root.current() == "former" and record.state == "bad" and "of-the-future" in record.reason
+
+
+@pytest.mark.parametrize("state", ["trial", "good"])
+def test_record_with_a_precision_that_its_bundle_lacks_falls_back(root, folder, serve, state):
+    root.add("former", b"ok", state="good")
+    fresh = root.add("new", b"ok", state=state)
+    root.releases.write(replace(root.releases.get(fresh.identity), precision="int8"))
+    with serve("--source", folder) as service:
+        assert service.process.wait(60) == 0
+    record = root.releases.get(fresh.identity)
+    assert root.current() == "former" and record.state == "bad" and record.starts == 0
+    assert "bundle new: no int8 model" in record.reason
+
+
+def test_precision_of_the_command_line_condemns_no_good_release(root, folder, serve):
+    root.add("former", b"ok", state="good")
+    fresh = root.add("new", b"ok", state="good")
+    with serve("--source", folder, "--precision", "int8") as service:
+        service.until(lambda: service.words().count("new: no int8 model") >= 2)
+        assert service.end() == 0
+    assert root.current() == "new" and root.state(fresh) == "good"
+
+
+def test_invalid_current_link_is_replaced(root, folder, serve):
     former = root.add("former", b"ok", state="good")
     (root.path / "current").unlink()
     (root.path / "current").symlink_to("releases/0123456789abcdef")
@@ -104,31 +149,31 @@ def test_a_current_that_means_nothing_gives_way(root, folder, serve):
     assert root.current() == "former" and service.lines()[0]["release"] == former.identity
 
 
-def test_releases_are_not_condemned_by_a_trust_store_that_is_gone(root, folder, serve, tmp_path):
+def test_missing_trust_store_does_not_mark_releases_bad(root, folder, serve, tmp_path):
     former, fresh = root.add("former", b"ok", state="good"), root.add("new", b"ok", state="good")
     with serve("--source", folder, env={"EDGEPRUNE_HOME": str(tmp_path / "another")}) as service:
-        said = service.until(lambda: (service.status() or {}).get("state") == "stopped" and service.status())
-        assert "not trusted here" in said["reason"]
+        status = service.until(lambda: (service.status() or {}).get("state") == "stopped" and service.status())
+        assert "not trusted here" in status["reason"]
         assert service.end() == 0
     assert root.current() == "new" and root.state(former) == root.state(fresh) == "good"
-    assert service.words().count("cannot take over") == 1
+    assert service.words().count("cannot be used as the fallback") == 1
 
 
-def test_without_a_fallback_a_release_stays_and_is_started_again(root, folder, serve):
+def test_release_without_a_fallback_stays_and_is_restarted(root, folder, serve):
     only = root.add("only", b"crash while loading")
     with serve("--source", folder) as service:
         service.until(lambda: (service.status() or {}).get("restarts", 0) >= 4)
-        said = service.status()
-        assert said["release"] == only.identity and "SIGSEGV" in said["reason"]
+        status = service.status()
+        assert status["release"] == only.identity and "SIGSEGV" in status["reason"]
         assert service.end() == 0
     assert root.current() == "only" and root.state(only) == "trial"
-    assert service.words().count("no good one to fall back to") >= 1
+    assert service.words().count("no good release is left to fall back to") >= 1
 
 
-def test_without_any_release_it_waits_for_the_first(root, folder, serve):
+def test_service_without_a_release_waits_for_the_first(root, folder, serve):
     with serve("--source", folder) as service:
-        said = service.until(lambda: (service.status() or {}).get("state") == "stopped" and service.status())
-        assert "no release yet" in said["reason"] and said["release"] is None
+        status = service.until(lambda: (service.status() or {}).get("state") == "stopped" and service.status())
+        assert "no release yet" in status["reason"] and status["release"] is None
         root.add("first", b"ok")
         service.process.send_signal(signal.SIGHUP)
         assert service.process.wait(30) == 0
@@ -136,7 +181,7 @@ def test_without_any_release_it_waits_for_the_first(root, folder, serve):
 
 
 @needs_gstreamer
-def test_sighup_switches(root, serve):
+def test_sighup_switches_the_release(root, serve):
     root.add("old", b"ok", state="good")
     with serve("--source", LIVE) as service:
         service.until_running("old", root.releases)
@@ -146,7 +191,7 @@ def test_sighup_switches(root, serve):
         assert len(service.workers()) == 1
         assert service.end() == 0
     frames = [line["frame"] for line in service.lines()]
-    assert frames == list(range(len(frames)))  # counted on
+    assert frames == list(range(len(frames)))  # numbers continue
     assert service.lines()[-1]["release"] == fresh.identity
     assert service.status()["restarts"] == 0
 
@@ -155,7 +200,7 @@ def test_sighup_switches(root, serve):
 
 
 @needs_gstreamer
-def test_a_worker_killed_at_random_moments_comes_again(root, serve):
+def test_worker_killed_at_random_moments_is_restarted(root, serve):
     root.add("good", b"ok", state="good")
     dice = random.Random(6)
     with serve("--source", LIVE) as service:
@@ -175,7 +220,7 @@ def test_a_worker_killed_at_random_moments_comes_again(root, serve):
 
 
 @needs_gstreamer
-def test_a_supervisor_that_is_killed_takes_its_worker_along(root, serve):
+def test_killed_supervisor_ends_its_worker(root, serve):
     root.add("good", b"ok", state="good")
     with serve("--source", LIVE) as service:
         service.until_running()
@@ -185,7 +230,7 @@ def test_a_supervisor_that_is_killed_takes_its_worker_along(root, serve):
         service.process.kill()
         service.process.wait()
         service.until(lambda: not any(map(alive, family)), seconds=5)
-    with serve("--source", LIVE) as service:  # the next one finds nothing in its way
+    with serve("--source", LIVE) as service:  # the next service is not blocked
         service.until_running()
         assert len(service.workers()) == 1
 
@@ -198,7 +243,7 @@ def test_two_services_do_not_share_a_root(root, serve, tmp_path):
         service.until_running()
         with Service(tmp_path / "second", "--root", root.path, "--source", LIVE) as other:
             assert other.process.wait(30) == 2
-        assert "another edgeprune run is at work there" in other.words()
+        assert "in use by another edgeprune run" in other.words()
         assert service.status()["pid"] == service.process.pid
 
 
@@ -207,7 +252,7 @@ import os, signal
 _left = [int(os.environ["KILL_AT"])]
 def _counted(change):
     def wrapped(source, target, *args, **kwargs):
-        if not str(target).endswith("status.json"):  # which is no state, and is written every second
+        if not str(target).endswith("status.json"):  # not part of the state, and written every second
             if _left[0] == 0:
                 os.kill(os.getpid(), signal.SIGKILL)
             _left[0] -= 1
@@ -220,15 +265,15 @@ os.replace, os.symlink = _counted(os.replace), _counted(os.symlink)
 @pytest.mark.parametrize(
     "model, wanted, changes",
     [
-        (b"ok", "new", 3),  # a start, the counter, good
-        (b"", "former", 3),  # damaged: bad, and current in two steps
+        (b"ok", "new", 3),  # the start, the counter, good
+        (b"", "former", 3),  # damaged: marked bad, and current changed in two steps
         pytest.param(b"crash while loading", "former", 6, marks=pytest.mark.slow),
     ],
 )
-def test_a_power_cut_before_every_change_of_the_disk_leaves_a_release_that_runs(
+def test_power_cut_before_every_change_of_the_disk_leaves_a_working_release(
     root, folder, serve, tmp_path, model, wanted, changes
 ):
-    """Supervisor and worker are killed before the k-th change, for every k; the next start goes on from there."""
+    """Supervisor and worker are killed before the k-th change, for every k; the next start continues from there."""
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "sitecustomize.py").write_text(SITE)
     former, fresh = root.add("former", b"ok", state="good"), root.add("new", model or b"damaged")
@@ -255,7 +300,7 @@ def test_a_power_cut_before_every_change_of_the_disk_leaves_a_release_that_runs(
 
 
 @needs_gstreamer
-def test_the_supervisor_is_small(root, serve):
+def test_supervisor_uses_little_memory(root, serve):
     root.add("good", b"ok", state="good")
     with serve("--source", LIVE) as service:
         service.until_running()
@@ -271,43 +316,73 @@ def test_the_supervisor_is_small(root, serve):
 @pytest.mark.parametrize(
     "arguments, words",
     [
-        (["--root", "ROOT/nowhere"], "no such folder of releases"),
-        (["--root", "ROOT", "--source", ""], "--source is empty"),
-        (["--root", "ROOT", "--output", ""], "--output is empty"),
+        (["--root", "ROOT/nowhere"], "no such folder"),
+        (["--root", "ROOT", "--source", ""], "--source: invalid value (found ''"),
+        (["--root", "ROOT", "--output", ""], "--output: invalid value (found ''"),
         (["--root", "ROOT", "--output", "ROOT"], "is a folder"),
         (["--root", "ROOT", "--output", "ROOT/nowhere/a.jsonl"], "does not exist"),
-        (["--root", "ROOT", "--output", "unix:"], "a socket's path has"),
-        (["--root", "ROOT", "--output", f"unix:/{'a' * 120}"], "a socket's path has"),
-        (["--root", "ROOT", "--output", "unix:BUNDLE"], "is there already and is no socket"),
-        (["--root", "ROOT", "--precision", "fp4"], "invalid choice"),
-        (["--root", "ROOT", "--conf", "1.5"], "must lie between 0 and 1"),
-        (["--root", "ROOT", "--conf", "nan"], "must be a number above 0"),
-        (["--root", "ROOT", "--threads", "0"], "must be a whole number above 0"),
-        (["--root", "ROOT", "--watchdog", "0.1"], "must be 1 or more"),
-        (["--root", "ROOT", "--window", "-1"], "must be a number above 0"),
-        (["--root", "ROOT", "--allow-untrusted"], "goes with BUNDLE"),
-        (["--root", "ROOT", "BUNDLE"], "not both"),
+        (["--root", "ROOT", "--output", "unix:"], "socket path too long or empty"),
+        (["--root", "ROOT", "--output", f"unix:/{'a' * 120}"], "socket path too long or empty"),
+        (["--root", "ROOT", "--output", "unix:BUNDLE"], "already exists and is not a socket"),
+        (["--root", "ROOT", "--precision", "fp4"], "expected one of auto, fp32"),
+        (["--root", "ROOT", "--conf", "1.5"], "expected a number in (0, 1)"),
+        (["--root", "ROOT", "--conf", "nan"], "expected a number in (0, 1)"),
+        (["--root", "ROOT", "--threads", "0"], "expected a whole number, at least 1"),
+        (["--root", "ROOT", "--watchdog", "0.1"], "expected a number of at least 1"),
+        (["--root", "ROOT", "--window", "-1"], "expected a number above 0"),
+        (["--root", "ROOT", "--allow-untrusted"], "applies only to BUNDLE"),
+        (["--root", "ROOT", "BUNDLE"], "cannot be combined"),
         (["ROOT/nowhere.epb"], "no such file"),
-        (["BUNDLE", "--runtime", "tpu"], "unknown runtime 'tpu'"),
-        (["BUNDLE", "--runtime", "null", "--precision", "int8"], "has no int8 model (the accuracy gate failed)"),
+        (["BUNDLE", "--runtime", "tpu"], "--runtime: invalid value (found 'tpu'"),
+        (["BUNDLE", "--runtime", "null", "--precision", "int8"], "no int8 model (the accuracy gate failed)"),
         (["BUNDLE", "--runtime", "null", "--source", "/nowhere"], "no such source"),
         pytest.param(
             ["BUNDLE", "--runtime", "null", "--source", "a ! ! b"], "an element is missing", marks=needs_gstreamer
         ),
     ],
 )
-def test_bad_use_is_one_line_and_exit_2(root, bundle, tmp_path, arguments, words):
+def test_bad_use_is_one_line_and_exits_with_2(root, bundle, tmp_path, arguments, words):
     named = [a.replace("ROOT", str(root.path)).replace("BUNDLE", str(bundle.path)) for a in arguments]
     with Service(tmp_path, *named, fake=False) as service:
         assert service.process.wait(30) == 2
-    said = service.words()
-    assert words in said and said.count("\n") == 1 and said.startswith("edgeprune: error: ")
+    message = service.words()
+    assert words in message and message.count("\n") == 1 and message.startswith("edgeprune: error: ")
     assert service.output.read_bytes() == b""
 
 
-def test_a_bundle_of_a_stranger_needs_the_option(bundle, tmp_path):
+def test_untrusted_bundle_needs_the_option(bundle, tmp_path):
     env = {"EDGEPRUNE_HOME": str(tmp_path / "another")}
     for option, code in (([], 1), (["--allow-untrusted"], 0)):
         with Service(tmp_path, bundle.path, "--runtime", "null", *option, env=env) as service:
             assert service.process.wait(30) == code
     assert len(service.lines()) == 3 and "not trusted here" in service.words()
+
+
+# --- failures not caused by the release ------------------------------------------------------------------------------
+
+
+def test_slow_image_does_not_count_against_the_release(root, folder, serve):
+    """A release on trial has three starts. The image takes several times as long as the watchdog waits."""
+    root.add("former", b"ok", state="good")
+    fresh = root.add("new", b"ok")
+    (folder / "001.jpg").write_bytes(large.jpeg(13000, 13000))
+    with serve("--source", folder, "--watchdog", "1", "--window", "600", "--max-megapixels", "178") as service:
+        service.until(lambda: service.status() and service.status()["restarts"] >= 3)
+        status = service.status()
+        assert "no image from the source for 1 s" in status["reason"] and status["state"] in ("waiting", "starting")
+        assert service.end() == 0
+    record = root.releases.get(fresh.identity)
+    assert (record.state, record.starts, root.current()) == ("trial", 0, "new")
+
+
+def test_damaged_image_does_not_count_against_the_release(root, folder, serve):
+    """The service ends, and systemd restarts it more often than a release on trial may start."""
+    root.add("former", b"ok", state="good")
+    fresh = root.add("new", b"ok")
+    image = (folder / "001.png").read_bytes()
+    (folder / "001.png").write_bytes(image[: len(image) // 2])
+    for _ in range(2):
+        with serve("--source", folder, "--window", "600") as service:
+            assert service.process.wait(60) == 2
+    record = root.releases.get(fresh.identity)
+    assert (record.state, record.starts, root.current()) == ("trial", 0, "new") and "001.png" in service.words()

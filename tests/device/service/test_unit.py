@@ -1,4 +1,4 @@
-"""The unit's text, judged by the real systemd-analyze where systemd is installed; it was not started by it here."""
+"""The unit's text, checked by the real systemd-analyze if systemd is installed. The unit is not started."""
 
 import re
 import shlex
@@ -35,7 +35,7 @@ def checked(text, tmp_path):
 @needs_systemd
 @pytest.mark.parametrize("source", SOURCES)
 @pytest.mark.parametrize("output", ["-", "unix:/run/edgeprune/d.sock", "/var/log/drone/d.jsonl"])
-def test_systemd_finds_nothing_wrong(tmp_path, source, output):
+def test_systemd_verifies_the_unit(tmp_path, source, output):
     path = checked(made(source, output), tmp_path)
     done = subprocess.run(["systemd-analyze", "verify", str(path)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     assert (done.returncode, done.stdout.decode()) == (0, "")
@@ -43,7 +43,7 @@ def test_systemd_finds_nothing_wrong(tmp_path, source, output):
 
 @needs_systemd
 @pytest.mark.parametrize("source, most", [("/dev/video0", 1.5), ("csi", 1.7), (SOURCES[3], 1.9)])
-def test_systemd_calls_it_hardened(tmp_path, source, most):
+def test_systemd_rates_the_unit_as_hardened(tmp_path, source, most):
     command = ["systemd-analyze", "security", "--offline=true", "--no-pager", str(checked(made(source), tmp_path))]
     done = subprocess.run(command, capture_output=True, check=False)
     if b"unrecognized option" in done.stderr:
@@ -53,9 +53,9 @@ def test_systemd_calls_it_hardened(tmp_path, source, most):
 
 
 @pytest.mark.parametrize("word", ["a b", 'a"b', "a'b", "a\\b", "a$b", "a%b", "${HOME}", "a;b", "ä ö"])
-def test_any_word_reaches_the_command_as_it_is(word):
+def test_any_word_reaches_the_command_unchanged(word):
     (command,) = value(made(f"/data/{word}"), "ExecStart")
-    # What systemd does to a line: words and quotes as a shell, then %% and $$ (systemd.service(5)).
+    # systemd parses a line into words and quotes as a shell does, then %% and $$ (systemd.service(5)).
     words = [each.replace("%%", "%").replace("$$", "$") for each in shlex.split(command)]
     assert words[words.index("--source") + 1] == f"/data/{word}"
 
@@ -71,11 +71,11 @@ def test_any_word_reaches_the_command_as_it_is(word):
         ("unix:/data/x/../d.sock", ["/opt/edgeprune", "/data"]),
     ],
 )
-def test_it_writes_to_its_own_folders_only(output, folders):
+def test_service_writes_only_to_its_own_folders(output, folders):
     assert value(made(output=output), "ReadWritePaths") == [" ".join([*folders, KEYS])]
 
 
-def test_a_jetsons_own_camera_is_reached_through_tmp():
+def test_camera_of_a_jetson_is_reached_through_tmp():
     assert value(made("csi"), "PrivateTmp") == ["no"]
     assert value(made("csi"), "ReadWritePaths") == [f"/opt/edgeprune /tmp {KEYS}"]
     assert value(made(), "PrivateTmp") == ["yes"]
@@ -89,7 +89,7 @@ def test_only_a_pipeline_may_use_the_network():
     assert "AF_INET" not in value(made(), "RestrictAddressFamilies")[0] and value(made(), "IPAddressDeny") == ["any"]
 
 
-def test_what_would_take_the_gpu_away_is_not_there():
+def test_settings_that_would_deny_the_gpu_are_absent():
     text = made()
     for name in ("PrivateDevices", "DevicePolicy", "DeviceAllow", "ProtectClock", "MemoryDenyWriteExecute"):
         assert not value(text, name)
@@ -98,23 +98,23 @@ def test_what_would_take_the_gpu_away_is_not_there():
 @pytest.mark.parametrize(
     "changes, words",
     [
-        ({"user": "a b"}, "not a user's name"),
-        ({"user": "root\nExecStart=/bin/sh"}, "not a user's name"),
+        ({"user": "a b"}, "invalid user name .expected at most 31 letters"),
+        ({"user": "root\nExecStart=/bin/sh"}, "invalid user name"),
         ({"root": "opt"}, "absolute"),
         ({"executable": "edgeprune"}, "absolute"),
         ({"output": "lines.jsonl"}, "absolute"),
         ({"output": "unix:d.sock"}, "absolute"),
-        ({"source": "a\nExecStartPre=/bin/sh"}, "does not print"),
-        ({"source": ""}, "empty"),
+        ({"source": "a\nExecStartPre=/bin/sh"}, "^source: non-printable character"),
+        ({"source": ""}, "^source: empty"),
         ({"source": "flights/7"}, "absolute"),
     ],
 )
-def test_what_a_unit_cannot_say_is_refused(changes, words):
+def test_values_not_allowed_in_a_unit_are_refused(changes, words):
     with pytest.raises(InputError, match=words):
         made(**changes)
 
 
-def test_the_command_prints_it(capsys, home):
+def test_unit_command_prints_the_unit(capsys, home):
     assert cli.main(["unit", "--source", "/dev/video0", "--root", "/data/edgeprune", "--user", "pilot"]) == 0
     text = capsys.readouterr().out
     assert value(text, "User") == ["pilot"] and value(text, "Environment") == [f"EDGEPRUNE_HOME={home}"]
@@ -124,7 +124,7 @@ def test_the_command_prints_it(capsys, home):
     assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_the_service_trusts_and_refuses_whom_the_whole_machine_does(monkeypatch, tmp_path):
+def test_service_uses_the_trusted_and_revoked_keys_of_the_machine(monkeypatch, tmp_path):
     text = made(home=str(tmp_path / ".config/edgeprune"))
     name, _, path = value(text, "Environment")[0].partition("=")
     monkeypatch.delenv("EDGEPRUNE_HOME", raising=False)
@@ -135,3 +135,10 @@ def test_the_service_trusts_and_refuses_whom_the_whole_machine_does(monkeypatch,
     (tmp_path / "etc/trusted/admin.pub").write_text(bytes(key).hex())
     assert keys.fingerprint(key) in keys.trusted() and keys.home() == tmp_path / ".config/edgeprune"
     assert value(made(home="/data/keys"), "Environment") == ["EDGEPRUNE_HOME=/data/keys"]
+
+
+def test_service_has_an_empty_working_folder():
+    """With systemd's default, /, a library's relative path could reach every file."""
+    text = made()
+    assert value(text, "WorkingDirectory") == ["/run/edgeprune/work"]
+    assert value(text, "RuntimeDirectory") == ["edgeprune edgeprune/work"]

@@ -1,4 +1,4 @@
-"""`edgeprune run` as a process: the lines that it writes, and the source that they come from."""
+"""`edgeprune run` as a process: the lines that it writes, and their source."""
 
 import json
 import os
@@ -20,7 +20,7 @@ needs_gstreamer = pytest.mark.needs("gst-launch-1.0")
 # --- lines -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_bundle_runs_on_its_own_pictures_and_ends(bundle, tmp_path):
+def test_bundle_runs_on_its_own_images_and_ends(bundle, tmp_path):
     pytest.importorskip("onnxruntime")
     with Service(tmp_path, bundle.path, "--runtime", "ort", fake=False) as service:
         assert service.process.wait(60) == 0
@@ -29,28 +29,28 @@ def test_a_bundle_runs_on_its_own_pictures_and_ends(bundle, tmp_path):
     assert [line["source"] for line in lines] == ["p0.png", "p1.png", "p2.png"]
     assert {line["release"] for line in lines} == {bundle.sha256[:16]}
     assert lines[0]["width"] == lines[0]["height"] == 64
-    found = sorted((d["class"], d["name"], d["score"], d["box"]) for d in lines[0]["detections"])
+    detections = sorted((d["class"], d["name"], d["score"], d["box"]) for d in lines[0]["detections"])
     wanted = [[cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2] for cx, cy, w, h, _ in BOXES]
-    assert [d[:3] for d in found] == [(0, "person", 0.9), (1, "car", 0.9)]
-    assert [d[3] for d in found] == wanted
+    assert [d[:3] for d in detections] == [(0, "person", 0.9), (1, "car", 0.9)]
+    assert [d[3] for d in detections] == wanted
     assert lines[0]["boot_s"] <= lines[1]["boot_s"] <= time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
-def test_a_folder_is_read_once_in_pixels_of_its_pictures(root, folder, serve):
+def test_folder_is_read_once_with_boxes_in_pixels_of_its_images(root, folder, serve):
     release = root.add("first", b"ok")
     with serve("--source", folder) as service:
         assert service.process.wait(60) == 0
     lines = service.lines()
     assert [line["source"] for line in lines] == sorted(str(path) for path in folder.iterdir())
-    # 20, 20, 10, 10 of 64 px, in a picture of 80 x 48 px: scale 0.8, 13 rows of padding above.
+    # 20, 20, 10, 10 of 64 px, in an image of 80 x 48 px: scale 0.8, 13 rows of padding above.
     assert lines[0]["detections"] == [{"class": 0, "name": "person", "score": 0.75, "box": [18.8, 2.5, 31.2, 15.2]}]
-    assert root.state(release) == "good"  # a folder that was finished confirms it
-    assert root.releases.counter == release.counter
-    said = service.status()
-    assert (said["state"], said["reason"], said["release"]) == ("stopped", None, release.identity)
+    assert root.state(release) == "good"  # a finished folder confirms the release
+    assert root.releases.counters == {release.key_fingerprint: release.counter}
+    status = service.status()
+    assert (status["state"], status["reason"], status["release"]) == ("stopped", None, release.identity)
 
 
-def test_conf_is_the_least_score(root, folder, serve):
+def test_conf_is_the_score_threshold(root, folder, serve):
     root.add("first", b"ok")
     with serve("--source", folder, "--conf", "0.8") as service:
         assert service.process.wait(60) == 0
@@ -58,7 +58,7 @@ def test_conf_is_the_least_score(root, folder, serve):
 
 
 @pytest.mark.needs("ffmpeg")
-def test_a_video_is_read_once(root, tmp_path, serve):
+def test_video_is_read_once(root, tmp_path, serve):
     clip = tmp_path / "clip.avi"
     source = ["-f", "lavfi", "-i", "testsrc=size=80x48:rate=10", "-frames:v", "7"]
     subprocess.run(["ffmpeg", "-v", "error", *source, "-c:v", "mjpeg", "-pix_fmt", "yuvj420p", str(clip)], check=True)
@@ -68,22 +68,22 @@ def test_a_video_is_read_once(root, tmp_path, serve):
     assert [line["source"] for line in service.lines()] == [f"{clip} frame {i}" for i in range(7)]
 
 
-def test_whoever_reads_the_output_may_go_away(bundle, folder, tmp_path):
+def test_reader_of_the_output_may_disconnect(bundle, folder, tmp_path):
     with Service(tmp_path, bundle.path, "--source", folder, "--runtime", "null", stdout=subprocess.PIPE) as service:
         json.loads(service.process.stdout.readline().decode())
         service.process.stdout.close()
-        assert service.process.wait(30) in (0, 141)  # the pipe may have taken all of it before
+        assert service.process.wait(30) in (0, 141)  # the pipe may have buffered all output before
     assert "Traceback" not in service.words()
 
 
-def test_a_reader_that_pauses_loses_nothing_and_is_no_hang(bundle, tmp_path, folder):
+def test_pausing_reader_loses_nothing_and_is_not_a_hang(bundle, tmp_path, folder):
     for i in range(40, 1000):
         os.link(str(folder / "000.png"), str(folder / f"{i:04d}.png"))
     with Service(
         tmp_path, bundle.path, "--source", folder, "--runtime", "null", "--watchdog", "1", stdout=subprocess.PIPE
     ) as service:
         service.process.stdout.readline()
-        time.sleep(4)  # the pipe is full meanwhile, and the worker waits longer than its watchdog
+        time.sleep(4)  # the pipe fills up, and the worker waits longer than its watchdog
         rest = service.process.stdout.read().decode().splitlines()
         assert service.process.wait(30) == 0
     assert [json.loads(line)["frame"] for line in rest] == list(range(1, 1000))
@@ -93,13 +93,13 @@ def test_a_reader_that_pauses_loses_nothing_and_is_no_hang(bundle, tmp_path, fol
 # --- the source ------------------------------------------------------------------------------------------------------
 
 
-def test_a_folder_that_is_missing_is_waited_for_and_costs_no_start(root, folder, serve):
+def test_service_waits_for_a_missing_folder_without_counting_a_start(root, folder, serve):
     fresh = root.add("new", b"ok")
     away = folder.with_name("away")
     folder.rename(away)
     with serve("--source", folder) as service:
-        said = service.until(lambda: (service.status() or {}).get("state") == "waiting" and service.status())
-        assert str(folder) in said["reason"]
+        status = service.until(lambda: (service.status() or {}).get("state") == "waiting" and service.status())
+        assert str(folder) in status["reason"]
         service.until(lambda: root.releases.get(fresh.identity).starts == 0)
         worker = service.workers()
         time.sleep(1.5)
@@ -107,11 +107,11 @@ def test_a_folder_that_is_missing_is_waited_for_and_costs_no_start(root, folder,
         away.rename(folder)
         assert service.process.wait(30) == 0
     assert len(service.lines()) == 40 and root.state(fresh) == "good"
-    assert service.words().count("waits for the source") == 1
+    assert service.words().count("waiting for the source") == 1
 
 
 @needs_gstreamer
-def test_a_camera_that_goes_away_is_opened_again(root, serve):
+def test_lost_camera_is_reopened(root, serve):
     fresh = root.add("new", b"ok")
     with serve("--source", f"{LIVE} ! identity eos-after=10") as service:
         service.until(lambda: sum(line["source"] == "camera frame 3" for line in service.lines()) >= 3)
@@ -123,11 +123,11 @@ def test_a_camera_that_goes_away_is_opened_again(root, serve):
     assert root.releases.get(fresh.identity).starts == 1
 
 
-# --- a worker by itself ----------------------------------------------------------------------------------------------
+# --- a single worker -------------------------------------------------------------------------------------------------
 
 
-def test_a_frame_is_counted_before_it_is_written():
-    """Whoever comes after a worker that was killed between the two must not give a number twice."""
+def test_frame_is_counted_before_it_is_written():
+    """After a worker was killed in between, the next one must not repeat a number."""
 
     class Killed(Exception):
         pass
@@ -138,23 +138,24 @@ def test_a_frame_is_counted_before_it_is_written():
     one = SimpleNamespace(name="a.png", due_ns=None)
     source = SimpleNamespace(live=False, frames=lambda: iter([one]), decode=lambda _: np.zeros((32, 32, 3), np.uint8))
     session = SimpleNamespace(infer=lambda x: [np.zeros((1, 5, 10), np.float32)])
-    described = SimpleNamespace(output="raw", imgsz=32, classes=["a"], nms={"conf": 0.25, "iou": 0.7, "max_det": 10})
+    nms = {"conf": 0.25, "iou": 0.7, "max_det": 10}
+    described = SimpleNamespace(task="detect", output="raw", imgsz=32, classes=["a"], nms=nms)
     worker = object.__new__(Worker)
     worker._cells, worker._watchdog_ns, worker._ends = dict.fromkeys(range(16), 0), 10**9, False
-    worker._order = {"first": 0, "conf": None}
+    worker._order = {"first": 0, "conf": None, "limit_s": 60.0}
     with pytest.raises(Killed):
         worker._frames(source, described, session, lambda *_: b"", SimpleNamespace(write=killed, problem=""))
     assert worker._cells[FRAMES] == 1
 
 
-def test_its_threads_yield(bundle, monkeypatch):
+def test_threads_of_the_worker_yield(bundle, monkeypatch):
     """The drone's other programs need the cores, and spinning costs power."""
     pytest.importorskip("onnxruntime")
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
     worker = object.__new__(Worker)
-    worker._order = {"threads": 2, "cuda": "auto"}
+    worker._order = {"threads": 2, "cuda": "auto", "limit_s": 60.0}
     with worker._session(bundle, "ort", "fp32") as session:
         assert session.spinning is False
-    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")  # the unit's owner knows better
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")  # a setting in the unit takes precedence
     with worker._session(bundle, "ort", "fp32") as session:
         assert session.spinning is True

@@ -1,7 +1,6 @@
-"""Pictures and videos of one colour each, made here by ffmpeg, fake programs, and what became of them."""
+"""Helpers: images of one colour, fake programs on PATH, and the state of child processes."""
 
 import glob
-import subprocess
 import sys
 import textwrap
 import time
@@ -11,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-# The colours of a video's frames, in order; far apart, as a codec changes them a little.
+# The colours of a video's frames, in order; far apart, because a codec changes them slightly.
 COLOURS = [
     (230, 20, 30),
     (20, 220, 40),
@@ -29,16 +28,8 @@ def solid(colour, width=80, height=48):
     return np.full((height, width, 3), colour, np.uint8)
 
 
-def make_clip(path, images, fps=10):
-    height, width = images[0].shape[:2]
-    raw = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", str(fps), "-i", "-"]
-    command = ["ffmpeg", "-v", "error", "-y", *raw, "-c:v", "mjpeg", "-q:v", "2", "-pix_fmt", "yuvj420p", str(path)]
-    subprocess.run(command, input=b"".join(image.tobytes() for image in images), check=True)
-    return path
-
-
 def colour_index(image):
-    """Which of COLOURS the whole picture has."""
+    """The index in COLOURS of the image's colour."""
     distance = np.abs(image.astype(int)[None] - np.array(COLOURS)[:, None, None]).max(axis=(1, 2, 3))
     assert distance.min() <= TOLERANCE, distance
     return int(distance.argmin())
@@ -50,27 +41,27 @@ def save(path, image=None, **options):
 
 
 def fake_program(folder, name, body):
-    """A fake of a program on PATH: a Python script."""
+    """Put a fake program, a Python script, on PATH."""
     path = folder / name
     path.write_text(f"#!{sys.executable}\n{textwrap.dedent(body)}")
     path.chmod(0o755)
 
 
 def children_of(pid):
-    """Process ids of the living children, by /proc."""
-    found = []
+    """The process ids of the live children, from /proc."""
+    pids = []
     for stat in glob.glob("/proc/[0-9]*/stat"):
         try:
             state, parent = Path(stat).read_text().rpartition(")")[2].split()[:2]
         except OSError:
-            continue  # it has ended
+            continue  # the process has ended
         if int(parent) == pid and state != "Z":
-            found.append(int(stat.split("/")[2]))
-    return found
+            pids.append(int(stat.split("/")[2]))
+    return pids
 
 
 def soon(condition, seconds=10.0):
-    """Whether it becomes true."""
+    """Whether the condition becomes true in time."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:

@@ -1,12 +1,13 @@
 """Each decoder alone, and videos for them."""
 
 import os
+import subprocess
 import textwrap
 
 import pytest
 from edgeprune_device.sources import ffmpeg, gstreamer, opencv, video
 
-from .clips import COLOURS, fake_program, make_clip, needs_gstreamer, solid
+from .clips import COLOURS, fake_program, needs_gstreamer, solid
 
 
 @pytest.fixture(
@@ -17,7 +18,7 @@ from .clips import COLOURS, fake_program, make_clip, needs_gstreamer, solid
     ]
 )
 def decoder(request, monkeypatch):
-    """Each decoder that is here, alone."""
+    """Each installed decoder, as the only one."""
     if request.param.available():
         pytest.skip(request.param.available())
     monkeypatch.setattr(video, "DECODERS", (request.param,))
@@ -25,20 +26,34 @@ def decoder(request, monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def clip(tmp_path_factory):
+def make_clip():
+    """make_clip(path, images, fps=10): a video of these images, from ffmpeg; the fixture marks its tests `needs`."""
+
+    def make(path, images, fps=10):
+        height, width = images[0].shape[:2]
+        raw = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", str(fps), "-i", "-"]
+        command = ["ffmpeg", "-v", "error", "-y", *raw, "-c:v", "mjpeg", "-q:v", "2", "-pix_fmt", "yuvj420p", str(path)]
+        subprocess.run(command, input=b"".join(image.tobytes() for image in images), check=True)
+        return path
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def clip(tmp_path_factory, make_clip):
     """Seven frames of one colour each, 80x48, 10 fps, Motion JPEG: a codec that all three decoders have."""
     return make_clip(tmp_path_factory.mktemp("clip") / "colours.avi", [solid(colour) for colour in COLOURS])
 
 
 @pytest.fixture
-def long_clip(tmp_path):
-    """More than fits into a pipe and the frames ahead: its decoder has to wait."""
+def long_clip(tmp_path, make_clip):
+    """A clip longer than the pipe and the frames decoded ahead, so that its decoder has to wait."""
     return make_clip(tmp_path / "long.avi", [solid(COLOURS[i % 7], 640, 480) for i in range(20)])
 
 
 @pytest.fixture
 def fake_ffmpeg(tmp_path, monkeypatch):
-    """use(body): a fake ffmpeg that writes its frames as `body` says, by `frame(colour)` and `out`."""
+    """use(body): a fake ffmpeg that runs `body`, which writes frames with `frame(colour)` and `out`."""
     (tmp_path / "a.mp4").write_bytes(b"x")
     monkeypatch.setattr(video, "DECODERS", (ffmpeg,))
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)

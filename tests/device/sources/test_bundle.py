@@ -6,7 +6,7 @@ from edgeprune_device.errors import InputError
 from edgeprune_device.vision.evaluation import EvaluationSet
 
 
-def test_the_bundle_is_the_default(labelled_pictures):
+def test_bundle_is_the_default_source(labelled_pictures):
     truth = EvaluationSet.read(EvaluationSet.pack(labelled_pictures))
     with sources.open(bundle_pictures=truth) as source:
         assert (source.name, source.live, source.fps, source.warnings) == ("bundle", False, None, ())
@@ -16,6 +16,6 @@ def test_the_bundle_is_the_default(labelled_pictures):
         assert source.decode(next(source.frames())).shape == (64, 64, 3)
 
 
-def test_a_bundle_without_pictures_asks_for_other_frames():
-    with pytest.raises(InputError, match="--source"):
+def test_bundle_without_images_is_refused_with_a_remedy():
+    with pytest.raises(InputError, match=r"give other frames with source"):
         sources.open("bundle", None)

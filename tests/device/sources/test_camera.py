@@ -1,4 +1,4 @@
-"""Cameras, by GStreamer's own live test source; no camera was at hand."""
+"""Tests of cameras with GStreamer's live test source; no camera was available."""
 
 import os
 import signal
@@ -16,11 +16,11 @@ from .clips import LIVE, TOLERANCE, children_of, fake_program, needs_gstreamer, 
 
 
 @needs_gstreamer
-def test_a_camera_gives_the_newest_frame_and_counts_the_others():
+def test_camera_gives_the_newest_frame_and_counts_the_others():
     with sources.open(LIVE) as source:
         assert (source.name, source.live, source.fps) == ("camera", True, 50.0)
         assert source.description.startswith(f"camera {LIVE}, 322x242, 50 fps, by GStreamer")
-        time.sleep(0.5)  # some 25 frames nobody takes
+        time.sleep(0.5)  # about 25 frames that are not taken
         frames = []
         for _ in range(3):
             frames.append(source.next(5))
@@ -38,7 +38,7 @@ def test_a_camera_gives_the_newest_frame_and_counts_the_others():
 @needs_gstreamer
 @pytest.mark.parametrize("size", [(64, 48), (66, 50), (33, 17)])
 @pytest.mark.parametrize("with_opencv", [True, False])
-def test_a_camera_of_any_size_has_its_colours_in_their_places(size, with_opencv, monkeypatch):
+def test_camera_frames_of_any_size_have_the_right_colours(size, with_opencv, monkeypatch):
     if with_opencv and not preprocess.uses_opencv():
         pytest.skip("needs OpenCV")
     monkeypatch.setattr(preprocess, "uses_opencv", lambda: with_opencv)
@@ -53,7 +53,7 @@ def test_a_camera_of_any_size_has_its_colours_in_their_places(size, with_opencv,
 
 
 @needs_gstreamer
-def test_a_cameras_password_does_not_go_into_the_report(monkeypatch):
+def test_password_of_a_camera_is_not_in_the_description(monkeypatch):
     text = "rtspsrc location=rtsp://pilot:hush@10.0.0.2/a user-id=pilot user-pw=hush token='very hush' ! decodebin"
     monkeypatch.setattr(camera, "elements", lambda _: [["videotestsrc", "num-buffers=9"]])
     with camera.open(text) as source:
@@ -62,7 +62,7 @@ def test_a_cameras_password_does_not_go_into_the_report(monkeypatch):
 
 
 @needs_gstreamer
-def test_a_camera_that_ends_says_so_after_its_last_frame():
+def test_end_of_a_camera_is_reported_after_its_last_frame():
     with sources.open(f"{LIVE} ! identity eos-after=3") as source:
         with pytest.raises(DeviceError, match=r"the camera ended after [23] frames"):
             for _ in range(4):
@@ -72,39 +72,41 @@ def test_a_camera_that_ends_says_so_after_its_last_frame():
 
 
 @needs_gstreamer
-def test_a_camera_that_stops_delivering_is_given_up():
+def test_camera_that_stops_giving_frames_times_out():
     before = set(children_of(os.getpid()))
     with sources.open(LIVE) as source:
         (child,) = set(children_of(os.getpid())) - before
-        os.kill(child, signal.SIGSTOP)  # as a driver that hangs: neither a frame nor an end
+        os.kill(child, signal.SIGSTOP)  # like a hanging driver: neither a frame nor an end
         with pytest.raises(DeviceError, match=r"no frame from the camera for 0\.3 s"):
-            for _ in range(100):  # what it had written before is still delivered
+            for _ in range(100):  # frames written before are still delivered
                 source.next(0.3)
     assert soon(lambda: set(children_of(os.getpid())) <= before)
 
 
-def test_a_camera_that_never_delivers_is_given_up_with_its_last_words(tmp_path, monkeypatch):
-    """A fake gst-launch-1.0, which speaks on its standard output as NVIDIA's camera element does."""
+def test_camera_without_frames_times_out_with_its_last_message(tmp_path, monkeypatch):
+    """A fake gst-launch-1.0 that prints to its standard output, as NVIDIA's camera element does."""
     fake_program(tmp_path, "gst-launch-1.0", "import time; print('GST_ARGUS: no signal', flush=True); time.sleep(600)")
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     monkeypatch.setattr(camera, "_START_S", 1.0)
     before = set(children_of(os.getpid()))
-    with pytest.raises(DeviceError, match=r"for 1 s \(GStreamer: GST_ARGUS: no signal\); check that it is plugged in"):
+    with pytest.raises(
+        DeviceError, match=r"for 1 s \(GStreamer: GST_ARGUS: no signal\); check that the camera is plugged in"
+    ):
         sources.open("csi")
     assert soon(lambda: set(children_of(os.getpid())) <= before)
 
 
-def test_gstreamer_that_fails_and_then_hangs_is_not_waited_for(tmp_path, monkeypatch):
-    """A fake; the real one does so now and then."""
+def test_gstreamer_that_fails_and_then_hangs_is_killed(tmp_path, monkeypatch):
+    """Uses a fake; the real program sometimes does this."""
     body = "import time; print('ERROR: from element cam: it broke', flush=True); time.sleep(600)"
     fake_program(tmp_path, "gst-launch-1.0", body)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     with pytest.raises(DeviceError, match=r"gave no frame .GStreamer: ERROR: from element cam: it broke"):
-        sources.open("csi")  # would wait half a minute for a frame
+        sources.open("csi")  # would otherwise wait 30 s for a frame
 
 
-def test_what_a_camera_says_is_not_taken_for_frames(tmp_path, monkeypatch):
-    """The same fake, which then delivers."""
+def test_messages_of_a_camera_are_not_taken_for_frames(tmp_path, monkeypatch):
+    """The same fake, which then writes frames."""
     fake_program(
         tmp_path,
         "gst-launch-1.0",
@@ -120,13 +122,13 @@ def test_what_a_camera_says_is_not_taken_for_frames(tmp_path, monkeypatch):
     )
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     with sources.open("csi:1") as source:
-        assert source.fps is None and "its fps unknown" in source.description
+        assert source.fps is None and "unknown fps" in source.description
         assert (source.decode(source.next(5)) == (9, 7, 8)).all()
 
 
 @needs_gstreamer
 @pytest.mark.parametrize(
-    "text, error, said",
+    "text, error, message",
     [
         ("videotestsrc ! nosuchelement", InputError, 'no element "nosuchelement"'),
         ("videotestsrc nosuch=1 ! identity", InputError, "no property"),
@@ -137,12 +139,12 @@ def test_what_a_camera_says_is_not_taken_for_frames(tmp_path, monkeypatch):
         ("audiotestsrc ! identity", InputError, "could not link"),
     ],
 )
-def test_a_pipeline_that_cannot_work_says_why_in_one_line(text, error, said):
+def test_error_of_an_invalid_pipeline_is_one_line_with_the_reason(text, error, message):
     if text.startswith("v4l2src") and "v4l2" not in gst_plugins():
         pytest.skip("needs GStreamer's v4l2src")
     with pytest.raises(error) as caught:
         sources.open(text)
-    assert said in str(caught.value) and "\n" not in str(caught.value) and text.strip() in str(caught.value)
+    assert message in str(caught.value) and "\n" not in str(caught.value) and text.strip() in str(caught.value)
 
 
 def gst_plugins():
@@ -150,23 +152,23 @@ def gst_plugins():
 
 
 @needs_gstreamer
-def test_a_pipeline_never_meets_a_shell(tmp_path, monkeypatch):
+def test_pipeline_is_never_run_by_a_shell(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with sources.open(f"{LIVE} ! identity name='$(touch a)`touch b`' ! identity name=x;touch<c") as source:
         assert source.next(5)
     assert list(tmp_path.glob("?")) == []
 
 
-def test_what_the_names_of_cameras_mean(tmp_path):
+def test_camera_names_become_gstreamer_elements(tmp_path):
     assert camera.elements("csi")[0] == ["nvarguscamerasrc", "sensor-id=0"]
     assert camera.elements("csi:2")[0] == ["nvarguscamerasrc", "sensor-id=2"]
     opencv_style = "v4l2src ! video/x-raw, width=640 ! videoconvert ! appsink drop=1"
     assert camera.elements(opencv_style) == [["v4l2src"], ["video/x-raw,", "width=640"], ["videoconvert"]]
-    with pytest.raises(InputError, match="no such camera; there is"):
+    with pytest.raises(InputError, match=r"no such camera \(found"):
         camera.elements("/dev/video987")
 
 
-def test_a_camera_without_gstreamer_is_told_what_to_install(tmp_path, monkeypatch):
+def test_missing_gstreamer_error_names_the_packages_to_install(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(
         RuntimeUnavailable, match=r"gst-launch-1\.0 is not installed; apt-get install gstreamer1\.0-tools"
@@ -174,8 +176,8 @@ def test_a_camera_without_gstreamer_is_told_what_to_install(tmp_path, monkeypatc
         sources.open("csi")
 
 
-def test_gstreamer_without_y4menc_is_told_what_to_install(tmp_path, monkeypatch):
-    """A fake that says what GStreamer 1.22 says then."""
+def test_missing_y4menc_error_names_the_package_to_install(tmp_path, monkeypatch):
+    """A fake that prints the message of GStreamer 1.22."""
     body = "import sys; sys.exit(print('WARNING: erroneous pipeline: no element \"y4menc\"'))"
     fake_program(tmp_path, "gst-launch-1.0", body)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)

@@ -1,4 +1,4 @@
-"""The ffmpeg decoder, with a fake ffmpeg."""
+"""Tests of the ffmpeg decoder with a fake ffmpeg."""
 
 import os
 
@@ -10,7 +10,7 @@ from edgeprune_device.sources import ffmpeg, video
 from .clips import children_of, soon
 
 
-def test_a_video_that_breaks_off_says_why(fake_ffmpeg):
+def test_error_of_a_cut_off_video_gives_the_reason(fake_ffmpeg):
     path = fake_ffmpeg("""
     frame((1, 2, 3))
     print("file:a.mp4: the disk is gone", file=sys.stderr)
@@ -24,7 +24,7 @@ def test_a_video_that_breaks_off_says_why(fake_ffmpeg):
             source.decode(next(frames))
 
 
-def test_a_decoder_that_hangs_is_given_up(fake_ffmpeg, monkeypatch):
+def test_hanging_decoder_times_out(fake_ffmpeg, monkeypatch):
     monkeypatch.setattr(video, "_TIMEOUT_S", 0.5)
     path = fake_ffmpeg("out.write(b'P6\\n32'); time.sleep(600)")
     before = children_of(os.getpid())
@@ -33,11 +33,16 @@ def test_a_decoder_that_hangs_is_given_up(fake_ffmpeg, monkeypatch):
     assert soon(lambda: set(children_of(os.getpid())) <= set(before))
 
 
-def test_a_video_without_frames_does_not_go_round_for_ever(fake_ffmpeg):
+def test_video_without_frames_is_not_repeated_endlessly(fake_ffmpeg):
     with pytest.raises(InputError, match="no frame could be decoded"):
         sources.open(fake_ffmpeg("pass"))
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"streams": []}', '{"streams": [{"avg_frame_rate": "0/0"}]}'])
-def test_a_video_that_does_not_say_its_pace(text):
+def test_video_without_a_frame_rate_has_none(text):
     assert ffmpeg._fps(text) is None
+
+
+def test_too_large_frames_are_refused_before_memory_is_allocated(fake_ffmpeg):
+    with pytest.raises(InputError, match=r"its frame: the image is too large to decode \(found 30000x30000 px"):
+        sources.open(fake_ffmpeg("out.write(b'P6\\n30000 30000\\n255\\n'); time.sleep(600)"))

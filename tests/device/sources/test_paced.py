@@ -13,7 +13,7 @@ from .clips import COLOURS, colour_index
 
 
 class Clock:
-    """A clock that only sleeping, and the test, move on."""
+    """A clock that only sleeping and the test advance."""
 
     def __init__(self):
         self.now_ns, self.slept_s = 10**12, []
@@ -44,7 +44,7 @@ class Numbers(Source):
         return frame.data
 
 
-def test_at_a_pace_that_is_kept_no_frame_is_dropped():
+def test_no_frame_is_dropped_at_a_rate_that_is_kept():
     clock = Clock()
     paced = sources.Paced(Numbers(), 20, clock, clock.sleep)
     assert (paced.live, paced.fps, paced.description) == (True, 20, "numbers, paced at 20 fps")
@@ -55,10 +55,10 @@ def test_at_a_pace_that_is_kept_no_frame_is_dropped():
         clock.work(ms=30)
     assert seen == [(i, i * 50_000_000, i * 50_000_000) for i in range(10)]
     assert (paced.arrived, paced.dropped, paced.late) == (10, 0, 0)
-    assert clock.slept_s == pytest.approx([0.02] * 9)  # slept once a frame, and not polled
+    assert clock.slept_s == pytest.approx([0.02] * 9)  # one sleep per frame, without polling
 
 
-def test_at_a_pace_that_is_too_fast_the_newest_frame_is_taken_and_the_others_are_counted():
+def test_at_too_high_a_rate_the_newest_frame_is_taken_and_the_others_are_counted():
     clock = Clock()
     paced = sources.Paced(Numbers(), 20, clock, clock.sleep)
     begin, seen = clock(), []
@@ -84,16 +84,16 @@ def test_every_due_frame_is_either_taken_or_dropped(fps, work_ms):
         clock.work(ms)
 
 
-def test_a_source_that_is_slower_than_its_pace_is_late_and_it_shows():
-    """A video whose decoder takes 70 ms where 50 are allowed: its clock is moved by its own decoding."""
+def test_frames_of_a_source_slower_than_its_rate_count_as_late():
+    """A video whose decoder needs 70 ms instead of the available 50. Decoding advances the clock."""
     clock, turn = Clock(), threading.Semaphore(0)
 
     class Slow(Numbers):
         streamed = True
 
         def decode(self, frame):
-            assert frame.data == 0 or turn.acquire(timeout=10)  # one frame each time the test asks
-            clock.work(ms=70 if frame.data else 5000)  # the first takes long: a decoder has to start
+            assert frame.data == 0 or turn.acquire(timeout=10)  # one frame for each request of the test
+            clock.work(ms=70 if frame.data else 5000)  # the first one takes long, because a decoder has to start
             return frame.data
 
     paced = sources.Paced(Slow(), 20, clock, clock.sleep)
@@ -102,11 +102,12 @@ def test_a_source_that_is_slower_than_its_pace_is_late_and_it_shows():
         frame = paced.next(10)
         seen.append((paced.decode(frame), (frame.due_ns - begin) // 10**6, paced.late))
         turn.release()
-    assert seen == [(0, 0, 0), (1, 70, 1), (2, 140, 2), (3, 210, 3)]  # due when it is ready: its age is ours
+    # A frame is due when it is ready, so its age is the time in this process.
+    assert seen == [(0, 0, 0), (1, 70, 1), (2, 140, 2), (3, 210, 3)]
     assert paced.dropped == 0
 
 
-def test_a_video_at_a_pace_has_each_frame_ready_when_it_is_due(decoder, clip):
+def test_paced_video_has_each_frame_ready_when_it_is_due(decoder, clip):
     with sources.Paced(sources.open(str(clip)), 40) as paced:
         assert paced.description.endswith("decoded ahead by a thread, paced at 40 fps")
         last = -1
@@ -117,19 +118,19 @@ def test_a_video_at_a_pace_has_each_frame_ready_when_it_is_due(decoder, clip):
             assert frame.due_ns <= now and number > last
             assert colour_index(paced.decode(frame)) == number % len(COLOURS)
             last = number
-            time.sleep(0.1 if i % 2 else 0)  # 4 frames are due meanwhile
+            time.sleep(0.1 if i % 2 else 0)  # 4 frames become due in the meantime
         assert paced.dropped >= 6 and paced.arrived - paced.dropped in (12, 13)
         assert paced.warnings and "repeated" in paced.warnings[0]
 
 
-def test_a_video_that_breaks_off_breaks_off_at_a_pace_too(fake_ffmpeg):
+def test_error_of_a_cut_off_video_is_raised_by_a_paced_one(fake_ffmpeg):
     with sources.Paced(sources.open(fake_ffmpeg("frame((9, 9, 9)); sys.exit('gone')")), 100) as paced:
         paced.next(10)
         with pytest.raises(InputError, match="gone"):
             paced.next(10)
 
 
-def test_a_paced_video_that_hangs_is_given_up(fake_ffmpeg):
+def test_hanging_paced_video_times_out(fake_ffmpeg):
     with sources.Paced(sources.open(fake_ffmpeg("frame((9, 9, 9)); time.sleep(600)")), 100) as paced:
         paced.next(10)
         with pytest.raises(DeviceError, match=r"no frame for 0\.2 s"):

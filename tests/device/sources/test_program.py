@@ -10,17 +10,17 @@ from edgeprune_device.sources.program import Program, last_words
 from .clips import LIVE, children_of, needs_gstreamer, soon
 
 
-def test_a_program_writes_to_its_own_pipe_and_what_it_says_is_kept():
+def test_program_writes_to_its_own_pipe_and_its_messages_are_kept():
     program = Program()
     say = "echo one; echo >&2 'last word'; printf frames >&3; exit 4"
     with program.run(["sh", "-c", say]) as stream:
         assert stream.read() == b"frames"
         assert (program.code(), program.words()) == (4, "last word")
     with program.run(["sh", "-c", "true"]) as stream:
-        assert (stream.read(), program.code(), program.words()) == (b"", 0, "it said nothing")
+        assert (stream.read(), program.code(), program.words()) == (b"", 0, "no message")
 
 
-def test_a_program_is_killed_at_the_end_of_its_block_and_none_starts_after_close():
+def test_program_is_killed_at_the_end_of_its_block_and_none_starts_after_close():
     program = Program()
     before = children_of(os.getpid())
     with program.run(["sleep", "600"]):
@@ -31,8 +31,8 @@ def test_a_program_is_killed_at_the_end_of_its_block_and_none_starts_after_close
         pass
 
 
-def test_last_words_are_the_cause_and_not_what_follows_from_it():
-    """As GStreamer 1.22 says it."""
+def test_last_message_is_the_cause_and_not_a_consequence():
+    """Messages of GStreamer 1.22."""
     lines = """
 ERROR: from element /GstPipeline:pipeline0/GstV4l2Src:v4l2src0: Cannot identify device '/dev/video0'.
 Additional debug info:
@@ -45,10 +45,10 @@ Failed to set pipeline to PAUSED.
     wrong = 'WARNING: erroneous pipeline: no element "foo"'
     assert last_words(["GST_ARGUS: Creating output stream\n", f"{wrong}\n", "x"]) == wrong
     assert last_words(["first", "a  b\n", "\n"]) == "a b"
-    assert last_words([]) == "it said nothing"
+    assert last_words([]) == "no message"
 
 
-# Whatever happens to us, nothing goes on behind us
+# Nothing keeps running after this process.
 
 OPEN_AND_WAIT = """
 import os, signal, sys, time
@@ -63,9 +63,9 @@ time.sleep(600)
 @pytest.mark.parametrize(
     "kind", [pytest.param("camera", marks=needs_gstreamer), pytest.param("video", marks=pytest.mark.needs("ffmpeg"))]
 )
-def test_programs_end_with_us_even_after_kill_9(kind, stopped, request):
+def test_programs_end_with_this_process_even_after_kill_9(kind, stopped, request):
     text = LIVE if kind == "camera" else str(request.getfixturevalue("long_clip"))
-    environment = {**os.environ, "EDGEPRUNE_OPENCV": "0"}  # so that ffmpeg decodes
+    environment = {**os.environ, "EDGEPRUNE_OPENCV": "0"}  # to make ffmpeg the decoder
     command = [sys.executable, "-c", OPEN_AND_WAIT, text]
     with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as us:
         try:

@@ -8,7 +8,7 @@ from edgeprune_device.sources.reader import Reader
 from .clips import soon
 
 
-def test_a_reader_waits_for_its_taker_or_drops_for_him():
+def test_reader_waits_for_its_consumer_or_drops_items():
     def numbers():
         yield from range(100)
         raise InputError("the end")
@@ -25,7 +25,7 @@ def test_a_reader_waits_for_its_taker_or_drops_for_him():
             newest.take(5)
 
 
-def test_a_reader_that_is_closed_ends_its_thread_and_its_iterator():
+def test_closed_reader_ends_its_thread_and_its_iterator():
     ended = threading.Event()
 
     def numbers():
@@ -44,7 +44,7 @@ def test_a_reader_that_is_closed_ends_its_thread_and_its_iterator():
     assert ended.wait(5) and soon(lambda: threading.active_count() <= before)
 
 
-def test_a_reader_gives_up_after_the_time_that_was_asked():
+def test_reader_times_out_after_the_given_time():
     go_on = threading.Event()
 
     def stuck():

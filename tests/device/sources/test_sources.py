@@ -1,4 +1,4 @@
-"""Which source a text means."""
+"""Tests of the source that a text selects."""
 
 import pytest
 from edgeprune_device import sources
@@ -23,7 +23,7 @@ from .clips import save
         ("odd [1].mp4", "video"),
     ],
 )
-def test_the_kind_is_seen_from_the_text(text, kind, tmp_path, monkeypatch):
+def test_text_selects_the_kind(text, kind, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "folder").mkdir()
     for name in ("folder/a.JPG", "flight.mp4", "odd [1].mp4"):
@@ -32,14 +32,14 @@ def test_the_kind_is_seen_from_the_text(text, kind, tmp_path, monkeypatch):
     assert takers[0] == kind
 
 
-def test_a_kind_can_be_named(tmp_path):
-    save(tmp_path / "frame.mp4", format="PNG")  # a picture, whatever its suffix
+def test_text_can_name_the_kind(tmp_path):
+    save(tmp_path / "frame.mp4", format="PNG")  # an image despite its suffix
     with sources.open(f"pictures:{tmp_path / 'frame.mp4'}") as source:
         assert source.name == "pictures" and "PNG" in source.description
 
 
 @pytest.mark.parametrize("text", ["nowhere", "nowhere.mp4", "bundle2", ""])
-def test_what_is_no_source_is_told_what_would_be_one(text):
+def test_error_of_an_unknown_source_lists_the_sources(text):
     with pytest.raises(InputError, match="give bundle, a folder") as caught:
         sources.open(text)
     assert "\n" not in str(caught.value)

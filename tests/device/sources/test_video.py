@@ -1,4 +1,4 @@
-"""Videos made here by ffmpeg, with each decoder."""
+"""Tests of each decoder with videos made by ffmpeg."""
 
 import os
 import shutil
@@ -13,27 +13,27 @@ from edgeprune_device.errors import InputError, RuntimeUnavailable
 from edgeprune_device.sources import ffmpeg, video
 from edgeprune_device.vision import preprocess
 
-from .clips import COLOURS, children_of, colour_index, make_clip, solid, soon
+from .clips import COLOURS, children_of, colour_index, solid, soon
 
 
-def test_each_frame_of_a_video_comes_in_its_order_and_then_again(decoder, clip):
+def test_frames_of_a_video_come_in_order_and_are_repeated(decoder, clip):
     with sources.open(str(clip)) as source:
         assert (source.name, source.live, source.fps, source.warnings) == ("video", False, 10.0, ())
         assert source.description.startswith(f"video {clip}, 80x48, 10 fps, by ")
         frames = list(islice(source.frames(), 17))
         assert [colour_index(source.decode(frame)) for frame in frames] == [*range(7), *range(7), *range(3)]
         assert frames[16].name == f"{clip} frame 16" and frames[0].due_ns == 0
-        assert source.warnings == ("the video of 7 frames was repeated; its decoder starts anew each time",)
+        assert source.warnings == ("the video of 7 frames was repeated; its decoder restarts each time",)
 
 
-def test_frames_of_a_video_can_be_left_out(decoder, clip):
+def test_frames_of_a_video_can_be_skipped(decoder, clip):
     with sources.open(str(clip)) as source:
         frames = list(islice(source.frames(), 6))
         assert [colour_index(source.decode(frames[i])) for i in (1, 5)] == [1, 5]
-        assert colour_index(source.decode(frames[5])) == 5  # once more
+        assert colour_index(source.decode(frames[5])) == 5  # decoded a second time
 
 
-def test_a_video_is_found_whatever_its_name_is(decoder, clip, tmp_path, monkeypatch):
+def test_video_with_any_name_is_opened(decoder, clip, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("-i.avi", "a:b c.avi", "q'\"$(touch pwned)! %03d.avi"):
         shutil.copy(str(clip), name)
@@ -42,9 +42,8 @@ def test_a_video_is_found_whatever_its_name_is(decoder, clip, tmp_path, monkeypa
     assert not Path("pwned").exists()
 
 
-@pytest.mark.needs("ffmpeg")  # to make it
-def test_a_turned_video_comes_upright(decoder, tmp_path):
-    """As phones and some gimbals record it: the container says that the picture lies on its side."""
+def test_rotated_video_is_decoded_upright(decoder, tmp_path, make_clip):
+    """Phones and some gimbals record this way: the container states that the image is rotated."""
     image = solid(COLOURS[0])
     image[:, 40:] = COLOURS[2]  # left red, right blue: upright, red is above
     path = make_clip(tmp_path / "turned.mov", [image] * 3)
@@ -58,7 +57,7 @@ def test_a_turned_video_comes_upright(decoder, tmp_path):
     assert colour_index(seen[:36]) == 0 and colour_index(seen[44:]) == 2
 
 
-def test_what_is_no_video_is_told_in_one_line(decoder, tmp_path):
+def test_file_that_is_not_a_video_is_refused_in_one_line(decoder, tmp_path):
     for content in (b"", b"no video at all\n" * 100, bytes(range(256)) * 64):
         (tmp_path / "a.mp4").write_bytes(content)
         with pytest.raises(InputError, match=r"a\.mp4: not a video that can be decoded here \(\w+") as caught:
@@ -68,7 +67,7 @@ def test_what_is_no_video_is_told_in_one_line(decoder, tmp_path):
         sources.open(f"video:{tmp_path}")
 
 
-def test_a_decoder_that_cannot_leaves_it_to_the_next(clip, monkeypatch):
+def test_next_decoder_is_tried_after_a_failure(clip, monkeypatch):
     class Unable:
         available = staticmethod(lambda: None)
 
@@ -93,7 +92,7 @@ def test_a_decoder_that_cannot_leaves_it_to_the_next(clip, monkeypatch):
         sources.open(str(clip))
 
 
-def test_without_any_decoder_it_is_told_what_to_install(tmp_path, monkeypatch):
+def test_missing_decoder_error_names_the_packages_to_install(tmp_path, monkeypatch):
     (tmp_path / "a.mp4").write_bytes(b"x")
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(preprocess, "uses_opencv", lambda: False)
@@ -101,13 +100,21 @@ def test_without_any_decoder_it_is_told_what_to_install(tmp_path, monkeypatch):
         sources.open(str(tmp_path / "a.mp4"))
 
 
-# Whatever happens to us, nothing goes on behind us
+# Nothing keeps running after close.
 
 
-def test_nothing_is_left_after_close(decoder, long_clip):
+def test_close_leaves_no_process_or_thread(decoder, long_clip):
     before, threads = set(children_of(os.getpid())), threading.active_count()
     source = sources.open(str(long_clip))
     source.decode(next(source.frames()))
     source.close()
     source.close()
     assert soon(lambda: set(children_of(os.getpid())) <= before and threading.active_count() <= threads)
+
+
+def test_video_with_too_large_frames_is_refused(decoder, tmp_path, make_clip):
+    path = make_clip(tmp_path / "a.avi", [solid(COLOURS[0], 1280, 800)] * 2)
+    with preprocess.limited(1), pytest.raises(InputError, match=r"too large to decode \(found 1280x800 px"):
+        sources.open(str(path))
+    with sources.open(str(path)) as source:
+        assert source.decode(next(source.frames())).shape == (800, 1280, 3)

@@ -2,7 +2,7 @@ import io
 
 import numpy as np
 import pytest
-from edgeprune_device.errors import DeviceError
+from edgeprune_device.errors import DeviceError, InputError
 from edgeprune_device.sources import y4m
 from edgeprune_device.vision import preprocess
 from hypothesis import given
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 
 @given(st.integers(16, 70), st.integers(16, 40), st.booleans(), st.integers(1, 3), st.integers(0, 255))
-def test_both_layouts_of_y4m_are_understood(width, height, padded, count, seed):
+def test_padded_and_unpadded_rows_are_read(width, height, padded, count, seed):
     images = np.random.default_rng(seed).integers(0, 256, (count, height, width, 3), dtype=np.uint8)
     data = b"YUV4MPEG2 C444 W%d H%d Ip F30000:1001 A1:1\n" % (width, height)
     for image in images:
@@ -31,7 +31,7 @@ def test_planes_become_pixels_without_opencv(monkeypatch):
 
 
 @given(st.binary(max_size=200), st.booleans())
-def test_what_is_no_y4m_is_refused_and_never_a_frame(data, with_head):
+def test_invalid_y4m_is_refused_and_gives_no_frame(data, with_head):
     head = b"YUV4MPEG2 C444 W16 H16 F30:1\nFRAME\n" if with_head else b""
     try:
         frames = list(y4m.Stream(io.BufferedReader(io.BytesIO(head + data)), "test"))
@@ -43,6 +43,11 @@ def test_what_is_no_y4m_is_refused_and_never_a_frame(data, with_head):
 @pytest.mark.parametrize(
     "tags", ["C444 W8 H64", "C444 W64 H99999", "C420 W64 H64", "W64 H64", "C444 W64", "C444 W64 Hx", "C444 W64 H64 F3"]
 )
-def test_y4m_of_another_kind_is_refused_by_name(tags):
+def test_error_of_another_colour_format_names_it(tags):
     with pytest.raises(DeviceError, match=r"^cam: "):
         y4m.Stream(io.BufferedReader(io.BytesIO(f"YUV4MPEG2 {tags}\n".encode())), "cam")
+
+
+def test_too_large_frames_are_refused_from_the_header():
+    with pytest.raises(InputError, match=r"^cam: the image is too large to decode \(found 16000x16000 px"):
+        y4m.Stream(io.BufferedReader(io.BytesIO(b"YUV4MPEG2 C444 W16000 H16000\n")), "cam")

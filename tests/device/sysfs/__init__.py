@@ -1,8 +1,8 @@
-"""Boards as trees of files: /sys, /proc and /etc as far as edgeprune reads them. README.md says what is from where.
+"""Boards as trees of files: the parts of /sys, /proc and /etc that edgeprune reads. README.md names their sources.
 
-`write(board, folder)` makes one, with the links that the real /sys has; `files(name)` is the same as {path: content}.
-A content of OFF is a sensor that answers EAGAIN: a plain file cannot, so `write` leaves a file that says nothing there;
-the FUSE tree (fakes/fuse_sysfs.py) answers truly.
+`write(board, folder)` creates a tree with the links of the real /sys; `files(name)` gives the same as {path: content}.
+The content OFF is a sensor that answers EAGAIN. A plain file cannot do so, so `write` creates an empty file; the FUSE
+tree (fakes/fuse_sysfs.py) gives the real answer.
 """
 
 import os
@@ -16,60 +16,60 @@ def _ina3221(address, hwmon, rails, bus="c240000.i2c/i2c-1"):
     """{path: content}, {link: target}; rails: [(label, mV, mA)] of the three inputs."""
     device = f"sys/devices/platform/{bus}/1-{address:04x}"
     chip = f"{device}/hwmon/hwmon{hwmon}"
-    found = {f"{device}/name": "ina3221", f"{chip}/name": "ina3221"}
+    tree = {f"{device}/name": "ina3221", f"{chip}/name": "ina3221"}
     for n, (label, mv, ma) in enumerate(rails, 1):
-        found.update({f"{chip}/in{n}_label": label, f"{chip}/in{n}_input": mv, f"{chip}/curr{n}_input": ma})
-        found.update({f"{chip}/in{n}_enable": 1, f"{chip}/curr{n}_crit": 4000, f"{chip}/curr{n}_max_alarm": 0})
-    found.update({f"{chip}/in7_label": "sum of shunt voltages", f"{chip}/in7_input": 24000})
-    found[f"{chip}/curr4_input"] = 9999
-    return found, {f"sys/bus/i2c/devices/1-{address:04x}": device, f"sys/class/hwmon/hwmon{hwmon}": chip}
+        tree.update({f"{chip}/in{n}_label": label, f"{chip}/in{n}_input": mv, f"{chip}/curr{n}_input": ma})
+        tree.update({f"{chip}/in{n}_enable": 1, f"{chip}/curr{n}_crit": 4000, f"{chip}/curr{n}_max_alarm": 0})
+    tree.update({f"{chip}/in7_label": "sum of shunt voltages", f"{chip}/in7_input": 24000})
+    tree[f"{chip}/curr4_input"] = 9999
+    return tree, {f"sys/bus/i2c/devices/1-{address:04x}": device, f"sys/class/hwmon/hwmon{hwmon}": chip}
 
 
 def _hwmon(number, device, name, contents):
     folder = f"sys/devices/platform/{device}/hwmon/hwmon{number}"
-    found = {f"{folder}/name": name, **{f"{folder}/{file}": content for file, content in contents.items()}}
-    return found, {f"sys/class/hwmon/hwmon{number}": folder}
+    tree = {f"{folder}/name": name, **{f"{folder}/{file}": content for file, content in contents.items()}}
+    return tree, {f"sys/class/hwmon/hwmon{number}": folder}
 
 
 def _zones(zones):
     """zones: [(type, m°C or OFF)]."""
-    found, links = {}, {}
+    tree, links = {}, {}
     for n, (kind, temp) in enumerate(zones):
         folder = f"sys/devices/virtual/thermal/thermal_zone{n}"
-        found.update({f"{folder}/type": kind, f"{folder}/temp": temp, f"{folder}/trip_point_0_temp": 99000})
+        tree.update({f"{folder}/type": kind, f"{folder}/temp": temp, f"{folder}/trip_point_0_temp": 99000})
         links[f"sys/class/thermal/thermal_zone{n}"] = folder
-    return found, links
+    return tree, links
 
 
 def _alerts(types):
-    found, links = {}, {}
+    tree, links = {}, {}
     for n, kind in enumerate(types):
         folder = f"sys/devices/virtual/thermal/cooling_device{n}"
-        found.update({f"{folder}/type": kind, f"{folder}/cur_state": 0, f"{folder}/max_state": 1})
+        tree.update({f"{folder}/type": kind, f"{folder}/cur_state": 0, f"{folder}/max_state": 1})
         links[f"sys/class/thermal/cooling_device{n}"] = folder
-    return found, links
+    return tree, links
 
 
 def _gpu(device, clocks, governor="nvhost_podgov", load=0):
-    """device: of the GPU, e.g. "platform/bus@0/17000000.gpu"; clocks: (cur, min, max) in Hz."""
+    """device: the GPU's, e.g. "platform/bus@0/17000000.gpu"; clocks: (cur, min, max) in Hz."""
     name = device.rsplit("/", 1)[-1]
     folder = f"sys/devices/{device}/devfreq/{name}"
-    found = {f"{folder}/{which}_freq": hz for which, hz in zip(("cur", "min", "max"), clocks)}
-    found[f"{folder}/governor"] = governor
+    tree = {f"{folder}/{which}_freq": hz for which, hz in zip(("cur", "min", "max"), clocks)}
+    tree[f"{folder}/governor"] = governor
     if load is not None:
-        found[f"sys/devices/{device}/load"] = load
+        tree[f"sys/devices/{device}/load"] = load
     links = {f"sys/class/devfreq/{name}": folder, f"{folder}/device": f"sys/devices/{device}"}
-    return found, links
+    return tree, links
 
 
 def _cpus(policies, online, present, khz=(729600, 729600, 1984000), governor="schedutil"):
-    found = {"sys/devices/system/cpu/online": online, "sys/devices/system/cpu/present": present}
+    tree = {"sys/devices/system/cpu/online": online, "sys/devices/system/cpu/present": present}
     for policy in policies:
         folder = f"sys/devices/system/cpu/cpufreq/policy{policy}"
-        found.update({f"{folder}/scaling_{which}_freq": f for which, f in zip(("cur", "min", "max"), khz)})
-        found[f"{folder}/scaling_governor"] = governor
+        tree.update({f"{folder}/scaling_{which}_freq": f for which, f in zip(("cur", "min", "max"), khz)})
+        tree[f"{folder}/scaling_governor"] = governor
     base = "sys/devices/system/cpu"
-    return found, {f"{base}/cpu{policy}/cpufreq": f"{base}/cpufreq/policy{policy}" for policy in policies}
+    return tree, {f"{base}/cpu{policy}/cpufreq": f"{base}/cpufreq/policy{policy}" for policy in policies}
 
 
 def _emc(cap_hz):
@@ -79,8 +79,8 @@ def _emc(cap_hz):
 def _identity(model, compatible, serial, release):
     base = "sys/firmware/devicetree/base"
     content = "".join(f"{name}\0" for name in compatible)
-    found = {f"{base}/model": f"{model}\0", f"{base}/compatible": content, f"{base}/serial-number": f"{serial}\0"}
-    return {**found, "etc/nv_tegra_release": f"{release}\n# KERNEL_VARIANT: oot\nTARGET_USERSPACE_LIB_DIR=nvidia"}, {}
+    tree = {f"{base}/model": f"{model}\0", f"{base}/compatible": content, f"{base}/serial-number": f"{serial}\0"}
+    return {**tree, "etc/nv_tegra_release": f"{release}\n# KERNEL_VARIANT: oot\nTARGET_USERSPACE_LIB_DIR=nvidia"}, {}
 
 
 def _memory(total_gib, available_gib):
@@ -90,11 +90,11 @@ def _memory(total_gib, available_gib):
 
 
 def _join(*parts):
-    found, links = {}, {}
+    tree, links = {}, {}
     for files, its_links in parts:
-        found.update(files)
+        tree.update(files)
         links.update(its_links)
-    return found, links
+    return tree, links
 
 
 _OC = {"oc1_event_cnt": 0, "oc2_event_cnt": 15, "oc3_event_cnt": 37, "oc1_throt_en": 1, "oc2_throt_en": 1}
@@ -106,7 +106,7 @@ _ALERTS = [*(f"{zone}-throttle-alert" for zone in _ORIN if zone != "tj"), "hot-s
 
 
 def _orin_zones(style, more=()):
-    """cv0 to cv2 are off: -256 C on JetPack 5, EAGAIN from 6 on."""
+    """cv0 to cv2 are off: -256 C on JetPack 5, EAGAIN since 6."""
     values = dict(zip(_ORIN, (48562, 49625, None, None, None, 48625, 47937, 46593, 49312)))
     off = -256000 if style == 5 else OFF
     names = {zone: (zone.upper() if style == 5 and zone != "tj" else zone) for zone in _ORIN}
@@ -177,9 +177,9 @@ def _boards():
     def orin(who, release):
         return _identity(who[0], who[1], "1424823000000", _release(*release))
 
-    found = {"jetson-agx-thor, JetPack 7": _thor()}
+    boards = {"jetson-agx-thor, JetPack 7": _thor()}
     nx, nano = ("0-7", "0-7", 918000000, (15, 11)), ("0-5", "0-5", 1020000000, (7, 5))
-    agx = ("0-7", "0-11", 1300500000, (61, 55))  # its default mode leaves four cores off
+    agx = ("0-7", "0-11", 1300500000, (61, 55))  # its default mode turns four cores off
     for style, release, shift in ((5, (35, "4.1"), 2), (6, (36, "4.3"), 0), (7, (39, "2.0"), 3)):
         for name, who, rails, more, policies, rest, zones in (
             ("jetson-orin-nx", _NX, _NX_RAILS, None, [0, 4], nx, ()),
@@ -187,8 +187,8 @@ def _boards():
             ("jetson-agx-orin", _AGX, _AGX_RAILS, _AGX_MORE, [0, 4, 8], agx, _DIODES),
         ):
             tree = _orin(style, rails, more, shift, orin(who, release), policies, *rest, zones)
-            found[f"{name}, JetPack {style}"] = tree
-    return found
+            boards[f"{name}, JetPack {style}"] = tree
+    return boards
 
 
 _BOARDS = _boards()
@@ -196,16 +196,16 @@ NAMES = sorted(_BOARDS)
 
 
 def files(name):
-    """{path: content} of a board, and {link: the path it leads to}."""
-    found, links = _BOARDS[name]
-    return dict(found), dict(links)
+    """{path: content} of a board, and {link: target}."""
+    tree, links = _BOARDS[name]
+    return dict(tree), dict(links)
 
 
 def write(name, folder, changes=None):
-    """Writes the board's tree into `folder` and returns it. `changes`: {path: other content, None to leave it out}."""
-    found, links = files(name)
-    found.update(changes or {})
-    for path, content in found.items():
+    """Write the board's tree to `folder`, and return it. `changes`: {path: other content, or None to omit it}."""
+    tree, links = files(name)
+    tree.update(changes or {})
+    for path, content in tree.items():
         if content is not None:
             place = Path(folder) / path
             place.parent.mkdir(parents=True, exist_ok=True)
@@ -220,7 +220,7 @@ def write(name, folder, changes=None):
 
 def rail(name, label):
     """(path of its voltage, path of its current) in a board's tree."""
-    found, _ = files(name)
-    path = next(path for path, content in found.items() if path.endswith("_label") and content == label)
+    tree, _ = files(name)
+    path = next(path for path, content in tree.items() if path.endswith("_label") and content == label)
     folder, n = path.rsplit("/", 1)[0], path.rsplit("/", 1)[1][len("in")]
     return f"{folder}/in{n}_input", f"{folder}/curr{n}_input"

@@ -1,8 +1,8 @@
-"""A bundle of which one byte was changed on the way is refused before anything of it is parsed.
+"""Tests that a bundle with one changed byte is refused before any of it is parsed.
 
-Every function that could make something of a bundle's bytes is watched: JSON, zip, pickle, pictures, ONNX Runtime, our
-own reading of ONNX, what builds engines and what loads them. A bundle that was not changed reaches them, which proves
-that the watch works. A changed byte of a payload stands behind a manifest that is whole and signed: that may be read.
+Every function that could parse a bundle's bytes is watched: JSON, zip, pickle, images, ONNX Runtime, our own ONNX
+reader, and the functions that build and load engines. An unchanged bundle reaches them, which proves that the watch
+works. If a byte of a payload is changed, the manifest before it is still intact and signed, so parsing it is allowed.
 """
 
 import importlib.util
@@ -15,15 +15,15 @@ import sys
 import zipfile
 
 import pytest
-from edgeprune_device import cli, schema
-from edgeprune_device.engine import cache, onnx_file
+from edgeprune_device import cli, onnx_file, schema
+from edgeprune_device.engine import cache
 from edgeprune_device.errors import EdgepruneError
 from edgeprune_device.trust import keys
 from edgeprune_device.trust.bundle import Bundle
 from edgeprune_device.trust.manifest import Manifest
 from edgeprune_device.vision import preprocess
 
-#: What may be made of a bundle's bytes.
+#: The functions that may parse a bundle's bytes.
 PARSERS = {
     "json": (json.JSONDecoder, "decode"),
     "manifest": (Manifest, "from_json"),
@@ -40,8 +40,8 @@ PARSERS = {
 
 @pytest.fixture
 def calls(monkeypatch, fake_tensorrt):
-    """[(name, arguments …)] of every call of a parser, which goes on as if nobody watched."""
-    schema.load("manifest")  # the schema is ours, and read once
+    """[(name, arguments …)] of every call of a parser; the calls still run."""
+    schema.load("manifest")  # the schema is part of the package and is read once
     keys.load_or_create("report")
     module, made = fake_tensorrt("10.3.0"), []  # FAKE: the surface of the real one
     watched = {**PARSERS, **{f"TensorRT's {name}": (module, name) for name in ("OnnxParser", "Runtime", "Builder")}}
@@ -52,7 +52,7 @@ def calls(monkeypatch, fake_tensorrt):
         real = getattr(owner, attribute)
 
         def call(*args, **options):
-            if not (name == "zip" and args[1] in sys.path):  # Python looks for entry points in a zip of its own
+            if not (name == "zip" and args[1] in sys.path):  # Python searches a zip on sys.path for entry points
                 made.append((name, *args))
             return real(*args, **options)
 
@@ -89,8 +89,8 @@ def refuse(bundle, calls, count, seed, attempt):
                 assert name == "manifest" or (name == "json" and args[1] == text), where
             stream.seek(position)
             stream.write(data[position : position + 1])
-    assert 0.1 * count < in_envelope < 0.9 * count  # both kinds were tried
-    assert Bundle.open(bundle.path).sha256 == bundle.sha256  # the flips are all that was wrong
+    assert 0.1 * count < in_envelope < 0.9 * count  # both kinds occurred
+    assert Bundle.open(bundle.path).sha256 == bundle.sha256  # nothing but the flips was wrong
 
 
 def is_refused(path):
@@ -100,13 +100,13 @@ def is_refused(path):
         assert str(caught.value).startswith(f"{path}: ") and "\n" not in str(caught.value)
 
 
-def test_a_whole_bundle_reaches_the_parsers_that_are_watched(capsys, bundle, calls):
+def test_intact_bundle_reaches_the_watched_parsers(capsys, bundle, calls):
     def reached(*args):
         calls.clear()
         assert cli.main([args[0], str(bundle.path), *args[1:]]) == 0, capsys.readouterr().err
         return {name for name, *_ in calls}
 
-    assert reached("info") == {"json", "manifest"}
+    assert reached("info") == {"json", "manifest", "onnx"}
     quick = ("--seconds", "0.05", "--warmup", "0.05", "--no-spool")
     assert {"json", "manifest", "zip", "picture"} <= reached("bench", "--runtime", "null", *quick)
     assert {"json", "manifest", "engine", "process"} <= reached("engine", "--precision", "fp32")
@@ -122,7 +122,7 @@ def test_ten_thousand_random_flips_are_refused_before_any_parser(bundle, calls):
 
 
 @pytest.mark.parametrize("command", ["info", "unpack", "bench", "engine"])
-def test_the_commands_refuse_flips_in_one_line_and_write_nothing(capsys, bundle, calls, command, tmp_path, monkeypatch):
+def test_commands_refuse_flips_in_one_line_and_write_nothing(capsys, bundle, calls, command, tmp_path, monkeypatch):
     folder = tmp_path / "there"
     folder.mkdir()
     monkeypatch.chdir(folder)

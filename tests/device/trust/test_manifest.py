@@ -23,29 +23,27 @@ def test_round_trip_and_schema(data):
     assert parsed.imgsz == (64, 64) and parsed.size_bytes == 15
 
 
-def test_shapes(data):
-    assert Manifest.from_json(data).shapes == ((1, 3, 64, 64), [(1, 6, 84)])
-    assert Manifest.from_json({**data, "imgsz": [640, 640], "classes": ["x"] * 80}).shapes[1] == [(1, 84, 8400)]
-    rows = {**data, "output": "end2end"}
-    assert Manifest.from_json(rows).shapes[1] == [(1, 84, 6)]  # all anchors of 64 px, as the file has it
-    # What an application wants to see of them is nothing of the model's.
-    few = {**rows, "imgsz": [640, 640], "nms": {**data["nms"], "max_det": 100}}
-    assert Manifest.from_json(few).shapes[1] == [(1, 300, 6)]
+def test_a_manifest_without_a_task_is_of_detection(data):
+    """Bundles of former releases always name detection; the field may be absent."""
+    del data["task"]
+    assert Manifest.from_json(data).task == "detect"
+    with pytest.raises(InputError, match="task"):
+        Manifest.from_json({**data, "task": "semantic"})
 
 
 @pytest.mark.parametrize(
     "change, word",
     [
-        ({"schema_version": 2}, "schema_version 2 is not known"),
-        ({"payloads": [A, {**B, "offset_bytes": 9}]}, "must begin at 10"),
-        ({"payloads": [A, {**B, "offset_bytes": 11}]}, "must begin at 10"),
+        ({"schema_version": 2}, "unknown schema_version .found 2, expected 1"),
+        ({"payloads": [A, {**B, "offset_bytes": 9}]}, "expected 10"),
+        ({"payloads": [A, {**B, "offset_bytes": 11}]}, "expected 10"),
         ({"payloads": [{**A, "size_bytes": -1}, B]}, "at least 0"),
         ({"payloads": [{**A, "size_bytes": 10**30}, B]}, "at most"),
-        ({"payloads": [A, B, {**A, "offset_bytes": 15}]}, "twice"),
+        ({"payloads": [A, B, {**A, "offset_bytes": 15}]}, "duplicate name"),
         ({"payloads": [{**A, "name": "../evil"}, B]}, "name"),
         ({"payloads": [{**A, "sha256": "A" * 64}, B]}, "sha256"),
-        ({"payloads": [A]}, "no payload evaluation.zip"),
-        ({"models": {"fp32": {"payload": None}}}, "no reason"),
+        ({"payloads": [A]}, "missing payload evaluation.zip"),
+        ({"models": {"fp32": {"payload": None}}}, "nor a reason"),
         ({"models": {"fp8": {"payload": None, "reason": "x"}}}, "fp8"),
         ({"models": {"fp32": {"payload": "model.fp32.onnx", "map50": 1.5}}}, "at most 1"),
         ({"models": []}, "object"),
@@ -70,7 +68,7 @@ def test_shapes(data):
         ({"counter": 2**53}, "at most"),
     ],
 )
-def test_malformed(data, change, word):
+def test_malformed_manifest_is_refused(data, change, word):
     with pytest.raises(InputError, match=word) as caught:
         Manifest.from_json({**data, **change}, "a.epb: manifest")
     assert str(caught.value).startswith("a.epb: manifest") and "\n" not in str(caught.value)

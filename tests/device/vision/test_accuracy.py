@@ -9,8 +9,8 @@ from edgeprune_device.vision.accuracy import Accuracy, match
 
 
 def scene(rng, pictures, classes, boxes, dets, ties=False):
-    """Random truth, and detections that are jittered copies, duplicates, wrong classes and ghosts."""
-    found, truths = [], []
+    """Random truth, and detections: jittered copies, duplicates, wrong classes and false positives."""
+    detections, truths = [], []
     for _ in range(pictures):
         n, m = rng.integers(0, dets + 1), rng.integers(0, boxes + 1)
         corner, size = rng.uniform(0, 400, (m, 2)), rng.uniform(4, 80, (m, 2))
@@ -24,13 +24,13 @@ def scene(rng, pictures, classes, boxes, dets, ties=False):
             corner = rng.uniform(0, 400, (n, 2))
             box, label = np.column_stack([corner, corner + 20]), rng.integers(0, classes, n)
         score = rng.random(n)
-        found.append(np.column_stack([box, np.round(score, 1) if ties else score, label]))
+        detections.append(np.column_stack([box, np.round(score, 1) if ties else score, label]))
         truths.append(truth)
-    return found, truths
+    return detections, truths
 
 
-def pycocotools(found, truths, classes):
-    """(map50, map50_95, small, per class map50_95, per class small); None where pycocotools says -1."""
+def pycocotools(detections, truths, classes):
+    """(map50, map50_95, small, per class map50_95, per class small); None where pycocotools gives -1."""
     coco, cocoeval = pytest.importorskip("pycocotools.coco"), pytest.importorskip("pycocotools.cocoeval")
     truth = coco.COCO()
     boxes = [(p, row) for p, rows in enumerate(truths) for row in rows]
@@ -52,7 +52,7 @@ def pycocotools(found, truths, classes):
     }
     results = [
         {"image_id": p, "category_id": int(c), "bbox": [x1, y1, x2 - x1, y2 - y1], "score": float(s)}
-        for p, rows in enumerate(found)
+        for p, rows in enumerate(detections)
         for x1, y1, x2, y2, s, c in np.asarray(rows, dtype=float)
     ]
     with contextlib.redirect_stdout(io.StringIO()):
@@ -91,24 +91,25 @@ def assert_equal(accuracy, expected):
 @pytest.mark.parametrize("seed", range(30))
 def test_equal_to_pycocotools(seed):
     rng = np.random.default_rng(seed)
-    found, truths = scene(rng, rng.integers(1, 12), 5, rng.integers(1, 14), rng.integers(3, 60), ties=seed % 2 == 1)
-    found[0] = np.array([[0, 0, 10, 10, 0.5, 0]])  # loadRes refuses an empty list
-    assert_equal(match(found, truths, 5).accuracy(), pycocotools(found, truths, 5))
+    pictures, boxes, dets = rng.integers(1, 12), rng.integers(1, 14), rng.integers(3, 60)
+    detections, truths = scene(rng, pictures, 5, boxes, dets, ties=seed % 2 == 1)
+    detections[0] = np.array([[0, 0, 10, 10, 0.5, 0]])  # loadRes refuses an empty list
+    assert_equal(match(detections, truths, 5).accuracy(), pycocotools(detections, truths, 5))
 
 
-def test_equal_to_pycocotools_beyond_300_detections_of_a_class():
+def test_equal_to_pycocotools_beyond_300_detections_per_class():
     rng = np.random.default_rng(99)
-    found, truths = scene(rng, 2, 1, 30, 10)
-    while min(map(len, found)) < 400:
+    detections, truths = scene(rng, 2, 1, 30, 10)
+    while min(map(len, detections)) < 400:
         more, _ = scene(rng, 2, 1, 30, 900)
-        found = [np.concatenate(pair) for pair in zip(found, more)]
-    assert_equal(match(found, truths, 1).accuracy(), pycocotools(found, truths, 1))
+        detections = [np.concatenate(pair) for pair in zip(detections, more)]
+    assert_equal(match(detections, truths, 1).accuracy(), pycocotools(detections, truths, 1))
 
 
 def test_equal_to_pycocotools_at_exact_overlaps():
-    # IoU of exactly 0.5 and 0.75, two boxes equally near, a box at the edge of "small": where < or <= matters.
+    # IoU of exactly 0.5 and 0.75, two equal IoUs, a box at the limit of "small": cases in which < and <= differ.
     truths = [np.array([[0, 0, 0, 20, 10], [0, 0, 20, 20, 30], [0, 0, 40, 32, 72], [0, 100, 0, 133, 32]], float)]
-    found = [
+    detections = [
         np.array(
             [
                 [0, 0, 10, 10, 0.9, 0],
@@ -120,17 +121,17 @@ def test_equal_to_pycocotools_at_exact_overlaps():
             float,
         )
     ]
-    assert_equal(match(found, truths, 1).accuracy(), pycocotools(found, truths, 1))
+    assert_equal(match(detections, truths, 1).accuracy(), pycocotools(detections, truths, 1))
 
 
-def test_float32_detections_as_the_network_gives_them():
+def test_float32_detections_are_accepted():
     rng = np.random.default_rng(5)
-    found, truths = scene(rng, 8, 3, 10, 60)
-    found = [rows.astype(np.float32) for rows in found]
-    assert_equal(match(found, truths, 3).accuracy(), pycocotools(found, truths, 3))
+    detections, truths = scene(rng, 8, 3, 10, 60)
+    detections = [rows.astype(np.float32) for rows in detections]
+    assert_equal(match(detections, truths, 3).accuracy(), pycocotools(detections, truths, 3))
 
 
-def test_perfect_and_hopeless():
+def test_perfect_and_wrong_detections():
     truth = [np.array([[0, 0, 0, 10, 10], [1, 20, 20, 90, 90]], float)]
     perfect = [np.array([[0, 0, 10, 10, 0.9, 0], [20, 20, 90, 90, 0.8, 1]], float)]
     best = match(perfect, truth, ["person", "car", "boat"]).accuracy()
@@ -142,24 +143,24 @@ def test_perfect_and_hopeless():
     assert (worst.map50, worst.map50_95, worst.small_map50_95) == (0, 0, 0)
 
 
-def test_no_truth_is_none_and_not_zero():
+def test_accuracy_without_truth_is_none_and_not_zero():
     accuracy = match([np.array([[0, 0, 10, 10, 0.9, 0]])], [np.zeros((0, 5))], 2).accuracy()
     assert (accuracy.map50, accuracy.map50_95, accuracy.small_map50_95, accuracy.boxes) == (None, None, None, 0)
     assert match([], [], 1).accuracy().map50_95 is None
 
 
-def test_no_small_box_is_none():
-    truth, found = [np.array([[0, 0, 0, 50, 50]], float)], [np.array([[0, 0, 50, 50, 0.9, 0]])]
-    assert match(found, truth, 1).accuracy().small_map50_95 is None
+def test_accuracy_without_small_boxes_is_none():
+    truth, detections = [np.array([[0, 0, 0, 50, 50]], float)], [np.array([[0, 0, 50, 50, 0.9, 0]])]
+    assert match(detections, truth, 1).accuracy().small_map50_95 is None
 
 
-def test_a_resample_equals_the_pictures_repeated():
+def test_resample_equals_repeated_images():
     rng = np.random.default_rng(3)
-    found, truths = scene(rng, 12, 4, 10, 50)
-    matches = match(found, truths, 4)
+    detections, truths = scene(rng, 12, 4, 10, 50)
+    matches = match(detections, truths, 4)
     for _ in range(10):
         pick = rng.integers(0, 12, 12)
-        again = match([found[i] for i in pick], [truths[i] for i in pick], 4).accuracy()
+        again = match([detections[i] for i in pick], [truths[i] for i in pick], 4).accuracy()
         ours = matches.accuracy(pick)
         assert ours.map50_95 == pytest.approx(again.map50_95, abs=1e-9)
         assert ours.small_map50_95 == pytest.approx(again.small_map50_95, abs=1e-9)
@@ -167,31 +168,31 @@ def test_a_resample_equals_the_pictures_repeated():
     assert matches.accuracy(np.arange(12)) == matches.accuracy()
 
 
-def test_a_thousand_resamples_are_cheap():
+def test_a_thousand_resamples_take_seconds():
     rng = np.random.default_rng(4)
-    found, truths = scene(rng, 80, 4, 18, 100)
-    matches = match(found, truths, 4)
+    detections, truths = scene(rng, 80, 4, 18, 100)
+    matches = match(detections, truths, 4)
     began = time.process_time()
     values = [matches.accuracy(rng.integers(0, 80, 80)).map50_95 for _ in range(100)]
-    assert time.process_time() - began < 2  # 0.3 s where this was written; a thousand in a few seconds
+    assert time.process_time() - began < 2  # 0.3 s on the author's machine; a thousand take a few seconds
     assert len(set(values)) > 90
 
 
 @pytest.mark.parametrize(
-    "found, truth, word",
+    "detections, truth, word",
     [
-        ([], [np.zeros((0, 5))], "0 pictures with detections but 1"),
-        ([np.zeros((1, 5))], [np.zeros((0, 5))], r"shape \(n, 6\)"),
-        ([np.zeros((0, 6))], [np.array([[2, 0, 0, 1, 1]])], "outside 0..1"),
-        ([np.zeros((0, 6))], [np.array([[-1, 0, 0, 1, 1]])], "outside"),
-        ([np.zeros((0, 6))], [np.array([[0.5, 0, 0, 1, 1]])], "outside"),
+        ([], [np.zeros((0, 5))], "0 with detections, 1 with truth"),
+        ([np.zeros((1, 5))], [np.zeros((0, 5))], r"expected \(n, 6\)"),
+        ([np.zeros((0, 6))], [np.array([[2, 0, 0, 1, 1]])], "class out of range .expected 0 to 1"),
+        ([np.zeros((0, 6))], [np.array([[-1, 0, 0, 1, 1]])], "class out of range"),
+        ([np.zeros((0, 6))], [np.array([[0.5, 0, 0, 1, 1]])], "class out of range"),
         ([np.zeros((0, 6))], [np.array([[0, 0, np.nan, 1, 1]])], "not finite"),
-        ([np.array([[0, 0, 1, 1, 0.5, 7]])], [np.zeros((0, 5))], "outside"),
+        ([np.array([[0, 0, 1, 1, 0.5, 7]])], [np.zeros((0, 5))], "class out of range"),
     ],
 )
-def test_bad_input(found, truth, word):
+def test_invalid_input_is_refused(detections, truth, word):
     with pytest.raises(InputError, match=word):
-        match(found, truth, 2)
+        match(detections, truth, 2)
 
 
 def test_json_round_trip():

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from edgeprune_device.errors import InputError
 from edgeprune_device.vision import preprocess
-from PIL import Image
+from fakes import large
+from PIL import Image, ImageFile
 
 RNG = np.random.default_rng(0)
 SHAPES = [
@@ -24,7 +25,7 @@ SHAPES = [
 
 @pytest.fixture(params=["numpy", "opencv"])
 def resizer(request, monkeypatch):
-    """Both ways of resizing."""
+    """Run the test with both ways of resizing."""
     preprocess._opencv.cache_clear()
     if request.param == "numpy":
         monkeypatch.setenv("EDGEPRUNE_OPENCV", "0")
@@ -58,7 +59,7 @@ def test_rgb_order_from_path_and_bytes(tmp_path):
 
 
 @pytest.mark.parametrize("mode", ["L", "1", "P", "LA", "RGBA", "I;16", "RGB"])
-def test_modes_as_opencv_reads_them(mode):
+def test_modes_are_read_as_by_opencv(mode):
     grey = RNG.integers(0, 256, (6, 9), dtype=np.uint8)
     if mode == "I;16":
         deep = grey.astype(np.uint16) * 256 + 77
@@ -79,7 +80,7 @@ def test_modes_as_opencv_reads_them(mode):
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation_is_applied_as_opencv_does(orientation):
+def test_exif_orientation_is_applied_as_by_opencv(orientation):
     image = Image.fromarray(np.kron(noise((4, 6)), np.ones((8, 8, 1), np.uint8)))  # 32 x 48, blocks survive JPEG
     exif = Image.Exif()
     exif[0x0112] = orientation
@@ -96,25 +97,25 @@ def test_exif_orientation_is_applied_as_opencv_does(orientation):
     assert decoded.shape == expected.shape and np.abs(decoded.astype(int) - expected).max() <= 2
 
 
-@pytest.mark.parametrize("content", [b"", b"not a picture", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0" + b"\0" * 50])
-def test_damaged_pictures_name_the_file(tmp_path, content):
+@pytest.mark.parametrize("content", [b"", b"not an image", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0" + b"\0" * 50])
+def test_error_of_a_damaged_image_names_the_file(tmp_path, content):
     path = tmp_path / "bad.jpg"
     path.write_bytes(content)
     for source, name in ((path, ""), (content, "bad.jpg")):
-        wrong = "not a picture" if content else "the file is empty"
+        wrong = "not an image" if content else "the file is empty"
         with pytest.raises(InputError, match=rf"bad\.jpg: {wrong}") as caught:
             preprocess.decode(source, name)
         assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "BMP"])
-def test_truncated_pictures(kind):
+def test_truncated_images_are_refused(kind):
     data = saved(Image.fromarray(noise((64, 64))), kind)
-    with pytest.raises(InputError, match=r"cut: not a picture"):
+    with pytest.raises(InputError, match=r"cut: not an image"):
         preprocess.decode(data[: len(data) // 2], "cut")
 
 
-def test_floats_are_refused_and_a_missing_file_is_said(tmp_path):
+def test_float_images_and_missing_files_are_refused(tmp_path):
     with pytest.raises(InputError, match="mode F"):
         preprocess.decode(saved(Image.fromarray(np.zeros((4, 4), np.float32)), "TIFF"), "x.tif")
     with pytest.raises(InputError, match="no such file"):
@@ -126,7 +127,7 @@ def test_floats_are_refused_and_a_missing_file_is_said(tmp_path):
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("size", [320, 640])
-def test_numpy_resizes_as_opencv(shape, size):
+def test_numpy_resizes_like_opencv(shape, size):
     cv2 = pytest.importorskip("cv2")
     image = noise(shape)
     scale = size / max(shape)
@@ -135,11 +136,11 @@ def test_numpy_resizes_as_opencv(shape, size):
         expected = cv2.resize(image, (w, h), interpolation=cv2.INTER_LINEAR)
     except cv2.error:
         assert shape == (1, 1)
-        pytest.skip("this OpenCV refuses pictures of a single pixel")
+        pytest.skip("this OpenCV refuses images of a single pixel")
     assert np.abs(preprocess.resize_numpy(image, h, w).astype(int) - expected).max() <= 1
 
 
-def test_numpy_resizes_to_the_bit_on_random_shapes():
+def test_numpy_resizes_like_opencv_to_the_bit_on_random_shapes():
     cv2 = pytest.importorskip("cv2")
     equal = 0
     for h0, w0, h1, w1 in RNG.integers(1, 200, (150, 4)).tolist():
@@ -152,17 +153,17 @@ def test_numpy_resizes_to_the_bit_on_random_shapes():
 
 
 @pytest.mark.parametrize("times", [(3, 3), (1, 3), (5, 1), (7, 7), (3, 9)])
-def test_every_odd_pixel_is_what_opencv_makes_of_a_whole_multiple(times):
+def test_odd_multiples_select_the_pixels_that_opencv_selects(times):
     cv2 = pytest.importorskip("cv2")
     for h, w in [(1, 1), (4, 7), (31, 20), (180, 320)]:
         image = noise((h * times[0], w * times[1]))
-        found = preprocess.resize_numpy(image, h, w)
-        assert np.array_equal(found, cv2.resize(image, (w, h), interpolation=cv2.INTER_LINEAR))
-        assert np.shares_memory(found, image)
+        resized = preprocess.resize_numpy(image, h, w)
+        assert np.array_equal(resized, cv2.resize(image, (w, h), interpolation=cv2.INTER_LINEAR))
+        assert np.shares_memory(resized, image)
 
 
 @pytest.mark.parametrize("times", [(2, 2), (2, 3), (3, 2), (1, 2), (2, 1), (4, 1), (4, 6), (6, 6)])
-def test_even_multiples_are_mixed_as_opencv_mixes_them(times):
+def test_even_multiples_are_mixed_as_by_opencv(times):
     cv2 = pytest.importorskip("cv2")
     for h, w in [(2, 2), (4, 7), (31, 20), (180, 320)]:
         image = noise((h * times[0], w * times[1]))
@@ -170,11 +171,11 @@ def test_even_multiples_are_mixed_as_opencv_mixes_them(times):
         assert np.array_equal(preprocess.resize_numpy(image, h, w), expected)
 
 
-def test_resize_known_values():
+def test_resize_gives_known_values():
     image = np.array([[0, 100], [200, 40]], np.uint8)[:, :, None].repeat(3, 2)
     assert preprocess.resize_numpy(image, 1, 1)[0, 0].tolist() == [85] * 3  # the mean of four
     wide = preprocess.resize_numpy(image[:1], 1, 4)[0, :, 0]
-    assert wide.tolist() == [0, 25, 75, 100]  # half-pixel centres, edges held
+    assert wide.tolist() == [0, 25, 75, 100]  # half-pixel centres, edges clamped
 
 
 def test_letterbox_layout(resizer):
@@ -194,7 +195,7 @@ def test_letterbox_keeps_rgb_order(resizer):
 
 
 @pytest.mark.parametrize("shape", [*SHAPES, (1080, 1920), (60, 96), (64, 64)])
-def test_letterbox_is_the_resized_picture_by_255_to_the_last_bit(shape, resizer):
+def test_letterbox_equals_the_resized_image_divided_by_255_to_the_last_bit(shape, resizer):
     image = noise(shape)
     x, box = preprocess.letterbox(image, 64)
     h, w = box.resized
@@ -207,7 +208,7 @@ def test_letterbox_is_the_resized_picture_by_255_to_the_last_bit(shape, resizer)
     assert np.array_equal(x[0], expected.transpose(2, 0, 1).astype(np.float32) / np.float32(255))
 
 
-def test_a_picture_may_be_a_view(resizer):
+def test_image_may_be_a_view(resizer):
     image = noise((50, 70))
     for view in (image[:, :, ::-1], image[::-1], image[5:45, 3:60], image.transpose(1, 0, 2)):
         for size in (57, 64, (40, 57)):
@@ -217,7 +218,7 @@ def test_a_picture_may_be_a_view(resizer):
 # Preprocessor
 
 
-def test_a_preprocessor_is_letterbox_whatever_came_before(resizer):
+def test_preprocessor_equals_letterbox_after_any_other_image(resizer):
     pre = preprocess.Preprocessor((64, 96))
     for shape in [(64, 96), (30, 40), (30, 40), (90, 20), (1, 1), (30, 40), (128, 192), (192, 288), (64, 96)] * 2:
         image = noise(shape)
@@ -227,7 +228,7 @@ def test_a_preprocessor_is_letterbox_whatever_came_before(resizer):
         assert x.shape == (1, 3, 64, 96) and x.dtype == np.float32 and x.flags["C_CONTIGUOUS"] and x.flags["ALIGNED"]
 
 
-def test_what_is_held_is_never_written_again():
+def test_memory_of_a_referenced_array_is_not_overwritten():
     pictures = [noise((32, 20)) for _ in range(12)]
     for hold in (lambda x: x, lambda x: x[0, 1, :, 5:9], lambda x: x[0][1:].T, memoryview):
         pre = preprocess.Preprocessor(32)
@@ -236,20 +237,20 @@ def test_what_is_held_is_never_written_again():
             assert np.array_equal(np.asarray(part), np.asarray(hold(preprocess.letterbox(image, 32)[0])))
 
 
-def test_memory_that_nobody_holds_is_used_again():
+def test_memory_of_an_unreferenced_array_is_reused():
     pre = preprocess.Preprocessor(32)
     addresses = set()
-    before = None  # one frame is held while the next is made, as in a pipeline
+    before = None  # one frame is referenced while the next is made, as in a pipeline
     for _ in range(20):
         x = pre(noise((32, 32)))[0]
-        addresses.add(x.__array_interface__["data"][0])  # x.ctypes holds x in numpy 1.17
+        addresses.add(x.__array_interface__["data"][0])  # x.ctypes references x in numpy 1.17
         before = x
     assert before is not None and len(addresses) == 2
 
 
-def test_a_preprocessor_refuses_what_is_not_a_picture_and_goes_on():
+def test_preprocessor_works_after_refusing_an_invalid_image():
     pre = preprocess.Preprocessor(32)
-    with pytest.raises(InputError, match="letterbox takes"):
+    with pytest.raises(InputError, match="letterbox: not an image"):
         pre(np.zeros((4, 4), np.uint8))
     assert pre(noise((32, 32)))[0].shape == (1, 3, 32, 32)
 
@@ -260,13 +261,13 @@ def test_rectangular_size(resizer):
 
 
 @pytest.mark.parametrize("image", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3)), np.zeros((0, 4, 3), np.uint8)])
-def test_letterbox_refuses_what_is_not_a_picture(image):
-    with pytest.raises(InputError, match="letterbox takes"):
+def test_letterbox_refuses_an_invalid_image(image):
+    with pytest.raises(InputError, match="letterbox: not an image"):
         preprocess.letterbox(image, 64)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_undo_brings_back_the_corners_and_clips(shape):
+def test_undo_restores_the_corners_and_clips(shape):
     _, box = preprocess.letterbox(np.zeros((*shape, 3), np.uint8), 640)
     h, w = box.resized
     dets = np.array(
@@ -279,11 +280,11 @@ def test_undo_brings_back_the_corners_and_clips(shape):
     assert box.undo(np.zeros((0, 6), np.float32)).shape == (0, 6)
 
 
-# beside Ultralytics
+# comparison with Ultralytics
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_letterbox_and_undo_are_those_of_ultralytics(shape, resizer):
+def test_letterbox_and_undo_equal_ultralytics(shape, resizer):
     augment, ops = pytest.importorskip("ultralytics.data.augment"), pytest.importorskip("ultralytics.utils.ops")
     image = noise(shape)
     expected = augment.LetterBox((640, 640), auto=False, scaleup=True)(image=image)
@@ -295,7 +296,7 @@ def test_letterbox_and_undo_are_those_of_ultralytics(shape, resizer):
     assert np.abs(box.undo(dets)[:, :4] - theirs).max() < 1e-2
 
 
-def test_decode_is_that_of_ultralytics_on_real_pictures(shared_data):
+def test_decode_equals_ultralytics_on_real_images(shared_data):
     patches = pytest.importorskip("ultralytics.utils.patches")
     folders = ["coco8/images/val", "hit-uav-mini/images/val", "aerial-cars-mini/images/val"]
     paths = [path for folder in folders for path in sorted((shared_data / folder).iterdir())[:3]]
@@ -306,3 +307,38 @@ def test_decode_is_that_of_ultralytics_on_real_pictures(shared_data):
         assert ours.shape == theirs.shape
         difference = np.abs(ours.astype(int) - theirs)
         assert difference.max() <= 3 and difference.mean() < 0.05, path.name  # two builds of libjpeg
+
+
+# the limit on the size of images
+
+
+@pytest.mark.parametrize("ending", large.FORMATS)
+def test_large_image_is_refused_before_it_is_decoded(ending, monkeypatch):
+    def load(self):
+        raise AssertionError("the image was decoded")
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load", load)
+    with pytest.raises(InputError) as error:
+        preprocess.decode(large.FORMATS[ending](9000, 8000), f"a.{ending}")
+    assert str(error.value) == (
+        f"a.{ending}: the image is too large to decode (found 9000x8000 px, 72.0 megapixels, expected at most 50 "
+        "megapixels); scale the image down, remove it, or raise max_megapixels"
+    )
+
+
+@pytest.mark.parametrize("size", [(65500, 65500), (1, 1_700_000_000)])
+def test_image_above_pillows_limit_is_refused_with_the_same_message(size):
+    with pytest.raises(
+        InputError, match=r"^a\.png: .* \(found more than 178 megapixels, expected at most 50 megapixels\);"
+    ):
+        preprocess.decode(large.png(*size), "a.png")
+
+
+def test_limit_applies_while_its_block_runs():
+    data = saved(Image.new("RGB", (1200, 1000)))
+    with preprocess.limited(1):
+        with pytest.raises(InputError, match="expected at most 1 megapixels"):
+            preprocess.decode(data, "a.png")
+        with preprocess.limited(2):
+            assert preprocess.decode(data).shape == (1000, 1200, 3)
+    assert preprocess.decode(data).shape == (1000, 1200, 3)

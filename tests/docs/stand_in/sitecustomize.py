@@ -13,15 +13,15 @@ _parse = argparse.ArgumentParser.parse_known_args
 
 
 def _short(self, args=None, namespace=None):
-    found, rest = _parse(self, args, namespace)
+    parsed, rest = _parse(self, args, namespace)
     for name, most in MOST.items():
-        value = getattr(found, name, None)
-        if value is not None or (hasattr(found, name) and name in ALWAYS):
-            setattr(found, name, most if value is None else min(value, most))
+        value = getattr(parsed, name, None)
+        if value is not None or (hasattr(parsed, name) and name in ALWAYS):
+            setattr(parsed, name, most if value is None else min(value, most))
     for name, least in LEAST.items():
-        if getattr(found, name, None) is not None:
-            setattr(found, name, max(getattr(found, name), least))
-    return found, rest
+        if getattr(parsed, name, None) is not None:
+            setattr(parsed, name, max(getattr(parsed, name), least))
+    return parsed, rest
 
 
 argparse.ArgumentParser.parse_known_args = _short

@@ -1,4 +1,4 @@
-"""The Python API: what is public, what results can do, and that a verb takes another's result."""
+"""The Python API: the public names, the results, and verbs that take results of other verbs."""
 
 import ast
 import json
@@ -14,6 +14,7 @@ from edgeprune_device.errors import InputError
 import edgeprune as ep
 from edgeprune.model import checkpoint
 
+from ... import networks
 from ..small import dataset, save, short
 
 PUBLIC = {
@@ -35,7 +36,7 @@ def pruned(inputs):
     return ep.prune(weights, ratio=0.2, data=data, imgsz=96, quiet=True)
 
 
-def test_what_is_public_is_pinned_and_there():
+def test_the_public_names_are_pinned_and_exist():
     assert set(ep.__all__) == PUBLIC == set(dir(ep)) and len(ep.__all__) == len(PUBLIC)
     for name in ep.__all__:
         assert getattr(ep, name) is not None
@@ -43,8 +44,8 @@ def test_what_is_public_is_pinned_and_there():
         _ = ep.prone
 
 
-def test_what_a_type_checker_sees_is_what_there_is():
-    """The imports under TYPE_CHECKING and the table of the lazy ones name the same things from the same places."""
+def test_type_checkers_see_the_names_that_exist():
+    """The imports under TYPE_CHECKING and the table of lazy imports list the same names from the same modules."""
     tree = ast.parse(Path(ep.__file__).read_text())
     block = next(n for n in tree.body if isinstance(n, ast.If))
     seen = {(n.module, a.name) for n in block.body if isinstance(n, ast.ImportFrom) for a in n.names}
@@ -52,13 +53,13 @@ def test_what_a_type_checker_sees_is_what_there_is():
     assert {name for _, name in seen} | {"__version__"} == PUBLIC
 
 
-def test_importing_it_imports_no_torch():
+def test_the_import_loads_no_torch():
     code = "import sys, edgeprune\nprint([m for m in ('torch', 'ultralytics', 'onnx', 'cv2') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
 
 
-def test_verbs_stay_functions_whatever_is_imported():
-    """A module of the same name would take their place in the package."""
+def test_no_submodule_has_the_name_of_a_public_function():
+    """An imported submodule of the same name would replace the function in the package."""
     code = (
         "import importlib, pkgutil, edgeprune as ep\n"
         "names = {m.name for m in pkgutil.iter_modules(ep.__path__)}\n"
@@ -83,15 +84,13 @@ ep.build(ratio=0.2)
 """
 
 
-def test_types_reach_the_user(tmp_path):
+def test_a_users_type_checker_infers_the_types(tmp_path):
     pytest.importorskip("mypy")
     (tmp_path / "mine.py").write_text(TYPED)
-    # Nobody else's types are asked for: with torch's it takes a minute.
+    # Other libraries' types are skipped: checking torch's takes a minute.
     others = "[mypy-torch.*,ultralytics.*,onnx.*,numpy.*,matplotlib.*,PIL.*,nacl.*,yaml.*]\nfollow_imports = skip\n"
     (tmp_path / "mypy.ini").write_text("[mypy]\nfollow_imports = silent\nignore_missing_imports = true\n" + others)
-    done = subprocess.run(
-        [sys.executable, "-m", "mypy", "mine.py"], cwd=tmp_path, capture_output=True, text=True
-    )
+    done = subprocess.run([sys.executable, "-m", "mypy", "mine.py"], cwd=tmp_path, capture_output=True, text=True)
     lines = [line.split(": ", 1)[1] for line in done.stdout.splitlines() if line.startswith("mine.py")]
     revealed = [line.split('"')[1].replace("builtins.", "") for line in lines if "Revealed" in line]
     assert revealed == [
@@ -100,14 +99,14 @@ def test_types_reach_the_user(tmp_path):
         "float | None",
         "dict[str, pathlib.Path]",
         "pathlib.Path",
-        "edgeprune.analysis.findings.Rung | None",
+        "edgeprune.analysis.findings.BudgetPoint | None",
         "pathlib.Path",
     ], done.stdout
     errors = [line for line in lines if line.startswith("error")]
     assert len(errors) == 2 and "ratoi" in errors[0] and "target" in errors[1], done.stdout
 
 
-def test_a_result_goes_into_the_next_verb(inputs, pruned, tmp_path):
+def test_verbs_accept_results_of_other_verbs(inputs, pruned, tmp_path):
     weights, data = inputs
     tuned = ep.finetune(pruned, data, epochs=1, imgsz=96, distill=weights, quiet=True)
     assert tuned.parameters == pruned.after.parameters < pruned.before.parameters
@@ -115,39 +114,53 @@ def test_a_result_goes_into_the_next_verb(inputs, pruned, tmp_path):
     files = ep.export(tuned, data, imgsz=96, max_drop=1, out=tmp_path / "onnx", quiet=True)
     assert set(files.files) == {"fp32", "fp16", "int8", "int8-fp16"} == set(files.accuracy)
     assert all(path.is_file() for path in files.files.values())
-    found = ep.compare(
+    comparison = ep.compare(
         ("original", weights), ("pruned", pruned), ("tuned", tuned), files, data=data, imgsz=96, rounds=3, quiet=True
     )
     names = ["original", "pruned", "tuned", "model.fp32.onnx", "model.fp16.onnx", "model.int8.onnx",
              "model.int8-fp16.onnx"]  # fmt: skip
-    assert [row.name for row in found.items] == names
-    rows = {row.name: row for row in found.items}
+    assert [row.name for row in comparison.items] == names
+    rows = {row.name: row for row in comparison.items}
     assert rows["tuned"].map50_95 == pytest.approx(tuned.after.map50_95) and rows["tuned"].macs == pruned.after.macs
     assert rows["tuned"].layers == rows["model.fp32.onnx"].layers == rows["model.int8-fp16.onnx"].layers
     assert {name: after for name, (_, after) in pruned.layers.items()} == dict(rows["pruned"].layers)
     assert rows["model.int8.onnx"].caveat and not rows["model.fp32.onnx"].caveat
-    for row in found.items:
+    for row in comparison.items:
         assert set(row.stages_ms) == {"decode", "pre", "infer", "post"} and len(row.latency_ms["samples"]) == 3
         assert row.fps_end_to_end < row.fps_inference_only
-    assert [row.path for row in found.items[1:3]] == ["(in memory)"] * 2  # not the file that they came from
-    assert found.reproduce == ()  # it lies in memory: no command line measures it again
-    assert len(found.gallery["pictures"]) == 4 and list(found.gallery["pictures"][0]["found"]) == names
+    assert [row.path for row in comparison.items[1:3]] == ["(in memory)"] * 2  # not the file that they were loaded from
+    assert comparison.reproduce == ()  # it is in memory only, so no command line can measure it again
+    assert len(comparison.gallery["pictures"]) == 4 and list(comparison.gallery["pictures"][0]["found"]) == names
 
-    page = found.save_html(tmp_path / "report.html").read_text()
+    page = comparison.save_html(tmp_path / "report.html").read_text()
     assert page.startswith("<!doctype html>") and "model.int8-fp16.onnx" in page
-    again = ep.Comparison.from_json(json.loads(found.save_json(tmp_path / "c.json").read_bytes()))
-    assert str(again) == str(found) and again.html() == found.html()
+    again = ep.Comparison.from_json(json.loads(comparison.save_json(tmp_path / "c.json").read_bytes()))
+    assert str(again) == str(comparison) and again.html() == comparison.html()
     with pytest.raises(InputError, match="not a comparison"):
         ep.Comparison.from_json({"schema_version": 1})
     with pytest.raises(InputError, match="damaged"):
-        ep.Comparison.from_json({**found.to_json(), "items": [{"size": 1}]})
-    untimed = {**found.to_json(), "items": [{**vars(row), "latency_ms": None} for row in found.items]}
-    text = str(ep.Comparison.from_json(untimed))  # a build that failed before it timed anything
-    assert "mAP: 4 pictures" in text and "ms, x, FPS" not in text
+        ep.Comparison.from_json({**comparison.to_json(), "items": [{"size": 1}]})
+    untimed = {**comparison.to_json(), "items": [{**vars(row), "latency_ms": None} for row in comparison.items]}
+    text = str(ep.Comparison.from_json(untimed))  # as in a build that failed before the timing
+    assert "mAP: 4 images" in text and "ms, x, FPS" not in text
+
+
+def test_accuracy_on_chosen_images_states_their_number_and_an_interval(tmp_path):
+    data = networks.scenes(tmp_path, train=1, val=12)
+    weights = networks.path("yolov8")
+    comparison = ep.compare(weights, data=data, val_images=6, rounds=1, quiet=True)
+    low, high = comparison.items[0].map50_95_interval
+    assert low <= comparison.items[0].map50_95 <= high and comparison.items[0].pictures == 6
+    assert "mAP: 6 of 12 images, evenly spread" in str(comparison)
+    assert f"95 % interval of mAP50-95 {low:.3f} to {high:.3f}" in str(comparison)
+    assert "6 of 12, evenly spread" in comparison.html() and "--val-images 6" in comparison.reproduce[0]
+    assert str(ep.Comparison.from_json(json.loads(json.dumps(comparison.to_json())))) == str(comparison)
+    everything = ep.compare(weights, data=data, val_images=50, rounds=1, quiet=True)
+    assert everything.items[0].map50_95_interval is None and "mAP: 12 images" in str(everything)
 
 
 @pytest.mark.parametrize("what", ["pruned", "finetuned", "exported", "compared", "analyzed"])
-def test_results_print_and_show_themselves(inputs, pruned, what):
+def test_results_print_and_display_in_a_notebook(inputs, pruned, what):
     weights, data = inputs
     given = {"imgsz": 96, "quiet": True}
     made = {
@@ -161,12 +174,13 @@ def test_results_print_and_show_themselves(inputs, pruned, what):
     assert shown.lstrip().startswith("<") and len(text.splitlines()) >= 1 and "None" not in text + shown
 
 
-def test_a_network_in_memory_is_taken_and_not_changed(inputs):
+def test_a_network_in_memory_is_accepted_and_not_changed(inputs):
     from ultralytics import YOLO
 
     weights, _ = inputs
     yolo = YOLO(str(weights))
     before = {k: v.clone() for k, v in yolo.model.state_dict().items()}
+
     class Mine(YOLO):
         pass
 
@@ -177,7 +191,7 @@ def test_a_network_in_memory_is_taken_and_not_changed(inputs):
     assert all(torch.equal(before[k], after[k]) for k in before)
 
 
-def test_what_a_result_holds_works_in_stock_ultralytics(pruned, tmp_path):
+def test_the_network_of_a_result_works_in_stock_ultralytics(pruned, tmp_path):
     picture = np.random.default_rng(0).integers(0, 255, (96, 96, 3), dtype=np.uint8)
     yolo = pruned.yolo
     assert sum(p.numel() for p in yolo.model.parameters()) == pruned.after.parameters
@@ -193,25 +207,25 @@ def test_what_a_result_holds_works_in_stock_ultralytics(pruned, tmp_path):
 @pytest.mark.parametrize(
     ("call", "says"),
     [
-        (lambda w, d: ep.prune(w), "give one budget, not 0"),
-        (lambda w, d: ep.prune(w, ratio=0.2, macs=0.5), "give one budget, not 2"),
-        (lambda w, d: ep.prune(w, ratio=1.5), r"outside \[0, 1\)"),
+        (lambda w, d: ep.prune(w), r"give exactly one of ratio, .*\(found 0\)"),
+        (lambda w, d: ep.prune(w, ratio=0.2, macs=0.5), r"give exactly one of ratio, .*\(found 2\)"),
+        (lambda w, d: ep.prune(w, ratio=1.5), r"^ratio: .*found '1.5', expected a number in"),
         (lambda w, d: ep.prune("gone.pt", ratio=0.2), "gone.pt: no such file"),
-        (lambda w, d: ep.prune(42, ratio=0.2), "a int is no model"),
-        (lambda w, d: ep.prune(torch.nn.Conv2d(3, 8, 3), ratio=0.2), "a Conv2d is not supported"),
-        (lambda w, d: ep.compare(), "give at least one"),
-        (lambda w, d: ep.compare(w, pictures=-1), "--pictures"),
-        (lambda w, d: ep.compare((w, w, w)), "not 3 things"),
-        (lambda w, d: ep.export(w, precision="fp32,int9"), "got fp32,int9 did you mean int8"),
-        (lambda w, d: ep.embedded_demo(0, 4), "0 scenes to train on"),
+        (lambda w, d: ep.prune(42, ratio=0.2), "found int, expected a .pt file"),
+        (lambda w, d: ep.prune(torch.nn.Conv2d(3, 8, 3), ratio=0.2), "found Conv2d, expected a YOLO"),
+        (lambda w, d: ep.compare(), "at least one"),
+        (lambda w, d: ep.compare(w, pictures=-1), "^pictures: "),
+        (lambda w, d: ep.compare((w, w, w)), "found 3 values"),
+        (lambda w, d: ep.export(w, precision="fp32,int9"), "found 'fp32,int9'.*did you mean int8"),
+        (lambda w, d: ep.embedded_demo(0, 4), "found 0 for training and 4"),
         (lambda w, d: ep.analyze(w, d, kind="channels"), "macs, params, ratio"),
-        (lambda w, d: ep.export(w), "give --data"),
+        (lambda w, d: ep.export(w), "give data"),
         (lambda w, d: ep.finetune(w, d, out="tuned.onnx"), "ends in .pt"),
-        (lambda w, d: ep.finetune(w, d, qat=-1), "--qat -1"),
-        (lambda w, d: ep.build(target="jetson-orin", ratio=0.2, weights=w), "--data data.yaml is missing"),
-        (lambda w, d: ep.Build.open("nowhere"), "holds no build"),
+        (lambda w, d: ep.finetune(w, d, qat=-1), "^qat: "),
+        (lambda w, d: ep.build(target="jetson-orin", ratio=0.2, weights=w), "data=data.yaml: missing"),
+        (lambda w, d: ep.Build.open("nowhere"), "nowhere: no build in this folder"),
     ],
 )
-def test_bad_use_is_one_clear_error(inputs, call, says):
+def test_invalid_use_raises_one_clear_error(inputs, call, says):
     with pytest.raises(ep.InputError, match=says):
         call(*inputs)

@@ -1,4 +1,4 @@
-"""Which pictures tell most of what a model lost."""
+"""gallery: the images in which a model loses most."""
 
 from pathlib import Path
 
@@ -11,32 +11,32 @@ def boxes(*rows):
     return np.array(rows, dtype=np.float64).reshape(-1, 5)
 
 
-def found(*rows):
-    """[class, x1, y1, x2, y2, score] as an evaluation shows detections."""
+def detections(*rows):
+    """[class, x1, y1, x2, y2, score] rows in the format of an evaluation."""
     return np.array([[*box, score, c] for c, *box, score in rows], dtype=np.float32).reshape(-1, 6)
 
 
-def told(*rows):
-    """The same as a gallery tells them."""
+def listed(*rows):
+    """The same rows in the format of a gallery."""
     return [[c, score, *box] for c, *box, score in rows]
 
 
 A, B = (0, 10, 10, 50, 50), (1, 100, 100, 140, 160)
 
 
-def test_each_detection_finds_one_object_of_its_class_the_surest_first():
+def test_each_detection_finds_one_object_of_its_class_most_confident_first():
     truth = [list(A), list(A), list(B)]
-    assert gallery.match(truth, told((*A, 0.8), (*A, 0.9), (*A, 0.7))) == [1, 0, None]
-    other = (0, *B[1:], 0.9)  # the place is right, the class is not
-    assert gallery.found(truth, told((*A, 0.9), (*A, 0.8), other)) == {0, 1}
-    assert gallery.found(truth, told((1, 102, 101, 141, 158, 0.3))) == {2}
-    assert gallery.found(truth, told((0, 40, 40, 90, 90, 0.9))) == set()  # IoU 0.03
-    assert gallery.found(truth, []) == gallery.found([], told((*A, 0.9))) == set()
-    assert gallery.match([], told((*A, 0.9))) == [None] and gallery.match(truth, []) == []
+    assert gallery.match(truth, listed((*A, 0.8), (*A, 0.9), (*A, 0.7))) == [1, 0, None]
+    other = (0, *B[1:], 0.9)  # at the right place, with the wrong class
+    assert gallery.objects_found(truth, listed((*A, 0.9), (*A, 0.8), other)) == {0, 1}
+    assert gallery.objects_found(truth, listed((1, 102, 101, 141, 158, 0.3))) == {2}
+    assert gallery.objects_found(truth, listed((0, 40, 40, 90, 90, 0.9))) == set()  # IoU 0.03
+    assert gallery.objects_found(truth, []) == gallery.objects_found([], listed((*A, 0.9))) == set()
+    assert gallery.match([], listed((*A, 0.9))) == [None] and gallery.match(truth, []) == []
 
 
-def test_the_nearest_free_object_is_found_and_no_other_order_finds_more_confidently():
-    """Against every detection by itself, in the order of confidence, written out plainly."""
+def test_match_equals_a_plain_loop_over_the_detections():
+    """Compared with a plain loop over the detections in the order of confidence."""
     rng = np.random.default_rng(0)
     for _ in range(50):
         corners = rng.uniform(0, 60, (8, 2))
@@ -59,13 +59,13 @@ def overlap(a, b):
     return both / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - both)
 
 
-def test_the_worst_losses_come_first_and_stay_comparable():
+def test_gallery_shows_the_worst_losses_first():
     pictures = [Path(f"/p/{i}.jpg") for i in range(4)]
     truths = [boxes(A), boxes(A, B), boxes(B), boxes()]
     shown = {
-        "original": [found((*A, 0.9)), found((*A, 0.9), (*B, 0.9)), found(), found()],
-        "pruned": [found((*A, 0.9)), found((*A, 0.9)), found(), found((*A, 0.5))],
-        "int8": [found((*A, 0.8)), found(), found((*B, 0.4)), found()],
+        "original": [detections((*A, 0.9)), detections((*A, 0.9), (*B, 0.9)), detections(), detections()],
+        "pruned": [detections((*A, 0.9)), detections((*A, 0.9)), detections(), detections((*A, 0.5))],
+        "int8": [detections((*A, 0.8)), detections(), detections((*B, 0.4)), detections()],
     }
     chosen = gallery.choose(pictures, truths, [(200, 300)] * 4, shown, 3, conf=0.25)
     assert (chosen["first"], chosen["last"], chosen["conf"], chosen["iou"]) == ("original", "int8", 0.25, 0.5)

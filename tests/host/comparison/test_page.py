@@ -1,4 +1,4 @@
-"""The page: its figures, its manners, and what a real browser makes of it."""
+"""page: its figures, its document, and its behaviour in a real browser."""
 
 import copy
 import io
@@ -37,12 +37,17 @@ def pages(comparisons, tmp_path_factory):
     """kind -> the file of its page."""
     folder = tmp_path_factory.mktemp("pages")
     for kind in KINDS:
-        (folder / f"{kind}.html").write_text(page.render(comparisons[kind]), "utf-8")
+        (folder / f"{kind}.html").write_text(page.render(facts(comparisons[kind])), "utf-8")
     return {kind: folder / f"{kind}.html" for kind in KINDS}
 
 
+def facts(comparison: dict) -> Comparison:
+    """The comparison that a JSON holds."""
+    return Comparison.from_json(copy.deepcopy(comparison))
+
+
 class Read(HTMLParser):
-    """Every element, its text, and whether the nesting holds."""
+    """Every element with its text; asserts that the elements are nested correctly."""
 
     VOID = frozenset({"meta", "link", "input", "br", "hr", "col"})
 
@@ -85,9 +90,9 @@ def texts(elements):
     return [" ".join(e["text"].split()) for e in elements]
 
 
-# -- what the page says ------------------------------------------------------------------------------------------------
+# -- figures ----------------------------------------------------------------------------------------------------------
 def test_summary_states_every_figure_before_and_after(comparisons):
-    read = Read(page.render(comparisons["build"]))
+    read = Read(page.render(facts(comparisons["build"])))
     names = texts(e for e in read.elements if e["tag"] == "dt")[:8]
     after = texts(e for e in read.elements if (e.get("class") or "").split()[:1] == ["after"])
     before, change = texts(read.of(class_="before")), texts(read.of(class_="changed"))
@@ -103,65 +108,65 @@ def test_summary_states_every_figure_before_and_after(comparisons):
     ]
 
 
-def test_a_class_that_lost_is_named_at_the_top(comparisons):
+def test_worst_class_is_named_at_the_top(comparisons):
     comparison = copy.deepcopy(comparisons["build"])
     for item in comparison["items"]:
         classes = (("a", 0.3), ("b", 0.2))
         item["per_class"] = [{"name": name, "boxes": 90, "map50": 0.5, "map50_95": ap} for name, ap in classes]
-    assert "worst class" not in page.render(comparison)
+    assert "worst class" not in page.render(facts(comparison))
     for item in comparison["items"][1:]:
         item["per_class"][1]["map50_95"] = 0.129
-    (top,) = Read(page.render(comparison)).of(class_="verdict good")
+    (top,) = Read(page.render(facts(comparison))).of(class_="verdict good")
     assert top["text"].endswith("mAP50-95 −0.004, worst class b −0.071.")
     assert "worst class b, mAP50-95 0.200 -> 0.129." in str(Comparison.from_json(comparison))
 
 
-def test_gates_stand_with_limit_and_finding_and_a_failed_one_stands_out(comparisons):
+def test_gates_show_limit_and_figure_and_a_failed_one_is_highlighted(comparisons):
     comparison = copy.deepcopy(comparisons["build"])
-    assert "4 gates passed, 1 not judged" in page.render(comparison)
+    assert "4 gates passed, 1 not judged" in page.render(facts(comparison))
     comparison["gates"][3].update(passed=False, found="0.259 -> 0.246 (-0.0127)")
-    read = Read(page.render(comparison))
+    read = Read(page.render(facts(comparison)))
     assert "1 of 5 gates failed: INT8 keeps mAP50-95" in " ".join(texts(read.of(class_="verdict bad")))
     failed = read.table("Gates")["✕ failed"]
     assert failed == ["✕ failed", "INT8 keeps mAP50-95", "loses at most 0.003", "0.259 -> 0.246 (-0.0127)"]
     assert len(read.of(tag="tr", class_="failed")) == 1
 
 
-def test_of_two_heads_the_page_says_whose_figure_it_is(comparisons):
-    comparison, said = copy.deepcopy(comparisons["build"]), "mAP is that of the one-to-one head, without NMS"
-    assert said not in page.render(comparison)
+def test_page_names_the_measured_head_of_two(comparisons):
+    comparison, sentence = copy.deepcopy(comparisons["build"]), "mAP measured with the one-to-one head without NMS"
+    assert sentence not in page.render(facts(comparison))
     for item in comparison["items"]:
         item["head"] = "one-to-one"
-    assert said in page.render(comparison)
+    assert sentence in page.render(facts(comparison))
 
 
-def test_what_was_not_measured_says_so_and_nothing_is_invented(comparisons):
-    text = page.render(comparisons["bare"])
+def test_unmeasured_figures_are_marked(comparisons):
+    text = page.render(facts(comparisons["bare"]))
     read = Read(text)
     assert texts(read.of(class_="after missing")) == ["not measured"] * 7
-    said = " ".join(texts(read.of(tag="main")))
+    content = " ".join(texts(read.of(tag="main")))
     for words in (
         "there is nothing to plot",
-        "The layers of best.pt are not known",
-        "No item has its time by stage measured",
-        "No item has the samples of its latency",
-        "No AP by class was measured",
-        "No pictures:",
+        "The layers of best.pt are unknown",
+        "No item has a latency by stage",
+        "No item has latency samples",
+        "AP by class was not measured",
+        "No images:",
         "No command was recorded",
         "None: no accuracy was measured on this machine",
     ):
-        assert words in said  # fmt: skip
+        assert words in content  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_figure_is_nan_or_none(comparisons, kind):
-    shown = " ".join(texts(Read(page.render(comparisons[kind])).of(tag="main")))
+    shown = " ".join(texts(Read(page.render(facts(comparisons[kind]))).of(tag="main")))
     assert not re.search(r"\b(nan|inf|null|undefined)\b", shown, re.IGNORECASE)
     assert not re.search(r"\bNone\b(?!: no accuracy)", shown)
 
 
-def test_every_item_has_its_row_and_the_first_no_change(comparisons):
-    read = Read(page.render(comparisons["build"]))
+def test_every_item_has_a_row_and_the_first_has_no_change(comparisons):
+    read = Read(page.render(facts(comparisons["build"])))
     rows = read.table("All items")
     assert rows["original"][1:9] == ["6.52 MB", "3.01 M", "1.02 G", "9.84 ms", "–", "77.3", "0.261", "0.124"]
     assert rows["int8"][1:5] == ["2.31 MB−65 %", "2.04 M°−32 %", "765 M°−25 %", "4.05 ms"]
@@ -169,7 +174,7 @@ def test_every_item_has_its_row_and_the_first_no_change(comparisons):
     assert rows["pruned"][4:7] == ["–not measured", "–", "–not measured"]
     report = next(cells for name, cells in rows.items() if name.startswith("a41f03b2c7d9"))
     assert report[0].endswith("recorded")
-    assert report[5] == "–" and report[7] == "0.250", "another machine, other pictures: no change is stated"
+    assert report[5] == "–" and report[7] == "0.250", "no change against another machine and other images"
 
 
 def test_any_figure_may_be_missing(comparisons):
@@ -178,61 +183,64 @@ def test_any_figure_may_be_missing(comparisons):
         for whom in (whole["items"], whole["items"][:1], whole["items"][5:6]):
             lacking = [{**item, key: None} if item in whom else item for item in whole["items"]]
             comparison = {**whole, "items": lacking}
-            assert page.fragment(comparison) and page.pareto(comparison)
-            assert whom is not whole["items"] or page.render(comparison)
-    for key in ("data", "machine", "more", "gates", "created", "reproduce", "title", "classes"):
-        assert page.render({**whole, key: None})
+            assert page.fragment(facts(comparison)) and page.pareto(facts(comparison))
+            assert whom is not whole["items"] or page.render(facts(comparison))
+    empty = {"data": None, "more": None, "gates": [], "created": "", "reproduce": [], "title": "", "classes": []}
+    for key, value in empty.items():
+        assert page.render(facts({**whole, key: value}))
 
 
-def test_pictures_that_were_trained_on_are_said_first(comparisons):
+def test_validation_images_that_were_trained_on_are_reported_first(comparisons):
     comparison = copy.deepcopy(comparisons["build"])
     comparison["data"]["train_in_val"] = 3
-    warned = "3 validation pictures are training pictures too: no mAP on this page can be trusted."
-    text = page.render(comparison)
+    warned = "3 validation images are also training images: no mAP on this page can be trusted."
+    text = page.render(facts(comparison))
     assert warned in text and text.index(warned) < text.index("Summary</h2>")
-    assert "can be trusted" not in page.render(comparisons["build"])
+    assert "can be trusted" not in page.render(facts(comparisons["build"]))
 
 
-def test_a_latency_is_compared_only_with_one_of_the_same_machine_and_runtime(comparisons):
-    first, *_, report = comparisons["build"]["items"]
+def test_latencies_are_compared_only_on_the_same_machine_and_runtime(comparisons):
+    first, *_, report = facts(comparisons["build"]).items
     assert view.speedup(first, report) is None
     other = copy.deepcopy(first)
     assert view.speedup(first, other) == 1.0
-    other["latency_ms"].update(p50=4.92, speedup=None)
+    other.latency_ms.update(p50=4.92, speedup=None)
     assert view.speedup(first, other) == pytest.approx(2.0)
-    other["latency_ms"]["threads"] = 2
+    other.latency_ms["threads"] = 2
     assert view.speedup(first, other) is None
 
 
-def test_a_file_that_this_machine_cannot_judge_gets_no_verdict_of_its_speed(comparisons):
+def test_latency_with_a_caveat_is_not_compared(comparisons):
     comparison = copy.deepcopy(comparisons["build"])
     comparison["gallery"]["last"] = "int8-fp16"
-    rows = comparison["items"]
-    tiles = {f.name: f for f in summary.compared(view.PageView(comparison), rows[0], rows[6])}
+    seen = view.PageView(facts(comparison))
+    tiles = {f.name: f for f in summary.compared(seen, seen.first, seen.items[6])}
     latency = tiles["Latency, p50, of fp32"]
     assert latency.after == 7.12 and latency.change.text == "1.38× as fast"
     assert latency.note == f"fp32, the same network, on this machine's CPU; int8-fp16: {made.GPU_FILE}"
     assert tiles["FPS, end to end, of fp32"].change.sense == "better" and "Latency, p50" not in tiles
-    # Where there is nothing to stand for it, nothing is said of it.
+    # Without the FP32 file, no change is stated.
     del comparison["items"][3]
-    rows = comparison["items"]
-    tiles = {f.name: f for f in summary.compared(view.PageView(comparison), rows[0], rows[5])}
+    seen = view.PageView(facts(comparison))
+    tiles = {f.name: f for f in summary.compared(seen, seen.first, seen.items[5])}
     assert tiles["Latency, p50"].change is None and tiles["FPS, end to end"].change is None
     assert tiles["mAP50-95"].change.text == "−0.004"
-    assert '<span class="quiet">1.06×</span>' in page.render(comparison)
+    assert '<span class="quiet">1.06×</span>' in page.render(facts(comparison))
 
 
 # -- the plots ---------------------------------------------------------------------------------------------------------
 def fronts(comparison):
-    found = [
-        e for e in Read(page.pareto(comparison)).elements if e["tag"] == "path" and e.get("stroke-opacity") == "0.45"
+    paths = [
+        e
+        for e in Read(page.pareto(facts(comparison))).elements
+        if e["tag"] == "path" and e.get("stroke-opacity") == "0.45"
     ]
-    return [e["d"].count(" ") // 2 + 1 for e in found]
+    return [e["d"].count(" ") // 2 + 1 for e in paths]
 
 
 def test_fronts_join_only_figures_of_one_machine_without_a_caveat(comparisons):
     comparison = copy.deepcopy(comparisons["build"])
-    assert len(fronts(comparison)) == 1, "the report stands alone"
+    assert len(fronts(comparison)) == 1, "the report is on another machine"
     for item in comparison["items"][1:-1]:
         item["caveat"] = "not this one"
     assert fronts(comparison) == []
@@ -245,15 +253,15 @@ def test_fronts_join_only_figures_of_one_machine_without_a_caveat(comparisons):
     assert fronts(comparison) == []
 
 
-def test_what_has_no_latency_is_listed_not_plotted(comparisons):
-    text = page.render(comparisons["build"])
+def test_item_without_latency_is_listed_and_not_plotted(comparisons):
+    text = page.render(facts(comparisons["build"]))
     assert "<b>pruned</b>: latency not measured (mAP50-95 0.223)" in text
-    assert "pruned" not in page.pareto(comparisons["build"])
-    assert "there is nothing to plot" in page.pareto(comparisons["bare"])
+    assert "pruned" not in page.pareto(facts(comparisons["build"]))
+    assert "there is nothing to plot" in page.pareto(facts(comparisons["bare"]))
 
 
 def test_names_in_the_plot_do_not_cover_each_other(comparisons):
-    read = Read(page.pareto(comparisons["compare"]))
+    read = Read(page.pareto(facts(comparisons["compare"])))
     names = {i["name"] for i in comparisons["compare"]["items"]}
     placed = [e for e in read.elements if e["tag"] == "text" and (e["text"] in names or "…" in e["text"])]
     assert len(placed) >= 10
@@ -263,17 +271,17 @@ def test_names_in_the_plot_do_not_cover_each_other(comparisons):
             assert abs(y - v) >= 12 or x + w <= u or u + z <= x
 
 
-def test_a_tail_percentile_takes_its_samples(comparisons):
-    read = Read(page.render(comparisons["build"]))
+def test_tail_percentile_needs_enough_samples(comparisons):
+    read = Read(page.render(facts(comparisons["build"])))
     rows = read.table(f"Latency distribution, this machine, {made.RUNTIME}, 1 thread")
-    assert rows["int8"][1] == "40" and rows["int8"][4:7] == [f"takes {n} samples" for n in (64, 130, 662)]
+    assert rows["int8"][1] == "40" and rows["int8"][4:7] == [f"needs {n} samples" for n in (64, 130, 662)]
     board = read.table("Latency distribution, NVIDIA Jetson Orin Nano, TensorRT 10.3.0")["a41f03b2c7d9:int8 *"]
     assert board[1] == "1,500" and all(cell.endswith("ms") for cell in board[2:])
 
 
-def test_channels_are_drawn_once_a_network_with_every_layer(comparisons):
+def test_channels_are_drawn_once_per_network_with_every_layer(comparisons):
     comparison = comparisons["build"]
-    text = layers.section(view.PageView(comparison))
+    text = layers.section(view.PageView(facts(comparison)))
     assert "<b>pruned, tuned, fp32, int8, int8-fp16</b> against <b>original</b>" in text
     before, after = comparison["items"][0]["layers"], comparison["items"][1]["layers"]
     total = f"{sum(after.values()):,} of {sum(before.values()):,} output channels kept"
@@ -287,11 +295,11 @@ def test_networks_without_a_layer_in_common_are_not_compared(comparisons):
     comparison = copy.deepcopy(comparisons["build"])
     for item in comparison["items"][1:]:
         item["layers"] = item["layers"] and {f"other.{k}": v for k, v in item["layers"].items()}
-    assert "shares no layer" in page.render(comparison)
+    assert "shares no layer" in page.render(facts(comparison))
 
 
 def test_classes_with_few_boxes_are_marked(comparisons):
-    read = Read(page.render(comparisons["build"]))
+    read = Read(page.render(facts(comparisons["build"])))
     rows = read.table("AP50-95 by class")
     assert rows["bus"][1] == "22 †" and rows["person"][1] == "611"
     truth = comparisons["build"]["items"]
@@ -299,10 +307,10 @@ def test_classes_with_few_boxes_are_marked(comparisons):
     assert rows["car"][2] == f"{was:.3f}" and rows["car"][5] == f"{now:.3f}{figures.signed(now - was)}"
 
 
-def test_stages_are_drawn_as_measured_and_add_up(comparisons):
-    text = page.render(comparisons["build"])
+def test_stages_show_the_measured_latency_and_its_sum(comparisons):
+    text = page.render(facts(comparisons["build"]))
     assert "int8: decode 1.61 ms, pre 0.920 ms, infer 4.05 ms, post 0.550 ms" in text
-    assert Read(text).table("Time by stage")["original"] == [
+    assert Read(text).table("Latency by stage")["original"] == [
         "original",
         "1.61 ms",
         "0.920 ms",
@@ -317,14 +325,14 @@ def test_stages_are_drawn_as_measured_and_add_up(comparisons):
 # -- the gallery -------------------------------------------------------------------------------------------------------
 
 
-def test_losses_are_marked_numbered_and_told(tmp_path):
+def test_losses_are_marked_numbered_and_listed(tmp_path):
     comparison = made.build(tmp_path, 1, 160)
     shot = comparison["gallery"]["pictures"][0]
     shot.update(truth=[[2, 10, 10, 40, 40], [0, 60, 60, 90, 90]], lost=1, gained=1, width=160, height=160, found={
         "original": [[2, 0.83, 11, 10, 40, 41]],
         "int8": [[0, 0.52, 60, 61, 90, 90], [4, 0.4, 100, 100, 120, 120], [4, 0.1, 0, 0, 9, 9]],
     })  # fmt: skip
-    text = page.render(comparison)
+    text = page.render(facts(comparison))
     assert '1 lost</b>, <b class="good">1 gained</b>' in text
     assert "Lost by int8</b></p><ol><li>car<span>, 30 × 30 px; original 0.83" in text
     assert "Gained by int8</b></p><ul><li>person<span>, 30 × 30 px; int8 0.52" in text
@@ -336,12 +344,12 @@ def test_losses_are_marked_numbered_and_told(tmp_path):
     ]
     assert panel["role"] == "img"
     for kind in ("lost", "gained", "alarm"):
-        assert len(read.of(tag="g", class_=f"b {kind}")) == 2, "in the legend and in the picture"
+        assert len(read.of(tag="g", class_=f"b {kind}")) == 2, "in the legend and in the image"
 
 
-def test_of_many_panels_the_steps_are_shown_and_the_others_on_request(comparisons):
+def test_many_panels_show_the_steps_and_the_others_on_request(comparisons):
     def checked(comparison):
-        boxes = [e for e in Read(page.render(comparison)).elements if (e.get("id") or "").startswith("show-")]
+        boxes = [e for e in Read(page.render(facts(comparison))).elements if (e.get("id") or "").startswith("show-")]
         return ["checked" in e for e in boxes]
 
     comparison = copy.deepcopy(comparisons["build"])
@@ -357,7 +365,7 @@ def test_of_many_panels_the_steps_are_shown_and_the_others_on_request(comparison
 
 # -- the document ------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_document_holds_together_and_loads_nothing(pages, kind):
+def test_document_is_consistent_and_loads_nothing(pages, kind):
     text = pages[kind].read_text("utf-8")
     read = Read(text)
     ids = [e["id"] for e in read.elements if "id" in e]
@@ -379,15 +387,15 @@ def test_the_document_holds_together_and_loads_nothing(pages, kind):
     assert all(b - a <= 1 for a, b in pairwise(headings))
 
 
-def test_a_hostile_name_is_text(pages):
+def test_hostile_name_is_escaped(pages):
     text = pages["hostile"].read_text("utf-8")
     assert "&lt;/script&gt;&lt;img src=x onerror=alert(1)&gt;" in text
     assert "<img" not in text and "\u202e" not in text
     assert html.tag("b", "<i>", title='"x"') == '<b title="&quot;x&quot;">&lt;i&gt;</b>'
 
 
-def test_what_a_notebook_shows(comparisons):
-    table = page.fragment(comparisons["build"])
+def test_notebook_fragment_shows_before_and_after(comparisons):
+    table = page.fragment(facts(comparisons["build"]))
     read = Read(table)
     rows = {row[0]["text"]: texts(row)[1:] for row in read.rows}
     assert rows["original"] == ["6.52 MB", "3.01 M", "1.02 G", "9.84 ms", "0.261", "0.124"]
@@ -395,16 +403,16 @@ def test_what_a_notebook_shows(comparisons):
     assert rows["int8"][3:] == ["9.84 → 4.05 ms2.43×", "0.261 → 0.257−0.004", "0.124 → 0.120−0.004"]
     assert rows["a41f03b2c7d9:int8 * (recorded)"][3:] == ["6.21 ms", "0.250", "0.118"]
     assert "4 of 5 gates passed" in table
-    assert not re.search(r"[^-]color:(?!inherit)|background:(?!transparent)", table), "the notebook's own ink"
+    assert not re.search(r"[^-]color:(?!inherit)|background:(?!transparent)", table), "only the notebook's own colours"
     for kind in KINDS:
-        shown = Read(page.fragment(comparisons[kind]) + page.pareto(comparisons[kind]))
+        shown = Read(page.fragment(facts(comparisons[kind])) + page.pareto(facts(comparisons[kind])))
         assert {e["tag"] for e in shown.elements}.isdisjoint({"script", "style", "link", "img"})
-    assert page.pareto(comparisons["build"]).startswith("<svg ")
+    assert page.pareto(facts(comparisons["build"])).startswith("<svg ")
 
 
-def test_nothing_compared_is_a_page_too():
-    assert "Nothing was compared" in page.render({**made.bare(), "items": []})
-    assert "Nothing was compared" in page.fragment({**made.bare(), "items": []})
+def test_empty_comparison_renders():
+    assert "Nothing was compared" in page.render(facts({**made.bare(), "items": []}))
+    assert "Nothing was compared" in page.fragment(facts({**made.bare(), "items": []}))
 
 
 # -- in a browser ------------------------------------------------------------------------------------------------------
@@ -424,7 +432,7 @@ def browser():
 
 @pytest.fixture
 def opened(browser, pages):
-    """open(kind, width, ...) -> a loaded page; at the end nothing was said on the console and nothing was loaded."""
+    """open(kind, width, ...) -> a loaded page; asserts at the end that the console is empty and nothing was loaded."""
     contexts, heard, asked = [], [], []
 
     def open_(kind, width=1280, **more):
@@ -447,7 +455,7 @@ def opened(browser, pages):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_phone_never_scrolls_sideways(opened, kind):
+def test_page_never_scrolls_sideways_on_a_phone(opened, kind):
     tab = opened(kind, 360)
     assert tab.evaluate("document.documentElement.scrollWidth") == 360
     tab.evaluate("for (const part of document.querySelectorAll('details')) part.open = true")
@@ -456,7 +464,7 @@ def test_a_phone_never_scrolls_sideways(opened, kind):
     assert not tab.locator(".wide svg").first.is_visible()
 
 
-def test_everything_works_without_a_script(opened):
+def test_page_works_without_a_script(opened):
     tab = opened("build", java_script_enabled=False)
     for heading in tab.locator("main h2").all():
         assert heading.is_visible()
@@ -473,30 +481,30 @@ def test_everything_works_without_a_script(opened):
     assert tab.locator(".layer").first.is_visible()
 
 
-def test_the_gallery_shows_its_pictures(opened):
-    """Pixels come through <use>: a panel that stayed grey would pass every other test."""
+def test_gallery_shows_its_images(opened):
+    """Pixels come through <use>; every other test would also pass with grey panels."""
     tab = opened("build")
     shot = tab.locator(".panel.p2 svg").first
     seen = np.asarray(Image.open(io.BytesIO(shot.screenshot())).convert("RGB")).reshape(-1, 3)
     assert len(np.unique(seen, axis=0)) > 100
 
 
-def test_boxes_are_thin_on_a_small_picture_too(browser, tmp_path):
-    """A stroke that scaled with a 32 px picture would cover what it marks."""
+def test_boxes_are_thin_on_a_small_image(browser, tmp_path):
+    """A stroke that scaled with a 32 px image would cover the object."""
     comparison = made.build(tmp_path, 1, 160)
     shot = comparison["gallery"]["pictures"][0]
     Image.new("RGB", (32, 32), (90, 160, 90)).save(shot["path"])
     shot.update(width=32, height=32, truth=[[0, 8, 8, 24, 24]], found={"original": [], "int8": []})
-    (tmp_path / "small.html").write_text(page.render(comparison), "utf-8")
+    (tmp_path / "small.html").write_text(page.render(facts(comparison)), "utf-8")
     tab = browser.new_page()
     tab.goto((tmp_path / "small.html").as_uri())
     seen = np.asarray(Image.open(io.BytesIO(tab.locator(".panel.p0 svg").first.screenshot())).convert("RGB"), dtype=int)
     tab.close()
     across = np.abs(seen[len(seen) // 2] - (90, 160, 90)).max(1) > 30
-    assert 4 <= across.sum() <= 14, "two strokes of some 4 px"
+    assert 4 <= across.sum() <= 14, "two strokes of about 4 px"
 
 
-def test_the_theme_is_remembered_and_commands_are_copied(opened, comparisons):
+def test_theme_is_remembered_and_commands_can_be_copied(opened, comparisons):
     tab = opened("build", permissions=["clipboard-read", "clipboard-write"])
     tab.locator("label[for=theme-dark]").click()
     tab.reload()
@@ -525,7 +533,7 @@ _FOCUSED = """() => {
 }"""
 
 
-def test_tab_reaches_everything_interactive_and_shows_where_it_is(opened):
+def test_tab_key_reaches_every_control_and_shows_the_focus(opened):
     tab = opened("build", reduced_motion="reduce")
     reached = 0
     for _ in range(200):
@@ -554,7 +562,7 @@ def axe():
     return source.read_text("utf-8")
 
 
-@pytest.mark.needs("npm")  # it fetches axe-core
+@pytest.mark.needs("npm")  # npm fetches axe-core
 @pytest.mark.parametrize(
     ("kind", "scheme", "width"),
     [*(("build", scheme, width) for scheme in ("light", "dark") for width in (1280, 360)), ("bare", "light", 360)],
@@ -563,24 +571,24 @@ def test_axe_finds_no_violation(opened, axe, kind, scheme, width):
     tab = opened(kind, width, color_scheme=scheme)
     tab.evaluate("for (const part of document.querySelectorAll('details')) part.open = true")
     tab.evaluate(axe)
-    found = tab.evaluate("axe.run(document, {resultTypes: ['violations']}).then(r => r.violations)")
-    short = [(rule["id"], rule["help"], [n["html"][:120] for n in rule["nodes"]][:5]) for rule in found]
+    violations = tab.evaluate("axe.run(document, {resultTypes: ['violations']}).then(r => r.violations)")
+    short = [(rule["id"], rule["help"], [n["html"][:120] for n in rule["nodes"]][:5]) for rule in violations]
     assert short == [], json.dumps(short, indent=1)
 
 
-def test_paper_has_every_section_whole_and_in_colour(opened, tmp_path):
+def test_printed_page_has_every_section_complete_and_in_colour(opened, tmp_path):
     pdfium = pytest.importorskip("pypdfium2", reason="pypdfium2 is not installed: pip install pypdfium2")
     tab = opened("build", color_scheme="dark", java_script_enabled=False)
     headings = tab.locator("main h2").all_text_contents()
     tab.pdf(path=tmp_path / "page.pdf", format="A4", print_background=False, prefer_css_page_size=True)
     paper = pdfium.PdfDocument(tmp_path / "page.pdf")
     text = " ".join(" ".join(sheet.get_textpage().get_text_range().split()) for sheet in paper)
-    for words in (*headings, "model.22", "takes 662 samples", "scene-03000002.jpg", "FPS alone", "sha256"):
-        assert words in text, f"{words}: not on paper"  # and so are the parts that are folded on a screen
+    for words in (*headings, "model.22", "needs 662 samples", "scene-03000002.jpg", "Inference FPS", "sha256"):
+        assert words in text, f"{words}: not on paper"  # also the parts that are folded on a screen
     assert "Skip to the summary" not in text
     pixels = [np.asarray(sheet.render(scale=0.5).to_pil().convert("RGB"), dtype=int) for sheet in paper]
-    assert all(sheet[0, 0].min() > 250 for sheet in pixels), "paper is white, whatever the screen is"
+    assert all(sheet[0, 0].min() > 250 for sheet in pixels), "paper is white in the dark theme, too"
     blue = [((sheet[..., 2] - sheet[..., 0]) > 60).sum() for sheet in pixels]
-    assert sum(blue) > 2000, "bars are printed with their colours"
+    assert sum(blue) > 2000, "bars are printed in colour"
     right = [sheet[:, -8:].min() for sheet in pixels]
     assert min(right) > 250, "nothing is cut off at the right edge"

@@ -1,4 +1,4 @@
-"""recorded: what is taken for a report, and what is none."""
+"""recorded: arguments that name reports, and invalid reports."""
 
 import pytest
 from edgeprune_device.errors import InputError
@@ -14,17 +14,17 @@ def here(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("text", "found"),
+    ("text", "expected"),
     [
         ("reports", True), ("r.json", True), ("none/r.json", True), ("0123ab", True), ("f" * 64, True),
         ("0123a", False), ("f" * 65, False), ("0123AB", False), ("best.pt", False), ("a.epb", False),
     ],
 )  # fmt: skip
-def test_a_report_is_a_file_an_id_or_all_of_them(text, found):
-    assert recorded.is_recorded(text) is found
+def test_report_is_named_by_a_file_an_id_or_reports(text, expected):
+    assert recorded.is_recorded(text) is expected
 
 
-def test_a_file_may_have_the_name_of_an_id(here):
+def test_file_named_like_an_id_is_a_model(here):
     for name in ("0123ab", "reports"):
         (here / name).write_text("a model")
         assert not recorded.is_recorded(name)
@@ -35,13 +35,13 @@ def test_a_file_may_have_the_name_of_an_id(here):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("reports", "has no reports; edgeprune collect"),
-        ("0123ab", "no report has such an id"),
+        ("reports", "no reports; fetch reports with edgeprune collect"),
+        ("0123ab", "no report has this id"),
         ("none.json", r"none\.json: cannot be read \(no such file"),
         ("a.json", r"a\.json"),
     ],
 )
-def test_what_is_no_report_is_refused(here, text, words):
+def test_invalid_reports_are_refused(here, text, words):
     (here / "a.json").write_text('{"schema_version": 1}')
     with pytest.raises(InputError, match=words):
         recorded.recorded(text)

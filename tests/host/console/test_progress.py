@@ -17,7 +17,7 @@ from edgeprune.console.progress import Reporter, render
 sys.path.append(str(Path(__file__).parents[2] / "device"))
 from fakes.screen import Session
 
-#: Two stages of a build; what it does in the second is told by its argument.
+#: A build with two stages; the argument names the function to call in the second.
 BUILD = """
 import os, signal, subprocess, sys, time, warnings
 from edgeprune.console.progress import Reporter
@@ -30,7 +30,7 @@ def main(act):
     reporter.skip("baseline")
     with reporter.stage("plan") as step:
         step(0.5, "energy: choosing channels")
-    reporter.done("304 of 1504 channels go, chosen by energy, and more words until it has to be broken somewhere")
+    reporter.done("304 of 1504 channels removed, ranked by energy, and more words until the line has to break")
     with reporter.stage("finetune") as step:
         for i in range(30):
             step((i + 1) / 30, "epoch %d/3  loss %.3f" % (i // 10 + 1, 2 - i / 30))
@@ -41,7 +41,7 @@ def main(act):
     print("the card")
 
 def others(reporter):
-    reporter.warn("12 of 20 training pictures have no labelled box")
+    reporter.warn("12 of 20 training images have no labelled box")
     reporter.say("a word")
     warnings.showwarning = lambda message, *rest: print(message, file=sys.stderr)
     warnings.warn("a library warns")
@@ -49,7 +49,7 @@ def others(reporter):
     print(" prints")
 
 def failing(reporter):
-    raise GateError("INT8 lost too much")
+    raise GateError("INT8 loses too much")
 
 def waiting(reporter):
     print("ready")
@@ -77,25 +77,25 @@ except KeyboardInterrupt:
 except GateError:
     sys.exit(1)
 """
-PLAN = "[2/3] plan       0:00  304 of 1504 channels go, chosen by energy, and more words until it has to be"
+PLAN = "[2/3] plan       0:00  304 of 1504 channels removed, ranked by energy, and more words until the"
 
 
-def test_one_line_a_stage_and_one_that_moves():
+def test_each_stage_leaves_one_line_and_the_running_one_is_redrawn():
     session = Session(BUILD, STEP_S="0.06")
     assert session.end() == 0
     shown = session.screen()
     assert shown[0] == "[1/3] baseline         done before, kept"
-    assert shown[1:3] == [PLAN, f"{'':23}broken somewhere"]
+    assert shown[1:3] == [PLAN, f"{'':23}line has to break"]
     assert shown[3].startswith("[3/3] finetune   0:0") and shown[3].endswith("mAP50-95 0.250 (original 0.247)")
     assert shown[4:] == ["the card"]
     drawn = [frame for frame in session.frames() if "epoch" in frame]
-    assert 2 <= len(drawn) <= 6  # of thirty steps in 1.8 s: twice a second
+    assert 2 <= len(drawn) <= 6  # thirty steps in 1.8 s, drawn twice a second
     assert all("━" in frame and " %  epoch " in frame and len(frame) < 100 for frame in drawn)
-    assert b"\x1b[?25" not in session.raw  # the cursor is never hidden: nothing has to be restored
+    assert b"\x1b[?25" not in session.raw  # the cursor is never hidden
 
 
 @pytest.mark.parametrize("columns", [24, 40, 76, 100, 200])
-def test_it_fits_and_tears_nowhere(columns):
+def test_progress_fits_every_terminal_width(columns):
     session = Session(BUILD, "others", columns=columns)
     assert session.end() == 0
     drawn = [frame for frame in session.frames() if " %" in frame]
@@ -104,11 +104,11 @@ def test_it_fits_and_tears_nowhere(columns):
     shown = session.screen()
     assert not any(" %" in line for line in shown) and shown[-1] == "the card"
     if columns >= 76:
-        first = shown.index("warning: 12 of 20 training pictures have no labelled box")
+        first = shown.index("warning: 12 of 20 training images have no labelled box")
         assert shown[first + 1 : first + 4] == ["a word", "a library warns", "a library prints"]
 
 
-def test_a_resize_in_the_middle():
+def test_progress_fits_after_a_resize():
     session = Session(BUILD, "others", columns=120, STEP_S="0.06").until("epoch 1/3")
     session.resize(50)
     assert session.end() == 0
@@ -118,7 +118,7 @@ def test_a_resize_in_the_middle():
 
 
 @pytest.mark.parametrize("env", [{"NO_COLOR": "1"}, {"LANG": "C"}, {"TERM": "vt100", "LC_ALL": "POSIX"}])
-def test_without_colours_or_lines(env):
+def test_progress_respects_no_color_and_ascii_locales(env):
     session = Session(BUILD, "others", **env)
     assert session.end() == 0
     assert (b"\x1b[" in session.raw.replace(b"\x1b[K", b"")) == ("NO_COLOR" not in env)
@@ -127,7 +127,7 @@ def test_without_colours_or_lines(env):
 
 
 @pytest.mark.parametrize("env", [{"TERM": "dumb"}, {"CI": "true", "NO_COLOR": "1"}])
-def test_no_line_is_drawn_where_it_would_stay(env):
+def test_dumb_terminals_and_ci_get_plain_lines(env):
     session = Session(BUILD, "others", **env)
     assert session.end() == 0 and b"\x1b" not in session.raw and b"\r" not in session.raw.replace(b"\r\n", b"")
     shown = session.screen()
@@ -142,19 +142,19 @@ def test_a_pipe_gets_plain_lines_in_ascii():
     lines = err.decode().splitlines()
     assert lines[:3] == [
         "[1/3] baseline         done before, kept", "[2/3] plan",
-        f"{PLAN} broken somewhere",
+        f"{PLAN} line has to break",
     ]  # fmt: skip
     assert lines[3] == "[3/3] finetune" and lines[-1].startswith("[3/3] finetune   0:0")
 
 
-def test_tee_sees_the_same(tmp_path):
+def test_tee_records_the_same_output(tmp_path):
     shell = f'{sys.executable} -c "$1" others 2>&1 | tee {tmp_path}/log'
     done = subprocess.run(["bash", "-c", shell, "bash", BUILD], capture_output=True, timeout=60)
     assert done.returncode == 0 and (tmp_path / "log").read_bytes() == done.stdout
     assert b"warning: 12 of 20" in done.stdout and b"\x1b" not in done.stdout
 
 
-def test_ctrl_c_leaves_where_it_stopped_and_the_cursor_on_a_line_of_its_own(own_signals):
+def test_ctrl_c_reports_the_stopped_stage_and_ends_the_line(own_signals):
     session = Session(BUILD, "waiting", STEP_S="0.06").until("ready")
     session.type(b"\x03")
     assert session.end() == 130
@@ -164,26 +164,26 @@ def test_ctrl_c_leaves_where_it_stopped_and_the_cursor_on_a_line_of_its_own(own_
     assert b"\x1b[?25" not in session.raw
 
 
-def test_a_failed_gate_is_told_with_its_stage():
+def test_failed_gate_is_reported_with_its_stage():
     session = Session(BUILD, "failing")
     assert session.end() == 1
     assert session.screen()[-1].endswith("failed at 53 %: epoch 2/3  loss 1.500")
 
 
-def test_what_is_sent_meanwhile_is_told_in_the_same_line():
+def test_transfer_progress_appears_in_the_stage_line():
     session = Session(BUILD, "sending")
     assert session.end() == 0
     assert any("[3/3] finetune" in frame and "drone7: 1 % of 6.0 MB" in frame for frame in session.frames())
     assert not any("drone7" in line for line in session.screen())
 
 
-def test_a_forked_worker_prints_and_waits_for_no_lock():
+def test_forked_worker_prints_without_the_lock():
     session = Session(BUILD, "forking")
     assert session.end(timeout_s=30) == 0 and session.raw.count(b"from a worker") == 20
 
 
-def test_a_terminal_that_is_not_read_does_not_hold_up_the_work(tmp_path):
-    """Ctrl-S: the steps go on, only the drawing waits."""
+def test_paused_terminal_does_not_block_the_work(tmp_path):
+    """After Ctrl-S the steps continue; only the drawing waits."""
     code = BUILD.replace("if i == 15:", f"open({str(tmp_path / 'step')!r}, 'w').write(str(i))\n            if i == 15:")
     session = Session(code).until("epoch")
     session.type(b"\x13")
@@ -192,12 +192,12 @@ def test_a_terminal_that_is_not_read_does_not_hold_up_the_work(tmp_path):
         if (tmp_path / "step").read_text() == "29":
             break
     else:
-        raise AssertionError("the work stopped with the terminal")
+        raise AssertionError("the paused terminal blocked the work")
     session.type(b"\x11")
     assert session.end() == 0 and session.screen()[-1] == "the card"
 
 
-def test_a_job_in_the_background_does_not_draw(monkeypatch, capsys):
+def test_background_job_does_not_draw(monkeypatch, capsys):
     monkeypatch.setattr(terminal, "look", lambda stream: Look(live=True))
     monkeypatch.setattr(terminal, "foreground", lambda stream: False)
     monkeypatch.setattr(progress, "_DRAWN_EVERY_S", 0.01)
@@ -208,7 +208,7 @@ def test_a_job_in_the_background_does_not_draw(monkeypatch, capsys):
     assert capsys.readouterr().err == ""
 
 
-def test_a_terminal_that_has_gone_does_not_end_the_work(monkeypatch):
+def test_closed_terminal_does_not_end_the_work(monkeypatch):
     class Gone:
         encoding = "utf-8"
 
@@ -230,7 +230,7 @@ def test_a_terminal_that_has_gone_does_not_end_the_work(monkeypatch):
     reporter.warn("still here")
 
 
-def test_quiet_says_warnings_only(capsys):
+def test_quiet_prints_only_warnings(capsys):
     reporter = Reporter(quiet=True)
     reporter.plan(2)
     reporter.skip("baseline")
@@ -242,7 +242,7 @@ def test_quiet_says_warnings_only(capsys):
     assert capsys.readouterr().err == "warning: look here\n"
 
 
-def test_a_long_stage_prints_every_ten_seconds_and_then_every_minute(monkeypatch, capsys):
+def test_long_stage_prints_every_ten_seconds_and_later_every_minute(monkeypatch, capsys):
     monkeypatch.setattr(progress, "_DRAWN_EVERY_S", 0.001)
     now = 0.0
 
@@ -263,7 +263,7 @@ def test_a_long_stage_prints_every_ten_seconds_and_then_every_minute(monkeypatch
     assert all(10 <= gap <= 14 for gap in gaps[:4]) and all(60 <= gap <= 64 for gap in gaps[7:])
 
 
-def test_an_unnumbered_stage_leaves_no_line_and_done_is_said(capsys):
+def test_unnumbered_stage_leaves_no_line_but_its_result(capsys):
     reporter = Reporter()
     with reporter.stage("compare"):
         pass
@@ -271,7 +271,7 @@ def test_an_unnumbered_stage_leaves_no_line_and_done_is_said(capsys):
     assert capsys.readouterr().err.splitlines() == ["compare", "a note"]
 
 
-def test_streams_are_given_back_whatever_happens(monkeypatch):
+def test_standard_streams_are_restored_after_an_error(monkeypatch):
     before = sys.stdout, sys.stderr
     monkeypatch.setattr(terminal, "look", lambda stream: Look(live=True))
     with pytest.raises(ZeroDivisionError), Reporter().stage("compare"):
@@ -284,7 +284,7 @@ def test_streams_are_given_back_whatever_happens(monkeypatch):
     st.integers(20, 220), st.floats(0, 1), st.text(alphabet="ab 中е́…:/%1", max_size=80),
     st.booleans(), st.booleans(), st.sampled_from(["[4/8]", "[10/12]", ""]),
 )  # fmt: skip
-def test_the_line_never_reaches_the_last_column(width, fraction, what, colour, unicode, number):
+def test_progress_line_never_reaches_the_last_column(width, fraction, what, colour, unicode, number):
     stage = progress._Stage(number, "finetune")
     stage(fraction, what)
     line = render(stage, width, Look(colour, True, unicode))
@@ -292,7 +292,7 @@ def test_the_line_never_reaches_the_last_column(width, fraction, what, colour, u
     assert cells(plain) <= width and "finetune" in plain and "\n" not in line
 
 
-def test_what_is_dropped_where_it_gets_narrow(monkeypatch):
+def test_narrow_terminals_drop_parts_in_order(monkeypatch):
     stage = progress._Stage("[4/8]", "finetune")
     stage(0.42, "epoch 5/10  loss 1.234")
     stage.began -= 72
@@ -307,8 +307,19 @@ def test_what_is_dropped_where_it_gets_narrow(monkeypatch):
     assert render(stage, 0, look) == "[4/8] finetune   1:12   42 %  epoch 5/10  loss 1.234, 2 min left"
 
 
-def test_a_signal_leaves_a_terminal_that_works():
-    """Killed in the middle of a line: no mode was changed that would have to be changed back."""
+def test_killed_process_leaves_the_terminal_usable():
+    """Progress changes no terminal mode, so SIGKILL leaves nothing to restore."""
     session = Session(BUILD, "waiting", STEP_S="0.06").until("ready")
     os.kill(session._pid, signal.SIGKILL)
     assert session.end() == -signal.SIGKILL and b"\x1b[?" not in session.raw
+
+
+def test_stages_before_the_plan_are_not_counted(capsys):
+    reporter = Reporter()
+    with reporter.stage("images"):
+        pass
+    reporter.plan(2)
+    with reporter.stage("baseline"):
+        pass
+    reporter.done("done")
+    assert "[1/2] baseline" in capsys.readouterr().err

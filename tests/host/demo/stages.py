@@ -1,4 +1,4 @@
-"""An empty stage, and what was painted on it."""
+"""An empty stage, and masks of the pixels painted on it."""
 
 import numpy as np
 
@@ -7,7 +7,7 @@ from edgeprune.demo.solids import MARGIN, Stage
 
 
 def stage(size: int = 320, px_per_m: float = 10, tilt: float = 0.4) -> Stage:
-    """An empty stage of one colour that nothing else has."""
+    """An empty stage in a colour that no object has."""
     canvas = np.full((size * SUPERSAMPLE,) * 2 + (3,), (255, 0, 254), np.uint8)
     return Stage(canvas, CameraView(size, px_per_m, tilt, 0.5), sun_azimuth=0.7, sun_slope=1.0)
 

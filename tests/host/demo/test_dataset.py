@@ -1,4 +1,4 @@
-"""dataset: the scenes as a data set, whole or not at all."""
+"""dataset: the scenes as a data set, written completely or not at all."""
 
 import cv2
 import numpy as np
@@ -8,12 +8,12 @@ from edgeprune_device.errors import InputError
 from edgeprune.demo import NAMES, dataset, render, write_dataset
 
 
-def test_the_ranges_of_seeds_never_meet():
+def test_seed_ranges_do_not_overlap():
     firsts = sorted([dataset.WEIGHTS_SEED, dataset.TUNE_SEED, dataset.VAL_SEED, dataset.CHECK_SEED])
     assert (np.diff(firsts) >= dataset.RANGE).all()
 
 
-def test_the_data_set_opens_in_ultralytics_and_can_be_moved(tmp_path):
+def test_dataset_opens_in_ultralytics_and_can_be_moved(tmp_path):
     from ultralytics.data import YOLODataset
     from ultralytics.data.utils import check_det_dataset
 
@@ -30,7 +30,7 @@ def test_the_data_set_opens_in_ultralytics_and_can_be_moved(tmp_path):
     assert total == sum(dataset.boxes(moved).values())
 
 
-def test_pictures_and_labels_are_those_of_their_seed(tmp_path):
+def test_images_and_labels_match_their_seed(tmp_path):
     data = write_dataset(tmp_path / "set", 1, 1, first_train_seed=5)
     picture, boxes = render(5)
     stored = cv2.imread(str(data.parent / "images/train/scene-00000005.jpg"))[..., ::-1]
@@ -39,14 +39,14 @@ def test_pictures_and_labels_are_those_of_their_seed(tmp_path):
     np.testing.assert_allclose(rows, boxes, atol=1e-6)
 
 
-def test_processes_change_nothing(tmp_path):
+def test_number_of_processes_does_not_change_the_files(tmp_path):
     files = [write_dataset(tmp_path / str(n), 3, 1, processes=n).parent for n in (1, 2)]
     names = [sorted(p.relative_to(root) for p in root.rglob("*") if p.is_file()) for root in files]
     assert names[0] == names[1] and len(names[0]) == 10
     assert all((files[0] / name).read_bytes() == (files[1] / name).read_bytes() for name in names[0])
 
 
-def test_an_interrupted_write_leaves_nothing(tmp_path, monkeypatch):
+def test_interrupted_write_leaves_nothing(tmp_path, monkeypatch):
     real, calls = dataset._write_scene, []
 
     def third_fails(*args):
@@ -63,7 +63,7 @@ def test_an_interrupted_write_leaves_nothing(tmp_path, monkeypatch):
     assert [p.name for p in tmp_path.iterdir()] == ["set"]
 
 
-def test_a_complete_set_is_used_again_and_another_replaced(tmp_path, monkeypatch):
+def test_complete_dataset_is_reused_and_a_different_one_replaced(tmp_path, monkeypatch):
     data = write_dataset(tmp_path / "set", 1, 1)
     before = data.stat().st_ino
     with monkeypatch.context() as patch:
@@ -74,14 +74,14 @@ def test_a_complete_set_is_used_again_and_another_replaced(tmp_path, monkeypatch
     assert len(list((tmp_path / "set/images/train").iterdir())) == 2
 
 
-def test_a_folder_of_somebody_else_is_left_alone(tmp_path):
+def test_folder_with_other_files_is_refused(tmp_path):
     (tmp_path / "mine.txt").write_text("precious")
     with pytest.raises(InputError, match="holds other files"):
         write_dataset(tmp_path, 1, 1)
     assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
 
 
-def test_training_and_validation_may_not_share_scenes(tmp_path):
+def test_overlapping_seeds_are_refused(tmp_path):
     with pytest.raises(InputError, match="overlap"):
         write_dataset(tmp_path / "set", 10, 10, first_train_seed=100, first_val_seed=105)
     assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,4 @@
-"""The embedded default: importing it is cheap, and its weights are stock."""
+"""demo: importing it is cheap, and its weights are stock."""
 
 import pickletools
 import subprocess
@@ -9,28 +9,28 @@ from pathlib import Path
 from edgeprune.demo import NAMES, WEIGHTS, dataset, render
 
 
-def test_importing_the_demo_needs_no_torch():
+def test_import_of_the_demo_needs_no_torch():
     code = "import sys, edgeprune.demo; print([m for m in ('torch', 'ultralytics') if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
 
 
 def pickled(path: Path) -> list[tuple[str, str]]:
-    """(module, class) of everything that loading a checkpoint would look up."""
+    """(module, class) of every global in the pickle of a checkpoint."""
     with zipfile.ZipFile(path) as archive:
         data = archive.read(next(name for name in archive.namelist() if name.endswith("data.pkl")))
-    strings, found = [], []
+    strings, names = [], []
     for op, value, _ in pickletools.genops(data):
         if op.name == "GLOBAL":
-            found.append(tuple(value.split(" ", 1)))
+            names.append(tuple(value.split(" ", 1)))
         elif op.name == "STACK_GLOBAL":
-            found.append(tuple(strings[-2:]))
+            names.append(tuple(strings[-2:]))
         elif isinstance(value, str):
             strings.append(value)
-    return found
+    return names
 
 
-def test_the_weights_hold_stock_classes_and_no_path():
+def test_weights_hold_stock_classes_and_no_path():
     assert {module.split(".")[0] for module, _ in pickled(WEIGHTS)} <= {
         "torch",
         "ultralytics",
@@ -44,14 +44,14 @@ def test_the_weights_hold_stock_classes_and_no_path():
         assert place not in content
 
 
-def test_the_weights_open_in_stock_ultralytics_and_find_objects():
+def test_weights_open_in_stock_ultralytics_and_detect_objects():
     import torch
     from ultralytics import YOLO
 
     assert torch.load(WEIGHTS, weights_only=False)["model"].model[0].conv.weight.dtype == torch.float16
     model = YOLO(WEIGHTS)
     assert tuple(model.names.values()) == NAMES
-    found = wanted = 0
+    hits = wanted = 0
     for seed in range(dataset.VAL_SEED, dataset.VAL_SEED + 12):
         picture, boxes = render(seed)
         result = model.predict(picture[..., ::-1], imgsz=320, conf=0.25, device="cpu", verbose=False)[0].boxes
@@ -61,5 +61,5 @@ def test_the_weights_open_in_stock_ultralytics_and_find_objects():
             x, y = cx * 320, cy * 320
             b = result.xyxy.numpy()
             hit = (b[:, 0] < x) & (x < b[:, 2]) & (b[:, 1] < y) & (y < b[:, 3]) & (result.cls.numpy() == cls)
-            found += bool(hit.any())
-    assert found > 0.7 * wanted
+            hits += bool(hit.any())
+    assert hits > 0.7 * wanted

@@ -1,4 +1,4 @@
-"""objects: the mask is what was painted."""
+"""objects: the mask covers the painted pixels."""
 
 import numpy as np
 import pytest
@@ -12,14 +12,14 @@ from .stages import bounds, inner, painted, stage
 
 @pytest.mark.parametrize("kind", NAMES)
 @pytest.mark.parametrize("tilt", [0.0, 0.6])
-def test_the_mask_is_what_was_painted_and_no_shadow(kind, tilt):
+def test_mask_covers_the_painted_pixels_without_the_shadow(kind, tilt):
     for turn in range(6):
         place = stage(tilt=tilt)
         thing = MAKERS[kind](np.random.default_rng(turn), np.array([1.0, -2.0]), turn * 1.1)
         place.tag = 1
         thing.paint(place)
         mask, drawn = inner(place) == 1, painted(place)
-        assert np.abs(bounds(mask) - bounds(drawn)).max() <= SUPERSAMPLE  # smoothed edges: one pixel of the picture
+        assert np.abs(bounds(mask) - bounds(drawn)).max() <= SUPERSAMPLE  # smoothed edges: one pixel of the image
         assert (mask & drawn).sum() >= 0.97 * mask.sum()
-        # What counts as the whole object, for the share that is visible, is all of it.
+        # The patch, which defines the visible share, contains the whole object.
         assert (scenes._patch(place, thing) == 1).sum() == (place.ids == 1).sum()

@@ -1,4 +1,4 @@
-"""surroundings: things without a label."""
+"""surroundings: unlabelled things."""
 
 import cv2
 import numpy as np
@@ -8,7 +8,7 @@ from edgeprune.demo.surroundings import CLUTTER, building, clutter, tree
 from .stages import inner, painted, stage
 
 
-def test_things_without_a_label_hide_what_lies_under_them():
+def test_unlabelled_things_hide_the_objects_behind_them():
     rng = np.random.default_rng(0)
     covers = [clutter(rng, np.zeros(2), 0.3, kind) for kind in CLUTTER]
     covers += [tree(rng, np.zeros(2), 2.0, 3.0), building(rng, np.zeros(2), 0.4, 9, 7)]

@@ -1,7 +1,7 @@
 """--on: engines and figures of a reference device, over real SSH.
 
-The "Jetson" is this machine with a home of its own, and its TensorRT and libcudart are the fakes of tests/device/fakes:
-what is proven is what goes over the line and what is checked, not that NVIDIA's builder builds, and no speed.
+The "Jetson" is this machine with a separate home folder, and its TensorRT and libcudart are the fakes of
+tests/device/fakes. The tests prove the transfers and the checks, not NVIDIA's builder and no speed.
 """
 
 import hashlib
@@ -32,7 +32,7 @@ from edgeprune.workflow import stages
 from edgeprune.workflow.build import run_build
 from edgeprune.workflow.card import card
 
-from ..builds import options
+from ..builds import request
 from ..loopback import Drone
 from ..small import dataset, save, short
 
@@ -45,7 +45,7 @@ from fakes.reports import make_report, timing
 pytestmark = pytest.mark.needs("ssh", "sshd")
 DEVICE_TESTS = Path(__file__).parents[2] / "device"
 
-#: The agent there: edgeprune itself with the fakes for TensorRT and libcudart, and an environment that a test writes.
+#: The agent there: edgeprune with the fakes for TensorRT and libcudart, and an environment that a test writes.
 AGENT = """#!/bin/sh
 . "{folder}/environment"
 export PYTHONPATH="{fakes}/modules" EDGEPRUNE_LIBCUDART="{cudart}" FAKE_TENSORRT_LOG="{folder}/builds.jsonl"
@@ -65,7 +65,7 @@ sys.exit(code)
 
 
 class Jetson:
-    """A loopback drone with such an agent, which this host knows and which knows this host."""
+    """A loopback drone with such an agent; the drone and this host know each other's keys."""
 
     def __init__(self, folder, cudart):
         self.board = Drone(folder, "/usr/bin:/bin")
@@ -76,7 +76,7 @@ class Jetson:
         self.scratch = self.home / ".cache/edgeprune/on"
 
     def install(self, release="10.3.0", then="", **environment):
-        """`then`: Python that spoils what the agent has done. release None: an agent without any TensorRT."""
+        """`then`: Python that corrupts the agent's result. release None: an agent without TensorRT."""
         names = {"EDGEPRUNE_ENGINES": self.home / "engines", **environment}
         names.update({"FAKE_TENSORRT": release} if release else {})
         (self.folder / "environment").write_text("".join(f'export {k}="{v}"\n' for k, v in names.items()))
@@ -91,20 +91,20 @@ class Jetson:
         self.agent.chmod(0o755)
 
     def enrol(self, name="orin"):
-        """Both ways, as setup does it."""
-        said = self.board.ssh(f"{self.agent} keys export --report")
-        keys.enrol(name, keys.public(said.stdout.strip(), "test"))
+        """Exchange keys in both directions, as setup does."""
+        done = self.board.ssh(f"{self.agent} keys export --report")
+        keys.enrol(name, keys.public(done.stdout.strip(), "test"))
         folder = self.home / ".config/edgeprune/trusted"
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "host.pub").write_text(bytes(keys.load_or_create().verify_key).hex() + "\n")
 
     def builds(self):
-        """What the fake builder there has built."""
+        """The engines that the fake builder has built there."""
         path = self.folder / "builds.jsonl"
         return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
     def left(self):
-        """What of --on is left there."""
+        """The files of --on that are left there."""
         return list(self.scratch.iterdir()) if self.scratch.exists() else []
 
 
@@ -115,18 +115,18 @@ def cudart(tmp_path_factory):
 
 @pytest.fixture
 def jetson(tmp_path, cudart, monkeypatch):
-    """A Jetson in working order."""
+    """A working Jetson."""
     pytest.importorskip("onnxruntime")
     monkeypatch.setenv("EDGEPRUNE_HOME", str(tmp_path / "host"))
     monkeypatch.setenv("EDGEPRUNE_REPORTS", str(tmp_path / "reports"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(reference, "BENCH", ("--seconds", "0.05", "--warmup", "0.05", "--idle", "0.1"))
-    found = Jetson(tmp_path / "jetson", cudart)
-    monkeypatch.setenv("EDGEPRUNE_SSH", f"ssh -F {found.board.config}")
-    found.install()
-    found.enrol()
-    yield found
-    found.board.close()
+    device = Jetson(tmp_path / "jetson", cudart)
+    monkeypatch.setenv("EDGEPRUNE_SSH", f"ssh -F {device.board.config}")
+    device.install()
+    device.enrol()
+    yield device
+    device.board.close()
 
 
 @pytest.fixture
@@ -170,7 +170,7 @@ def engine(capfd, bundle, *more):
 
 
 def refused(capfd, jetson, bundle, *words, code=1):
-    """Such an engine command says so in one line, writes nothing, and leaves nothing there."""
+    """The engine command prints these words in one line, writes nothing, and leaves nothing on the device."""
     got, out, err = engine(capfd, bundle)
     assert (got, out) == (code, ""), err
     assert len(err.splitlines()) == 1 and all(word in err for word in words), err
@@ -178,7 +178,7 @@ def refused(capfd, jetson, bundle, *words, code=1):
     assert jetson.left() == [] and Store().entries() == []
 
 
-def test_engines_and_figures_come_back_into_a_signed_bundle(jetson, make_bundle, capfd, tmp_path):
+def test_the_signed_bundle_contains_the_devices_engines_and_figures(jetson, make_bundle, capfd, tmp_path):
     bundle = make_bundle()
     code, out, err = engine(capfd, bundle)
     assert code == 0, err
@@ -202,36 +202,38 @@ def test_engines_and_figures_come_back_into_a_signed_bundle(jetson, make_bundle,
         assert entry["bench"]["bundle_sha256"] == bundle.sha256 and entry["bench"]["device"] == "orin"
         assert entry["bench"]["map50_95"] == report.accuracy.map50_95
     assert jetson.left() == [] and list((tmp_path / "cache/edgeprune/on").iterdir()) == []
-    # On another Jetson of the kind nothing is built: the loop is closed.
+    # Another Jetson of the same kind uses the engines and builds nothing.
     assert len(jetson.builds()) == 2
     jetson.install(EDGEPRUNE_ENGINES=jetson.home / "another")
     shutil.copy(str(written.path), str(jetson.home))
-    said = jetson.board.ssh(f"{jetson.agent} engine tiny.orin.epb --precision all --cuda ctypes --json")
-    found = json.loads(said.stdout)
-    assert [e["adopted_from"] for e in found] == [written.key_fingerprint] * 2 and len(jetson.builds()) == 2
-    # On one with another JetPack both are built.
+    done = jetson.board.ssh(f"{jetson.agent} engine tiny.orin.epb --precision all --cuda ctypes --json")
+    engines = json.loads(done.stdout)
+    assert [e["adopted_from"] for e in engines] == [written.key_fingerprint] * 2 and len(jetson.builds()) == 2
+    # A Jetson with another JetPack builds both.
     jetson.install("8.6.1", EDGEPRUNE_ENGINES=jetson.home / "older")
-    said = jetson.board.ssh(f"{jetson.agent} engine tiny.orin.epb --precision all --cuda ctypes --json")
-    (found,) = json.loads(said.stdout)
-    assert found["precision"] == "fp32" and found["adopted_from"] is None and len(jetson.builds()) == 3
-    assert "built by TensorRT 10.3.0 on Fake Orin (SM 8.7), is not for TensorRT 8.6.1" in found["warnings"][0]
+    done = jetson.board.ssh(f"{jetson.agent} engine tiny.orin.epb --precision all --cuda ctypes --json")
+    (description,) = json.loads(done.stdout)
+    assert description["precision"] == "fp32" and description["adopted_from"] is None and len(jetson.builds()) == 3
+    assert (
+        "built by TensorRT 10.3.0 on Fake Orin (SM 8.7)) does not run on TensorRT 8.6.1" in description["warnings"][0]
+    )
 
 
 @pytest.mark.slow
-def test_a_second_time_it_replaces_what_it_brought(jetson, make_bundle, capfd, tmp_path):
+def test_a_second_run_replaces_the_engines_of_the_first(jetson, make_bundle, capfd, tmp_path):
     first = make_bundle()
     assert engine(capfd, first)[0] == 0
     both = Bundle.open(tmp_path / "tiny.orin.epb")
     code, out, _ = engine(capfd, both, "--precision", "fp32", "--rebuild", "--json")
-    said = json.loads(out)
-    assert code == 0 and said["bundle"] == str(both.path) and list(said["engines"]) == ["fp32.orin"]
+    answer = json.loads(out)
+    assert code == 0 and answer["bundle"] == str(both.path) and list(answer["engines"]) == ["fp32.orin"]
     again = Bundle.open(both.path)
     assert list(again.manifest.engines) == list(both.manifest.engines) and set(again.payloads) == set(both.payloads)
     assert again.manifest.engines["int8-fp16.orin"] == both.manifest.engines["int8-fp16.orin"]
     assert again.manifest.engines["fp32.orin"]["bench"]["bundle_sha256"] == both.sha256
 
 
-def test_a_link_that_breaks_again_and_again_costs_no_second_build(jetson, make_bundle, capfd, tmp_path, monkeypatch):
+def test_a_repeatedly_broken_link_causes_no_second_build(jetson, make_bundle, capfd, tmp_path, monkeypatch):
     hasty = types.SimpleNamespace(sleep=lambda seconds: time.sleep(min(seconds, 0.2)), monotonic=time.monotonic)
     monkeypatch.setattr(ssh, "time", hasty)
     bundle = make_bundle()
@@ -244,80 +246,80 @@ def test_a_link_that_breaks_again_and_again_costs_no_second_build(jetson, make_b
 
 
 @pytest.mark.slow
-def test_after_a_link_that_failed_for_good_the_same_command_goes_on(jetson, make_bundle, capfd, monkeypatch, tmp_path):
-    bundle, work = make_bundle(), reference._work
+def test_the_same_command_continues_after_the_link_failed_for_good(jetson, make_bundle, capfd, monkeypatch, tmp_path):
+    bundle, job = make_bundle(), reference.ReferenceBuild.job
 
-    def cut(link, there, job, *rest):
-        done = work(link, there, job, *rest)
-        if job == "bench.fp32":  # all was built and measured: then the radio is gone
+    def cut(self, name, *rest):
+        done = job(self, name, *rest)
+        if name == "bench.fp32":  # the radio fails after everything was built and measured
             raise ssh.LinkError("drone: no answer")
         return done
 
-    monkeypatch.setattr(reference, "_work", cut)
+    monkeypatch.setattr(reference.ReferenceBuild, "job", cut)
     code, _, err = engine(capfd, bundle)
     assert code == 2 and "no answer" in err and len(jetson.left()) == 1
     (folder,) = (tmp_path / "cache/edgeprune/on").iterdir()
     assert [p.name for p in folder.glob("*.plan")] == ["int8-fp16.plan"]
-    monkeypatch.setattr(reference, "_work", work)
-    jetson.install(FAKE_TENSORRT_BUILD="refuse")  # nothing is built or measured again: its results are there
+    monkeypatch.setattr(reference.ReferenceBuild, "job", job)
+    jetson.install(FAKE_TENSORRT_BUILD="refuse")  # the results exist, so nothing is built or measured again
     code, _, err = engine(capfd, bundle)
     assert code == 0, err
     assert len(jetson.builds()) == 2 and jetson.left() == [] and not folder.exists()
 
 
-def test_one_precision_that_is_refused_costs_only_itself(jetson, make_bundle, capfd, tmp_path):
+def test_a_refused_precision_does_not_affect_the_others(jetson, make_bundle, capfd, tmp_path):
     node = models.node("Unheard", ["images"], "output0", "/model.3/Unheard")
     files = {"fp32": models.detector(), "fp16": models.model([node], [], 17)}
     code, out, err = engine(capfd, make_bundle(files))
     assert code == 0, err
     entry = Bundle.open(tmp_path / "tiny.orin.epb").manifest.engines["fp16.orin"]
-    assert entry["payload"] is None and "model.fp16.onnx: TensorRT 10.3.0 refuses it: Unheard" in entry["reason"]
-    assert "warning: drone: fp16: " in err and "refuses it" in err
+    assert entry["payload"] is None and "model.fp16.onnx: refused by TensorRT 10.3.0: Unheard" in entry["reason"]
+    assert "warning: drone: fp16: " in err and "refused by TensorRT" in err
     assert ["fp16", *"------"] in [line.split() for line in out.splitlines()]
 
 
-def test_where_nothing_can_be_built_no_bundle_is_written(jetson, make_bundle, capfd):
+def test_no_bundle_is_written_if_no_engine_can_be_built(jetson, make_bundle, capfd):
     jetson.install(FAKE_TENSORRT_BUILD="refuse")
-    refused(capfd, jetson, make_bundle(), "drone: int8-fp16: ", "cannot build it", "drone: fp32: ")
+    refused(capfd, jetson, make_bundle(), "drone: int8-fp16: ", "cannot be built by", "drone: fp32: ")
     jetson.install(FAKE_TENSORRT_BUILD="kill")
-    refused(capfd, jetson, make_bundle({"fp32": models.detector()}), "was killed (SIGKILL), most likely because memory",
+    refused(capfd, jetson, make_bundle({"fp32": models.detector()}), "was killed (SIGKILL), probably because memory",
             code=2)  # fmt: skip
 
 
-def test_an_engine_that_was_built_and_cannot_be_measured_does_not_come(jetson, make_bundle, capfd, tmp_path):
+def test_an_engine_that_cannot_be_measured_is_not_packed(jetson, make_bundle, capfd, tmp_path):
     spoil = "if 'int8-fp16' in sys.argv and sys.argv[1] == 'bench': print('the GPU hangs', file=sys.stderr); code = 2"
     jetson.install(then=spoil)
     code, _, err = engine(capfd, make_bundle())
-    assert code == 0 and "int8-fp16: built, but it could not be measured: the GPU hangs" in err
+    assert code == 0 and "int8-fp16: built, but not measured: the GPU hangs" in err
     engines = Bundle.open(tmp_path / "tiny.orin.epb").manifest.engines
     assert engines["int8-fp16.orin"]["payload"] is None and engines["fp32.orin"]["payload"]
 
 
-def test_what_is_missing_there_is_told_before_anything_is_sent(jetson, make_bundle, capfd):
+def test_missing_parts_of_the_device_are_reported_before_anything_is_sent(jetson, make_bundle, capfd):
     bundle = make_bundle()
     (jetson.home / ".config/edgeprune/trusted/host.pub").unlink()
-    refused(capfd, jetson, bundle, "does not trust", "edgeprune setup drone lets it", code=2)
+    refused(capfd, jetson, bundle, "is not trusted on the device", "run edgeprune setup drone", code=2)
     jetson.enrol()
     (keys.home() / "devices/orin.pub").unlink()
-    refused(capfd, jetson, bundle, "is not enrolled here", "edgeprune setup drone enrols it", code=2)
+    refused(capfd, jetson, bundle, "is not enrolled here", "enrol the key with edgeprune setup drone", code=2)
     jetson.enrol()
     jetson.install(None)
-    refused(capfd, jetson, bundle, "drone: no engine can be built there: TensorRT is not installed", code=2)
+    refused(capfd, jetson, bundle, "drone: no engine can be built on the device (TensorRT is not installed", code=2)
     jetson.agent.unlink()
-    refused(capfd, jetson, bundle, "there is no edgeprune: edgeprune setup drone installs it", code=2)
+    refused(capfd, jetson, bundle, "no edgeprune agent on the device; install it with edgeprune setup drone", code=2)
     assert jetson.builds() == []
 
 
-def test_a_bundle_that_is_not_trusted_here_is_not_signed_anew(jetson, make_bundle, capfd):
+def test_an_untrusted_bundle_is_not_signed_again(jetson, make_bundle, capfd):
     bundle = make_bundle(key=SigningKey.generate())
     refused(capfd, jetson, bundle, "not trusted here")
     code, _, err = engine(capfd, bundle, "--allow-untrusted")
-    assert code == 2 and "only for a bundle that is trusted here" in err and jetson.builds() == []
+    assert code == 2 and "needs a trusted bundle" in err and jetson.builds() == []
 
 
-def test_another_target_than_the_devices_is_told(jetson, make_bundle, capfd):
+def test_a_target_that_differs_from_the_device_is_a_warning(jetson, make_bundle, capfd):
     code, _, err = engine(capfd, make_bundle(target="jetson-xavier"), "--precision", "fp32")
-    assert code == 0 and "warning: drone is Fake Orin (SM 8.7), and target jetson-xavier has SM 7.2" in err
+    assert code == 0 and "warning: drone is Fake Orin (SM 8.7), but target jetson-xavier has SM 7.2" in err
 
 
 REPORT_KEY = SigningKey(b"d" * 32)
@@ -334,8 +336,8 @@ esac
 
 @pytest.fixture
 def puppet(tmp_path, monkeypatch, make_bundle):
-    """answer(…): let a device that is enrolled answer so, instead of building anything: it gives the bundle, and what
-    it says of itself, of its engine and of its measurement is first shown to a function that may change it."""
+    """answer(…): an enrolled device that replays recorded answers instead of building anything. A function may first
+    change its description, its engine and its report; answer(…) returns the bundle."""
     monkeypatch.setenv("EDGEPRUNE_HOME", str(tmp_path / "host"))
     monkeypatch.setenv("EDGEPRUNE_REPORTS", str(tmp_path / "reports"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -352,27 +354,27 @@ def puppet(tmp_path, monkeypatch, make_bundle):
         len(plan), hashlib.sha256(plan).hexdigest(), "8.7", "Orin",
     )  # fmt: skip
 
-    def answer(change=lambda said: None, key=REPORT_KEY):
+    def answer(change=lambda answers: None, key=REPORT_KEY):
         report = make_report(
             bundle={"name": "tiny", "sha256": bundle.sha256, "target": "jetson-orin", "key_fingerprint": "SHA256:x",
                     "trusted": True},
             model={"payload": "model.fp32.onnx", "sha256": built.onnx_sha256, "size_bytes": 1},
             runtime={"name": "trt", "description": "TensorRT 10.3.0, Orin", "threads": None},
         ).sign(REPORT_KEY).to_json()  # fmt: skip
-        said = types.SimpleNamespace(
+        answers = types.SimpleNamespace(
             info={"runtimes": {"trt": "available"}, "trusted_keys": [bundle.key_fingerprint]},
             public=bytes(REPORT_KEY.verify_key).hex(),
             engines=[{**built.to_json(), "key": "5" * 64, "runtime": "trt"}],
             plan=plan,
             report=report,
         )
-        change(said)
-        (folder / "info.json").write_text(json.dumps(said.info))
-        (folder / "report.pub").write_text(said.public + "\n")
-        (folder / "engine.json").write_text(json.dumps(said.engines))
-        (folder / "plan").write_bytes(said.plan)
-        if said.report is not None:
-            report = said.report if key is REPORT_KEY else signature.sign(said.report, key)
+        change(answers)
+        (folder / "info.json").write_text(json.dumps(answers.info))
+        (folder / "report.pub").write_text(answers.public + "\n")
+        (folder / "engine.json").write_text(json.dumps(answers.engines))
+        (folder / "plan").write_bytes(answers.plan)
+        if answers.report is not None:
+            report = answers.report if key is REPORT_KEY else signature.sign(answers.report, key)
             (folder / "report.json").write_text(json.dumps(report))
         return bundle
 
@@ -382,11 +384,11 @@ def puppet(tmp_path, monkeypatch, make_bundle):
 
 
 def engine_says(**change):
-    """The device says so of its engine."""
-    return lambda said: said.engines[0].update(change)
+    """A change of the device's answer about its engine."""
+    return lambda answers: answers.engines[0].update(change)
 
 
-def test_a_puppet_that_tells_the_truth_is_believed(puppet, capfd, tmp_path):
+def test_unchanged_answers_are_accepted(puppet, capfd, tmp_path):
     code, _, err = engine(capfd, puppet())
     assert (code, err) == (0, "")
     written = Bundle.open(tmp_path / "tiny.orin.epb")
@@ -397,30 +399,38 @@ def test_a_puppet_that_tells_the_truth_is_believed(puppet, capfd, tmp_path):
 @pytest.mark.parametrize(
     "change, words, code",
     [
-        (lambda said: vars(said).update(plan=said.plan[::-1]), "damaged: it is not what its hash says", 1),
-        (lambda said: vars(said).update(plan=said.plan[:-1]), "damaged: it is not what its hash says", 1),
-        (engine_says(onnx_sha256="0" * 64), "another ONNX file than the bundle's", 1),
-        (engine_says(size_bytes=1 << 32), "are no engine of a detector", 2),
+        (
+            lambda answers: vars(answers).update(plan=answers.plan[::-1]),
+            "damaged; the content does not match the hash",
+            1,
+        ),
+        (
+            lambda answers: vars(answers).update(plan=answers.plan[:-1]),
+            "damaged; the content does not match the hash",
+            1,
+        ),
+        (engine_says(onnx_sha256="0" * 64), "not built from the bundle's ONNX file", 1),
+        (engine_says(size_bytes=1 << 32), "engine too large", 2),
         (engine_says(size_bytes=-1), "size_bytes", 2),
         (engine_says(builder="\x1b[2J"), "builder", 2),
-        (engine_says(sm=None), "for which GPU", 2),
-        (engine_says(key="../../x"), "renew its agent", 2),
-        (engine_says(runtime="null"), "renew its agent", 2),
-        (lambda said: said.engines[0].pop("key"), "renew its agent", 2),
-        (engine_says(precision="../x"), "none of the bundle's models", 2),
-        (engine_says(precision=["fp32"]), "none of the bundle's models", 2),
-        (lambda said: said.engines.append(said.engines[0]), "one precision twice", 2),
-        (lambda said: vars(said).update(engines={"engines": said.engines}), "something else than a list", 2),
-        (lambda said: said.engines.clear(), "something else than a list", 2),
-        (lambda said: said.report.update(fps_end_to_end=1e6), "its signature does not hold", 1),
-        (lambda said: vars(said).update(report=[said.report]), "must be a JSON object", 2),
-        (lambda said: vars(said).update(report=None), "is not there, or too large", 2),
-        (lambda said: vars(said).update(info=["trt"]), "no engine can be built there", 2),
-        (lambda said: said.info.update(trusted_keys=7), "does not trust", 2),
-        (lambda said: vars(said).update(public="\x1b[2J"), "not a public key", 2),
+        (engine_says(sm=None), "the GPU of the engine is missing", 2),
+        (engine_says(key="../../x"), "update the agent", 2),
+        (engine_says(runtime="null"), "update the agent", 2),
+        (lambda answers: answers.engines[0].pop("key"), "update the agent", 2),
+        (engine_says(precision="../x"), "not in the bundle", 2),
+        (engine_says(precision=["fp32"]), "not in the bundle", 2),
+        (lambda answers: answers.engines.append(answers.engines[0]), "a precision is listed twice", 2),
+        (lambda answers: vars(answers).update(engines={"engines": answers.engines}), "expected a list of engines", 2),
+        (lambda answers: answers.engines.clear(), "expected a list of engines", 2),
+        (lambda answers: answers.report.update(fps_end_to_end=1e6), "invalid signature", 1),
+        (lambda answers: vars(answers).update(report=[answers.report]), "must be a JSON object", 2),
+        (lambda answers: vars(answers).update(report=None), "missing, or too large", 2),
+        (lambda answers: vars(answers).update(info=["trt"]), "no engine can be built on the device", 2),
+        (lambda answers: answers.info.update(trusted_keys=7), "is not trusted on the device", 2),
+        (lambda answers: vars(answers).update(public="\x1b[2J"), "not a public key", 2),
     ],
 )
-def test_what_a_device_answers_is_a_strangers(puppet, capfd, tmp_path, change, words, code):
+def test_a_devices_answers_are_untrusted(puppet, capfd, tmp_path, change, words, code):
     bundle = puppet(change)
     got, out, err = engine(capfd, bundle)
     assert (got, out) == (code, "") and len(err.splitlines()) == 1 and words in err and "\x1b" not in err, err
@@ -433,65 +443,71 @@ ANOTHER_BUNDLE = {"name": "tiny", "sha256": "0" * 64, "target": "cpu", "key_fing
 @pytest.mark.parametrize(
     "change, words",
     [
-        ({"bundle": ANOTHER_BUNDLE}, "about something else"),
-        ({"model": {"payload": "model.fp32.onnx", "sha256": "0" * 64, "size_bytes": 1}}, "about something else"),
-        ({"runtime": {"name": "ort", "description": "a CPU", "threads": None}}, "about something else"),
-        ({"precision": "fp16"}, "about something else"),
-        ({"interrupted": True}, "has not the figures"),
-        ({"stages": {"end_to_end": timing(1, 1)}}, "has not the figures"),
+        ({"bundle": ANOTHER_BUNDLE}, "not a report on this bundle's engine"),
+        (
+            {"model": {"payload": "model.fp32.onnx", "sha256": "0" * 64, "size_bytes": 1}},
+            "not a report on this bundle's engine",
+        ),
+        ({"runtime": {"name": "ort", "description": "a CPU", "threads": None}}, "not a report on this bundle's engine"),
+        ({"precision": "fp16"}, "not a report on this bundle's engine"),
+        ({"interrupted": True}, "no inference latency"),
+        ({"stages": {"end_to_end": timing(1, 1)}}, "no inference latency"),
     ],
 )
-def test_a_true_report_on_something_else_is_refused(puppet, capfd, change, words):
-    """Signed by the device itself, such as an old one, of when it was faster."""
+def test_a_genuine_report_on_another_subject_is_refused(puppet, capfd, change, words):
+    """The device has signed the report, for example an old report from when it was faster."""
 
-    def replay(said):
-        said.report = signature.sign({**said.report, **change}, REPORT_KEY)
+    def replay(answers):
+        answers.report = signature.sign({**answers.report, **change}, REPORT_KEY)
 
     code, out, err = engine(capfd, puppet(replay))
     assert code in (1, 2) and out == "" and words in err and len(err.splitlines()) == 1
 
 
-def test_a_report_of_another_device_is_refused_enrolled_or_not(puppet, capfd):
+def test_a_report_of_another_device_is_refused(puppet, capfd):
     other = SigningKey(b"x" * 32)
     code, _, err = engine(capfd, puppet(key=other))
-    assert code == 1 and "is not signed by orin, whose agent it comes from" in err
+    assert code == 1 and "not signed by orin, which sent the report" in err
     keys.enrol("nano", other.verify_key)
     code, _, err = engine(capfd, puppet(key=other))
-    assert code == 1 and "is not signed by orin, whose agent it comes from" in err
+    assert code == 1 and "not signed by orin, which sent the report" in err
 
 
-def link_to(jetson):
-    return ssh.Link("drone", say=lambda text: None)
+@pytest.fixture
+def in_folder(jetson, make_bundle, tmp_path):
+    """A build whose folder exists on the device; its `say` collects the messages in a list."""
+    messages = []
+    with ssh.Link("drone", say=lambda text: None) as link:
+        device = reference.ReferenceDevice(str(jetson.agent), str(jetson.scratch), "orin")
+        build = reference.ReferenceBuild(link, device, make_bundle(), tmp_path, messages.append)
+        Path(build.there).mkdir(parents=True)
+        yield build, messages
 
 
-def test_a_job_that_died_with_the_board_is_begun_again_and_not_for_ever(jetson):
-    jetson.scratch.mkdir(parents=True)
-    there = str(jetson.scratch)
+def test_a_job_that_died_with_the_board_starts_again_at_most_twice(in_folder):
+    build, _ = in_folder
     once = "if [ -e seen ]; then echo well >&2; exit 3; fi; touch seen; kill -9 $PPID"
-    with link_to(jetson) as link:
-        assert reference._work(link, there, "once", ["sh", "-c", once], "x", lambda text: None) == (3, "well")
-        with pytest.raises(InputError, match="it was ended there three times"):
-            reference._work(link, there, "dies", ["sh", "-c", "kill -9 $PPID"], "x", lambda text: None)
-    assert (jetson.scratch / "once.tries").read_text().count("\n") == 2
+    assert build.job("once", ["sh", "-c", once], "x") == (3, "well")
+    with pytest.raises(InputError, match="the job died three times"):
+        build.job("dies", ["sh", "-c", "kill -9 $PPID"], "x")
+    assert (Path(build.there) / "once.tries").read_text().count("\n") == 2
 
 
-def test_a_job_runs_once_however_often_it_is_asked_for(jetson, monkeypatch):
+def test_a_job_runs_once_for_repeated_requests(in_folder, monkeypatch):
     monkeypatch.setattr(reference, "_LOOK_S", 1)
-    jetson.scratch.mkdir(parents=True)
-    said = []
-    with link_to(jetson) as link:
-        command = ["sh", "-c", "echo x >>count; sleep 3; cat count >&2"]
-        assert reference._work(link, str(jetson.scratch), "slow", command, "sleeping", said.append) == (0, "x")
-        assert reference._work(link, str(jetson.scratch), "slow", command, "sleeping", said.append) == (0, "x")
-    assert len(said) >= 3 and said[0] == "drone: sleeping, 0 s"
+    build, messages = in_folder
+    command = ["sh", "-c", "echo x >>count; sleep 3; cat count >&2"]
+    assert build.job("slow", command, "sleeping") == (0, "x")
+    assert build.job("slow", command, "sleeping") == (0, "x")
+    assert len(messages) >= 3 and messages[0] == "drone: sleeping, 0 s"
 
 
-def test_a_bundle_that_cannot_be_written_is_told_before_the_work(jetson, make_bundle, capfd, tmp_path):
+def test_an_unwritable_bundle_is_reported_before_the_build(jetson, make_bundle, capfd, tmp_path):
     code, _, err = engine(capfd, make_bundle(), "--out", tmp_path / "none" / "x.epb")
     assert code == 2 and "does not exist" in err and jetson.builds() == []
 
 
-def test_mistakes_are_told_before_anybody_is_asked(make_bundle, capfd, tmp_path, monkeypatch):
+def test_invalid_options_are_reported_before_connecting(make_bundle, capfd, tmp_path, monkeypatch):
     monkeypatch.setenv("EDGEPRUNE_SSH", str(tmp_path / "none"))
     bundle = make_bundle()
     code, _, err = engine(capfd, bundle, "--precision", "fp61")
@@ -509,7 +525,7 @@ def test_mistakes_are_told_before_anybody_is_asked(make_bundle, capfd, tmp_path,
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory):
-    """The smallest network and pictures that `build` takes."""
+    """The smallest network and images that `build` accepts."""
     folder = tmp_path_factory.mktemp("inputs")
     save(short(), folder / "best.pt")
     dataset(folder / "data", train=8, val=4)
@@ -518,8 +534,8 @@ def inputs(tmp_path_factory):
 
 @pytest.fixture
 def build(inputs, tmp_path, monkeypatch, make_bundle):
-    """build(on=…): a real build of a small network, or its resumption. The fake's parser knows no convolution, so that
-    in place of its ONNX files the device gets tiny detectors of the same precisions."""
+    """build(on=…): a real build of a small network, or its resumption. The fake's parser knows no convolution, so the
+    device gets tiny detectors of the same precisions in place of the build's ONNX files."""
     pack, out = stages._pack, tmp_path / "built"
 
     def packed(job, path, *rest):
@@ -532,23 +548,23 @@ def build(inputs, tmp_path, monkeypatch, make_bundle):
     monkeypatch.setattr(stages, "_pack", packed)
 
     def run(**changes):
-        asked = options(inputs, epochs=1, precision=("fp32",), criterion="bn_scale", **changes)
+        asked = request(inputs, epochs=1, precision=("fp32",), criterion="bn_scale", **changes)
         return run_build(asked, out, Reporter(quiet=True), resume=out.exists())
 
     return run
 
 
-def test_build_lets_the_device_build_and_puts_its_figures_into_record_and_bundle(jetson, build, tmp_path, capfd):
+def test_build_records_and_packs_the_devices_engines_and_figures(jetson, build, tmp_path, capfd):
     out = tmp_path / "built"
-    # What fails there leaves the build's own results, and the same command goes on.
+    # A failure on the device keeps the build's results, and the same command continues.
     jetson.install(FAKE_TENSORRT_BUILD="refuse")
-    with pytest.raises(GateError, match=r"drone: .*model\.fp32\.onnx: .* cannot build it"):
+    with pytest.raises(GateError, match=r"drone: .*model\.fp32\.onnx: cannot be built by"):
         build(on="drone")
     failed = json.loads((out / "build.json").read_text())
     assert failed["failed"]["stage"] == "reference" and failed["stages"][-1]["name"] == "engine"
     assert not (out / "small.epb").exists() and (out / "model.fp32.onnx").exists()
     jetson.install(None)
-    with pytest.raises(InputError, match="no engine can be built there: TensorRT is not installed"):
+    with pytest.raises(InputError, match=r"no engine can be built on the device \(TensorRT is not installed"):
         build(on="drone")
     assert json.loads((out / "build.json").read_text())["stages"] == failed["stages"]
     jetson.install()
@@ -566,25 +582,25 @@ def test_build_lets_the_device_build_and_puts_its_figures_into_record_and_bundle
     assert bundle.read("model.fp32.orin.plan") == (out / "model.fp32.orin.plan").read_bytes()
     (stored,) = Store().entries()
     assert stored.id == entry["bench"]["report"] and jetson.left() == []
-    said = card(record, out)
-    assert "engine   fp32.orin: " in said and "by TensorRT 10.3.0 on Fake Orin (SM 8.7)" in said
-    # Resumed it is whole; and without --on it is packed without.
+    text = card(record, out)
+    assert "engine   fp32.orin: " in text and "by TensorRT 10.3.0 on Fake Orin (SM 8.7)" in text
+    # The resumed build is complete. Without --on the bundle has no engines.
     assert build(on="drone") == record and len(jetson.builds()) == 1
     without = build(on=None)
     assert [s["name"] for s in without["stages"]][-3:] == ["engine", "pack", "page"]
     assert list(Bundle.open(out / "small.epb").manifest.engines) == ["fp32.sm86"]
     assert not (out / "model.fp32.orin.plan").exists()
-    # And with it again: only what depends on it is done.
+    # With --on again, only the dependent stages run.
     assert build(on="drone")["stages"][:-3] == without["stages"][:-2]
     assert "fp32.orin" in Bundle.open(out / "small.epb").manifest.engines
 
 
-def test_a_device_that_cannot_build_is_told_before_hours_of_training(jetson, build, tmp_path):
+def test_a_device_that_cannot_build_is_reported_before_training(jetson, build, tmp_path):
     jetson.install(None)
-    with pytest.raises(InputError, match="no engine can be built there"):
+    with pytest.raises(InputError, match="no engine can be built on the device"):
         build(on="drone")
     assert [p.name for p in (tmp_path / "built").iterdir()] == []
-    with pytest.raises(InputError, match="target cpu has none of: leave --on out"):
+    with pytest.raises(InputError, match="target cpu uses none; leave the option out"):
         build(on="drone", target="cpu")
     with pytest.raises(InputError, match="not a drone"):
         build(on="-oProxyCommand=x")

@@ -1,4 +1,4 @@
-"""edgeprune setup over real SSH, onto a "drone" that is this machine with a home and a Python of its own."""
+"""setup: `edgeprune setup` over real SSH to a "drone" that is this machine with a separate home and Python."""
 
 import glob
 import json
@@ -30,7 +30,7 @@ OLD = next(iter(glob.glob(os.path.expanduser("~/.pyenv/versions/3.8.*/bin"))), N
 
 @pytest.fixture(scope="module")
 def pythons(tmp_path_factory):
-    """A folder with the "python3" of the drone: 3.8 where this machine has one."""
+    """A folder with the drone's "python3", which is 3.8 if this machine has it."""
     folder = tmp_path_factory.mktemp("bin")
     (folder / "python3").symlink_to(f"{OLD}/python3.8" if OLD else sys.executable)
     return folder
@@ -38,17 +38,17 @@ def pythons(tmp_path_factory):
 
 @pytest.fixture
 def drone(tmp_path, pythons, monkeypatch):
-    found = Drone(tmp_path / "drone", f"{pythons}:/usr/bin:/bin")
-    monkeypatch.setenv("EDGEPRUNE_SSH", f"ssh -F {found.config}")
+    board = Drone(tmp_path / "drone", f"{pythons}:/usr/bin:/bin")
+    monkeypatch.setenv("EDGEPRUNE_SSH", f"ssh -F {board.config}")
     monkeypatch.setenv("EDGEPRUNE_HOME", str(tmp_path / "host"))
     monkeypatch.setenv("EDGEPRUNE_REPORTS", str(tmp_path / "reports"))
-    yield found
-    found.close()
+    yield board
+    board.close()
 
 
 @pytest.fixture(scope="module")
 def registry(tmp_path_factory):
-    """The wheels for that drone are in the cache; skips where pip's registry does not answer."""
+    """Put the wheels for that drone into the cache; skip if pip's registry does not answer."""
     command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "pycparser", "-d"]
     done = subprocess.run([*command, str(tmp_path_factory.mktemp("asked"))], capture_output=True, text=True)
     if done.returncode:
@@ -57,7 +57,7 @@ def registry(tmp_path_factory):
 
 @pytest.fixture
 def steady(monkeypatch, tmp_path):
-    """The device package's wheel, made once: this checkout may be worked on while the test runs."""
+    """Build the device package's wheel once, because the checkout may change while the test runs."""
     wheel = wheels.device_wheel(tmp_path)
     monkeypatch.setattr(wheels, "device_wheel", lambda folder: wheel)
 
@@ -69,10 +69,10 @@ def edgeprune(capfd, *args):
     return code, out, err
 
 
-def test_a_bare_board_gets_the_agent_over_a_link_that_breaks_and_a_second_time_at_once(
+def test_setup_installs_the_agent_over_a_breaking_link_and_a_second_run_sends_nothing(
     drone, registry, steady, capfd, pythons
 ):
-    # Within the first wheels: how many follow depends on what the drone's Python has already.
+    # Break within the first wheels: the number of further wheels depends on the drone's Python.
     drone.proxy.budgets = [600_000, 900_000, None]
     code, out, err = edgeprune(capfd, "setup", "drone")
     assert code == 0, err
@@ -83,17 +83,17 @@ def test_a_bare_board_gets_the_agent_over_a_link_that_breaks_and_a_second_time_a
     assert stat.S_IMODE((drone.home / ".config/edgeprune/keys/report.key").stat().st_mode) == 0o600
     (trusted,) = (drone.home / ".config/edgeprune/trusted").iterdir()
     assert keys.read_public(trusted) == keys.load_or_create().verify_key
-    # The agent works there, by the short name, in its own Python.
-    said = drone.ssh(".local/bin/edgeprune info --json")
-    info = json.loads(said.stdout)
+    # The agent works there under its short name and in its own Python.
+    done = drone.ssh(".local/bin/edgeprune info --json")
+    info = json.loads(done.stdout)
     assert keys.fingerprint(keys.load_or_create().verify_key) in info["trusted_keys"]
     if OLD:
         assert info["machine"]["python"].startswith("3.8.")
     agent = drone.home / ".local/share/edgeprune/agent"
     assert "include-system-site-packages = true" in (agent / "pyvenv.cfg").read_text()
     assert re.search(r"^ok +numpy", out, re.M) and re.search(r"^missing +inference", out, re.M)
-    assert "something that it needs is missing there" in err
-    # Again: nothing is sent, nothing changes.
+    assert "a part that it needs is missing on the drone" in err
+    # A second run sends and changes nothing.
     first, carried = os.readlink(agent), drone.proxy.carried
     started = time.monotonic()
     code, out, err = edgeprune(capfd, "setup", "drone")
@@ -105,7 +105,7 @@ def test_a_bare_board_gets_the_agent_over_a_link_that_breaks_and_a_second_time_a
 
 @pytest.fixture
 def tiny(monkeypatch, tmp_path):
-    """Wheels of nothing that take the place of the real ones: what is tested is what happens to them."""
+    """Empty wheels in place of the real ones, to test their handling."""
     folder = tmp_path / "tiny"
     folder.mkdir()
     fetched = tmp_path / "fetched"
@@ -114,7 +114,7 @@ def tiny(monkeypatch, tmp_path):
         pytest.skip("this Python has no ensurepip")
 
     def use(content):
-        """Let the agent be a package whose modules say `content`."""
+        """Make the agent a package whose modules consist of `content`."""
         shutil.rmtree(fetched, ignore_errors=True)
         fetched.mkdir()
         modules = {
@@ -151,13 +151,13 @@ def main():
 
 @pytest.fixture
 def key(drone):
-    """The report key that the fake agent shows."""
+    """The report key that the fake agent prints."""
     made = SigningKey.generate().verify_key
     (drone.home / "fake.pub").write_text(bytes(made).hex())
     return made
 
 
-def test_an_installation_that_fails_leaves_the_former_agent_at_work(drone, tiny, key, capfd):
+def test_a_failed_installation_keeps_the_former_agent(drone, tiny, key, capfd):
     tiny("")
     code, out, _ = edgeprune(capfd, "setup", "drone")
     assert code == 0 and "ok  all?[2J" in out
@@ -165,17 +165,17 @@ def test_an_installation_that_fails_leaves_the_former_agent_at_work(drone, tiny,
     former = os.readlink(agent)
     tiny("raise ImportError('broken build')")
     code, _, err = edgeprune(capfd, "setup", "drone")
-    assert code == 2 and "the former one stays: ImportError: broken build" in err
+    assert code == 2 and "and the former agent is unchanged: ImportError: broken build" in err
     assert os.readlink(agent) == former and [p.name for p in agent.parent.glob("agent-*")] == [former]
     assert drone.ssh(".local/bin/edgeprune doctor").returncode == 0
     for content in ("a = 1", "a = 2"):
         tiny(content)
         assert edgeprune(capfd, "setup", "drone")[0] == 0
     kept = {p.name for p in agent.parent.glob("agent-*")}
-    assert os.readlink(agent) in kept and len(kept) == 2 and former not in kept  # the new one and the one before it
+    assert os.readlink(agent) in kept and len(kept) == 2 and former not in kept  # the new agent and the previous one
 
 
-def test_a_half_made_agent_is_made_anew(drone, tiny, key, capfd):
+def test_an_incomplete_agent_is_installed_again(drone, tiny, key, capfd):
     tiny("")
     edgeprune(capfd, "setup", "drone")
     agent = drone.home / ".local/share/edgeprune/agent"
@@ -185,7 +185,7 @@ def test_a_half_made_agent_is_made_anew(drone, tiny, key, capfd):
     assert drone.ssh(".local/bin/edgeprune doctor").returncode == 0
 
 
-def test_two_at_once_end_with_one_agent(drone, tiny, key):
+def test_two_simultaneous_setups_install_one_agent(drone, tiny, key):
     tiny("")
     results = []
 
@@ -202,7 +202,7 @@ def test_two_at_once_end_with_one_agent(drone, tiny, key):
     assert len(list((drone.home / ".local/share/edgeprune").glob("agent-*"))) == 1
 
 
-def test_another_command_of_that_name_is_left_alone(drone, tiny, key, capfd):
+def test_another_command_of_the_same_name_is_not_replaced(drone, tiny, key, capfd):
     tiny("")
     (drone.home / ".local/bin").mkdir(parents=True)
     (drone.home / ".local/bin/edgeprune").write_text("mine")
@@ -220,7 +220,7 @@ def test_another_command_of_that_name_is_left_alone(drone, tiny, key, capfd):
     assert code == 0 and "command     not linked" in out and ".local/share/edgeprune/agent/bin/edgeprune" in out
 
 
-def test_a_changed_report_key_is_refused_until_it_is_wanted(drone, tiny, key, capfd):
+def test_a_changed_report_key_is_refused_without_re_enrol(drone, tiny, key, capfd):
     tiny("")
     other = SigningKey.generate().verify_key
     keys.enrol("drone", other)
@@ -244,7 +244,7 @@ def test_a_changed_key_is_refused_before_anything_is_sent(drone, tiny, key):
     assert not (drone.home / ".local").exists()
 
 
-def test_a_host_never_takes_another_hosts_place(drone, tiny, key):
+def test_a_host_never_replaces_another_hosts_key(drone, tiny, key):
     tiny("")
     folder = drone.home / ".config/edgeprune/trusted"
     folder.mkdir(parents=True)
@@ -258,7 +258,7 @@ def test_a_host_never_takes_another_hosts_place(drone, tiny, key):
     assert (folder / name).read_text() == theirs and len(list(folder.iterdir())) == 2
 
 
-def test_nobody_else_can_add_keys_whatever_the_umask(drone, tiny, key, capfd, monkeypatch):
+def test_other_users_cannot_add_keys_under_any_umask(drone, tiny, key, capfd, monkeypatch):
     tiny("")
     monkeypatch.setattr(setup, "_TRUST", f"umask 0\n{setup._TRUST}")
     before = os.umask(0)
@@ -269,28 +269,30 @@ def test_nobody_else_can_add_keys_whatever_the_umask(drone, tiny, key, capfd, mo
     for folder in (keys.home() / "devices", drone.home / ".config/edgeprune/trusted"):
         assert stat.S_IMODE(folder.stat().st_mode) == 0o755
         assert all(stat.S_IMODE(path.stat().st_mode) == 0o644 for path in folder.iterdir())
+    made = [path for path in (*drone.home.rglob("*"), *keys.home().rglob("*")) if not path.is_symlink()]
+    assert len(made) > 10 and not [path for path in made if stat.S_IMODE(path.stat().st_mode) & 0o022]
 
 
-def test_a_board_without_room_is_told_before_anything_is_sent(drone, tiny, key, monkeypatch):
+def test_missing_space_is_reported_before_anything_is_sent(drone, tiny, key, monkeypatch):
     tiny("")
     monkeypatch.setattr(setup, "_SPARE_BYTES", 1 << 60)
-    with Link("drone") as link, pytest.raises(InputError, match=r"are free, and the agent needs some .* MB"):
+    with Link("drone") as link, pytest.raises(InputError, match=r"MB free, the agent needs about .* MB\)"):
         setup.install(link, "drone")
     assert not (drone.home / ".local").exists()
 
 
 @pytest.mark.parametrize(
-    "said", ["", "[]", "no JSON", '{"public": "../../x"}', '{"public": 3}', '{"public": "' + "g" * 64 + '"}']
+    "answer", ["", "[]", "no JSON", '{"public": "../../x"}', '{"public": 3}', '{"public": "' + "g" * 64 + '"}']
 )
-def test_nothing_of_what_the_agent_says_is_believed(drone, said):
+def test_the_agents_answers_are_checked(drone, answer):
     fake = drone.home / "edgeprune"
-    fake.write_text(f"#!/bin/sh\nprintf %s '{said}'\n")
+    fake.write_text(f"#!/bin/sh\nprintf %s '{answer}'\n")
     fake.chmod(0o755)
     with Link("drone") as link, pytest.raises(InputError, match=r"^drone: .*(not a public key|not valid JSON)"):
         setup._report_key(link, str(fake))
 
 
-def test_a_folder_that_cannot_be_written_is_one_line(drone, tiny, key):
+def test_an_unwritable_folder_is_one_line(drone, tiny, key):
     tiny("")
     (drone.home / ".local").write_text("a file")
     with Link("drone") as link, pytest.raises(RemoteError, match=r"^drone: mkdir: .*Not a directory"):
@@ -310,30 +312,30 @@ def probe(**change):
 
 
 def test_a_board_describes_itself():
-    found, why = probe(report_key="0" * 64)
-    assert why is None and found.python == wheels.Python(
+    board, why = probe(report_key="0" * 64)
+    assert why is None and board.python == wheels.Python(
         "3.8.10", "aarch64", (2, 31), {"numpy": "1.17.4", "tensorrt": "8.5.2.2"}
     )
-    assert bytes(found.report_key) == bytes(32) and found.l4t == "35.4.1"
-    assert "JetPack 5.1.2 (L4T 35.4.1)" in found.described() and "numpy 1.17.4" in found.described()
+    assert bytes(board.report_key) == bytes(32) and board.l4t == "35.4.1"
+    assert "JetPack 5.1.2 (L4T 35.4.1)" in board.described() and "numpy 1.17.4" in board.described()
 
 
-def test_what_a_board_says_does_not_move_the_terminals_cursor():
-    found, _ = probe(executable="/usr/bin/\x9b2Jpython3", packages={"\x1b]0;x\x07": "1.0"})
-    assert found.described().isprintable()
+def test_a_boards_answer_does_not_move_the_cursor():
+    board, _ = probe(executable="/usr/bin/\x9b2Jpython3", packages={"\x1b]0;x\x07": "1.0"})
+    assert board.described().isprintable()
 
 
 @pytest.mark.parametrize(
     "change, why",
     [
         ({"python": "3.6.9"}, "too old"),
-        ({"libc": None}, "not a 64-bit CPython on glibc"),
+        ({"libc": None}, "not a 64-bit CPython with glibc"),
         ({"bits": 32}, "not a 64-bit CPython"),
         ({"implementation": "PyPy"}, "not a 64-bit CPython"),
         ({"venv": False}, "no module venv"),
     ],
 )
-def test_a_python_that_will_not_do_is_told_why(change, why):
+def test_an_unsuitable_python_is_refused_with_the_reason(change, why):
     assert why in probe(**change)[1]
 
 
@@ -346,26 +348,26 @@ def test_a_python_that_will_not_do_is_told_why(change, why):
         {"packages": {"x" * 9999: "1"}}, {"report_key": "zz"},
     ],
 )  # fmt: skip
-def test_nonsense_is_refused(change):
+def test_malformed_answers_are_refused(change):
     with pytest.raises(InputError, match=r"^drone: ") as caught:
         probe(**change)
     assert "\n" not in str(caught.value)
 
 
-def test_versions_that_are_none_are_not_believed():
+def test_invalid_versions_are_ignored():
     assert probe(packages={"numpy": "1.0\x1b", "x" * 99: "1", "PIL": 3})[0].python.packages == {"x" * 40: "1"}
 
 
 def test_a_drone_without_python_is_one_line(drone, tmp_path, monkeypatch):
     monkeypatch.setattr(setup, "_PYTHONS", "exit 0")
-    with Link("drone") as link, pytest.raises(InputError, match=r"there is no python3.*3\.8 or newer"):
+    with Link("drone") as link, pytest.raises(InputError, match=r"no python3\); install Python 3\.8 or newer"):
         setup.learn(link)
 
 
-def test_bad_use_is_one_line(capfd):
+def test_invalid_use_is_one_line(capfd):
     for args, words in (
         (["drone", "--retries", "-1"], "--retries"),
-        (["drone", "--retries", "x"], "whole number from 0 on"),
+        (["drone", "--retries", "x"], "expected a whole number, at least 0"),
         (["-oProxyCommand=x"], "unrecognized|required"),
         (["a b"], "not a drone"),
     ):

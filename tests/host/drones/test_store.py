@@ -42,18 +42,22 @@ def test_a_report_is_kept_once(store):
     assert stored.id == identity and stored.receipt == receipt() and stored.read() == signed()
 
 
-def test_they_come_latest_first_by_the_hosts_clock(store):
+def test_reports_are_sorted_latest_first_by_the_hosts_clock(store):
     first = store.put(signed(1).to_bytes(), receipt(measured_at="2026-11-20T00:00:00Z"))
     second = store.put(signed(2).to_bytes(), receipt(measured_at="2026-11-23T00:00:00Z"))
     third = store.put(signed(3).to_bytes(), receipt(collected_at="2026-11-24T12:00:00Z"))
     assert [stored.id for stored in store.entries()] == [third, second, first]
     assert store.find(second[:8]).id == second
-    for prefix, words in (("abcde", "not the id"), ("0" * 12, "no report has such an id"), ("x" * 8, "not the id")):
+    for prefix, words in (
+        ("abcde", "invalid report id"),
+        ("0" * 12, "no report has this id"),
+        ("x" * 8, "invalid report id"),
+    ):
         with pytest.raises(InputError, match=words):
             store.find(prefix)
 
 
-def test_a_changed_or_damaged_file_is_not_believed(store):
+def test_a_changed_or_damaged_file_is_refused(store):
     identity = store.put(signed().to_bytes(), receipt())
     path = store.folder / f"{identity}.json"
     path.write_bytes(path.read_bytes()[:-1])
@@ -62,7 +66,7 @@ def test_a_changed_or_damaged_file_is_not_believed(store):
     forged = replace(signed(), fps_end_to_end=999.0).to_bytes()
     name = hashlib.sha256(forged).hexdigest()
     (store.folder / f"{name}.json").write_bytes(forged)
-    with pytest.raises(SignatureError, match="does not hold"):
+    with pytest.raises(SignatureError, match="invalid signature"):
         store.find(name).read()
 
 
@@ -83,14 +87,14 @@ def test_an_unknown_devices_reports_wait_until_it_is_enrolled(store, tmp_path, m
     assert stored.receipt.device == "drone9" and not list((store.folder / "unknown").glob("*.json"))
 
 
-def test_an_empty_store_is_none(tmp_path):
+def test_an_empty_store_has_no_entries(tmp_path):
     assert Store(tmp_path / "none").entries() == [] and not (tmp_path / "none").exists()
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="EDGEPRUNE_REPORTS"):
         Store(tmp_path / "file" / "x").put(signed().to_bytes(), receipt())
 
 
-def test_a_damaged_report_that_comes_again_takes_its_place(store):
+def test_a_second_copy_replaces_a_damaged_report(store):
     identity = store.put(signed().to_bytes(), receipt())
     for content in (b"", signed(1).to_bytes()):
         (store.folder / f"{identity}.json").write_bytes(content)

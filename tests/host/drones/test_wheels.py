@@ -1,4 +1,4 @@
-"""Wheels for a drone: made from what is installed here, fetched for a machine that is not this one."""
+"""wheels: built from the installed package, and fetched for another machine."""
 
 import base64
 import csv
@@ -26,14 +26,14 @@ ORIN = Python("3.10.12", "aarch64", (2, 35), {"numpy": "1.21.5", "tensorrt": "10
 
 @pytest.fixture(scope="module")
 def registry(tmp_path_factory):
-    """Skips where pip's registry does not answer."""
+    """Skip if pip's registry does not answer."""
     command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "pycparser", "-d"]
     done = subprocess.run([*command, str(tmp_path_factory.mktemp("asked"))], capture_output=True, text=True)
     if done.returncode:
         pytest.skip(f"the package registry does not answer: {done.stderr.strip()[-200:]}")
 
 
-def test_the_device_wheel_is_the_installed_package_byte_for_byte_the_same_each_time(tmp_path):
+def test_the_device_wheel_holds_the_installed_package_and_is_reproducible(tmp_path):
     (tmp_path / "a").mkdir(), (tmp_path / "b").mkdir()
     first, second = wheels.device_wheel(tmp_path / "a"), wheels.device_wheel(tmp_path / "b")
     assert first.read_bytes() == second.read_bytes() and first.stat().st_size < 1_000_000
@@ -52,7 +52,7 @@ def test_the_device_wheel_is_the_installed_package_byte_for_byte_the_same_each_t
         assert name == info or (digest == f"sha256={right}" and int(size) == len(data))
 
 
-def test_pip_installs_it_and_the_command_works(tmp_path):
+def test_pip_installs_the_device_wheel_and_the_command_works(tmp_path):
     wheel = wheels.device_wheel(tmp_path)
     site = tmp_path / "site"
     subprocess.run(
@@ -68,7 +68,7 @@ def test_pip_installs_it_and_the_command_works(tmp_path):
     assert (site / "bin" / "edgeprune").exists()
 
 
-def test_the_platforms_are_those_of_the_drones_own_c_library():
+def test_the_platforms_match_the_drones_c_library():
     assert wheels.platforms(XAVIER)[0] == "manylinux_2_31_aarch64"
     assert wheels.platforms(XAVIER)[-2:] == ["manylinux_2_17_aarch64", "manylinux2014_aarch64"]
     assert "manylinux_2_34_aarch64" not in wheels.platforms(XAVIER)
@@ -76,19 +76,19 @@ def test_the_platforms_are_those_of_the_drones_own_c_library():
 
 
 @pytest.mark.parametrize("machine, glibc", [("armv7l", (2, 31)), ("aarch64", (2, 12)), ("aarch64", (0, 0))])
-def test_a_machine_without_wheels_is_told_so(machine, glibc):
-    with pytest.raises(InputError, match=f"no wheels exist for {machine}"):
+def test_a_machine_without_wheels_is_refused(machine, glibc):
+    with pytest.raises(InputError, match=f"no wheels exist for this machine .found {machine}"):
         wheels.platforms(Python("3.8.10", machine, glibc))
 
 
-def test_what_a_board_has_is_kept():
+def test_installed_packages_of_a_board_are_kept():
     assert XAVIER.has(Requirement("numpy>=1.17")) and not XAVIER.has(Requirement("numpy>=1.21"))
     assert not XAVIER.has(Requirement("Pillow>=8")) and not XAVIER.has(Requirement("unknown"))
     assert Python("3.8.10", "aarch64", (2, 31), {"PIL": "9.0.1"}).has(Requirement("pillow>=8"))
     assert not Python("3.8.10", "aarch64", (2, 31), {"numpy": "rubbish"}).has(Requirement("numpy"))
 
 
-def test_conditions_are_judged_for_the_drone_and_not_for_this_machine():
+def test_markers_are_evaluated_for_the_drone():
     old = Requirement("a; python_version < '3.9' and platform_machine == 'aarch64'")
     assert XAVIER.applies(old) and not ORIN.applies(old)
     assert not XAVIER.applies(Requirement("a; sys_platform == 'win32'"))
@@ -96,16 +96,16 @@ def test_conditions_are_judged_for_the_drone_and_not_for_this_machine():
     assert XAVIER.applies(extra, "ort") and not XAVIER.applies(extra) and not XAVIER.applies(extra, "cuda")
 
 
-def test_what_the_device_package_needs():
+def test_the_requirements_of_the_device_package():
     names = {requirement.name.lower() for requirement in wheels.requirements(ORIN, [])}
     assert names == {"numpy", "pillow", "pynacl"}
     assert {r.name.lower() for r in wheels.requirements(ORIN, ["ort"])} == {*names, "onnxruntime"}
     assert {"ort", "cuda", "pycuda", "opencv"} <= set(wheels.extras())
-    with pytest.raises(InputError, match=r"--with trt: unknown; known: .*ort"):
+    with pytest.raises(InputError, match=r"with=trt: unknown; known: .*ort"):
         wheels.requirements(ORIN, ["trt"])
 
 
-def test_the_closure_tells_what_is_used_and_what_is_lacking(tmp_path):
+def test_the_closure_returns_used_wheels_and_missing_requirements(tmp_path):
     a = make_wheel(tmp_path, "a-1.0", "b>=2", "numpy>=1.17", "gone; python_version < '3.9'", "more; extra == 'x'")
     b = make_wheel(tmp_path, "b-2.1", "a")  # a circle
     make_wheel(tmp_path, "unused-1.0")
@@ -116,30 +116,30 @@ def test_the_closure_tells_what_is_used_and_what_is_lacking(tmp_path):
     assert sorted(r.name for r in lacking) == ["b", "more"]
 
 
-def test_an_orin_gets_what_it_lacks_and_a_second_time_from_the_cache(registry, monkeypatch, tmp_path):
+def test_an_orin_gets_the_missing_wheels_and_then_from_the_cache(registry, monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    pip, found = wheels.fetch(ORIN)
-    names = {path.name.split("-")[0] for path in found}
+    pip, paths = wheels.fetch(ORIN)
+    names = {path.name.split("-")[0] for path in paths}
     assert pip.name.startswith("pip-") and names == {"pillow", "pynacl", "cffi", "pycparser"}
-    assert all("aarch64" in path.name or path.name.endswith("none-any.whl") for path in found)
+    assert all("aarch64" in path.name or path.name.endswith("none-any.whl") for path in paths)
     monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:1/simple")
     monkeypatch.setenv("PIP_RETRIES", "0")
-    assert wheels.fetch(ORIN) == (pip, found)
-    found[0].write_bytes(b"damaged")
+    assert wheels.fetch(ORIN) == (pip, paths)
+    paths[0].write_bytes(b"damaged")
     with pytest.raises(InputError, match=r"no wheels for Python 3\.10\.12 on aarch64, glibc 2\.35: "):
         wheels.fetch(ORIN)
     assert sorted(path.name for path in (tmp_path / "edgeprune/wheels").iterdir()) == [pip.parent.name]
 
 
-def test_a_board_whose_tensorrt_breaks_with_new_numpy_gets_no_new_one(registry, monkeypatch, tmp_path):
+def test_a_board_with_old_tensorrt_gets_no_new_numpy(registry, monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    _, found = wheels.fetch(XAVIER, ["ort"])
-    names = {path.name.split("-")[0]: path.name.split("-")[1] for path in found}
+    _, paths = wheels.fetch(XAVIER, ["ort"])
+    names = {path.name.split("-")[0]: path.name.split("-")[1] for path in paths}
     assert names["numpy"].startswith("1.2") and tuple(map(int, names["numpy"].split("."))) < (1, 24)
     assert names["onnxruntime"] == "1.19.2" and "coloredlogs" in names
 
 
-def test_what_has_no_wheel_for_the_board_is_one_line(registry, monkeypatch, tmp_path):
+def test_a_package_without_a_wheel_for_the_board_is_one_line(registry, monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     with pytest.raises(InputError, match=r"no wheels for Python.*pycuda") as caught:
         wheels.fetch(ORIN, ["pycuda"])

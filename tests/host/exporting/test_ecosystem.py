@@ -1,4 +1,4 @@
-"""The ONNX files in other people's hands: stock Ultralytics opens them and finds the same, viewers show the layers."""
+"""The ONNX files in other tools: stock Ultralytics detects the same boxes, and viewers show the layers."""
 
 import re
 
@@ -8,7 +8,7 @@ import pytest
 from edgeprune_device.engine.layers import layer_of_node
 from edgeprune_device.output import END2END
 from edgeprune_device.vision import preprocess
-from edgeprune_device.vision.postprocess import detections
+from edgeprune_device.vision.detect import detections
 from PIL import Image
 
 from edgeprune.exporting import nms
@@ -19,7 +19,7 @@ from edgeprune.quantize import calibrate, to_fp16, to_int8
 from ..small import network, save
 
 SIZE = 96
-#: INT8 among FP16 is for TensorRT: ONNX Runtime's CPU kernels refuse some such graphs.
+#: INT8 with FP16 is for TensorRT; ONNX Runtime's CPU kernels refuse some of these graphs.
 TENSORRT = "int8-fp16"
 
 
@@ -34,7 +34,7 @@ def files(model, pictures):
         "int8-cpu": to_int8(fp32, ranges, activations="unsigned"),
         "int8-fp16": to_int8(fp32, ranges, rest="fp16"),
     }
-    if not head.has_one_to_one(model):
+    if not head.is_end2end(model):
         made.update({"nms": nms.add(fp32), "fp16-nms": nms.add(made["fp16"])})
     return made
 
@@ -49,24 +49,31 @@ def picture(seed, height=70, width=110):
     return pixels
 
 
-@pytest.fixture(scope="module", params=["yolov8n", "yolo26n"])
+@pytest.fixture(
+    scope="module",
+    params=[("yolov8n", None), ("yolo26n", None), ("yolo26n", head.ONE_TO_ONE)],
+    ids=lambda p: "-".join(filter(None, p)),
+)
 def exported(request, tmp_path_factory):
-    """(checkpoint, {kind: file}) of a small network of the family."""
-    folder = tmp_path_factory.mktemp(request.param)
-    weights = save(network(f"{request.param}.yaml", width=0.125), folder / "tuned.pt", imgsz=SIZE)
+    """(checkpoint, {kind: file}) of a small network of the family and with the head; None: the default head."""
+    family, which = request.param
+    folder = tmp_path_factory.mktemp(family)
+    model = network(f"{family}.yaml", width=0.125)
+    head.select(model, which)
+    weights = save(model, folder / "tuned.pt", imgsz=SIZE)
     model = checkpoint.load(weights).model
     pictures = [preprocess.letterbox(picture(seed), SIZE)[0] for seed in range(4)]
-    found = {}
+    paths = {}
     for kind, made in files(model, pictures).items():
-        found[kind] = folder / f"model.{kind}.onnx"
-        onnx.save(made, str(found[kind]))
-    return weights, found
+        paths[kind] = folder / f"model.{kind}.onnx"
+        onnx.save(made, str(paths[kind]))
+    return weights, paths
 
 
 def test_nodes_are_named_after_the_models_layers(exported):
-    weights, found = exported
+    weights, paths = exported
     layers = {name for name, _ in checkpoint.load(weights).model.named_modules(remove_duplicate=False)}
-    for kind, path in found.items():
+    for kind, path in paths.items():
         graph = onnx.load(str(path)).graph
         names = [node.name for node in graph.node]
         assert len(set(names)) == len(names), kind
@@ -79,7 +86,7 @@ def test_nodes_are_named_after_the_models_layers(exported):
         assert not any(n.op_type == "Constant" for n in graph.node)
 
 
-def test_the_file_is_valid_and_every_tensor_has_a_type_and_a_shape(exported):
+def test_every_file_is_valid_and_every_tensor_has_a_type_and_a_shape(exported):
     for kind, path in exported[1].items():
         model = onnx.load(str(path))
         onnx.checker.check_model(model, full_check=True)
@@ -89,49 +96,49 @@ def test_the_file_is_valid_and_every_tensor_has_a_type_and_a_shape(exported):
         assert not any(entry.key.startswith("onnxsim") for entry in model.metadata_props)
 
 
-def unlike(found, expected):
-    """How far the nearest box of the same class is: (pixels, score), the worst of each expected one."""
+def unlike(actual, expected):
+    """The largest distance, (pixels, score), from an expected box to the nearest box of its class."""
     worst = np.zeros(2)
     for row in expected:
-        others = found[found[:, 5] == row[5]]
+        others = actual[actual[:, 5] == row[5]]
         apart = np.stack([np.abs(others[:, :4] - row[:4]).max(1), np.abs(others[:, 4] - row[4])], axis=1)
         worst = np.maximum(worst, apart[apart.sum(1).argmin()])
     return worst
 
 
-def test_stock_ultralytics_reads_what_it_is_and_finds_the_same_boxes(exported):
-    """As our own decoding of the same file does; and the FP32 file as stock Ultralytics with the checkpoint."""
+def test_stock_ultralytics_reads_the_metadata_and_detects_the_same_boxes(exported):
+    """The expected boxes are those of our decoding; for FP32 also those of the checkpoint in stock Ultralytics."""
     import onnxruntime
     from ultralytics import YOLO
 
-    weights, found = exported
+    weights, paths = exported
     image = picture(7)
     bgr = np.ascontiguousarray(image[..., ::-1])
     x, box = preprocess.letterbox(image, SIZE)
-    for kind in found.keys() - {TENSORRT}:
-        yolo = YOLO(str(found[kind]))
+    for kind in paths.keys() - {TENSORRT}:
+        yolo = YOLO(str(paths[kind]))
         theirs = yolo.predict(bgr, conf=0.05, iou=0.7, verbose=False)[0].boxes.data.numpy()
-        session = onnxruntime.InferenceSession(str(found[kind]), providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(str(paths[kind]), providers=["CPUExecutionProvider"])
         raw = session.run(None, {"images": x})
         backend = yolo.predictor.model
         assert yolo.task == "detect" and backend.names == {0: "thing0", 1: "thing1", 2: "thing2"}
         assert (backend.stride, list(backend.imgsz), backend.batch, backend.channels) == (32, [SIZE, SIZE], 1, 3)
-        stated = head.output_of_file(onnx.load(found[kind]))
+        stated = head.output_of_file(onnx.load(paths[kind]))
         assert backend.end2end == (stated == END2END)
         ours = box.undo(detections(raw, stated, classes=3, conf=0.05, iou=0.7))
         assert len(theirs) == len(ours) > 5, kind
         assert (unlike(theirs, ours) <= (0.02, 1e-4)).all() and (unlike(ours, theirs) <= (0.02, 1e-4)).all(), kind
         if kind in ("fp32", "nms"):
-            # By itself stock Ultralytics takes the head that needs NMS; the file has the one that does not.
-            one = {"nms": False} if head.has_one_to_one(checkpoint.load(weights).model) else {}
+            # Stock Ultralytics asks for the one-to-one head in this way.
+            one = {"nms": False} if head.is_end2end(checkpoint.load(weights).model) else {}
             stock = YOLO(weights).predict(bgr, imgsz=SIZE, rect=False, conf=0.05, iou=0.7, verbose=False, **one)[0]
             stock = stock.boxes.data.numpy()
             assert len(stock) == len(theirs)
             assert (unlike(theirs, stock) <= (0.05, 1e-3)).all() and (unlike(stock, theirs) <= (0.05, 1e-3)).all()
 
 
-def test_the_real_network(shared, tmp_path):
-    """YOLOv8n of COCO on a street: the checkpoint's boxes from the files in each precision, by stock Ultralytics."""
+def test_files_of_a_trained_network_detect_the_same_boxes(shared, tmp_path):
+    """YOLOv8n COCO on a street scene: in stock Ultralytics, the files give the checkpoint's boxes."""
     from ultralytics import YOLO
 
     weights = shared / "weights" / "yolov8n-coco-rebuilt.pt"
@@ -144,6 +151,6 @@ def test_the_real_network(shared, tmp_path):
     assert len(expected.boxes) > 0
     for kind, limit in (("fp32", (0.05, 1e-3)), ("nms", (0.05, 1e-3)), ("fp16", (2.0, 0.02))):
         onnx.save(made[kind], str(tmp_path / f"{kind}.onnx"))
-        found = YOLO(tmp_path / f"{kind}.onnx").predict(photo, verbose=False)[0]
-        assert found.names == expected.names and len(found.boxes) == len(expected.boxes)
-        assert (unlike(found.boxes.data.numpy(), expected.boxes.data.numpy()) <= limit).all()
+        predicted = YOLO(tmp_path / f"{kind}.onnx").predict(photo, verbose=False)[0]
+        assert predicted.names == expected.names and len(predicted.boxes) == len(expected.boxes)
+        assert (unlike(predicted.boxes.data.numpy(), expected.boxes.data.numpy()) <= limit).all()

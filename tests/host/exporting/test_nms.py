@@ -1,4 +1,4 @@
-"""nms: greedy NMS as fixed shapes inside the file, equal to what stands outside of it."""
+"""nms: greedy NMS with fixed shapes inside the file, equal to NMS outside it."""
 
 import ast
 
@@ -8,7 +8,8 @@ import onnxruntime
 import pytest
 from edgeprune_device.errors import InputError
 from edgeprune_device.output import END2END, RAW
-from edgeprune_device.vision.postprocess import detections
+from edgeprune_device.vision.detect import detections
+from edgeprune_device.vision.postprocess import IOU
 from onnx import TensorProto, helper, numpy_helper
 
 import edgeprune as ep
@@ -29,7 +30,7 @@ def raw():
 
 
 def answering(output: np.ndarray) -> onnx.ModelProto:
-    """A model whose answer to every picture is `output`, (1, 4 + classes, anchors)."""
+    """A model that returns `output`, (1, 4 + classes, anchors), for every image."""
     graph = helper.make_graph(
         [
             helper.make_node("ReduceMean", ["images"], ["mean"], keepdims=0),
@@ -57,44 +58,44 @@ def rows_of(model, picture=None):
 
 
 @pytest.mark.parametrize(("count", "classes", "spread"), [(400, 3, 90), (2000, 2, 90), (1000, 80, 30), (50, 1, 5)])
-def test_random_boxes_are_suppressed_as_outside(count, classes, spread):
+def test_nms_in_the_file_equals_nms_outside_on_random_boxes(count, classes, spread):
     rng = np.random.default_rng(count)
     output = np.empty((1, 4 + classes, count))
     output[0, :2] = rng.uniform(0, spread, (2, count))
     output[0, 2:4] = rng.uniform(5, 30, (2, count))
     output[0, 4:] = rng.uniform(0, 1, (classes, count)) ** 8
     output = output.astype(np.float32)
-    expected = detections([output], RAW, classes=classes, conf=nms.CONF, iou=nms.IOU)
-    found = detections([rows_of(nms.add(answering(output)))], END2END, classes=classes, conf=nms.CONF)
-    # Of more than 1,024 boxes only the best are looked at, so the list may end earlier.
-    assert len(found) == len(expected) or count > nms.CANDIDATES
-    assert len(found) > 0 and np.allclose(found, expected[: len(found)], atol=1e-4)
+    expected = detections([output], RAW, classes=classes, conf=nms.CONF, iou=IOU)
+    detected = detections([rows_of(nms.add(answering(output)))], END2END, classes=classes, conf=nms.CONF)
+    # Only the best 1,024 boxes are candidates, so the list may end earlier.
+    assert len(detected) == len(expected) or count > nms.CANDIDATES
+    assert len(detected) > 0 and np.allclose(detected, expected[: len(detected)], atol=1e-4)
 
 
-def test_a_chain_of_boxes_is_undone_link_by_link():
-    """Each covers the next, so every second one stays: what a single look at the overlaps gets wrong."""
+def test_chain_of_overlapping_boxes_keeps_every_second_one():
+    """Each box covers the next, so every second one is kept; one pass over the overlaps would not find this."""
     count = nms.ITERATIONS
     output = np.zeros((1, 5, 20), np.float32)
     output[0, :4] = np.array([48, 48, 20, 20])[:, None]
     output[0, 0, :count] = 10 + 3 * np.arange(count)  # 3 px of 20: IoU 0.74; 6 px: 0.54
     output[0, 4, :count] = np.linspace(0.9, 0.5, count)
     rows = rows_of(nms.add(answering(output)))
-    found = detections([rows], END2END, classes=1, conf=nms.CONF)
-    expected = detections([output], RAW, classes=1, conf=nms.CONF, iou=nms.IOU)
-    assert len(found) == len(expected) == count // 2 and np.allclose(found, expected, atol=1e-4)
-    assert not rows[0, len(found) :].any()  # zeros behind
+    detected = detections([rows], END2END, classes=1, conf=nms.CONF)
+    expected = detections([output], RAW, classes=1, conf=nms.CONF, iou=IOU)
+    assert len(detected) == len(expected) == count // 2 and np.allclose(detected, expected, atol=1e-4)
+    assert not rows[0, len(detected) :].any()  # zeros after the last detection
 
 
-def test_other_classes_do_not_suppress_and_nothing_is_nothing():
+def test_boxes_of_other_classes_do_not_suppress_and_no_boxes_give_zeros():
     output = np.zeros((1, 6, 20), np.float32)
     output[0, :4, :2] = np.array([48, 48, 20, 20])[:, None]
     output[0, 4, 0], output[0, 5, 1] = 0.9, 0.8
-    found = detections([rows_of(nms.add(answering(output)))], END2END, classes=2, conf=nms.CONF)
-    assert found[:, 5].tolist() == [0, 1]
+    detected = detections([rows_of(nms.add(answering(output)))], END2END, classes=2, conf=nms.CONF)
+    assert detected[:, 5].tolist() == [0, 1]
     assert not rows_of(nms.add(answering(np.zeros((1, 6, 20))))).any()
 
 
-def test_every_precision_carries_it_and_finds_what_stands_outside(raw):
+def test_nms_in_the_file_equals_nms_outside_in_every_precision(raw):
     rng = np.random.default_rng(0)
     picture = rng.random((1, 3, SIZE, SIZE), dtype=np.float32)
     ranges = q.calibrate(raw, [picture])
@@ -105,11 +106,11 @@ def test_every_precision_carries_it_and_finds_what_stands_outside(raw):
         outside = q.reference_session(q.rounded(model)).run(None, {"images": picture})
         inside = q.reference_session(q.rounded(nms.add(model))).run(None, {"images": picture})
         expected = detections(outside, RAW, classes=3, conf=0.01)
-        found = detections(inside, END2END, classes=3, conf=0.01)
-        assert len(expected) > 3 and np.allclose(expected, found, atol=1e-3)
+        detected = detections(inside, END2END, classes=3, conf=0.01)
+        assert len(expected) > 3 and np.allclose(expected, detected, atol=1e-3)
 
 
-def test_it_can_be_taken_out_again(raw):
+def test_without_restores_the_file_before_add(raw):
     added = nms.add(raw)
     assert nms.without(added).SerializeToString() == raw.SerializeToString()
     assert nms.without(raw) is raw
@@ -117,20 +118,20 @@ def test_it_can_be_taken_out_again(raw):
     assert ast.literal_eval(args)["nms"] is True
 
 
-def test_a_one_to_one_head_needs_none_and_that_is_told_before_anything_is_read(tmp_path, monkeypatch):
+def test_one_to_one_head_is_refused_before_any_image_is_read(tmp_path, monkeypatch):
     model = network("yolo26n.yaml")
-    with pytest.raises(InputError, match="leave --nms out"):
-        nms.add(to_onnx(model, (SIZE, SIZE)))
+    with pytest.raises(InputError, match=r"^nms: .*; leave the option out$"):
+        nms.add(to_onnx(model, (SIZE, SIZE), end2end=True))
     given = checkpoint.Checkpoint(tmp_path / "best.pt", model, {})
     data = pictures_of(tmp_path / "data")
     monkeypatch.setattr("edgeprune.data.samples.read", None)
-    with pytest.raises(InputError, match="leave --nms out"):
-        ep.export(given, data, imgsz=SIZE, nms=True, quiet=True)
+    with pytest.raises(InputError, match=r"^nms: .*; leave the option out$"):
+        ep.export(given, data, imgsz=SIZE, nms=True, head="one-to-one", quiet=True)
 
 
 @pytest.mark.skipif(tensorrt.available() is not None, reason=str(tensorrt.available()))
 @pytest.mark.parametrize("compute", ["SM86", "SM120"])
-def test_nvidias_parser_and_builder_take_it(raw, tmp_path, compute):
+def test_nvidias_builder_accepts_nms(raw, tmp_path, compute):
     onnx.save(nms.add(raw), tmp_path / "a.onnx")
     built = tensorrt.build(tmp_path / "a.onnx", compute)
     assert built.reason is None and built.size_bytes > 0

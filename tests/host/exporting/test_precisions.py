@@ -1,13 +1,14 @@
-"""precisions: layers that lose too much leave INT8, and it is said which, why, and by whose verdict."""
+"""precisions: layers that lose too much leave INT8; the record names them, their errors and the images that decided."""
 
 from dataclasses import replace
 
 import numpy as np
 import onnx
 import pytest
-from edgeprune_device.errors import GateError
+from edgeprune_device.errors import GateError, InputError
 from edgeprune_device.machine.environment import Environment
 from edgeprune_device.target import Target
+from edgeprune_device.vision.accuracy import Accuracy, ClassAccuracy, match
 from onnx import numpy_helper
 
 from edgeprune import quantize as q
@@ -27,7 +28,7 @@ def fp32():
 
 
 class Closeness:
-    """Stands for mAP where there are no labels: 1 less the output divergence with FP32 on its own pictures."""
+    """Replaces mAP without labels: 1 minus the output divergence from FP32 on its own images."""
 
     def __init__(self, fp32, seed):
         self.pictures = pictures(4, seed)
@@ -36,8 +37,8 @@ class Closeness:
 
     def __call__(self, session):
         self.asked += 1
-        found = [session.infer(p)[0] for p in self.pictures]
-        pairs = [q.output_divergence(a, b, session.kind) for a, b in zip(self.expected, found)]
+        outputs = [session.infer(p)[0] for p in self.pictures]
+        pairs = [q.output_divergence(a, b, session.kind) for a, b in zip(self.expected, outputs)]
         differs, total = np.sum(pairs, axis=0)
         return 1 - differs / total
 
@@ -49,7 +50,7 @@ def settled(model, max_drop, target="jetson-orin"):
     return int8
 
 
-def test_a_shift_of_a_bias_holds_whichever_other_layers_are_quantized(fp32):
+def test_bias_shift_does_not_depend_on_the_other_quantized_layers(fp32):
     ranges = q.calibrate(fp32, pictures())
     whole, part = q.to_int8(fp32, ranges), q.to_int8(fp32, ranges, exclude=["model.11"])
     shifts = q.bias_shifts(fp32, whole, pictures(2))
@@ -58,24 +59,24 @@ def test_a_shift_of_a_bias_holds_whichever_other_layers_are_quantized(fp32):
     assert all(np.allclose(shifts[name], alone[name], atol=1e-6) for name in alone)
     (picture,) = pictures(1, 9)
     expected = q.reference_session(q.correct_bias(fp32, part, pictures(2))).run(None, {"images": picture})[0]
-    found = q.reference_session(q.shifted(part, shifts)).run(None, {"images": picture})[0]
-    assert np.allclose(expected, found, atol=1e-3)
+    actual = q.reference_session(q.shifted(part, shifts)).run(None, {"images": picture})[0]
+    assert np.allclose(expected, actual, atol=1e-3)
 
 
 # --- layer fallback
 
 
-def test_the_guilty_layer_falls_back_and_the_rest_stays_int8(fp32):
+def test_most_sensitive_layer_falls_back_and_the_rest_stays_int8(fp32):
     model = outlier(fp32)
     untouched = settled(model, max_drop=float("inf"))
     int8 = settled(model, max_drop=0.6)
-    said = int8.to_json()
+    record = int8.to_json()
     assert untouched.fallbacks == 0 and untouched.to_json()["rescued"] == []
-    assert [s["layer"] for s in said["rescued"]][:1] == [READER]
-    assert said["rescued_by_selection"] == int8.fallbacks >= 1 and said["rescued_by_validation"] == 0
-    drops = [s["drop_map50_95"] for s in said["selection"]]
+    assert [s["layer"] for s in record["rescued"]][:1] == [READER]
+    assert record["rescued_by_selection"] == int8.fallbacks >= 1 and record["rescued_by_validation"] == 0
+    drops = [s["drop_map50_95"] for s in record["selection"]]
     assert drops[0] > 1 and drops[-1] <= 0.6 and len(drops) == 1 + [0, 1, 2, 3, 4, 6].index(int8.fallbacks)
-    assert said["share_of_macs"] >= 0.9
+    assert record["share_of_macs"] >= 0.9
     for name, file in int8.files.items():
         q.check(file)
         graph = Graph(file)
@@ -84,25 +85,25 @@ def test_the_guilty_layer_falls_back_and_the_rest_stays_int8(fp32):
     assert set(int8.files) == {"int8", "int8-fp16"}
 
 
-def test_where_nothing_is_enough_the_best_rung_is_kept_and_validation_climbs_to_the_end(fp32):
+def test_settle_keeps_the_best_rung_outside_the_limit_and_climb_reaches_the_last(fp32):
     int8 = settled(outlier(fp32), max_drop=1e-6)
-    said = int8.to_json()
-    drops = [s["drop_map50_95"] for s in said["selection"]]
+    record = int8.to_json()
+    drops = [s["drop_map50_95"] for s in record["selection"]]
     assert len(drops) > 4 and min(drops) > 1e-6
-    assert int8.fallbacks == said["selection"][int(np.argmin(drops))]["rescued"]
+    assert int8.fallbacks == record["selection"][int(np.argmin(drops))]["rescued"]
     before = int8.fallbacks
     while int8.climb():
         assert int8.fallbacks > before
         before = int8.fallbacks
-    said = int8.to_json()
-    assert said["rescued_by_selection"] + said["rescued_by_validation"] == int8.fallbacks == before
-    assert said["share_of_macs"] >= 0.9
+    record = int8.to_json()
+    assert record["rescued_by_selection"] + record["rescued_by_validation"] == int8.fallbacks == before
+    assert record["share_of_macs"] >= 0.9
 
 
 @pytest.mark.parametrize(
     ("saturates", "bits", "top"), [(True, 7, 63), pytest.param(False, 8, 127, marks=pytest.mark.slow)]
 )
-def test_for_a_cpu_layers_fall_back_too_and_weights_do_not_saturate(fp32, monkeypatch, saturates, bits, top):
+def test_layers_fall_back_for_a_cpu_and_weights_do_not_saturate(fp32, monkeypatch, saturates, bits, top):
     monkeypatch.setattr(Environment, "saturates", saturates)
     int8 = settled(outlier(fp32), max_drop=0.0, target="cpu")
     assert int8.fallbacks >= 1 and int8.to_json()["weight_bits"] == bits
@@ -112,7 +113,7 @@ def test_for_a_cpu_layers_fall_back_too_and_weights_do_not_saturate(fp32, monkey
     assert max(np.abs(w.astype(int)).max() for w in weights if w.ndim == 4) == top
 
 
-def test_after_qat_layers_are_judged_as_they_are_written_without_correction(fp32, monkeypatch):
+def test_layer_fallback_after_qat_uses_no_bias_correction(fp32, monkeypatch):
     model, given = outlier(fp32), pictures()
     ranges = q.calibrate(model, given)
     fixed = ranges.fixed(ranges.thresholds("max"))
@@ -120,8 +121,8 @@ def test_after_qat_layers_are_judged_as_they_are_written_without_correction(fp32
     monkeypatch.delattr(q, "bias_shifts")
     monkeypatch.delattr(q, "correct_bias")
     int8.settle(("qat",), Closeness(model, 7), 0.6)
-    said = int8.to_json()
-    assert said["method"] == "qat" and said["rescued"][0]["layer"] == READER
+    record = int8.to_json()
+    assert record["method"] == "qat" and record["rescued"][0]["layer"] == READER
 
 
 # --- make
@@ -129,7 +130,7 @@ def test_after_qat_layers_are_judged_as_they_are_written_without_correction(fp32
 
 @pytest.fixture
 def judged(tmp_path):
-    """A network whose own detections are the labels of its pictures."""
+    """A network whose own detections are the labels of its images."""
     from ..builds import fitted_inputs
 
     folder = fitted_inputs(None, tmp_path)
@@ -138,7 +139,9 @@ def judged(tmp_path):
 
 
 class Shifted:
-    """A session whose boxes are all off by some pixels: INT8 that no fallback helps."""
+    """A session whose boxes are all shifted by 40 px, so that no layer fallback helps."""
+
+    batch = 1
 
     def __init__(self, session):
         self.session, self.kind = session, session.kind
@@ -160,55 +163,90 @@ def make(data, max_drop, bad=(), target="jetson-orin", **more):
 
     wanted = ("fp32", "fp16", "int8")
     target = Target.load(target) if isinstance(target, str) else target
-    made = precisions.make(fp32, pictures(), target, wanted, max_drop, lambda session: 0.5, judge, **more)
+    request = precisions.PrecisionRequest(target, wanted, max_drop)
+    made = precisions.make(fp32, pictures(), request, lambda session: 0.5, judge, **more)
     return made, asked
 
 
-def test_every_file_is_judged_once_where_none_loses(judged):
+def test_each_file_is_judged_once_if_none_loses(judged):
     made, asked = make(judged, max_drop=1.0)
     assert asked == ["fp32", "fp16", "int8", "int8-fp16"] == list(made.judged)
     assert list(made.files) == asked[1:] == list(made.drops)
-    assert made.said["int8"]["rescued"] == []
-    tail = made.said["fp16"]["fp32_nodes"]
-    assert made.said["int8"]["fp32_nodes"] == tail and any("dfl" in name for name in tail)
+    assert made.details["int8"]["rescued"] == []
+    tail = made.details["fp16"]["fp32_nodes"]
+    assert made.details["int8"]["fp32_nodes"] == tail and any("dfl" in name for name in tail)
     names = {n.name for n in made.files["int8"].graph.node}
     assert set(tail) <= names and not any("model.0" in name for name in tail)
 
 
-def test_a_target_of_the_users_own_may_take_int8_fp16_alone(judged):
+def test_custom_target_may_support_int8_fp16_alone(judged):
     own = replace(Target.load("jetson-orin"), name="mine", precisions=("fp32", "int8-fp16"))
     made, asked = make(judged, max_drop=1.0, target=own)
     assert asked == ["fp32", "int8-fp16"] and list(made.files) == ["int8-fp16"]
-    assert made.said["int8"]["share_of_macs"] > 0.9
+    assert made.details["int8"]["share_of_macs"] > 0.9
 
 
-def test_validation_asks_for_more_and_the_gate_tells_the_figures_and_the_interval(judged):
-    figures = r"int8 loses 0\.\d+ .*95 %: .* on 4 pictures.*layers had already fallen back.*--qat"
+def test_failed_gate_reports_figures_interval_and_fallbacks(judged):
+    figures = r"int8 loses 0\.\d+ .*95 %: .* on 4 images.*layers had already fallen back.*INT8 with qat$"
     with pytest.raises(GateError, match=figures):
         make(judged, max_drop=0.02, bad=("int8", "int8-fp16"))
 
 
-def test_where_fp16_itself_loses_too_much_no_layer_falls_back_for_nothing(judged):
-    with pytest.raises(GateError, match=r"fp16 loses .*int8 loses .*") as told:
+def test_no_layer_falls_back_if_fp16_itself_loses_too_much(judged):
+    with pytest.raises(GateError, match=r"fp16 loses .*int8 loses .*") as raised:
         make(judged, max_drop=0.02, bad=("fp16", "int8", "int8-fp16"))
-    assert "fallen back" not in str(told.value)
+    assert "fallen back" not in str(raised.value)
 
 
-def test_for_a_cpu_the_gate_does_not_advise_what_build_refuses(judged):
-    with pytest.raises(GateError, match=r"more validation pictures decide$"):
+@pytest.mark.parametrize("limit", [float("nan"), -0.1, 2])
+def test_limit_outside_its_range_is_refused(limit):
+    with pytest.raises(InputError, match="max_drop: invalid value"):
+        precisions.PrecisionRequest(Target.load("cpu"), ("int8",), limit)
+
+
+def figures(*map50_95, boxes=100):
+    """The figures of one file, from the mAP of each class."""
+    known = [value for value in map50_95 if value is not None]
+    per_class = tuple(
+        ClassAccuracy(i, name, boxes, value, value, 0, None) for i, (name, value) in enumerate(zip("abc", map50_95))
+    )
+    mean = sum(known) / len(known) if known else None
+    matches = match([np.zeros((0, 6))], [np.zeros((0, 5))], 1)
+    return precisions.Judged(Accuracy(mean, mean, None, 1, 100, 0, per_class), matches, "nothing")
+
+
+@pytest.mark.filterwarnings("ignore:All-NaN")
+@pytest.mark.parametrize(("after", "limit"), [((None, None), 1.0), ((0.5, 0.5), float("nan")), ((0.5, 0.4), 0.01)])
+def test_gate_fails_if_the_drop_or_the_limit_is_nan(after, limit):
+    with pytest.raises(GateError, match="int8 loses"):
+        precisions.gate({"fp32": figures(0.5, 0.5), "int8": figures(*after)}, limit, 0, trainable=False)
+    assert precisions.gate({"fp32": figures(0.5, 0.5), "int8": figures(0.5, 0.49)}, 0.01, 0, trainable=False)
+
+
+@pytest.mark.filterwarnings("ignore:All-NaN")
+def test_gate_names_the_same_worst_class_as_the_page():
+    before, after = figures(0.9, 0.5, 0.5), figures(0.3, 0.4, 0.45)
+    few = [replace(entry, boxes=10) if entry.name == "a" else entry for entry in before.accuracy.per_class]
+    before = before._replace(accuracy=replace(before.accuracy, per_class=tuple(few)))
+    with pytest.raises(GateError, match=r"worst class b -0\.1000"):
+        precisions.gate({"fp32": before, "int8": after}, 0.01, 0, trainable=False)
+
+
+def test_gate_does_not_advise_qat_for_a_cpu(judged):
+    with pytest.raises(GateError, match=r"use more validation images$"):
         make(judged, max_drop=0.02, bad=("int8",), target="cpu")
 
 
-def test_nms_inside_the_file_is_named_as_what_must_stay_fp32(judged):
-    """Where FP16 is a flag for the whole network, the areas of its boxes would overflow."""
+def test_nms_nodes_are_listed_as_fp32_nodes(judged):
+    """If FP16 is a flag for the whole network, the areas of the boxes would overflow."""
     made, _ = make(judged, max_drop=1.0, finish=nms.add)
     for name in ("fp16", "int8"):
         nodes = {node.name for node in made.files[name].graph.node}
         added = {node for node in nodes if node.startswith("/nms/")}
-        assert len(added) > 50 and added <= set(made.said[name]["fp32_nodes"]) <= nodes
+        assert len(added) > 50 and added <= set(made.details[name]["fp32_nodes"]) <= nodes
 
 
-def test_what_must_stay_fp32_is_named_where_it_would_overflow(fp32):
+def test_overflowing_nodes_are_listed_as_fp32_nodes(fp32):
     model = outlier(fp32)
     weights = {t.name: t for t in model.graph.initializer}
     for name, factor in (("model.1.conv.weight", 1e4), (f"{READER}.weight", 1e-4)):

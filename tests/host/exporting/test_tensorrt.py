@@ -1,4 +1,4 @@
-"""engine: ONNX becomes a plan without a GPU; a refusal names the node; nothing takes the caller down with it."""
+"""tensorrt: ONNX becomes a plan without a GPU, a refusal names the node, and a crash does not end the caller."""
 
 import json
 import subprocess
@@ -7,7 +7,8 @@ import sys
 import numpy as np
 import onnx
 import pytest
-from edgeprune_device.engine import Request, library, onnx_file, process
+from edgeprune_device import onnx_file
+from edgeprune_device.engine import Request, library, process
 from edgeprune_device.engine import build as building
 from edgeprune_device.errors import GateError, InputError
 from onnx import TensorProto, helper, numpy_helper
@@ -32,7 +33,7 @@ def one_conv(path, activation="Relu", domain=""):
 
 
 @needs_tensorrt
-def test_a_plan_is_built_without_a_gpu(tmp_path, capfd):
+def test_plan_is_built_without_a_gpu(tmp_path, capfd):
     done = tensorrt.build(one_conv(tmp_path / "m.onnx"), "SM86")
     assert done.reason is None and done.compute == "SM86"
     assert done.builder.startswith("TensorRT for RTX ")
@@ -40,12 +41,12 @@ def test_a_plan_is_built_without_a_gpu(tmp_path, capfd):
     assert not done.plan.startswith(b"{")  # raw: no JSON before it
     assert done.parse_seconds > 0 and done.build_seconds > 0
     assert capfd.readouterr() == ("", "")
-    said = json.loads(json.dumps(done.to_json()))
-    assert said["size_bytes"] == done.size_bytes and "plan" not in said
+    entry = json.loads(json.dumps(done.to_json()))
+    assert entry["size_bytes"] == done.size_bytes and "plan" not in entry
 
 
 @needs_tensorrt
-def test_an_unknown_architecture_is_a_reason_not_an_error(tmp_path):
+def test_unknown_architecture_gives_a_reason_and_no_error(tmp_path):
     done = tensorrt.build(one_conv(tmp_path / "m.onnx"), "SM87")
     assert done.plan is None and done.size_bytes is None
     assert "SM87" in done.reason and "SM86" in done.reason
@@ -58,7 +59,7 @@ def test_a_refusal_names_operator_layer_and_reason_in_one_line(tmp_path):
     with pytest.raises(GateError) as refused:
         tensorrt.build(path)
     message = str(refused.value)
-    assert message.startswith("m.onnx: TensorRT for RTX ")
+    assert message.startswith("m.onnx: refused by TensorRT for RTX ")
     assert "Nonsense" in message and "layer model.1.cv2.0.1.act" in message
     assert "\n" not in message
 
@@ -67,16 +68,16 @@ def test_a_refusal_names_operator_layer_and_reason_in_one_line(tmp_path):
 def test_a_truncated_file_is_refused(tmp_path):
     path = one_conv(tmp_path / "m.onnx")
     path.write_bytes(path.read_bytes()[:200])
-    with pytest.raises(GateError, match=r"m\.onnx: TensorRT for RTX .* refuses it: ."):
+    with pytest.raises(GateError, match=r"m\.onnx: refused by TensorRT for RTX .*: ."):
         tensorrt.build(path)
 
 
-def test_a_missing_file_is_bad_input(tmp_path):
+def test_missing_file_is_an_input_error(tmp_path):
     with pytest.raises(InputError, match="no such ONNX file"):
         tensorrt.build(tmp_path / "none.onnx")
 
 
-def test_without_tensorrt_there_is_a_reason(tmp_path, monkeypatch):
+def test_missing_tensorrt_gives_a_reason(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)  # import raises ImportError
     assert "not installed" in tensorrt.available()
     done = tensorrt.build(one_conv(tmp_path / "m.onnx"))
@@ -90,23 +91,23 @@ def test_without_tensorrt_there_is_a_reason(tmp_path, monkeypatch):
     [
         ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "SIGSEGV"),
         ("raise SystemExit('no memory left')", "no memory left"),
-        ("import time; time.sleep(60)", "no engine after 1 s"),
+        ("import time; time.sleep(60)", "the engine was not built within 1 s"),
         ("print('not json')", "code 0"),
     ],
 )
-def test_a_crash_of_the_builder_does_not_take_the_caller_along(tmp_path, monkeypatch, script, reason):
+def test_crash_of_the_builder_does_not_end_the_caller(tmp_path, monkeypatch, script, reason):
     start = subprocess.Popen
     monkeypatch.setattr(process.subprocess, "Popen", lambda command, **kw: start([sys.executable, "-c", script], **kw))
     done = tensorrt.build(one_conv(tmp_path / "m.onnx"), timeout_s=1 if "sleep" in script else 60)
     assert done.plan is None and reason in done.reason
 
 
-def test_json_of_a_build_that_did_not_happen():
+def test_json_of_a_failed_build_holds_the_reason():
     assert EngineBuild(None, "SM86", None, None, None, None, "why").to_json()["reason"] == "why"
 
 
 def quantized(path, opset=17, kind=np.float32):
-    """A Conv with Q/DQ on both inputs and a SiLU behind it, in `kind`, with FP32 inputs and outputs."""
+    """A Conv with Q/DQ on both inputs, followed by a SiLU, in `kind`, with FP32 inputs and outputs."""
     whole = np.dtype(kind) == np.float32
     tensor = numpy_helper.from_array
     weights = [
@@ -135,7 +136,7 @@ def quantized(path, opset=17, kind=np.float32):
 
 
 @needs_tensorrt
-def test_the_devices_builder_builds_every_kind_of_file_with_the_real_library(tmp_path):
+def test_device_builder_builds_every_precision_with_the_real_library(tmp_path):
     files = {
         "fp32": one_conv(tmp_path / "fp32.onnx"),
         "int8": quantized(tmp_path / "int8.onnx"),
@@ -147,33 +148,35 @@ def test_the_devices_builder_builds_every_kind_of_file_with_the_real_library(tmp
         made = process.build(request, progress=lambda share, what, seen=seen: seen.append((share, what)))
         assert made.flags == ("STRONGLY_TYPED", "NO_TF32", "SM86") and made.compute == "SM86"
         assert made.size_bytes == len(made.plan) > 1000 and made.onnx_sha256 == request.onnx_sha256
-        assert any("stays FP32" in text for text in made.warnings) == (precision == "int8")
+        assert any("stay FP32" in text for text in made.warnings) == (precision == "int8")
         assert seen and all(0 <= share <= 1 for share, _ in seen)
 
 
 @needs_tensorrt
-def test_the_real_library_is_told_apart_by_its_features(tmp_path):
+def test_real_library_is_recognized_by_its_features(tmp_path):
     trt = library.load("tensorrt_rtx")
     assert library.has_typing(trt) and not library.has_flags(trt)
     assert library.order(trt) == ("int8-fp16", "fp16", "int8", "fp32")
-    with pytest.raises(InputError, match="cannot build for SM87; it knows SM75"):
-        building.build(trt, one_conv(tmp_path / "m.onnx").read_bytes(), "fp32", compute="SM87")
+    with pytest.raises(InputError, match="cannot build for SM87 "):
+        building.build(trt, Request(one_conv(tmp_path / "m.onnx").read_bytes(), "fp32", compute="SM87"))
 
 
 @needs_tensorrt
-def test_the_real_builder_gets_the_settings(tmp_path):
+def test_real_builder_receives_the_settings(tmp_path):
     trt = library.load("tensorrt_rtx")
     config = trt.Builder(library.log_of(trt)).create_builder_config()
-    assert config.get_flag(trt.BuilderFlag.TF32)  # on by default: the builder must put it off
+    assert config.get_flag(trt.BuilderFlag.TF32)  # on by default: our builder must switch it off
     made, timing = building.build(
-        trt, one_conv(tmp_path / "m.onnx").read_bytes(), "fp32", compute="SM86", pools={"WORKSPACE": 1 << 28, "NONE": 1}
+        trt,
+        Request(one_conv(tmp_path / "m.onnx").read_bytes(), "fp32", compute="SM86"),
+        pools={"WORKSPACE": 1 << 28, "NONE": 1},
     )
     assert made.workspace_bytes == 1 << 28 and timing == b""
 
 
 @needs_tensorrt
-def test_nvidias_parser_names_its_layers_as_the_nodes(tmp_path):
-    """What `fp32_nodes` relies on. The parser seen here is TensorRT for RTX's."""
+def test_nvidias_parser_names_its_layers_like_the_nodes(tmp_path):
+    """`fp32_nodes` relies on these names. The parser here is that of TensorRT for RTX."""
     trt = library.load("tensorrt_rtx")
     log = library.log_of(trt)
     builder = trt.Builder(log)
@@ -184,11 +187,11 @@ def test_nvidias_parser_names_its_layers_as_the_nodes(tmp_path):
     layers = [network.get_layer(i) for i in range(network.num_layers)]
     assert nodes == {building._node_of(layer.name, nodes) for layer in layers} - {None}
     halves = [layer.name for layer in layers if building._has_type(layer, trt.DataType.HALF)]
-    assert "/model.0/conv/Conv" in halves and "/model.0/act/Mul" in halves  # the types are told
+    assert "/model.0/conv/Conv" in halves and "/model.0/act/Mul" in halves  # the parser exposes the types
 
 
 @needs_tensorrt
-def test_zero_points_are_refused_with_the_node(tmp_path):
+def test_refused_zero_point_names_the_node(tmp_path):
     path = quantized(tmp_path / "m.onnx")
     model = onnx.load(path)
     for tensor in model.graph.initializer:
@@ -199,7 +202,7 @@ def test_zero_points_are_refused_with_the_node(tmp_path):
         process.build(Request(path, "int8", compute="SM86", library="tensorrt_rtx"))
     message = str(refused.value)
     assert "QuantizeLinear /model.0/conv/Q (layer model.0.conv): " in message
-    assert "symmetric quantization only" in message and message.endswith("--precision fp16)")
+    assert "only symmetric quantization" in message and message.endswith("precision=fp16)")
 
 
 def test_nodes_and_opset_are_read_without_the_onnx_package(tmp_path):
@@ -211,7 +214,7 @@ def test_nodes_and_opset_are_read_without_the_onnx_package(tmp_path):
             *((node.name, node.op_type) for node in model.graph.node),
             None,
         ]
-        # A file that ends too early, anywhere, is an answer and not a crash.
+        # A file truncated at any byte raises no error.
         for end in range(len(data)):
             onnx_file.node(data[:end], 1)
             onnx_file.opset(data[:end])

@@ -7,10 +7,12 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from edgeprune_device.errors import InputError
 from ultralytics import YOLO
 
 from edgeprune.exporting.parity import measure_parity
 from edgeprune.exporting.to_onnx import to_onnx
+from edgeprune.model import head
 
 from ..detectors import detector, pictures
 
@@ -27,7 +29,7 @@ def test_the_graph_is_static_named_and_simplified(v8_onnx):
     assert "/model.2/m.0/cv1/conv/Conv" in {node.name for node in v8_onnx.graph.node}
 
 
-def test_export_leaves_the_model_as_it_was_and_says_nothing(v8, capfd, recwarn):
+def test_export_does_not_change_the_model_and_prints_nothing(v8, capfd, recwarn):
     before = copy.deepcopy(v8.state_dict())
     to_onnx(v8, (64, 64))
     after = v8.state_dict()
@@ -39,7 +41,7 @@ def test_export_leaves_the_model_as_it_was_and_says_nothing(v8, capfd, recwarn):
     assert not list(recwarn)
 
 
-def test_a_fused_and_an_unfused_model_give_the_same_outputs(v8, v8_onnx):
+def test_fused_and_unfused_models_give_the_same_outputs(v8, v8_onnx):
     fused = to_onnx(copy.deepcopy(v8).fuse(verbose=False), (96, 160))
     (picture,) = pictures(1, 96, 160)
     sessions = [onnxruntime.InferenceSession(m.SerializeToString()) for m in (v8_onnx, fused)]
@@ -59,21 +61,33 @@ def test_stock_ultralytics_opens_the_file_and_reads_its_metadata(v8, tmp_path):
     assert written["end2end"] == "False" and written["lineage"] == "abc"
 
 
+@pytest.mark.parametrize("which", head.HEADS)
 @pytest.mark.parametrize("config, anchors", [("yolo11n.yaml", 84), ("yolov10n.yaml", 84), ("yolo26n.yaml", 525)])
-def test_other_families_equal_pytorch(config, anchors):
+def test_exports_of_other_families_equal_pytorch(config, anchors, which):
     model = detector(config)
+    one_to_one = which == head.ONE_TO_ONE
+    if one_to_one and not head.two_heads(model):
+        with pytest.raises(InputError, match="has only the one-to-many head; leave the option out"):
+            head.select(model, which)
+        return
+    head.select(model, which)
     side = 64 if anchors == 84 else 160
     graph = to_onnx(model, (side, side))
-    one_to_one = config != "yolo11n.yaml"
     shape = [d.dim_value for d in graph.graph.output[0].type.tensor_type.shape.dim]
     assert shape == ([1, min(anchors, 300), 6] if one_to_one else [1, 8, anchors])
-    found = measure_parity(model, graph, pictures(2, side, side))
-    found.check()
-    assert found.pictures == 2 and found.compared > 20
+    # The file has the weights of one head only.
+    names = {t.name for t in graph.graph.initializer}
+    assert any("one2one" in name for name in names) == one_to_one
+    assert any(f".{len(model.model) - 1}.cv3." in name for name in names) != one_to_one
+    measured = measure_parity(model, graph, pictures(2, side, side))
+    measured.check()
+    assert measured.pictures == 2 and measured.compared > 20
 
 
-def test_a_one_to_one_head_can_be_left_out():
+@pytest.mark.parametrize("end2end, shape", [(None, [1, 8, 84]), (False, [1, 8, 84]), (True, [1, 84, 6])])
+def test_the_caller_may_choose_the_head_of_a_file(end2end, shape):
     model = detector("yolo26n.yaml")
-    raw = to_onnx(model, (64, 64), end2end=False)
-    assert [d.dim_value for d in raw.graph.output[0].type.tensor_type.shape.dim] == [1, 8, 84]
-    measure_parity(model, raw, pictures(1, 64, 64)).check()
+    file = to_onnx(model, (64, 64), end2end=end2end)
+    assert [d.dim_value for d in file.graph.output[0].type.tensor_type.shape.dim] == shape
+    measure_parity(model, file, pictures(1, 64, 64)).check()
+    assert not head.is_end2end(model)

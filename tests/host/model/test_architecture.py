@@ -1,4 +1,4 @@
-"""architecture: what stock Ultralytics would run of a checkpoint's YAML never gets past edgeprune, nor into a file."""
+"""architecture: code in a checkpoint's YAML, which stock Ultralytics would run, is refused and never written."""
 
 import ast
 import contextlib
@@ -23,13 +23,13 @@ ROW = [-1, 1, "Conv", [64, 3, 2]]
 
 
 def evil(marker):
-    """What Ultralytics' eval() would run."""
+    """Code that Ultralytics' eval() would run."""
     return f"[nn.SiLU(), __import__('pathlib').Path({str(marker)!r}).touch()][0]"
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """evil.pt, good.pt and data/, made once."""
+    """A folder with evil.pt, good.pt and data/, made once."""
     folder = tmp_path_factory.mktemp("architecture")
     model = network(width=0.125)
     save(model, folder / "good.pt")
@@ -52,7 +52,7 @@ def test_the_fixture_is_dangerous_in_stock_ultralytics(tmp_path):
         "nn.GELU('tanh')", "nn.Hardswish()", "nn.Identity()", "nn.Threshold(0.1, -2)",
     ],
 )  # fmt: skip
-def test_an_activation_of_torch_is_what_ultralytics_makes_of_it(text):
+def test_an_activation_of_torch_equals_ultralytics(text):
     theirs = eval(text, {"torch": torch, "nn": torch.nn})
     assert repr(architecture.activation(text)) == repr(theirs)
 
@@ -67,54 +67,56 @@ def test_an_activation_of_torch_is_what_ultralytics_makes_of_it(text):
         "nn.SiLU(inplace=__import__('os').system('true'))",
     ],
 )  # fmt: skip
-def test_anything_else_is_no_activation(text):
+def test_anything_else_is_refused_as_activation(text):
     with pytest.raises(ValueError, match="activation"):
         architecture.activation(text)
 
 
 @pytest.mark.parametrize(
-    ("row", "said"),
+    ("row", "reason"),
     [
-        ([-1, 1, "check_requirements", ["x"]], "a layer 'check_requirements'"),  # a function in Ultralytics' reach
-        ([-1, 1, "DetectionModel", ["https://example.org/a.yaml"]], "a layer 'DetectionModel'"),  # fetches it
-        ([-1, 1, "TorchVision", [512, "resnet18"]], "a layer 'TorchVision'"),  # fetches weights
-        ([-1, 1, "attempt_download_asset", ["x"]], "a layer"),
-        ([-1, 1, "nn.factory_kwargs", [{}]], "a layer"),
-        ([-1, 1, "nn.functional", []], "a layer"),
-        ([-1, 1, "torchvision.ops.nms", []], "a layer"),
-        ([-1, 1, "torch", []], "a layer"),
-        ([-1, 1, "no_such_name", []], "a layer"),
-        ([-1, 1, "Conv", ["x" * 101]], "an argument"),
-        ([-1, 1, ["Conv"], []], r"\[-1, 1, \['Conv'\], \[\]\] where a row"),
-        ([-1, 1, "Conv"], r"\[-1, 1, 'Conv'\] where a row"),
-        ("Conv", "'Conv' where a row"),
+        # a function that Ultralytics can call
+        ([-1, 1, "check_requirements", ["x"]], "found layer 'check_requirements'"),
+        # downloads the YAML
+        ([-1, 1, "DetectionModel", ["https://example.org/a.yaml"]], "found layer 'DetectionModel'"),
+        ([-1, 1, "TorchVision", [512, "resnet18"]], "found layer 'TorchVision'"),  # downloads weights
+        ([-1, 1, "attempt_download_asset", ["x"]], "found layer"),
+        ([-1, 1, "nn.factory_kwargs", [{}]], "found layer"),
+        ([-1, 1, "nn.functional", []], "found layer"),
+        ([-1, 1, "torchvision.ops.nms", []], "found layer"),
+        ([-1, 1, "torch", []], "found layer"),
+        ([-1, 1, "no_such_name", []], "found layer"),
+        ([-1, 1, "Conv", ["x" * 101]], "argument .* is longer"),
+        ([-1, 1, ["Conv"], []], r"found \[-1, 1, \['Conv'\], \[\]\], expected a row"),
+        ([-1, 1, "Conv"], r"found \[-1, 1, 'Conv'\], expected a row"),
+        ("Conv", "found 'Conv', expected a row"),
     ],
 )
-def test_a_row_names_a_layer(row, said):
+def test_a_row_without_a_layer_is_refused(row, reason):
     architecture.check("a.pt", {"backbone": [ROW], "head": [[-1, 1, "nn.Upsample", [None, 2, "nearest"]]]})
-    with pytest.raises(InputError, match=rf"a\.pt: the YAML in it says {said}.*was not opened"):
+    with pytest.raises(InputError, match=rf"a\.pt: unsafe YAML \({reason}.*was not opened"):
         architecture.check("a.pt", {"backbone": [ROW, row], "head": []})
 
 
-def test_only_text_and_numbers():
+def test_only_text_and_numbers_are_accepted():
     ring: list = []
     ring.append(ring)
     for yaml in (None, "yolov8n.yaml", {"nc": Path("x")}, {"x": torch.nn.SiLU()}, {"backbone": ring}, {"backbone": 5}):
-        with pytest.raises(InputError, match="the YAML in it says"):
+        with pytest.raises(InputError, match="unsafe YAML"):
             architecture.check("a.pt", yaml)
 
 
-def test_every_yaml_that_ultralytics_ships():
-    found = list((Path(ultralytics.__file__).parent / "cfg" / "models").rglob("*.yaml"))
-    assert len(found) > 20
-    for path in found:
+def test_every_yaml_of_ultralytics_is_accepted():
+    files = list((Path(ultralytics.__file__).parent / "cfg" / "models").rglob("*.yaml"))
+    assert len(files) > 20
+    for path in files:
         with pytest.raises(InputError) if "TorchVision" in path.read_text() else contextlib.nullcontext():
             architecture.check(path.name, yaml_model_load(path))
 
 
 COMMANDS = {
     "prune": "prune --weights evil.pt --ratio 0.2",
-    "prune with pictures": "prune --weights evil.pt --ratio 0.2 --data data/data.yaml",
+    "prune with images": "prune --weights evil.pt --ratio 0.2 --data data/data.yaml",
     "prune --portable": "prune --weights evil.pt --ratio 0.2 --portable --criterion l1",
     "finetune": "finetune --weights evil.pt --data data/data.yaml --epochs 1",
     "finetune, teacher": "finetune --weights good.pt --data data/data.yaml --epochs 1 --distill evil.pt",
@@ -127,18 +129,18 @@ COMMANDS = {
 
 
 @pytest.mark.parametrize("words", COMMANDS.values(), ids=COMMANDS)
-def test_no_command_runs_it_or_writes_it(folder, tmp_path, monkeypatch, capsys, words):
+def test_no_command_runs_or_writes_the_code(folder, tmp_path, monkeypatch, capsys, words):
     for name in ("evil.pt", "good.pt", "data"):
         (tmp_path / name).symlink_to(folder / name)
     monkeypatch.chdir(tmp_path)
     code = cli.main(words.replace("generic", "jetson-orin").split())
-    said = capsys.readouterr().err.strip().splitlines()
-    assert code == 2 and "evil.pt: the YAML in it says activation" in said[-1]
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert code == 2 and "evil.pt: unsafe YAML (activation" in lines[-1]
     assert not (folder / "ran").exists()
     assert not [p for p in tmp_path.rglob("*.pt") if not p.is_symlink()]
 
 
-def test_no_verb_takes_it_from_memory(folder):
+def test_no_verb_accepts_the_code_from_memory(folder):
     small = network(width=0.125)
     small.yaml["activation"] = evil(folder / "ran")
     yolo = YOLO("yolov8n.yaml")
@@ -150,12 +152,12 @@ def test_no_verb_takes_it_from_memory(folder):
             lambda m: ep.finetune(m, folder / "data" / "data.yaml", epochs=1),
             lambda m: ep.compare(m, folder / "good.pt"),
         ):
-            with pytest.raises(InputError, match="the YAML in it says activation"):
+            with pytest.raises(InputError, match=r"unsafe YAML \(activation"):
                 verb(model)
     assert not (folder / "ran").exists()
 
 
-def test_a_team_s_own_activation_stays_through_portable_pruning_and_stock_building(tmp_path):
+def test_a_custom_activation_is_kept_by_portable_pruning_and_a_stock_build(tmp_path):
     text = (Path(ultralytics.__file__).parent / "cfg" / "models" / "v8" / "yolov8.yaml").read_text()
     (tmp_path / "yolov8n-own.yaml").write_text(text + "\nactivation: torch.nn.LeakyReLU(0.1)\n")
     save(network(str(tmp_path / "yolov8n-own.yaml"), width=0.125), tmp_path / "own.pt")
@@ -167,8 +169,8 @@ def test_a_team_s_own_activation_stays_through_portable_pruning_and_stock_buildi
     assert {k: v.shape for k, v in stock.state_dict().items()} == {k: v.shape for k, v in again.state_dict().items()}
 
 
-def test_hooks_and_odd_arguments_of_a_file_end_where_it_is_opened(tmp_path):
-    """A hook of an allowed class is called with the module and its input, and WorldModel's installs a package."""
+def test_hooks_and_unknown_arguments_are_dropped_on_opening(tmp_path):
+    """A hook of an allowed class receives the module and its input, and WorldModel's hook installs a package."""
     from ultralytics.nn.tasks import WorldModel
 
     model = network(width=0.125)
@@ -186,7 +188,7 @@ def test_hooks_and_odd_arguments_of_a_file_end_where_it_is_opened(tmp_path):
     opened = checkpoint.load(tmp_path / "hooks.pt")
     assert not opened.model.model[0]._forward_pre_hooks and "forward" not in vars(opened.model.model[1])
     opened.model(torch.zeros(1, 3, 64, 64))
-    assert opened.imgsz == 96 and "augmentations" not in opened.extra["train_args"]
+    assert opened.imgsz == (96, 96) and "augmentations" not in opened.extra["train_args"]
     opened.model.model[0].register_forward_pre_hook(print)
     checkpoint.save(tmp_path / "again.pt", opened.model, like=opened)
     with zipfile.ZipFile(tmp_path / "again.pt") as archive:
@@ -195,13 +197,13 @@ def test_hooks_and_odd_arguments_of_a_file_end_where_it_is_opened(tmp_path):
 
 
 def test_checkpoints_are_opened_in_one_place():
-    """demo/train.py is no command: it made the embedded weights."""
+    """demo/train.py is not a command: it made the built-in weights."""
     openers = {"torch.load", "YOLO", "torch_safe_load", "load_checkpoint"}
     root = Path(ep.__file__).parent
-    found = {
+    modules = {
         path.relative_to(root).as_posix()
         for path in root.rglob("*.py")
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Call) and ast.unparse(node.func) in openers
     }
-    assert found == {"model/checkpoint.py", "demo/train.py"}
+    assert modules == {"model/archive.py", "model/checkpoint.py", "demo/train.py"}

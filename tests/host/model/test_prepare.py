@@ -1,4 +1,4 @@
-"""prepare: sizes and heads that a network does not have are refused."""
+"""prepare: unsupported sizes and heads are refused."""
 
 import pytest
 from edgeprune_device.errors import InputError
@@ -15,7 +15,7 @@ def v8():
 
 
 def test_sizes_and_heads_that_do_not_exist_are_refused(v8):
-    with pytest.raises(InputError, match="stride 32"):
+    with pytest.raises(InputError, match="multiples of 32"):
         to_onnx(v8, (96, 100))
     with pytest.raises(InputError, match="one-to-one"):
         prepare(v8, (96, 96), end2end=True)

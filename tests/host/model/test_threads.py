@@ -1,4 +1,4 @@
-"""How threads wait: set before torch loads, the user's own word first, the same for ONNX Runtime."""
+"""threads: the wait policy is set before torch loads, the user's own setting has priority, and ONNX Runtime follows."""
 
 import os
 import re
@@ -22,11 +22,11 @@ DECIDES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 
 
 class Opened(Exception):
-    """A session would be opened now."""
+    """Raised where a session would be opened."""
 
 
 class Recorder:
-    """What a verb's reporter was told."""
+    """Records the warnings to a verb's reporter."""
 
     def __init__(self):
         self.warned = []
@@ -37,9 +37,10 @@ class Recorder:
 
 @pytest.fixture
 def machine(monkeypatch):
-    """A process that has just begun: (its environment, its modules)."""
+    """A fresh process: (its environment, its modules)."""
     environment, modules = {"OMP_NUM_THREADS": "2"}, {}
     monkeypatch.setattr(threads, "os", SimpleNamespace(environ=environment, sched_getaffinity=lambda _: {0, 1}))
+    monkeypatch.setattr(threads, "wanted", lambda: int(environment["OMP_NUM_THREADS"]))
     monkeypatch.setattr(threads, "sys", SimpleNamespace(modules=modules))
     monkeypatch.setattr(threads, "_late", False)
     monkeypatch.setattr(threads, "use_all_cores", lambda: None)
@@ -48,22 +49,22 @@ def machine(monkeypatch):
 
 @pytest.fixture
 def spins(monkeypatch):
-    """Called with what opens a session: whether that session's threads would spin."""
+    """of(call, …): whether the threads of the session that the call opens would spin."""
 
     def opened(source, options, **_):
         raise Opened(*(options.get_session_config_entry(f"session.{pool}_op.allow_spinning") for pool in POOLS))
 
     def of(call, *given, **more):
-        with monkeypatch.context() as patch, pytest.raises(Opened) as found:
+        with monkeypatch.context() as patch, pytest.raises(Opened) as raised:
             patch.setattr(onnxruntime, "InferenceSession", opened)
             call(*given, **more)
-        return {("0", "0"): False, ("1", "1"): True}[found.value.args]
+        return {("0", "0"): False, ("1", "1"): True}[raised.value.args]
 
     return of
 
 
 def graph():
-    """One convolution: the least that can be measured and run."""
+    """One convolution, the smallest network that can be measured and run."""
     weight = helper.make_tensor("w", TensorProto.FLOAT, (4, 3, 1, 1), [0.5] * 12)
     ends = [
         helper.make_tensor_value_info(name, TensorProto.FLOAT, (1, channels, 32, 32))
@@ -83,18 +84,18 @@ def child(code, **environment):
     return done.stdout, done.stderr
 
 
-def test_torch_loads_with_the_policy():
-    """In the words of the OpenMP library itself, which torch brings."""
+def test_torch_loads_with_the_passive_wait_policy():
+    """The output comes from the OpenMP library in torch."""
     spins = {}
     for order in ("torch, edgeprune", "edgeprune, torch"):
-        _, said = child(f"import {order}", OMP_DISPLAY_ENV="verbose", OMP_NUM_THREADS="2")
-        spins[order] = {int(count) for count in re.findall(r"GOMP_SPINCOUNT = '(\d+)'", said)}
+        _, stderr = child(f"import {order}", OMP_DISPLAY_ENV="verbose", OMP_NUM_THREADS="2")
+        spins[order] = {int(count) for count in re.findall(r"GOMP_SPINCOUNT = '(\d+)'", stderr)}
     if not spins["torch, edgeprune"]:
-        pytest.skip("this torch is not built with GNU's OpenMP, which alone says how often it spins")
+        pytest.skip("this torch is not built with GNU's OpenMP, the only one that prints its spin count")
     assert spins == {"torch, edgeprune": {300_000}, "edgeprune, torch": {0}}
 
 
-def test_where_torch_came_first_one_line_says_so():
+def test_torch_imported_first_causes_one_warning():
     code = (
         "import torch, edgeprune\n"
         "from edgeprune.console import progress; from edgeprune.model import threads\n"
@@ -104,13 +105,13 @@ def test_where_torch_came_first_one_line_says_so():
     assert line.startswith("warning: torch was imported before edgeprune") and "OMP_WAIT_POLICY=PASSIVE" in line
 
 
-def test_every_verb_begins_with_it():
+def test_every_verb_sets_up_the_threads():
     for file in (Path(edgeprune.__file__).parent / "api").glob("*.py"):
         text = file.read_text()
-        assert ("Reporter(quiet=quiet)" in text) == (" ready(" in text), file.name
+        assert ("Reporter(quiet=" in text) == (" ready(" in text), file.name
 
 
-def test_a_fresh_process_yields_and_says_nothing(machine):
+def test_a_fresh_process_yields_without_a_warning(machine):
     environment, _ = machine
     threads.prepare()
     assert environment == {"OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "PASSIVE"}
@@ -118,7 +119,7 @@ def test_a_fresh_process_yields_and_says_nothing(machine):
     assert threads.ready(reporter) is reporter and reporter.warned == []
 
 
-def test_torch_that_came_first_is_told_of_once(machine):
+def test_the_warning_about_torch_is_printed_once(machine):
     environment, modules = machine
     modules["torch"] = None
     threads.prepare()
@@ -129,7 +130,7 @@ def test_torch_that_came_first_is_told_of_once(machine):
     assert len(reporter.warned) == 1
 
 
-def test_one_thread_waits_for_nobody(machine):
+def test_one_thread_needs_no_warning(machine):
     environment, modules = machine
     environment["OMP_NUM_THREADS"], modules["torch"] = "1", None
     threads.prepare()
@@ -138,15 +139,8 @@ def test_one_thread_waits_for_nobody(machine):
     assert reporter.warned == []
 
 
-@pytest.mark.parametrize(("text", "count"), [("3", 3), ("4,2", 4), (" 2 ", 2), ("0", 2), ("many", 2), ("", 2)])
-def test_a_list_counts_by_its_first_number_and_nonsense_as_nothing(machine, text, count):
-    environment, _ = machine
-    environment["OMP_NUM_THREADS"] = text
-    assert threads.wanted() == count
-
-
 @pytest.mark.parametrize("name", DECIDES)
-def test_the_users_own_word_stays(machine, name):
+def test_the_users_own_setting_stays(machine, name):
     environment, modules = machine
     environment[name], modules["torch"] = "7", None
     threads.prepare()
@@ -157,7 +151,7 @@ def test_the_users_own_word_stays(machine, name):
 
 
 @pytest.mark.parametrize(("policy", "spinning"), [(None, False), ("PASSIVE", False), ("active", True)])
-def test_the_hosts_sessions_do_likewise(monkeypatch, spins, policy, spinning):
+def test_onnx_runtime_sessions_follow_the_policy(monkeypatch, spins, policy, spinning):
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
     if policy:
         monkeypatch.setenv("OMP_WAIT_POLICY", policy)
@@ -167,11 +161,11 @@ def test_the_hosts_sessions_do_likewise(monkeypatch, spins, policy, spinning):
     assert spins(measure_parity, None, model, []) is spinning
 
 
-def test_no_session_is_made_with_other_options():
-    """`ort.options` is the only place that makes them, and whatever opens a session asks it."""
+def test_every_session_uses_the_same_options():
+    """`ort.options` is the only function that makes them, and every opener of a session calls it."""
     roots = [Path(package.__file__).parent for package in (edgeprune, edgeprune_device)]
     texts = {p.relative_to(root).as_posix(): p.read_text() for root in roots for p in root.rglob("*.py")}
     assert [name for name, text in texts.items() if "SessionOptions()" in text] == ["runtimes/ort.py"]
     opens = {name for name, text in texts.items() if ".InferenceSession(" in text}
-    # Each is tried above.
+    # The tests above try each of them.
     assert opens == {"runtimes/ort.py", "quantize/reference.py", "quantize/calibrate.py", "exporting/parity.py"}

@@ -1,4 +1,4 @@
-"""Networks that are traced once."""
+"""Fixtures: networks that are traced once."""
 
 import pytest
 

@@ -1,10 +1,10 @@
-"""Networks by hand, whose channels are known."""
+"""Hand-made networks with known channels."""
 
 from torch import nn
 
 
 class Net(nn.Module):
-    """Children by name, and a forward given as a function."""
+    """A module with named children and a function as its forward."""
 
     def __init__(self, forward, **layers):
         super().__init__()
@@ -25,5 +25,5 @@ def group_of(channels, layer):
 
 
 def free(group):
-    """A hidden width: one convolution makes it, and nothing else is tied to it."""
+    """Whether a group is a hidden width: one convolution makes it, and no other group is tied to it."""
     return not group.frozen and sum(not p.endswith("bn") for p in group.producers) == 1

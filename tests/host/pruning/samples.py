@@ -1,4 +1,4 @@
-"""Labelled pictures as the network takes them."""
+"""Labelled images in the network's input format."""
 
 import numpy as np
 import torch

@@ -1,10 +1,11 @@
-"""budget: the ratio is met, inside rounding, floors and ties; and the choice is the best there is."""
+"""budget: the budget is met within rounding, floors and ties, with the best choice of channels."""
 
 import itertools
 
 import numpy as np
 import pytest
 from edgeprune_device.errors import InputError
+from edgeprune_device.option import as_flags
 
 from edgeprune.model.count import count
 from edgeprune.pruning import budget, cost
@@ -16,7 +17,7 @@ from ..small import network
 
 
 def size(channels, keep):
-    """What is left of each cost, by the channels that `keep` leaves."""
+    """The remaining share of each cost for the kept channels."""
     kept = np.array([keep[g.atoms].sum() for g in channels.groups], dtype=float)
     full = np.array([len(g.atoms) for g in channels.groups], dtype=float)
     counted = {kind: cost.of(kind, channels) for kind in ("macs", "params")}
@@ -24,7 +25,7 @@ def size(channels, keep):
 
 
 def plain(channels, keep):
-    """What every plan keeps to: rounding, floors, what is frozen, ties."""
+    """Check the constraints of every plan: rounding, floors, frozen groups, ties."""
     for group in channels.groups:
         kept = int(keep[group.atoms].sum())
         if group.frozen:
@@ -44,7 +45,7 @@ def test_the_ratio_is_met_in_steps_of_eight(yolo, ratio):
     plain(channels, keep)
 
 
-def test_the_cheapest_of_a_group_go(yolo):
+def test_the_cheapest_channels_of_a_group_are_removed(yolo):
     channels, scores = yolo
     keep = budget.choose(channels, scores, Budget("ratio", 0.2), multiple=8)
     cut = [g for g in channels.groups if not keep[g.atoms].all()]
@@ -55,7 +56,7 @@ def test_the_cheapest_of_a_group_go(yolo):
 
 @pytest.mark.parametrize("ratio", [0.1, 0.2, 0.3])
 def test_size_falls_with_the_channels(yolo, ratio):
-    """Also where the scores would take every channel from the cheap layers."""
+    """It falls even if the scores prefer channels of the cheap layers."""
     channels, _ = yolo
     costs = np.zeros(channels.atoms)
     for name, positions in channels.positions.items():
@@ -84,17 +85,17 @@ def test_the_knapsack_is_exact():
 
 
 @pytest.mark.parametrize("ratio", [-0.1, 1.0, 1.5, float("nan")])
-def test_a_ratio_outside_is_refused(yolo, ratio):
-    with pytest.raises(InputError, match="outside"):
-        budget.choose(*yolo, Budget("ratio", ratio), multiple=8)
+def test_a_ratio_outside_its_range_is_refused(ratio):
+    with pytest.raises(InputError, match=r"^ratio: .* expected a number in \[0, 1\)"):
+        Budget("ratio", ratio)
 
 
-def test_more_than_the_floors_allow_is_refused_with_the_largest(yolo):
-    with pytest.raises(InputError, match=r"largest ratio of this model is 0\.\d\d"):
+def test_a_ratio_beyond_the_floors_is_refused_with_the_largest_possible(yolo):
+    with pytest.raises(InputError, match=r"largest ratio for this model is 0\.\d\d"):
         budget.choose(*yolo, Budget("ratio", 0.95), multiple=8)
 
 
-def test_an_atom_of_infinite_score_stays(yolo):
+def test_an_atom_with_an_infinite_score_is_kept(yolo):
     channels, scores = yolo
     wide = (g for g in channels.groups if not g.frozen and len(g.atoms) == 64)
     group = next(g for g in wide if np.isfinite(scores[g.atoms]).all())
@@ -109,7 +110,7 @@ def test_an_atom_of_infinite_score_stays(yolo):
 @pytest.mark.parametrize("kind", ["macs", "params"])
 @pytest.mark.parametrize("value", [1.0, *(pytest.param(v, marks=pytest.mark.slow) for v in (0.9, 0.8)), 0.6, 0.4])
 def test_a_budget_is_met_from_below_within_two_percent(yolo, kind, value, uniform):
-    """Measured on the cut network, not by the model of costs that solved it."""
+    """The cost is measured on the cut network, not taken from the cost model of the solver."""
     channels, scores = yolo
     model = network()
     keep = budget.choose(channels, scores, Budget(kind, value), multiple=8, uniform=uniform)
@@ -121,8 +122,8 @@ def test_a_budget_is_met_from_below_within_two_percent(yolo, kind, value, unifor
     assert value * (1 - 0.02) <= left <= value * 1.002
 
 
-def test_the_solution_is_nearly_the_best_there_is():
-    """Against all combinations of a small network whose costs are products of neighbouring widths."""
+def test_the_solution_is_close_to_the_optimum():
+    """The reference is the best of all combinations for a small network whose costs are products of adjacent widths."""
     rng = np.random.default_rng(0)
     worst = 0.0
     for _ in range(20):
@@ -135,19 +136,19 @@ def test_the_solution_is_nearly_the_best_there_is():
         channels = type("C", (), {"groups": [type("G", (), {"atoms": np.arange(32)})] * 5})
         picked = budget._by_cost(channels, units, price, 0.5)
         goal = 0.5 * price.of(np.full(5, 32.0))
-        found = sum(u.loss[i] for u, i in zip(units, picked))
+        total = sum(u.loss[i] for u, i in zip(units, picked))
         assert price.of(np.array([options[i] for i in picked], dtype=float)) <= goal
         best = min(
             sum(u.loss[i] for u, i in zip(units, c))
             for c in itertools.product(range(4), repeat=5)
             if price.of(np.array([options[i] for i in c], dtype=float)) <= goal
         )
-        worst = max(worst, found / best)
+        worst = max(worst, total / best)
     assert worst <= 1.1
 
 
-def test_a_dearer_channel_goes_first_at_equal_scores(yolo):
-    """Saliency against cost: with the same score for every channel, MACs fall with fewer channels than at random."""
+def test_at_equal_scores_expensive_channels_are_removed_first(yolo):
+    """With equal scores for all channels, the MACs fall with fewer removed channels than at random."""
     channels, _ = yolo
     same = np.ones(channels.atoms)
     ours = budget.choose(channels, same, Budget("macs", 0.7), multiple=8)
@@ -168,11 +169,30 @@ def test_steps_multiply_to_the_budget():
 
 @pytest.mark.parametrize("kind", ["macs", "params", "latency"])
 @pytest.mark.parametrize("value", [0.0, -0.5, 1.01, float("nan")])
-def test_a_budget_outside_is_refused(kind, value):
-    with pytest.raises(InputError, match="outside"):
+def test_a_budget_outside_its_range_is_refused(kind, value):
+    option = {"latency": "latency_ratio"}.get(kind, kind)
+    with pytest.raises(InputError, match=rf"^{option}: .* expected a number in \(0, 1\]"):
         Budget(kind, value)
 
 
-def test_less_than_the_floors_allow_is_refused_with_the_least(yolo):
-    with pytest.raises(InputError, match=r"fall to 0\.\d\d at the least"):
+@pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), float("inf")])
+def test_milliseconds_outside_their_range_are_refused(value):
+    with pytest.raises(InputError, match=r"^latency_ms: .* expected a number above 0"):
+        Budget("latency_ms", value)
+
+
+def test_exactly_one_budget_is_required():
+    options = {"ratio": None, "macs": None, "latency_ratio": None}
+    assert Budget.asked(**{**options, "latency_ratio": 0.5}) == Budget("latency", 0.5)
+    with pytest.raises(InputError, match=r"give exactly one of ratio, macs, latency_ratio.* \(found 0\)"):
+        Budget.asked(**options)
+    with (
+        as_flags(),
+        pytest.raises(InputError, match=r"give exactly one of --ratio, --macs, --latency-ratio.* \(found 2\)"),
+    ):
+        Budget.asked(**{**options, "ratio": 0.2, "macs": 0.5})
+
+
+def test_a_cost_below_the_floors_is_refused_with_the_smallest_possible(yolo):
+    with pytest.raises(InputError, match=r"for this model is 0\.\d\d$"):
         budget.choose(*yolo, Budget("macs", 0.01), multiple=8)

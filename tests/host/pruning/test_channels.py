@@ -1,4 +1,4 @@
-"""channels: what belongs together, in hand-made networks where the answer is known, and in YOLO."""
+"""channels: coupled channels, in hand-made networks with known results and in YOLO."""
 
 import numpy as np
 import pytest
@@ -29,12 +29,12 @@ def test_the_halves_of_a_chunk_are_tied():
     assert [len(c.groups[g].atoms) for g in c.ties[0]] == [8, 8]
 
 
-def test_an_auxiliary_output_that_nothing_reads_stays():
+def test_an_unread_auxiliary_output_is_kept():
     c = trace(Net(lambda n, x: ({"y": n.b(y := n.a(x))}, [y, n.c(y)]), a=conv(3, 8), b=conv(8, 2), c=conv(8, 4)))
     assert group_of(c, "c").frozen and not group_of(c, "a").frozen
 
 
-def test_weights_that_two_layers_share_stay():
+def test_weights_shared_by_two_layers_are_kept():
     net = Net(
         lambda n, x: n.d(n.c(n.a(n.s(x)) + n.b(n.s(x)))),
         s=conv(3, 8), a=conv(8, 8), b=conv(8, 8), c=conv(8, 8), d=conv(8, 2),
@@ -46,7 +46,7 @@ def test_weights_that_two_layers_share_stay():
 
 
 def test_a_network_that_does_not_run_is_refused_by_name():
-    with pytest.raises(InputError, match=r"Net: its channels cannot be followed \(RuntimeError: .*\)$"):
+    with pytest.raises(InputError, match=r"Net: channels cannot be traced \(RuntimeError: .*\)$"):
         trace(Net(lambda n, x: n.b(n.a(x)), a=conv(3, 8), b=conv(9, 2)))
     with pytest.raises(InputError, match="Net: nothing to prune"):
         trace(Net(lambda n, x: x.relu()))
@@ -61,12 +61,12 @@ def test_unequal_parts_are_frozen():
     assert all(g.frozen for g in c.groups if "a" in g.producers)
 
 
-def test_nothing_to_prune_is_said():
+def test_a_network_with_nothing_to_prune_is_refused():
     with pytest.raises(InputError, match="nothing to prune"):
         trace(Net(lambda n, x: n.a(x), a=conv(3, 8)))
 
 
-def test_tracing_leaves_the_model_as_it_was(small):
+def test_tracing_does_not_change_the_model(small):
     before = {k: v.clone() for k, v in small.state_dict().items()}
     small.train()
     small.model[0].eval()
@@ -75,17 +75,17 @@ def test_tracing_leaves_the_model_as_it_was(small):
     assert small.training and not small.model[0].training
     for module, known in zip(small.modules(), attributes):
         assert {k: v for k, v in vars(module).items() if not k.startswith("_")}.keys() == known.keys()
-        assert all(getattr(module, k) is v for k, v in known.items())  # Detect remembers the shapes it saw
+        assert all(getattr(module, k) is v for k, v in known.items())  # Detect stores the shapes of its inputs
     assert all(torch.equal(v, before[k]) for k, v in small.state_dict().items())
 
 
-def test_yolov8n_as_the_paper_of_its_yaml_says():
+def test_the_channels_of_yolov8n_match_its_yaml():
     c = trace(network())
-    assert len(c.ties) == 8  # one a C2f
+    assert len(c.ties) == 8  # one per C2f
     bottleneck = group_of(c, "model.2.m.0.cv2.conv")
     assert {"model.2.cv1.conv", "model.2.m.0.cv2.conv"} <= set(bottleneck.producers)
     assert free(group_of(c, "model.2.m.0.cv1.conv"))
-    # The head: towers are free per level, its last convolutions and DFL are not; the neck's outputs are prunable.
+    # The head's towers are free per level, but not its last convolutions and DFL; the neck's outputs are prunable.
     assert free(group_of(c, "model.22.cv3.1.0.conv"))
     assert group_of(c, "model.22.cv2.0.2").frozen and group_of(c, "model.22.dfl.conv").frozen
     assert not group_of(c, "model.15.cv2.conv").frozen

@@ -1,4 +1,4 @@
-"""compensate: exact where an exact repair exists, and never worse than doing nothing."""
+"""compensate: exact if an exact solution exists, and never worse than no compensation."""
 
 import numpy as np
 import torch
@@ -22,8 +22,8 @@ def error(model, reference, x):
     return float((a - b).square().mean() / (b - b.mean()).square().mean())
 
 
-def test_a_twin_takes_over(small):
-    """Channel 6 repeats channel 2; without 6 the reader is repaired by giving 2 its weights as well."""
+def test_an_equal_channel_replaces_the_removed_one(small):
+    """Channel 6 repeats channel 2; after the removal of 6 the reader's weight for 2 must include that for 6."""
     conv, norm = small.get_submodule("model.2.m.0.cv1.conv"), small.get_submodule("model.2.m.0.cv1.bn")
     conv.weight.data[6] = conv.weight.data[2]
     for tensor in (norm.weight.data, norm.bias.data, norm.running_mean, norm.running_var):
@@ -40,8 +40,8 @@ def test_a_twin_takes_over(small):
     assert error(cut, small, x) < 0.05 * before
 
 
-def test_what_cannot_be_told_any_more_keeps_its_spread():
-    """The outputs depended on an input that is gone: the best guess varies less than they did, the solution as much."""
+def test_an_unpredictable_output_keeps_its_spread():
+    """The outputs depend on a removed input: the best estimate varies less than they did, the solution equally."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(2000, 4, generator=generator)
     gone = torch.randn(2000, 2, generator=generator)
@@ -66,8 +66,8 @@ def features(model, x):
     return seen
 
 
-def test_it_repairs_a_random_cut_on_pictures_it_has_not_seen():
-    """The trained demo network and its scenes: what reaches the head comes back at least half way."""
+def test_compensation_improves_a_random_cut_on_unseen_images():
+    """The trained demo network on its scenes: at least half of the error in the head's input is recovered."""
     model = checkpoint.load(demo.WEIGHTS).model
     scenes = torch.stack([torch.from_numpy(demo.render(7_000_000 + i)[0].copy()) for i in range(12)])
     scenes = scenes.permute(0, 3, 1, 2).float() / 255
@@ -86,7 +86,7 @@ def test_it_repairs_a_random_cut_on_pictures_it_has_not_seen():
     assert all(a < 0.5 * b for a, b in zip(after, before)), (before, after)
 
 
-def test_the_original_and_the_shapes_are_left_alone(small):
+def test_the_original_and_the_shapes_are_unchanged(small):
     channels = trace(small)
     plan = random_plan(channels)
     cut = surgery.apply(plan, small, channels)
@@ -98,7 +98,7 @@ def test_the_original_and_the_shapes_are_left_alone(small):
     assert all(torch.isfinite(v).all() for v in cut.state_dict().values())
 
 
-def test_an_uncut_model_stays_as_it_is(small):
+def test_an_uncut_model_is_unchanged(small):
     channels = trace(small)
     plan = PrunePlan.of(channels, np.ones(channels.atoms, dtype=bool), budget="ratio 0", criterion="test")
     cut = surgery.apply(plan, small, channels)

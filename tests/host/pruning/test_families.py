@@ -1,6 +1,6 @@
-"""Every family, size and task of Ultralytics' own YAMLs: the oracle, and the result in stock Ultralytics.
+"""Every family, size and task of Ultralytics' YAMLs: the oracle, and the result in stock Ultralytics.
 
-The default run takes the smallest size of each; the others are `slow`.
+The default run uses the smallest size of each; the others are `slow`.
 """
 
 import json
@@ -19,6 +19,7 @@ from edgeprune.pruning import surgery
 from edgeprune.pruning.channels import trace
 from edgeprune.pruning.plan import PrunePlan
 
+from ..plans import steps_of
 from ..small import settle
 
 SIZES = {
@@ -31,15 +32,15 @@ SIZES = {
     "yolo26": "nsmlx",
 }
 TASKS = {"segment": "-seg", "pose": "-pose", "obb": "-obb", "classify": "-cls"}
-#: The share of channels that may stay frozen at the smallest size: outputs, and attention (v10, 11, 12, 26).
+#: The share of channels that may stay frozen at the smallest size: those of the outputs.
 FROZEN = {
     "yolov5": 0.02,
     "yolov8": 0.02,
     "yolov9": 0.02,
-    "yolov10": 0.12,
-    "yolo11": 0.12,
-    "yolo12": 0.36,
-    "yolo26": 0.2,
+    "yolov10": 0.025,
+    "yolo11": 0.02,
+    "yolo12": 0.02,
+    "yolo26": 0.005,
 }
 
 
@@ -56,8 +57,8 @@ MODELS = [pytest.param(name, marks=[pytest.mark.slow] if slow else []) for name,
 
 
 def network(config, kind=None, nc=3):
-    """Random weights, random batch norms with the statistics of their own features. kind: the class, where it is not
-    that of the YAML's task."""
+    """Random weights, and random batch norms with the statistics of their own features. kind: the class, if it is not
+    the class of the YAML's task."""
     from ultralytics.nn import tasks
 
     kinds = {
@@ -74,18 +75,20 @@ def network(config, kind=None, nc=3):
 
 
 def plan_for(channels, seed=0):
-    """Every prunable group loses up to half at random, in eights where its width is one; tied groups equally many."""
+    """Every prunable group loses up to half at random, in multiples of 8 if its width is one; tied groups lose
+    equally.
+    """
     rng = np.random.default_rng(seed)
     keep = np.ones(channels.atoms, dtype=bool)
     tied = {g: tie[0] for tie in channels.ties for g in tie}
     counts = {}
     for i, group in enumerate(channels.groups):
-        width = len(group.atoms)
-        step = 8 if width % 8 == 0 else 1
-        options = range(step, width // 2 + 1, step)
+        steps = steps_of(channels, i)
+        step = 8 if steps % 8 == 0 else 1
+        options = range(step, steps // 2 + 1, step)
         if not group.frozen and options:
             gone = counts.setdefault(tied.get(i, i), int(rng.choice(options)))
-            keep[rng.choice(group.atoms, gone, replace=False)] = False
+            keep[rng.choice(group.atoms, gone * len(group.atoms) // steps, replace=False)] = False
     return PrunePlan.of(channels, keep, budget="ratio 0.3", criterion="random")
 
 
@@ -96,7 +99,7 @@ def pruned(model):
 
 
 def outputs(model, picture):
-    """Every tensor of what it returns, in float64."""
+    """Every tensor that the model returns, in float64."""
 
     def flat(value):
         if isinstance(value, torch.Tensor):
@@ -110,13 +113,13 @@ def outputs(model, picture):
 
 
 def differences(ours, theirs):
-    """Relative, for each output; features, which have become narrower, are none."""
+    """The relative difference of each output; features, which have become narrower, do not count."""
     assert len(ours) == len(theirs)
     return torch.stack([(a - b).abs().max() / b.abs().max() for a, b in zip(ours, theirs) if a.shape == b.shape])
 
 
 @pytest.mark.parametrize("config", MODELS)
-def test_the_oracle(config):
+def test_surgery_equals_masking(config):
     model = network(config)
     cut, plan, channels = pruned(model)
     picture = torch.rand(1, 3, 64, 64, dtype=torch.float64)
@@ -130,12 +133,12 @@ def test_the_oracle(config):
     ("config", "kind"),
     [("yolov8n-rtdetr.yaml", "RTDETRDetectionModel"), ("yolov8n-worldv2.yaml", "WorldModel")],
 )
-def test_models_outside_the_list_are_refused_by_name_though_the_mechanism_takes_them(config, kind, tmp_path):
+def test_unsupported_models_are_refused_by_name_although_tracing_handles_them(config, kind, tmp_path):
     model = network(config, kind)
     cut, plan, channels = pruned(model)
     path = tmp_path / "other.pt"
     checkpoint.save(path, cut, like=checkpoint.Checkpoint(path, model, {}))
-    with pytest.raises(InputError, match=f"a {kind} is not supported; edgeprune takes YOLO models: detect, segment"):
+    with pytest.raises(InputError, match=f"unsupported model .found {kind}, expected a YOLO model for detect, segment"):
         checkpoint.load(path, checkpoint.TASKS)
     picture = torch.rand(1, 3, 64, 64, dtype=torch.float64)
     masked, ours = outputs(surgery.masked(plan, model, channels), picture), outputs(cut, picture)
@@ -143,13 +146,13 @@ def test_models_outside_the_list_are_refused_by_name_though_the_mechanism_takes_
 
 
 @pytest.mark.parametrize("family", SIZES)
-def test_what_stays_frozen(family):
+def test_the_share_of_frozen_channels_is_limited(family):
     channels = trace(network(f"{family}{SIZES[family][0]}.yaml"))
     assert 1 - channels.prunable / channels.atoms <= FROZEN[family]
 
 
 @pytest.mark.parametrize("config", ["yolo26n-seg.yaml", "yolo26n-pose.yaml"])
-def test_layers_that_only_train_are_cut_too(config):
+def test_layers_that_only_run_in_training_are_also_cut(config):
     model = network(config)
     cut, plan, channels = pruned(model)
     outputs_of = [m.train()(torch.rand(1, 3, 64, 64)) for m in (model, cut)]
@@ -163,7 +166,7 @@ def test_layers_that_only_train_are_cut_too(config):
 
 @pytest.mark.slow
 def test_large_models_are_cut_in_seconds():
-    """Plan and surgery of YOLOv8x in 20 s, and no slower per parameter than YOLOv8n."""
+    """Plan and surgery of YOLOv8x take at most 20 s, and no longer per parameter than for YOLOv8n."""
     seconds, parameters = {}, {}
     for size in "nx":
         model = network(f"yolov8{size}.yaml")
@@ -176,7 +179,7 @@ def test_large_models_are_cut_in_seconds():
     assert seconds["x"] / seconds["n"] <= parameters["x"] / parameters["n"]
 
 
-#: A user's process: stock Ultralytics, and no edgeprune to be found.
+#: A user's process with stock Ultralytics and without edgeprune.
 STOCK = """
 import json, sys, traceback
 sys.modules["edgeprune"] = sys.modules["edgeprune_device"] = None
@@ -210,19 +213,19 @@ def step(model, task):
     moved = sum(not torch.equal(v, before[k]) for k, v in model.named_parameters())
     return bool(torch.isfinite(loss)) and moved > 0.5 * len(before)
 
-told = {}
+reports = {}
 for path in sys.argv[2:]:
     try:
         yolo = YOLO(path)
-        told[path] = {
+        reports[path] = {
             "parameters": sum(p.numel() for p in yolo.model.parameters()),
             "predicted": len(yolo.predict(sys.argv[1], imgsz=64, verbose=False, save=False)),
             "onnx": yolo.export(format="onnx", imgsz=64, simplify=False, verbose=False),
             "trained": step(YOLO(path).model, yolo.task),
         }
     except Exception:
-        told[path] = {"error": traceback.format_exc()[-1500:]}
-print("STOCK" + json.dumps(told))
+        reports[path] = {"error": traceback.format_exc()[-1500:]}
+print("STOCK" + json.dumps(reports))
 """
 #: YOLO11's tasks have YOLOv8's heads on the layers of YOLO11's detector.
 STOCK_MODELS = [f"{family}{sizes[0]}" for family, sizes in SIZES.items()] + [
@@ -232,7 +235,9 @@ STOCK_MODELS = [f"{family}{sizes[0]}" for family, sizes in SIZES.items()] + [
 
 @pytest.fixture(scope="module")
 def stock(tmp_path_factory):
-    """What stock Ultralytics, in one process without edgeprune, says of each pruned checkpoint; and their sizes."""
+    """The results of stock Ultralytics for each pruned checkpoint, in one process without edgeprune; and their
+    sizes.
+    """
     from PIL import Image
 
     folder = tmp_path_factory.mktemp("stock")
@@ -251,16 +256,16 @@ def stock(tmp_path_factory):
         [sys.executable, "-c", STOCK, str(folder / "a.png"), *paths],
         capture_output=True, text=True, cwd=folder, env={**os.environ, "ULTRALYTICS_SAFE_LOAD": "1"},
     )  # fmt: skip
-    said = [line for line in done.stdout.splitlines() if line.startswith("STOCK")]
-    assert said, done.stderr[-2000:]
-    return folder, expected, json.loads(said[0][len("STOCK") :])
+    lines = [line for line in done.stdout.splitlines() if line.startswith("STOCK")]
+    assert lines, done.stderr[-2000:]
+    return folder, expected, json.loads(lines[0][len("STOCK") :])
 
 
 @pytest.mark.parametrize("name", STOCK_MODELS)
-def test_in_stock_ultralytics(stock, name):
-    folder, expected, told = stock
-    found = told[str(folder / f"{name}-pruned.pt")]
-    assert "error" not in found, found["error"]
-    assert found["parameters"] == expected[name]
-    assert found["predicted"] == 1 and found["trained"]
-    assert os.path.getsize(found["onnx"]) > 10_000
+def test_stock_ultralytics_runs_exports_and_trains_the_pruned_model(stock, name):
+    folder, expected, reports = stock
+    report = reports[str(folder / f"{name}-pruned.pt")]
+    assert "error" not in report, report["error"]
+    assert report["parameters"] == expected[name]
+    assert report["predicted"] == 1 and report["trained"]
+    assert os.path.getsize(report["onnx"]) > 10_000

@@ -1,14 +1,16 @@
-"""latency: the times of random architectures become a cost that predicts those of others."""
+"""latency: a cost model from the times of random architectures predicts the times of others."""
 
 import numpy as np
 import onnx
 import pytest
 from edgeprune_device.errors import InputError
 
+from edgeprune.model import head
 from edgeprune.pruning import budget, latency
 from edgeprune.pruning import cost as costs
 from edgeprune.pruning.budget import Budget
 from edgeprune.pruning.channels import trace
+from edgeprune.pruning.prune import trace_channels
 
 from ..small import network
 
@@ -16,8 +18,9 @@ SIZE = 64
 
 
 class Counting:
-    """A runtime whose time is known: so much a multiply-accumulate of a 1 x 1 and of a 3 x 3 convolution, a value
-    written, and a file, as read from the files themselves. noise: relative, of each file."""
+    """A runtime with known times per multiply-accumulate of a 1 x 1 and of a 3 x 3 convolution, per value written
+    and per file, computed from the files. noise: the relative noise of each file.
+    """
 
     description = "counted"
 
@@ -47,58 +50,58 @@ def counted(nano):
     return clock, latency.fit(*nano, SIZE, architectures=12, multiple=4, measure=clock)
 
 
-def test_a_runtime_of_known_cost_is_found_out(nano, counted):
-    clock, found = counted
-    assert found.architectures == len(clock.files) == 13
-    assert found.runtime == "counted"
-    assert found.full_ms == clock.time(next(iter(clock.files.values())))
-    assert found.error_p90 < 1e-3
-    assert found.coefficients["macs_1x1"] == pytest.approx(2 * found.coefficients["macs_kxk"], rel=0.02)
-    assert found.coefficients["read"] == pytest.approx(0, abs=0.02 * found.coefficients["written"])
-    assert found.coefficients["fixed"] == pytest.approx(20, rel=0.02)
+def test_the_fit_recovers_a_runtime_of_known_cost(nano, counted):
+    clock, fitted = counted
+    assert fitted.architectures == len(clock.files) == 13
+    assert fitted.runtime == "counted"
+    assert fitted.full_ms == clock.time(next(iter(clock.files.values())))
+    assert fitted.error_p90 < 1e-3
+    assert fitted.coefficients["macs_1x1"] == pytest.approx(2 * fitted.coefficients["macs_kxk"], rel=0.02)
+    assert fitted.coefficients["read"] == pytest.approx(0, abs=0.02 * fitted.coefficients["written"])
+    assert fitted.coefficients["fixed"] == pytest.approx(20, rel=0.02)
 
 
 def test_other_architectures_are_predicted(nano, counted):
     model, channels = nano
-    clock, found = counted
+    clock, fitted = counted
     other = latency.sample(channels, 6, multiple=4, seed=7)
     measured = [clock.time(latency.onnx(model, channels, counts, SIZE)) for counts in other]
-    assert found.cost(channels).of(other) == pytest.approx(measured, rel=1e-3)
+    assert fitted.cost(channels).of(other) == pytest.approx(measured, rel=1e-3)
     assert np.ptp(measured) > 0.1 * max(measured)
 
 
-def test_the_cost_also_fits_a_network_that_was_cut(nano, counted):
-    """Its groups are other ones: `--steps` follows them anew."""
+def test_the_cost_model_also_fits_a_pruned_network(nano, counted):
+    """Its groups differ, because `--steps` traces it again."""
     from edgeprune.pruning import surgery
     from edgeprune.pruning.plan import PrunePlan
 
     model, channels = nano
-    _, found = counted
+    _, fitted = counted
     counts = latency.sample(channels, 1, multiple=4, seed=3)[1]
     keep = np.concatenate([np.arange(len(g.atoms)) < n for g, n in zip(channels.groups, counts)])
     mask = np.empty(channels.atoms, dtype=bool)
     mask[np.concatenate([g.atoms for g in channels.groups])] = keep
     cut = trace(surgery.apply(PrunePlan.of(channels, mask, budget="", criterion=""), model, channels))
     whole = np.array([len(g.atoms) for g in cut.groups], dtype=float)
-    assert found.cost(cut).of(whole) == pytest.approx(found.cost(channels).of(counts))
-    assert found.cost(cut).of(whole) < 0.99 * found.full_ms
+    assert fitted.cost(cut).of(whole) == pytest.approx(fitted.cost(channels).of(counts))
+    assert fitted.cost(cut).of(whole) < 0.99 * fitted.full_ms
 
 
-def test_the_error_is_that_of_architectures_not_seen(nano):
-    """Times without any meaning are not predicted, whatever the fit to them looks like."""
+def test_the_error_is_measured_on_held_out_architectures(nano):
+    """Meaningless times are not predicted, however good the fit to them looks."""
     assert latency.fit(*nano, SIZE, architectures=12, multiple=4, measure=Counting(noise=0.3)).error_median > 0.1
 
 
 def test_a_budget_is_solved_with_it(nano, counted):
     model, channels = nano
-    clock, found = counted
+    clock, fitted = counted
     scores = np.random.default_rng(0).random(channels.atoms)
-    keep = budget.choose(channels, scores, Budget("latency", 0.8), multiple=4, cost=found.cost(channels))
+    keep = budget.choose(channels, scores, Budget("latency", 0.8), multiple=4, cost=fitted.cost(channels))
     counts = np.array([keep[g.atoms].sum() for g in channels.groups])
-    assert 0.78 < clock.time(latency.onnx(model, channels, counts, SIZE)) / found.full_ms <= 0.8
+    assert 0.78 < clock.time(latency.onnx(model, channels, counts, SIZE)) / fitted.full_ms <= 0.8
 
 
-def test_the_architectures_are_of_many_kinds(nano):
+def test_the_architectures_are_diverse(nano):
     _, channels = nano
     counts = latency.sample(channels, 15, multiple=4)
     sizes = np.array([len(g.atoms) for g in channels.groups])
@@ -112,24 +115,27 @@ def test_the_architectures_are_of_many_kinds(nano):
     assert shares.min() < 0.5 and shares.max() > 0.75
 
 
-def test_a_branch_that_the_export_drops_costs_nothing():
+@pytest.mark.parametrize("which", head.HEADS)
+def test_a_branch_that_the_export_drops_costs_nothing(which):
     model = network("yolov10n.yaml", width=0.125)
+    head.select(model, which)
     clock = Counting()
-    channels = trace(model)
-    found = latency.fit(model, channels, SIZE, architectures=12, multiple=4, measure=clock)
-    assert any(".cv3." in name for name in found.unused) and not any("one2one" in name for name in found.unused)
-    assert found.error_p90 < 0.02
+    channels = trace_channels(model, SIZE)
+    fitted = latency.fit(model, channels, SIZE, architectures=12, multiple=4, measure=clock)
+    one_to_one = which == head.ONE_TO_ONE
+    assert fitted.unused and {"one2one" in name for name in fitted.unused} == {not one_to_one}
+    assert channels.idle > set(fitted.unused)  # which also names the norms
+    assert fitted.error_p90 < 0.02
 
 
 def test_milliseconds_become_a_budget(counted):
-    _, found = counted
-    assert latency.budget(found, 0.5 * found.full_ms) == Budget("latency", 0.5)
+    _, fitted = counted
+    assert latency.to_budget(fitted, 0.5 * fitted.full_ms) == Budget("latency", 0.5)
     with pytest.raises(InputError, match="nothing to prune"):
-        latency.budget(found, found.full_ms)
-    with pytest.raises(InputError, match="more than 0"):
-        latency.budget(found, 0.0)
-    with pytest.raises(InputError, match="more than 0"):
-        latency.budget(found, float("nan"))
+        latency.to_budget(fitted, fitted.full_ms)
+    for nothing in (0.0, float("nan")):
+        with pytest.raises(InputError, match="invalid value"):
+            latency.to_budget(fitted, nothing)
 
 
 def test_nonnegative_least_squares():

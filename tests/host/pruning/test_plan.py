@@ -1,4 +1,4 @@
-"""plan: whole after a round trip, refused where it does not fit."""
+"""plan: complete after a round trip, refused if it does not match the model."""
 
 import dataclasses
 import json
@@ -15,7 +15,7 @@ from edgeprune.pruning.plan import PrunePlan
 from ..plans import random_plan
 
 
-def test_round_trip(small, tmp_path):
+def test_a_plan_survives_a_round_trip(small, tmp_path):
     channels = trace(small)
     plan = random_plan(channels)
     plan.save(tmp_path / "plan.json")
@@ -26,7 +26,7 @@ def test_round_trip(small, tmp_path):
     assert plan.prunable == channels.prunable
 
 
-def test_two_cuts_in_turn_are_one_plan(small):
+def test_two_consecutive_cuts_are_one_plan(small):
     channels = trace(small)
     first = random_plan(channels, share=0.3)
     once = surgery.apply(first, small, channels)
@@ -39,7 +39,7 @@ def test_two_cuts_in_turn_are_one_plan(small):
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[k], theirs[k]) for k in ours)
 
 
-def test_layers_that_contradict_each_other(small):
+def test_contradicting_layers_are_refused(small):
     channels = trace(small)
     plan = random_plan(channels)
     keep = {**plan.keep, "model.0.bn": [0]}
@@ -50,12 +50,12 @@ def test_layers_that_contradict_each_other(small):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"schema_version": 99}, "schema version 99"),
+        ({"schema_version": 99}, r"schema version \(found 99"),
         ({"keep": None}, "not a prune plan"),
         ({"widths": {"a": "b"}}, "not a prune plan"),
     ],
 )
-def test_refusals(small, tmp_path, change, message):
+def test_invalid_plans_are_refused(small, tmp_path, change, message):
     data = {**random_plan(trace(small)).to_json(), **change}
     (tmp_path / "plan.json").write_text(json.dumps(data))
     with pytest.raises(InputError, match=message):

@@ -1,4 +1,6 @@
-"""What --portable draws is rebuilt by stock Ultralytics from the YAML in the checkpoint: same shapes, all weights."""
+"""portable: stock Ultralytics rebuilds a portable plan from the checkpoint's YAML, with equal shapes and all
+weights.
+"""
 
 import copy
 import json
@@ -20,7 +22,7 @@ from edgeprune.pruning.prune import ORACLE, oracle
 
 from ..small import dataset, network, save
 
-#: criterion and budget by family: each of both kinds.
+#: Criterion and budget for each family; every kind of both occurs.
 FAMILIES = {
     "yolov5n": ("l1", Budget("ratio", 0.2)),
     "yolov8n": ("l1", Budget("macs", 0.7)),
@@ -34,7 +36,7 @@ TRAINED = ("yolov8n", "yolo26n")
 
 
 def shrunk(model, criterion, asked, channels=None):
-    """(pruned model with its YAML, plan, channels, what was read of the YAML)."""
+    """(pruned model with its YAML, plan, channels, the parsed YAML)."""
     channels = channels or trace(model)
     layout = portable.read(model, channels, 8)
     scores = criteria.load(criterion)(model, channels, None)
@@ -45,7 +47,7 @@ def shrunk(model, criterion, asked, channels=None):
     return cut, plan, channels, layout
 
 
-#: A user's process: stock Ultralytics, and no edgeprune to be found.
+#: A user's process with stock Ultralytics and without edgeprune.
 STOCK = """
 import json, logging, sys, traceback
 sys.modules["edgeprune"] = sys.modules["edgeprune_device"] = None
@@ -53,35 +55,35 @@ from ultralytics import YOLO
 from ultralytics.nn.tasks import DetectionModel
 from ultralytics.utils import LOGGER
 
-said = []
+messages = []
 class Keep(logging.Handler):
     def emit(self, record):
-        said.append(record.getMessage())
+        messages.append(record.getMessage())
 LOGGER.addHandler(Keep())
 data, trained, *paths = sys.argv[1:]
-told = {}
+reports = {}
 for path in paths:
     try:
         yolo = YOLO(path)
         shapes = lambda m: {k: list(v.shape) for k, v in m.state_dict().items()}
         was, before = shapes(yolo.model), sum(p.numel() for p in yolo.model.parameters())
         rebuilt = shapes(DetectionModel(yolo.model.yaml, verbose=False))
-        found = told[path] = {"parameters": before, "same": rebuilt == was}
+        report = reports[path] = {"parameters": before, "same": rebuilt == was}
         if any(name in path for name in trained.split(",")):
-            said.clear()
+            messages.clear()
             LOGGER.setLevel(logging.INFO)
             yolo.train(data=data, epochs=1, imgsz=64, batch=4, workers=0, device="cpu", plots=False, val=False,
                        project=path + ".d")
-            found["transferred"] = [line for line in said if line.startswith("Transferred")]
-            found["trained"] = sum(p.numel() for p in YOLO(yolo.trainer.last).model.parameters())
+            report["transferred"] = [line for line in messages if line.startswith("Transferred")]
+            report["trained"] = sum(p.numel() for p in YOLO(yolo.trainer.last).model.parameters())
     except Exception:
-        told[path] = {"error": traceback.format_exc()[-1500:]}
-print("STOCK" + json.dumps(told))
+        reports[path] = {"error": traceback.format_exc()[-1500:]}
+print("STOCK" + json.dumps(reports))
 """
 
 
 def check(names, folder):
-    """Cut each of the families, and let stock Ultralytics rebuild (and train) them."""
+    """Cut each of the families, and let stock Ultralytics rebuild and train them."""
     data, expected = dataset(folder / "data"), {}
     for name in names:
         criterion, asked = FAMILIES[name]
@@ -96,21 +98,21 @@ def check(names, folder):
         [sys.executable, "-c", STOCK, str(data), ",".join(TRAINED), *paths],
         capture_output=True, text=True, cwd=folder, env={**os.environ, "ULTRALYTICS_SAFE_LOAD": "1"},
     )  # fmt: skip
-    said = [line for line in done.stdout.splitlines() if line.startswith("STOCK")]
-    assert said, done.stderr[-2000:]
-    told = json.loads(said[0][len("STOCK") :])
+    lines = [line for line in done.stdout.splitlines() if line.startswith("STOCK")]
+    assert lines, done.stderr[-2000:]
+    reports = json.loads(lines[0][len("STOCK") :])
     for name, path in zip(names, paths):
-        found = told[path]
-        assert "error" not in found, found["error"]
-        assert found["same"] and found["parameters"] == expected[name]["left"], name
+        report = reports[path]
+        assert "error" not in report, report["error"]
+        assert report["same"] and report["parameters"] == expected[name]["left"], name
         assert expected[name]["error"] <= ORACLE and expected[name]["share"] < 0.95, name
         if name in TRAINED:
-            assert found["trained"] == found["parameters"], name
-            items = [line.split()[1].split("/") for line in found["transferred"]]
-            assert items and all(a == b for a, b in items), found["transferred"]
+            assert report["trained"] == report["parameters"], name
+            items = [line.split()[1].split("/") for line in report["transferred"]]
+            assert items and all(a == b for a, b in items), report["transferred"]
 
 
-def test_stock_ultralytics_rebuilds_and_trains_it(tmp_path):
+def test_stock_ultralytics_rebuilds_and_trains_a_portable_model(tmp_path):
     check(["yolov8n"], tmp_path)
 
 
@@ -119,7 +121,7 @@ def test_stock_ultralytics_rebuilds_every_family(tmp_path):
     check([n for n in FAMILIES if n != "yolov8n"], tmp_path)
 
 
-def test_a_second_cut_of_a_portable_model_and_no_other(small, tmp_path):
+def test_only_a_portable_model_can_be_cut_again(small, tmp_path):
     once, plan, channels, layout = shrunk(small, "l1", Budget("macs", 0.8))
     twice, again, *_ = shrunk(once, "l1", Budget("macs", 0.8))
     assert sum(p.numel() for p in twice.parameters()) < sum(p.numel() for p in once.parameters())
@@ -130,14 +132,14 @@ def test_a_second_cut_of_a_portable_model_and_no_other(small, tmp_path):
 
     scores = criteria.load("random")(small, channels, None)
     keep = budget.choose(channels, scores, Budget("macs", 0.8), multiple=1)
-    with pytest.raises(InputError, match="draw it again with --portable"):
+    with pytest.raises(InputError, match="make the plan again with portable=True"):
         layout.describe(channels, keep)
     free = surgery.apply(PrunePlan.of(channels, keep, budget="", criterion=""), small, channels)
     with pytest.raises(InputError, match="does not describe its network"):
         portable.read(free, trace(free), 8)
 
 
-def test_a_yaml_that_builds_something_else_is_refused(small):
+def test_a_yaml_that_builds_another_network_is_refused(small):
     cut, plan, channels, layout = shrunk(small, "l1", Budget("macs", 0.8))
     keep = plan.mask(channels)
     with pytest.raises(GateError, match="would not rebuild"):
@@ -148,8 +150,8 @@ def test_a_yaml_that_builds_something_else_is_refused(small):
         portable.stamp(other, layout.describe(channels, keep))
 
 
-def test_scales_are_written_out():
-    """What parse_model does by the letter of the scale: C3k2's c3k (m, l, x), A2C2f's residual (l, x), max_channels."""
+def test_scales_become_explicit():
+    """Values that parse_model derives from the scale: C3k2's c3k (m, l, x), A2C2f's residual (l, x), max_channels."""
     from ultralytics.nn.tasks import yaml_model_load
 
     for name in ("yolo11m", "yolo12l", "yolov8x", "yolov8n-seg", "yolov9c"):
@@ -161,12 +163,12 @@ def test_scales_are_written_out():
 
 
 @pytest.mark.parametrize("of", [8, 24, 64, 136, 200, 1000])
-def test_hidden_widths_survive_being_written_as_a_share(of):
+def test_hidden_widths_written_as_a_fraction_are_exact(of):
     assert all(int(of * portable._share(width, of)) == width for width in range(1, 2 * of + 1))
 
 
-def test_shortcuts_and_attention_turn_together():
-    """YOLO26: rows 8, 9 and 10 (shortcut around SPPF, then attention that gives what it takes) have one width."""
+def test_widths_around_shortcuts_and_attention_change_together():
+    """YOLO26: rows 8, 9 and 10 (shortcut around SPPF, then attention with equal input and output) have one width."""
     model = network("yolo26n.yaml")
     channels = trace(model)
     layout = portable.read(model, channels, 8)
@@ -178,7 +180,7 @@ def test_shortcuts_and_attention_turn_together():
         assert (np.diff(dial.options.sum(1)) < 0).all()
 
 
-def test_reading_changes_neither_model_nor_random_numbers(small, tmp_path):
+def test_reading_the_yaml_changes_neither_model_nor_random_state(small, tmp_path):
     path = save(small, tmp_path / "best.pt")
     before, yaml = copy.deepcopy(small.state_dict()), copy.deepcopy(small.yaml)
     state = torch.random.get_rng_state()

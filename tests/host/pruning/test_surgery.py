@@ -1,4 +1,4 @@
-"""surgery: the oracle, on every family, and what must follow the tensors."""
+"""surgery: the oracle for every family, and the attributes that must follow the tensors."""
 
 import copy
 
@@ -21,7 +21,7 @@ def difference(a, b):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_oracle(family):
+def test_surgery_equals_masking(family):
     model = network(f"{family}.yaml").double()
     channels = trace(model)
     plan = random_plan(channels)
@@ -33,7 +33,7 @@ def test_the_oracle(family):
     assert difference(cut, whole) > 1e-4
 
 
-def test_the_oracle_notices_a_wrong_cut():
+def test_the_oracle_detects_a_wrong_cut():
     model = network(width=0.125).double()
     channels = trace(model)
     plan = random_plan(channels)
@@ -44,7 +44,7 @@ def test_the_oracle_notices_a_wrong_cut():
     assert difference(outputs(pruned, picture), outputs(surgery.masked(plan, model, channels), picture)) > 1e-6
 
 
-def test_tensors_shrink_and_classes_stay():
+def test_tensors_shrink_and_classes_stay_stock():
     model = network()
     channels = trace(model)
     plan = random_plan(channels)
@@ -61,7 +61,7 @@ def test_tensors_shrink_and_classes_stay():
 
 
 @pytest.mark.parametrize("family", ("yolov8n", "yolo11n"))
-def test_widths_kept_in_attributes_follow(family):
+def test_width_attributes_follow_the_tensors(family):
     """C2f.forward_split reads self.c, which C2f.forward does not."""
     model = network(f"{family}.yaml")
     channels = trace(model)
@@ -75,14 +75,14 @@ def test_widths_kept_in_attributes_follow(family):
     torch.testing.assert_close(outputs(split, picture), outputs(pruned, picture))
 
 
-def test_the_original_is_left_alone(small):
+def test_the_original_is_unchanged(small):
     before = {k: v.clone() for k, v in small.state_dict().items()}
     channels = trace(small)
     surgery.apply(random_plan(channels), small, channels)
     assert all(torch.equal(v, before[k]) for k, v in small.state_dict().items())
 
 
-def test_a_plan_of_another_model_is_refused(small):
+def test_a_plan_for_another_model_is_refused(small):
     other = network(width=0.25)
     channels = trace(other)
     with pytest.raises(InputError, match="made for another model"):

@@ -1,4 +1,4 @@
-"""tracer: which operators it follows, in hand-made networks where the answer is known, and what it freezes."""
+"""tracer: followed and frozen operators, in hand-made networks with known results."""
 
 import numpy as np
 import pytest
@@ -12,13 +12,13 @@ from ..plans import random_plan
 from .nets import Net, conv, group_of
 
 
-def test_an_addition_makes_two_channels_one():
+def test_an_addition_couples_two_channels():
     c = trace(Net(lambda n, x: n.c(n.a(x) + n.b(x)), a=conv(3, 8), b=conv(3, 8), c=conv(8, 4)))
     np.testing.assert_array_equal(c.out["a"], c.out["b"])
     assert set(group_of(c, "a").producers) == {"a", "b"}
 
 
-def test_a_concatenation_appends_and_depthwise_passes_on():
+def test_a_concatenation_appends_and_a_depthwise_convolution_passes_on():
     def forward(n, x):
         a = n.a(x)
         return n.c(torch.cat([a, n.d(a), n.b(x)], 1))
@@ -33,12 +33,12 @@ def test_a_concatenation_appends_and_depthwise_passes_on():
     "mix",
     [
         lambda x: x.flatten(2).softmax(1).view(x.shape),  # reads across channels
-        lambda x: x.flatten(2).view(1, 8, 64, 64),  # a number that cannot follow
-        lambda x: torch.zeros(1, x.shape[1], 64, 64),  # its width, used for something else
+        lambda x: x.flatten(2).view(1, 8, 64, 64),  # a constant number
+        lambda x: torch.zeros(1, x.shape[1], 64, 64),  # its width, used for another tensor
         lambda x: x * x.shape[1] ** -0.5,
         lambda x: x.split(4, 1)[0].repeat(1, 2, 1, 1),
         lambda x: sum(x.split((4, 4), 1)).repeat(1, 2, 1, 1),
-        lambda x: x.sigmoid(),  # a silenced channel would come out as one half
+        lambda x: x.sigmoid(),  # a masked channel would become one half
         lambda x: x + 1,
         lambda x: x / (x + x),
         lambda x: nn.functional.pad(x, (1, 1), value=1.0),
@@ -48,7 +48,7 @@ def test_a_concatenation_appends_and_depthwise_passes_on():
         lambda x: x.cumsum(1),
     ],
 )
-def test_what_is_not_understood_is_frozen(mix):
+def test_unknown_operations_freeze_their_channels(mix):
     c = trace(Net(lambda n, x: n.c(n.b(mix(n.a(x)))), a=conv(3, 8), b=conv(8, 8), c=conv(8, 2)))
     assert group_of(c, "a").frozen
     assert not group_of(c, "b").frozen
@@ -64,7 +64,7 @@ class Scaled(nn.Module):
 
 
 class Parts(nn.Module):
-    """As CBLinear: the sizes stand in a list of the module."""
+    """Like CBLinear: the sizes are in a list of the module."""
 
     def __init__(self):
         super().__init__()
@@ -75,7 +75,7 @@ class Parts(nn.Module):
 
 
 class Trains(nn.Module):
-    """An auxiliary head that only training runs."""
+    """An auxiliary head that only runs in training."""
 
     def __init__(self):
         super().__init__()
@@ -105,7 +105,7 @@ class Trains(nn.Module):
     ids=["permute", "view-1", "view-size", "stack", "transposed", "linear", "tokens", "gate", "mask", "scale", "parts",
          "trains"],
 )  # fmt: skip
-def test_what_is_understood_is_free_and_cut_exactly(forward, layers):
+def test_known_operations_leave_channels_free_and_are_cut_exactly(forward, layers):
     net = Net(forward, a=conv(3, 8), **layers).double().eval()
     channels = trace(net)
     assert not group_of(channels, "a").frozen

@@ -1,4 +1,4 @@
-"""One exported network, what its tensors hold, and its INT8 file."""
+"""One exported network, the ranges of its tensors, and its INT8 file."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""correct: the mean shift that rounding makes goes back into the biases."""
+"""correct: bias correction removes the mean shift that rounding causes."""
 
 import numpy as np
 import pytest
@@ -13,8 +13,8 @@ from .graphs import copied, pictures
 
 
 @pytest.mark.parametrize("kind", [{}, {"rest": "fp16"}, {"activations": "unsigned"}])
-def test_bias_correction_takes_the_common_shift_back(fp32, ranges, kind):
-    # Pictures clipped at a third: what the first convolution sees is darker on the whole.
+def test_bias_correction_removes_the_mean_shift(fp32, ranges, kind):
+    # The input is clipped at a third, so the first convolution reads darker images.
     tight = quantize.Ranges({**ranges.tensors, "images": TensorRange(0.0, 0.33)}, 1)
     plain = to_int8(fp32, tight, method="max", **kind)
     corrected = correct_bias(fp32, plain, pictures())
@@ -28,5 +28,5 @@ def test_bias_correction_takes_the_common_shift_back(fp32, ranges, kind):
         shift[label] = np.mean(values, 0)
     before, after = (np.abs(shift[label] - shift["fp32"]).mean() for label in ("plain", "corrected"))
     assert before > 0.01 and after < 0.02 * before
-    with pytest.raises(InputError, match="at least one picture"):
+    with pytest.raises(InputError, match="at least one image"):
         correct_bias(fp32, plain, [])

@@ -1,9 +1,9 @@
-"""graph: where the body of a detector ends."""
+"""graph: the end of a detector's body."""
 
 from edgeprune.quantize.graph import Graph, layer_of
 
 
-def test_the_body_ends_at_the_last_convolutions_of_the_head(fp32):
+def test_body_ends_at_the_last_convolutions_of_the_head(fp32):
     graph = Graph(fp32)
     last = sorted(layer_of(graph.producer[name]) for name in graph.last_convolutions)
     assert last == sorted(f"model.22.{tower}.{level}.2" for tower in ("cv2", "cv3") for level in (0, 1, 2))

@@ -1,4 +1,4 @@
-"""int8: what stands between Q and DQ, for TensorRT and for a CPU."""
+"""int8: the placement of Q/DQ, for TensorRT and for a CPU."""
 
 import numpy as np
 import onnx
@@ -25,9 +25,9 @@ def test_signed_int8_obeys_the_rules_and_stays_close(fp32, ranges, int8):
     assert all(np.abs(numpy_helper.to_array(t)).max() == 127 for t in weights)
     assert {tuple(graph.shapes[n.input[1]]) for n in graph.nodes if n.op_type == "QuantizeLinear"} == {()}
     picture = pictures(1, seed=9)[0]
-    expected, found = run(fp32, picture), run(int8, picture)
-    assert not np.array_equal(expected, found)
-    assert alike(expected, found) > 0.9
+    expected, actual = run(fp32, picture), run(int8, picture)
+    assert not np.array_equal(expected, actual)
+    assert alike(expected, actual) > 0.9
 
 
 def test_moved_values_and_concatenations_share_one_scale(int8):
@@ -50,7 +50,7 @@ def test_residual_adds_read_int8_on_both_sides(int8):
     assert all(graph.producer[name].op_type == "DequantizeLinear" for n in adds for name in n.input)
 
 
-def test_int8_fp16_is_strongly_typed_and_equals_the_fp32_kind(fp32, ranges):
+def test_int8_fp16_is_strongly_typed_and_close_to_int8(fp32, ranges):
     model = to_int8(fp32, ranges, method="max", rest="fp16")
     check(model)
     assert model.opset_import[0].version >= 19
@@ -78,8 +78,8 @@ def test_unsigned_runs_on_integer_kernels_and_can_have_7_bit_weights(fp32, range
     ops = [n.op_type for n in onnx.load(tmp_path / "fused.onnx").graph.node]
     assert ops.count("QLinearConv") == 57 and ops.count("QLinearSigmoid") == 57
     picture = pictures(1, seed=9)[0]
-    found = session.run(None, {"images": picture})[0]
-    assert alike(run(fp32, picture), found) > 0.9
+    actual = session.run(None, {"images": picture})[0]
+    assert alike(run(fp32, picture), actual) > 0.9
     full = to_int8(fp32, ranges, activations="unsigned")
     assert max(np.abs(numpy_helper.to_array(t)).max() for t in full.graph.initializer if t.data_type == 3) == 127
 
@@ -97,15 +97,15 @@ def test_excluded_layers_stay_float(fp32, ranges):
     assert int8_share(model) < int8_share(to_int8(fp32, ranges))
 
 
-def test_options_and_ranges_that_do_not_fit_are_refused(fp32, ranges):
+def test_unknown_options_and_ranges_of_another_model_are_refused(fp32, ranges):
     with pytest.raises(InputError, match="signed or unsigned"):
         to_int8(fp32, ranges, activations="both")
-    with pytest.raises(InputError, match="calibrate this same model"):
+    with pytest.raises(InputError, match="calibrate the same model"):
         to_int8(fp32, quantize.Ranges({}, 1))
 
 
-def test_attention_and_a_one_to_one_head_in_every_precision():
-    fp32 = exported("yolo26n.yaml")
+def test_every_precision_handles_attention_and_a_one_to_one_head():
+    fp32 = exported("yolo26n.yaml", end2end=True)
     ranges = calibrate(fp32, pictures(2))
     (picture,) = pictures(1, seed=9)
     shape = run(fp32, picture).shape
@@ -118,7 +118,7 @@ def test_attention_and_a_one_to_one_head_in_every_precision():
 
 
 @pytest.mark.skipif(tensorrt.available() is not None, reason=str(tensorrt.available()))
-def test_tensorrt_takes_signed_files_and_refuses_the_cpus(fp32, ranges, int8, tmp_path):
+def test_tensorrt_accepts_signed_files_and_refuses_unsigned_ones(fp32, ranges, int8, tmp_path):
     files = {"int8": int8, "int8-fp16": to_int8(fp32, ranges, rest="fp16")}
     for name, model in files.items():
         onnx.save(model, tmp_path / f"{name}.onnx")

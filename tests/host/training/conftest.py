@@ -1,4 +1,4 @@
-"""A network that was cut, as `prune` leaves it."""
+"""Fixture: a pruned network, as written by `prune`."""
 
 import pytest
 

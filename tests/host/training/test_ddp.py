@@ -1,5 +1,5 @@
-"""Several GPUs, as far as a machine without any can tell: what Ultralytics sends to its processes makes them train the
-pruned network, with the teacher and everything else, alone and as two that work together (gloo instead of NCCL)."""
+"""Training on several GPUs, tested without any: the data that Ultralytics sends to its processes makes them train the
+pruned network with all settings, in one process and in two cooperating ones (gloo instead of NCCL)."""
 
 import json
 import os
@@ -12,6 +12,7 @@ from ultralytics.utils.dist import ddp_cleanup, generate_ddp_file
 
 from edgeprune.data import dataset
 from edgeprune.model import checkpoint
+from edgeprune.model.device import choose
 from edgeprune.pruning import surgery
 from edgeprune.pruning.channels import trace
 from edgeprune.training import finetune
@@ -23,7 +24,7 @@ from ..small import save, short
 
 pytest.importorskip("cloudpickle")
 
-#: One of two processes on a CPU: Ultralytics wants a CUDA device for each, everything else is as it is.
+#: One of two processes on a CPU. Ultralytics requires a CUDA device for each; everything else is unchanged.
 ON_CPU = """
 import os, runpy, sys
 import torch
@@ -64,14 +65,17 @@ def sent(tmp_path, monkeypatch):
     data = dataset.load(pictures(tmp_path / "many", train=34))
     files = []
 
-    def send(self):  # what KeepArchitecture.train() does where it sees several GPUs, up to the launch
+    def send(self):  # the steps of KeepArchitecture.train() for several GPUs, up to the launch
         files.append((self, generate_ddp_file(self)))
 
-    settings = TrainingSettings(epochs=2, batch=8, lr=1e-2, imgsz=96, patience=2, sparsity=1e-2)
+    settings = TrainingSettings(epochs=2, batch=8, lr=1e-2, imgsz=96, patience=2, sparsity=1e-2).placed(
+        choose("cpu"), 34
+    )
     run = finetune._TrainingRun(tmp_path / "work", finetune._identity(weights, data, settings, teacher))
     monkeypatch.setattr(KeepArchitecture, "train", send)
     monkeypatch.setattr(KeepArchitecture, "check_architecture", lambda self: None)
-    finetune._train(checkpoint.load(weights), finetune.hold_back(data), settings, run, teacher, None, None)
+    job = finetune._Job(checkpoint.load(weights), finetune.hold_back(data), run, teacher, scheme=None, on_step=None)
+    finetune._train(job, settings)
     ((trainer, script),) = files
     yield weights, run, script
     ddp_cleanup(trainer, script)
@@ -85,19 +89,19 @@ def check(weights, run, batch, steps):
     before, after = (checkpoint.load(p).model.state_dict() for p in (weights, run.last))
     assert {k: v.shape for k, v in before.items()} == {k: v.shape for k, v in after.items()}
     scales = [k for k in before if "bn.weight" in k]
-    assert sum(float(before[k].sum() - after[k].sum()) for k in scales) > 0  # sparsity arrived too
+    assert sum(float(before[k].sum() - after[k].sum()) for k in scales) > 0  # sparsity was applied, too
     assert len(scales) > 10
 
 
-@pytest.mark.slow  # others that are alike run always
-def test_a_fresh_process_trains_the_pruned_network_from_what_it_is_sent(sent):
+@pytest.mark.slow  # similar tests run always
+def test_a_fresh_process_trains_the_pruned_network_from_the_sent_data(sent):
     weights, run, script = sent
     done = subprocess.run([sys.executable, script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
-    check(weights, run, batch=8, steps=8)  # 26 pictures, 8 a step, 2 epochs
+    check(weights, run, batch=8, steps=8)  # 26 images, 8 per step, 2 epochs
 
 
-def test_two_processes_train_it_together(sent, tmp_path):
+def test_two_processes_train_the_network_together(sent, tmp_path):
     weights, run, script = sent
     wrapper = tmp_path / "on_cpu.py"
     wrapper.write_text(ON_CPU)
@@ -106,5 +110,5 @@ def test_two_processes_train_it_together(sent, tmp_path):
         capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
-    check(weights, run, batch=8, steps=8)  # 13 pictures each, 4 a step
+    check(weights, run, batch=8, steps=8)  # 13 images each, 4 per step
     assert Path(run.best).is_file()

@@ -1,6 +1,7 @@
-"""distill: the student is drawn to the teacher's answers, whatever the head; the teacher stays where it is."""
+"""distill: the student learns the teacher's outputs for every head; the teacher is not saved."""
 
 import copy
+import math
 import os
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from edgeprune.pruning.channels import trace
 from edgeprune.training import distill, finetune
 from edgeprune.training.finetune import TrainingSettings
 
+from .. import oriented
 from ..plans import random_plan
 from ..small import network, save, short
 from ..stock import STOCK
@@ -36,7 +38,7 @@ def part(student, teacher, batch):
 
 
 def frozen(model):
-    """In training mode, so that it answers as it does in training, but normalising by what it knows."""
+    """In training mode, for outputs as in training, but with frozen batch-norm statistics."""
     model.train()
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
@@ -46,8 +48,8 @@ def frozen(model):
 
 
 @pytest.mark.parametrize("config", FAMILIES)
-def test_zero_where_both_agree_and_falling_where_they_do_not(config):
-    """For DFL, for plain distances (26), and for both branches of end-to-end heads."""
+def test_the_loss_is_zero_for_equal_outputs_and_falls_otherwise(config):
+    """The heads have DFL, plain distances (26), and both branches of end-to-end heads."""
     teacher = network(config)
     student = frozen(copy.deepcopy(teacher))
     batch = {"img": torch.rand(2, 3, 96, 96)}
@@ -64,14 +66,15 @@ def test_zero_where_both_agree_and_falling_where_they_do_not(config):
         loss = part(student, teacher, batch)
         optimizer.zero_grad()
         loss.backward()
-        assert all(p.grad is not None and float(p.grad.abs().sum()) > 0 for p in parameters)  # every tower learns
+        # every tower gets a gradient
+        assert all(p.grad is not None and float(p.grad.abs().sum()) > 0 for p in parameters)
         optimizer.step()
         losses.append(loss.item())
     assert losses[0] > 0 and losses[-1] < 0.7 * losses[0]
     assert all(p.grad is None for p in teacher.parameters())
 
 
-def test_the_parts_against_other_formulas():
+def test_the_parts_equal_independent_formulas():
     torch.manual_seed(0)
     a, b = torch.randn(2, 4 * 16, 5), torch.randn(2, 4 * 16, 5)
     split = [torch.distributions.Categorical(logits=x.view(2, 4, 16, 5).permute(0, 1, 3, 2)) for x in (a, b)]
@@ -79,18 +82,18 @@ def test_the_parts_against_other_formulas():
     torch.testing.assert_close(distill.bins(a, b), expected)
 
     a, b = torch.tensor([2.0, 4.0, 2.0, 4.0]).view(1, 4, 1), torch.tensor([4.0, 4.0, 4.0, 4.0]).view(1, 4, 1)
-    assert distill.distances(a, b).item() == pytest.approx(1 / 4)  # half the width: one stride of four, on average
+    assert distill.distances(a, b).item() == pytest.approx(1 / 4)  # half the width: on average one stride of four
 
     p, q = torch.rand(7), torch.rand(7)
     expected = p * (p / q).log() + (1 - p) * ((1 - p) / (1 - q)).log()
     torch.testing.assert_close(distill._divergence(q.logit(), p.logit(), p), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_the_schedule_of_end_to_end_losses_goes_on():
+def test_the_schedule_of_end_to_end_losses_advances():
     calls = []
     inner = SimpleNamespace(update=lambda: calls.append(1))
     distill.Distilled(inner, None, GAINS).update()
-    distill.Distilled(labels_say_nothing, None, GAINS).update()  # one without a schedule
+    distill.Distilled(labels_say_nothing, None, GAINS).update()  # a loss without a schedule
     assert calls == [1]
 
 
@@ -109,13 +112,13 @@ def train(weights, data, tmp_path, teacher, epochs=1, name="tuned"):
     finetune.finetune_network(
         weights, dataset.load(data), tmp_path / f"{name}.pt", TrainingSettings(epochs=epochs, batch=4, imgsz=96),
         tmp_path / "work", teacher=teacher,
-        observe=lambda t: seen.append((t.epoch, dict(t.loss_items))),
+        on_step=lambda p: seen.append((p.trainer.epoch, dict(p.trainer.loss_items))),
     )  # fmt: skip
     return seen
 
 
-@pytest.mark.slow  # others that are alike run always
-def test_what_is_written_has_no_teacher_in_it(pruned, data, tmp_path):
+@pytest.mark.slow  # similar tests run always
+def test_the_checkpoint_contains_no_teacher(pruned, data, tmp_path):
     weights, teacher = pruned
     before = teacher.read_bytes()
     alone = train(weights, data, tmp_path, None, name="alone")
@@ -124,9 +127,10 @@ def test_what_is_written_has_no_teacher_in_it(pruned, data, tmp_path):
     assert all(float(items["distill_loss"]) > 0 for _, items in taught)
     a, b = (checkpoint.load(tmp_path / f"{n}.pt").model.state_dict() for n in ("alone", "tuned"))
     assert {k: v.shape for k, v in a.items()} == {k: v.shape for k, v in b.items()}
-    assert any(not torch.equal(a[k], b[k]) for k in a)  # it was listened to
+    assert any(not torch.equal(a[k], b[k]) for k in a)  # the teacher had an effect
     assert (tmp_path / "tuned.pt").stat().st_size == (tmp_path / "alone.pt").stat().st_size
-    last = tmp_path / "work/train/weights/last.pt"  # what an interruption leaves: EMA, and the optimiser's two moments
+    # after an interruption it holds the EMA and the optimiser's two moments
+    last = tmp_path / "work/train/weights/last.pt"
     assert last.stat().st_size < 7 * weights.stat().st_size
     assert teacher.read_bytes() == before
     picture = next((data.parent / "images" / "val").iterdir())
@@ -148,10 +152,10 @@ def test_a_run_with_another_teacher_is_not_resumed(pruned, data, tmp_path):
     assert len(train(weights, data, tmp_path, None)) == 2
 
 
-def test_a_teacher_that_does_not_fit(data, tmp_path):
+def test_a_mismatching_teacher_is_refused(data, tmp_path):
     weights = save(network(width=0.125), tmp_path / "best.pt")
     classes = save(short(nc=2), tmp_path / "classes.pt")
-    with pytest.raises(InputError, match="its classes are"):
+    with pytest.raises(InputError, match=r"does not match the model \(classes"):
         train(weights, data, tmp_path, classes)
     end_to_end = save(network("yolov10n.yaml"), tmp_path / "v10.pt")
     with pytest.raises(InputError, match="one-to-one"):
@@ -162,3 +166,20 @@ def test_a_teacher_that_does_not_fit(data, tmp_path):
     with pytest.raises(InputError, match="no such file"):
         train(weights, data, tmp_path, tmp_path / "none.pt")
     assert not (tmp_path / "work").exists()
+
+
+@pytest.mark.parametrize("family", oriented.FAMILIES)
+def test_an_oriented_teacher_also_teaches_the_angle(family):
+    """Equal networks have no loss; different angles alone have one, but not half a turn, which is the same box."""
+    teacher, batch = oriented.network(family), {"img": torch.rand(2, 3, 96, 96)}
+    learn = distill.Distilled(labels_say_nothing, teacher, GAINS)
+
+    def loss(turn):
+        with torch.no_grad():
+            preds = teacher(batch["img"])
+        for branch in distill._branches(preds).values():
+            branch["angle"] = branch["angle"] + turn
+        return float(learn(preds, batch)[0][-1])
+
+    assert loss(0.0) == pytest.approx(0, abs=1e-4) and loss(0.3) > 0.01
+    assert loss(math.pi) == pytest.approx(0, abs=1e-4)

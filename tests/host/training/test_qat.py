@@ -1,4 +1,4 @@
-"""qat: trained with the very rounding that is written, nothing added to the model, scales that arrive in it."""
+"""qat: training with the rounding of the written file, an unchanged model, and scales that reach the file."""
 
 import copy
 import json
@@ -27,13 +27,15 @@ from edgeprune.data import dataset
 from edgeprune.exporting.parity import measure_parity
 from edgeprune.exporting.to_onnx import to_onnx
 from edgeprune.model import checkpoint
+from edgeprune.model.device import choose
+from edgeprune.model.head import select
 from edgeprune.quantize.graph import Graph, layer_of
 from edgeprune.training import finetune, qat
 from edgeprune.training.finetune import TrainingSettings
 from edgeprune.workflow import build, stages
 
 from ..builds import RUN as BUILD
-from ..builds import options
+from ..builds import request
 from ..small import dataset as pictures_of
 from ..small import save, settle, short
 
@@ -54,21 +56,21 @@ def detector(config):
 
 def integers(int8):
     """{layer: the file's rounded weights, -127 to 127}"""
-    graph, found = Graph(int8), {}
+    graph, rounded = Graph(int8), {}
     given = {t.name: t for t in int8.graph.initializer}
     for node in graph.nodes:
         if node.op_type == "Conv" and node.input[1] in graph.producer:
             whole = given[graph.producer[node.input[1]].input[0]]
-            found[layer_of(node)] = torch.from_numpy(numpy_helper.to_array(whole).astype(np.float32))
-    return found
+            rounded[layer_of(node)] = torch.from_numpy(numpy_helper.to_array(whole).astype(np.float32))
+    return rounded
 
 
 def forced(model, scheme, int8, picture, monkeypatch):
-    """(output, output of the file, {tensor: steps apart}) of an unfused model in eval mode.
+    """(output, output of the file, {tensor: difference in steps}) of an unfused model in eval mode.
 
-    Each rounded tensor is compared with ONNX Runtime's, each rounded weight with the file's, and the pass goes on with
-    theirs, so that a difference stays where it arises. (Freely run, one value that falls to the other side of a half is
-    amplified by a random network.)
+    Each rounded tensor is compared with ONNX Runtime's, each rounded weight with the file's, and the pass continues
+    with theirs, so that a difference does not spread. (Otherwise a random network would amplify one value that rounds
+    to the other side of a half.)
     """
     weights = integers(int8)
     opened = copy.deepcopy(int8)
@@ -97,36 +99,40 @@ def forced(model, scheme, int8, picture, monkeypatch):
 
     monkeypatch.setattr(qat, "_Calls", Forced)
     with torch.no_grad(), qat.rounded(model, scheme):
-        found = model(torch.from_numpy(picture))
-    return found, file["output0"], apart
+        output = model(torch.from_numpy(picture))
+    return output, file["output0"], apart
 
 
 # --- the same rounding as the file's
 
 
-@pytest.mark.parametrize("config", ["yolov8n.yaml", "yolo11n.yaml", "yolo26n.yaml"])
-def test_the_forward_pass_in_training_is_that_of_the_file(config, monkeypatch):
-    """Batch norm apart against folded, additions included. What is left: values within float precision of a half, a few
-    in a million, may round to the other side; by one step, never more."""
+@pytest.mark.parametrize(
+    "config, which", [("yolov8n.yaml", None), ("yolo11n.yaml", None), ("yolo26n.yaml", "one-to-one")]
+)
+def test_the_forward_pass_in_training_equals_the_file(config, which, monkeypatch):
+    """Batch norm is separate here and folded in the file; additions are included. A few values in a million, within
+    float precision of a half, may round to the other side, but never by more than one step.
+    """
     model = detector(config)
+    select(model, which)
     fp32 = to_onnx(model, (SIZE, SIZE))
     ranges = q.calibrate(fp32, pictures())
     scheme = qat.of_graph(fp32, ranges)
     int8 = q.to_int8(fp32, ranges)
-    found, expected, apart = forced(model, scheme, int8, pictures()[0], monkeypatch)
-    # What rounds in the file beside these: inputs of Concat, Split, MaxPool, Resize, which share a scale.
+    output, expected, apart = forced(model, scheme, int8, pictures()[0], monkeypatch)
+    # The file also rounds the inputs of Concat, Split, MaxPool and Resize, which share a scale.
     calls = [t for ts in scheme.convolutions.values() for t in ts]
     calls += [t for pairs in scheme.additions.values() for pair in pairs if pair for t in pair]
     calls += integers(int8)
     assert set(calls) == set(apart) and sum(map(len, apart.values())) == len(calls)
-    steps = torch.cat([a.flatten() for found in apart.values() for a in found])
+    steps = torch.cat([a.flatten() for parts in apart.values() for a in parts])
     assert float(steps.max()) <= 1 and float((steps > 0).float().mean()) < 5e-5
-    if expected.shape[2] != 6:  # a one-to-one head's file picks its rows, the model's own output does not
-        difference = np.abs(found[0].numpy() - expected)[0]
+    if expected.shape[2] != 6:  # the file of a one-to-one head selects rows, the model's output does not
+        difference = np.abs(output[0].numpy() - expected)[0]
         assert difference[:4].max() < 1e-3 and difference[4:].max() < 1e-5
 
 
-def test_an_addition_that_is_not_rounded_would_be_noticed(monkeypatch):
+def test_an_unrounded_addition_is_detected(monkeypatch):
     model = detector("yolov8n.yaml")
     fp32 = to_onnx(model, (SIZE, SIZE))
     ranges = q.calibrate(fp32, pictures())
@@ -137,7 +143,7 @@ def test_an_addition_that_is_not_rounded_would_be_noticed(monkeypatch):
     assert float((sums[0][0] > 0).float().mean()) < 1e-3 < 0.05 < float((sums[1][0] > 0).float().mean())
 
 
-def test_the_scales_of_the_scheme_are_those_of_the_file():
+def test_the_scales_of_the_scheme_equal_those_of_the_file():
     fp32 = to_onnx(short(), (SIZE, SIZE))
     ranges = q.calibrate(fp32, pictures())
     scheme = qat.of_graph(fp32, ranges, method="percentile")
@@ -151,13 +157,13 @@ def test_the_scales_of_the_scheme_are_those_of_the_file():
 def test_thresholds_of_another_network_are_refused():
     fp32 = to_onnx(short(), (SIZE, SIZE))
     ranges = q.calibrate(fp32, pictures(1))
-    with pytest.raises(InputError, match=r"another network: it has no tensor /model\.99"):
+    with pytest.raises(InputError, match=r"another network .*has no tensor /model\.99"):
         ranges.fixed({"/model.99/act/Mul_output_0": 1.0})
     with pytest.raises(InputError, match="no finite range"):
         q.to_int8(fp32, ranges.fixed({"images": 1.0}))
 
 
-def test_weights_pass_their_gradient_straight_through():
+def test_the_gradient_of_weights_passes_straight_through():
     weight = torch.randn(8, 4, 3, 3, requires_grad=True)
     with torch.no_grad():
         weight[3] = 0  # a pruned or dead channel
@@ -168,7 +174,7 @@ def test_weights_pass_their_gradient_straight_through():
     assert torch.equal(weight.grad, torch.ones_like(weight))
 
 
-# --- what else runs meanwhile
+# --- other networks and failed passes
 
 
 @pytest.fixture
@@ -176,7 +182,7 @@ def planned(small):
     return small, qat.plan(small, SIZE, pictures(2))
 
 
-def test_other_networks_are_left_alone_and_so_is_this_one_afterwards(planned):
+def test_other_networks_are_not_rounded_nor_this_one_afterwards(planned):
     model, scheme = planned
     average, x = copy.deepcopy(model), torch.from_numpy(pictures()[0])
     with torch.no_grad():
@@ -197,33 +203,34 @@ def test_a_forward_pass_that_fails_leaves_no_trace(planned):
         assert torch.equal(model(x)[0], whole)
 
 
-def test_a_scheme_of_another_network_is_noticed(planned):
+def test_a_scheme_of_another_network_is_detected(planned):
     model, scheme = planned
     scheme.convolutions["model.2.m.0.cv9.conv"] = ["images"]
-    message = r"1 conv in layer model\.2\.m\.0\.cv9\.conv, the network 0"
+    message = r"layer model\.2\.m\.0\.cv9\.conv: 1 conv in the scheme, 0 in the network"
     with torch.no_grad(), qat.rounded(model, scheme), pytest.raises(EdgepruneError, match=message):
         model(torch.from_numpy(pictures()[0]))
 
 
-def test_blocks_that_export_joins_are_refused_by_name():
-    """YOLOv9's RepConv: two convolutions in the checkpoint, one in the file."""
-    with pytest.raises(InputError, match=r"--qat: layer model\.\S+ of the exported network is not one convolution"):
+def test_blocks_that_export_merges_are_refused_by_name():
+    """YOLOv9's RepConv has two convolutions in the checkpoint and one in the file."""
+    with pytest.raises(InputError, match=r"^qat: layer model\.\S+ of the exported network is not one convolution"):
         qat.plan(detector("yolov9t.yaml"), SIZE, pictures(1))
 
 
 # --- training
 
 
-def train(weights, data, folder, observe=None, **more):
+def train(weights, data, folder, on_step=None, **more):
     settings = TrainingSettings(**{"epochs": 1, "batch": 4, "imgsz": SIZE, "lr": 1e-3, "qat": True, **more})
     out = folder / "qat.pt"
-    return finetune.finetune_network(weights, dataset.load(data), out, settings, folder / "work", observe=observe), out
+    return finetune.finetune_network(weights, dataset.load(data), out, settings, folder / "work", on_step=on_step), out
 
 
-def test_training_rounds_keeps_statistics_and_carries_its_scales(weights, data, tmp_path):
+def test_training_rounds_keeps_statistics_and_stores_its_scales(weights, data, tmp_path):
     seen = {}
 
-    def observe(trainer):
+    def observe(p):
+        trainer = p.trainer
         norms = [m for m in trainer.model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
         seen["training"] = trainer.model.training and not any(m.training for m in norms)
         seen["classes"] = {type(m) for m in trainer.model.modules()}
@@ -240,10 +247,10 @@ def test_training_rounds_keeps_statistics_and_carries_its_scales(weights, data, 
     a, b = before.model.state_dict(), after.model.state_dict()
     assert all(torch.equal(a[k], b[k]) for k in a if "running" in k)
     assert sum(not torch.equal(a[k], b[k]) for k in a if "weight" in k) > 25
-    found = qat.thresholds(after)
-    assert found == json.loads((tmp_path / "work/scheme.json").read_text())["thresholds"]
+    stored = qat.thresholds(after)
+    assert stored == json.loads((tmp_path / "work/scheme.json").read_text())["thresholds"]
     assert qat.thresholds(before) is None
-    checkpoint.save(tmp_path / "again.pt", after.model, like=after)  # as every stage that changes weights does
+    checkpoint.save(tmp_path / "again.pt", after.model, like=after)  # like every stage that changes weights
     assert qat.thresholds(checkpoint.load(tmp_path / "again.pt")) is None
 
 
@@ -261,8 +268,8 @@ def test_the_files_are_written_with_the_scales_of_the_checkpoint(weights, data, 
     quantized = np.array([scales[n.input[1]] for n in half.node if n.op_type == "QuantizeLinear"])
     for name, threshold in qat.thresholds(tuned).items():
         assert written[f"{name}_scale"] == np.float32(threshold / 127)
-        assert np.isclose(quantized, threshold / 127, rtol=1e-3).any()  # rounded up to what half precision can hold
-    # Unsigned activations are not what it was trained for; the file is calibrated as ever.
+        assert np.isclose(quantized, threshold / 127, rtol=1e-3).any()  # rounded up to half precision
+    # The network was not trained for unsigned activations, so the file is calibrated as usual.
     assert TensorProto.UINT8 in {t.data_type for t in cpu["int8"].graph.initializer}
 
 
@@ -275,9 +282,9 @@ print("STOCK", len(model.predict(sys.argv[2], imgsz=96, verbose=False, save=Fals
 """
 
 
-# Without safe loading more is taken, not less.
+# Without safe loading Ultralytics accepts more, not less.
 @pytest.mark.parametrize("safe", [pytest.param("0", marks=pytest.mark.slow), "1"])
-def test_a_checkpoint_with_scales_in_stock_ultralytics_without_edgeprune(weights, data, tmp_path, safe):
+def test_stock_ultralytics_opens_a_checkpoint_with_scales_without_edgeprune(weights, data, tmp_path, safe):
     source = checkpoint.load(weights)
     scheme = qat.Scheme({}, {}, {}, {"images": 1.0})
     checkpoint.save(tmp_path / "qat.pt", source.model, like=source, extra=qat.carried(scheme))
@@ -290,10 +297,10 @@ def test_a_checkpoint_with_scales_in_stock_ultralytics_without_edgeprune(weights
 
 
 @pytest.mark.parametrize("content", [[], {}, {"thresholds": {"a": -1.0}}, {"thresholds": {"a": float("nan")}}, "x"])
-def test_damaged_scales(weights, tmp_path, content):
+def test_damaged_scales_are_refused(weights, tmp_path, content):
     source = checkpoint.load(weights)
     checkpoint.save(tmp_path / "qat.pt", source.model, like=source, extra={qat.KEY: content})
-    with pytest.raises(InputError, match="its quantization scales are damaged"):
+    with pytest.raises(InputError, match="the quantization scales are damaged"):
         qat.thresholds(checkpoint.load(tmp_path / "qat.pt"))
 
 
@@ -306,15 +313,15 @@ from edgeprune.training import finetune
 from edgeprune.training.finetune import TrainingSettings
 weights, data, out, work, log = map(Path, sys.argv[1:])
 settings = TrainingSettings(epochs=4, batch=4, imgsz=96, lr=1e-4, qat=True)
-def note(trainer):
+def note(p):
     with open(log, "a") as file:
-        print(trainer.epoch, file=file)
-print(finetune.finetune_network(weights, dataset.load(data), out, settings, work, observe=note))
+        print(p.epoch - 1, file=file)
+print(finetune.finetune_network(weights, dataset.load(data), out, settings, work, on_step=note))
 """
 
 
-@pytest.mark.slow  # others that are alike run always
-def test_killed_and_resumed_it_rounds_as_it_did(weights, data, tmp_path):
+@pytest.mark.slow  # similar tests run always
+def test_a_resumed_training_keeps_its_scheme(weights, data, tmp_path):
     out, work, log = tmp_path / "qat.pt", tmp_path / "work", tmp_path / "log"
     command = [sys.executable, "-c", RUN, *map(str, (weights, data, out, work, log))]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -326,7 +333,7 @@ def test_killed_and_resumed_it_rounds_as_it_did(weights, data, tmp_path):
     process.wait()
     assert not out.exists()
     scheme = json.loads((work / "scheme.json").read_text())
-    scheme["thresholds"]["images"] *= 1.5  # were it made anew, this would be lost
+    scheme["thresholds"]["images"] *= 1.5  # a new scheme would lose this
     (work / "scheme.json").write_text(json.dumps(scheme))
     reached = len(log.read_text().splitlines())
     log.unlink()
@@ -336,8 +343,8 @@ def test_killed_and_resumed_it_rounds_as_it_did(weights, data, tmp_path):
     assert reached > 0 and qat.thresholds(checkpoint.load(out)) == scheme["thresholds"]
 
 
-def test_a_process_of_several_rounds_too(weights, data, tmp_path, monkeypatch):
-    """What Ultralytics' DDP sends to a process is this class's name, its arguments and a folder; see test_ddp."""
+def test_a_process_for_several_gpus_also_rounds(weights, data, tmp_path, monkeypatch):
+    """Ultralytics' DDP sends this class's name, its arguments and a folder to a process; see test_ddp."""
     pytest.importorskip("cloudpickle")
     from ultralytics.utils.dist import ddp_cleanup, generate_ddp_file
 
@@ -347,22 +354,23 @@ def test_a_process_of_several_rounds_too(weights, data, tmp_path, monkeypatch):
     monkeypatch.setattr(KeepArchitecture, "train", lambda self: sent.append((self, generate_ddp_file(self))))
     monkeypatch.setattr(KeepArchitecture, "check_architecture", lambda self: None)
     start, pairs = checkpoint.load(weights), dataset.load(data)
-    settings = TrainingSettings(epochs=1, batch=4, imgsz=SIZE, lr=1e-3, qat=True)
+    settings = TrainingSettings(epochs=1, batch=4, imgsz=SIZE, lr=1e-3, qat=True).placed(choose("cpu"), 4)
     run = finetune._TrainingRun(tmp_path / "work", finetune._identity(weights, pairs, settings, None))
-    finetune._train(start, pairs, settings, run, None, None, None, run.scheme(start.model, pairs, SIZE))
+    scheme = run.scheme(start.model, pairs, SIZE)
+    finetune._train(finetune._Job(start, pairs, run, None, scheme, on_step=None), settings)
     ((trainer, script),) = sent
     done = subprocess.run([sys.executable, script], capture_output=True, text=True)
     ddp_cleanup(trainer, script)
     assert done.returncode == 0, done.stderr[-2000:]
     before, after = (checkpoint.load(p).model.state_dict() for p in (weights, run.last))
     statistics = [k for k in before if "running" in k]
-    assert statistics and all(torch.equal(before[k], after[k]) for k in statistics)  # the scheme has arrived
+    assert statistics and all(torch.equal(before[k], after[k]) for k in statistics)  # the scheme was applied
     assert not torch.equal(before["model.0.conv.weight"], after["model.0.conv.weight"])
 
 
-def test_settings_that_do_not_go_together():
+def test_incompatible_settings_are_refused():
     for more in ({"patience": 2}, {"sparsity": 1e-5}):
-        with pytest.raises(InputError, match="--qat is short"):
+        with pytest.raises(InputError, match="qat: cannot be combined with"):
             TrainingSettings(qat=True, **more)
 
 
@@ -370,23 +378,23 @@ def test_settings_that_do_not_go_together():
 
 
 @pytest.mark.parametrize(("after", "warned"), [(0.30, True), (0.41, False)])
-def test_build_warns_where_it_lowered_what_it_started_from(weights, tmp_path, monkeypatch, capsys, after, warned):
+def test_build_warns_if_qat_lowered_the_accuracy(weights, tmp_path, monkeypatch, capsys, after, warned):
     monkeypatch.setattr(stages, "_finetune", lambda *_, **__: {"epochs": 1, "steps": 4, "batch": 4})
     job = SimpleNamespace(
-        options=SimpleNamespace(qat_settings=TrainingSettings), model_path=lambda name: weights, work=tmp_path,
-        imgsz=SIZE,
+        request=SimpleNamespace(qat_settings=TrainingSettings), model_path=lambda name: weights, work=tmp_path,
+        imgsz=(SIZE, SIZE), session=lambda model: None,
         evaluate=lambda *_: (SimpleNamespace(map50_95=after), None), enter=lambda *_, **__: None,
         record={"models": {"tuned": {"map50_95": 0.40}}}, reporter=Reporter(quiet=True),
     )  # fmt: skip
     stages.qat(job, lambda *_: None)
-    assert ("--qat lowered mAP50-95 in float from 0.400 to 0.300" in capsys.readouterr().err) == warned
+    assert ("qat lowered mAP50-95 in float from 0.400 to 0.300" in capsys.readouterr().err) == warned
 
 
-@pytest.mark.slow  # others that are alike run always
-def test_build_killed_while_it_rounds_and_resumed(tmp_path):
+@pytest.mark.slow  # similar tests run always
+def test_a_build_killed_during_qat_resumes(tmp_path):
     save(short(), tmp_path / "best.pt")
     pictures_of(tmp_path / "data", train=16, val=4)
-    asked = options(tmp_path, qat=1, epochs=1, precision=("fp32", "int8"))
+    asked = request(tmp_path, qat=1, epochs=1, precision=("fp32", "int8"))
     out = tmp_path / "out"
     process = subprocess.Popen(
         [sys.executable, "-c", BUILD, json.dumps(asked.to_json()), str(out)],
@@ -412,7 +420,7 @@ def test_build_killed_while_it_rounds_and_resumed(tmp_path):
     scales = {t.name: numpy_helper.to_array(t) for t in graph.initializer if t.name.endswith("_scale")}
     assert all(scales[f"{n}_scale"] == np.float32(t / 127) for n, t in qat.thresholds(trained).items())
     assert len(Bundle.open(out / "small.epb").manifest.lineage["qat_sha256"]) == 64
-    # Without it: what comes before stays, what comes after is made again.
+    # Without qat, the earlier stages stay and the later ones run again.
     record = build.run_build(replace(asked, qat=0), out, Reporter(quiet=True), resume=True)
     assert "qat" not in record["models"] and not (out / "qat.pt").exists()
     assert (out / "tuned.pt").stat().st_mtime_ns == kept
@@ -422,29 +430,29 @@ def test_build_killed_while_it_rounds_and_resumed(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"target": "cpu"}, "target cpu has unsigned: leave --qat out"),
-        ({"precision": ("fp32", "fp16")}, "--precision fp32,fp16 leaves out"),
-        ({"lr": 0.0}, "lr 0"),
+        ({"target": "cpu"}, "target cpu uses unsigned INT8; leave the option out"),
+        ({"precision": ("fp32", "fp16")}, r"needs int8 in precision \(found fp32,fp16\)"),
+        ({"lr": 0.0}, "lr: invalid value"),
     ],
 )
-def test_bad_options_of_build(weights, data, tmp_path, change, message):
+def test_invalid_options_of_build_are_refused(weights, data, tmp_path, change, message):
     with pytest.raises(InputError, match=message):
-        build.run_build(options(tmp_path, qat=1, **change), tmp_path / "out", Reporter(quiet=True))
+        build.run_build(request(tmp_path, qat=1, **change), tmp_path / "out", Reporter(quiet=True))
     assert not (tmp_path / "out").exists()
 
 
-def test_command(weights, data, tmp_path, capsys):
+def test_the_command_trains_and_refuses_invalid_options(weights, data, tmp_path, capsys):
     words = ["finetune", "--quiet", "--weights", weights, "--data", data, "--batch", "4"]
     assert cli.main([str(w) for w in (*words, "--qat", "1")]) == 0
-    said = capsys.readouterr().out
-    assert said.count(", INT8 0.") == 2 and "1 epoch, 2 steps of 4 pictures, lr 1e-05" in said
+    printed = capsys.readouterr().out
+    assert printed.count(", INT8 0.") == 2 and "1 epoch, 2 steps of 4 images, lr 1e-05" in printed
     out = weights.with_name("best-qat.pt")
     assert qat.thresholds(checkpoint.load(out))["images"] == pytest.approx(1, abs=0.1)
     for bad, says in (
-        (["--qat", "0"], "--qat 0: give 1 epoch or more"),
-        (["--qat", "--patience", "2"], "--qat is short"),
-        (["--qat", "--sparsity", "1e-4"], "--qat is short"),
-        (["--qat", "--lr", "5"], "lr 5 is outside"),
+        (["--qat", "-1"], "--qat: invalid value (found '-1'"),
+        (["--qat", "--patience", "2"], "--qat: cannot be combined with"),
+        (["--qat", "--sparsity", "1e-4"], "--qat: cannot be combined with"),
+        (["--qat", "--lr", "5"], "--lr: invalid value (found '5'"),
         (["--qat", "many"], "--qat"),
     ):
         assert cli.main([str(w) for w in (*words, *bad)]) == 2
@@ -453,7 +461,7 @@ def test_command(weights, data, tmp_path, capsys):
     source = checkpoint.load(weights)
     checkpoint.save(weights, source.model, like=source, extra={qat.KEY: {"thresholds": {"images": -1.0}}})
     before = out.stat().st_mtime_ns
-    assert cli.main([str(w) for w in (*words, "--qat")]) == 2  # and not after an hour of training
+    assert cli.main([str(w) for w in (*words, "--qat")]) == 2  # before, not after, an hour of training
     assert "scales are damaged" in capsys.readouterr().err and out.stat().st_mtime_ns == before
-    assert cli.main(["build", "--ratio", "0.2", "--target", "jetson-orin", "--qat", "0"]) == 2
-    assert "--qat 0: give 1 epoch or more" in capsys.readouterr().err
+    assert cli.main(["build", "--ratio", "0.2", "--target", "jetson-orin", "--qat", "-1"]) == 2
+    assert "--qat: invalid value (found '-1'" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""tracking: the user's trackers hear of a training what was measured, and whatever they do, it comes out the same."""
+"""tracking: the user's trackers receive measured figures, and never change the result of a training."""
 
 import importlib.util
 import json
@@ -17,10 +17,10 @@ from edgeprune.training import finetune, tracking
 from edgeprune.training.finetune import TrainingSettings
 
 
-def tune(weights, data, out, on_step=None, observe=None, **settings):
+def tune(weights, data, out, on_step=None, **settings):
     chosen = TrainingSettings(**{"epochs": 2, "batch": 4, "lr": 1e-3, "imgsz": 96, **settings})
     work = out.with_name(".work")
-    finetune.finetune_network(weights, dataset.load(data), out, chosen, work, on_step=on_step, observe=observe)
+    finetune.finetune_network(weights, dataset.load(data), out, chosen, work, on_step=on_step)
     return checkpoint.load(out).model.state_dict(), work
 
 
@@ -29,21 +29,21 @@ def same(one, other):
 
 
 class Fake(tracking._Tracker):
-    """A tracker of this test, whose callbacks are functions of the test."""
+    """A fake tracker with functions of the test as callbacks."""
 
     TITLE, MODULE, EVENTS = "Fake", "fake", ("on_pretrain_routine_end", "on_train_epoch_end", "on_fit_epoch_end")
 
     def run(self):
         return {"id": "7"}
 
-    def add(self, found, files):
-        self.heard.append((found, files))
+    def add(self, numbers, files):
+        self.heard.append((numbers, files))
         return "Fake: there"
 
 
 @pytest.fixture
 def fake(monkeypatch):
-    """(what it heard, its callbacks by event), switched on alone."""
+    """(received events, callbacks by event) of the fake, the only enabled tracker."""
     import types
 
     heard = []
@@ -56,7 +56,7 @@ def fake(monkeypatch):
     return heard, module.callbacks
 
 
-def test_on_means_installed_and_on_in_ultralytics_settings(monkeypatch):
+def test_a_tracker_is_on_if_installed_and_enabled_in_ultralytics(monkeypatch):
     from ultralytics import utils
 
     monkeypatch.setattr(utils, "SETTINGS", {"mlflow": True, "tensorboard": False, "wandb": True, "comet": True})
@@ -64,36 +64,38 @@ def test_on_means_installed_and_on_in_ultralytics_settings(monkeypatch):
     assert tracking.switched_on() == ("mlflow",)
 
 
-def test_nobody_else_hears_of_a_training(weights, data, tmp_path, monkeypatch):
-    """Ultralytics adds its usage figures to every trainer, and its platform, Comet, ClearML to those named Trainer."""
+def test_no_other_service_receives_the_training(weights, data, tmp_path, monkeypatch):
+    """Ultralytics sends usage figures for every trainer, and adds its platform, Comet and ClearML to those named
+    Trainer.
+    """
     from ultralytics.utils import events
 
     sent, seen = [], []
     monkeypatch.setattr(events, "events", lambda *given: sent.append(given))
     monkeypatch.setattr(tracking, "switched_on", lambda: ())
-    _, work = tune(weights, data, tmp_path / "t.pt", epochs=1, observe=lambda t: seen.append(t.callbacks))
+    _, work = tune(weights, data, tmp_path / "t.pt", epochs=1, on_step=lambda p: seen.append(p.trainer.callbacks))
     modules = {c.__module__ for callbacks in seen[0].values() for c in callbacks}
     assert modules == {"ultralytics.utils.callbacks.base", "edgeprune.training.finetune"}
     assert not sent and not (work / "tracking.json").exists() and not (tmp_path / "logs").exists()
 
 
-def test_figures_are_those_that_were_measured():
-    found = {
+def test_figures_contain_only_measured_values():
+    measured = {
         "tuned": {"map50_95": 0.25, "latency_ms": {"p50": 11, "runtime": "x"}, "path": "tuned.pt", "end2end": True},
         "int8": {"map50_95": None, "size_bytes": 5, "map50": float("nan")},
     }
-    assert tracking.figures(found) == {
+    assert tracking.figures(measured) == {
         "edgeprune/tuned/map50_95": 0.25, "edgeprune/tuned/latency_ms.p50": 11.0, "edgeprune/int8/size_bytes": 5.0,
     }  # fmt: skip
 
 
-def test_what_a_tracker_is_shown(weights, data, tmp_path, fake):
+def test_a_tracker_sees_the_arguments_and_no_false_metrics(weights, data, tmp_path, fake):
     heard, callbacks = fake
     shown = []
     callbacks["on_fit_epoch_end"] = lambda view: shown.append((view.epoch, view.metrics))
     (tmp_path / "runs").mkdir()
     _, work = tune(weights, data, tmp_path / "runs/t.pt")
-    assert shown == [(0, {}), (1, {})]  # Ultralytics' metrics are zeros here: nothing was validated
+    assert shown == [(0, {}), (1, {})]  # Ultralytics' metrics are zeros here, because nothing was validated
     args = heard[0].args
     assert (args.name, args.project, args.resume) == ("runs/t", "edgeprune", False)
     assert (args.model, args.data, args.lr0, args.sparsity) == (str(weights), str(data), 1e-3, 0.0)
@@ -102,7 +104,7 @@ def test_what_a_tracker_is_shown(weights, data, tmp_path, fake):
     assert heard[-1] == ({"edgeprune/tuned/map50_95": 0.5}, [tmp_path / "runs/t.pt"])
 
 
-def test_with_patience_the_figure_on_the_pictures_held_back(weights, tmp_path, fake):
+def test_with_patience_a_tracker_sees_the_map_on_held_back_images(weights, tmp_path, fake):
     from ..small import dataset as make
 
     shown = []
@@ -126,27 +128,27 @@ def talking(view):
 
 
 @pytest.mark.parametrize(
-    ("event", "callback", "said"),
+    ("event", "callback", "reason"),
     [
         ("on_pretrain_routine_end", broken, "SystemExit"),
         ("on_train_epoch_end", stuck, "no answer within 0.3 s"),
         ("on_fit_epoch_end", talking, "no space left on device"),
     ],
 )
-def test_a_tracker_that_fails_costs_one_warning(
-    weights, data, tmp_path, fake, capfd, monkeypatch, event, callback, said
+def test_a_failing_tracker_causes_one_warning(
+    weights, data, tmp_path, fake, capfd, monkeypatch, event, callback, reason
 ):
     monkeypatch.setattr(tracking, "PATIENCE_S", 0.3)
     fake[1][event] = callback
     state, _ = tune(weights, data, tmp_path / "t.pt")
-    told = [line for line in capfd.readouterr().err.splitlines() if line.startswith("warning: ")]
-    assert len(told) == 1 and "Fake is left out from here on" in told[0] and said in told[0], told
-    assert told[0].endswith("(off: yolo settings fake=False)")
+    lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith("warning: ")]
+    assert len(lines) == 1 and "Fake is no longer used" in lines[0] and reason in lines[0], lines
+    assert lines[0].endswith("(turn off with yolo settings fake=False)")
     monkeypatch.setattr(tracking, "switched_on", lambda: ())
     assert same(state, tune(weights, data, tmp_path / "u.pt")[0])
 
 
-def test_another_training_in_the_same_folder_has_a_run_of_its_own(weights, data, tmp_path, fake):
+def test_another_training_in_the_same_folder_has_its_own_run(weights, data, tmp_path, fake):
     _, work = tune(weights, data, tmp_path / "t.pt", batch=8)
     (tmp_path / "logs/t").mkdir(parents=True)
     assert json.loads((work / "tracking.json").read_text())["runs"] == {"fake": {"id": "7"}}
@@ -177,10 +179,10 @@ print(tracking.report(Path("work"), {"tuned": {"map50_95": 0.25}}, [out]))
 
 
 def followed(tracker, weights, data, folder, **environment):
-    """What a training left that a real tracker followed, killed in its second epoch and gone on with: the last line."""
+    """Run a training with a real tracker, kill it in its second epoch and resume it; return the last line of output."""
     pytest.importorskip(tracker, reason=f"{tracker} is not installed")
     folder.mkdir()
-    env = {k: v for k, v in os.environ.items() if k != "PYTEST_CURRENT_TEST"}  # Ultralytics' trackers stay away from it
+    env = {k: v for k, v in os.environ.items() if k != "PYTEST_CURRENT_TEST"}  # else Ultralytics disables its trackers
     env.update(YOLO_CONFIG_DIR=str(folder), OMP_NUM_THREADS="1", **environment)
     command = [sys.executable, "-c", RUN, tracker, weights, data]
     for die, code in (("3", 9), ("0", 0)):
@@ -189,12 +191,12 @@ def followed(tracker, weights, data, folder, **environment):
     return done.stdout
 
 
-def test_tensorboard(weights, data, tmp_path, monkeypatch):
-    told = followed("tensorboard", weights, data, tmp_path / "home")
+def test_tensorboard_has_one_run_after_a_resumption(weights, data, tmp_path, monkeypatch):
+    output = followed("tensorboard", weights, data, tmp_path / "home")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     logs = tmp_path / "home/logs/t"
-    assert str(logs) in told
+    assert str(logs) in output
     events = EventAccumulator(str(logs))
     events.Reload()
     assert events.Tags()["tensors"] == ["arguments/text_summary"]  # written once
@@ -204,7 +206,7 @@ def test_tensorboard(weights, data, tmp_path, monkeypatch):
     assert not any(tag.startswith("metrics/") for tag in events.Tags()["scalars"])
 
 
-def test_mlflow(weights, data, tmp_path):
+def test_mlflow_has_one_run_after_a_resumption(weights, data, tmp_path):
     folder = tmp_path / "home"
     followed("mlflow", weights, data, folder, MLFLOW_TRACKING_URI=f"sqlite:///{folder}/mlflow.db")
     import mlflow
@@ -219,8 +221,8 @@ def test_mlflow(weights, data, tmp_path):
     assert [a.path for a in client.list_artifacts(run.info.run_id)] == ["t.pt"]
 
 
-def test_wandb(weights, data, tmp_path):
-    told = followed("wandb", weights, data, tmp_path / "home", WANDB_MODE="offline")
+def test_wandb_has_one_run_after_a_resumption(weights, data, tmp_path):
+    output = followed("wandb", weights, data, tmp_path / "home", WANDB_MODE="offline")
     runs = sorted((tmp_path / "home/logs/t/wandb").glob("offline-run-*/run-*.wandb"))
-    assert len({p.name for p in runs}) == 1 and len(runs) == 3  # killed, gone on, figures: one id
-    assert "wandb sync" in told and Path(runs[0]).stat().st_size > 0
+    assert len({p.name for p in runs}) == 1 and len(runs) == 3  # killed, resumed, figures: one id
+    assert "wandb sync" in output and Path(runs[0]).stat().st_size > 0

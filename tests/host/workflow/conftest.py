@@ -1,4 +1,4 @@
-"""Weights and pictures for builds."""
+"""Fixtures: weights and images for builds."""
 
 import pytest
 

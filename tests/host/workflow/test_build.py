@@ -1,4 +1,4 @@
-"""build, from a checkpoint and pictures to a signed bundle; interrupted, resumed, refused."""
+"""build: from a checkpoint and images to a signed bundle, with interruptions, resumption and refusals."""
 
 import json
 import signal
@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import pytest
 from edgeprune_device.benchmark import run
+from edgeprune_device.benchmark.options import BenchmarkOptions
 from edgeprune_device.errors import GateError, InputError
 from edgeprune_device.trust.bundle import Bundle
 from edgeprune_device.vision.evaluation import EvaluationSet
@@ -20,12 +21,11 @@ from edgeprune.comparison import compare, items
 from edgeprune.console.progress import Reporter
 from edgeprune.data.dataset import load
 from edgeprune.model import checkpoint
-from edgeprune.pruning.budget import Budget
 from edgeprune.workflow import build, record, resume
 from edgeprune.workflow.job import Job
 
 from .. import forked
-from ..builds import RUN, fitted_inputs, options
+from ..builds import RUN, fitted_inputs, request
 
 STAGES = ["baseline", "plan", "prune", "finetune", "export", "quantize", "engine", "pack", "page"]
 
@@ -33,10 +33,10 @@ STAGES = ["baseline", "plan", "prune", "finetune", "export", "quantize", "engine
 @pytest.fixture(scope="module")
 def built(inputs):
     out = inputs / "built"
-    return build.run_build(options(inputs), out, Reporter(quiet=True)), out
+    return build.run_build(request(inputs), out, Reporter(quiet=True)), out
 
 
-def test_the_files_of_the_contract(built):
+def test_a_build_writes_the_documented_files(built):
     record, out = built
     assert {p.name for p in out.iterdir()} == {
         "plan.json", "pruned.pt", "tuned.pt", "model.fp32.onnx", "model.fp16.onnx", "model.int8.onnx",
@@ -51,13 +51,13 @@ def test_the_files_of_the_contract(built):
     assert len(record["inputs"]["weights_sha256"]) == 64
 
 
-def test_figures_are_of_the_files(built):
+def test_recorded_figures_match_the_files(built):
     record, out = built
     for name in ("pruned", "tuned"):
         entry, model = record["models"][name], checkpoint.load(out / f"{name}.pt").model
         assert entry["parameters"] == sum(p.numel() for p in model.parameters())
         assert entry["size_bytes"] == (out / f"{name}.pt").stat().st_size
-        assert entry["latency_ms"] is None  # a .pt was not timed
+        assert entry["latency_ms"] is None  # .pt files are not timed
     assert record["models"]["tuned"]["parameters"] == record["models"]["pruned"]["parameters"]
     original = record["models"]["original"]
     assert record["models"]["pruned"]["parameters"] < 0.85 * original["parameters"]
@@ -67,12 +67,12 @@ def test_figures_are_of_the_files(built):
     assert abs(plan["removed"] / plan["prunable"] - 0.2) < 0.03
 
 
-def test_auto_took_the_better(built):
+def test_auto_selects_energy_with_images(built):
     done = next(s for s in built[0]["stages"] if s["name"] == "plan")
     assert done["criterion"] == "energy"
 
 
-def test_the_bundle(built):
+def test_the_bundle_holds_the_files_and_their_figures(built):
     record, out = built
     bundle = Bundle.open(out / "small.epb")
     assert bundle.trusted
@@ -88,7 +88,7 @@ def test_the_bundle(built):
     assert all(e["payload"] is None and e["reason"] for e in bundle.manifest.engines.values())
 
 
-def test_bench_reads_it_and_agrees_with_the_host(built, tmp_path):
+def test_bench_agrees_with_the_host_on_a_built_bundle(built, tmp_path):
     _, out = built
     done = subprocess.run(
         [sys.executable, "-m", "edgeprune", "bench", str(out / "small.epb"), "--precision", "fp32", "--threads", "1",
@@ -100,9 +100,9 @@ def test_bench_reads_it_and_agrees_with_the_host(built, tmp_path):
     assert json.loads((tmp_path / "report.json").read_text())["accuracy"]
 
 
-def test_in_two_steps_with_the_original_as_the_teacher(inputs, tmp_path):
-    """Each step is cut and tuned; together they meet the budget; interrupted, the second goes on from the first."""
-    asked = options(inputs, budget=Budget("macs", 0.6), steps=2, distill=True, precision=("fp32",))
+def test_two_steps_with_distillation_meet_the_budget_and_resume(inputs, tmp_path):
+    """Each step prunes and fine-tunes. Together they meet the budget; a resumed second step starts from the first."""
+    asked = request(inputs, budget="macs 0.6", steps=2, distill=True, precision=("fp32",))
     record = build.run_build(asked, tmp_path, Reporter(quiet=True))
     assert [s["name"] for s in record["stages"]][:3] == ["baseline", "step 1", "plan"]
     macs = {name: m["macs"] for name, m in record["models"].items()}
@@ -115,45 +115,45 @@ def test_in_two_steps_with_the_original_as_the_teacher(inputs, tmp_path):
     assert with_plan["models"]["pruned"]["macs"] == macs["pruned"]
 
 
-def test_a_finished_build_resumes_to_itself(built, inputs):
+def test_resuming_a_finished_build_changes_nothing(built, inputs):
     record, out = built
     before = {p.name: p.stat().st_mtime_ns for p in out.iterdir() if p.name != "build.json"}
-    assert build.run_build(options(inputs), out, Reporter(quiet=True), resume=True) == record
+    assert build.run_build(request(inputs), out, Reporter(quiet=True), resume=True) == record
     assert {p.name: p.stat().st_mtime_ns for p in out.iterdir() if p.name != "build.json"} == before
 
 
-def test_another_gallery_needs_the_page_only(built, inputs, tmp_path):
-    """What the models find was thrown away when the build was done: it is found again."""
+def test_a_changed_gallery_size_re_runs_only_the_page(built, inputs, tmp_path):
+    """A finished build has deleted its detections, so the page stage evaluates the models again."""
     import shutil
 
     out = tmp_path / "copy"
     shutil.copytree(built[1], out)
     before = {p.name: p.read_bytes() for p in out.iterdir()}
-    record = build.run_build(options(inputs, pictures=2), out, Reporter(quiet=True), resume=True)
+    record = build.run_build(request(inputs, pictures=2), out, Reporter(quiet=True), resume=True)
     changed = {p.name for p in out.iterdir() if p.read_bytes() != before[p.name]}
     assert changed == {"report.html", "comparison.json", "build.json"}
     assert record["stages"][:-1] == built[0]["stages"][:-1]
     shown, first = (ep.Build.open(folder).comparison.gallery["pictures"] for folder in (out, built[1]))
     assert shown == first[:2]
-    # Begun again and killed before it is done, it does not count as done.
+    # A page stage that is killed when it runs again is not recorded as done.
     (out / "report.html").unlink()
     with pytest.raises(RuntimeError, match="killed"), pytest.MonkeyPatch.context() as patch:
         killed = lambda job, progress: (_ for _ in ()).throw(RuntimeError("killed"))  # noqa: E731
         patch.setattr("edgeprune.workflow.stages.page", killed)
-        build.run_build(options(inputs, pictures=2), out, Reporter(quiet=True), resume=True)
+        build.run_build(request(inputs, pictures=2), out, Reporter(quiet=True), resume=True)
     with pytest.raises(InputError, match="not finished"):
         ep.Build.open(out)
 
 
-def test_what_cannot_be_resumed(built, inputs):
+def test_resume_refuses_another_build_and_a_changed_budget(built, inputs):
     _, out = built
-    with pytest.raises(InputError, match="already holds a build"):
-        build.run_build(options(inputs), out, Reporter(quiet=True))
+    with pytest.raises(InputError, match="contains a build"):
+        build.run_build(request(inputs), out, Reporter(quiet=True))
     with pytest.raises(InputError, match="budget changed"):
-        build.run_build(options(inputs, budget=Budget("ratio", 0.3)), out, Reporter(quiet=True), resume=True)
+        build.run_build(request(inputs, budget="ratio 0.3"), out, Reporter(quiet=True), resume=True)
 
 
-def test_the_page_shows_what_was_measured(built):
+def test_the_page_shows_the_recorded_figures(built):
     record, out = built
     shown = ep.Build.open(out).comparison
     assert record["page"] == "report.html" and shown.kind == "build"
@@ -170,8 +170,8 @@ def test_the_page_shows_what_was_measured(built):
     assert (out / "report.html").read_text() == shown.html()
 
 
-def test_the_page_names_the_layers_that_int8_spared(built):
-    """As the ladder writes them into the record; where no INT8 was made, nothing is said of it."""
+def test_the_page_names_the_layers_not_in_int8(built):
+    """The page reads them from the ladder's record, and has no such line if there is no INT8 file."""
     from edgeprune.quantize.ladder import Ladder
     from edgeprune.quantize.sensitivity import LayerSensitivity
 
@@ -182,47 +182,47 @@ def test_the_page_names_the_layers_that_int8_spared(built):
     shown = compared(record, out)
     assert shown.more["rescued"] == ["model.2.cv2.conv"] and "model.2.cv2.conv</dd>" in shown.html()
     del stages_["quantize"]["int8"]
-    assert "Kept from INT8" not in compared(record, out).html()
+    assert "Layer fallback" not in compared(record, out).html()
 
 
 def compared(built_record, out):
     return record.compared(built_record, out, ("a", "b", "c"), None, None)
 
 
-def test_a_changed_file_takes_its_stage_with_it(built, inputs, tmp_path):
+def test_a_changed_file_re_runs_its_stage_and_all_later_ones(built, inputs, tmp_path):
     import shutil
 
     out = tmp_path / "copy"
     shutil.copytree(built[1], out)
     (out / "model.fp16.onnx").write_bytes(b"damaged")
-    job = Job(options(inputs), out, Reporter(quiet=True))
+    job = Job(request(inputs), out, Reporter(quiet=True))
     record = resume.begin(job, resume=True)
     assert [s["name"] for s in record["stages"]] == STAGES[:5]
-    assert not (out / "small.epb").exists(), "a bundle of files that are being made again must not be delivered"
+    assert not (out / "small.epb").exists(), "a bundle of outdated files must not be delivered"
     assert set(record["models"]) == {"original", "pruned", "tuned", "fp32"}
 
 
-def test_memory_options_may_change_until_the_training_is_done(built, inputs, tmp_path):
+def test_batch_may_change_until_fine_tuning_is_done(built, inputs, tmp_path):
     import shutil
 
     out = tmp_path / "copy"
     shutil.copytree(built[1], out)
-    job = Job(options(inputs, batch=2), out, Reporter(quiet=True))
+    job = Job(request(inputs, batch=2), out, Reporter(quiet=True))
     with pytest.raises(InputError, match="batch changed"):
         resume.begin(job, resume=True)
     (out / "tuned.pt").unlink()
-    resume.begin(job, resume=True)  # the record says finetune is done: only a second look tells it is not
+    resume.begin(job, resume=True)  # the record lists finetune as done, but its file is missing
 
 
-def test_two_builds_in_one_folder(inputs, tmp_path):
+def test_a_second_build_in_the_same_folder_is_refused(inputs, tmp_path):
     with build._locked(tmp_path), pytest.raises(InputError, match="another build is running"):
-        build.run_build(options(inputs), tmp_path, Reporter(quiet=True))
+        build.run_build(request(inputs), tmp_path, Reporter(quiet=True))
 
 
-def test_killed_in_every_long_stage_and_resumed(inputs, tmp_path):
-    """kill -9 as soon as a stage begins; what was finished stays, and the end is whole."""
+def test_a_build_killed_in_every_long_stage_resumes_to_a_complete_bundle(inputs, tmp_path):
+    """kill -9 at the start of a stage keeps the finished stages, and the resumed build completes."""
     out = tmp_path / "out"
-    words = (json.dumps(options(inputs).to_json()), out)
+    words = (json.dumps(request(inputs).to_json()), out)
     for stage in ("plan", "finetune", "quantize", "engine"):
         process = forked.Process(RUN, *words, folder=tmp_path)
         process.until(lambda: f"] {stage}\n" in process.err.read_text())  # noqa: B023
@@ -239,8 +239,8 @@ def test_killed_in_every_long_stage_and_resumed(inputs, tmp_path):
     assert not [p for p in out.iterdir() if p.name.startswith(".")]
 
 
-def test_a_failed_gate_writes_no_bundle_and_tells_the_figures(inputs, tmp_path, monkeypatch):
-    """An INT8 file whose weights are all zero: what a broken calibration would leave."""
+def test_a_failed_gate_writes_no_bundle_but_a_page_with_the_figures(inputs, tmp_path, monkeypatch):
+    """The INT8 file has only zero weights, as after a broken calibration."""
     whole = quantize.to_int8
 
     def broken(*args, **kwargs):
@@ -255,31 +255,31 @@ def test_a_failed_gate_writes_no_bundle_and_tells_the_figures(inputs, tmp_path, 
     fitted = fitted_inputs(inputs, tmp_path)
     out = tmp_path / "out"
     out.mkdir()
-    (out / "model.int8.onnx").write_text("of a job that was killed while it timed its files")
-    with pytest.raises(GateError, match=r"int8 loses 0\.\d+ mAP50-95 .* --max-drop 0.0005"):
-        build.run_build(options(fitted, max_drop=0.0005, precision=("fp32", "int8")), out, Reporter(quiet=True))
+    (out / "model.int8.onnx").write_text("from a build that was killed while it timed its files")
+    with pytest.raises(GateError, match=r"int8 loses 0\.\d+ mAP50-95 .* max_drop=0.0005"):
+        build.run_build(request(fitted, max_drop=0.0005, precision=("fp32", "int8")), out, Reporter(quiet=True))
     assert not list(out.glob("*.epb")) and not (out / "model.int8.onnx").exists()
     record = json.loads((out / "build.json").read_text())
     assert record["failed"]["stage"] == "quantize"
     assert sorted(p.name for p in out.glob("model.*")) == ["model.fp32.onnx"]
-    # The page is there all the same, and says by how much.
+    # The page exists and shows the size of the failure.
     shown = ep.Comparison.from_json(json.loads((out / "comparison.json").read_text()))
     gates = {gate["name"]: gate for gate in shown.gates}
     assert gates["INT8 keeps mAP50-95"]["passed"] is False and "int8" in [row.name for row in shown.items]
     assert shown.gallery["last"] in ("int8", "int8-fp16") and "FAILED" in (out / "report.html").read_text().upper()
     with pytest.raises(InputError, match="not finished"):
         ep.Build.open(out)
-    # The limit may change without doing the training again.
+    # A changed limit does not repeat the training.
     monkeypatch.setattr(quantize, "to_int8", whole)
     record = build.run_build(
-        options(fitted, max_drop=1.0, precision=("fp32", "fp16")), out, Reporter(quiet=True), resume=True
+        request(fitted, max_drop=1.0, precision=("fp32", "fp16")), out, Reporter(quiet=True), resume=True
     )
     assert "failed" not in record and Bundle.open(out / "small.epb").trusted
 
 
-def test_with_nms_inside_every_file_and_the_bundle_answer_in_rows(inputs, tmp_path):
+def test_nms_gives_every_file_and_the_bundle_the_row_format(inputs, tmp_path):
     fitted, out = fitted_inputs(inputs, tmp_path), tmp_path / "out"
-    record = build.run_build(options(fitted, epochs=1, nms=True), out, Reporter(quiet=True))
+    record = build.run_build(request(fitted, epochs=1, nms=True), out, Reporter(quiet=True))
     bundle = Bundle.open(out / "small.epb")
     assert bundle.manifest.output == "end2end"
     for precision, entry in bundle.manifest.models.items():
@@ -288,9 +288,11 @@ def test_with_nms_inside_every_file_and_the_bundle_answer_in_rows(inputs, tmp_pa
         assert record["models"][precision]["map50_95"] == entry["map50_95"] > 0
     pictures = load(fitted / "data" / "data.yaml")
     rows = compare.compare_items(items.open_item(str(out / "small.epb"), None), pictures, rounds=1).items
-    found = {row.name: row for row in rows}
-    assert set(found) == {f"small:{p}" for p in bundle.manifest.models}
-    assert found["small:fp32"].map50_95 == pytest.approx(record["models"]["fp32"]["map50_95"])
+    by_name = {row.name: row for row in rows}
+    assert set(by_name) == {f"small:{p}" for p in bundle.manifest.models}
+    assert by_name["small:fp32"].map50_95 == pytest.approx(record["models"]["fp32"]["map50_95"])
     assert all(row.objects_found > 0 for row in rows)
-    report = run.run_benchmark(bundle, runtime="ort", precision="fp32", seconds=0.2, warmup_seconds=0.2)
+    report = run.run_benchmark(
+        bundle, BenchmarkOptions(runtime="ort", precision="fp32", seconds=0.2, warmup_seconds=0.2)
+    )
     assert report.accuracy.map50_95 == pytest.approx(bundle.manifest.evaluation["accuracy"]["fp32"]["map50_95"])

@@ -1,4 +1,4 @@
-"""What `build` prints last; the record is that of the README's first command, shortened."""
+"""card: the summary at the end of `build`, from a shortened record of the README's first command."""
 
 import copy
 import re
@@ -57,14 +57,14 @@ def lines_of(text):
     return [re.sub(r" {2,}", "  ", line) for line in text.splitlines()]
 
 
-def test_of_two_heads_the_card_says_whose_figure_it_is(record):
-    said = "mAP is that of the one-to-one head, without NMS"
-    assert said not in card(record, OUT)
+def test_the_card_names_the_head_that_map_was_measured_on(record):
+    sentence = "mAP measured with the one-to-one head without NMS"
+    assert sentence not in card(record, OUT)
     record["models"]["original"]["head"] = "one-to-one"
-    assert said in card(record, OUT) and "unless nms=False" in card(record, OUT)
+    assert sentence in card(record, OUT) and "unless nms=False" in card(record, OUT)
 
 
-def test_before_and_after_at_a_glance(record):
+def test_the_card_compares_before_and_after(record):
     lines = lines_of(card(record, OUT))
     assert lines[:2] == ["", "demo: ratio 0.2 for jetson-orin, in 8:49"]
     for line in (
@@ -73,14 +73,14 @@ def test_before_and_after_at_a_glance(record):
         "MACs  1.01 G  0.78 G  1.29x fewer (77%)",
         "channels  7,504  6,003  1.25x fewer (80%)",
         "checkpoint  6.25 MB  3.50 MB  1.79x smaller (56%)",  # without the optimiser that best.pt may hold
-        "latency, FP32  13.2 ms  11.0 ms  1.21x faster",
-        "FPS, FP32  50.0  61.0  1.22x faster",
+        "latency, FP32  13.2 ms  11.0 ms  1.21x as fast",
+        "FPS, FP32  50.0  61.0  1.22x as fast",
         "mAP50-95  0.247  0.250  +0.003",
     ):
         assert line in lines, line
 
 
-def test_a_class_that_lost_is_named_though_the_mean_rose(record):
+def test_the_card_names_the_worst_class_even_if_the_mean_rose(record):
     assert "worst class" not in card(record, OUT)
     before, after = record["models"]["original"], record["models"]["tuned"]
     before["per_class"] = [{"name": name, "boxes": 300, "map50_95": 0.245} for name in ("person", "car")]
@@ -91,7 +91,16 @@ def test_a_class_that_lost_is_named_though_the_mean_rose(record):
     assert "worst class" not in card(record, OUT)
 
 
-def test_every_file_and_what_it_loses(record):
+def test_the_card_states_a_subset_of_images_and_the_intervals(record):
+    assert "95 %" not in card(record, OUT)
+    record["pictures"]["val_total"] = 5000
+    record["models"]["original"]["map50_95_interval"] = [0.221, 0.274]
+    text = " ".join(card(record, OUT).split())
+    assert "mAP: 400 of 5000 validation images, evenly spread, 8865 boxes" in text
+    assert "95 % intervals of mAP50-95: original 0.221 to 0.274." in text
+
+
+def test_the_card_lists_every_file_with_its_accuracy_drop(record):
     lines = lines_of(card(record, OUT))
     assert "pruned.pt  3.50  -  0.247  0.447  0.147" in lines
     assert "model.fp32.onnx  6.70  11.0  0.250  0.450  0.150" in lines
@@ -99,7 +108,7 @@ def test_every_file_and_what_it_loses(record):
     assert "model.int8.onnx  1.90  9.0  0.249  0.450  0.149  -0.0007" in lines
 
 
-def test_every_gate_has_its_verdict(record):
+def test_the_card_shows_a_verdict_for_every_gate(record):
     text = card(record, OUT)
     assert "  passed  Surgery equals masking: 3.1e-16, limit: 1e-09 relative" in text
     assert "  passed  INT8 keeps mAP50-95: 0.2502 -> 0.2495 (-0.0007), limit: loses at most 0.003" in text
@@ -108,10 +117,10 @@ def test_every_gate_has_its_verdict(record):
     record["models"]["int8"]["map50_95"] = 0.2
     text = card(record, OUT)
     assert "  FAILED  INT8 keeps mAP50-95: 0.2502 -> 0.2000" in text
-    assert "WARNING: 7 validation pictures are training pictures too; no mAP here can be trusted." in text
+    assert "WARNING: 7 validation images are also training images, so no mAP of this build can be trusted." in text
 
 
-def test_what_to_type_next_can_be_pasted(record):
+def test_the_next_commands_can_be_pasted_into_a_shell(record):
     text = card(record, OUT)
     commands = [line[9:] for line in text.splitlines() if line[9:].startswith("edgeprune ")]
     words = [shlex.split(command, comments=True) for command in commands]
@@ -125,7 +134,7 @@ def test_what_to_type_next_can_be_pasted(record):
     assert "page     runs/demo jetson/report.html" in card({**record, "page": "report.html"}, OUT)
 
 
-def test_nothing_is_said_that_was_not_measured(record):
+def test_the_card_omits_figures_that_were_not_measured(record):
     for entry in record["models"].values():
         entry.update(latency_ms=None, fps_end_to_end=None, map50_95=None, map50=None, small_map50_95=None)
     lines = lines_of(card(record, OUT))
@@ -134,27 +143,27 @@ def test_nothing_is_said_that_was_not_measured(record):
     assert "parameters  3.01 M  1.66 M  1.81x fewer (55%)" in lines
 
 
-def test_worse_is_said_as_plainly(record):
+def test_worse_figures_are_shown_in_yellow(record):
     record["models"]["tuned"].update(map50_95=0.2, parameters=6_020_000)
     record["models"]["fp32"]["latency_ms"]["speedup"] = 0.8
     text = card(record, OUT, Look(colour=True))
-    for change in ("-0.047", "2.00x more (200%)", "1.25x slower"):
+    for change in ("-0.047", "2.00x more (200%)", "0.80x as fast"):
         assert f"\x1b[33m{change}\x1b[0m" in text
     record["models"]["fp32"]["latency_ms"]["speedup"] = 1.001
     assert lines_of(card(record, OUT)).count("latency, FP32  13.2 ms  11.0 ms  the same") == 1
 
 
-def test_after_qat_it_is_the_trained_one_that_is_compared(record):
+def test_after_qat_the_card_compares_the_qat_network(record):
     record["models"]["qat"] = {**record["models"]["tuned"], "path": "qat.pt", "map50_95": 0.26}
     lines = lines_of(card(record, OUT))
     assert "  original  qat" in lines and "mAP50-95  0.247  0.260  +0.013" in lines
 
 
-def test_plain_text_unless_it_may_be_more(record, capsys, monkeypatch):
+def test_the_card_is_plain_ascii_unless_the_terminal_supports_more(record, capsys, monkeypatch):
     plain = card(record, OUT)
     assert plain.isascii() and "\x1b" not in plain
     coloured = card(record, OUT, Look(colour=True, unicode=True))
-    assert re.sub(r"\x1b\[[\d;]*m", "", coloured) == plain and "\x1b[32m1.21x faster\x1b[0m" in coloured
+    assert re.sub(r"\x1b\[[\d;]*m", "", coloured) == plain and "\x1b[32m1.21x as fast\x1b[0m" in coloured
     monkeypatch.delenv("FORCE_COLOR", raising=False)
     show(record, OUT)
     assert capsys.readouterr().out == f"{plain}\n"
@@ -167,10 +176,10 @@ def test_tables_and_prose_fit_a_terminal(record, width):
     for line in text.splitlines():
         assert len(line) <= width or line in pasted or line.startswith("bundle "), line
     assert any("against FP32" in line for line in text.splitlines())
-    assert ("#" in pasted[0]) == (width >= 80)  # what it is for, where there is room
+    assert ("#" in pasted[0]) == (width >= 80)  # the comment with the purpose, if it fits
 
 
-def test_engines_of_a_reference_device(record):
+def test_the_card_lists_the_engines_of_a_reference_device(record):
     bench = {"infer_p50_ms": 3.2, "fps_end_to_end": 120.0, "map50_95": None, "verdict": "clean"}
     engines = {
         "fp16.orin": {"payload": "x", "builder": "TensorRT 10.3.0", "for": "Orin (SM 8.7)", "bench": bench},

@@ -1,4 +1,4 @@
-"""checks: what cannot be built is told before anything is written."""
+"""checks: invalid builds are refused before anything is written."""
 
 import pytest
 from edgeprune_device.errors import InputError
@@ -8,17 +8,17 @@ from edgeprune.data import samples
 from edgeprune.data.dataset import load
 from edgeprune.workflow import build
 
-from ..builds import options
+from ..builds import request
 from ..small import dataset
 
 
-def test_no_box_to_choose_int8_by_is_told_before_the_training(inputs, tmp_path):
+def test_missing_boxes_for_int8_are_reported_before_training(inputs, tmp_path):
     given = dataset(tmp_path / "data", train=16)
     _, select = samples.split(load(given).train, 96)
     for picture in select:
         (given.parent / "labels" / "train" / f"{picture.stem}.txt").write_text("")
-    asked = options(inputs, data=given)
-    with pytest.raises(InputError, match="chosen on 4 of the training pictures, and none of those has a labelled box"):
+    asked = request(inputs, data=given)
+    with pytest.raises(InputError, match="no labelled box in the 4 training images that select the INT8 calibration"):
         build.run_build(asked, tmp_path / "out", Reporter(quiet=True))
     assert not (tmp_path / "out").exists()
 
@@ -34,11 +34,11 @@ def test_no_box_to_choose_int8_by_is_told_before_the_training(inputs, tmp_path):
         ({"precision": ("fp32", "int4")}, "int4"),
         ({"imgsz": 100}, "multiple of 32"),
         ({"epochs": 0}, "epochs"),
-        ({"max_drop": -1}, "max-drop"),
+        ({"max_drop": -1}, "max_drop"),
     ],
 )
-def test_bad_options_leave_nothing(inputs, tmp_path, change, message):
+def test_invalid_options_write_nothing(inputs, tmp_path, change, message):
     out = tmp_path / "out"
     with pytest.raises(InputError, match=message):
-        build.run_build(options(inputs, **change), out, Reporter(quiet=True))
+        build.run_build(request(inputs, **change), out, Reporter(quiet=True))
     assert not out.exists()

@@ -1,6 +1,6 @@
-"""A FAKE onnxruntime that does what its "model" says: b"hang at frame 3", b"crash while loading", b"spin for 4 s" …
+"""A FAKE onnxruntime that obeys its "model": b"hang at frame 3", b"crash while loading", b"spin for 4 s" …
 
-Only what `edgeprune_device.runtimes.ort` uses. Models of the tests are no ONNX here: their bytes are the words.
+It has only the members that `edgeprune_device.runtimes.ort` uses. Models are such texts instead of ONNX.
 """
 
 import os
@@ -36,6 +36,9 @@ class InferenceSession:
     def get_inputs(self):
         return [_Tensor]
 
+    def get_outputs(self):
+        return []
+
     def run(self, names, inputs):
         self._act(f"at frame {self._frames}")
         self._frames += 1
@@ -44,10 +47,10 @@ class InferenceSession:
         return [out]
 
     def _act(self, when):
-        found = re.search(rf"(\w+) {when}\b", self._words)
-        what = found[1] if found else ""
+        match = re.search(rf"(\w+) {when}\b", self._words)
+        what = match[1] if match else ""
         if what == "hang":
-            threading.Event().wait()  # as a driver that waits for an interrupt which never comes
+            threading.Event().wait()  # like a driver that waits for an interrupt that never comes
         elif what == "crash":
             os.kill(os.getpid(), signal.SIGSEGV)
         elif what == "fail":

@@ -1,4 +1,4 @@
-"""`import tensorrt` in a process that a test starts with this folder on PYTHONPATH: the fake of $FAKE_TENSORRT."""
+"""The fake of $FAKE_TENSORRT as `tensorrt`, for processes that a test starts with this folder on PYTHONPATH."""
 
 import os
 import sys

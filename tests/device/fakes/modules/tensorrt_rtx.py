@@ -1,4 +1,4 @@
-"""As tensorrt.py beside it, for TensorRT for RTX."""
+"""Like tensorrt.py beside this file, for TensorRT for RTX."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""figures: three digits and a unit, and a change in words."""
+"""figures: three digits and a unit, and changes in words."""
 
 import pytest
 
@@ -15,7 +15,7 @@ def test_figures_have_three_digits_and_a_unit(value, unit, words):
     assert figures.show(value, unit) == words
 
 
-def test_a_change_says_its_direction_in_words():
+def test_change_states_its_direction_in_words():
     assert figures.share(200, 50, "smaller", "larger") == figures.FigureChange("75 % smaller", "better")
     assert figures.share(50, 60, "smaller", "larger") == figures.FigureChange("20 % larger", "worse")
     assert figures.share(1000, 1000.1, "fewer", "more").text == "unchanged"

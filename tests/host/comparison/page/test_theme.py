@@ -1,4 +1,4 @@
-"""theme: colours that can be read on both grounds."""
+"""theme: colours with enough contrast on both grounds."""
 
 import numpy as np
 
@@ -14,7 +14,7 @@ def contrast(one, other):
     return (high + 0.05) / (low + 0.05)
 
 
-def test_colours_of_charts_hold_on_white_and_on_the_dark_ground_and_carry_white_text():
+def test_chart_colours_have_contrast_on_both_grounds_and_to_white_text():
     for colour in theme.BRIGHT:
         assert contrast(colour, theme.TOKENS["ground"][1]) >= 6, colour
     for colour in (*theme.ITEMS, *theme.STAGES.values()):

@@ -1,11 +1,11 @@
-"""tradeoff: which models nothing beats."""
+"""tradeoff: the Pareto front."""
 
 import numpy as np
 
 from edgeprune.comparison.page import tradeoff
 
 
-def test_a_front_holds_what_nothing_beats():
+def test_front_holds_the_points_that_no_other_beats():
     rng = np.random.default_rng(0)
     points = [(float(a), float(b)) for a, b in rng.uniform(size=(60, 2)).round(1)]
     kept = [points[i] for i in tradeoff.front(points)]

@@ -1,4 +1,4 @@
-"""archive: unpacked once, whole or not at all, and nowhere else."""
+"""archive: unpacked once, completely or not at all, and only into the cache."""
 
 import pytest
 from edgeprune_device.errors import InputError
@@ -27,8 +27,8 @@ def tarred(data, target):
 def test_an_archive_is_unpacked_once(data, tmp_path, packed, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     file = packed(data, tmp_path / "pictures.zip")
-    found = [dataset.load(file) for _ in range(2)]
-    assert found[0].sha256 == dataset.load(data).sha256 and found[0].train == found[1].train
+    loaded = [dataset.load(file) for _ in range(2)]
+    assert loaded[0].sha256 == dataset.load(data).sha256 and loaded[0].train == loaded[1].train
     assert len(list((tmp_path / "cache/edgeprune/data").iterdir())) == 1
     file.write_bytes(file.read_bytes()[:-500])
     with pytest.raises(InputError, match=r"cannot be unpacked|not an archive"):
@@ -36,7 +36,7 @@ def test_an_archive_is_unpacked_once(data, tmp_path, packed, monkeypatch):
     assert len(list((tmp_path / "cache/edgeprune/data").iterdir())) == 1
 
 
-def test_an_archive_writes_nowhere_else(tmp_path, monkeypatch):
+def test_an_archive_writes_only_into_the_cache(tmp_path, monkeypatch):
     import io
     import tarfile
     import zipfile
@@ -49,5 +49,5 @@ def test_an_archive_writes_nowhere_else(tmp_path, monkeypatch):
     for name in ("a.zip", "a.tar"):
         with pytest.raises(InputError):
             dataset.load(tmp_path / name)
-    # Four folders up would be the cache's own; unpacked where it belongs it is below its data.
-    assert all(tmp_path / "cache/edgeprune/data" in found.parents for found in tmp_path.rglob("escaped"))
+    # Four folders up would be the cache's folder; an archive is unpacked below the cache's data.
+    assert all(tmp_path / "cache/edgeprune/data" in path.parents for path in tmp_path.rglob("escaped"))

@@ -1,4 +1,4 @@
-"""cache: a folder that appears when it is whole, made once for each content."""
+"""cache: a folder appears after it is complete, and is made once for each content."""
 
 import pytest
 from edgeprune_device.errors import InputError
@@ -26,7 +26,7 @@ def test_a_folder_is_made_once_by_name_and_key(base):
     assert len(list(base.iterdir())) == 2
 
 
-def test_what_fails_half_way_is_not_there(base):
+def test_a_failed_conversion_leaves_no_folder(base):
     def make(place):
         (place / "half").write_text("")
         raise ValueError
@@ -36,7 +36,7 @@ def test_what_fails_half_way_is_not_there(base):
     assert list(base.iterdir()) == []
 
 
-def test_another_process_that_was_as_quick_is_right(base):
+def test_a_folder_from_another_process_is_used(base):
     def make(place):
         (base / "set-0").mkdir()
         (base / "set-0" / "theirs").write_text("")
@@ -46,7 +46,7 @@ def test_another_process_that_was_as_quick_is_right(base):
     assert [p.name for p in base.iterdir()] == ["set-0"]
 
 
-def test_a_cache_that_cannot_be_written_is_named(base):
+def test_an_unwritable_cache_is_named(base):
     base.parent.parent.mkdir()
     base.parent.write_text("no folder")
     with pytest.raises(InputError, match=r"cannot be written .*XDG_CACHE_HOME"):

@@ -1,4 +1,4 @@
-"""COCO's JSON as --data: the layouts there are, read as pycocotools reads them."""
+"""coco: COCO's JSON as --data, in the usual layouts, with the same boxes as pycocotools."""
 
 import json
 import shutil
@@ -10,10 +10,12 @@ from edgeprune_device import cli
 from edgeprune_device.errors import InputError
 from PIL import Image
 
-from edgeprune.data import dataset
+from edgeprune.data import dataset, memory
 from edgeprune.data.formats import coco
 
-#: Of the three classes, in an order that is not theirs, with gaps and a 0; and a group that nobody is of.
+from .... import fuzz
+
+#: The three classes in another order, with gaps and a 0, and a supercategory without members.
 CATEGORIES = [
     {"id": 17, "name": "thing2", "supercategory": "things"},
     {"id": 0, "name": "thing0", "supercategory": "things"},
@@ -22,7 +24,7 @@ CATEGORIES = [
 
 
 def annotations(data, split, categories=CATEGORIES, **of_picture):
-    """The split of an ordinary data set as COCO's JSON; boxes as whole pixels, as the conftest draws them."""
+    """The split of an ordinary data set as COCO's JSON, with boxes in whole pixels, like the conftest's images."""
     by_name = {c["name"]: c["id"] for c in categories}
     images, boxes = [], []
     for number, picture in enumerate(sorted((data.parent / "images" / split).iterdir())):
@@ -67,20 +69,22 @@ def as_a_pair(data, root):
 
 
 @pytest.mark.parametrize("layout", [as_coco, as_roboflow, as_a_pair])
-def test_the_usual_layouts_are_the_same_data_set(data, tmp_path, layout):
+def test_the_usual_layouts_give_the_same_data_set(data, tmp_path, layout):
     expected = dataset.load(data)
     for given in layout(data, tmp_path / "set"):
-        found = dataset.load(given)
-        assert found.names == expected.names and found.path == given
-        assert (len(found.train), len(found.val)) == (8, 4)
-        for ours, theirs in zip(found.train + found.val, expected.train + expected.val):
+        loaded = dataset.load(given)
+        assert loaded.names == expected.names and loaded.path == given
+        assert (len(loaded.train), len(loaded.val)) == (8, 4)
+        for ours, theirs in zip(loaded.train + loaded.val, expected.train + expected.val):
             assert ours.is_symlink() and ours.read_bytes() == theirs.read_bytes()
-            np.testing.assert_allclose(found.labels(ours), expected.labels(theirs), atol=1e-6)
+            np.testing.assert_allclose(loaded.labels(ours), expected.labels(theirs), atol=1e-6)
     assert len(list((tmp_path / "cache/edgeprune/data").iterdir())) == 1  # made once
 
 
-def test_boxes_are_those_that_pycocotools_reads(data, tmp_path):
-    """With boxes between pixels and at the edge, a crowd, a picture without boxes, folders in names, names twice."""
+def test_boxes_equal_those_of_pycocotools(data, tmp_path):
+    """The data has fractional boxes, boxes at the edge, a crowd, an image without boxes, folders and duplicates in
+    names.
+    """
     COCO = pytest.importorskip("pycocotools.coco").COCO
     root, train, val = as_a_pair(data, tmp_path / "set")
     rng = np.random.default_rng(0)
@@ -100,8 +104,8 @@ def test_boxes_are_those_that_pycocotools_reads(data, tmp_path):
             old.rename(new)
             content["images"][i]["file_name"] = str(new.relative_to(root / "images" / file.stem))
         file.write_text(json.dumps(content))
-    found = dataset.load(root)
-    for file, pictures in ((train, found.train), (val, found.val)):
+    loaded = dataset.load(root)
+    for file, pictures in ((train, loaded.train), (val, loaded.val)):
         theirs = COCO(str(file))
         index = {c: i for i, c in enumerate(sorted(theirs.getCatIds()))}
         by_content = {p.resolve(): p for p in pictures}
@@ -113,7 +117,7 @@ def test_boxes_are_those_that_pycocotools_reads(data, tmp_path):
                 for a in theirs.loadAnns(theirs.getAnnIds(number, iscrowd=False))
             ]
             picture = by_content[(root / "images" / file.stem / entry["file_name"]).resolve()]
-            truth = found.truth(picture, (entry["height"], entry["width"]))
+            truth = loaded.truth(picture, (entry["height"], entry["width"]))
             truth[:, 1:] /= size
             assert len(truth) == len(rows)
             if rows:
@@ -121,7 +125,7 @@ def test_boxes_are_those_that_pycocotools_reads(data, tmp_path):
                 np.testing.assert_allclose(*order, atol=1e-6, rtol=0)
 
 
-def test_what_is_left_out_is_said_once(data, tmp_path, capsys):
+def test_skipped_entries_are_reported_once(data, tmp_path, capsys):
     root, train, _ = as_a_pair(data, tmp_path / "set")
     content = json.loads(train.read_text())
     content["annotations"][0].update(iscrowd=1, segmentation={"counts": "abc", "size": [96, 96]})
@@ -129,33 +133,34 @@ def test_what_is_left_out_is_said_once(data, tmp_path, capsys):
     train.write_text(json.dumps(content))
     boxes = [dataset.load(root).boxes(dataset.load(root).train).sum() for _ in range(2)]
     assert boxes == [len(content["annotations"]) - 2] * 2
-    said = capsys.readouterr().err.splitlines()
-    assert [line.split(": ")[-1] for line in said] == [
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(": ")[-1] for line in lines] == [
         "left out 1 boxes of crowds (iscrowd)",
         "left out 1 boxes without area",
     ]
 
 
-def test_boxes_that_reach_beyond_their_picture_are_cut_at_its_edge(data, tmp_path, capsys):
-    """As labelling tools leave some; Ultralytics would leave out the whole picture."""
+def test_boxes_beyond_their_image_are_cut_at_its_edge(data, tmp_path, capsys):
+    """Labelling tools write such boxes; Ultralytics would skip the whole image."""
     root, train, _ = as_a_pair(data, tmp_path / "set")
     content = json.loads(train.read_text())
     one = content["annotations"][0]
-    spare = [{**one, "id": 1000 + i, "bbox": [i, 9, 30, 30]} for i in range(20)]  # at most one in ten may be so
+    # at most one in ten may be beyond its image
+    spare = [{**one, "id": 1000 + i, "bbox": [i, 9, 30, 30]} for i in range(20)]
     content["annotations"] += spare
     content["annotations"][0]["bbox"] = [-10, 80, 50, 40]
     content["annotations"][1]["bbox"] = [100, 10, 50, 40]
     train.write_text(json.dumps(content))
-    found = dataset.load(root)
-    assert found.boxes(found.train).sum() == len(content["annotations"]) - 1
-    boxes = np.concatenate([found.truth(p, (96, 96))[:, 1:] for p in found.train])
+    loaded = dataset.load(root)
+    assert loaded.boxes(loaded.train).sum() == len(content["annotations"]) - 1
+    boxes = np.concatenate([loaded.truth(p, (96, 96))[:, 1:] for p in loaded.train])
     assert any(np.allclose(box, [0, 80, 40, 96], atol=1e-3) for box in boxes)
     assert boxes.min() >= -1e-3 and boxes.max() <= 96.001
-    said = [line.split(": ")[-1] for line in capsys.readouterr().err.splitlines()]
-    assert said == ["left out 1 parts of boxes beyond their picture's edge", "left out 1 boxes outside their picture"]
+    lines = [line.split(": ")[-1] for line in capsys.readouterr().err.splitlines()]
+    assert lines == ["left out 1 parts of boxes beyond their image's edge", "left out 1 boxes outside their image"]
 
 
-def test_another_content_is_another_data_set_and_the_users_folder_is_left_alone(data, tmp_path):
+def test_changed_content_gives_another_data_set_and_the_users_folder_is_unchanged(data, tmp_path):
     root, train, _ = as_a_pair(data, tmp_path / "set")
     before = {p: p.read_bytes() for p in root.rglob("*") if p.is_file()}
     one = dataset.load(root).sha256
@@ -167,7 +172,7 @@ def test_another_content_is_another_data_set_and_the_users_folder_is_left_alone(
     assert len(list((tmp_path / "cache/edgeprune/data").iterdir())) == 2
 
 
-def test_a_conversion_that_is_killed_leaves_nothing(data, tmp_path, monkeypatch):
+def test_a_killed_conversion_leaves_nothing(data, tmp_path, monkeypatch):
     root, *_ = as_a_pair(data, tmp_path / "set")
     from ultralytics.data import converter
 
@@ -185,7 +190,7 @@ def spoiled(where, **change):
 
 
 def corners(content):
-    """x, y, x, y: what people take bbox for."""
+    """x, y, x, y: a common misreading of bbox."""
     for entry in content["annotations"]:
         x, y, w, h = entry["bbox"]
         entry["bbox"] = [x, y, x + w, y + h]
@@ -195,21 +200,21 @@ def corners(content):
     ("spoil", "message"),
     [
         (lambda c: c.pop("images"), r"train.json: not COCO annotations"),
-        (lambda c: c["images"].clear(), r"lists no pictures"),
-        (lambda c: c["images"][0].pop("width"), r"images\[0\] has no width"),
-        (spoiled("images", file_name="gone.png"), r"1 of 8 pictures are missing, the first: gone.png; looked in /"),
-        (spoiled("images", width=100, height=50), r"is 96x96 upright, but listed as 100x50"),
-        (spoiled("images", id=101), r"two pictures have the id 101"),
-        (spoiled("images", id=[1]), r"images\[0\]: id is neither a number nor text"),
-        (spoiled("annotations", category_id={}), r"annotations\[0\]: category_id is neither a number nor text"),
-        (spoiled("annotations", image_id=7), r"annotation 0 is of picture 7, which is not listed"),
-        (spoiled("annotations", category_id=99), r"annotation 0 is of category 99, which is not listed"),
-        (spoiled("annotations", bbox=[1, 2]), r"annotation 0 has no bbox of four numbers"),
-        (corners, r"annotation \d+: the box .* is not in its picture, 96x96, as .* is bbox x, y, width, height"),
-        (spoiled("categories", name="other"), r"category 17 is 'thing2', but in the other file 'other'"),
+        (lambda c: c["images"].clear(), r"images: empty"),
+        (lambda c: c["images"][0].pop("width"), r"images\[0\]: width: missing"),
+        (spoiled("images", file_name="gone.png"), r"1 of 8 images are missing, the first is gone.png; searched: /"),
+        (spoiled("images", width=100, height=50), r"found 96x96 px upright, expected 100x50"),
+        (spoiled("images", id=101), r"images: duplicate id 101"),
+        (spoiled("images", id=[1]), r"images\[0\]: id: invalid value"),
+        (spoiled("annotations", category_id={}), r"annotations\[0\]: category_id: invalid value"),
+        (spoiled("annotations", image_id=7), r"annotation 0: unknown image_id 7"),
+        (spoiled("annotations", category_id=99), r"annotation 0: unknown category_id 99"),
+        (spoiled("annotations", bbox=[1, 2]), r"annotation 0: invalid bbox \(expected four numbers"),
+        (corners, r"annotation \d+: bbox .* extends beyond its image of 96x96 px .* bbox must be x, y, width, height"),
+        (spoiled("categories", name="other"), r"category 17: different names .*found 'thing2' and 'other'"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_is_named(data, tmp_path, spoil, message):
+def test_invalid_entries_are_named(data, tmp_path, spoil, message):
     root, train, _ = as_a_pair(data, tmp_path / "set")
     content = json.loads(train.read_text())
     spoil(content)
@@ -218,8 +223,8 @@ def test_what_is_wrong_is_named(data, tmp_path, spoil, message):
         dataset.load(root)
 
 
-def test_no_picture_is_lost_without_a_word(data, tmp_path):
-    """Hidden ones are found by nobody, one listed twice would be trained on as an empty one, too."""
+def test_no_image_is_skipped_silently(data, tmp_path):
+    """Hidden files are not found, and a duplicate entry would also be trained on as an image without boxes."""
     root, train, _ = as_a_pair(data, tmp_path / "set")
     content = json.loads(train.read_text())
     first, second = content["images"][:2]
@@ -231,37 +236,37 @@ def test_no_picture_is_lost_without_a_word(data, tmp_path):
     content["annotations"].append({**labelled, "image_id": 9999, "bbox": [3, 4, 20, 30]})
     boxes = len(content["annotations"])
     train.write_text(json.dumps(content))
-    found = dataset.load(root)
-    assert len(found.train) == 8 and found.boxes(found.train).sum() == boxes
-    assert "hidden.png" in {p.name for p in found.train}
+    loaded = dataset.load(root)
+    assert len(loaded.train) == 8 and loaded.boxes(loaded.train).sum() == boxes
+    assert "hidden.png" in {p.name for p in loaded.train}
     (place / ".hidden.png").rename(place / "hidden")
     first["file_name"] = "hidden"
     train.write_text(json.dumps(content))
-    with pytest.raises(InputError, match="hidden has no picture's ending"):
+    with pytest.raises(InputError, match="hidden: unsupported file name extension"):
         dataset.load(root)
 
 
-def test_what_is_missing_is_named(data, tmp_path):
+def test_missing_files_are_named(data, tmp_path):
     root, train, val = as_a_pair(data, tmp_path / "set")
     (root / "instances.json").write_text("{}")
-    with pytest.raises(InputError, match="neither its name nor its folder says train or val"):
+    with pytest.raises(InputError, match="unknown split"):
         dataset.load(root / "instances.json")
     (root / "val_small.json").write_text(val.read_text())
-    with pytest.raises(InputError, match=r"several files for val \(val.json, val_small.json\)"):
+    with pytest.raises(InputError, match=r"several annotation files for val \(val.json, val_small.json\)"):
         dataset.load(root)
-    assert dataset.load(train).boxes(dataset.load(train).val).sum() > 0  # val.json is named as train.json is
+    assert dataset.load(train).boxes(dataset.load(train).val).sum() > 0  # val.json is named like train.json
     (root / "val_small.json").unlink()
     val.unlink()
-    with pytest.raises(InputError, match="none for val; a data set needs train and val"):
+    with pytest.raises(InputError, match="COCO annotations for val are missing; a data set needs train and val"):
         dataset.load(train)
-    with pytest.raises(InputError, match=r"no data\.yaml in it, and no COCO annotations"):
+    with pytest.raises(InputError, match=r"no data\.yaml and no COCO annotations"):
         dataset.load(root / "images")
     train.write_text("{")
     with pytest.raises(InputError, match=r"train\.json: cannot be read as JSON"):
         coco._part("train", train)
 
 
-def test_finetune_takes_it(weights, data, tmp_path, capsys):
+def test_finetune_accepts_coco_json(weights, data, tmp_path, capsys):
     root, *_ = as_roboflow(data, tmp_path / "set")
     words = [
         "finetune",
@@ -280,8 +285,42 @@ def test_finetune_takes_it(weights, data, tmp_path, capsys):
     assert (tmp_path / "t.pt").is_file() and "mAP50-95" in capsys.readouterr().out
 
 
-def test_the_same_picture_name_with_another_suffix(tmp_path):
+def test_image_names_that_differ_in_the_suffix_are_kept_apart(tmp_path):
     taken = set()
     assert [coco._flat(n, i, taken) for i, n in enumerate(["a.jpg", "a.png", "b/a.jpg", "../b/a.png", "/x/y.png"])] == [
         "a.jpg", "a-1.png", "b_a.jpg", "b_a-3.png", "x_y.png",
     ]  # fmt: skip
+
+
+@fuzz.counts(150, 10_000)
+def test_any_annotations_are_read_or_refused_in_one_line(count, data, tmp_path, monkeypatch):
+    import ultralytics.data.converter  # before the process is forked  # noqa: F401
+
+    monkeypatch.setattr(memory, "_SETTLED_S", 0)
+    root, train, _ = as_coco(data, tmp_path / "coco")
+
+    def attempt(mutant):
+        train.write_bytes(mutant)
+        dataset.load(root)
+
+    result = fuzz.run(attempt, fuzz.of_json(json.loads(train.read_bytes()), count))
+    assert result["accepted"] and result["refused"]
+
+
+def test_annotations_are_parsed_once(data, tmp_path, monkeypatch):
+    """Until they change, or an image is gone."""
+    monkeypatch.setattr(memory, "_SETTLED_S", 0)
+    root, train, _ = as_coco(data, tmp_path / "coco")
+    first = coco.find(root)
+    parse, parsed = coco._part, []
+    monkeypatch.setattr(coco, "_part", lambda *args: parsed.append(args) or parse(*args))
+    assert coco.find(root) == first and coco.find(train) == first and not parsed
+    picture = next((root / "images/train2017").iterdir())
+    picture.rename(tmp_path / picture.name)
+    with pytest.raises(InputError, match=rf"1 of 8 images are missing, the first is {picture.name}"):
+        coco.find(root)
+    (tmp_path / picture.name).rename(picture)
+    content = json.loads(train.read_text())
+    del content["annotations"][0]
+    train.write_text(json.dumps(content))
+    assert coco.find(root) != first

@@ -1,4 +1,4 @@
-"""receive: the other end takes nothing but pieces."""
+"""receive: the drone's end accepts only valid pieces."""
 
 import subprocess
 import sys
@@ -7,7 +7,7 @@ from pathlib import Path
 from edgeprune.drones.deploy import transfer
 
 
-def test_the_other_end_takes_nothing_but_pieces(tmp_path):
+def test_receive_accepts_only_valid_pieces(tmp_path):
     script = str(Path(transfer.__file__).parents[1] / "bootstrap/receive.py")
 
     def receive(data):

@@ -19,7 +19,7 @@ def root(tmp_path):
 
 @pytest.fixture
 def fake_registry(tmp_path, monkeypatch):
-    """The registry's answer is a wheel made here; the device package's own wheel is real."""
+    """The registry answers with a wheel made here; the device package's own wheel is real."""
     asked = []
 
     def fetch(python, extras):
@@ -32,7 +32,7 @@ def fake_registry(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="session")
 def made(tmp_path_factory):
-    """An image as L4T's, once: {path} is copied by each test."""
+    """An image like L4T's, made once; each test copies {path}."""
     folder = tmp_path_factory.mktemp("made")
     root = drone_root.tree(folder / "root")
     (root / "opt/edgeprune").mkdir(parents=True)

@@ -1,9 +1,9 @@
-"""edgeprune deploy over real SSH, onto a "drone" that is this machine: its agent is the real one, except that its
-benchmark is a FAKE that takes no time, and fails when told to."""
+"""live: `edgeprune deploy` over real SSH to a "drone" that is this machine. Its agent is real, except for a FAKE
+benchmark that takes no time and fails on request."""
 
+import itertools
 import json
 import os
-import random
 import re
 import shutil
 import signal
@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import types
 from pathlib import PurePosixPath
 
 import pytest
@@ -20,11 +21,13 @@ from edgeprune_device.releases import Releases
 from edgeprune_device.trust import keys
 from edgeprune_device.trust.bundle import Bundle
 from edgeprune_device.vision.evaluation import EvaluationSet
+from fakes import models
 from nacl.signing import SigningKey
 
 from edgeprune.drones import ssh
 from edgeprune.drones.deploy import DeploySettings, live, transfer
 
+from .... import fuzz
 from ...loopback import Drone
 
 pytestmark = pytest.mark.needs("ssh", "sshd")
@@ -54,17 +57,17 @@ sys.exit(cli.main())
 def board(tmp_path_factory):
     folder = tmp_path_factory.mktemp("drone")
     (folder / "bin").mkdir()
-    found = Drone(folder / "board", f"{folder}/bin:/usr/bin:/bin")
-    found.agent = folder / "bin/edgeprune"
-    found.agent.write_text(AGENT.format(python=sys.executable))
-    found.agent.chmod(0o755)
-    yield found
-    found.close()
+    drone = Drone(folder / "board", f"{folder}/bin:/usr/bin:/bin")
+    drone.agent = folder / "bin/edgeprune"
+    drone.agent.write_text(AGENT.format(python=sys.executable))
+    drone.agent.chmod(0o755)
+    yield drone
+    drone.close()
 
 
 @pytest.fixture
 def drone(board, monkeypatch, tmp_path):
-    """A drone with nothing on it, which trusts the host's key."""
+    """A drone without releases, which trusts the host's key."""
     monkeypatch.setenv("EDGEPRUNE_SSH", f"ssh -F {board.config}")
     monkeypatch.setenv("EDGEPRUNE_HOME", str(tmp_path / "host"))
     shutil.rmtree(board.home)
@@ -79,13 +82,9 @@ def drone(board, monkeypatch, tmp_path):
     return board
 
 
-def noise(size, seed):
-    return random.Random(seed).randbytes(size)
-
-
 @pytest.fixture
 def make(tmp_path):
-    """make(name, counter=…, int8=seed) -> a signed bundle of 1.3 MB, 0.5 MB of which are its INT8 file."""
+    """make(name, counter=…, int8=seed) -> a signed bundle of 1.3 MB with an INT8 file of 0.5 MB."""
 
     def make(name="demo", counter=1, int8=1, key=None, fp32_bytes=800_000):
         manifest = {
@@ -96,7 +95,7 @@ def make(tmp_path):
             "evaluation": {"payload": "evaluation.zip", "pictures": 0, "boxes": 0}, "counter": counter,
         }  # fmt: skip
         payloads = {
-            "model.fp32.onnx": noise(fp32_bytes, 0), "model.int8.onnx": noise(500_000, int8),
+            "model.fp32.onnx": models.unreadable(fp32_bytes, 0), "model.int8.onnx": models.unreadable(500_000, int8),
             "evaluation.zip": EvaluationSet.pack([]),
         }  # fmt: skip
         return Bundle.write(tmp_path / f"{name}.epb", manifest, payloads, key or keys.load_or_create())
@@ -128,7 +127,7 @@ def in_use(drone):
     return current
 
 
-# --- where to -------------------------------------------------------------------------------------------------------
+# --- destinations -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -141,17 +140,17 @@ def in_use(drone):
         ("pilot@[fe80::1%eth0]:22:/data", "pilot@[fe80::1%eth0]:22", "/data"),
     ],
 )
-def test_a_destination_is_a_drone_and_perhaps_a_folder(text, target, root):
+def test_a_destination_is_a_drone_with_an_optional_folder(text, target, root):
     assert live.where(text) == live.Where(target, PurePosixPath(root))
 
 
-@pytest.mark.parametrize("text", ["drone:/", "drone:/a/../b", "drone:x", "-x:/a", "drone:/a\x1b", "a b"])
-def test_what_is_no_destination_is_said(text):
+@pytest.mark.parametrize("text", ["drone:/", "drone://", "drone:/a/../b", "drone:x", "-x:/a", "drone:/a\x1b", "a b"])
+def test_invalid_destinations_are_refused(text):
     with pytest.raises(InputError):
         live.where(text)
 
 
-def test_every_destination_is_looked_at_before_the_first_is_touched(drone, make, edgeprune):
+def test_every_destination_is_checked_before_the_first_is_changed(drone, make, edgeprune):
     bundle = make()
     code, _, err = edgeprune("deploy", bundle.path, f"drone:{drone.root}", "drone:x:y")
     assert code == 2 and "not a drone" in err and drone.proxy.connections == 0
@@ -162,53 +161,66 @@ def test_every_destination_is_looked_at_before_the_first_is_touched(drone, make,
 @pytest.mark.parametrize(
     "options, words",
     [
-        (["--keep", "1"], "keep 2 or more"),
-        (["--output", "-"], "belongs to the unit"),
+        (["--keep", "1"], "expected a whole number, at least 2"),
+        (["--output", "-"], "--output: needs --source"),
         (["--source", "a", "--unit", "b"], "one of the two"),
         (["--root", "relative"], "absolute"),
         (["--root", "/"], "absolute"),
         (["--health", "-1"], "above 0"),
-        (["--max-drop", "nan"], "above 0"),
+        (["--limit", "0"], "above 0"),
+        (["--max-drop", "nan"], "expected a number in [0, 1]"),
     ],
 )
-def test_bad_use_is_one_line(make, edgeprune, options, words):
+def test_invalid_use_is_one_line(make, edgeprune, options, words):
     code, _, err = edgeprune("deploy", make().path, "nobody", *options)
     assert code == 2 and words in err and err.count("\n") == 1
 
 
 @pytest.mark.parametrize("option", [["--partition", "APP"], ["--no-agent"]])
-def test_what_only_an_image_knows_is_refused_for_a_drone(drone, make, edgeprune, option):
+def test_options_for_images_are_refused_for_a_drone(drone, make, edgeprune, option):
     code, _, err = edgeprune("deploy", make().path, f"drone:{drone.root}", *option)
-    assert code == 2 and f"{option[0]} is for a" in err and err.count("\n") == 1 and drone.proxy.connections == 0
+    assert (
+        code == 2
+        and f"{option[0]}: applies only to destinations of type" in err
+        and err.count("\n") == 1
+        and drone.proxy.connections == 0
+    )
 
 
-@pytest.mark.parametrize("option", [["--unit", "x"], ["--health", "5"], ["--max-drop", "0.1"], ["--partition", "APP"]])
-def test_what_only_a_drone_or_an_image_knows_is_refused_for_a_folder(tmp_path, make, edgeprune, option):
+@pytest.mark.parametrize(
+    "option",
+    [["--unit", "x"], ["--health", "5"], ["--limit", "60"], ["--max-drop", "0.1"], ["--partition", "APP"]],
+)
+def test_options_for_drones_or_images_are_refused_for_a_folder(tmp_path, make, edgeprune, option):
     for name in ("etc", "usr"):
         (tmp_path / "rootfs" / name).mkdir(parents=True)
     code, _, err = edgeprune("deploy", make().path, tmp_path / "rootfs", "--no-agent", *option)
-    assert code == 2 and f"{option[0]} is for a" in err and not (tmp_path / "rootfs/opt").exists()
+    assert (
+        code == 2
+        and f"{option[0]}: applies only to destinations of type" in err
+        and not (tmp_path / "rootfs/opt").exists()
+    )
 
 
 def test_a_destination_given_twice_is_refused(drone, make, edgeprune):
     code, _, err = edgeprune("deploy", make().path, *[f"drone:{drone.root}"] * 2)
-    assert code == 2 and "twice" in err and drone.proxy.connections == 0
+    assert code == 2 and "duplicate destination" in err and drone.proxy.connections == 0
 
 
-def test_a_precision_that_the_bundle_lacks_is_said_before_anything_is_sent(drone, make, edgeprune):
+def test_a_missing_precision_is_refused_before_anything_is_sent(drone, make, edgeprune):
     code, _, err = edgeprune("deploy", make().path, f"drone:{drone.root}", "--precision", "fp16")
-    assert code == 2 and "has no fp16 model" in err and drone.proxy.connections == 0
+    assert code == 2 and "no fp16 model in this bundle" in err and drone.proxy.connections == 0
 
 
-def test_a_device_is_no_image_and_that_is_said(make, edgeprune):
+def test_a_device_is_refused_with_advice(make, edgeprune):
     code, _, err = edgeprune("deploy", make().path, "/dev/null")
-    assert code == 2 and "is not a file; write the image to the card after" in err
+    assert code == 2 and "not a file; deploy to an image file, then write the image to the card" in err
 
 
-# --- what is refused before anything is sent --------------------------------------------------------------------------
+# --- refused before anything is sent --------------------------------------------------------------------------
 SAID = {
-    "schema_version": 1, "root": "/opt/edgeprune", "agent": "0.1.0", "problem": None, "free_bytes": 10**9, "counter": 5,
-    "current": None, "releases": [], "held": ["0" * 64], "trusted": [], "revoked": [], "systemd": False,
+    "schema_version": 2, "root": "/opt/edgeprune", "agent": "0.1.0", "problem": None, "free_bytes": 10**9,
+    "counters": {}, "current": None, "releases": [], "held": ["0" * 64], "trusted": [], "revoked": [], "systemd": False,
     "root_user": True, "service": None,
 }  # fmt: skip
 
@@ -217,15 +229,16 @@ def answer(**fields):
     return b"/a/edgeprune\npython3\n" + strict_json.pretty({**SAID, **fields}).encode()
 
 
-def test_what_an_agent_says_is_checked():
+def test_the_agents_answers_are_checked():
     there = live.parse_there(answer(held=["0" * 64, "x", 5], service="a\x1b[2Jb"), "drone")
     assert (there.agent, there.python, there.held) == ("/a/edgeprune", "python3", ("0" * 64,))
     assert "\x1b" not in there.service
     for fields, words in [
-        ({"schema_version": 2}, "another language.*edgeprune setup drone"),
+        ({"schema_version": 1}, "unsupported agent.*edgeprune setup drone"),
         ({"free_bytes": -1}, "free_bytes"),
         ({"free_bytes": True}, "free_bytes"),
-        ({"counter": "5"}, "counter"),
+        ({"counters": 5}, "counters"),
+        ({"counters": {"a": "5"}}, "counters"),
         ({"held": None}, "held"),
         ({"systemd": 1}, "systemd"),
     ]:
@@ -239,52 +252,116 @@ def test_what_an_agent_says_is_checked():
 @pytest.mark.parametrize(
     "fields, settings, words",
     [
-        ({"problem": "/opt: read-only"}, {}, "nothing can be installed there: /opt: read-only"),
-        ({}, {}, "not trusted there: edgeprune setup drone"),
-        ({"counter": 7}, {"allow_untrusted": True}, "older than what was in use.*--allow-older"),
-        ({}, {"allow_untrusted": True, "source": "camera:0"}, "there is no systemd"),
-        ({"systemd": True, "root_user": False}, {"allow_untrusted": True, "source": "x"}, "sudo asks for a password"),
+        ({"problem": "/opt: read-only"}, {}, "no bundle can be installed: /opt: read-only"),
+        ({}, {}, "not trusted on the drone; trust this host's key with edgeprune setup drone"),
+        ({"counters": "of its key"}, {"allow_untrusted": True}, "release of its key.*expected at least 7.*allow_older"),
+        ({}, {"allow_untrusted": True, "source": "camera:0"}, "systemd does not run on the drone"),
+        (
+            {"systemd": True, "root_user": False},
+            {"allow_untrusted": True, "source": "x"},
+            "sudo asks for a password on the drone",
+        ),
     ],
 )
-def test_what_cannot_work_is_refused_with_what_to_do(make, fields, settings, words):
+def test_impossible_deployments_are_refused_with_a_remedy(make, fields, settings, words):
     bundle = make(counter=6)
+    if "counters" in fields:
+        fields = {"counters": {bundle.key_fingerprint: 7, "SHA256:of another": 1 << 53}}
     with pytest.raises((InputError, SignatureError), match=words):
         live.check(live.parse_there(answer(**fields), "drone"), bundle, "drone", DeploySettings(**settings))
 
 
-def test_a_revoked_key_is_refused_whatever_is_allowed(make):
+def test_a_revoked_key_is_always_refused(make):
     bundle = make(counter=6)
     there = live.parse_there(answer(revoked=[bundle.key_fingerprint]), "drone")
-    with pytest.raises(SignatureError, match="was revoked there"):
+    with pytest.raises(SignatureError, match="a key that is revoked on the drone"):
         live.check(there, bundle, "drone", DeploySettings(allow_untrusted=True, allow_older=True))
 
 
-def test_without_an_agent_setup_is_named(drone, make, edgeprune):
+# --- any answer -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("part", ["fields", "bytes"])
+@fuzz.counts(500, 50_000)
+def test_any_answer_of_the_agent_is_read_or_refused_in_one_line(make, part, count):
+    """All that a deployment derives from the answer before it sends anything."""
+    bundle = make(counter=6)
+    good = {
+        **SAID, "counters": {bundle.key_fingerprint: 5}, "trusted": [bundle.key_fingerprint], "systemd": True,
+        "current": "demo 0123456789abcdef", "service": "edgeprune.service",
+    }  # fmt: skip
+    settings, root = DeploySettings(source="camera:0"), PurePosixPath("/opt/edgeprune")
+    head = b"/a/edgeprune\n/a/python\n"
+
+    def attempt(mutant):
+        there = live.parse_there(head + mutant if part == "fields" else mutant, "drone")
+        assert there.agent[0] == "/" and (there.python == "python3" or there.python[0] == "/")
+        lines = [there.version, there.current or "", there.service or "", there.problem or ""]
+        live.check(there, bundle, "drone", settings)
+        wanted = transfer.pieces(bundle, there.held)
+        live._check_room(there, bundle, wanted, "drone")
+        live._say_what(bundle, there, wanted, wanted, "drone", lines.append)
+        lines += [*live._steps(there, bundle, settings), *live._options(root, settings)]
+        assert all(line.isprintable() and len(line) < 4000 for line in lines)
+
+    text = json.dumps(good).encode()
+    mutants = fuzz.of_json(good, count) if part == "fields" else fuzz.of_bytes(head + text, count)
+    result = fuzz.run(attempt, mutants)
+    assert result["accepted"] and result["refused"]
+
+
+@fuzz.counts(1000, 100_000)
+def test_any_progress_of_the_agent_ends_in_a_release_or_in_one_line(make, count):
+    bundle, to = make(counter=6), live.Where("drone", PurePosixPath("/opt/edgeprune"))
+    there = live.parse_there(answer(), "drone")
+    release = {"bundle_sha256": bundle.sha256, "name": "demo", "state": "trial", "precision": "fp32"}
+    good = [
+        {"step": "verify", "text": "demo"}, {"step": "measure", "text": "mAP50-95 12.3"},
+        {"result": {"exit": 0, "error": None, "release": release, "current": bundle.sha256[:16]}},
+    ]  # fmt: skip
+
+    def attempt(mutant):
+        def follow(*words, line, limit_s):
+            for text in mutant.splitlines(keepends=True):
+                line(text)
+
+        said = []
+        found = live._install(types.SimpleNamespace(follow=follow), bundle, there, to, DeploySettings(), said.append)
+        assert isinstance(found, dict)
+        assert all(line.isprintable() and len(line) < 2000 for line in said)
+
+    lines = b"".join(json.dumps(line).encode() + b"\n" for line in good)
+    bytes_, values = fuzz.of_bytes(lines, count), fuzz.of_json(good[2], count)
+    result = fuzz.run(attempt, itertools.chain(bytes_, values))
+    assert result["accepted"] and result["refused"]
+
+
+def test_a_missing_agent_error_names_setup(drone, make, edgeprune):
     hidden = drone.agent.with_name("hidden")
     drone.agent.rename(hidden)
     try:
         code, _, err = deploy(edgeprune, make(), drone)
-        assert code == 2 and "there is no edgeprune agent: edgeprune setup drone" in err
+        assert code == 2 and "no edgeprune agent on the drone; install it with edgeprune setup drone" in err
         code, _, err = edgeprune("releases", f"drone:{drone.root}")
-        assert code == 2 and "there is no edgeprune agent" in err
+        assert code == 2 and "no edgeprune agent on the drone" in err
     finally:
         hidden.rename(drone.agent)
 
 
-def test_an_agent_that_knows_no_releases_is_renewed_by_setup(drone, make, edgeprune):
+def test_an_old_agent_error_names_setup(drone, make, edgeprune):
     old = drone.home / ".local/share/edgeprune/agent/bin/edgeprune"
     old.parent.mkdir(parents=True)
     old.write_text("#!/bin/sh\necho \"edgeprune: error: unknown command '$1' (see edgeprune --help)\" >&2\nexit 2\n")
     old.chmod(0o755)
     code, _, err = deploy(edgeprune, make(), drone)
-    assert code == 2 and "its agent cannot do this yet: edgeprune setup drone" in err
+    assert code == 2 and "the agent is too old for this command; update it with edgeprune setup drone" in err
 
 
-def test_a_strangers_bundle_an_old_one_and_a_full_drone_get_nothing(drone, make, edgeprune, monkeypatch):
+def test_nothing_is_sent_for_untrusted_or_old_bundles_or_a_full_drone(drone, make, edgeprune, monkeypatch):
     assert deploy(edgeprune, make(counter=9), drone)[0] == 0
     before = drone.proxy.sent
     code, _, err = deploy(edgeprune, make("old", counter=8), drone)
-    assert code == 1 and "older than what was in use there" in err
+    assert code == 1 and "older than the confirmed release of its key on the drone" in err
     stranger = make("stranger", counter=10, key=SigningKey.generate())
     code, _, err = deploy(edgeprune, stranger, drone)
     assert code == 1 and "not trusted" in err
@@ -292,22 +369,22 @@ def test_a_strangers_bundle_an_old_one_and_a_full_drone_get_nothing(drone, make,
     assert code == 0 and "NOT trusted here" in err
     monkeypatch.setattr(live, "_SPARE_BYTES", 1 << 60)
     code, _, err = deploy(edgeprune, make("next", counter=11), drone)
-    assert code == 2 and "are needed: free some" in err
+    assert code == 2 and "MB needed); free some" in err
     assert drone.proxy.sent - before < 60_000 and not list((drone.root / "incoming").iterdir())
 
 
-def test_a_folder_that_may_not_be_written_is_said_before_anything_is_sent(drone, make, edgeprune):
-    """A file stands where the folder should: root, who runs this test perhaps, may write everywhere else."""
+def test_an_unwritable_folder_is_refused_before_anything_is_sent(drone, make, edgeprune):
+    """A file has the folder's name, because root, who may run this test, can write to every folder."""
     drone.root.write_text("")
     code, _, err = deploy(edgeprune, make(), drone)
-    assert code == 2 and "nothing can be installed there" in err and "is not a folder" in err
+    assert code == 2 and "no bundle can be installed" in err and "not a folder" in err
     assert drone.proxy.sent < 50_000
 
 
-# --- it goes there ----------------------------------------------------------------------------------------------------
+# --- installation ----------------------------------------------------------------------------------------------------
 
 
-def test_a_bundle_is_installed_and_of_the_next_only_what_changed_is_sent(drone, make, edgeprune):
+def test_a_second_bundle_sends_only_its_changed_parts(drone, make, edgeprune):
     first = make(counter=1)
     code, out, err = deploy(edgeprune, first, drone, "--json")
     assert code == 0, err
@@ -323,16 +400,19 @@ def test_a_bundle_is_installed_and_of_the_next_only_what_changed_is_sent(drone, 
     assert in_use(drone).bundle_sha256 == second.sha256
     size = second.payloads["model.int8.onnx"].size_bytes
     there = second.manifest.size_bytes - size
-    assert f"of {second.envelope_bytes + second.manifest.size_bytes} to send, {there} are in releases there" in err
+    assert (
+        f"of {second.envelope_bytes + second.manifest.size_bytes} to send, {there} are already in releases on the drone"
+        in err
+    )
     assert drone.proxy.sent - before < 1.10 * size, "see tests/rig/test_deploy.py for the same on a real link"
-    # Once more: nothing to send, nothing to do.
+    # A repetition sends nothing and changes nothing.
     before = drone.proxy.sent
     code, _, err = deploy(edgeprune, second, drone)
-    assert code == 0 and "in use already" in err and drone.proxy.sent - before < 40_000
+    assert code == 0 and "already in use" in err and drone.proxy.sent - before < 40_000
     assert (drone.home / "measured").read_text().split() == [first.sha256, second.sha256]
 
 
-def test_releases_and_rollback_of_a_drone_from_the_host(drone, make, edgeprune):
+def test_releases_and_rollback_work_from_the_host(drone, make, edgeprune):
     where = f"drone:{drone.root}"
     for counter in (1, 2):
         assert deploy(edgeprune, make(counter=counter, int8=counter), drone)[0] == 0
@@ -345,10 +425,10 @@ def test_releases_and_rollback_of_a_drone_from_the_host(drone, make, edgeprune):
     assert code == 0 and first in out, err
     assert in_use(drone).identity == first
     code, _, err = edgeprune("rollback", where)
-    assert code == 2 and "no good release to go back to" in err and err.count("edgeprune: error: ") == 1
+    assert code == 2 and "no good release to return to" in err and err.count("edgeprune: error: ") == 1
 
 
-def test_a_dry_run_says_how_much_and_changes_nothing(drone, make, edgeprune):
+def test_a_dry_run_prints_the_size_and_changes_nothing(drone, make, edgeprune):
     bundle = make()
     code, _, err = deploy(edgeprune, bundle, drone, "--dry-run")
     assert code == 0 and not drone.root.exists()
@@ -362,21 +442,21 @@ def test_a_dry_run_says_how_much_and_changes_nothing(drone, make, edgeprune):
     assert code == 0 and f"switch from {bundle.sha256[:16]}" in err and sorted(drone.root.rglob("*")) == before
 
 
-def test_a_release_that_fails_its_gate_leaves_the_former_one_in_use(drone, make, edgeprune):
+def test_a_failed_gate_leaves_the_former_release_in_use(drone, make, edgeprune):
     first = make(counter=1)
     assert deploy(edgeprune, first, drone)[0] == 0
     (drone.home / "bad").touch()
     code, _, err = deploy(edgeprune, make(counter=2, int8=2), drone)
     assert code == 1 and "drone: bench: mAP50-95 lost 0.2" in err and err.count("edgeprune: error: ") == 1
     assert in_use(drone).bundle_sha256 == first.sha256
-    # The pieces are there still: the second try sends next to nothing.
+    # The drone still has the pieces, so the second attempt sends almost nothing.
     (drone.home / "bad").unlink()
     before = drone.proxy.sent
     code, _, err = deploy(edgeprune, make(counter=2, int8=2), drone)
-    assert code == 0 and "have arrived before" in err and drone.proxy.sent - before < 60_000
+    assert code == 0 and "arrived before" in err and drone.proxy.sent - before < 60_000
 
 
-def test_of_several_drones_the_first_that_fails_ends_it(drone, make, edgeprune):
+def test_the_first_failing_drone_ends_the_command(drone, make, edgeprune):
     places = [f"drone:{drone.home}/{name}" for name in ("a", "b", "c")]
     (drone.home / "b").write_text("")
     code, out, err = edgeprune("deploy", make().path, *places, "--health", "0.1", "--json")
@@ -387,10 +467,10 @@ def test_of_several_drones_the_first_that_fails_ends_it(drone, make, edgeprune):
     assert (drone.home / "a/current").exists() and not (drone.home / "c").exists()
 
 
-# --- links that break -------------------------------------------------------------------------------------------------
+# --- broken links -------------------------------------------------------------------------------------------------
 
 
-def test_a_link_that_breaks_in_mid_transfer_costs_a_piece_of_each_connection(drone, make, edgeprune, monkeypatch):
+def test_a_broken_transfer_loses_one_piece_per_connection(drone, make, edgeprune, monkeypatch):
     bundle = make(fp32_bytes=5_000_000)
     drone.proxy.budgets = [None, 300_000, 400_000, 500_000, 200_000, 600_000, None]
     code, _, err = deploy(edgeprune, bundle, drone)
@@ -399,7 +479,7 @@ def test_a_link_that_breaks_in_mid_transfer_costs_a_piece_of_each_connection(dro
     assert drone.proxy.sent < 5_500_000 + 5 * 3 * 65536 + 300_000
 
 
-def test_the_first_connection_breaks_too_and_everything_goes_on_by_itself(drone, make, edgeprune):
+def test_the_transfer_continues_after_the_first_connection_broke(drone, make, edgeprune):
     bundle = make(fp32_bytes=5_000_000)
     drone.proxy.budgets = [900_000, 300_000, 300_000, 300_000, 300_000, 300_000, None]
     code, _, err = deploy(edgeprune, bundle, drone)
@@ -407,8 +487,8 @@ def test_the_first_connection_breaks_too_and_everything_goes_on_by_itself(drone,
     assert in_use(drone).bundle_sha256 == bundle.sha256
 
 
-def test_where_a_login_needs_a_person_one_connection_does_it(drone, make, edgeprune, tmp_path, monkeypatch):
-    """A key with a passphrase, which is asked for once."""
+def test_a_login_with_a_password_uses_one_connection(drone, make, edgeprune, tmp_path, monkeypatch):
+    """The key has a passphrase, and ssh asks for it once."""
     key = tmp_path / "locked"
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "secret", "-f", str(key)], check=True)
     authorized = drone.folder / "ssh/authorized"
@@ -431,21 +511,21 @@ def test_where_a_login_needs_a_person_one_connection_does_it(drone, make, edgepr
 
 
 def start(bundle, drone, *arguments):
-    """The command in a process of its own, which is the first of a group: Ctrl-C at a terminal goes to all of it."""
+    """Start the command as the leader of a process group, because Ctrl-C at a terminal reaches the whole group."""
     argv = [sys.executable, "-m", "edgeprune", "deploy", str(bundle.path), f"drone:{drone.root}", "--health", "0.1"]
     return subprocess.Popen([*argv, *arguments], stderr=subprocess.PIPE, text=True, start_new_session=True)
 
 
 def wait(what, seconds=30):
     deadline = time.monotonic() + seconds
-    while not (found := what()):
+    while not (answer := what()):
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    return found
+    return answer
 
 
 @pytest.mark.usefixtures("own_signals")
-def test_ctrl_c_in_mid_transfer_and_the_same_command_again(drone, make, edgeprune):
+def test_the_same_command_continues_after_ctrl_c_during_the_transfer(drone, make, edgeprune):
     bundle = make(fp32_bytes=20_000_000)
     drone.proxy.slow = True
     process = start(bundle, drone)
@@ -455,19 +535,19 @@ def test_ctrl_c_in_mid_transfer_and_the_same_command_again(drone, make, edgeprun
     err = process.communicate(timeout=20)[1]
     drone.proxy.slow = False
     assert process.returncode == 130, err
-    assert "nothing changed there; the same command goes on" in err and "Traceback" not in err
+    assert "nothing was changed on the drone, and the same command continues" in err and "Traceback" not in err
     assert not (drone.root / "current").exists()
-    wait(lambda: drone.proxy.connections_open() == 0)  # what was under way has gone
+    wait(lambda: drone.proxy.connections_open() == 0)  # the bytes under way have arrived or are lost
     arrived = sum(path.stat().st_size for path in incoming.iterdir() if not path.name.endswith(".part"))
     before = drone.proxy.sent
     code, _, err = deploy(edgeprune, bundle, drone)
     assert code == 0, err
-    assert int(re.search(r"(\d+) have arrived before", err)[1]) >= arrived - 65536
+    assert int(re.search(r"(\d+) arrived before", err)[1]) >= arrived - 65536
     assert drone.proxy.sent - before < 1.05 * (20_500_000 - arrived) + 200_000
     assert in_use(drone).bundle_sha256 == bundle.sha256
 
 
-def test_a_link_that_breaks_while_the_drone_measures_does_not_stop_it(drone, make):
+def test_a_broken_link_does_not_stop_the_drones_measurement(drone, make):
     bundle = make()
     (drone.home / "slow").touch()
     process = start(bundle, drone)
@@ -477,23 +557,23 @@ def test_a_link_that_breaks_while_the_drone_measures_does_not_stop_it(drone, mak
     (drone.home / "slow").unlink()
     err = process.communicate(timeout=60)[1]
     assert process.returncode == 0, err
-    assert "trying again" in err and err.count(" verify ") == 1  # what is said again is not shown again
+    assert "trying again" in err and err.count(" verify ") == 1  # repeated lines are not printed again
     assert (drone.home / "measured").read_text().split() == [bundle.sha256]
     assert in_use(drone).state == "good"
 
 
 @pytest.mark.usefixtures("own_signals")
-def test_ctrl_c_while_the_drone_installs_lets_it_go_on_and_the_same_command_follows(drone, make, edgeprune):
+def test_ctrl_c_does_not_stop_the_installation_and_the_same_command_follows_it(drone, make, edgeprune):
     bundle = make()
     (drone.home / "slow").touch()
     process = start(bundle, drone)
     wait(lambda: (drone.home / "measured").exists())
     os.killpg(process.pid, signal.SIGINT)
     err = process.communicate(timeout=20)[1]
-    assert process.returncode == 130 and "the installation goes on there" in err, err
+    assert process.returncode == 130 and "the installation continues on the drone" in err, err
     other = make("other", counter=2, int8=2)
     code, _, err = deploy(edgeprune, other, drone)
-    assert code == 2 and "another installation is at work" in err
+    assert code == 2 and "another installation is in progress" in err
     threading.Timer(1, (drone.home / "slow").unlink).start()
     code, _, err = deploy(edgeprune, bundle, drone)
     assert code == 0, err
@@ -501,7 +581,7 @@ def test_ctrl_c_while_the_drone_installs_lets_it_go_on_and_the_same_command_foll
     assert (drone.home / "measured").read_text().split() == [bundle.sha256]
 
 
-def test_what_a_power_cut_spoilt_is_sent_again(drone, make, edgeprune):
+def test_pieces_damaged_by_a_power_cut_are_sent_again(drone, make, edgeprune):
     bundle = make(fp32_bytes=5_000_000)
     drone.proxy.slow = True
     process = start(bundle, drone)
@@ -519,7 +599,7 @@ def test_what_a_power_cut_spoilt_is_sent_again(drone, make, edgeprune):
     assert in_use(drone).bundle_sha256 == bundle.sha256
 
 
-def test_a_card_that_spoils_what_arrived_is_given_it_again(drone, make, edgeprune, monkeypatch):
+def test_pieces_damaged_by_the_card_are_sent_again(drone, make, edgeprune, monkeypatch):
     bundle, real, spoilt = make(), transfer.send, []
 
     def send(*arguments):
@@ -531,11 +611,11 @@ def test_a_card_that_spoils_what_arrived_is_given_it_again(drone, make, edgeprun
     monkeypatch.setattr(transfer, "send", send)
     code, _, err = deploy(edgeprune, bundle, drone)
     assert code == 0, err
-    assert "pieces were damaged there, and are sent anew" in err and spoilt
+    assert "pieces were damaged on the drone; sending them again" in err and spoilt
     assert in_use(drone).bundle_sha256 == bundle.sha256
 
 
-def test_a_drone_whose_disk_fills_up_says_so_and_goes_on_when_there_is_room(drone, make, edgeprune, monkeypatch):
+def test_a_full_drone_is_reported_and_the_deployment_continues_with_space(drone, make, edgeprune, monkeypatch):
     drone.root.mkdir()
     mounted = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(drone.root)], stderr=subprocess.DEVNULL
@@ -545,10 +625,10 @@ def test_a_drone_whose_disk_fills_up_says_so_and_goes_on_when_there_is_room(dron
     try:
         bundle = make(fp32_bytes=5_000_000)
         code, _, err = deploy(edgeprune, bundle, drone)
-        assert code == 2 and "MB are needed: free some" in err and drone.proxy.sent < 60_000
-        monkeypatch.setattr(live, "_check_room", lambda *_: None)  # it fills up meanwhile
+        assert code == 2 and "MB needed); free some" in err and drone.proxy.sent < 60_000
+        monkeypatch.setattr(live, "_check_room", lambda *_: None)  # the disk fills up during the transfer
         code, _, err = deploy(edgeprune, bundle, drone)
-        assert code == 2 and "its disk is full" in err and "run the same command again" in err
+        assert code == 2 and "the drone's disk is full" in err and "run the same command again" in err
         assert not (drone.root / "current").exists()
         subprocess.run(["mount", "-o", "remount,size=100m", str(drone.root)], check=True)
         before = drone.proxy.sent
@@ -560,8 +640,8 @@ def test_a_drone_whose_disk_fills_up_says_so_and_goes_on_when_there_is_room(dron
         subprocess.run(["umount", "-l", str(drone.root)], check=True)
 
 
-def test_an_answer_to_another_piece_is_no_answer(drone, make, monkeypatch):
+def test_an_answer_to_another_piece_is_refused(drone, make, monkeypatch):
     monkeypatch.setattr(transfer, "_SCRIPT", "head -c 10 >/dev/null; echo something; cat >/dev/null")
     bundle = make()
-    with ssh.Link("drone") as link, pytest.raises(InputError, match="answers 'something'"):
+    with ssh.Link("drone") as link, pytest.raises(InputError, match="found 'something', expected"):
         transfer.send(link, bundle.path, transfer.pieces(bundle, ()), "python3", "/nowhere")

@@ -1,5 +1,6 @@
-"""A container of a base image and a bundle: what skopeo and umoci, which know nothing of us, make of it."""
+"""oci: a container from a base image and a bundle, as the independent tools skopeo and umoci read it."""
 
+import errno
 import gzip
 import hashlib
 import io
@@ -8,17 +9,19 @@ import os
 import shutil
 import subprocess
 import tarfile
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from edgeprune_device import cli
-from edgeprune_device.errors import InputError, SignatureError
+from edgeprune_device.errors import EdgepruneError, InputError, SignatureError
 from edgeprune_device.releases import Releases
 
 from edgeprune.drones import wheels
 from edgeprune.drones.deploy import DeploySettings, oci
 
+from .... import fuzz
 from ... import drone_root
 from ...oci_layout import INDEX, LAYER, MANIFEST, SYSTEM, Base
 
@@ -33,9 +36,9 @@ def home(tmp_path, monkeypatch):
 
 @pytest.fixture
 def fake_registry(tmp_path, monkeypatch):
-    """The registry's answer is a wheel made here; the device package's own wheel is real."""
-    found = [drone_root.wheel(tmp_path)]
-    monkeypatch.setattr(wheels, "fetch", lambda python, extras: (Path("pip.whl"), found))
+    """The registry answers with a wheel made here; the device package's own wheel is real."""
+    fetched = [drone_root.wheel(tmp_path)]
+    monkeypatch.setattr(wheels, "fetch", lambda python, extras: (Path("pip.whl"), fetched))
 
 
 def run(*command):
@@ -43,9 +46,9 @@ def run(*command):
 
 
 def pack(bundle, base, out, settings=BARE):
-    said = []
-    oci.pack(bundle, base, out, settings, said.append)
-    return "\n".join(said)
+    messages = []
+    oci.pack(bundle, base, out, settings, messages.append)
+    return "\n".join(messages)
 
 
 @pytest.fixture
@@ -72,7 +75,7 @@ def listed(files, manifest):
 
 @ROOT
 @pytest.mark.needs("umoci", "skopeo")
-def test_skopeo_and_umoci_take_it_and_what_is_unpacked_is_a_deployment(tmp_path, bundle, fake_registry):
+def test_skopeo_and_umoci_unpack_the_container_to_a_deployment(tmp_path, bundle, fake_registry):
     root = drone_root.tree(tmp_path / "root")
     layout = f"{tmp_path}/layout"
     run("umoci", "init", "--layout", layout)
@@ -80,8 +83,8 @@ def test_skopeo_and_umoci_take_it_and_what_is_unpacked_is_a_deployment(tmp_path,
     run("umoci", "insert", "--image", f"{layout}:base", str(root), "/")
     run("umoci", "config", "--image", f"{layout}:base", "--architecture", "arm64", "--config.user", "pilot")
     out = tmp_path / "image.tar"
-    said = pack(bundle, Path(layout), out, DeploySettings(source="/data/clip.mp4"))
-    assert "pilot (1000:1000)" in said and "linux/arm64" in said
+    output = pack(bundle, Path(layout), out, DeploySettings(source="/data/clip.mp4"))
+    assert "pilot (1000:1000)" in output and "linux/arm64" in output
     seen = json.loads(run("skopeo", "inspect", "--override-arch", "arm64", f"oci-archive:{out}"))
     assert (seen["Architecture"], seen["Os"], len(seen["Layers"])) == ("arm64", "linux", 2)
     config = json.loads(run("skopeo", "inspect", "--config", "--override-arch", "arm64", f"oci-archive:{out}"))
@@ -91,8 +94,8 @@ def test_skopeo_and_umoci_take_it_and_what_is_unpacked_is_a_deployment(tmp_path,
     run("skopeo", "copy", "--override-arch", "arm64", f"oci-archive:{out}", f"oci:{copied}:it")
     run("umoci", "unpack", "--image", f"{copied}:it", f"{tmp_path}/unpacked")
     inside = tmp_path / "unpacked/rootfs"
-    found = Releases(inside / "opt/edgeprune")
-    assert found.open(found.current()).sha256 == bundle.sha256 and found.current().state == "trial"
+    releases = Releases(inside / "opt/edgeprune")
+    assert releases.open(releases.current()).sha256 == bundle.sha256 and releases.current().state == "trial"
     assert {path.lstat()[4:6] for path in (inside / "opt/edgeprune").rglob("*")} == {(1000, 1000)}
     assert (inside / "opt/edgeprune/agent/bin/edgeprune").stat().st_mode & 0o777 == 0o755
     assert (inside / "opt/edgeprune/agent/lib/helper/__init__.py").read_bytes() == b"A = 1\n"
@@ -109,7 +112,7 @@ def test_the_same_bundle_on_the_same_base_gives_the_same_bytes(tmp_path, bundle,
     assert (tmp_path / "a.tar").read_bytes() == (tmp_path / "b.tar").read_bytes()
 
 
-def test_every_digest_holds_and_the_base_stays_as_it_is(tmp_path, bundle, base):
+def test_every_digest_matches_and_the_base_is_unchanged(tmp_path, bundle, base):
     pack(bundle, base, tmp_path / "a.tar")
     files, config, manifest = opened(tmp_path / "a.tar")
     for name, content in files.items():
@@ -126,7 +129,7 @@ def test_every_digest_holds_and_the_base_stays_as_it_is(tmp_path, bundle, base):
     assert content == bundle.path.read_bytes()
 
 
-def test_arm64_is_chosen_from_an_index_in_an_index(tmp_path, bundle):
+def test_arm64_is_chosen_from_a_nested_index(tmp_path, bundle):
     made = Base(tmp_path / "base")
     made.layer(SYSTEM)
     right, wrong = made.image(), made.image("amd64")
@@ -134,12 +137,12 @@ def test_arm64_is_chosen_from_an_index_in_an_index(tmp_path, bundle):
     pack(bundle, made.index(made.blob(inner, INDEX)), tmp_path / "a.tar")
     files, config, _ = opened(tmp_path / "a.tar")
     assert config["architecture"] == "arm64" and f"blobs/sha256/{wrong['digest'][7:]}" not in files
-    with pytest.raises(InputError, match="no image in OCI's own format for linux/arm64"):
+    with pytest.raises(InputError, match="no linux/arm64 image with an OCI manifest"):
         pack(bundle, made.index(wrong), tmp_path / "b.tar")
-    with pytest.raises(InputError, match="several images for linux/arm64"):
+    with pytest.raises(InputError, match="several linux/arm64 images"):
         pack(bundle, made.index(right, made.image(author="x")), tmp_path / "b.tar")
     del wrong["platform"]
-    with pytest.raises(InputError, match="is for linux/amd64"):
+    with pytest.raises(InputError, match="found linux/amd64, expected linux/arm64"):
         pack(bundle, made.index(wrong), tmp_path / "b.tar")
     assert not (tmp_path / "b.tar").exists()
 
@@ -152,8 +155,8 @@ def test_upper_layers_hide_lower_ones_and_links_stay_inside(tmp_path, bundle):
     manifest = made.image()
     layout = made.index(manifest)
     pack(bundle, layout, tmp_path / "a.tar")
-    files, config, found = opened(tmp_path / "a.tar")
-    names = listed(files, found)
+    files, config, packed = opened(tmp_path / "a.tar")
+    names = listed(files, packed)
     assert f"srv/edgeprune/releases/{bundle.sha256[:16]}/bundle.epb" in names and "opt" not in names
     with oci._Layout(layout) as opened_layout, oci.Layers(opened_layout, oci._choose(opened_layout), config | {
         "rootfs": {"diff_ids": made.ids}
@@ -162,7 +165,7 @@ def test_upper_layers_hide_lower_ones_and_links_stay_inside(tmp_path, bundle):
         assert root.read("/hard", 10_000) == drone_root.PASSWD.encode() and root.lstat("/opt/old") is None
 
 
-def test_a_second_bundle_on_the_first_container_hides_what_goes(tmp_path, base):
+def test_a_second_bundle_on_the_first_container_hides_removed_files(tmp_path, base):
     bundles = [drone_root.bundle(tmp_path / f"b{n}.epb", counter=n) for n in range(4)]
     for number, bundle in enumerate(bundles):
         out = tmp_path / f"{number}.tar"
@@ -180,45 +183,45 @@ def damaged(path):
 
 
 @pytest.mark.parametrize(
-    "change, error, told",
+    "change, error, message",
     [
-        (lambda f: (f / "oci-layout").unlink(), InputError, "is no OCI layout"),
-        (lambda f: shutil.rmtree(f / "blobs"), InputError, "has no blobs/sha256"),
-        (lambda f: [damaged(p) for p in (f / "blobs/sha256").iterdir()], SignatureError, "is damaged"),
-        (lambda f: (f / "index.json").write_text("[]"), InputError, "is no JSON object"),
-        (lambda f: (f / "index.json").write_text('{"manifests": 3}'), InputError, "cannot be understood"),
+        (lambda f: (f / "oci-layout").unlink(), InputError, "not a readable OCI image layout"),
+        (lambda f: shutil.rmtree(f / "blobs"), InputError, "blobs/sha256/.* is missing"),
+        (lambda f: [damaged(p) for p in (f / "blobs/sha256").iterdir()], SignatureError, "damaged"),
+        (lambda f: (f / "index.json").write_text("[]"), InputError, "not a JSON object"),
+        (lambda f: (f / "index.json").write_text('{"manifests": 3}'), InputError, "malformed index"),
     ],
 )
-def test_a_base_that_is_none_or_is_damaged_is_refused(tmp_path, bundle, base, change, error, told):
+def test_an_invalid_or_damaged_base_is_refused(tmp_path, bundle, base, change, error, message):
     change(base)
-    with pytest.raises(error, match=told) as caught:
+    with pytest.raises(error, match=message) as caught:
         pack(bundle, base, tmp_path / "a.tar")
     assert "\n" not in str(caught.value) and not (tmp_path / "a.tar").exists()
 
 
 @pytest.mark.parametrize("digest", ["sha256:../../../../etc/passwd", "md5:00", 7, None])
-def test_a_digest_is_never_a_path(tmp_path, bundle, digest):
+def test_a_digest_is_never_used_as_a_path(tmp_path, bundle, digest):
     made = Base(tmp_path / "base")
-    with pytest.raises(InputError, match="which is no SHA-256"):
+    with pytest.raises(InputError, match="expected a SHA-256"):
         pack(bundle, made.index({"mediaType": MANIFEST, "digest": digest, "size": 3}), tmp_path / "a.tar")
 
 
 @pytest.mark.parametrize("name", ["../x", "a/../../x"])
-def test_a_layer_that_leads_outside_is_refused(tmp_path, bundle, name):
+def test_a_layer_with_a_path_outside_of_the_image_is_refused(tmp_path, bundle, name):
     made = Base(tmp_path / "base")
     made.layer({**SYSTEM, name: b"x"})
-    with pytest.raises(InputError, match="leads out of the image"):
+    with pytest.raises(InputError, match="path outside the image"):
         pack(bundle, made.index(made.image()), tmp_path / "a.tar")
 
 
-def test_layers_that_are_not_what_the_config_names_or_not_known_are_refused(tmp_path, bundle):
+def test_mismatching_or_unsupported_layers_are_refused(tmp_path, bundle):
     made = Base(tmp_path / "base")
     made.layer(SYSTEM)
     made.ids = [f"sha256:{'0' * 64}"]
-    with pytest.raises(SignatureError, match="layer 1 is not the one that its config names"):
+    with pytest.raises(SignatureError, match="layer 1: wrong hash"):
         pack(bundle, made.index(made.image()), tmp_path / "a.tar")
     made.ids = []
-    with pytest.raises(InputError, match="does not fit its layers"):
+    with pytest.raises(InputError, match="the config does not match the layers"):
         pack(bundle, made.index(made.image()), tmp_path / "a.tar")
     made.ids, made.layers = [f"sha256:{'0' * 64}"], [made.blob(b"x", f"{LAYER}+zstd")]
     with pytest.raises(InputError, match=r"zstd.*--dest-compress-format gzip"):
@@ -228,16 +231,117 @@ def test_layers_that_are_not_what_the_config_names_or_not_known_are_refused(tmp_
         pack(bundle, made.index(made.image()), tmp_path / "a.tar")
 
 
-def test_a_user_whom_the_base_does_not_know_is_refused(tmp_path, bundle):
+def test_a_user_missing_in_the_base_is_refused(tmp_path, bundle):
     made = Base(tmp_path / "base")
     made.layer(SYSTEM)
-    with pytest.raises(InputError, match="runs as ghost, who is not in its /etc/passwd"):
+    with pytest.raises(InputError, match="unknown user ghost"):
         pack(bundle, made.index(made.image(user="ghost")), tmp_path / "a.tar")
 
 
-def test_the_command_makes_it_and_says_what_went_in(tmp_path, bundle, base, capsys):
+def test_the_command_writes_the_container_and_prints_its_content(tmp_path, bundle, base, capsys):
     words = ["pack", str(bundle.path), "--base", str(base), "--out", str(tmp_path / "a.tar"), "--no-agent"]
     assert cli.main(words) == 0
     assert "release " in capsys.readouterr().err and (tmp_path / "a.tar").exists()
     assert cli.main([*words[:3], str(tmp_path / "nothing"), *words[4:]]) == 2
-    assert "is no OCI layout" in capsys.readouterr().err
+    assert "not a readable OCI image layout" in capsys.readouterr().err
+
+
+def layered(folder, *layers, packed=False):
+    made = Base(folder)
+    for entries in layers:
+        made.layer(entries, packed=packed)
+    return made.index(made.image())
+
+
+@pytest.mark.parametrize(
+    ("entries", "says"),
+    [
+        ({"a/.wh.": b""}, r"invalid whiteout file \.wh\."),
+        ({"/".join("x" * 3000): b""}, r"nested too deeply \(expected at most 100 folders"),
+        ({"a/../../b": b""}, "path outside the image"),
+    ],
+)
+def test_names_that_no_container_has_are_refused(tmp_path, bundle, entries, says):
+    with pytest.raises(InputError, match=says):
+        pack(bundle, layered(tmp_path / "base", SYSTEM, entries), tmp_path / "a.tar")
+    assert not (tmp_path / "a.tar").exists()
+
+
+def test_a_layer_that_unpacks_without_end_is_refused_early(tmp_path, bundle, monkeypatch):
+    monkeypatch.setattr(oci, "_FREE_BYTES", 1 << 20)
+    with pytest.raises(InputError, match=r"layer 1: too large when decompressed"):
+        pack(bundle, layered(tmp_path / "base", {"zeros": bytes(50 << 20)}, packed=True), tmp_path / "a.tar")
+
+
+def test_gzip_of_many_small_members_takes_no_time(tmp_path, bundle):
+    """Each member copied the rest of the piece: a megabyte took five seconds."""
+    made = Base(tmp_path / "base").layer(SYSTEM)
+    small = gzip.compress(b"", 9)
+    made.layers[0] = made.blob(small * 200_000, f"{LAYER}+gzip")
+    made.ids[0] = f"sha256:{hashlib.sha256(b'').hexdigest()}"
+    began = time.monotonic()
+    with pytest.raises(InputError):
+        pack(bundle, made.index(made.image()), tmp_path / "a.tar")
+    assert time.monotonic() - began < 5
+
+
+def test_a_disk_that_is_full_is_one_line(tmp_path, bundle, base, monkeypatch):
+    class Full(io.BytesIO):
+        def write(self, data):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(oci.tempfile, "TemporaryFile", Full)
+    with pytest.raises(InputError, match=r"layer 1 cannot be unpacked into this folder \(no space left"):
+        pack(bundle, base, tmp_path / "a.tar")
+    assert not (tmp_path / "a.tar").exists()
+
+
+def test_indexes_of_indexes_end(tmp_path, bundle):
+    made = Base(tmp_path / "base").layer(SYSTEM)
+    inner = made.blob({"schemaVersion": 2, "manifests": []}, INDEX)
+    for _ in range(3):
+        inner = made.blob({"schemaVersion": 2, "manifests": [inner] * 100}, INDEX)
+    with pytest.raises(InputError, match="malformed index"):
+        pack(bundle, made.index(inner), tmp_path / "a.tar")
+
+
+def test_an_archive_that_is_compressed_is_refused(tmp_path, bundle, base):
+    with tarfile.open(tmp_path / "base.tar.gz", "w:gz") as archive:
+        archive.add(base, arcname=".")
+    with pytest.raises(InputError, match=r"expected a folder or an uncompressed tar archive"):
+        pack(bundle, tmp_path / "base.tar.gz", tmp_path / "a.tar")
+
+
+@fuzz.counts(200, 20_000)
+@pytest.mark.parametrize("part", ["layer", "config", "manifest", "index"])
+def test_any_layout_is_packed_or_refused_in_one_line(tmp_path, bundle, part, count):
+    """The digests of all mutants fit: a random change would never get past them."""
+    made = Base(tmp_path / "base").layer(
+        {**SYSTEM, "a/.wh.b": b"", "hard": ("hard", "usr/bin/python3.10")}, packed=False
+    )
+    image = made.image()
+    made.index(image)
+    paths = {name: made.folder / f"blobs/sha256/{digest[7:]}" for name, digest in (
+        ("manifest", image["digest"]), ("layer", made.layers[0]["digest"]),
+        ("config", json.loads((made.folder / f"blobs/sha256/{image['digest'][7:]}").read_text())["config"]["digest"]),
+    )}  # fmt: skip
+    good = (made.folder / "index.json" if part == "index" else paths[part]).read_bytes()
+
+    def attempt(mutant):
+        if part == "index":
+            (made.folder / "index.json").write_bytes(mutant)
+        elif part == "manifest":
+            made.index(made.blob(mutant, MANIFEST))
+        else:
+            if part == "layer":
+                made.layers, made.ids = [made.blob(mutant, LAYER)], [f"sha256:{hashlib.sha256(mutant).hexdigest()}"]
+                made.index(made.image())
+            else:
+                config = made.blob(mutant, "application/vnd.oci.image.config.v1+json")
+                manifest = {"schemaVersion": 2, "mediaType": MANIFEST, "layers": made.layers, "config": config}
+                made.index(made.blob(manifest, MANIFEST))
+        pack(bundle, made.folder, tmp_path / "a.tar")
+
+    mutants = fuzz.of_bytes(good, count) if part == "layer" else fuzz.of_json(json.loads(good), count)
+    result = fuzz.run(attempt, mutants, refusals=(EdgepruneError,))
+    assert result["accepted"] and result["refused"]

@@ -1,4 +1,4 @@
-"""overlay: a journal that was damaged is not followed."""
+"""overlay: a damaged journal is not applied."""
 
 import pytest
 from edgeprune_device.errors import InputError
@@ -6,7 +6,7 @@ from edgeprune_device.errors import InputError
 from edgeprune.drones.deploy import overlay
 
 
-def test_a_journal_that_was_damaged_is_not_followed(tmp_path):
+def test_a_damaged_journal_is_not_applied(tmp_path):
     path = tmp_path / "journal"
     overlay.write_journal(path, iter([overlay.BlockChange(512, b"a" * 512, b"b" * 512)]))
     assert list(overlay.read_journal(path)) == [overlay.BlockChange(512, b"a" * 512, b"b" * 512)]

@@ -1,4 +1,4 @@
-"""A bundle goes into a root file system that lies in a folder: what, to whom it belongs, and what a kill leaves."""
+"""rootfs: deployment into a root file system in a folder: content, ownership, and the state after a kill."""
 
 import json
 import os
@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from edgeprune_device.errors import InputError, SignatureError
+from edgeprune_device.installation import contents
 from edgeprune_device.releases import Releases
 from edgeprune_device.trust import keys
 
@@ -26,16 +27,15 @@ def home(tmp_path, monkeypatch):
 
 
 @ROOT
-def test_the_release_is_on_trial_and_everything_has_its_owner_mode_and_time(root, tmp_path, fake_registry):
+def test_the_release_is_on_trial_with_the_planned_owners_modes_and_times(root, tmp_path, fake_registry):
     bundle = drone_root.bundle(tmp_path / "tiny.epb")
-    said = deploy(bundle, root, DeploySettings(precision="fp32"))
+    output = deploy(bundle, root, DeploySettings(precision="fp32"))
     base = root / "opt/edgeprune"
-    found = Releases(base)
-    release = found.current()
+    releases = Releases(base)
+    release = releases.current()
     assert (release.state, release.starts, release.sequence, release.counter) == ("trial", 0, 1, 5)
-    assert (
-        found.open(release).sha256 == bundle.sha256 and os.readlink(base / "current") == f"releases/{release.identity}"
-    )
+    assert releases.open(release).sha256 == bundle.sha256
+    assert os.readlink(base / "current") == f"releases/{release.identity}"
     folder = base / "current"
     assert (folder / "model.onnx").read_bytes() == bundle.read("model.fp32.onnx")
     assert (folder / "labels.txt").read_text() == "person\ncar\n"
@@ -53,64 +53,82 @@ def test_the_release_is_on_trial_and_everything_has_its_owner_mode_and_time(root
     for path in (root / "opt", root / "etc/edgeprune", trusted, root / "usr/local/bin/edgeprune"):
         assert (path.lstat().st_uid, path.lstat().st_gid) == (0, 0), path
     assert os.readlink(root / "usr/local/bin/edgeprune") == "/opt/edgeprune/agent/bin/edgeprune"
-    assert "pilot (1000:1000)" in said and "every file has its SHA-256" in said
+    assert "pilot (1000:1000)" in output and "every file was read back" in output
     assert not list(root.rglob("*edgeprune-new*"))
 
 
-def test_a_second_deployment_has_nothing_to_do_and_forgets_nothing(root, tmp_path, fake_registry):
+@ROOT
+@pytest.mark.parametrize("precision", ["fp32", "auto"])
+def test_release_files_are_listed_and_a_second_deployment_repairs_them(root, tmp_path, fake_registry, precision):
+    bundle = drone_root.bundle(tmp_path / "tiny.epb")
+    deploy(bundle, root, DeploySettings(precision=precision))
+    releases = Releases(root / "opt/edgeprune")
+    release = releases.current()
+    folder = releases.folder(release)
+    assert contents.problem(releases, release) is None and (folder / "model.onnx").exists() == (precision == "fp32")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    for name in set(before) & set(contents.NAMES):
+        (folder / name).write_bytes(b"rotten")
+        assert str(folder / name) in contents.problem(releases, release)
+        deploy(bundle, root, DeploySettings(precision=precision))
+        assert contents.problem(releases, release) is None
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_a_second_deployment_writes_nothing_and_loses_nothing(root, tmp_path, fake_registry):
     bundle = drone_root.bundle(tmp_path / "tiny.epb")
     deploy(bundle, root, DeploySettings())
-    found = Releases(root / "opt/edgeprune")
-    found.confirm(found.current())
-    (found.root / "state.json").chmod(0o600)
+    releases = Releases(root / "opt/edgeprune")
+    releases.confirm(releases.current())
+    (releases.root / "state.json").chmod(0o600)
     before = snapshot(root)
     assert "0 files, 0 folders, 0 links" in deploy(bundle, root, DeploySettings())
-    assert snapshot(root) == before and found.current().state == "good"
+    assert snapshot(root) == before and releases.current().state == "good"
 
 
 def test_a_dry_run_changes_nothing(root, tmp_path, fake_registry):
     before = snapshot(root)
-    said = deploy(drone_root.bundle(tmp_path / "tiny.epb"), root, DeploySettings(dry_run=True))
-    assert snapshot(root) == before and "would get release" in said
+    output = deploy(drone_root.bundle(tmp_path / "tiny.epb"), root, DeploySettings(dry_run=True))
+    assert snapshot(root) == before and "would write release" in output
 
 
-def test_a_bundle_that_changes_after_it_was_verified_is_not_deployed(root, tmp_path):
+def test_a_bundle_that_changes_after_verification_is_not_deployed(root, tmp_path):
     bundle = drone_root.bundle(tmp_path / "tiny.epb")
     data = bytearray(bundle.path.read_bytes())
     data[-1] ^= 1
     bundle.path.write_bytes(data)
-    with pytest.raises(SignatureError, match=r"tiny.epb: changed while it was deployed"):
+    with pytest.raises(SignatureError, match=r"tiny.epb: changed during the deployment"):
         deploy(bundle, root)
     assert not (root / "opt/edgeprune/current").exists()
 
 
-def test_a_folder_that_is_no_root_file_system_is_refused(tmp_path):
+def test_a_folder_without_a_root_file_system_is_refused(tmp_path):
     (tmp_path / "pictures").mkdir()
-    with pytest.raises(InputError, match="no etc and usr"):
+    with pytest.raises(InputError, match="not a root file system"):
         deploy(drone_root.bundle(tmp_path / "tiny.epb"), tmp_path / "pictures")
 
 
-def test_without_root_every_file_is_ones_own_and_that_is_said(root, tmp_path):
+def test_without_root_the_files_belong_to_the_user_with_a_notice(root, tmp_path):
     if os.geteuid() != 0:
-        assert "belongs to you" in deploy(drone_root.bundle(tmp_path / "tiny.epb"), root)
+        assert "belong to you" in deploy(drone_root.bundle(tmp_path / "tiny.epb"), root)
         return
     bundle = drone_root.bundle(tmp_path / "tiny.epb")
     for path in [root, *root.rglob("*"), tmp_path / "home", *(tmp_path / "home").rglob("*")]:
         os.chown(path, 65534, 65534, follow_symlinks=False)
     for path in [tmp_path, *tmp_path.parents]:
         path.chmod(path.stat().st_mode | 0o555) if path != Path("/") else None
-    said = drone_root.as_nobody(lambda: deploy(bundle, root))
-    assert "belongs to you (65534:65534), not to pilot (1000:1000)" in said, said
+    output = drone_root.as_nobody(lambda: deploy(bundle, root))
+    assert "belong to you (65534:65534), not to pilot (1000:1000)" in output, output
     assert {path.lstat().st_uid for path in (root / "opt").rglob("*")} == {65534}
     assert Releases(root / "opt/edgeprune").current().identity == bundle.sha256[:16]
 
 
-#: Everything by which `rootfs.write` changes a disk.
+#: Every call with which `rootfs.write` changes a disk.
 _CALLS = ("mkdir", "chown", "fchmod", "unlink", "symlink", "open", "fchown", "utime", "rename", "rmdir")
 
 
 def _killed_at(number, work):
-    """Run work() in a process that is killed by -9 before the `number`th change; whether it came so far."""
+    """Run work() in a process that is killed with -9 before the `number`th change; return whether it got there."""
     child = os.fork()
     if child == 0:
         left = [number]
@@ -135,7 +153,7 @@ def _killed_at(number, work):
 
 
 @ROOT
-def test_killed_before_each_change_current_names_a_whole_release_and_the_next_run_completes_it(root, tmp_path):
+def test_after_a_kill_before_any_change_current_is_complete_and_the_next_run_finishes(root, tmp_path):
     names = ("stale", "old", "new")
     stale, old, new = (drone_root.bundle(tmp_path / f"{name}.epb", counter=n) for n, name in enumerate(names))
     settings = replace(BARE, keep=2)
@@ -147,12 +165,12 @@ def test_killed_before_each_change_current_names_a_whole_release_and_the_next_ru
     while True:
         subprocess.run(["cp", "-a", str(root), str(fresh)], check=True)
         killed = _killed_at(number, lambda: rootfs.deploy(new, fresh, settings, lambda text: None))
-        found = Releases(fresh / "opt/edgeprune")
-        assert found.open(found.current()).sha256 in (old.sha256, new.sha256), number
-        seen.append(found.current().name)
-        assert found.current().name == "old" or found.fallback().name == "old", number
+        releases = Releases(fresh / "opt/edgeprune")
+        assert releases.open(releases.current()).sha256 in (old.sha256, new.sha256), number
+        seen.append(releases.current().name)
+        assert releases.current().name == "old" or releases.fallback().name == "old", number
         deploy(new, fresh, settings)
-        assert found.current().name == "new" and {r.name for r in found.all()} == {"old", "new"}, number
+        assert releases.current().name == "new" and {r.name for r in releases.all()} == {"old", "new"}, number
         assert not list(fresh.rglob("*edgeprune-new*")), number
         shutil.rmtree(fresh)
         if not killed:

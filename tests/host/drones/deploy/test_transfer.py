@@ -1,9 +1,9 @@
-"""transfer: which piece goes over which connection."""
+"""transfer: the distribution of pieces over connections."""
 
 from edgeprune.drones.deploy import transfer
 
 
-def test_a_piece_that_is_late_on_one_connection_goes_over_another(monkeypatch):
+def test_a_late_piece_is_sent_over_another_connection(monkeypatch):
     clock = [0.0]
     monkeypatch.setattr(transfer, "time", type("", (), {"monotonic": staticmethod(lambda: clock[0])}))
     a, b = (transfer.BundlePiece(name, 0, 10, "0" * 64) for name in "ab")
@@ -12,13 +12,13 @@ def test_a_piece_that_is_late_on_one_connection_goes_over_another(monkeypatch):
     work.arrived(b)
     clock[0] = 100.0
     assert work.take(wait=True) == a
-    work.give_back([a])  # the first connection broke; it waits for another one, and for no third
+    work.give_back([a])  # the first connection broke; the piece waits for one other connection only
     work.arrived(a)
     work.arrived(a)
     assert work.done and work.arrived_bytes == 20 and work.take(wait=True) is None
 
 
-def test_a_slow_connection_that_answers_is_not_late(monkeypatch):
+def test_a_slow_but_answering_connection_is_not_late(monkeypatch):
     clock = [0.0]
     monkeypatch.setattr(transfer, "time", type("", (), {"monotonic": staticmethod(lambda: clock[0])}))
     a, b, c = (transfer.BundlePiece(name, 0, 10, "0" * 64) for name in "abc")

@@ -1,4 +1,4 @@
-"""The network that the criteria score."""
+"""Fixture: the network for the criteria."""
 
 import pytest
 
@@ -7,5 +7,5 @@ from ...small import network
 
 @pytest.fixture
 def small():
-    """Of YOLOv8's own layers, whose answers are known."""
+    """A network of YOLOv8's layers with known results."""
     return network(width=0.125)

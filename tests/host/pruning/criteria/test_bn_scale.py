@@ -1,4 +1,4 @@
-"""bn_scale: the mean gamma of the norms that scale a channel."""
+"""bn_scale: the mean gamma of a channel's norms."""
 
 import numpy as np
 

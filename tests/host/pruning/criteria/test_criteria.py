@@ -1,4 +1,4 @@
-"""criteria: each on a network where the answer is known."""
+"""criteria: each criterion on a network with a known result."""
 
 import sys
 import types
@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from edgeprune_device.errors import InputError
+from edgeprune_device.option import as_flags
 
 from edgeprune.pruning import criteria
 from edgeprune.pruning.channels import trace
@@ -24,7 +25,7 @@ def test_every_file_is_a_criterion():
 
 
 @pytest.mark.parametrize("name", sorted(ALL))
-def test_every_criterion_gives_each_atom_a_score_and_leaves_the_network_alone(name, small):
+def test_every_criterion_scores_each_atom_and_does_not_change_the_network(name, small):
     before = {k: v.clone() for k, v in small.state_dict().items()}
     channels = trace(small)
     criterion = criteria.load(name)
@@ -38,7 +39,14 @@ def test_every_criterion_gives_each_atom_a_score_and_leaves_the_network_alone(na
     assert all(p.grad is None for p in small.parameters())
 
 
-def test_unknown_names_offer_the_near_ones():
+def test_a_criterion_without_its_images_is_refused_with_the_options_names():
+    with pytest.raises(InputError, match=r"give data=data\.yaml, or use criterion=bn_scale"):
+        criteria.resolve("taylor", pictures=False)
+    with as_flags(), pytest.raises(InputError, match=r"give --data data\.yaml, or use --criterion bn_scale"):
+        criteria.resolve("taylor", pictures=False)
+
+
+def test_an_unknown_name_error_suggests_similar_names():
     with pytest.raises(InputError, match="did you mean bn_scale"):
         criteria.load("bnscale")
     with pytest.raises(InputError, match="unknown criterion '_slices'"):
@@ -48,14 +56,14 @@ def test_unknown_names_offer_the_near_ones():
 
 
 def users(monkeypatch, function):
-    """The criterion that `--criterion mine:own` finds."""
+    """Provide a function as `--criterion mine:own`."""
     module = types.ModuleType("mine")
     module.own = function
     monkeypatch.setitem(sys.modules, "mine", module)
     return criteria.load("mine:own")
 
 
-def test_a_users_own(monkeypatch, small):
+def test_a_users_own_criterion_is_used(monkeypatch, small):
     channels = trace(small)
     own = users(monkeypatch, lambda model, channels, samples: np.arange(channels.atoms))
     scores = own(small, channels, None)
@@ -74,26 +82,26 @@ def test_a_users_own(monkeypatch, small):
         (lambda m, c, s: ["cheap"] * c.atoms, "instead of float"),
         (lambda m, c, s: np.full(c.atoms, np.nan), "NaN"),
         (lambda m, c, s: np.full(c.atoms, -np.inf), "NaN or minus infinity"),
-        (lambda m, c, s: {}[3], r"failed: KeyError: 3 \(.*test_criteria.py, line \d+\)"),
-        (lambda m, c: np.zeros(c.atoms), "failed: TypeError: .* takes 2 positional arguments"),
+        (lambda m, c, s: {}[3], r"failed with KeyError: 3 \(.*test_criteria.py, line \d+\)"),
+        (lambda m, c: np.zeros(c.atoms), "failed with TypeError: .* takes 2 positional arguments"),
         (np.zeros(3), "not a function"),
     ],
 )
-def test_a_users_bad_scores_are_refused_in_one_line(function, message, monkeypatch, small):
+def test_invalid_scores_of_a_users_criterion_are_refused_in_one_line(function, message, monkeypatch, small):
     channels = trace(small)
     with pytest.raises(InputError, match="criterion 'mine:own'.*" + message) as caught:
         users(monkeypatch, function)(small, channels, None)
     assert "\n" not in str(caught.value)
 
 
-def test_a_users_file_that_cannot_be_imported(tmp_path, monkeypatch):
+def test_a_users_file_that_cannot_be_imported_is_refused(tmp_path, monkeypatch):
     (tmp_path / "broken.py").write_text("def score(:\n")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=r"criterion 'broken:score': .*broken.py, line 1"):
         criteria.load("broken:score")
 
 
-def test_infinity_is_allowed_it_means_that_the_channel_stays(monkeypatch, small):
+def test_an_infinite_score_is_allowed_and_keeps_the_channel(monkeypatch, small):
     channels = trace(small)
     scores = users(monkeypatch, lambda m, c, s: np.full(c.atoms, np.inf))(small, channels, None)
     assert np.isinf(scores).all()
@@ -106,5 +114,6 @@ def test_a_planted_useless_channel_is_found(name, small):
     scores = criteria.load(name)(small, channels, samples())
     assert scores[atoms].argmin() == 5
     assert scores[atoms[5]] < 0.05 * np.sort(scores[atoms])[1]
-    if name != "taylor":  # in the whole network too; a loss that is flat in some other channel is no error
+    # also the lowest in the whole network, except for taylor, whose loss may be flat in another channel
+    if name != "taylor":
         assert scores.argmin() == atoms[5]

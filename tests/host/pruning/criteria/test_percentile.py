@@ -6,7 +6,7 @@ from edgeprune.pruning import criteria
 from edgeprune.pruning.channels import trace
 
 
-def test_percentile_removes_what_one_threshold_over_all_gammas_would(small):
+def test_percentile_equals_one_threshold_over_all_gammas(small):
     channels = trace(small)
     gamma = criteria.load("bn_scale")(small, channels, None)
     scores = criteria.load("percentile")(small, channels, None)

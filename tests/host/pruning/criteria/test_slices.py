@@ -1,4 +1,4 @@
-"""Magnitude: the norms of all slices that make or read a channel (l1, l2, and what they share)."""
+"""slices: the norms of all slices that make or read a channel (l1, l2, and their shared code)."""
 
 import numpy as np
 import pytest
@@ -42,8 +42,8 @@ def test_magnitude_counts_every_layer_of_a_coupled_channel(small):
     assert sums(small, channels, torch.abs)[atom] == pytest.approx(expected, rel=1e-9)
 
 
-def test_magnitude_reads_a_transposed_convolution_the_other_way_round():
-    """Its weight is (in, out, kh, kw): with as many outputs as inputs, the wrong way round would go unnoticed."""
+def test_magnitude_reads_a_transposed_convolution_transposed():
+    """Its weight is (in, out, kh, kw): with as many outputs as inputs, swapped dimensions would go unnoticed."""
     model = torch.nn.Sequential(
         torch.nn.Conv2d(3, 8, 1, bias=False), torch.nn.ConvTranspose2d(8, 8, 2, 2, bias=False), torch.nn.Conv2d(8, 3, 1)
     ).eval()
@@ -58,7 +58,7 @@ def test_magnitude_reads_a_transposed_convolution_the_other_way_round():
     np.testing.assert_allclose(total[channels.out["1"]], read.detach(), rtol=1e-5)
 
 
-def test_a_group_of_zeros_costs_nothing_and_divides_nothing_by_zero(small):
+def test_a_group_of_zeros_costs_zero_without_a_division_by_zero(small):
     channels = trace(small)
     for layer in ("cv1.conv", "cv1.bn", "cv2.conv"):
         small.get_submodule(f"model.2.m.0.{layer}").weight.data.zero_()

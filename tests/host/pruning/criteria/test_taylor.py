@@ -1,4 +1,4 @@
-"""taylor: what the loss would change by."""
+"""taylor: the estimated change of the loss."""
 
 import copy
 
@@ -17,7 +17,7 @@ from .planted import HIDDEN
 
 
 class Frozen(torch.nn.Module):
-    """The loss assigns boxes to anchors anew at each call, outside of the gradient: here the first assignment stays."""
+    """Keeps the first assignment: the loss assigns boxes to anchors at each call, outside of the gradient."""
 
     def __init__(self, assigner):
         super().__init__()
@@ -29,24 +29,24 @@ class Frozen(torch.nn.Module):
 
 
 def losses(models, pictures):
-    """Of all pictures as one batch, in float64, under the assignment of the first model."""
+    """The losses of all images as one batch, in float64, with the assignment of the first model."""
     batch = {k: v.double() for k, v in pictures.batch(0, len(pictures.pictures)).items()}
     torch.set_default_dtype(torch.float64)  # Ultralytics' loss makes tensors of the default type
-    found, assigner = [], None
+    totals, assigner = [], None
     try:
         for model in models:
             model.args = DEFAULT_CFG
             model.criterion = model.init_criterion()
             assigner = model.criterion.assigner = assigner or Frozen(model.criterion.assigner)
             with torch.no_grad():
-                found.append(float(model.eval().loss(batch)[0].sum()))
+                totals.append(float(model.eval().loss(batch)[0].sum()))
     finally:
         torch.set_default_dtype(torch.float32)
-    return found
+    return totals
 
 
 def scale(model, channels, atom, factor):
-    """Every slice of the atom, in place: filters, norm scales and shifts, biases, the readers' columns."""
+    """Scale every slice of the atom in place: filters, norm scales and shifts, biases, the readers' columns."""
     for name, atoms in channels.out.items():
         for parameter in model.get_submodule(name).parameters(recurse=False):
             parameter.data[atoms == atom] *= factor
@@ -58,7 +58,7 @@ def scale(model, channels, atom, factor):
 def test_taylor_agrees_with_a_finite_difference_of_the_loss(layer, small):
     """Scaling all slices of an atom by 1 + t changes the loss by t * score, for t near 0."""
     channels, pictures, step = trace(small), samples(), 1e-5
-    assert len(pictures.pictures) <= AT_ONCE  # one batch: the absolute value is of the whole
+    assert len(pictures.pictures) <= AT_ONCE  # one batch, because the absolute value is taken per batch
     scores = criteria.load("taylor")(small, channels, pictures)
     for atom in channels.out[layer][:3]:
         less, more = copy.deepcopy(small).double(), copy.deepcopy(small).double()
@@ -69,7 +69,7 @@ def test_taylor_agrees_with_a_finite_difference_of_the_loss(layer, small):
         assert scores[atom] == pytest.approx(slope, rel=1e-2)
 
 
-def test_taylor_of_a_channel_that_nobody_reads_is_nothing(small):
+def test_taylor_of_an_unread_channel_is_zero(small):
     channels = trace(small)
     small.get_submodule("model.2.m.0.cv2.conv").weight.data[:, 5] = 0
     scores = criteria.load("taylor")(small, channels, samples())[channels.out[HIDDEN]]
@@ -77,7 +77,7 @@ def test_taylor_of_a_channel_that_nobody_reads_is_nothing(small):
 
 
 def test_taylor_takes_the_mean_of_absolute_values_over_batches(small):
-    """Two batches whose changes cancel would call a channel free that each of them needs."""
+    """If the changes of two batches cancelled, a channel that both need would have no cost."""
     channels, pictures = trace(small), samples(count=2 * AT_ONCE)
     other = Samples(torch.flip(pictures.pictures, [3]), pictures.labels)
     both = Samples(torch.cat([pictures.pictures[:AT_ONCE], other.pictures[:AT_ONCE]]), pictures.labels[:AT_ONCE] * 2)

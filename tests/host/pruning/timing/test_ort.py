@@ -1,4 +1,4 @@
-"""timing by ONNX Runtime on this CPU."""
+"""ort: times from ONNX Runtime on this CPU."""
 
 import numpy as np
 import pytest
@@ -7,8 +7,8 @@ from edgeprune.pruning import latency
 from edgeprune.pruning.timing.ort import Ort
 
 
-def test_onnx_runtime_tells_a_large_network_from_a_small_one(nano):
-    """More of them than are open at once."""
+def test_a_large_network_takes_longer_than_a_small_one(nano):
+    """There are more files than sessions open at once."""
     model, channels = nano
     sizes = np.array([len(g.atoms) for g in channels.groups], dtype=float)
     small = [n if g.frozen else np.ceil(n / 4) for g, n in zip(channels.groups, sizes)]
