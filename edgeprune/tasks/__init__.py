@@ -27,8 +27,12 @@ NETWORKS = {
 }
 
 
-def get(name: str) -> Task:
+def get(name: str, what: str = "task") -> Task:
     """The task of this name.
+
+    Args:
+        name: Its name.
+        what: Begins the error's message.
 
     Raises:
         InputError: There is none, or not every command supports it.
@@ -36,4 +40,4 @@ def get(name: str) -> Task:
     try:
         return TASKS[name]
     except KeyError:
-        raise InputError(f"task: not supported (found {name!r}, expected {' or '.join(TASKS)})") from None
+        raise InputError(f"{what}: not supported (found {name!r}, expected {' or '.join(TASKS)})") from None

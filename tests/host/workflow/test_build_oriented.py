@@ -1,6 +1,8 @@
 """A whole build for oriented boxes, with both families of heads: the record, the bundle, the page, and Ultralytics."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -61,6 +63,24 @@ def test_the_device_measures_the_hosts_accuracy(builds, family):
     report = run.run_benchmark(bundle, options)
     assert report.accuracy.map50_95 == pytest.approx(report.host_accuracy["map50_95"], abs=1e-9)
     assert report.parity["anchors"] > 20 and report.parity["unmatched"] == 0 and report.parity["box_px"] < 0.01
+
+
+@FAMILY
+def test_the_bundle_is_installed_and_runs(builds, family, tmp_path):
+    """`install` measures it against the host's figure; `run` then writes a line for each of its images."""
+    build = builds(family)
+    for words in (["install", str(build.bundle)], ["run", "--output", str(tmp_path / "lines")]):
+        more = ["--root", str(tmp_path / "root"), "--runtime", "ort", "--precision", "fp32"]
+        subprocess.run([sys.executable, "-m", "edgeprune", *words, *more], check=True, timeout=120)
+    lines = [json.loads(line) for line in (tmp_path / "lines").read_text().splitlines()]
+    found = [each for line in lines for each in schema.check("detections", line, "line")["detections"]]
+    assert len(lines) == 4 and found and all(len(each["corners"]) == 4 for each in found)
+
+
+@FAMILY
+def test_a_notebook_shows_the_figures(builds, family):
+    build = builds(family)
+    assert f"{build.record['models']['int8']['map50_95']:.3f}" in build._repr_html_()
 
 
 @FAMILY
