@@ -32,8 +32,8 @@ def main() -> None:
         # AdamW with this rate is what `optimizer=auto` selects for a set of this size.
         YOLO("yolov8n-obb.yaml").load(args.weights).train(
             data=str(args.data.resolve()), epochs=args.epochs, imgsz=args.imgsz, batch=8, device="cpu", workers=0,
-            optimizer="AdamW", lr0=1e-3, warmup_epochs=1, close_mosaic=5, seed=0, plots=False, val=False, project=folder,
-            name="obb",
+            optimizer="AdamW", lr0=1e-3, warmup_epochs=1, close_mosaic=5, seed=0, plots=False, val=False,
+            project=folder, name="obb",
         )  # fmt: skip
         shutil.copy(Path(folder) / "obb" / "weights" / "last.pt", args.out)
 
