@@ -209,7 +209,7 @@ def embedded_demo(train: int = 200, val: int = 400, task: str = tasks.DETECT.nam
     """
     if train < 1 or val < 1:
         raise InputError(f"scenes: too few (found {train} for training and {val} for validation, expected at least 1)")
-    if not demo.NETWORKS[tasks.get(task, named('task')).name].is_file():
+    if not demo.NETWORKS[tasks.get(task, named("task")).name].is_file():
         raise InputError(f"{named('task', task)}: there is no built-in demo for it; give weights and data")
     base = "demo" if task == tasks.DETECT.name else f"demo-{task}"
     name = base if (train, val) == DEMO_SCENES else f"{base}-{train}-{val}"

@@ -13,6 +13,7 @@ from edgeprune_device.files import write_atomic
 
 from edgeprune.comparison import page
 from edgeprune.comparison.facts import SCHEMA_VERSION, Facts
+from edgeprune.comparison.gallery import Box, Boxes, Gallery, GalleryEntry, boxes_of, match, task_of
 from edgeprune.comparison.row import Row
 from edgeprune.comparison.table import as_text
 
@@ -71,6 +72,44 @@ class Comparison(Facts):
     def pareto(self) -> Drawing:
         """The plot of latency against mAP, as SVG in the colours of the surrounding text."""
         return Drawing(page.pareto(self))
+
+    def found(self, picture: GalleryEntry, name: str) -> list[int | None]:
+        """Match a model's detections in an image of the gallery to its labelled objects.
+
+        Args:
+            picture: one of `gallery["pictures"]`.
+            name: the model's name.
+
+        Returns:
+            For each of `picture["found"][name]` the index of its object in `picture["truth"]`; None for a false alarm.
+
+        Raises:
+            InputError: the comparison has no gallery.
+        """
+        gallery = self._gallery
+        return match(picture["truth"], picture["found"][name], gallery["iou"], task=task_of(gallery))
+
+    def outline(self, box: Box) -> Boxes:
+        """The corners of a labelled or detected box of the gallery, for drawing.
+
+        Args:
+            box: one of `picture["truth"]`, or of a model's detections.
+
+        Returns:
+            (4, 2) x and y of the corners in order, px.
+
+        Raises:
+            InputError: the comparison has no gallery.
+        """
+        task = task_of(self._gallery)
+        corners: Boxes = task.corners(boxes_of([box], task))[0]
+        return (corners[[0, 1, 2, 1, 2, 3, 0, 3]] if len(corners) == 4 else corners).reshape(-1, 2)
+
+    @property
+    def _gallery(self) -> Gallery:
+        if self.gallery is None:
+            raise InputError("comparison: it has no gallery; compare with data")
+        return self.gallery
 
     def _repr_html_(self) -> str:
         return page.fragment(self)

@@ -12,7 +12,7 @@ from typing import Any, TypedDict
 
 import numpy as np
 import numpy.typing as npt
-from edgeprune_device.vision import detect
+from edgeprune_device.vision import detect, tasks
 from edgeprune_device.vision.task import Task
 from typing_extensions import NotRequired
 
@@ -162,6 +162,11 @@ def match(truth: list[Box], detections: list[Box], least: float = IOU, *, task: 
             free[best] = False
             matched[i] = best
     return matched
+
+
+def task_of(gallery: Gallery) -> Task:
+    """The task of a gallery's boxes; a gallery of an older version does not state it."""
+    return tasks.get(gallery.get("task", detect.TASK.name))
 
 
 def boxes_of(boxes: list[Box], task: Task) -> Boxes:

@@ -12,10 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from edgeprune_device.vision import detect, tasks
 from edgeprune_device.vision.task import Task
 
-from edgeprune.comparison.gallery import Box, Gallery, GalleryEntry, boxes_of, match
+from edgeprune.comparison.gallery import Box, Gallery, GalleryEntry, boxes_of, match, task_of
 from edgeprune.comparison.page import jpegs, parts
 from edgeprune.comparison.page.html import Markup, join, tag
 from edgeprune.comparison.page.svg import px
@@ -80,7 +79,7 @@ def section(view: PageView, budget: int) -> Markup:
     if not gallery or not gallery["pictures"]:
         return parts.quiet("No images: the comparison has no data set, or only reports.")
     first, last = gallery["first"], gallery["last"]
-    task = tasks.get(gallery.get("task", detect.TASK.name))
+    task = task_of(gallery)
     shots = [_shot(i, entry, gallery["conf"], gallery["iou"], task) for i, entry in enumerate(gallery["pictures"])]
     panels = _panels(view, shots, first)
     pictures = [jpegs.read(shot.entry["path"]) for shot in shots]

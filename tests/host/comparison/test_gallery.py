@@ -3,8 +3,13 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
+from edgeprune_device.errors import InputError
 
 from edgeprune.comparison import gallery
+from edgeprune.comparison.comparison import Comparison
+
+from .. import page_comparisons as made
 
 
 def boxes(*rows):
@@ -77,3 +82,13 @@ def test_gallery_shows_the_worst_losses_first():
     assert worst["found"]["pruned"] == [[0, 0.9, 10.0, 10.0, 50.0, 50.0]] and worst["found"]["int8"] == []
     gained = gallery.choose(pictures, truths, [(200, 300)] * 4, shown, 4, conf=0.25)["pictures"][-1]
     assert gained["name"] == "2.jpg" and gained["gained_truth"] == [0]
+
+
+def test_comparison_outlines_and_matches_the_boxes_of_its_gallery(tmp_path):
+    shown = Comparison.from_json(made.compare(tmp_path, items=2, pictures=1))
+    found = {"a": listed((0, 11, 10, 50, 50, 0.9))}
+    picture = {**shown.gallery["pictures"][0], "truth": [[0, 10, 10, 50, 50]], "found": found}
+    assert shown.found(picture, "a") == [0]
+    assert shown.outline(picture["truth"][0]).tolist() == [[10, 10], [50, 10], [50, 50], [10, 50]]
+    with pytest.raises(InputError, match="comparison: it has no gallery"):
+        Comparison.from_json(made.bare()).outline([0, 1, 2, 3, 4])

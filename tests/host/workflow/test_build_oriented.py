@@ -123,6 +123,19 @@ def test_the_page_draws_rotated_boxes(builds, family):
 
 
 @FAMILY
+def test_a_notebook_can_draw_and_match_the_boxes(builds, family):
+    shown = builds(family).comparison
+    picture = next(entry for entry in shown.gallery["pictures"] if entry["found"]["tuned"])
+    matched = shown.found(picture, "tuned")
+    assert len(matched) == len(picture["found"]["tuned"]) and set(matched) <= {None, *range(len(picture["truth"]))}
+    cx, cy, w, h, angle = picture["truth"][0][1:]
+    corners = shown.outline(picture["truth"][0])
+    np.testing.assert_allclose(corners.mean(0), [cx, cy])
+    np.testing.assert_allclose(corners[0] - corners[3], [w * np.cos(angle), w * np.sin(angle)], atol=1e-9)
+    np.testing.assert_allclose(np.hypot(*(corners[0] - corners[1])), h)
+
+
+@FAMILY
 def test_compare_reads_every_form(builds, family):
     build = builds(family)
     data = build.out.parent / "data/data.yaml"
