@@ -36,7 +36,8 @@ from edgeprune.measuring.sessions import TorchSession
 from edgeprune.model import checkpoint, threads
 weights, data, size = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
 threads.use_all_cores()
-model, images = checkpoint.load(weights).model, dataset.load(data)
+source = checkpoint.load(weights)
+model, images = source.model, dataset.load(data, task=source.task)
 start = time.monotonic()
 accuracy, _ = evaluate(TorchSession(model, size), images, images.val, size)
 result = len(images.val), time.monotonic() - start, accuracy.map50_95

@@ -47,7 +47,8 @@ class Comparison:
     """A latency budget compared with a MACs budget on one model."""
 
     def __init__(self, weights: Path, data: Path, fit: Latency, out: Path) -> None:
-        self.source, self.data, self.out = checkpoint.load(weights), dataset.load(data), out
+        self.source, self.out = checkpoint.load(weights), out
+        self.data = dataset.load(data, task=self.source.task)
         self.model, self.size, self.fit = self.source.model, fit.imgsz, fit
         self.channels = trace(self.model)
         solve, _ = samples.split(self.data.train, self.size)

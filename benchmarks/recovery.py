@@ -2,10 +2,11 @@
 
     python benchmarks/recovery.py --weights best.pt --data data.yaml --out runs/recovery --ratios 0.1,0.2,0.3
 
-It runs `edgeprune build` once per ratio and `edgeprune finetune` once on the original, all with the same epochs, batch
-and learning rate (or uses existing results in --out). Then it measures every checkpoint with the same evaluator over
-the classes that have at least 30 validation boxes, with a paired bootstrap interval over images. It writes
-recovery.json and recovery.md to --out.
+With --macs in place of --ratios, the budgets are shares of the MACs that are kept. It runs `edgeprune build` once per
+budget and `edgeprune finetune` once on the original, all with the same epochs, batch and learning rate (or uses
+existing results in --out). Then it measures every checkpoint, FP16 file and INT8 file with the same evaluator over the
+classes that have at least 30 validation boxes, with a paired bootstrap interval over images. It writes recovery.json
+and recovery.md to --out.
 """
 
 from __future__ import annotations
@@ -18,16 +19,20 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import torch
 from edgeprune_device.files import write_atomic
+from edgeprune_device.target import Target
 
 from edgeprune.data import dataset
+from edgeprune.exporting import precisions
 from edgeprune.measuring.accuracy import bootstrap, evaluate
 from edgeprune.measuring.sessions import TorchSession
 from edgeprune.model import checkpoint
 from edgeprune.model.count import count
 
 MIN_BOXES = 30
+TARGET = "jetson-orin"
 
 
 def run(*words) -> None:
@@ -44,38 +49,47 @@ def main() -> None:
     p.add_argument("--weights", type=Path, required=True)
     p.add_argument("--data", type=Path, required=True)
     p.add_argument("--out", type=Path, required=True)
-    p.add_argument("--ratios", default="0.1,0.2,0.3")
+    budgets = p.add_mutually_exclusive_group()
+    budgets.add_argument("--ratios", default="0.1,0.2,0.3")
+    budgets.add_argument("--macs")
+    p.add_argument("--imgsz", type=int, help="default: the size of the training")
     p.add_argument("--epochs", default="10")
     p.add_argument("--max-drop", default="0.02", help="a wide limit, because the precision gate is not measured here")
     args = p.parse_args()
     same = ["--weights", args.weights, "--data", args.data, "--epochs", args.epochs]
+    same += ["--imgsz", args.imgsz] if args.imgsz else []
+    kind = "macs" if args.macs else "ratio"
+    args.folders = {f"{kind} {value}": args.out / f"{kind}-{value}" for value in (args.macs or args.ratios).split(",")}
     control = args.out / "control.pt"
     args.out.mkdir(parents=True, exist_ok=True)
     if not control.exists():
         run("finetune", *same, "--out", control)
-    for ratio in args.ratios.split(","):
-        folder = args.out / f"ratio-{ratio}"
-        words = ["build", *same, "--ratio", ratio, "--target", "jetson-orin", "--max-drop", args.max_drop]
+    for budget, folder in args.folders.items():
+        words = ["build", *same, f"--{kind}", budget.split()[1], "--target", TARGET, "--max-drop", args.max_drop]
         if not list(folder.glob("*.epb")):
             run(*words, "--out", folder, *(["--resume"] if (folder / "build.json").exists() else []))
     write(args, control)
 
 
 def write(args, control: Path) -> None:
-    data = dataset.load(args.data)
+    source = checkpoint.load(args.weights)
+    data = dataset.load(args.data, task=source.task)
     boxes = data.boxes(data.val)
     mean_ap.classes = {i for i, n in enumerate(boxes) if n >= MIN_BOXES}
-    source = checkpoint.load(args.weights)
-    size = source.imgsz or 640
+    size = source.input_size(args.imgsz)
     files = {"original": args.weights, "control": control}
-    for ratio in args.ratios.split(","):
-        for model in ("pruned", "tuned"):
-            files[f"{ratio} {model}"] = args.out / f"ratio-{ratio}" / f"{model}.pt"
+    for budget, folder in args.folders.items():
+        files |= {f"{budget} {model}": folder / f"{model}.pt" for model in ("pruned", "tuned")}
+        files |= {f"{budget} {precision}": folder / f"model.{precision}.onnx" for precision in ("fp16", "int8")}
     matches, costs = {}, {}
     for name, path in files.items():
-        model = checkpoint.load(path).model
-        costs[name] = count(model, (size, size))
-        _, matches[name] = evaluate(TorchSession(model, size), data, data.val, size)
+        onnx_file = path.suffix == ".onnx"
+        model = checkpoint.load(path.parent / "tuned.pt" if onnx_file else path).model
+        costs[name] = count(model, tuple(size))
+        session = TorchSession(model, size)
+        if onnx_file:
+            session = precisions.session(Target.load(TARGET), name.split()[-1], onnx.load(path))
+        _, matches[name] = evaluate(session, data, data.val, size)
     rows = []
     for name in files:
         row = {"model": name, **costs[name].to_json(), "map50_95": mean_ap(matches[name].accuracy())}
@@ -83,7 +97,7 @@ def write(args, control: Path) -> None:
             row[f"minus_{other}"] = bootstrap(matches[name], matches[other], mean_ap)
         rows.append(row)
     result = {
-        "weights": args.weights.name, "data": f"{args.data.parent.name}/{args.data.name}", "imgsz": size,
+        "weights": args.weights.name, "data": f"{args.data.parent.name}/{args.data.name}", "imgsz": str(size),
         "epochs": int(args.epochs),
         "classes": [data.names[i] for i in sorted(mean_ap.classes)], "pictures": len(data.val),
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}", "rows": rows,

@@ -69,7 +69,8 @@ def main(args: argparse.Namespace) -> None:
     outputs = {kind: args.out.with_name(f"{args.out.name}.{kind}") for kind in ("json", "md", "png")}
     for path in outputs.values():
         check_writable(path)
-    source, data = checkpoint.load(args.weights), dataset.load(args.data)
+    source = checkpoint.load(args.weights)
+    data = dataset.load(args.data, task=source.task)
     dataset.check_names(data, source.names)
     settings = finetune.TrainingSettings(
         epochs=args.epochs, batch=args.batch, lr=args.lr, imgsz=source.input_size(args.imgsz), device=args.device

@@ -87,7 +87,9 @@ def _pruned(whole: nn.Module, importance: Callable, ratio: float, multiple: int,
         for parameter, gradient in zip(model.parameters(), gradients):
             parameter.grad = gradient.clone()
     head = model.model[-1]
-    outputs = [tower[-1] for tower in (*head.cv2, *head.cv3)]
+    outputs = [
+        tower[-1] for tower in (*head.cv2, *head.cv3, *getattr(head, "cv4", ()))
+    ]  # cv4: angles of oriented boxes
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch_pruning.pruner.BasePruner(

@@ -17,7 +17,7 @@ from edgeprune_device.progress import Progress, silent
 from torch import nn
 
 from edgeprune.pruning.channels import Channels
-from edgeprune.pruning.features import Positions, gram, hooked, patches, rows_for, sampled
+from edgeprune.pruning.features import Positions, hooked, patches, rows_for, sampled
 from edgeprune.pruning.layers import convolutions, norms
 from edgeprune.pruning.plan import PrunePlan
 
@@ -146,7 +146,7 @@ def _resolve(
 
 
 def _products(x: torch.Tensor, residual: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    return gram(x).double(), (x.T @ residual).double()
+    return (x.T @ x).double(), (x.T @ residual).double()
 
 
 def _ridged(moments: torch.Tensor, cross: torch.Tensor, ridge: float, unit: torch.Tensor) -> torch.Tensor:

@@ -92,18 +92,7 @@ class Moments:
         """The moments of the observations `x`, (rows, D)."""
         mean = x.mean(0)
         centred = x - mean
-        return cls(gram(centred).double() / len(x), mean.double(), len(x))
-
-
-def gram(x: torch.Tensor) -> torch.Tensor:
-    """(D, D) x^T x of (rows, D) observations.
-
-    On the CPU NumPy computes it: for a matrix and its own transpose it calls BLAS' syrk, which needs half the products.
-    """
-    if x.device.type != "cpu" or x.requires_grad:
-        return x.T @ x
-    rows = x.contiguous().numpy()
-    return torch.from_numpy(rows.T @ rows)
+        return cls((centred.T @ centred).double() / len(x), mean.double(), len(x))
 
 
 @contextlib.contextmanager

@@ -69,6 +69,11 @@ def test_moments_and_their_inverse_stay_on_the_gpu(network, fake):
             felt = torch.zeros(convs[name].out_channels, dtype=torch.float64)  # `sensitivity` returns it on the CPU
             reader = energy._Consumer(convs[name], None, felt, seen)
             devices[name] |= {reader.weight.device.type, reader.inverse.device.type}
+            block = energy._Block(reader.weight, reader.inverse, reader.taps)
+            atoms = fake(torch.arange(2))
+            devices[name].add(block.cost(atoms).device.type)
+            block.remove(atoms)
+            devices[name] |= {block.weight.device.type, block.factor.device.type, block.diagonal.device.type}
 
         features.each_moments(model, fake(torch.zeros(2, 3, 128, 128)), names, take)
     assert len(devices) > 30 and set(map(frozenset, devices.values())) == {frozenset({"cuda"})}
@@ -90,7 +95,8 @@ def test_no_tensor_that_meets_the_network_is_made_without_a_device():
     factories = {"zeros", "ones", "eye", "empty", "full", "arange", "tensor", "linspace", "rand", "randn", "from_numpy"}
     allowed = {
         ("data/samples.py", "from_numpy"), ("data/samples.py", "full"),  # moved by Samples.to and .to(device)
-        ("pruning/features.py", "zeros"), ("pruning/features.py", "from_numpy"),  # on the CPU alone
+        ("pruning/features.py", "zeros"),  # on the CPU alone
+        ("pruning/criteria/energy.py", "from_numpy"),  # moved by .to(device)
         ("pruning/channels.py", "empty"),  # never used: the default of a network without parameters
         ("pruning/prune.py", "rand"),  # the oracle runs on the CPU
         ("pruning/portable.py", "linspace"),  # a network built from YAML, on the CPU

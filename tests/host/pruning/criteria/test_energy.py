@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from edgeprune.model import head
 from edgeprune.pruning import criteria
@@ -64,3 +65,27 @@ def test_only_the_towers_of_an_exported_one_to_one_head_cost_more(which, monkeyp
     expected = np.where(towers & (which == head.ONE_TO_ONE), 16.0, 1.0)
     assert (towers & finite).any() == (which == head.ONE_TO_ONE)
     np.testing.assert_allclose(factors[1][finite], (expected * factors[0])[finite])
+
+
+def test_the_factorisation_ranks_as_a_full_update_of_the_inverse():
+    """Every cost equals that with the inverse of the moments of the remaining columns."""
+    generator = torch.Generator().manual_seed(0)
+    size, count, outputs = 9, 12, 5
+    x = torch.randn(400, size * count, generator=generator, dtype=torch.float64)
+    gram = x.T @ x / len(x)
+    weight = torch.randn(outputs, size * count, generator=generator, dtype=torch.float64)
+    block = energy._Block(weight.clone(), torch.linalg.inv(gram), size)
+    alive, removed = torch.arange(count), []
+    for atoms in ([3], [7, 1], [11]):
+        block.remove(torch.tensor(atoms))
+        removed += atoms
+        alive = torch.tensor([i for i in range(count) if i not in removed])
+        kept = (alive[:, None] * size + torch.arange(size)).flatten()
+        gone = torch.tensor([c for c in range(size * count) if c not in set(kept.tolist())])
+        # The remaining weights after the removed columns have been re-solved: W_k + W_g G_gk G_kk^-1.
+        inverse = torch.linalg.inv(gram[kept][:, kept])
+        solved = weight[:, kept] + weight[:, gone] @ gram[gone][:, kept] @ inverse
+        for i, cost in enumerate(block.cost(alive)):
+            own = slice(i * size, (i + 1) * size)
+            expected = torch.trace(solved[:, own] @ torch.linalg.inv(inverse[own, own]) @ solved[:, own].T)
+            assert float(cost) == pytest.approx(float(expected), rel=1e-9)
