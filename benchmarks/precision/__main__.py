@@ -80,7 +80,7 @@ def main() -> None:
     machine = Environment.read()
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
     result = {
-        "weights": args.weights.name, "data": args.data.parent.name, "imgsz": size,
+        "weights": args.weights.name, "data": args.data.parent.name, "imgsz": size.to_json(),
         "pictures": matches["fp32"].pictures, "boxes": judged["fp32"].boxes, "max_drop": args.max_drop, "made": records,
         "machine": f"{machine.cpu}, {', '.join(machine.cpu_features)}, {torch.get_num_threads()} threads",
         "versions": {"onnxruntime": onnxruntime.__version__, "torch": torch.__version__,

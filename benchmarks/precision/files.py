@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import yaml
+from edgeprune_device.size import Size
 from edgeprune_device.target import Target
 from ultralytics import YOLO
 
@@ -50,8 +51,8 @@ def versions() -> dict[str, str | None]:
     return installed
 
 
-def make(source, weights: Path, data: Dataset, size: int, max_drop: float, work: Path, *, peers: bool) -> Made:
-    fp32 = to_onnx(source.model, (size, size))
+def make(source, weights: Path, data: Dataset, size: Size, max_drop: float, work: Path, *, peers: bool) -> Made:
+    fp32 = to_onnx(source.model, size)
     solve, select = samples.split(data.train, size)
     pictures = [x[None].numpy() for x in samples.read(data, solve, size).pictures]
     files = {"fp32": _ours(fp32, work / "fp32.onnx", "cpu", "fp32")}
@@ -112,12 +113,12 @@ def _quantize_static(fp32: Path, pictures) -> Path:
     return out
 
 
-def _ultralytics(weights: Path, config: Path, size: int, work: Path, form: str) -> Path:
+def _ultralytics(weights: Path, config: Path, size: Size, work: Path, form: str) -> Path:
     copy = work / form / "model.pt"
     copy.parent.mkdir()
     copy.write_bytes(weights.read_bytes())
     with _silent():
-        made = YOLO(copy).export(format=form, quantize=8, data=str(config), imgsz=size, batch=1, device="cpu")
+        made = YOLO(copy).export(format=form, quantize=8, data=str(config), imgsz=list(size), batch=1, device="cpu")
     return Path(made)
 
 

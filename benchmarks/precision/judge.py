@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from edgeprune_device import runtimes
 from edgeprune_device.errors import GateError
+from edgeprune_device.size import Size
 from edgeprune_device.vision import accuracy, evaluation, preprocess
 from edgeprune_device.vision.accuracy import Matches
 
@@ -34,14 +35,14 @@ class Judged:
         return accuracy.match(self.detections, self.truths, classes)
 
 
-def add(judged: Judged, file: File, data: Dataset, size: int) -> None:
+def add(judged: Judged, file: File, data: Dataset, size: Size) -> None:
     items = [(p.name, str(p), true_boxes(data, p)) for p in data.val]
     _, detections = evaluation.evaluate(file.open(), items, imgsz=size, classes=list(data.names))
     judged.detections += detections
     judged.truths += [truth for _, _, truth in items]
 
 
-def parity(expected: File, actual: File, data: Dataset, size: int, conf: float = 0.25) -> dict:
+def parity(expected: File, actual: File, data: Dataset, size: Size, conf: float = 0.25) -> dict:
     """The differences of the outputs above `conf`, anchor by anchor. After NMS, one of two nearly equal boxes may
     win in one file and the other one in the other file, which is not a numerical difference.
     """
@@ -60,14 +61,14 @@ def parity(expected: File, actual: File, data: Dataset, size: int, conf: float =
     }  # fmt: skip
 
 
-def latency(files: dict[str, File], size: int) -> dict[str, dict]:
+def latency(files: dict[str, File], size: Size) -> dict[str, dict]:
     """The p50 in ms, and how many times as fast as FP32 (median of pairs); all in turns, one thread."""
     one = runtimes.RuntimeSettings(threads=1)
     sessions = {n: runtimes.open(f.path, "ort", one) for n, f in files.items() if f.path and f.timed}
     for name, file in files.items():
         if file.runtime == "OpenVINO":
             sessions[name] = OpenVino(file.open().folder, threads=1)
-    x = np.random.default_rng(0).random((1, 3, size, size), dtype=np.float32)
+    x = np.random.default_rng(0).random((1, 3, *size), dtype=np.float32)
     times = {name: np.zeros(ROUNDS) for name in sessions}
     for i in range(-WARMUP, ROUNDS):
         for name, session in sessions.items():

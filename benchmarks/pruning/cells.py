@@ -73,7 +73,8 @@ class Job:
         return float(np.mean([accuracy.per_class[i].map50_95 or 0.0 for i in self.judged]))
 
     def identity(self) -> dict:
-        settings = {k: getattr(self.settings, k) for k in ("epochs", "batch", "lr", "imgsz")}
+        settings = {k: getattr(self.settings, k) for k in ("epochs", "batch", "lr")}
+        settings["imgsz"] = self.settings.imgsz.to_json()
         weights = sha256(self.source.path)
         return {"weights_sha256": weights, "data_sha256": self.data.sha256, "multiple": self.multiple, **settings}
 
@@ -102,11 +103,11 @@ def untrained(job: Job, method: str, macs: float, say: Callable[[str], None]) ->
         _measure(job, folder, state)
     *_, last = states
     cut = folder / f"{next(iter(states))}.pt"
-    side = job.settings.imgsz
+    size = job.settings.imgsz
     cell = {
         "method": method, "macs_asked": macs, "states": list(states), "starts_from": last, "seconds": seconds,
-        **details, **count(checkpoint.load(cut).model, (side, side)).to_json(), "size_bytes": cut.stat().st_size,
-        "opens": opens.check(cut, side), "commit": commit(),
+        **details, **count(checkpoint.load(cut).model, tuple(size)).to_json(), "size_bytes": cut.stat().st_size,
+        "opens": opens.check(cut, size), "commit": commit(),
     }  # fmt: skip
     write_atomic(folder / "cell.json", json.dumps(cell, indent=1) + "\n")
 

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from edgeprune_device.size import Size
+
 _CODE = """
 import sys
 class Absent:
@@ -17,12 +19,12 @@ sys.meta_path.insert(0, Absent())
 sys.path.insert(0, {root!r})
 import numpy
 from ultralytics import YOLO
-YOLO(sys.argv[1]).predict(numpy.zeros(({imgsz}, {imgsz}, 3), "uint8"), imgsz={imgsz}, device="cpu", verbose=False)
+YOLO(sys.argv[1]).predict(numpy.zeros((*{imgsz}, 3), "uint8"), imgsz={imgsz}, device="cpu", verbose=False)
 """
 _ROOT = str(Path(__file__).parents[2])
 
 
-def check(path: Path, imgsz: int) -> dict:
+def check(path: Path, imgsz: Size) -> dict:
     """Load and predict with stock `YOLO(path)`.
 
     Returns {"stock", "safe", "with_class"}: the error in one line, or null if it works. safe: with
@@ -36,10 +38,10 @@ def check(path: Path, imgsz: int) -> dict:
     return {**errors, "with_class": errors["stock"] and _try(path, imgsz, ours)}
 
 
-def _try(path: Path, imgsz: int, absent: tuple[str, ...], **variables: str) -> str | None:
+def _try(path: Path, imgsz: Size, absent: tuple[str, ...], **variables: str) -> str | None:
     # Ultralytics would install any package of the missing module's name from the registry.
     quiet = {"YOLO_AUTOINSTALL": "false", "YOLO_OFFLINE": "true", "YOLO_VERBOSE": "false"}
-    code = _CODE.format(absent=absent, root=_ROOT, imgsz=imgsz)
+    code = _CODE.format(absent=absent, root=_ROOT, imgsz=list(imgsz))
     done = subprocess.run(
         [sys.executable, "-I", "-c", code, str(path.resolve())],
         capture_output=True, text=True, env={**os.environ, **quiet, **variables},

@@ -50,7 +50,7 @@ def _latency(job: cells.Job, names: list[str]) -> dict[str, dict]:
     of = {name: sha256(job.work / name / "cell.json") for name in names}
     if known.exists() and (stored := json.loads(known.read_text()))["of"] == of:
         return stored["latency"]
-    models = {n: to_onnx(cells.model_of(job.work / n), (size, size)).SerializeToString() for n in names}
+    models = {n: to_onnx(cells.model_of(job.work / n), size).SerializeToString() for n in names}
     latency = timing.time_models(models, threads=1) if models else {}
     write_atomic(known, json.dumps({"of": of, "latency": latency}))
     return latency

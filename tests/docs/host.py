@@ -64,7 +64,7 @@ def _load() -> None:
     # The demo is also a stand-in; tests/host/test_default.py runs the real one (slow).
     weights = os.environ.get("DOCS_DEMO_WEIGHTS")
     if weights:
-        demo.WEIGHTS = Path(weights)
+        demo.WEIGHTS = demo.NETWORKS["detect"] = Path(weights)
         build.DEMO_SCENES = (8, 4)
         stages.POOR = 0.0  # random weights detect nothing, which does not matter here
 

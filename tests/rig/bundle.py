@@ -29,7 +29,7 @@ def make(folder: Path, name: str = "rig") -> Path:
     imgsz = source.input_size(None)
     data = dataset.load(demo.write_dataset(folder / "scenes", CALIBRATED, CARRIED))
     target = Target.load("cpu")
-    fp32 = to_onnx(source.model, (imgsz, imgsz))
+    fp32 = to_onnx(source.model, imgsz)
     pictures = [x[None].numpy() for x in samples.read(data, data.train, imgsz).pictures]
     ranges = q.calibrate(fp32, pictures)
     int8 = q.to_int8(fp32, ranges, method="max", activations=target.int8_activations, reduce_range=True)
