@@ -3,7 +3,7 @@
     python -m benchmarks.evaluation --weights yolov8n.pt --data coco128.yaml
 
 Both evaluate the same images at the same square size, one image at a time, without plots, on the CPU, in separate
-processes and in turns. edgeprune runs one process per core; Ultralytics uses its own number of threads and two data
+processes, alternately. edgeprune runs one process per core; Ultralytics uses its own number of threads and two data
 loading processes. The two mAPs follow different conventions (interpolation, maxDets, NMS), so they are never compared.
 Run it on an otherwise idle machine. Writes benchmarks/results/evaluation.{json,md}.
 """

@@ -91,7 +91,7 @@ def pruned(job: Job, weights: Path, which: str | None, macs: float, half: int) -
 
 
 def figures(job: Job, weights: Path, which: str | None, macs: float) -> dict[str, Any]:
-    """The row of one network at one budget; 1: uncut."""
+    """The row of one network at one budget; 1: unpruned."""
     networks, shares = [], []
     for half in (0, 1):
         if macs == 1:
@@ -147,7 +147,7 @@ def page(results: dict[str, Any]) -> str:
         "",
         f"{results['data']}, {results['images']} images in two halves, {results['imgsz']} px: chosen and compensated "
         "on one half, judged on the other; both halves joined. mAP50-95, its 95 % bootstrap interval, and the share "
-        f"of the uncut network's figure. {results['created']}.",
+        f"of the unpruned network's figure. {results['created']}.",
         "",
         "| network | pruned for | MACs | judged head | mAP50-95 | interval | kept |",
         "| --- | --- | --- | --- | --- | --- | --- |",

@@ -1,7 +1,7 @@
 """Measures the overhead and the repeatability of `edgeprune bench`: `python -m benchmarks.harness BUNDLE`.
 
 1. Overhead: with runtime `null`, the wall time per frame that belongs to no stage.
-2. Comparison with a bare loop that times ONNX Runtime's `run` on the same inputs, in turns with `bench`, with one
+2. Comparison with a bare loop that times ONNX Runtime's `run` on the same inputs, alternately with `bench`, with one
    thread: the ratio of the medians of inference. In the bare loop only `run` uses the caches; in its second form the
    same decode, letterbox and NMS run between the calls, untimed.
 3. Five consecutive runs of the command: the spread of the medians, and the verdicts.

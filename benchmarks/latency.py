@@ -3,9 +3,9 @@
     python benchmarks/latency.py --weights best.pt --data data.yaml --out runs/latency
 
 It fits the model to the demo and to --weights. Then, for each share of the latency, it makes a plan by latency budget,
-and plans by MACs budgets, of which it uses the one with the same *measured* latency. All are timed in turns against the
-uncut network. Both plans are ranked by output energy, cut, compensated and evaluated before any fine-tuning. Finished
-parts stay in --out and are not repeated. It writes benchmarks/results/latency.json and latency.md.
+and plans by MACs budgets, of which it uses the one with the same *measured* latency. All are timed alternately with
+the unpruned network. Both plans are ranked by output energy, pruned, compensated and evaluated before any fine-tuning.
+Finished parts stay in --out and are not repeated. It writes benchmarks/results/latency.json and latency.md.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ def main() -> None:
     p.add_argument("--out", type=Path, required=True)
     p.add_argument("--architectures", type=int, default=30)
     p.add_argument(
-        "--shares", default="0.8,0.7,0.6", help="shares of the uncut network's latency; empty: only the fits"
+        "--shares", default="0.8,0.7,0.6", help="shares of the unpruned network's latency; empty: only the fits"
     )
     args = p.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
@@ -158,7 +158,7 @@ def table(result: dict) -> str:
         "",
         "Error of the latency model for architectures outside the fit (three-fold cross-validation):",
         "",
-        "| model | input | architectures | uncut, ms | median error | 90th percentile | runtime |",
+        "| model | input | architectures | unpruned, ms | median error | 90th percentile | runtime |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for name, fit in result["fits"].items():
@@ -173,8 +173,8 @@ def table(result: dict) -> str:
             f"The next table compares latency budgets for {result['weights']} with MACs budgets that give the same "
             "measured latency. Channels were chosen by the criterion `energy` and compensated, without fine-tuning. "
             f"mAP50-95 is in points on {first['pictures']} validation images, over {', '.join(first['classes'])} "
-            f"(uncut: {100 * first['original']:.2f}). Latency and MACs are fractions of those of the uncut network. "
-            "Differences have the 95 % interval of a paired bootstrap over images in brackets.",
+            f"(unpruned: {100 * first['original']:.2f}). Latency and MACs are fractions of those of the unpruned "
+            "network. Differences have the 95 % interval of a paired bootstrap over images in brackets.",
             "",
             "| latency budget | its latency (predicted), MACs | its mAP | MACs budget: latency, MACs | its mAP "
             "| difference |",

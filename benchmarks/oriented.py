@@ -1,4 +1,4 @@
-"""Post-processing of oriented boxes against Ultralytics': the same raw output, in turns, one thread.
+"""Post-processing of oriented boxes against Ultralytics': measured alternately on the same raw output, one thread.
 
     OMP_NUM_THREADS=1 python -m benchmarks.oriented
 

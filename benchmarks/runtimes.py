@@ -1,4 +1,4 @@
-"""Measures FP32 and INT8 with each CPU runtime, in turns, on one thread: `python -m benchmarks.runtimes FOLDER`.
+"""Measures FP32 and INT8 alternately with each CPU runtime, on one thread: `python -m benchmarks.runtimes FOLDER`.
 
 FOLDER contains `model.fp32.onnx` and `model.int8.onnx` from `edgeprune export --target cpu`. A session with one thread
 computes in the caller's thread, so its CPU time is that of the inference, without other programs. The table gives the
@@ -76,8 +76,9 @@ def page(results: dict) -> str:
     lines = [
         "# Runtimes on a CPU",
         "",
-        f"`python -m benchmarks.runtimes`, {results['imgsz'][1]} px, one thread, {results['rounds']} rounds in turns; "
-        f"{machine['cpu']} ({features}), {machine['cores']} cores, load average {machine['load_average_1min']}.",
+        f"`python -m benchmarks.runtimes`, {results['imgsz'][1]} px, one thread, {results['rounds']} alternating "
+        f"rounds; {machine['cpu']} ({features}), {machine['cores']} cores, load average "
+        f"{machine['load_average_1min']}.",
         "",
         "| runtime | file | median CPU time, ms | lowest CPU time, ms | median wall time, ms | speed, FP32 = 1 |",
         "| --- | --- | --- | --- | --- | --- |",

@@ -1,4 +1,4 @@
-"""A rectangular input against a square one: mAP, with the interval of the difference, and inference time in turns.
+"""A rectangular input against a square one: mAP, with the interval of the difference, and inference time.
 
     python -m benchmarks.shape --weights best.pt --data data.yaml --imgsz auto:512
 
@@ -64,7 +64,7 @@ def main() -> None:
         f"# {rectangle.height} x {rectangle.width} px against {square} x {square} px", "",
         f"`python -m benchmarks.shape`: {args.weights.name} on {len(images.val)} validation images of "
         f"{result['data']}; the same weights at both sizes, without training. {here.cpu}, {rows[0]['runtime']}, "
-        f"{args.rounds} rounds in turns.", "",
+        f"{args.rounds} rounds, measured alternately.", "",
         "| input | MACs | mAP50-95 | inference, median ms | as fast as the square |",
         "| --- | --- | --- | --- | --- |",
         *(f"| {row['imgsz'][0]} x {row['imgsz'][1]} | {row['macs'] / 1e9:.2f} G | {row['map50_95']:.4f} | "

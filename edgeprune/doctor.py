@@ -45,8 +45,8 @@ def onnxsim() -> Check:
 
 
 def tensorrt_rtx() -> Check:
-    """Check for TensorRT for RTX: NVIDIA's parser and builder, without a GPU."""
-    advice = "pip install tensorrt-rtx-cu13 (x86-64 Linux); needed to check the files with NVIDIA's parser"
+    """Check for TensorRT for RTX, whose ONNX parser and builder need no GPU."""
+    advice = "pip install tensorrt-rtx-cu13 (x86-64 Linux); its ONNX parser checks the files without a GPU"
     return library("TensorRT for RTX", "tensorrt_rtx", advice, "note")
 
 

@@ -63,14 +63,14 @@ class LimitOption(TypedDict, total=False):
 
 
 class StrictOption(TypedDict, total=False):
-    """The treatment of damaged images."""
+    """The treatment of unusable images."""
 
     strict: Annotated[
         bool,
         Declared(
             Flag(),
-            "refuse a data set with damaged images (default: leave them out of every step, with a warning that names "
-            "them)",
+            "fail if the data set has unusable images: damaged, too small, or of a format that Ultralytics does not "
+            "train on (default: all steps skip these images, and a warning names them)",
             default=False,
         ),
     ]  # fmt: skip
@@ -146,13 +146,13 @@ class BudgetOptions(TypedDict, total=False):
     ]
     latency_ratio: Annotated[
         float | None,
-        Declared(Number(0, 1, "(]"), "fraction of the latency to keep, measured on this machine", metavar="F",
+        Declared(Number(0, 1, "(]"), "fraction of the inference latency to keep, measured on this machine", metavar="F",
                  stage="plan"),
     ]  # fmt: skip
     latency_ms: Annotated[
         float | None,
-        Declared(Number(0, ends="(]"), "latency of one image, ms, measured on this machine", metavar="MS",
-                 stage="plan"),
+        Declared(Number(0, ends="(]"), "maximum inference latency per image, ms, measured on this machine",
+                 metavar="MS", stage="plan"),
     ]  # fmt: skip
 
 
@@ -173,8 +173,8 @@ class PruningOptions(TypedDict, total=False):
         str,
         Declared(
             Text(),
-            "channel importance criterion: {names}, module:function, or auto, which is energy with images and "
-            "bn_scale without",
+            "channel importance criterion: {names}, module:function, or auto; auto: energy if there are "
+            "images, else bn_scale",
             default="auto", metavar="NAME", words=_criteria, stage="plan",
         ),
     ]  # fmt: skip
@@ -229,8 +229,8 @@ class TrainingOptions(DeviceOption, total=False):
         int,
         Declared(
             Whole(0),
-            "hold back a tenth of the training images, stop after N epochs without a better mAP on them, and keep the "
-            "best epoch; 0: train all epochs on all images",
+            "hold out a tenth of the training images (8 to 64), stop after N epochs without a better mAP on them, and "
+            "keep the best epoch; 0: train all epochs on all images",
             default=0, metavar="N", stage="finetune",
         ),
     ]  # fmt: skip
@@ -241,8 +241,9 @@ class PrecisionOptions(TypedDict, total=False):
 
     precision: Annotated[
         Sequence[str],
-        Declared(Names(PRECISIONS), "precisions to make", default=PRECISIONS, metavar="LIST", stage="quantize"),
-    ]
+        Declared(Names(PRECISIONS), f"precisions to export: {', '.join(PRECISIONS)}", default=PRECISIONS,
+                 metavar="LIST", stage="quantize"),
+    ]  # fmt: skip
     max_drop: Annotated[
         float,
         device.MAX_DROP.but(help="largest accuracy drop of a precision against FP32, absolute mAP50-95; a larger "
@@ -261,12 +262,12 @@ class PrecisionOptions(TypedDict, total=False):
 
 
 class GalleryOption(TypedDict, total=False):
-    """The images of the page."""
+    """The images of the HTML report."""
 
     pictures: Annotated[
         int,
-        Declared(Whole(0), "images in the page's gallery, the worst losses first; 0: none", default=12, metavar="N",
-                 stage="page", restarts=True),
+        Declared(Whole(0), "images in the gallery of the HTML report, those with the most lost objects first; 0: none",
+                 default=12, metavar="N", stage="page", restarts=True),
     ]  # fmt: skip
 
 
@@ -286,8 +287,8 @@ class BuildInputs(TypedDict, total=False):
     data: Annotated[Pathlike | None, Declared(File(), f"the data set: {_FORMS}", metavar="FILE", stage="baseline")]
     task: Annotated[
         str | None,
-        Declared(Text(), "task of the network: {names}; must be that of the weights, and chooses the built-in demo "
-                         "(default: that of the weights, else detect)",
+        Declared(Text(), "task of the network: {names}; must match the task of the weights; without --weights, "
+                         "selects the built-in demo (default: the task of the weights, else detect)",
                  metavar="TASK", stage="baseline", words=_tasks),
     ]  # fmt: skip
 
@@ -297,22 +298,25 @@ class BuildOwn(TypedDict, total=False):
 
     steps: Annotated[
         int,
-        Declared(Whole(1), "rounds of pruning and fine-tuning, which share the epochs", default=1, metavar="N",
-                 stage="plan"),
+        Declared(Whole(1), "rounds of pruning and fine-tuning; --epochs is divided among the rounds", default=1,
+                 metavar="N", stage="plan"),
     ]  # fmt: skip
     distill: Annotated[
         bool,
         Declared(
-            Flag(), "distil from the original, as the teacher, during fine-tuning", default=False, stage="finetune"
+            Flag(),
+            "distillation during fine-tuning; the teacher is the unpruned network",
+            default=False,
+            stage="finetune",
         ),
     ]
     qat: Annotated[
         int,
         Declared(
             Whole(0),
-            "epochs of INT8-aware training after fine-tuning, at a tenth of the learning rate, with weights and "
-            "activations rounded as the INT8 file rounds them; without a number: 2; 0: none. Signed INT8 only, so not "
-            "for target cpu",
+            "epochs of quantization-aware training (QAT) after fine-tuning, at a tenth of the learning rate, with "
+            "weights and activations rounded as the INT8 file rounds them; without a number: 2; 0: none. Signed INT8 "
+            "only, so not for target cpu",
             default=0, bare=2, metavar="N", stage="qat", restarts=True,
         ),
     ]  # fmt: skip
@@ -399,9 +403,9 @@ class FinetuneOptions(
         int,
         Declared(
             Whole(0),
-            "train N epochs instead, at a tenth of the learning rate, with weights and activations rounded as the "
-            "signed INT8 file rounds them; without a number: 2; 0: off. `edgeprune export` then writes the INT8 file "
-            "with the same scales",
+            "instead of fine-tuning, N epochs of quantization-aware training (QAT) at a tenth of the learning rate, "
+            "with weights and activations rounded as the signed INT8 file rounds them; without a number: 2; 0: off. "
+            "`edgeprune export` then writes the INT8 file with the same scales",
             default=0, bare=2, metavar="N",
         ),
     ]  # fmt: skip
@@ -467,15 +471,20 @@ class CompareOptions(
         Declared(File(), f"data set whose validation images are used to measure mAP: {_FORMS} (default: cost and "
                  "latency only)", metavar="FILE"),
     ]  # fmt: skip
-    threads: Annotated[int, Declared(Whole(1), "CPU threads for the timing", default=1, metavar="N")]
-    rounds: Annotated[int, Declared(Whole(1), "rounds of the timing", default=40, metavar="N")]
+    threads: Annotated[int, Declared(Whole(1), "CPU threads of the latency measurement", default=1, metavar="N")]
+    rounds: Annotated[
+        int,
+        Declared(
+            Whole(1), "rounds of the latency measurement; each round runs every model once", default=40, metavar="N"
+        ),
+    ]
 
 
 # -- options of the command line only: in Python they are positional arguments or methods of a result ------------------
 WEIGHTS = Option("weights", File(), "an Ultralytics checkpoint (.pt)", metavar="FILE", required=True)
 DATA = Option("data", File(), f"the data set: {_FORMS}", metavar="FILE")
 TEACHER = Option(
-    "distill", File((".pt",)), "teacher for distillation: the unpruned original's checkpoint", metavar="FILE"
+    "distill", File((".pt",)), "teacher for distillation: the checkpoint of the unpruned network", metavar="FILE"
 )
 PRUNED = Option(
     "out", File((".pt",)), "the pruned checkpoint; the plan goes beside it as .json (default: <weights>-pruned.pt "
@@ -483,7 +492,9 @@ PRUNED = Option(
 )  # fmt: skip
 ANALYSIS_JSON = Option("json", File((".json",)), "also write the analysis as JSON", metavar="FILE")
 PLOT = Option("plot", File((".png",)), "also draw the analysis as an image", metavar="FILE.png")
-HTML = Option("html", File((".html", ".htm")), "also write the comparison as one self-contained page", metavar="FILE")
+HTML = Option(
+    "html", File((".html", ".htm")), "also write the comparison as one self-contained HTML report", metavar="FILE"
+)
 # The ending is checked because `--json best.pt` would overwrite the weights.
 COMPARISON_JSON = Option("json", File((".json",)), "also write the comparison as JSON", metavar="FILE")
 

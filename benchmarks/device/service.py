@@ -1,6 +1,6 @@
 """Measures the overhead of the service over a bare loop: `python -m benchmarks.device.service BUNDLE`.
 
-All run in turns, with one thread, the FP32 model and the same image files:
+All run alternately, with one thread, the FP32 model and the same image files:
 
 - bare: only decode, letterbox, inference and NMS, in one process
 - line: the same, with the detections as one line from json.dumps, appended to a file

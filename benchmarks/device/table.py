@@ -26,9 +26,9 @@ def of(result: dict) -> str:
         "# Pre- and post-processing compared with Ultralytics'",
         "",
         "*pre* is letterbox and normalisation, *post* is decoding of the raw output and NMS. Both implementations run "
-        f"with one thread, in turns, for {result['rounds']} rounds; {thresholds}. Times are medians. *Times as fast* "
-        "is the median over the rounds, with the 5 % and 95 % quantiles in brackets. Ultralytics needs OpenCV, so "
-        "edgeprune without OpenCV is also compared with Ultralytics with OpenCV.",
+        f"alternately, with one thread, for {result['rounds']} rounds; {thresholds}. Times are medians. *Times as "
+        "fast* is the median over the rounds, with the 5 % and 95 % quantiles in brackets. Ultralytics needs OpenCV, "
+        "so edgeprune without OpenCV is also compared with Ultralytics with OpenCV.",
         "",
         f"{result['machine']}, CPU {result['cpus']}, load average {result['load_average'][0]:.1f} before, "
         f"{result['load_average'][1]:.1f} after. {versions}. Commit {result['commit']}.",

@@ -9,8 +9,8 @@ with the same training images; ours selects method and layers on other training 
 every mAP on the validation images. With --halves, for a set without training images, the validation images are split in
 two, files are made with each half and evaluated on the other, and the detections are combined.
 
-Latency is measured with ONNX Runtime, one thread, in turns (OpenVINO: its own runtime, one thread, in turns with FP32).
-TensorRT for RTX checks whether NVIDIA's parser and builder accept a file for SM86. Writes OUT.json and OUT.md.
+Latency is measured alternately with ONNX Runtime, one thread (OpenVINO: its own runtime, alternately with FP32).
+The ONNX parser and builder of TensorRT for RTX check each file for SM86. Writes OUT.json and OUT.md.
 """
 
 from __future__ import annotations

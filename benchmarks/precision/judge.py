@@ -1,4 +1,4 @@
-"""The measurements of a file: mAP on unseen images, latency, and acceptance by NVIDIA's parser."""
+"""The measurements of a file: mAP on unseen images, latency, and acceptance by the parser of TensorRT for RTX."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def parity(expected: File, actual: File, data: Dataset, size: Size, conf: float 
 
 
 def latency(files: dict[str, File], size: Size) -> dict[str, dict]:
-    """The p50 in ms, and how many times as fast as FP32 (median of pairs); all in turns, one thread."""
+    """The p50 in ms, and how many times as fast as FP32 (median of pairs); measured alternately, one thread."""
     one = runtimes.RuntimeSettings(threads=1)
     sessions = {n: runtimes.open(f.path, "ort", one) for n, f in files.items() if f.path and f.timed}
     for name, file in files.items():

@@ -11,12 +11,12 @@ def of(result: dict) -> str:
         "",
         f"Input size {result['imgsz']} px. Accuracy is measured on {result['pictures']} images of {result['data']} "
         f"({result['boxes']} boxes) that were not used to make the files. Differences are in mAP points, with the 95 % "
-        "interval of a paired bootstrap over images in brackets. Latency is measured with one thread, in turns.",
+        "interval of a paired bootstrap over images in brackets. Latency is measured alternately, with one thread.",
         "",
         f"{result['machine']}. {versions}. Commit {result['commit']}.",
         "",
         "| file | runtime | mAP50-95 | difference to FP32 | difference to FP16 | mAP50-95, small objects | p50, ms "
-        "| speed relative to FP32 | NVIDIA's parser and builder |",
+        "| speed relative to FP32 | ONNX parser and builder of TensorRT for RTX |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row in rows:
@@ -51,7 +51,7 @@ def _signed(triple) -> str:
 
 
 def _words(reason: str) -> str:
-    """The operator that NVIDIA's parser refuses."""
+    """The operator that the parser refuses."""
     return " ".join(reason.split("refuses it: ")[-1].split()[:2])
 
 

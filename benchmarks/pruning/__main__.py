@@ -4,9 +4,10 @@
     python -m benchmarks.pruning --weights best.pt --data data.yaml --macs 0.8,0.6,0.4 --epochs 10 --seeds 3 \\
         --out benchmarks/results/hituav-pruning
 
-For every method at every budget it measures: mAP after the cut alone, after batch-norm recalibration on 64 training
-images (ours also after compensation), and after the same fine-tuning with each seed; ONNX Runtime latency, all models
-in turns; whether stock YOLO() opens the checkpoint in a process without edgeprune. Writes OUT.json, OUT.md and OUT.png.
+For every method at every budget it measures: mAP after surgery alone, after batch-norm recalibration on 64 training
+images (ours also after compensation), and after the same fine-tuning with each seed; ONNX Runtime latency, measured
+alternately; whether stock YOLO() opens the checkpoint in a process without edgeprune. Writes OUT.json, OUT.md and
+OUT.png.
 
 Finished cells stay in --work and are not repeated, so a run may be interrupted, or divided with --only and --macs. The
 tables always show all cells in --work. To repeat a cell, delete its folder.

@@ -20,7 +20,7 @@ _STYLE = {
 }
 
 _TITLES = {
-    "untrained": "before fine-tuning: BN recalibrated, ours compensated; hollow and dotted: the cut alone",
+    "untrained": "before fine-tuning: BN recalibrated, ours compensated; hollow and dotted: surgery alone",
     "tuned": "fine-tuned, {epochs} epochs; mean of {seeds} seeds, bars from the least to the largest",
 }
 

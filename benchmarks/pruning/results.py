@@ -45,7 +45,7 @@ def _row(folder: Path) -> dict:
 
 
 def _latency(job: cells.Job, names: list[str]) -> dict[str, dict]:
-    """The latencies of all models, in turns in one run; measured again if the set has changed."""
+    """The latencies of all models, measured alternately in one run; measured again if the set has changed."""
     known, size = job.work / "latency.json", job.settings.imgsz
     of = {name: sha256(job.work / name / "cell.json") for name in names}
     if known.exists() and (stored := json.loads(known.read_text()))["of"] == of:
@@ -146,7 +146,7 @@ def table(result: dict) -> str:
         f"All methods are fine-tuned in the same way: {job['epochs']} epochs, batch {job['batch']}, learning rate "
         f"{job['lr']:g}, {seeds} seed{'s' if seeds != 1 else ''}. The figures after fine-tuning are the mean over the "
         "seeds, with the lowest and the highest value in brackets. Differences have the 95 % interval of a paired "
-        "bootstrap over images in brackets. Latency: ONNX Runtime, FP32, one thread, all models in turns.",
+        "bootstrap over images in brackets. Latency: ONNX Runtime, FP32, one thread, measured alternately.",
         "",
         f"{machine['cpu']}, {machine['cores']} cores, {machine['os']}, Python {machine['python']}; {packages}. "
         f"Commit {result['commit'] or 'not known'}, {result['date']}.",

@@ -170,7 +170,7 @@ def _fields(message: memoryview) -> Iterator[Tuple[int, Union[int, memoryview]]]
             groups.append(number)
         elif kind == _END:
             if not groups or groups.pop() != number:
-                raise ValueError("end of a group that has no begin")
+                raise ValueError("end of a group without a start")
             continue
         elif kind == _VARINT:
             value, at = _varint(message, at)

@@ -36,22 +36,22 @@ RUNTIME = Option(
     default="auto", metavar="NAME",
 )  # fmt: skip
 CUDA = Option(
-    "cuda", Choice(lambda: _or_auto("cuda")), "CUDA library that manages GPU memory: {names}; auto uses "
-    "the first that works", default="auto", metavar="NAME",
+    "cuda", Choice(lambda: _or_auto("cuda")), "Python binding for CUDA: {names}; auto: the first that "
+    "works", default="auto", metavar="NAME",
 )  # fmt: skip
 WORKSPACE = Option(
-    "workspace", Whole(1, 10**6), "scratch memory of a layer during the build of a TensorRT engine, MB (default: from "
-    "the free memory)", metavar="MB",
+    "workspace", Whole(1, 10**6), "maximum workspace per layer during a TensorRT engine build, MB (default: from the "
+    "free memory)", metavar="MB",
 )  # fmt: skip
 THREADS = Option("threads", Whole(1), "CPU threads for inference (default: the runtime's choice)", metavar="N")
 CONF = Option("conf", Number(0, 1, "()"), "score threshold of detections (default: the bundle's)", metavar="X")
 SOURCE = Option(
-    "source", Text(), "frames: bundle (its evaluation images), a folder or image, a video, /dev/video0, csi, or a "
-    "GStreamer pipeline", default="bundle",
+    "source", Text(), "source of the frames: bundle (the bundle's evaluation images), a folder or image, a video, "
+    "/dev/video0, csi, or a GStreamer pipeline", default="bundle",
 )  # fmt: skip
 OUTPUT = Option(
-    "output", Text(), "output of the detections: - (standard output), a file (appended to), or unix:PATH (a socket)",
-    default="-",
+    "output", Text(), "destination of the detections: - (standard output), a file (appended to), or unix:PATH (a "
+    "socket)", default="-",
 )  # fmt: skip
 RELEASES = Option("root", File(), "folder of the releases", default=ROOT, metavar="FOLDER")
 KEEP = Option("keep", Whole(2), "number of releases to keep, including the new one", default=3, metavar="N")
@@ -60,22 +60,23 @@ HEALTH = Option(
     metavar="S",
 )  # fmt: skip
 LIMIT = Option(
-    "limit", Number(0, ends="(]"), "time limit for each of these steps, s: loading the model, measuring it with its "
-    "first inference, measuring its accuracy; an engine build has a separate limit", default=1800.0, metavar="S",
+    "limit", Number(0, ends="(]"), "time limit for each of these steps, s: model load; first inference and latency "
+    "measurement; accuracy measurement. An engine build has a separate limit", default=1800.0, metavar="S",
 )  # fmt: skip
 SERVICE_LIMIT = LIMIT.but(
-    help="time limit for loading the model, and for its first inference, s; an engine build has a separate "
-    "limit", default=600.0,
+    help="time limit for each of these steps, s: model load; first inference. An engine build has a "
+    "separate limit", default=600.0,
 )  # fmt: skip
-UNIT = Option(
-    "unit", Text(), "the systemd unit to restart (default: the unit of edgeprune run, if it is running)", metavar="NAME"
-)
+UNIT = Option("unit", Text(), "the systemd unit to restart (default: the unit of edgeprune run)", metavar="NAME")
 MAX_MEGAPIXELS = Option(
     "max_megapixels", Whole(1, 178), "largest image to decode, megapixels; larger ones are refused before they use "
     "memory", default=50, metavar="N",
 )  # fmt: skip
 ALLOW_UNTRUSTED = Option("allow_untrusted", Flag(), "accept an intact bundle whose key is not trusted", default=False)
 ALLOW_OLDER = Option(
-    "allow_older", Flag(), "accept a bundle that is older than the newest installed one", default=False
+    "allow_older",
+    Flag(),
+    "accept a bundle that is older than the newest confirmed release of the same key",
+    default=False,
 )
 JSON = Option("json", Flag(), "print JSON", default=False)

@@ -343,9 +343,10 @@ class Releases:
 
     @property
     def counters(self) -> Dict[str, int]:
-        """For the fingerprint of each key, the lowest counter of a bundle of it that is installed here.
+        """{fingerprint of a key: the counter of its newest confirmed release}.
 
-        A counter is a key's own: the bundles of one key, whatever their counters, never keep those of another key out.
+        A bundle with a lower counter is refused. Each key has a separate counter, so the bundles of one key never block
+        the bundles of another key.
 
         Raises:
             InputError: The file is damaged or cannot be read.

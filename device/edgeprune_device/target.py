@@ -51,7 +51,7 @@ class Target:
         precisions: The models that the bundle must contain, of "fp32", "fp16", "int8", "int8-fp16".
         int8_activations: "signed" (zero point 0, the only form that TensorRT accepts) or "unsigned" (fast on a CPU).
         ahead_of_time: Compute capabilities, e.g. "SM86", for which TensorRT for RTX builds an engine into the bundle.
-            Empty for a Jetson, for which such a build only checks that NVIDIA's parser accepts the file.
+            Empty for a Jetson, for which such a build only checks that TensorRT's parser accepts the file.
         dla: Number of deep-learning accelerator cores.
         comment: Remark.
         schema_version: Version of the schema.

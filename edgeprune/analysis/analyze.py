@@ -5,11 +5,11 @@ used for compensation. The channels are chosen in one round from one scoring; `p
 little more accuracy. The sensitivity of a group is the output divergence after `SHARE` of its channels, and no others,
 have been removed and the convolutions that read them have been compensated.
 
-The recommendation is the largest cut that keeps `KEEP` of the uncut mAP50-95 before any training. It is a rule of thumb
-from this project's measurements (docs/ratio.md, docs/own-data.md; benchmarks/results). YOLOv8n on HIT-UAV kept 96 % at
-76 % of its MACs and 92 % at 65 %; both were back at the uncut figure or above it after 1 to 10 epochs. On COCO it kept
-90 to 93 % at 80 % of its MACs and 56 to 60 % at 65 %; no training was tried. Below `COLLAPSE` too little accuracy is
-left for a short fine-tuning.
+The recommendation is the tightest budget that keeps `KEEP` of the unpruned network's mAP50-95 before any training. It
+is a rule of thumb from this project's measurements (docs/ratio.md, docs/own-data.md; benchmarks/results). YOLOv8n on
+HIT-UAV kept 96 % at 76 % of its MACs and 92 % at 65 %; both reached the unpruned network's mAP50-95 again after 1 to 10
+epochs. On COCO it kept 90 to 93 % at 80 % of its MACs and 56 to 60 % at 65 %; no training was tried. Below `COLLAPSE`
+too little accuracy is left for a short fine-tuning.
 """
 
 from __future__ import annotations
@@ -74,7 +74,9 @@ def analyze_network(
     measure: Measure,
     progress: Progress = silent,
 ) -> Analysis:
-    """Measure several budgets and every group. The network is scored once and is not changed.
+    """Measure the accuracy at several budgets and the sensitivity of every group.
+
+    The channels are scored once, and the network is not changed.
 
     Args:
         model: the network.
@@ -98,7 +100,7 @@ def analyze_network(
     scores = criteria.load(ask.criterion)(model, channels, samples, shown)
     units = budget.units(channels, scores, ask.multiple)
     sweep = BudgetSweep(model, channels, scores, units, ask, samples, measure)
-    progress(0.1, "measuring the uncut network")
+    progress(0.1, "measuring the unpruned network")
     points, unreached = sweep.run(ask.kind, lambda fraction, text: progress(0.15 + 0.45 * fraction, text))
     groups = sensitivity(
         model, channels, scores, units, samples.pictures, judges, lambda f, text: progress(0.6 + 0.4 * f, text)

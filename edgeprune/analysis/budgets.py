@@ -33,10 +33,10 @@ Measure = Callable[[nn.Module], tuple[Accuracy, Matches]]
 
 
 class BudgetSweep:
-    """The uncut network and its scores, from which `run` prunes to each budget.
+    """The unpruned network and its scores, from which `run` prunes to each budget.
 
     Args:
-        model: the uncut network.
+        model: the unpruned network.
         channels: its channels and groups.
         scores: score of each channel, in the criterion's unit.
         units: the decisions of a plan.
@@ -45,8 +45,8 @@ class BudgetSweep:
         measure: returns the accuracy of a network, and the matches behind it.
 
     Attributes:
-        uncut: cost of the uncut network.
-        accuracy: accuracy of the uncut network.
+        uncut: cost of the unpruned network.
+        accuracy: accuracy of the unpruned network.
     """
 
     def __init__(
@@ -69,11 +69,11 @@ class BudgetSweep:
             progress: receives the fraction done and a line of text.
 
         Returns:
-            The points from the smallest cut to the largest, and the budgets that cannot be reached, each with its
+            The points from the loosest budget to the tightest, and the budgets that cannot be reached, each with its
             reason.
 
         Raises:
-            InputError: even the smallest cut cannot be reached.
+            InputError: even the loosest budget cannot be reached.
         """
         values = BUDGETS[kind]
         points: list[BudgetPoint] = []

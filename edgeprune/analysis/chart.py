@@ -41,7 +41,7 @@ def png(findings: Findings) -> bytes:
 
 def _whole(axes: Axes, findings: Findings) -> None:
     base = findings.accuracy.map50_95
-    axes.set_xlabel(f"{_COUNTED[findings.kind]}, % (the cut grows to the right)")
+    axes.set_xlabel(f"{_COUNTED[findings.kind]}, % (more is pruned to the right)")
     axes.set_ylabel("mAP50-95")
     axes.grid(alpha=0.3)
     if base is None:
@@ -55,7 +55,7 @@ def _whole(axes: Axes, findings: Findings) -> None:
         low, high = np.array([p.interval for p in findings.rungs]).T * base
         axes.fill_between(xs[1:], low, high, color=_BLUE, alpha=0.15, lw=0, label="95 % interval over images")
         for share, colour in ((KEEP, _GREEN), (COLLAPSE, _RED)):
-            axes.axhline(share * base, color=colour, ls=":", lw=1, label=f"{share:.0%} of the uncut mAP")
+            axes.axhline(share * base, color=colour, ls=":", lw=1, label=f"{share:.0%} of the unpruned mAP")
     for point, colour, text in (
         (findings.advice.recommended, _GREEN, "recommended"), (findings.advice.collapse, _RED, "collapsed")
     ):  # fmt: skip

@@ -11,8 +11,8 @@ from edgeprune_device.vision.accuracy import Accuracy
 from edgeprune.model.count import Cost
 
 SCHEMA_VERSION = 1
-#: Fractions of the uncut mAP50-95. From `KEEP` on, a short fine-tuning recovered the rest; below `COLLAPSE`, it does
-#: not have enough to start from.
+#: Fractions of the unpruned network's mAP50-95. From `KEEP` on, a short fine-tuning recovered the rest; below
+#: `COLLAPSE`, it does not have enough to start from.
 KEEP, COLLAPSE = 0.9, 0.5
 #: The fraction of a group's channels that is removed when the group is pruned alone, rounded to the channel multiple.
 SHARE = 0.375
@@ -51,7 +51,7 @@ class BudgetPoint:
         predicted_loss: sum of the scores of the removed channels, in the criterion's unit.
         map50: mAP50; None without labelled boxes.
         map50_95: mAP50-95; None without labelled boxes.
-        kept: mAP50-95 as a fraction of the uncut network's; None if the uncut network finds nothing.
+        kept: mAP50-95 as a fraction of the unpruned network's; None if the unpruned network finds nothing.
         interval: 95 % bootstrap interval of `kept` over the images; None as for `kept`.
     """
 
@@ -93,9 +93,9 @@ class Advice:
     """The recommendation from the points of a sweep; a field is None if no point qualifies.
 
     Attributes:
-        recommended: the largest cut that keeps `KEEP`, as all smaller cuts do.
+        recommended: the tightest budget that keeps `KEEP`, as all looser ones do.
         sure: the same for the lower end of the interval.
-        collapse: the smallest cut that keeps less than `COLLAPSE`.
+        collapse: the loosest budget that keeps less than `COLLAPSE`.
     """
 
     recommended: BudgetPoint | None
@@ -104,7 +104,7 @@ class Advice:
 
     @classmethod
     def of(cls, points: list[BudgetPoint]) -> Advice:
-        """Derive the advice from points that go from the smallest cut to the largest."""
+        """Derive the advice from points that go from the loosest budget to the tightest."""
         kept = [(p, p.kept) for p in points if p.kept is not None]
         surely = [(p, p.interval[0]) for p in points if p.interval is not None]
         return cls(_last(kept), _last(surely), next((p for p, share in kept if share < COLLAPSE), None))
@@ -135,9 +135,9 @@ class Findings:
         criterion: name of the importance criterion.
         multiple: channel multiple.
         imgsz: size of the network's input, px.
-        uncut: cost of the original network.
-        accuracy: accuracy of the original network.
-        rungs: the budgets reached, from the smallest cut to the largest.
+        uncut: cost of the unpruned network.
+        accuracy: accuracy of the unpruned network.
+        rungs: the budgets reached, from the loosest to the tightest.
         unreached: the budgets that the minimum widths do not allow, each with its reason.
         groups: sensitivity of each group, in the order of the network.
         advice: the recommendation.

@@ -141,7 +141,7 @@ def divergence(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) 
     square of the sine of their difference, because half a turn gives the same box.
 
     Args:
-        before: the outputs of `predictions` for the uncut network.
+        before: the outputs of `predictions` for the unpruned network.
         after: the outputs for the pruned network, on the same images.
     """
     scores = before["scores"]

@@ -20,9 +20,11 @@ def table(findings: Findings, show: int = 10) -> str:
 
 
 def _whole(findings: Findings) -> list[str]:
-    head = ["cut, no training", "params M", "", "GMACs", "", "channels", "predicted loss", "mAP50-95", "kept", "95 %"]
+    head = [
+        "budget, no training", "params M", "", "GMACs", "", "channels", "predicted loss", "mAP50-95", "kept", "95 %",
+    ]  # fmt: skip
     base = findings.uncut
-    rows = [head, _cells("uncut", base, base, 0.0, findings.accuracy.map50_95, ("-", "-"))]
+    rows = [head, _cells("unpruned", base, base, 0.0, findings.accuracy.map50_95, ("-", "-"))]
     rows += [_cells(p.budget, p, base, p.predicted_loss, p.map50_95, _left(p)) for p in findings.rungs]
     lines = lines_of(rows, figures=True)
     lines += [f"not reached: {text}" for text in findings.unreached]
@@ -77,36 +79,38 @@ def _advice(findings: Findings) -> list[str]:
     advice, first, last = findings.advice, findings.rungs[0], findings.rungs[-1]
     if first.kept is None:
         return [
-            "no recommendation: the uncut network detects none of the labelled objects; use images that resemble its "
-            "training data"
+            "no recommendation: the unpruned network detects none of the labelled objects; use images that resemble "
+            "its training data"
         ]
     lines = []
     good = advice.recommended
     if good is None:
-        lines.append(f"recommended: no cut; even {first.budget} keeps only {_kept(first)} of the uncut mAP50-95")
+        lines.append(
+            f"recommended: no pruning; even {first.budget} keeps only {_kept(first)} of the unpruned network's mAP50-95"
+        )
     else:
         macs, parameters = good.macs / findings.uncut.macs, good.parameters / findings.uncut.parameters
         lines.append(
-            f"recommended: {_option(findings, good)} keeps {_kept(good)} of the uncut mAP50-95 before any training, "
-            f"with {macs:.0%} of the MACs and {parameters:.0%} of the parameters"
-            + ("; no larger cut was tried" if good is last else "")
+            f"recommended: {_option(findings, good)} keeps {_kept(good)} of the unpruned network's mAP50-95 before any "
+            f"training, with {macs:.0%} of the MACs and {parameters:.0%} of the parameters"
+            + ("; no tighter budget was tried" if good is last else "")
         )
     if good is not None and advice.sure is not good:
-        sure = "no cut" if advice.sure is None else _option(findings, advice.sure)
+        sure = "none of the budgets" if advice.sure is None else _option(findings, advice.sure)
         lines.append(
-            f"  {findings.accuracy.pictures} images are too few to confirm that this cut keeps {KEEP:.0%}; the "
+            f"  {findings.accuracy.pictures} images are too few to confirm that this budget keeps {KEEP:.0%}; the "
             f"interval confirms {sure}"
         )
     if advice.collapse is not None:
         lines.append(
-            f"collapse: {_option(findings, advice.collapse)} keeps only {_kept(advice.collapse)}; such a cut needs a "
-            "long training"
+            f"collapse: {_option(findings, advice.collapse)} keeps only {_kept(advice.collapse)}; such a network "
+            "needs a long training"
         )
     else:
-        lines.append(f"collapse: none; the largest cut measured, {last.budget}, keeps {_kept(last)}")
+        lines.append(f"collapse: none; the tightest budget measured, {last.budget}, keeps {_kept(last)}")
     lines.append(
-        f"Rule of thumb: a cut that kept {KEEP:.0%} before training recovered within 10 epochs (YOLOv8n on HIT-UAV); "
-        f"below {COLLAPSE:.0%} too little is left for a short fine-tuning."
+        f"Rule of thumb: a network that kept {KEEP:.0%} before training recovered within 10 epochs (YOLOv8n on "
+        f"HIT-UAV); below {COLLAPSE:.0%} too little is left for a short fine-tuning."
     )
     return lines
 
@@ -122,6 +126,6 @@ def _kept(point: BudgetPoint) -> str:
 
 
 def _left(point: BudgetPoint) -> tuple[str, str]:
-    """The share of the uncut mAP50-95 that a point keeps, and its interval; "-" if unknown."""
+    """The share of the unpruned network's mAP50-95 that a point keeps, and its interval; "-" if unknown."""
     share = "-" if point.kept is None else f"{point.kept:.0%}"
     return share, "-" if point.interval is None else f"{point.interval[0]:.0%} to {point.interval[1]:.0%}"

@@ -35,7 +35,7 @@ def analyze(model: Model, data: str | Path, **options: Unpack[AnalyzeOptions]) -
         options: see `AnalyzeOptions`.
 
     Returns:
-        The `Analysis`: its `rungs` (one per budget), groups and advice; it prints as a table, and plots.
+        The `Analysis` with `rungs` (one per budget), groups and advice. It prints as a table; `plot()` draws it.
 
     Raises:
         InputError: an argument, the model or the data is invalid, or none of the budgets can be reached.

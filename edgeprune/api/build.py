@@ -79,7 +79,7 @@ class Build:
 
     @property
     def page(self) -> Path:
-        """The file of the HTML page with every figure of the build."""
+        """The file of the HTML report, which contains every figure of the build."""
         return self.out / str(self.record["page"])
 
     @property
@@ -122,7 +122,7 @@ class Build:
 
 @takes(BuildOptions)
 def build(**options: Unpack[BuildOptions]) -> Build:
-    """Prune, fine-tune, export, quantize, and pack a signed bundle, with a page that shows every figure.
+    """Prune, fine-tune, export, quantize, and pack a signed bundle; an HTML report shows every figure.
 
     Example: `ep.build(ratio=0.2, target="jetson-orin", weights="best.pt", data="data.yaml").bundle`
 
@@ -189,7 +189,7 @@ def _inputs(options: BuildOptions, reporter: Reporter) -> tuple[Path, Path, str]
         return *embedded_demo(*DEMO_SCENES, task=task), "demo" if task == tasks.DETECT.name else f"demo-{task}"
     if weights is None or data is None:
         missing = named("data", "data.yaml") if data is None else named("weights", "best.pt")
-        raise InputError(f"{missing}: missing; give both options, because a model is pruned on images of its own task")
+        raise InputError(f"{missing}: missing; give both options, because a model is pruned on images of its task")
     return Path(weights), Path(data), Path(weights).stem
 
 
@@ -210,7 +210,7 @@ def embedded_demo(train: int = 200, val: int = 400, task: str = tasks.DETECT.nam
     if train < 1 or val < 1:
         raise InputError(f"scenes: too few (found {train} for training and {val} for validation, expected at least 1)")
     if not demo.NETWORKS[tasks.get(task, named("task")).name].is_file():
-        raise InputError(f"{named('task', task)}: there is no built-in demo for it; give weights and data")
+        raise InputError(f"{named('task', task)}: no built-in demo has this task; give weights and data")
     base = "demo" if task == tasks.DETECT.name else f"demo-{task}"
     name = base if (train, val) == DEMO_SCENES else f"{base}-{train}-{val}"
     return demo.NETWORKS[task], demo.write_dataset(cache.folder(name), train, val, task=task)

@@ -1,4 +1,4 @@
-"""`ep.compare`: models side by side, measured in turns in one run."""
+"""`ep.compare`: models side by side, measured alternately in one run."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def compare(*items: Compared, **options: Unpack[CompareOptions]) -> Comparison:
         options: see `CompareOptions`.
 
     Returns:
-        The `Comparison`, which prints as a table and saves itself as a page or as JSON.
+        The `Comparison`, which prints as a table and can be saved as an HTML report or as JSON.
 
     Raises:
         InputError: an argument is invalid, a file is missing or damaged, or the models have different classes.

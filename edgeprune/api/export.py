@@ -89,7 +89,9 @@ class Exported:
 
 @takes(ExportOptions)
 def export(model: Model, data: str | Path | None = None, **options: Unpack[ExportOptions]) -> Exported:
-    """Write one simplified static ONNX file, equal to the network; with `data` also FP16 and INT8 files.
+    """Write a simplified ONNX file with a fixed input shape, equivalent to the network.
+
+    With `data`, also write FP16 and INT8 files.
 
     Args:
         model: the detector: a .pt file, an Ultralytics YOLO, its network, or the result of another verb.

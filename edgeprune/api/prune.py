@@ -78,7 +78,7 @@ class Pruned(Network):
     def _notes(self) -> list[tuple[str, str]]:
         notes = [
             ("chosen by", self.plan.criterion),
-            ("re-solved", f"{self.solved} convolutions, on images"),
+            ("refitted", f"{self.solved} convolutions, on images"),
         ]
         if self.latency is not None:
             fit, share = self.latency

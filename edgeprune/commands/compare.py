@@ -6,14 +6,15 @@ from argparse import ArgumentParser, Namespace
 
 from edgeprune.options import COMPARISON_JSON, HTML, CompareOptions, add, given, limited
 
-HELP = "measure several models in turns in one run and compare them; --html draws a page"
+HELP = "measure several models alternately in one run and compare them; --html writes a report"
 
 
 def configure(parser: ArgumentParser) -> None:
     """Add the arguments and options of `edgeprune compare`."""
     parser.add_argument(
         "items", nargs="+", metavar="ITEM",
-        help="a .pt, .onnx, bundle (.epb) or bench report (.json), the id of a collected report, or reports: all",
+        help="a .pt, .onnx, bundle (.epb) or bench report (.json), the id of a collected report, or reports (all "
+        "collected reports)",
     )  # fmt: skip
     add(parser, CompareOptions)
     HTML.add(parser)

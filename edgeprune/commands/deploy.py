@@ -14,7 +14,7 @@ from edgeprune.commands import deployment
 
 _MORE = (
     PRECISION.but(help="model of the bundle: {names}; auto: the best that the drone can run"),
-    ALLOW_OLDER.but(help="deploy even if the bundle is older than the release in use at the destination"),
+    ALLOW_OLDER,
     Option("dry_run", Flag(), "print each step without sending or changing anything", default=False),
 )
 #: The kinds of destination to which an option applies; other options apply to all.

@@ -27,7 +27,7 @@ ANY = (
 )  # fmt: skip
 #: Options of a deployment to a drone.
 DRONE = (
-    options.UNIT.but(help="on a drone: the systemd unit to restart (default: edgeprune run's)"),
+    options.UNIT.but(help="on a drone: the systemd unit to restart (default: the unit of edgeprune run)"),
     options.HEALTH.but(help="on a drone: time that the release must stay healthy, s", default=None),
     options.LIMIT.but(help="on a drone: " + options.LIMIT.help, default=None),
     options.MAX_DROP.but(help="on a drone: largest accuracy drop against the host's figure, absolute mAP50-95"),
@@ -44,7 +44,7 @@ def retries() -> Option:
     """The option of every command that uses a link."""
     from edgeprune.drones.ssh import RETRIES
 
-    text = "consecutive retries while the link transfers nothing"
+    text = "maximum number of consecutive retries without progress"
     return Option("retries", Whole(0), text, default=RETRIES, metavar="N")
 
 

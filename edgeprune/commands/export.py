@@ -6,7 +6,9 @@ from argparse import ArgumentParser, Namespace
 
 from edgeprune.options import DATA, WEIGHTS, ExportOptions, add, given
 
-HELP = "write a simplified static ONNX file that equals the network; with --data also FP16 and INT8"
+HELP = (
+    "write a simplified ONNX file with a fixed input shape, equivalent to the network; with --data, also FP16 and INT8"
+)
 
 
 def configure(parser: ArgumentParser) -> None:

@@ -15,7 +15,7 @@ _OWN = (
            "oci-archive:base.tar)", metavar="PATH", required=True),
     Option("out", File(), "the tar archive to write", metavar="FILE", required=True),
 )  # fmt: skip
-HELP = "build an arm64 container from a base image and a bundle"
+HELP = "build an arm64 container image from a base image and a bundle"
 
 
 def configure(parser: ArgumentParser) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from edgeprune.options import PRUNED, WEIGHTS, PruneOptions, add, given
 
-HELP = "remove channels; with --data rank and compensate them on images"
+HELP = "remove channels; with --data, rank the channels and compensate for the removed ones on images"
 
 
 def configure(parser: ArgumentParser) -> None:

@@ -1,4 +1,4 @@
-"""Measures models in one run; their latency is measured in turns."""
+"""Measures models in one run; their latencies are measured alternately."""
 
 from __future__ import annotations
 
@@ -68,13 +68,13 @@ def compare_items(
     for item in items:
         if item.names != items[0].names:
             raise InputError(
-                f"{item.name}: its classes differ from those of {items[0].name}; compare only models with "
-                "the same classes"
+                f"{item.name}: the classes differ from the classes of {items[0].name}; compare only models "
+                "with the same classes"
             )
         if item.task != items[0].task:
             raise InputError(
-                f"{item.name}: its task, {item.task}, differs from that of {items[0].name}, {items[0].task}; compare "
-                "models of one task"
+                f"{item.name}: wrong task (found {item.task}, expected {items[0].task}, the task of {items[0].name}); "
+                "compare models of one task"
             )
     if dataset is not None and items:
         check_names(dataset, list(items[0].names))

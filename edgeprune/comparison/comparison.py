@@ -108,7 +108,7 @@ class Comparison(Facts):
     @property
     def _gallery(self) -> Gallery:
         if self.gallery is None:
-            raise InputError("comparison: it has no gallery; compare with data")
+            raise InputError("comparison: no gallery; compare with data")
         return self.gallery
 
     def _repr_html_(self) -> str:

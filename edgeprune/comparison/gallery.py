@@ -61,7 +61,7 @@ class Gallery(TypedDict):
         iou: least IoU at which a detection finds an object.
         first: name of the reference model.
         last: name of the model whose losses are counted.
-        pictures: the images, the worst losses first.
+        pictures: the images, those with the most lost objects first.
         task: name of the task; absent: detection.
     """
 
@@ -83,7 +83,7 @@ def choose(
     conf: float,
     task: Task = detect.TASK,
 ) -> Gallery:
-    """Choose the images in which the last model loses most objects that the first finds, the worst first.
+    """Choose the images in which the last model loses most objects that the first finds, most losses first.
 
     Among images with equally many losses, those with fewer gains and then those with more objects come first.
 

@@ -17,7 +17,7 @@ class Latency(TypedDict):
     Attributes:
         p50: median.
         p90: 90th percentile.
-        speedup: speed relative to the first model, measured in turns.
+        speedup: speed relative to the first model, measured alternately.
         rounds: number of timed images.
         threads: number of inference threads.
         runtime: the runtime, as text.

@@ -26,7 +26,7 @@ def as_text(rows: Sequence[Row], data: ValidationImages | None) -> str:
     lines.append("")
     runtime = next((row.latency_ms["runtime"] for row in measured if row.latency_ms), None)
     if runtime:  # None in a build that failed early
-        lines.append(f"ms, x, FPS: inference only (no pre- or post-processing), {runtime}, in turns.")
+        lines.append(f"ms, x, FPS: inference only (no pre- or post-processing), {runtime}, measured alternately.")
         lines.append("x: speed relative to the first row.  -: not measured, or not countable in this file type.")
     for row in rows:
         if row.recorded:

@@ -1,7 +1,7 @@
 """A labelled data set in Ultralytics' format: read and checked once, before any long step.
 
-Every command and every function takes its images from here. An image that is damaged is therefore left out everywhere:
-of pruning, training, calibration, evaluation and the bundle's images.
+Every command and every function takes its images from here. All of them therefore skip an unusable image (see
+inspection.py): pruning, training, calibration, evaluation and the bundle's images.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from edgeprune.tasks import DETECT, Task, get
 
 #: A larger share of images without a label file gets a warning.
 FEW_LABELS = 0.1
-#: Damaged images that a message names.
+#: Unusable images that a message names.
 _NAMED = 5
 
 
@@ -37,7 +37,7 @@ class Split:
 
     Attributes:
         listed: Number of images that the data.yaml lists.
-        damaged: {image: its damage}; these are left out.
+        damaged: {unusable image: the reason}; all steps skip these.
         unlabelled: Number of the other images that have no label file; they count as images without objects.
         beside: Number of the unlabelled images that have a label file in their own folder, where it is not read.
         example: One of the images counted in `beside`, else in `unlabelled`; None if both are 0.
@@ -89,7 +89,7 @@ class Dataset:
         """(height, width) of an image, px, after its EXIF orientation has been applied.
 
         Raises:
-            InputError: The image is none of this data set, and missing or damaged.
+            InputError: The image is not in this data set, and it is missing or unusable.
         """
         look = self._looks.get(picture)
         return inspection.upright_shape(picture) if look is None else (look.height, look.width)
@@ -120,7 +120,7 @@ class Dataset:
 
     @property
     def damaged(self) -> dict[str, list[str]]:
-        """{split: the damaged images that were left out of it}."""
+        """{split: the unusable images that were left out of it}."""
         return {split: [str(picture) for picture in state.damaged] for split, state in self.splits.items()}
 
     def overlap(self) -> int:
@@ -150,9 +150,9 @@ def load(path: str | Path, *, task: str = "detect", strict: bool = False, report
 
     Args:
         path: The data set.
-        task: The task of its labels, which is that of the network.
-        strict: Refuse a data set with damaged images; else they are left out.
-        reporter: Receives the progress, the number of images, and warnings about damaged images and missing labels.
+        task: The task of its labels, the same as the network's.
+        strict: Refuse a data set with unusable images; otherwise, all steps skip them.
+        reporter: Receives the progress, the number of images, and warnings about unusable images and missing labels.
 
     Raises:
         InputError: The file, an image folder or an image is missing, an image is too large to decode, a label is
@@ -246,18 +246,19 @@ def _refuse(path: Path, damaged: Mapping[str, Mapping[Path, str]]) -> None:
     for split, pictures in damaged.items():
         if pictures:
             raise InputError(
-                f"{path}: {split}: {_damaged(pictures)}; remove or replace them, or leave out {named('strict')}"
+                f"{path}: {split}: {_damaged(pictures)}; remove or replace them, or leave out {named('strict', True)}"
             )
 
 
 def _damaged(pictures: Mapping[Path, str], of: int | None = None) -> str:
-    """The number of damaged images, the names of the first ones, and the damage of the first one."""
+    """The number of unusable images, the names of the first ones, and the reason for the first one."""
     first, *others = pictures
     more = [p.name for p in others[: _NAMED - 1]] + (["…"] if len(others) >= _NAMED else [])
+    images = "image" if len(pictures) == 1 and of is None else "images"
     of_all = "" if of is None else f" of {of:,}"
-    many = "s are" if len(pictures) > 1 else " is"
+    are = "is" if len(pictures) == 1 else "are"
     also = f", {', '.join(more)}" if more else ""
-    return f"{len(pictures):,}{of_all} image{many} damaged: {first} ({pictures[first]}){also}"
+    return f"{len(pictures):,}{of_all} {images} {are} unusable: {first} ({pictures[first]}){also}"
 
 
 def _split(listed: Sequence[Path], damaged: Mapping[Path, str], missing: set[Path]) -> Split:
@@ -268,7 +269,7 @@ def _split(listed: Sequence[Path], damaged: Mapping[Path, str], missing: set[Pat
 
 
 def _report(dataset: Dataset, reporter: Reporter) -> None:
-    """Say how many images there are, and how many of them are damaged or have no label file."""
+    """Say how many images there are, and how many of them are unusable or have no label file."""
     texts = []
     for split, word in (("train", "training"), ("val", "validation")):
         state, count = dataset.splits[split], len(getattr(dataset, split))
@@ -277,7 +278,10 @@ def _report(dataset: Dataset, reporter: Reporter) -> None:
     for split, state in dataset.splits.items():
         if state.damaged:
             what = _damaged(state.damaged, state.listed)
-            reporter.warn(f"{dataset.path}: {split}: {what}; left out of every step ({named('strict')} refuses them)")
+            reporter.warn(
+                f"{dataset.path}: {split}: {what}; all steps skip these images (with {named('strict', True)}, the "
+                "command fails instead)"
+            )
         sound = state.listed - len(state.damaged)
         if state.example is not None and (state.beside or state.unlabelled > FEW_LABELS * sound):
             beside = (

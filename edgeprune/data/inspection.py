@@ -1,8 +1,8 @@
-"""Inspects images in parallel processes: each image is decoded once, and its size, its hash and any damage are cached
-(memory.py).
+"""Inspects images in parallel processes: each image is decoded once. Its size, its hash and the reason why it is
+unusable, if any, are cached (memory.py).
 
-An image counts as damaged if Pillow (which decodes for pruning, calibration and evaluation) or OpenCV (for training)
-cannot decode it, or if Ultralytics excludes it from training. A JPEG is decoded at an eighth of its size, which reads
+An image is unusable if Pillow (which decodes for pruning, calibration and evaluation) or OpenCV (for training) cannot
+decode it, or if Ultralytics excludes it from training. A JPEG is decoded at an eighth of its size, which reads
 every byte and finds the same damage in a third of the time.
 """
 
@@ -52,7 +52,7 @@ class Look:
         width: Width after the EXIF orientation has been applied, px; 0 if unknown.
         size: Size of the file, bytes; 0 if the image was not decoded.
         digest: SHA-256 of the file; empty if the image was not decoded, because it is unreadable or too large.
-        problem: The damage, in words; None for an intact image and for an image that is too large.
+        problem: Why the image is unusable, in words; None for a usable image and for an image that is too large.
     """
 
     height: int = 0

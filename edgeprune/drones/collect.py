@@ -209,7 +209,7 @@ class ReportFolder:
         except OSError as error:  # a USB stick with a bad sector; other reports may be intact
             raise SignatureError(f"{path}: cannot be read ({reason(error)})") from error
         if waiting.id is not None and hashlib.sha256(data).hexdigest() != waiting.id:
-            raise SignatureError(f"{path}: damaged; its content does not match the hash in its name")
+            raise SignatureError(f"{path}: damaged (the content does not match the hash in the file name)")
         return data
 
     def delivered(self, names: list[str]) -> None:

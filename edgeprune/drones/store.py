@@ -81,8 +81,7 @@ class Stored:
         data = self.path.read_bytes()
         if hashlib.sha256(data).hexdigest() != self.id:
             raise SignatureError(
-                f"{self.path}: damaged; its content the content does not match the hash in its name; collect the "
-                "report again"
+                f"{self.path}: damaged (the content does not match the hash in the file name); collect the report again"
             )
         report = BenchReport.from_bytes(data, str(self.path))
         report.verify(str(self.path))

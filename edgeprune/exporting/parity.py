@@ -75,15 +75,17 @@ class Parity:
             GateError: A difference is above its limit, a box has no counterpart, or nothing was compared. The message
                 contains the figures.
         """
+        compared = f"{self.compared} boxes of {self.pictures} images"
+        if not self.pictures or not (self.compared or self.unmatched):
+            raise GateError(f"exported ONNX: not compared with PyTorch (found {compared}); give images")
         # Written so that NaN fails.
-        good = self.max_box_px <= max_box_px and self.max_score <= max_score and not self.unmatched
-        if good and self.pictures and self.compared:
+        if self.max_box_px <= max_box_px and self.max_score <= max_score and not self.unmatched:
             return
         raw = f"; {self.boxless} images without a box were compared by their raw outputs" if self.boxless else ""
         raise GateError(
-            f"exported ONNX: outputs differ from PyTorch's: boxes by up to {self.max_box_px:.4g} px "
-            f"(limit {max_box_px:g}), scores by up to {self.max_score:.3g} (limit {max_score:g}), "
-            f"{self.unmatched} unmatched detections; compared: {self.compared} boxes of {self.pictures} images{raw}"
+            f"exported ONNX: outputs differ from PyTorch's on {compared} (boxes by up to {self.max_box_px:.4g} "
+            f"px, limit {max_box_px:g}; scores by up to {self.max_score:.3g}, limit {max_score:g}; {self.unmatched} "
+            f"unmatched detections{raw}); report this message with the network's YAML"
         )
 
 

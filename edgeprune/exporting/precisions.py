@@ -125,8 +125,8 @@ def make(
         request: The requested precisions and the limit of their accuracy drop.
         score: Decides between candidates.
         judge: Decides whether a file is within the limit.
-        thresholds: The clipping thresholds from INT8-aware training (training/qat.py), for signed activations. They
-            replace the calibration methods. A target with unsigned activations ignores them.
+        thresholds: The clipping thresholds from quantization-aware training (training/qat.py), for signed activations.
+            They replace the calibration methods. A target with unsigned activations ignores them.
         finish: Makes the last change to every file (nms.py). The finished file is measured and returned.
         progress: Receives a line of text.
 
@@ -338,7 +338,7 @@ class Int8:
 
     def _build(self, method: str, exclude: Sequence[str], rest: str = "fp32") -> onnx.ModelProto:
         model = self._quantized(method, exclude, rest)
-        if method != "qat":  # INT8-aware training has fitted the biases to this rounding
+        if method != "qat":  # quantization-aware training has fitted the biases to this rounding
             model = q.correct_bias(self._fp32, model, self._pictures[:CORRECTED])
         q.check(model, activations=self._target.int8_activations)
         return model
@@ -384,7 +384,7 @@ def gate(figures: Mapping[str, Judged], max_drop: float, fallbacks: int, *, trai
         figures: Precision -> its figures, with FP32.
         max_drop: The limit, mAP50-95.
         fallbacks: The number of layers that fell back from INT8.
-        trainable: Whether the error may advise INT8-aware training.
+        trainable: Whether the error may advise quantization-aware training.
 
     Raises:
         AccuracyDrop: A precision loses more than `max_drop`, or one of the two is not a number. The message contains

@@ -1,7 +1,7 @@
 """Parses an ONNX file and builds it ahead of time with TensorRT for RTX, on a machine without a GPU.
 
-For an RTX card the plan is delivered. For a Jetson the build proves that NVIDIA's parser accepts the file and that its
-types are valid under strong typing. Fusion and speed can only be measured on the device.
+For an RTX card the plan is delivered. For a Jetson the build proves that the library's ONNX parser accepts the file
+and that its types are valid under strong typing. Fusion and speed can only be measured on the device.
 
 The builder of the device package (`edgeprune_device.engine`) runs in a separate process, so that a crash inside a
 native library does not lose an hour of training. This module imports neither torch nor onnx.
@@ -93,7 +93,7 @@ def build(
 
     Raises:
         InputError: The file is missing.
-        GateError: NVIDIA's parser or builder refuses the file; the message names the operator and the layer.
+        GateError: The library's parser or builder refuses the file; the message names the operator and the layer.
     """
     onnx_path = Path(onnx_path)
     if not onnx_path.is_file():

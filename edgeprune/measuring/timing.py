@@ -91,7 +91,7 @@ def time_models(
     rounds: int = 40,
     warmup: int = 5,
 ) -> dict[str, Timing]:
-    """Time ONNX models in turns: each round is one image through every model.
+    """Time ONNX models alternately: each round is one image through every model.
 
     Args:
         models: Name -> file or its bytes, each of one input size; speed-ups are relative to the first.

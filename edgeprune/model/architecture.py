@@ -47,7 +47,8 @@ def check(where: object, yaml: object) -> None:
             _check_row(row)
     except (TypeError, ValueError) as error:
         raise InputError(
-            f"{where}: unsafe YAML ({error}); stock Ultralytics would run it as Python, so the file was not opened"
+            f"{where}: unsafe YAML ({error}); stock Ultralytics would run the text as Python, so the checkpoint was "
+            "not loaded"
         ) from error
 
 
@@ -60,8 +61,8 @@ def activation(text: object) -> nn.Module:
     try:
         return _named(text)
     except Exception as error:  # the parser and torch's constructors raise many kinds
-        expected = "expected an activation of torch.nn, such as nn.LeakyReLU(0.1)"
-        raise ValueError(f"activation: found {_shown(text)}, {expected}") from error
+        expected = "expected one of torch.nn, such as nn.LeakyReLU(0.1)"
+        raise ValueError(f"found activation {_shown(text)}, {expected}") from error
 
 
 def _named(text: object) -> nn.Module:

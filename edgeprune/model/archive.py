@@ -187,11 +187,12 @@ def _reason(error: Exception, foreign: list[str], *, whole: bool) -> str:
     named = printable(", ".join([*foreign[:3], *(["…"] if len(foreign) > 3 else [])])[:200])
     if whole:
         held = f"; contains classes that are not Ultralytics' own ({named})" if foreign else ""
-        return f"a whole YOLO object, saved with torch.save{held}, so it was not opened; {_SAVE}"
+        return f"a whole YOLO object, saved with torch.save{held}, so the file was not loaded; {_SAVE}"
     if foreign or "Unsupported" in str(error):
         return (
-            f"contains classes that are not Ultralytics' own{f' ({named})' if foreign else ''}, so it was not opened "
-            "(unpickling would run their code); save the model again with stock Ultralytics classes only"
+            f"contains classes that are not Ultralytics' own{f' ({named})' if foreign else ''}, so the file was not "
+            "loaded (unpickling would run the code of these classes); save the model again with stock Ultralytics "
+            "classes only"
         )
     return "damaged, cut off, or not a checkpoint; copy the file again"
 

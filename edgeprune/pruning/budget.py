@@ -40,12 +40,12 @@ Picked = Sequence[int] | Ints
 class Budget:
     """The limit that a plan must meet. The options with these names declare the ranges (edgeprune/options.py).
 
-    A `latency_ms` becomes a `latency` after the uncut network has been measured (latency.py).
+    A `latency_ms` becomes a `latency` after the unpruned network has been measured (latency.py).
 
     Attributes:
         kind: `ratio`, `macs`, `params`, `latency` or `latency_ms`.
         value: For `ratio` the fraction of prunable channels to remove; for `macs`, `params` and `latency` the fraction
-            of the uncut network's cost to keep; for `latency_ms` the milliseconds per image.
+            of the unpruned network's cost to keep; for `latency_ms` the milliseconds per image.
 
     Raises:
         InputError: The value is outside its range.
@@ -82,7 +82,7 @@ class Budget:
         """The next of `steps` equal steps toward this budget.
 
         Args:
-            left: The current network's fraction of the uncut network's cost (of its prunable channels, for a ratio).
+            left: The current network's fraction of the unpruned network's cost (of its prunable channels, for a ratio).
             steps: The number of steps from the current network to this budget.
 
         Returns:
@@ -486,7 +486,7 @@ def _knapsack(units: list[Unit], goal: int, gain: Floats) -> Ints:
 
 def _worth(channels: Channels, units: list[Unit], ratio: float) -> Floats:
     """(units,) cost of one channel of each unit: its share of the MACs plus its share of the parameters, if the
-    adjacent layer is also cut by `ratio`.
+    adjacent layer is also pruned by `ratio`.
     """
     per_atom = np.zeros((channels.atoms, 2))
     for name, positions in channels.positions.items():

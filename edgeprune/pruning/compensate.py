@@ -1,10 +1,10 @@
-"""Compensation without training: the weights that read removed channels are re-solved in closed form.
+"""Compensation without training: the weights that read removed channels are refitted by least squares.
 
-After surgery every convolution sees fewer and slightly different inputs. Its weights are re-solved so that its output
-on real, unlabelled images is as close as possible to the output of the *original* network. The layers are solved in
+After surgery every convolution sees fewer and slightly different inputs. Its weights are refitted so that its output
+on real, unlabelled images is as close as possible to the output of the *original* network. The layers are refitted in
 sequence, and each sees the corrected features of the layers before it. The method is ridge regression toward the old
 weights (Channel Pruning, arXiv 1707.06168; ThiNet, arXiv 1707.06342). The forward pass is the loop over the layers: a
-layer is solved when its input arrives.
+layer is refitted when its input arrives.
 """
 
 from __future__ import annotations
@@ -37,18 +37,18 @@ def compensate(
     pictures: torch.Tensor,
     progress: Progress = silent,
 ) -> int:
-    """Re-solve, in place, the convolutions of `pruned` against `original`.
+    """Refit, in place, the convolutions of `pruned` to the outputs of `original`.
 
     Args:
         original: The network before surgery.
         pruned: The network after surgery; it is changed.
         channels: The channels of `original`.
-        plan: The plan that `pruned` was cut to.
+        plan: The plan that `pruned` was pruned to.
         pictures: (N, 3, H, W) float32 in [0, 1], letterboxed.
         progress: Receives the fraction done and a line of text.
 
     Returns:
-        The number of convolutions that were solved.
+        The number of convolutions that were refitted.
     """
     before, after, means = convolutions(original), convolutions(pruned), norms(pruned)
     keep = plan.mask(channels)

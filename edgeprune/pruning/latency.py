@@ -1,7 +1,7 @@
 """A latency model of a network, for budgets in milliseconds.
 
 The model is a sum of a few features, each with one coefficient for the whole network. It is fitted to the times of
-about thirty random pruned architectures: whole networks, each timed against the uncut one on the given runtime. The
+about thirty random pruned architectures: whole networks, each timed against the unpruned one on the given runtime. The
 features are the multiply-accumulates by type of layer, the values written and read, the weights read, and a constant.
 All are linear in the channel counts on each side of a layer, so the fit is a cost model (cost.py), and the budget is
 solved like one in MACs.
@@ -39,7 +39,7 @@ from edgeprune.pruning.timing import Clock
 FEATURES = ("macs_1x1", "macs_kxk", "macs_narrow", "written", "read", "weights", "fixed")
 #: Folds of the cross-validation.
 _FOLDS = 3
-#: The weight of the uncut network, in architectures, because a budget is a share of its latency.
+#: The weight of the unpruned network, in architectures, because a budget is a share of its latency.
 _UNCUT = 5.0
 
 
@@ -51,10 +51,10 @@ class Latency:
         coefficients: Feature -> milliseconds per unit at the traced size.
         unused: Layers that are not in the exported network.
         imgsz: The side of a square input, or (height, width), px.
-        full_ms: The measured latency of the uncut network.
-        error_median: Median relative error on held-out architectures in a cross-validation, without the uncut one.
+        full_ms: The measured latency of the unpruned network.
+        error_median: Median relative error on held-out architectures in a cross-validation, without the unpruned one.
         error_p90: 90th percentile of the same errors.
-        architectures: The number of timed architectures, including the uncut one.
+        architectures: The number of timed architectures, including the unpruned one.
         runtime: The runtime and the machine, as text.
     """
 
@@ -103,7 +103,7 @@ def fit(
     measure: Clock | None = None,
     progress: Progress = silent,
 ) -> Latency:
-    """Cut, export and time `architectures` networks, and fit the model to their times.
+    """Prune, export and time `architectures` networks, and fit the model to their times.
 
     Args:
         model: The network.
@@ -122,7 +122,7 @@ def fit(
     for i, kept in enumerate(counts):
         progress(0.4 * i / len(counts), f"latency: exporting architecture {i + 1} of {len(counts)}")
         files[f"{i:03d}"] = onnx(model, channels, kept, imgsz)
-    progress(0.4, f"latency: timing {len(counts)} architectures in turns")
+    progress(0.4, f"latency: timing {len(counts)} architectures alternately")
     times = clock(files)
     ms = np.array([times[name] for name in files])
     unused = _unused(model, channels, imgsz)
@@ -139,7 +139,7 @@ def sample(channels: Channels, architectures: int, *, multiple: int, seed: int =
     """Draw random kept counts within the floors and the rounding.
 
     The draws alternate between three methods: every unit separately around a common share; the solution of the MACs
-    solver for random scores; and the same with scores that rise or fall with depth, so that the solver cuts mostly
+    solver for random scores; and the same with scores that rise or fall with depth, so that the solver prunes mostly
     early or mostly late layers.
 
     Args:
@@ -149,7 +149,7 @@ def sample(channels: Channels, architectures: int, *, multiple: int, seed: int =
         seed: The seed of the random numbers.
 
     Returns:
-        (1 + architectures, groups) kept counts, the uncut network first.
+        (1 + architectures, groups) kept counts, the unpruned network first.
     """
     rng = np.random.default_rng(seed)
     units = budget.units(channels, np.zeros(channels.atoms), multiple)
@@ -251,7 +251,7 @@ def _unused(model: nn.Module, channels: Channels, imgsz: int | Sequence[int]) ->
 
 # -- the fit -----------------------------------------------------------------------------------------------------------
 def _solve(table: Floats, ms: Floats) -> Floats:
-    """(features,) non-negative coefficients with the least squared relative error; the first row is the uncut
+    """(features,) non-negative coefficients with the least squared relative error; the first row is the unpruned
     network.
     """
     weight = np.where(np.arange(len(ms)) == 0, _UNCUT**0.5, 1.0)

@@ -1,4 +1,4 @@
-"""The types of this folder: the layers that surgery can cut, and the arrays over their channels."""
+"""The types of this folder: the layers that surgery can prune, and the arrays over their channels."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import nn
 
-#: A layer that surgery can cut.
+#: A layer that surgery can prune.
 Layer = nn.modules.conv._ConvNd | nn.Linear | nn.modules.batchnorm._BatchNorm
 
 #: Indices of atoms, channels or groups; counts.
@@ -18,7 +18,7 @@ Mask = npt.NDArray[np.bool_]
 
 
 def layers(model: nn.Module) -> dict[str, Layer]:
-    """The layers that surgery can cut, by name."""
+    """The layers that surgery can prune, by name."""
     return {name: module for name, module in model.named_modules() if isinstance(module, Layer)}
 
 

@@ -1,4 +1,4 @@
-"""Plans, cuts and compensates: from a model to a smaller one and its plan."""
+"""Plans, prunes and compensates: from a model to a smaller one and its plan."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class PruneRequest:
         """The request for the next of several equal steps to the budget.
 
         Args:
-            original: The channels of the uncut network.
+            original: The channels of the unpruned network.
             now: The channels of the current, partly pruned network.
             steps: The number of remaining steps.
         """
@@ -93,8 +93,8 @@ class Cut:
 
     Attributes:
         model: The pruned and compensated network.
-        plan: The plan that it was cut to.
-        solved: The number of re-solved convolutions; 0 without images.
+        plan: The plan that it was pruned to.
+        solved: The number of refitted convolutions; 0 without images.
         oracle: Relative difference between surgery alone and masking, in float64.
     """
 
@@ -148,7 +148,7 @@ def draft(
     """Make the plan with one importance criterion.
 
     A criterion that reads images works in ROUNDS rounds, because the importance of a channel changes after others have
-    been removed and their readers have been re-solved.
+    been removed and their readers have been refitted.
 
     Args:
         model: The network.
@@ -244,7 +244,7 @@ def oracle(model: nn.Module, pruned: nn.Module, plan: PrunePlan, channels: Chann
     Args:
         model: The original.
         pruned: The network after surgery.
-        plan: The plan that it was cut to.
+        plan: The plan that it was pruned to.
         channels: The channels of the original.
 
     Returns:
@@ -283,7 +283,7 @@ def prune_network(
     samples: Samples | None,
     progress: Progress = silent,
 ) -> Cut:
-    """Plan, cut and compensate a network.
+    """Plan, prune and compensate a network.
 
     Args:
         model: The network; it is not changed.

@@ -1,7 +1,8 @@
-"""Surgery: cuts a model to a plan. Tensors become smaller, and every class stays a stock class.
+"""Surgery: prunes a model to a plan. Tensors become smaller, and every class stays a stock class.
 
-The oracle (`prune.oracle`, tests/host/pruning/test_surgery.py): in float64 the output of the cut model equals that of
-the original whose removed channels are masked to zero, to 1e-9 relative, and differs from the uncut output.
+The oracle (`prune.oracle`, tests/host/pruning/test_surgery.py): in float64 the output of the pruned model equals the
+output of the original whose removed channels are masked to zero, to 1e-9 relative, and differs from the output of the
+unpruned model.
 """
 
 from __future__ import annotations

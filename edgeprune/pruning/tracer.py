@@ -226,7 +226,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leave
         self.shares: list[list[Ints]] = []
         self.sizes: object = None  # the sizes given to the split under way; None: a chunk
         self.asleep = False
-        # None: shared by several layers, so it cannot be cut
+        # None: shared by several layers, so it cannot be pruned
         self.owner: dict[int, tuple[str, nn.Module, str] | None] = {}
         self.lists: dict[int, list[tuple[str, str]]] = defaultdict(list)
         for name, module in model.named_modules():
@@ -304,7 +304,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leave
         return table.setdefault(name, atoms)
 
     def _layer(self, weight: object) -> str | None:
-        """The name of the layer that surgery would cut."""
+        """The name of the layer that surgery would prune."""
         owner = self.owner.get(id(weight))
         return owner[0] if owner is not None and isinstance(owner[1], Layer) else None
 
@@ -453,7 +453,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leave
         """Label the result of an operator on a followed tensor and a value that is not followed."""
         back = followed.back
         if isinstance(other, torch.Tensor) and other.ndim >= -back and other.shape[back] != 1:
-            self.freeze_all(followed.tensor, other)  # one value per channel, which surgery cannot cut
+            self.freeze_all(followed.tensor, other)  # one value per channel, which surgery cannot prune
             self._set(result, None)
             return
         quiet = followed.label.quiet and (name in ("mul", "div") or _is_zero(other))

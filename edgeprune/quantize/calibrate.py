@@ -126,7 +126,7 @@ class Ranges:
     def fixed(self, thresholds: Mapping[str, float]) -> Ranges:
         """The same ranges with given thresholds, which `thresholds` returns for every method.
 
-        INT8-aware training gives the thresholds that it used for the quantized tensors (training/qat.py).
+        Quantization-aware training gives the thresholds that it used for the quantized tensors (training/qat.py).
 
         Args:
             thresholds: Tensor name -> the |x| at which it is clipped.

@@ -110,7 +110,7 @@ def to_int8(
 def signed_grids(model: onnx.ModelProto, ranges: Ranges, *, method: str = "mse") -> tuple[Reads, dict[str, Grid]]:
     """The tensors that `to_int8` rounds with signed activations, and their grids.
 
-    INT8-aware training rounds in the same places (training/qat.py).
+    Quantization-aware training rounds in the same places (training/qat.py).
 
     Args:
         model: FP32, opset 17.

@@ -1,1 +1,3 @@
-"""Ultralytics' training of a pruned architecture: fine-tuning, distillation, INT8-aware training, trackers."""
+"""Ultralytics' training of a pruned architecture: fine-tuning, distillation, quantization-aware training,
+trackers.
+"""

@@ -5,7 +5,7 @@ pruning. Our trainer (trainer.py) trains the pruned module itself, also after an
 that the number of parameters has not changed.
 
 Early stopping needs images that are neither trained on nor validation images, because a result selected on the
-validation images would look better than it is. So `patience` holds back a tenth of the training images. The evaluator's
+validation images would look better than it is. So `patience` holds out a tenth of the training images. The evaluator's
 mAP on them decides, not their loss: a detector's loss rises with its confidence while its mAP still grows.
 """
 
@@ -62,7 +62,7 @@ class TrainingSettings:
         device: `auto`, `cpu`, the number of a GPU, or several numbers: `0,1`.
         workers: Data loading processes; None: see `placed`.
         seed: The seed of the random numbers.
-        patience: The training stops after this many epochs without a better figure on held-back images; 0: never.
+        patience: The training stops after this many epochs without a better figure on held-out images; 0: never.
         sparsity: See pruning/sparsity.py; 0: off.
         qat: Round as the INT8 file will, see qat.py.
 
@@ -97,7 +97,7 @@ class TrainingSettings:
         if self.sparsity > self.lr:
             raise InputError(
                 f"{named('sparsity', f'{self.sparsity:g}')}: larger than the learning rate, "
-                f"{named('lr', f'{self.lr:g}')}; lower the former or raise the latter"
+                f"{named('lr', f'{self.lr:g}')}; lower {named('sparsity')} or raise {named('lr')}"
             )
         if self.batch is not None and self.batch % self.gpus:
             raise InputError(
@@ -290,7 +290,7 @@ def hold_back(dataset: Dataset) -> Dataset:
     labelled = [p for p in dataset.train if len(dataset.labels(p))]
     if len(labelled) < 32:
         raise InputError(
-            f"{named('patience')}: too few labelled training images to hold a tenth back (found {len(labelled)}, "
+            f"{named('patience')}: too few labelled training images to hold out a tenth (found {len(labelled)}, "
             "expected at least 32)"
         )
     held = samples.pick(labelled, min(max(len(labelled) // 10, 8), 64))

@@ -5,7 +5,7 @@ enables it. No other callbacks of Ultralytics are used: not its platform, Comet 
 it sends by default.
 
     begin        name, arguments
-    each epoch   losses, learning rates; with --patience the mAP on the held-back images
+    each epoch   losses, learning rates; with --patience the mAP on the held-out images
     report()     the evaluator's figures, and the files, in the same run
 
 A tracker must never affect the training. It gets a read-only view of the trainer, and runs in a thread with a time

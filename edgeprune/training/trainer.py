@@ -110,7 +110,7 @@ class KeepArchitecture(DetectionTrainer):
 
     @functools.cached_property
     def held(self) -> dataset.Dataset:
-        """The data set that this training sees, whose val split was held back; read once, not once an epoch."""
+        """The data set that this training sees, whose val split was held out; read once, not once an epoch."""
         return dataset.load(self.args.data, task=self.args.task)
 
     def train(self) -> None:
@@ -206,8 +206,8 @@ class KeepArchitecture(DetectionTrainer):
     def validate(self) -> tuple[dict[str, Any] | None, float | None]:
         """Compute the figure for early stopping: the evaluator's mAP50-95 on the data set's val split.
 
-        That split holds the held-back training images (finetune.hold_back). Without early stopping there is no figure,
-        because the result is measured after the training.
+        That split contains the held-out training images (finetune.hold_back). Without early stopping there is no
+        figure, because the result is measured after the training.
 
         Returns:
             (Ultralytics' metrics, the figure or None).
@@ -217,9 +217,7 @@ class KeepArchitecture(DetectionTrainer):
         held, size = self.held, self.size
         accuracy, _ = evaluate(TorchSession(self.ema.ema, size, self.device), held, held.val, size)
         if accuracy.map50_95 is None:  # hold_back takes labelled images
-            raise EdgepruneError(
-                "held-back training images: no labelled box (expected at least one); label more images"
-            )
+            raise EdgepruneError("held-out training images: no labelled box (expected at least one); label more images")
         fitness = accuracy.map50_95
         if self.best_fitness is None or self.best_fitness < fitness:
             self.best_fitness = fitness

@@ -95,7 +95,7 @@ def _show(job: Job) -> None:
         stages.page(job, silent)
     except Exception as error:  # any error: the user must still see the gate's message
         job.reporter.warn(
-            f"{stages.PAGE}: the page of the failed build was not written ({type(error).__name__}: {error})"
+            f"{stages.PAGE}: the HTML report of the failed build was not written ({type(error).__name__}: {error})"
         )
     else:
         job.reporter.say(f"figures of the failed build: {job.out / stages.PAGE}")

@@ -188,7 +188,9 @@ def _notes(record: Mapping[str, Any]) -> Iterator[str]:
     if head := models["original"].get("head"):
         yield f"mAP measured with {NOTES.get(head, head)}."
     if models["fp32"]["latency_ms"]:
-        yield "ms: inference alone on this machine's CPU, 1 thread, ONNX Runtime, in turns; not the target's."
+        yield (
+            "ms: inference alone on this machine's CPU, 1 thread, ONNX Runtime, measured alternately; not the target's."
+        )
     if models["fp32"].get("fps_end_to_end"):
         yield "FPS: on the same CPU, end to end: decode, letterbox, inference and boxes of a validation image."
     epochs = sum(stage.get("epochs", 0) for stage in record["stages"])

@@ -76,7 +76,7 @@ class BuildRequest:
         )
 
     def qat_settings(self) -> TrainingSettings:
-        """The settings of the INT8-aware training: a fraction of the learning rate, and no early stopping."""
+        """The settings of quantization-aware training (QAT): a fraction of the learning rate, and no early stopping."""
         settings = self.settings(self.options["qat"])
         return replace(settings, lr=settings.lr * qat.LR_SHARE, patience=0, qat=True)
 
@@ -108,7 +108,7 @@ class Job:
         reporter: receives progress, messages and warnings.
         record: the content of `build.json`.
         lost: figures of the models that a gate refused, by name.
-        chosen: the cut of the plan stage, which the prune stage reuses in the same process.
+        chosen: the pruned network of the plan stage, which the prune stage reuses in the same process.
     """
 
     def __init__(self, request: BuildRequest, out: Path, reporter: Reporter) -> None:

@@ -125,7 +125,8 @@ def gates(record: Mapping[str, Any]) -> Iterator[Gate]:
     if "prune" in stages:
         error = stages["prune"]["oracle_relative_error"]
         limit = f"{prune.ORACLE:g} relative, in float64"
-        yield _gate("Surgery equals masking", limit, f"{error:.1e}", error <= prune.ORACLE)
+        name = "The pruned network equals the original with masked channels"
+        yield _gate(name, limit, f"{error:.1e}", error <= prune.ORACLE)
     if "export" in stages:
         p = stages["export"]["parity"]
         yield _gate(
@@ -142,7 +143,7 @@ def gates(record: Mapping[str, Any]) -> Iterator[Gate]:
         outcome = f"{len(good)} of {len(built)} files" + (f" by {builder}" if builder else "")
         # Without a builder on this host, the gate is not judged.
         passed = len(good) == len(built) if builder else None
-        yield _gate("NVIDIA's parser and builder accept every file", "all", outcome, passed)
+        yield _gate("The ONNX parser and builder of TensorRT for RTX accept every file", "all", outcome, passed)
     shared, val = record["pictures"]["train_in_val"], record["pictures"]["val"]
     yield _gate("Validation images are not training images", "none", f"{shared} of {val} are", not shared)
     failed = record.get("failed")

@@ -13,7 +13,7 @@ from edgeprune.model.head import strides
 from edgeprune.model.shape import rectangle
 from edgeprune.workflow.job import Job
 
-#: Rounds of the timing; the ratio of two files that run in turns is stable after few.
+#: Rounds of the timing; the ratio of two files that run alternately is stable after few.
 _ROUNDS = 15
 
 

@@ -14,11 +14,16 @@ from edgeprune_device.files import sha256
 from edgeprune_device.option import Option, named
 
 from edgeprune import versions
-from edgeprune.options import STAGES, BuildOptions, declared
+from edgeprune.options import STAGES, BuildOptions, budget, declared
 from edgeprune.workflow.job import Job
 from edgeprune.workflow.stages import pipeline
 
 SCHEMA_VERSION = 1
+#: The names of a build's other inputs in messages.
+_INPUTS = {
+    "edgeprune": "edgeprune version", "weights_sha256": "content of the weights",
+    "target_sha256": "content of the target file", "data_sha256": "content of the data set",
+}  # fmt: skip
 _MADE_BY = {
     "baseline": ("original",), "prune": ("pruned",), "finetune": ("tuned",), "qat": ("qat",), "export": ("fp32",),
     "quantize": ("fp16", "int8", "int8-fp16"),
@@ -70,12 +75,18 @@ def begin(job: Job, resume: bool) -> dict[str, Any]:
     whole = list(itertools.takewhile(lambda stage: _rank(stage["name"]) < first, whole))
     reached = max((_reach(stage["name"]) for stage in whole), default=-1)
     fixed = [option.name for option in changes if not option.restarts and STAGES.index(str(option.stage)) <= reached]
-    fixed += [name for name in inputs if name != "options" and inputs[name] != record["inputs"].get(name)]
-    if fixed:
-        remedy = f"give another {named('out')}"
-        if fixed == ["head"]:  # the default of an earlier version was another head
-            remedy = f"continue with {named('head', before['head'])}, or {remedy}"
-        raise InputError(f"{job.out}: cannot be resumed, because {', '.join(fixed)} changed; {remedy}")
+    given = next(name for name, value in budget(job.options).items() if value is not None)
+    labels = [named(given if name == "budget" else name) for name in fixed]
+    labels += [text for name, text in _INPUTS.items() if inputs[name] != record["inputs"].get(name)]
+    if labels:
+        remedy = "restore the original values"
+        if labels == [named("head")]:  # the default of an earlier version was another head
+            head = before["head"]
+            remedy = f"leave out {named('head')}" if head is None else f"continue with {named('head', head)}"
+        raise InputError(
+            f"{job.out}: cannot be resumed (changed since the build started: {', '.join(labels)}); {remedy}, or give "
+            f"another {named('out')}"
+        )
     for stage in record["stages"][len(whole) :]:  # its files and figures are out of date
         why = " and ".join(f"{named(option.name)} changed" for option in restarting)
         why = why or "a file of this or an earlier stage is missing or changed"

@@ -47,7 +47,7 @@ from edgeprune.workflow.record import compared
 
 Stage = Callable[[Job, Progress], dict[str, Any]]
 
-#: The GPU architecture for the check with NVIDIA's parser and builder if this host cannot build for the target itself.
+#: The GPU architecture for the check with TensorRT for RTX if this host cannot build for the target itself.
 PROBE = "SM86"
 #: mAP50-95 below which an original is refused, unless --allow-poor-baseline is given.
 POOR = 0.01
@@ -193,7 +193,8 @@ def tune(job: Job, progress: Progress) -> dict[str, Any]:
     if accuracy.map50_95 < cut:
         job.reporter.warn(
             f"fine-tuning lowered mAP50-95 from {cut:.3f} to {accuracy.map50_95:.3f}: {len(job.data.train)} images "
-            f"and {o['epochs']} epochs are too few for this cut; use more images or epochs, or prune less"
+            f"and {o['epochs']} epochs are too few for this pruning ratio; use more images or epochs, or prune "
+            "less"
         )
     return {
         "files": ["tuned.pt"],
@@ -230,7 +231,8 @@ def qat(job: Job, progress: Progress) -> dict[str, Any]:
     if accuracy.map50_95 < before:
         job.reporter.warn(
             f"{named('qat')} lowered mAP50-95 in float from {before:.3f} to {accuracy.map50_95:.3f}; files are "
-            "compared with that lower figure; leave the option out if INT8 passes the gate without INT8-aware training"
+            "compared with that lower figure; leave the option out if INT8 passes the gate without quantization-aware "
+            "training"
         )
     return {
         "files": [path.name],
@@ -263,8 +265,8 @@ def export(job: Job, progress: Progress) -> dict[str, Any]:
 def quantize(job: Job, progress: Progress) -> dict[str, Any]:
     """Make the FP16 and INT8 files, judge their accuracy drop, and time all files against the original.
 
-    Every file is evaluated on the validation images and held to --max-drop. The original and the files are timed in
-    turns.
+    Every file is evaluated on the validation images and held to --max-drop. The original and the files are timed
+    alternately.
 
     Raises:
         AccuracyDrop: a precision loses more than --max-drop.
@@ -332,7 +334,7 @@ def quantize(job: Job, progress: Progress) -> dict[str, Any]:
 
 
 def engine(job: Job, progress: Progress) -> dict[str, Any]:
-    """Parse and build every file with NVIDIA's parser and builder.
+    """Parse and build every file with the ONNX parser and builder of TensorRT for RTX.
 
     Engines are packed if this host can build them for the target. For a Jetson the build is a check of parsing and
     types, and the device builds its own engines.

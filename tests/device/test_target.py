@@ -34,7 +34,7 @@ def test_targets_match_the_hardware():
     assert Target.load("jetson-orin-nano").dla == 0 and Target.load("jetson-thor").dla == 0
     for name in NAMES:
         if name != "cpu":
-            assert Target.load(name).int8_activations == "signed"  # the only form that NVIDIA's parser accepts
+            assert Target.load(name).int8_activations == "signed"  # the only form that TensorRT's parser accepts
 
 
 @pytest.mark.parametrize("wrong, near", [("jetson-orn", "jetson-orin"), ("Jetson-Thor", "jetson-thor"), ("rtz", "rtx")])

@@ -41,13 +41,13 @@ VERBS = {
 def test_each_verb_leaves_them_out(damaged, verb, capsys):
     VERBS[verb](*damaged, imgsz=96)
     told = " ".join(capsys.readouterr().err.split())
-    assert "train: 1 of 17 image is damaged: " in told and "val: 1 of 5 image is damaged: " in told
+    assert "train: 1 of 17 images is unusable: " in told and "val: 1 of 5 images is unusable: " in told
     assert "17 training images" not in told and "16 training images (0 without a label file)" in told
 
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_each_verb_refuses_them_if_it_is_strict(damaged, verb):
-    with pytest.raises(InputError, match=r"train: 1 image is damaged: .*001\.jpg"):
+    with pytest.raises(InputError, match=r"train: 1 image is unusable: .*001\.jpg"):
         VERBS[verb](*damaged, imgsz=96, strict=True)
 
 
@@ -57,7 +57,7 @@ def test_a_build_leaves_them_out_and_records_them(damaged, tmp_path):
     assert (len(job.data.train), len(job.data.val)) == (16, 4)
     left_out = [str(data.parent / "images" / split / "001.jpg") for split in ("train", "val")]
     assert job.data.damaged == {"train": left_out[:1], "val": left_out[1:]}
-    with pytest.raises(InputError, match="1 image is damaged"):
+    with pytest.raises(InputError, match="1 image is unusable"):
         strict = request(weights.parent, weights=weights, data=data, strict=True)
         build.run_build(strict, tmp_path / "out", Reporter(quiet=True))
     assert not (tmp_path / "out").exists()

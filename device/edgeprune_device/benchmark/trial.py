@@ -1,4 +1,4 @@
-"""Chooses the fastest runtime for a CPU by a short measurement of the bundle's models, in turns.
+"""Chooses the fastest runtime for a CPU by a short, alternating measurement of the bundle's models.
 
 The fastest runtime depends on the CPU, the precision and the release of the library. The measurement runs in a separate
 process, so that neither a crash nor its memory affects the caller.

@@ -49,7 +49,7 @@ OPTIONS = (
     LIMIT,
     Option("no_accuracy", Flag(), "do not measure the mAP on the evaluation set", default=False),
     MAX_DROP.but(help="fail (exit code 1) if mAP50-95 is lower than the host's figure by more than this"),
-    Option("check", Flag(), "compare the raw outputs with those of ONNX Runtime on the CPU", default=False),
+    Option("check", Flag(), "compare the raw outputs with the outputs of ONNX Runtime on the CPU", default=False),
     MAX_MEGAPIXELS,
     Option("report", File(), "write the whole report as JSON", metavar="FILE"),
     Option("csv", File(), "write one CSV line per frame", metavar="FILE"),
@@ -61,7 +61,7 @@ HELP = "measure a bundle on this machine: latency by stage, FPS, accuracy, power
 
 def configure(parser: ArgumentParser) -> None:
     """Add the options."""
-    add_bundle(parser, "default: the only *.epb here, else the newest runs/*/*.epb")
+    add_bundle(parser, "bundle to measure (default: the only *.epb here, else the newest runs/*/*.epb)")
     add(parser, OPTIONS)
 
 

@@ -34,7 +34,7 @@ HELP = "build a bundle's TensorRT engines on this machine, for bench and for trt
 
 def configure(parser: ArgumentParser) -> None:
     """Add the options."""
-    add_bundle(parser, "default: the only *.epb here, else the newest runs/*/*.epb")
+    add_bundle(parser, "bundle to build engines of (default: the only *.epb here, else the newest runs/*/*.epb)")
     add(parser, OPTIONS)
 
 

@@ -49,7 +49,7 @@ OPTIONS = (
     *SETTINGS,
     Option("ticket", Text(), "ID of this installation: a second request with the same ID only follows the first",
            metavar="TEXT"),
-    Option("abort", Flag(), "end the installation in progress; the release in use stays in use",
+    Option("abort", Flag(), "abort the installation in progress; the release in use stays in use",
            default=False),
     JSON.but(help="print one JSON object per step, with the result last"),
 )  # fmt: skip
@@ -58,7 +58,9 @@ HELP = "install a bundle on this device: verify it, measure it, switch to it, an
 
 def configure(parser: ArgumentParser) -> None:
     """Add the options."""
-    parser.add_argument("bundle", metavar="BUNDLE", nargs="?", type=Path, help="default: the only *.epb here")
+    parser.add_argument(
+        "bundle", metavar="BUNDLE", nargs="?", type=Path, help="bundle to install (default: the only *.epb here)"
+    )
     add(parser, OPTIONS)
 
 
@@ -124,7 +126,7 @@ def run(args: Namespace) -> int:
 
 
 def _abort(releases: Releases, as_json: bool) -> None:
-    """End the installation in progress, and print the release in use."""
+    """Abort the installation in progress, and print the release in use."""
     import json
 
     from edgeprune_device.installation import detached, judge
@@ -133,4 +135,4 @@ def _abort(releases: Releases, as_json: bool) -> None:
     if as_json:
         print(json.dumps({"aborted": ended, "current": None if now is None else now.identity}))
         return
-    print(f"installation ended; in use: {now or 'nothing'}" if ended else "no installation is in progress")
+    print(f"installation aborted; release in use: {now or 'none'}" if ended else "no installation is in progress")

@@ -39,7 +39,7 @@ def configure(parser: ArgumentParser) -> None:
     """Add the options."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = _ADVICE
-    parser.add_argument("action", nargs="?", default="list", choices=ACTIONS, help="default: list; see below")
+    parser.add_argument("action", nargs="?", default="list", choices=ACTIONS, help="action, see below (default: list)")
     parser.add_argument("key", metavar="KEY", nargs="?", help="a file, 64 hexadecimal digits, or a fingerprint")
     add(parser, OPTIONS)
 

@@ -25,12 +25,13 @@ from edgeprune_device.options import (
 
 OPTIONS = (
     RELEASES.but(help=f"folder of the releases (default {ROOT})", default=None),
-    SOURCE.but(help="frames: a folder or image, a video (read once), /dev/video0, csi, a GStreamer pipeline, or "
-               "bundle, its evaluation images"),
+    SOURCE.but(help="source of the frames: a folder or image, a video (played once), /dev/video0, csi, a GStreamer "
+               "pipeline, or bundle (the bundle's evaluation images)"),
     OUTPUT,
     PRECISION.but(help="model of the bundle: {names}; auto: the one with which the release was accepted, else the "
                   "best for the runtime"),
-    RUNTIME,
+    RUNTIME.but(help="inference runtime: {names}; auto: the best, or on a CPU the fastest in a short measurement; "
+                "null: no inference, for tests"),
     CUDA,
     CONF,
     THREADS,

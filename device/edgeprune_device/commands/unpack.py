@@ -22,7 +22,7 @@ HELP = "verify a bundle and write its files into a new folder"
 
 def configure(parser: ArgumentParser) -> None:
     """Add the options."""
-    add_bundle(parser, "the bundle; default: the only one in this folder, or the newest in runs/")
+    add_bundle(parser, "bundle to unpack (default: the only *.epb here, else the newest runs/*/*.epb)")
     OUT.add(parser)
 
 

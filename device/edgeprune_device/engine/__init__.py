@@ -60,7 +60,9 @@ class Request:
         if self.library not in LIBRARIES:
             raise InputError(f"unknown library {self.library!r}; known: {', '.join(LIBRARIES)}")
         if self.workspace_bytes is not None and self.workspace_bytes < 10**6:
-            raise InputError(f"workspace: too small (found {self.workspace_bytes} bytes, expected at least 1 MB)")
+            raise InputError(
+                f"workspace: too small (found {self.workspace_bytes / 10**6:g} MB, expected at least 1 MB)"
+            )
         if not self.name:
             name = self.onnx.name if isinstance(self.onnx, Path) else f"the {self.precision} model"
             object.__setattr__(self, "name", name)

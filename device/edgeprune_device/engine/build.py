@@ -46,7 +46,7 @@ def build(
     Raises:
         InputError: This release cannot build the precision or for the architecture, or the model is not completely
             inside its file.
-        GateError: NVIDIA's parser or builder does not accept the file.
+        GateError: TensorRT's parser or builder does not accept the file.
     """
     onnx_file.refuse_outside(request.data, request.name)
     work, sizes = _Build(trt, request), dict(pools or {})
@@ -103,7 +103,7 @@ class _Build:
         """Parse the file.
 
         Raises:
-            GateError: NVIDIA's parser does not accept the file.
+            GateError: TensorRT's parser does not accept the file.
         """
         if not self._parser.parse(self.onnx):
             typing = library.has_typing(self._trt)
@@ -139,7 +139,7 @@ class _Build:
         """Build the network.
 
         Raises:
-            GateError: NVIDIA's builder does not accept the file.
+            GateError: TensorRT's builder does not accept the file.
         """
         plan = self._builder.build_serialized_network(self._network, self.config)
         if plan is None and library.OBEY in self.flags and not refusal.is_of_memory(self.log.errors):

@@ -53,7 +53,7 @@ def build(
 
     Raises:
         InputError: The request cannot be met here.
-        GateError: NVIDIA's parser or builder does not accept the file.
+        GateError: TensorRT's parser or builder does not accept the file.
         DeviceError: The builder crashed, was killed, or took longer than `timeout_s`.
     """
     with tempfile.TemporaryDirectory(prefix="edgeprune-engine-") as folder:

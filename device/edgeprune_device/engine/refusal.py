@@ -1,4 +1,4 @@
-"""Explains in one line why NVIDIA's parser or builder refused a file: node, layer, message and remedy."""
+"""Explains in one line why TensorRT's parser or builder refused a file: node, layer, message and remedy."""
 
 from __future__ import annotations
 

@@ -114,7 +114,7 @@ def table(described: Description) -> str:
         accuracy = release["accuracy"] or {}
         figures = [accuracy.get(name) for name in ("map50_95", "host_map50_95")]
         doubts = [] if release["trusted"] else ["key NOT trusted"]
-        doubts += ["older than the release before it"] if release["older"] else []
+        doubts += ["installed although older than the newest confirmed release of its key"] if release["older"] else []
         doubts += [release["reason"]] if release["reason"] else []
         if release["problem"]:
             doubts += [f"DAMAGED: {release['problem']}; install the bundle again"]

@@ -183,7 +183,7 @@ def _received(releases: Releases, source: Path, target: Path, options: InstallOp
 
 
 def _check_counter(releases: Releases, bundle: Bundle, options: InstallOptions) -> bool:
-    """Whether the bundle is older than this device has confirmed, which only the option allow_older permits."""
+    """Whether the bundle is older than the newest confirmed release of its key; only allow_older permits this."""
     counter, least = bundle.manifest.counter, releases.counters.get(bundle.key_fingerprint, 0)
     if counter >= least:
         return False
@@ -206,7 +206,9 @@ def _check_place(place: Path) -> None:
 
 
 def _doubts(bundle: Bundle, older: bool) -> str:
-    return ("" if bundle.trusted else ", NOT trusted here") + (", older than the last release" if older else "")
+    return ("" if bundle.trusted else ", NOT trusted here") + (
+        ", older than the newest confirmed release of its key" if older else ""
+    )
 
 
 def _in_use(releases: Releases, former: Release, options: InstallOptions) -> Optional[Bundle]:

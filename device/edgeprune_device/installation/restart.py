@@ -109,7 +109,9 @@ def status(releases: Releases) -> Optional[Status]:
 
 
 class Service:
-    """The case without a service: restarting and watching do nothing.
+    """The null service, for a device on which no service runs the release.
+
+    `restart` does nothing, and `watch` reports success.
 
     Attributes:
         description: Text for messages.

@@ -1,4 +1,4 @@
-"""Removes old releases, their engines, and bundles that were never installed."""
+"""Removes old releases, their engines, and abandoned uploads."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ from edgeprune_device.releases import Releases
 
 __all__ = ["tidy", "tidy_engines"]
 
-_STALE_S = 7 * 86400  # for parts that a host sent and never installed
+_STALE_S = 7 * 86400  # an upload is abandoned if nothing was added for this time
 
 
 # --- tidy ------------------------------------------------------------------------------------------------------------
 def tidy(releases: Releases, source: Path, options: InstallOptions, say: SayStep) -> None:
-    """Remove old releases, their engines, the parts of `source`, and bundles that were never installed.
+    """Remove old releases and their engines, the uploaded pieces of `source`, and abandoned uploads.
+
+    An upload is abandoned if nothing was added to it for seven days.
 
     Args:
         releases: The releases.
@@ -34,7 +36,7 @@ def tidy(releases: Releases, source: Path, options: InstallOptions, say: SayStep
 
 
 def _tidy_incoming(releases: Releases, source: Path) -> None:
-    """Remove the parts of the installed bundle and of bundles that never arrived completely."""
+    """Remove the uploaded pieces of the installed bundle, and abandoned uploads."""
     incoming = releases.root / "incoming"
     for folder in incoming.iterdir():
         with suppress(OSError):

@@ -26,8 +26,7 @@ def open(model: Model, settings: RuntimeSettings) -> Session:
     """
     if settings.shapes is None:
         raise InputError(
-            "runtime null: input and output shapes missing; pass those of a bundle's manifest, because null reads no "
-            "model"
+            "runtime null: input and output shapes missing; pass the bundle's shapes, because null reads no model"
         )
     return NullSession(settings.shapes)
 

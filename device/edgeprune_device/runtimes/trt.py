@@ -51,7 +51,7 @@ def order(asked: str, int8_for_cpu: bool) -> Tuple[str, ...]:
 def order_of(name: str, asked: str, int8_for_cpu: bool) -> Tuple[str, ...]:
     """`order` with the library `name`.
 
-    "int8" selects the better of the two INT8 files that this release supports. NVIDIA's parser does not accept the
+    "int8" selects the better of the two INT8 files that this release supports. TensorRT's parser does not accept the
     unsigned form for CPUs.
     """
     known = library.order(library.load(name))
@@ -70,7 +70,7 @@ def open(model: Model, settings: RuntimeSettings) -> Session:
     Raises:
         RuntimeUnavailable: TensorRT is not installed or does not load.
         InputError: This release cannot build the precision, or the model's tensors have no fixed shape or common type.
-        GateError: NVIDIA's parser or builder does not accept the file.
+        GateError: TensorRT's parser or builder does not accept the file.
         DeviceError: The builder crashed, or the engine does not load.
     """
     return open_with(LIBRARY, "trt", model, settings)

@@ -64,7 +64,7 @@ def check(name: str, data: Any, what: str) -> Dict[str, Any]:
     if data.get("schema_version") != known or isinstance(data.get("schema_version"), bool):
         raise InputError(
             f"{what}: unknown schema_version (found {_short(data.get('schema_version'))}, expected {known}); install "
-            "the version of edgeprune-device that matches the edgeprune that wrote the file"
+            "edgeprune-device in the version of the edgeprune that wrote the file"
         )
     try:
         _check(root, data, "", root)

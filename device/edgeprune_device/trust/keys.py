@@ -248,7 +248,7 @@ def revoke(mark: str) -> bool:
         False if the key was already revoked.
 
     Raises:
-        InputError: The text is not a fingerprint, or is that of this machine's own key in use.
+        InputError: The text is not a fingerprint, or it is the fingerprint of the key that this machine uses.
     """
     if not _FINGERPRINT.fullmatch(mark):
         raise InputError(

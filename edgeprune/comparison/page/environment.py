@@ -56,7 +56,7 @@ def _data(view: PageView) -> Markup:
         ("Boxes", f"{data['boxes']:,}"),
         ("Also training images", "none" if shared == 0 else f"{shared:,}"), ("sha256", _hash(data["sha256"])),
         ("Without a label file", _by_split(data.get("unlabelled"))),
-        ("Damaged and left out", _by_split(data.get("damaged"))),
+        ("Unusable and left out", _by_split(data.get("damaged"))),
     ]  # fmt: skip
     return join(tag("h3", "Data set"), _pairs(pairs))
 

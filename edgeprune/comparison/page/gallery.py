@@ -1,4 +1,5 @@
-"""The gallery: the same images with each model's detections, side by side, the worst losses first.
+"""The gallery: the same images with each model's detections, side by side; those with the most lost objects
+come first.
 
 Each image is embedded once; every panel refers to it and draws its own boxes on top. A labelled object is lost if the
 first item finds it and the panel's item does not; its box is dashed and struck through. The losses of the last item
@@ -69,7 +70,7 @@ class _Shot:
 def section(view: PageView, budget: int) -> Markup:
     """Render the section within a limit of size.
 
-    Images that do not fit are left out, starting with the fewest losses.
+    Images that do not fit are left out, starting with the fewest lost objects.
 
     Args:
         view: the comparison.
@@ -96,7 +97,7 @@ def section(view: PageView, budget: int) -> Markup:
     words = None
     if left_out:
         more = f"{left_out} more image{'s are' if left_out != 1 else ' is'} left out"
-        words = parts.quiet(more, " to keep this page small; they have the fewest losses.")
+        words = parts.quiet(more, " to keep this page small; they have the fewest lost objects.")
     scaled = parts.quiet(f"Images are scaled to at most {side} px; the boxes are scaled with them.")
     return tag("div", lead, cards, words, scaled if any(urls) else None, class_="gallery")
 
@@ -135,7 +136,8 @@ def _lead(gallery: Gallery, items: list[str]) -> Markup:
         (_sign("alarm"), "found, but not labelled"),
     ]
     return join(
-        tag("p", "Worst losses of ", tag("b", last), " against ", tag("b", first), " first. Confidence of detections: ",
+        tag("p", "The images in which ", tag("b", last), " loses the most objects against ", tag("b", first),
+            " come first. Confidence of detections: ",
             f"at least {gallery['conf']:g}; a detection finds an object of its class at an IoU of {gallery['iou']:g}."),
         parts.legend(signs),
         tag("fieldset", tag("legend", "Show"), choices, class_="choices"),

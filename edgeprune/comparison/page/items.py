@@ -30,7 +30,7 @@ def section(view: PageView) -> Markup:
         parts.quiet(
             "The small figure is the change against ",
             tag("b", view.first.name),
-            "; – means not measured. Speed is measured in turns if possible, so that all models run under the same ",
+            "; – means not measured. Speed is measured alternately if possible, so that all models run under the same ",
             "load. FPS is end to end, one image at a time. Small is the mAP50-95 of small objects. Found is the ",
             "number of detections with confidence 0.25 or more. mJ is the energy per frame. Input is the side "
             "of a square, or height x width, px.",

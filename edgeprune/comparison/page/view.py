@@ -142,7 +142,7 @@ def same_pictures(a: Row, b: Row) -> bool:
 def speedup(first: Row, item: Row) -> float | None:
     """The speedup of an item over the first; None across machines.
 
-    It is the figure measured in turns, or without one the quotient of the two medians.
+    It is the figure that was measured alternately, or without one the quotient of the two medians.
     """
     before, after = p50(first), p50(item)
     if item is first or before is None or after is None or not same_run(first, item):

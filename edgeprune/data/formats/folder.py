@@ -10,9 +10,10 @@ __all__ = ["find"]
 
 
 def find(folder: Path) -> Path:
-    """Find the data.yaml in a folder like Ultralytics does: *.yaml at the top, else anywhere below.
+    """Find the data.yaml of a folder as Ultralytics does: *.yaml at the top, else anywhere below.
 
-    If there are several files, the one with the folder's name is used.
+    If there are several files, the one with the folder's name is used. Without one, convert COCO annotations and return
+    the data.yaml of the converted data set.
 
     Raises:
         InputError: The folder has several YAML files and none with its name, or it holds no data set.

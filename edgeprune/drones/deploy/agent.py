@@ -107,7 +107,10 @@ def learn(root: Root) -> tuple[Python, str]:
         program = root.read(real, _MAX_PROGRAM_BYTES) or b""
         machine = _machine(program)
         if machine != _NEEDED:
-            raise InputError(f"{root.what}: not a drone's root file system (found {machine}, expected {_NEEDED})")
+            raise InputError(
+                f"{root.what}: wrong processor (found {machine}, expected {_NEEDED}); give the root file system of a "
+                "drone"
+            )
         version = f"3.{minor[1]}.{_patch(program, int(minor[1]))}"
         candidates.append((Python(version, machine, _glibc(root), _packages(root, int(minor[1]))), real))
     if not candidates:

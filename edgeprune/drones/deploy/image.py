@@ -88,7 +88,10 @@ def deploy(bundle: Bundle, file: Path, settings: DeploySettings, say: Say, *, ke
         _check_clean(place, file_system.superblock)
         root = FileSystem(place)
         if not {"etc", "usr"} <= set(root.names("/")):
-            raise InputError(f"{where}: not a root file system (expected the folders etc and usr)")
+            raise InputError(
+                f"{where}: not a root file system (expected the folders etc and usr); select another "
+                f"partition with {named('partition')}"
+            )
         plan = tree.plan(root, bundle, settings, agent=agent.files(root, settings, say))
         say(f"{where}: {settings.root} belongs to {plan.owner}, everything else to root")
         for line in plan.notes:

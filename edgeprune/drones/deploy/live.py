@@ -151,7 +151,7 @@ def deploy(
     Raises:
         InputError: The bundle cannot be installed there.
         GateError: The release lost too much accuracy there, or did not run; the former release is in use.
-        SignatureError: The bundle's key is not trusted there, or the bundle is older than the confirmed one.
+        SignatureError: The bundle's key is not trusted there, or the bundle is older than the newest confirmed release.
         LinkError: The link failed for good; the same command continues where it stopped.
     """
     with Link(to.target, retries=retries, say=say) as link:
@@ -271,7 +271,8 @@ def check(there: There, bundle: Bundle, what: str, settings: DeploySettings) -> 
 
     Raises:
         InputError: Nothing can be installed there, or a systemd unit cannot be written.
-        SignatureError: The bundle's key is revoked or not trusted there, or the bundle is older than the confirmed one.
+        SignatureError: The bundle's key is revoked or not trusted there, or the bundle is older than the newest
+            confirmed release.
     """
     if there.problem:
         raise InputError(f"{what}: no bundle can be installed: {there.problem}")
@@ -289,9 +290,9 @@ def check(there: There, bundle: Bundle, what: str, settings: DeploySettings) -> 
     counter, least = bundle.manifest.counter, (there.counters or {}).get(bundle.key_fingerprint, 0)
     if counter < least and not settings.allow_older:
         raise SignatureError(
-            f"{what}: {bundle.path} is older than the confirmed release of its key on the drone (found counter "
-            f"{counter}, expected at least {least}); deploy a newer build, or give {named('allow_older')}; if this "
-            "host's clock was wrong, start a new count with edgeprune keys make"
+            f"{what}: {bundle.path} is older than the newest confirmed release of its key on the drone (found "
+            f"counter {counter}, expected at least {least}); deploy a newer build, or give {named('allow_older')}; if "
+            "this host's clock was wrong, start a new count with edgeprune keys make"
         )
     if settings.source is not None and not (there.systemd and there.root_user):
         lacks = "systemd does not run on the drone" if not there.systemd else "sudo asks for a password on the drone"

@@ -289,7 +289,7 @@ def plan(
     Raises:
         InputError: The present state contradicts the plan.
         SignatureError: The root file system has revoked the bundle's key.
-        GateError: The bundle is older than a confirmed one.
+        GateError: The bundle is older than the newest confirmed release of its key.
     """
     created = datetime.strptime(bundle.manifest.created, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=timezone.utc)
     base = root.resolve(str(settings.root))
@@ -496,7 +496,7 @@ def _in_use(root: Root, base: str, there: Sequence[Release], bundle: Bundle) -> 
 
 
 def _check_counter(root: Root, base: str, bundle: Bundle, settings: DeploySettings) -> bool:
-    """Whether the bundle is older than the confirmed one of its key there.
+    """Whether the bundle is older than the newest confirmed release of its key there.
 
     Raises:
         GateError: The bundle is older, and the settings do not allow that.
@@ -508,8 +508,8 @@ def _check_counter(root: Root, base: str, bundle: Bundle, settings: DeploySettin
         return False
     if not settings.allow_older:
         raise GateError(
-            f"{root.what}: {bundle.path} is older than the confirmed release of its key there (found counter "
-            f"{bundle.manifest.counter}, expected at least {counter}); deploy a newer build, or give "
+            f"{root.what}: {bundle.path} is older than the newest confirmed release of its key there (found "
+            f"counter {bundle.manifest.counter}, expected at least {counter}); deploy a newer build, or give "
             f"{named('allow_older')}; if this host's clock was wrong, start a new count with edgeprune keys make"
         )
     return True

@@ -1,6 +1,6 @@
-"""Output energy: the part of its readers' outputs that is lost with a channel after the readers have been re-solved.
+"""Output energy: the part of its readers' outputs that is lost with a channel after the readers have been refitted.
 
-For a convolution that reads x with weights W, removing the inputs c and re-solving the rest costs tr(W_c ((G^-1)_cc)^-1
+For a convolution that reads x with weights W, removing the inputs c and refitting the rest costs tr(W_c ((G^-1)_cc)^-1
 W_c^T), where G is the second moments of x on real images (Optimal Brain Surgeon, in blocks: Hassibi & Stork 1993;
 Optimal Brain Compression, arXiv 2208.11580). The channels of a group are eliminated greedily, the cheapest first. G^-1
 and W are updated after each elimination, so that only one of two interchangeable channels is cheap.

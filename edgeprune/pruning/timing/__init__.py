@@ -1,6 +1,6 @@
 """Clocks, which time a set of ONNX files for a budget in milliseconds (latency.py).
 
-A clock is called with name -> ONNX file and returns name -> milliseconds per inference. The first file is the uncut
+A clock is called with name -> ONNX file and returns name -> milliseconds per inference. The first file is the unpruned
 network, the reference for the others. To add a runtime, add one file with `clock() -> Clock` to this folder; the name
 of the file is the name of the clock.
 """

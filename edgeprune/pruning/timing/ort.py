@@ -55,7 +55,7 @@ class Ort:
         """Time the files. In each round every file runs once, in a new order.
 
         Args:
-            files: Name -> ONNX file; the first is the uncut network.
+            files: Name -> ONNX file; the first is the unpruned network.
 
         Returns:
             Name -> milliseconds: the median over the rounds of the ratio of a file's time to the first file's time in

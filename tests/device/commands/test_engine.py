@@ -62,7 +62,7 @@ def test_int8_selects_the_file_that_this_release_supports(capsys, gpu_bundle, fa
     fake_tensorrt("8.6.1")
     code, out, _ = edgeprune(capsys, "engine", gpu_bundle().path, "--precision", "all", "--cuda", "ctypes", "--json")
     assert code == 0 and [entry["precision"] for entry in json.loads(out)] == ["int8", "fp16", "fp32"]
-    # INT8 for the CPU has unsigned activations, which NVIDIA's parser refuses.
+    # INT8 for the CPU has unsigned activations, which TensorRT's parser refuses.
     cpu = gpu_bundle(("fp32", "fp16", "int8"), target="cpu").path
     code, out, _ = edgeprune(capsys, "engine", cpu, "--precision", "all", "--cuda", "ctypes", "--json")
     assert code == 0 and [entry["precision"] for entry in json.loads(out)] == ["fp16", "fp32"]

@@ -497,7 +497,7 @@ def test_abort_ends_the_installation_at_work(releases, make, unmeasured, capfd, 
         monkeypatch.setattr(detached.signal, "SIGTERM", signal.SIGCONT)
         monkeypatch.setattr(detached, "_END_S", 1.0)
     assert cli.main(["install", "--abort", "--root", str(releases.root)]) == 0
-    assert capfd.readouterr().out == f"installation ended; in use: {former}\n"
+    assert capfd.readouterr().out == f"installation aborted; release in use: {former}\n"
     assert not releases.at_work() and releases.current() == former
     assert cli.main(["install", "--abort", "--root", str(releases.root), "--json"]) == 0
     assert json.loads(capfd.readouterr().out) == {"aborted": False, "current": former.identity}

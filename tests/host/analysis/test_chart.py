@@ -26,5 +26,5 @@ def test_plot_and_table_render_every_outcome(kept):
     text = table.table(analysis)
     with as_flags():
         assert ("recommended: --macs 0.8" in table.table(analysis)) == (kept == 0.95)
-    assert {0.95: "recommended: macs=0.8", 0.3: "recommended: no cut", None: "no recommendation"}[kept] in text
+    assert {0.95: "recommended: macs=0.8", 0.3: "recommended: no pruning", None: "no recommendation"}[kept] in text
     assert "10 more" in text and "model.29.conv" in text and "model.0.conv" in text and "model.15.conv" not in text

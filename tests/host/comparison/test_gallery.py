@@ -90,5 +90,5 @@ def test_comparison_outlines_and_matches_the_boxes_of_its_gallery(tmp_path):
     picture = {**shown.gallery["pictures"][0], "truth": [[0, 10, 10, 50, 50]], "found": found}
     assert shown.found(picture, "a") == [0]
     assert shown.outline(picture["truth"][0]).tolist() == [[10, 10], [50, 10], [50, 50], [10, 50]]
-    with pytest.raises(InputError, match="comparison: it has no gallery"):
+    with pytest.raises(InputError, match="comparison: no gallery"):
         Comparison.from_json(made.bare()).outline([0, 1, 2, 3, 4])

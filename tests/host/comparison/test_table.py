@@ -37,7 +37,7 @@ def test_notes_below_the_table_qualify_the_figures():
         Row("c", "c.onnx", caveat="it is made for a GPU"),
     ]
     text = as_text(rows, {"pictures": 128}).split("\n\n", 1)[1]
-    assert "onnxruntime 1.32.0 CPU, in turns" in text
+    assert "onnxruntime 1.32.0 CPU, measured alternately" in text
     assert text.count("it is made for a GPU") == 1 and "note on b, c: it is made for a GPU." in text
     assert "mAP: 128 images" in text and "mAP of a: measured with the one-to-one head" in text
     assert "b: worst class car, mAP50-95 0.600 -> 0.300." in text and "c: worst" not in text
@@ -52,4 +52,4 @@ def test_recorded_row_is_marked_and_has_no_notes_on_this_run():
     assert (
         "*: r.json: recorded by bench on a Jetson, onnxruntime 1.32.0 CPU; mAP on 20 images; from another run." in text
     )
-    assert "in turns" not in text and "128" not in text
+    assert "alternately" not in text and "128" not in text

@@ -147,7 +147,7 @@ def pictures_of(data, split):
     return sorted((data.parent / "images" / split).iterdir())
 
 
-def test_damaged_images_are_left_out_counted_and_named(data):
+def test_unusable_images_are_left_out_counted_and_named(data):
     one, two = cut(pictures_of(data, "train")[0]), cut(pictures_of(data, "train")[5])
     three = cut(pictures_of(data, "val")[1])
     told = Told()
@@ -156,15 +156,15 @@ def test_damaged_images_are_left_out_counted_and_named(data):
     assert len(loaded.val) == 3 and three not in loaded.val
     assert loaded.damaged == {"train": [str(one), str(two)], "val": [str(three)]}
     first, second = told.warned
-    assert f"train: 2 of 8 images are damaged: {one} (not an image that can be decoded (" in first
-    assert two.name in first and "left out of every step (strict refuses them)" in first
-    assert f"val: 1 of 4 image is damaged: {three}" in second
+    assert f"train: 2 of 8 images are unusable: {one} (not an image that can be decoded (" in first
+    assert two.name in first and "all steps skip these images (with strict=True, the command fails instead)" in first
+    assert f"val: 1 of 4 images is unusable: {three}" in second
 
 
-def test_strict_refuses_damaged_images(data):
+def test_strict_refuses_unusable_images(data):
     one = cut(pictures_of(data, "val")[0])
     with pytest.raises(
-        InputError, match=rf"val: 1 image is damaged: {one} .*; remove or replace them, or leave out strict"
+        InputError, match=rf"val: 1 image is unusable: {one} .*; remove or replace them, or leave out strict=True"
     ):
         dataset.load(data, strict=True)
 
@@ -172,7 +172,7 @@ def test_strict_refuses_damaged_images(data):
 def test_split_without_an_intact_image_is_refused(data):
     for picture in pictures_of(data, "train"):
         cut(picture)
-    with pytest.raises(InputError, match=r"train: 8 of 8 images are damaged: .*, …; replace the images"):
+    with pytest.raises(InputError, match=r"train: 8 of 8 images are unusable: .*, …; replace the images"):
         dataset.load(data)
 
 

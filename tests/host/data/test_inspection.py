@@ -59,7 +59,7 @@ def test_intact_images_have_no_problem(tmp_path, kind):
 
 
 @pytest.mark.parametrize(("kind", "lost"), [("JPEG", 2), ("JPEG", 500), ("PNG", 2), ("WEBP", 100), ("BMP", 100)])
-def test_an_image_that_one_of_the_decoders_cannot_decode_is_damaged(tmp_path, kind, lost):
+def test_an_image_that_one_of_the_decoders_cannot_decode_is_unusable(tmp_path, kind, lost):
     path = tmp_path / f"a.{kind.lower()}"
     path.write_bytes(encoded(kind)[:-lost])
     assert inspection.inspect([path])[path].problem
@@ -89,7 +89,7 @@ def test_a_jpeg_that_decodes_at_reduced_size_decodes_at_full_size(tmp_path):
         ("a.png", encoded("PNG", (64, 9)), "too small for training (found 64x9 px, expected at least 10 px per side)"),
     ],
 )
-def test_images_that_ultralytics_excludes_are_damaged(tmp_path, name, data, problem):
+def test_images_that_ultralytics_excludes_are_unusable(tmp_path, name, data, problem):
     (tmp_path / name).write_bytes(data)
     assert inspection.inspect([tmp_path / name])[tmp_path / name].problem == problem
 

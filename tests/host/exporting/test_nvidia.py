@@ -1,6 +1,6 @@
-"""NVIDIA's real parser and builder accept every file of every family, and so does our own check of the graph.
+"""The real parser and builder of TensorRT for RTX accept every file of every family, and so does our graph check.
 
-TensorRT for RTX builds ahead of time: this proves parsing and typing for SM86 and SM120, not fusion on a Jetson.
+TensorRT for RTX builds ahead of time: this proves parsing and type checking for SM86 and SM120, not fusion on a Jetson.
 """
 
 import numpy as np

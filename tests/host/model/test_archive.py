@@ -50,7 +50,7 @@ def test_no_code_of_a_saved_object_is_run(yolo, tmp_path):
     assert not [name for name in map(str, stand_ins) if "YOLO" in name or "callbacks" in name]
     assert type(loaded.model).__module__ == "ultralytics.nn.tasks"
     yolo.mine = Foreign()
-    says = r"saved with torch.save; contains classes .*test_archive.Foreign.*not opened; `model.save\("
+    says = r"saved with torch.save; contains classes .*test_archive.Foreign.*not loaded; `model.save\("
     with pytest.raises(InputError, match=says):
         checkpoint.load(saved(tmp_path / "foreign.pt", yolo))
 

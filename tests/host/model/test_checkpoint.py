@@ -70,7 +70,7 @@ def test_stock_ultralytics_opens_a_pruned_model_without_edgeprune(small, weights
 def test_code_in_a_checkpoint_is_not_run(tmp_path):
     marker = tmp_path / "ran"
     torch.save({"model": Evil(marker)}, tmp_path / "evil.pt")
-    with pytest.raises(InputError, match="not opened"):
+    with pytest.raises(InputError, match="not loaded"):
         checkpoint.load(tmp_path / "evil.pt")
     assert not marker.exists()
     (tmp_path / "bare.pt").write_bytes(pickle.dumps(Evil(marker)))

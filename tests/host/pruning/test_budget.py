@@ -110,7 +110,7 @@ def test_an_atom_with_an_infinite_score_is_kept(yolo):
 @pytest.mark.parametrize("kind", ["macs", "params"])
 @pytest.mark.parametrize("value", [1.0, *(pytest.param(v, marks=pytest.mark.slow) for v in (0.9, 0.8)), 0.6, 0.4])
 def test_a_budget_is_met_from_below_within_two_percent(yolo, kind, value, uniform):
-    """The cost is measured on the cut network, not taken from the cost model of the solver."""
+    """The cost is measured on the pruned network, not taken from the cost model of the solver."""
     channels, scores = yolo
     model = network()
     keep = budget.choose(channels, scores, Budget(kind, value), multiple=8, uniform=uniform)

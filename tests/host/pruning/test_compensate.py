@@ -98,7 +98,7 @@ def test_the_original_and_the_shapes_are_unchanged(small):
     assert all(torch.isfinite(v).all() for v in cut.state_dict().values())
 
 
-def test_an_uncut_model_is_unchanged(small):
+def test_an_unpruned_model_is_unchanged(small):
     channels = trace(small)
     plan = PrunePlan.of(channels, np.ones(channels.atoms, dtype=bool), budget="ratio 0", criterion="test")
     cut = surgery.apply(plan, small, channels)

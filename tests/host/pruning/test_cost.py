@@ -1,4 +1,4 @@
-"""cost: the cost from the widths alone equals the cost of the cut network."""
+"""cost: the cost from the widths alone equals the cost of the pruned network."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""layers: the modules of a network that surgery can cut."""
+"""layers: the modules of a network that surgery can prune."""
 
 from torch import nn
 

@@ -1,4 +1,4 @@
-"""prune: the gate that compares the cut network with the masked one."""
+"""prune: the gate that compares the pruned network with the masked one."""
 
 import itertools
 

@@ -232,7 +232,7 @@ def test_patience_stops_and_keeps_the_best_epoch(pruned, many, tmp_path, monkeyp
     saved = checkpoint.load(tmp_path / "tuned.pt").model.state_dict()
     close = [all(torch.equal(saved[k], a[k].half().float()) for k in a if "weight" in k) for a in averages]
     assert close == [False, True, False, False]
-    # The epoch is chosen on held-back training images, never on validation images.
+    # The epoch is chosen on held-out training images, never on validation images.
     held = {str(p) for p in set.union(*asked)}
     data = dataset.load(many)
     assert len(held) == 8 and held <= {str(p) for p in data.train}

@@ -110,7 +110,9 @@ def test_the_card_lists_every_file_with_its_accuracy_drop(record):
 
 def test_the_card_shows_a_verdict_for_every_gate(record):
     text = card(record, OUT)
-    assert "  passed  Surgery equals masking: 3.1e-16, limit: 1e-09 relative" in text
+    assert (
+        "  passed  The pruned network equals the original with masked channels: 3.1e-16, limit: 1e-09 relative" in text
+    )
     assert "  passed  INT8 keeps mAP50-95: 0.2502 -> 0.2495 (-0.0007), limit: loses at most 0.003" in text
     assert "FAILED" not in text and "WARNING" not in text
     record["pictures"]["train_in_val"] = 7

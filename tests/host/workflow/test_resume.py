@@ -51,7 +51,7 @@ def test_an_option_may_change_until_a_finished_stage_depends_on_it(inputs, tmp_p
 @pytest.mark.parametrize(
     ("done", "changes", "name"),
     [
-        ("baseline plan", {"budget": "ratio 0.3"}, "budget"),
+        ("baseline plan", {"budget": "ratio 0.3"}, "ratio"),
         ("baseline plan", {"criterion": "l1"}, "criterion"),
         ("baseline", {"head": "one-to-many"}, "head"),
         ("baseline step 1", {"epochs": 5}, "epochs"),
@@ -65,7 +65,8 @@ def test_a_changed_option_of_a_finished_stage_is_refused(inputs, tmp_path, done,
         record = json.loads((tmp_path / "build.json").read_text())
         record["stages"][1]["name"] = "step 1"
         (tmp_path / "build.json").write_text(json.dumps(record))
-    with pytest.raises(InputError, match=f"cannot be resumed, because {name} changed"):
+    remedy = "leave out head" if name == "head" else "restore the original values"
+    with pytest.raises(InputError, match=rf"cannot be resumed \(changed since the build started: {name}\); {remedy}"):
         resumed(inputs, tmp_path, **changes)
 
 
@@ -92,7 +93,7 @@ def test_a_new_option_has_its_default_in_an_older_record(inputs, tmp_path):
     del record["inputs"]["options"]["portable"]
     (tmp_path / "build.json").write_text(json.dumps(record))
     assert resumed(inputs, tmp_path) == ["baseline", "plan"]
-    with pytest.raises(InputError, match="because portable changed"):
+    with pytest.raises(InputError, match=r"\(changed since the build started: portable\)"):
         resumed(inputs, tmp_path, portable=True)
 
 
@@ -103,5 +104,6 @@ def test_an_older_record_of_two_heads_continues_only_with_the_head_that_it_measu
     record["models"]["original"] = {"head": "one-to-many"}  # the only head of this network
     (tmp_path / "build.json").write_text(json.dumps(record))
     assert resumed(inputs, tmp_path, head="one-to-many") == ["baseline", "plan"]
-    with pytest.raises(InputError, match="because head changed; continue with head=one-to-many, or give another out"):
+    expected = r"\(changed since the build started: head\); continue with head=one-to-many, or give another out"
+    with pytest.raises(InputError, match=expected):
         resumed(inputs, tmp_path)

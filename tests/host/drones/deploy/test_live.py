@@ -361,7 +361,7 @@ def test_nothing_is_sent_for_untrusted_or_old_bundles_or_a_full_drone(drone, mak
     assert deploy(edgeprune, make(counter=9), drone)[0] == 0
     before = drone.proxy.sent
     code, _, err = deploy(edgeprune, make("old", counter=8), drone)
-    assert code == 1 and "older than the confirmed release of its key on the drone" in err
+    assert code == 1 and "older than the newest confirmed release of its key on the drone" in err
     stranger = make("stranger", counter=10, key=SigningKey.generate())
     code, _, err = deploy(edgeprune, stranger, drone)
     assert code == 1 and "not trusted" in err

@@ -1,4 +1,4 @@
-"""oci: a container from a base image and a bundle, as the independent tools skopeo and umoci read it."""
+"""oci: a container image from a base image and a bundle, as the independent tools skopeo and umoci read it."""
 
 import errno
 import gzip

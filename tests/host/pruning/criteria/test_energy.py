@@ -1,4 +1,4 @@
-"""energy: the loss after the readers have been re-solved."""
+"""energy: the loss after the readers have been refitted."""
 
 import numpy as np
 import pytest
@@ -37,7 +37,7 @@ def test_energy_is_lowest_for_an_unread_channel(small):
 
 def test_energy_is_low_for_one_of_two_equal_channels(small):
     """Channels 2 and 6 carry the same signal: removing the first one costs almost nothing, though both are read.
-    Magnitude, and output energy without re-solving, would rate both as expensive."""
+    Magnitude, and output energy without refitting, would rate both as expensive."""
     conv, norm = small.get_submodule("model.2.m.0.cv1.conv"), small.get_submodule("model.2.m.0.cv1.bn")
     conv.weight.data[6] = conv.weight.data[2]
     for tensor in (norm.weight.data, norm.bias.data, norm.running_mean, norm.running_var):
