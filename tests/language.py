@@ -43,6 +43,11 @@ RULES = {
     "lossy": (r"\bTooLossy\b", "AccuracyDrop"),
     "as it should": (r"\bas it should\b|\bword of\b", "give the field, the value found and the value expected"),
     "faster ratio": (r"\d(\.\d+)?x faster\b", "`as fast` for a ratio"),
+    "cut": (r"\buncut\b(?!:)|\b(largest|smallest|larger|smaller|deep) cuts?\b", "unpruned; budget; pruning ratio"),
+    "qat": (r"\bINT8-aware\b", "quantization-aware training (QAT)"),
+    "refit": (r"\bre-solv", "refit by least squares"),
+    "hold out": (r"\b(hold|holds|held|holding)[- ]back\b", "hold out, held-out"),
+    "alternately": (r"\bin turns\b", "measured alternately"),
 }  # fmt: skip
 _PATTERNS = {name: re.compile(pattern, re.I if name != "subject" else 0) for name, (pattern, _) in RULES.items()}
 
