@@ -35,7 +35,7 @@ def add(parser: argparse.ArgumentParser, options: Iterable[Option]) -> None:
 
 
 def add_where(parser: argparse.ArgumentParser) -> None:
-    """Add the argument WHERE: this device's releases, or on a host those of another device."""
+    """Add the argument WHERE: this device's releases, or on a host another device's releases."""
     text = f"a folder of this device (default {ROOT}); on a host: user@drone[:/folder]"
     parser.add_argument("where", metavar="WHERE", nargs="?", help=text)
 

@@ -59,8 +59,9 @@ HELP = "install a bundle on this device: verify it, measure it, switch to it, an
 def configure(parser: ArgumentParser) -> None:
     """Add the options."""
     parser.add_argument(
-        "bundle", metavar="BUNDLE", nargs="?", type=Path, help="bundle to install (default: the only *.epb here)"
-    )
+        "bundle", metavar="BUNDLE", nargs="?", type=Path,
+        help="bundle to install (default: the only *.epb here, else the newest runs/*/*.epb)",
+    )  # fmt: skip
     add(parser, OPTIONS)
 
 

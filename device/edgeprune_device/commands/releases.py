@@ -19,7 +19,7 @@ def configure(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> None:
-    """Show the releases of this device; on a host, those of another device."""
+    """Show the releases of this device; on a host, the releases of another device."""
     from pathlib import Path
 
     from edgeprune_device import strict_json

@@ -82,7 +82,7 @@ def test_the_factorisation_ranks_as_a_full_update_of_the_inverse():
         alive = torch.tensor([i for i in range(count) if i not in removed])
         kept = (alive[:, None] * size + torch.arange(size)).flatten()
         gone = torch.tensor([c for c in range(size * count) if c not in set(kept.tolist())])
-        # The remaining weights after the removed columns have been re-solved: W_k + W_g G_gk G_kk^-1.
+        # The remaining weights after the removed columns have been refitted: W_k + W_g G_gk G_kk^-1.
         inverse = torch.linalg.inv(gram[kept][:, kept])
         solved = weight[:, kept] + weight[:, gone] @ gram[gone][:, kept] @ inverse
         for i, cost in enumerate(block.cost(alive)):
