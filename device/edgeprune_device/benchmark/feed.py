@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from array import array
-from functools import partial
-from typing import Any, Callable, Dict, Optional, Sequence, Tuple
+from collections import deque
+from typing import Any, Callable, Deque, Dict, Optional, Sequence, Tuple
 
 from edgeprune_device import sources
 from edgeprune_device.errors import InputError
@@ -58,19 +58,21 @@ class Feed:
             source = sources.Paced(source, pace)
         self.source, self.fps = source, (source.fps or fps) if self.mode == "camera" else None
         self._ages_ns = array("q")
-        self._before = (0, 0, 0)
-        self.next: Callable[[], sources.Frame] = (
-            partial(source.next, _FRAME_TIMEOUT_S) if self.mode == "camera" else source.frames().__next__
-        )
+        # The counts at the frame before the first one, at the last complete one, and at those in the pipeline: a frame
+        # that was taken but not processed does not count.
+        self._before = self._after = (0, 0, 0)
+        self._taken: Deque[Tuple[int, int, int]] = deque()
+        self.next: Callable[[], sources.Frame] = self._next if self.mode == "camera" else source.frames().__next__
 
     def begin(self) -> None:
         """Count frames from now on, starting after the current one."""
         if self.mode == "camera":
             self.next()
-        self._before = self._counts()
+            self._before = self._taken[-1]
+            self._taken.clear()
 
     def done(self, frame: sources.Frame, end_ns: int) -> None:
-        """Record that the result of a measured frame is complete.
+        """Record that the result of a measured frame is complete; the frames are in the order of `next`.
 
         Args:
             frame: The frame.
@@ -78,12 +80,13 @@ class Feed:
         """
         if self.mode == "camera":
             self._ages_ns.append(end_ns - frame.due_ns)
+            self._after = self._taken.popleft()
 
     def camera(self) -> Optional[Dict[str, Any]]:
         """The report's `camera`; None in the other modes."""
         if self.mode != "camera" or not self._ages_ns:
             return None
-        arrived, dropped, late = (now - then for now, then in zip(self._counts(), self._before))
+        arrived, dropped, late = (now - then for now, then in zip(self._after, self._before))
         deadline_ns = 1e9 / self.fps if self.fps else None
         return {
             "fps": self.fps,
@@ -96,9 +99,11 @@ class Feed:
             "age": timing_summary(self._ages_ns),
         }
 
-    def _counts(self) -> Tuple[int, int, int]:
+    def _next(self) -> sources.Frame:
         source = self.source
-        return (source.arrived, source.dropped, source.late) if self.mode == "camera" else (0, 0, 0)
+        frame = source.next(_FRAME_TIMEOUT_S)
+        self._taken.append((source.arrived, source.dropped, source.late))
+        return frame
 
 
 def timing_summary(ns: Sequence[int]) -> Dict[str, Any]:

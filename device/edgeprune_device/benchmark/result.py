@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import statistics
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from nacl.signing import SigningKey
@@ -14,6 +15,7 @@ from edgeprune_device.benchmark.options import BenchmarkOptions
 from edgeprune_device.benchmark.precision import int8_is_for_cpu
 from edgeprune_device.benchmark.verdict import Evidence, judge
 from edgeprune_device.option import named
+from edgeprune_device.pipeline import AHEAD, STAGES, slow_stage
 from edgeprune_device.printable import printable
 from edgeprune_device.probes import summary
 from edgeprune_device.reports import percentiles
@@ -218,6 +220,7 @@ def _warnings(
         *checks.remarks,
         *([f"power, temperature and clocks were not measured: {problem}"] if problem else []),
         *recording.feed.source.warnings,
+        *_slow(recording),
         *machine.preflight.notes(),
         *_remarks(machine, subject),
         *(["accuracy not compared with the host's: the host measured other images"] if unmatched else []),
@@ -244,6 +247,22 @@ def _remarks(machine: Machine, subject: Subject) -> List[str]:
             "machines"
         )
     return notes
+
+
+def _slow(recording: Recording) -> List[str]:
+    camera = recording.camera
+    if camera is None or camera["deadline_ms"] is None:
+        return []
+    medians_ms = {name: statistics.median(ns) / 1e6 for name, ns in recording.frames.stages_ns.items()}
+    slow = slow_stage(medians_ms, camera["deadline_ms"])
+    if slow is None:
+        return []
+    together = [name for name in STAGES if (name in AHEAD) == (slow in AHEAD)]
+    return [
+        f"stage {slow} is slow: {' and '.join(together)} take {sum(medians_ms[name] for name in together):.1f} ms per "
+        f"frame, {slow} {medians_ms[slow]:.1f} ms of it, and the camera gives a frame every "
+        f"{camera['deadline_ms']:.1f} ms"
+    ]
 
 
 def _spikes(throttling: Optional[Throttling]) -> List[str]:

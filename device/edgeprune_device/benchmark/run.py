@@ -19,6 +19,7 @@ from edgeprune_device.benchmark.options import MODES, BenchmarkOptions
 from edgeprune_device.engine import offer
 from edgeprune_device.errors import DeviceError, InputError
 from edgeprune_device.machine import cpu_load
+from edgeprune_device.pipeline import AHEAD
 from edgeprune_device.progress import Line, Say
 from edgeprune_device.reports.report import DEVICE_STAGES, BenchReport
 from edgeprune_device.reports.spool import Spool
@@ -40,6 +41,8 @@ _ROUND_BYTES = 500  # of the sensors' readings: some forty on a Jetson
 _ROUND_S, _MOST_ROUNDS = 0.2, 12000  # the monitor's own limit
 
 _GLANCE_S = 0.5
+
+_PARTS = {"offline": 3, "camera": 2}  # parts of the pipeline that overlap
 
 
 def run_benchmark(
@@ -154,8 +157,8 @@ def _time(
 
     def warmed(median_ns: int) -> None:
         if spool is not None:
-            # In mode offline the slowest of three parts sets the rate: at best three frames in the time of one.
-            fps = 1e9 / max(median_ns, 1) * (3 if feed.mode == "offline" else 1)
+            # The slowest of the parts that overlap sets the rate: at best as many frames in the time of one.
+            fps = 1e9 / max(median_ns, 1) * _PARTS.get(feed.mode, 1)
             frames = plan.seconds * min(fps, feed.fps or fps)
             rounds = min(plan.seconds / _ROUND_S, _MOST_ROUNDS)
             spool.reserve(int(frames * _FRAME_BYTES + rounds * _ROUND_BYTES) + (1 << 20))
@@ -167,12 +170,25 @@ def _time(
         device_times()
 
     stages = _stages(session, manifest, feed.source)
-    if feed.mode != "offline":
-        needed = after if feed.mode == "camera" or session.times_device else None
-        return timing.measure(stages, feed.next, plan, warmed=warmed, after=needed, progress=say), on_device
-    # The GPU works on another frame when this one is done, so its times are read at once, in its thread.
-    stages["infer"] = _followed(stages["infer"], device_times)
-    return timing.pipelined(stages, feed.next, plan, middle="infer", warmed=warmed, progress=say), on_device
+    if feed.mode == "camera":  # as in `edgeprune run`
+        frames = timing.pipelined(
+            stages,
+            feed.next,
+            plan,
+            middle=[name for name in stages if name not in AHEAD],
+            latest=True,
+            warmed=warmed,
+            after=after,
+            progress=say,
+        )
+    elif feed.mode == "offline":
+        # The GPU works on another frame when this one is done, so its times are read at once, in its thread.
+        stages["infer"] = _followed(stages["infer"], device_times)
+        frames = timing.pipelined(stages, feed.next, plan, middle=["infer"], warmed=warmed, progress=say)
+    else:
+        needed = after if session.times_device else None
+        frames = timing.measure(stages, feed.next, plan, warmed=warmed, after=needed, progress=say)
+    return frames, on_device
 
 
 def _followed(step: Callable[[Any], Any], then: Callable[[], None]) -> Callable[[Any], Any]:

@@ -13,6 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Callable, List, Mapping, Optional, Sequence, Tuple
 
+from edgeprune_device import pipeline
 from edgeprune_device.errors import DeviceError
 from edgeprune_device.progress import Say, silent
 
@@ -129,14 +130,17 @@ def pipelined(
     supply: Supply,
     plan: TimingPlan = TimingPlan(),
     *,
-    middle: str,
+    middle: Sequence[str],
+    latest: bool = False,
     warmed: Optional[Callable[[int], None]] = None,
+    after: Optional[Callable[[Any, int], None]] = None,
     progress: Say = silent,
 ) -> FrameTimes:
-    """Time up to three frames at once.
+    """Time several frames at once.
 
-    While `middle` works on one frame, the stages before it work on the next one and the stages after it on the previous
-    one. The result is the maximum throughput of the machine. A frame's time includes its waits between the three parts.
+    While the stages `middle` work on one frame, the stages before them prepare the next one (`pipeline.Ahead`), and the
+    stages after them, if any, work on the previous one in another thread. A frame's time includes its waits between
+    these parts.
 
     `middle` runs in the caller's thread, as a CUDA context may belong to one thread. It begins a frame only when the
     one before the last has left the pipeline, because a runtime's results stay valid that long.
@@ -145,8 +149,10 @@ def pipelined(
         stages: {name: callable}, in order.
         supply: Returns the next frame.
         plan: How long to measure.
-        middle: Name of the stage in the middle.
+        middle: Names of consecutive stages.
+        latest: Take each frame as late as possible, see `pipeline.Ahead`.
         warmed: See `measure`.
+        after: See `measure`; called in the thread of the last stage.
         progress: See `measure`.
 
     Raises:
@@ -155,28 +161,32 @@ def pipelined(
     """
     run = _TimedRun(stages, supply, plan, progress, warmed)
     names = list(stages)
-    cut = names.index(middle)
-    before, after = [stages[n] for n in names[:cut]], [stages[n] for n in names[cut + 1 :]]
+    begin, end = names.index(middle[0]), names.index(middle[-1]) + 1
+    first, inner, final = ([stages[n] for n in part] for part in (names[:begin], names[begin:end], names[end:]))
 
-    def first() -> Tuple[Any, List[int]]:
-        frame, times = supply(), [time.monotonic_ns()]
-        return _through(before, frame, times), times
+    def prepare(frame: Any) -> Tuple[Any, Any, List[int]]:
+        times = [time.monotonic_ns()]
+        return frame, _through(first, frame, times), times
 
-    def last(value: Any, times: List[int]) -> None:
-        _through(after, value, times)
-        run.add((*times, time.monotonic_ns() - times[0]))
+    def finish(frame: Any, value: Any, times: List[int]) -> None:
+        _through(final, value, times)
+        now = time.monotonic_ns()
+        run.add((*times, now - times[0]))
+        if after:
+            after(frame, now)
 
-    with ThreadPoolExecutor(1) as ahead, ThreadPoolExecutor(1) as behind:
+    with pipeline.Ahead(supply, prepare, latest) as ahead, ThreadPoolExecutor(1) as behind:
         try:
-            coming = ahead.submit(first)
             leaving: Optional[Future[None]] = None
             while run.goes_on(time.monotonic_ns()):
-                value, times = coming.result()
-                coming = ahead.submit(first)
-                value = _through([stages[middle]], value, times)
+                frame, value, times = ahead.take()
+                value = _through(inner, value, times)
+                if not final:
+                    finish(frame, value, times)
+                    continue
                 if leaving is not None:
                     leaving.result()
-                leaving = behind.submit(last, value, times)
+                leaving = behind.submit(finish, frame, value, times)
             if leaving is not None:
                 leaving.result()
         except (KeyboardInterrupt, DeviceError) as error:

@@ -5,6 +5,7 @@
     worker       a separate process: verifies the bundle, opens model and source, one line of JSON a frame
     protocol     the messages between the two
     detections   formats that line       sinks   the output: standard output, a file, a socket
+    pace         the typical time of each stage, and the stage that is too slow for the camera
     status       run/status.json         notify  systemd's own protocol       unit   its unit file
 
 A driver that hangs or crashes ends only the worker.

@@ -15,7 +15,19 @@ from typing import IO, Any, Dict, List, Mapping, Optional, Sequence, cast
 
 from edgeprune_device import interpreter
 from edgeprune_device.machine import cpu_load
-from edgeprune_device.service.protocol import DEADLINE, FRAMES, LAST, LOADING, LOST, SOURCE, Order, Pulse, SentOrder
+from edgeprune_device.service import pace
+from edgeprune_device.service.protocol import (
+    DEADLINE,
+    DECODING,
+    FRAMES,
+    LAST,
+    LOADING,
+    LOST,
+    SOURCE,
+    Order,
+    Pulse,
+    SentOrder,
+)
 from edgeprune_device.service.worker import COMMAND, LOAD_S
 
 __all__ = ["Child"]
@@ -36,7 +48,9 @@ class Child:
         frames: Frames that the worker has completed; also valid after it has ended.
         last_ns: When the last frame was completed, time.monotonic_ns.
         lost: Lines that could not be written.
-        at_source: Whether the worker is opening its source, waiting for a frame, or decoding one.
+        pace: Times of its stages, see `pace`; None before the first frame.
+        at_source: Whether the worker is opening its source, or waiting for a prepared frame.
+        decoding: Whether the worker is decoding a frame.
 
     Raises:
         OSError: The process cannot be started.
@@ -69,7 +83,8 @@ class Child:
         sent: SentOrder = {**order, "messages": writes, "pulse": self._pulse.descriptor}
         self._write(sent)
         self.frames = self.last_ns = self.lost = 0
-        self.at_source = False
+        self.pace: Optional[pace.PaceStatus] = None
+        self.at_source = self.decoding = False
 
     @property
     def pid(self) -> int:
@@ -86,10 +101,11 @@ class Child:
         self._write({})
 
     def look(self) -> None:
-        """Update `frames`, `last_ns`, `lost` and `at_source`."""
+        """Update `frames`, `last_ns`, `lost`, `pace`, `at_source` and `decoding`."""
         cells = self._pulse.cells
-        self.at_source = bool(cells[SOURCE])
+        self.at_source, self.decoding = bool(cells[SOURCE]), bool(cells[DECODING])
         self.frames, self.last_ns, self.lost = cells[FRAMES], cells[LAST], cells[LOST]
+        self.pace = pace.read(cells)
 
     def hear(self) -> List[Dict[str, Any]]:
         """The worker's messages since the last call."""

@@ -4,8 +4,8 @@ An example:
 
     {"schema_version": 1, "frame": 17, "time": "2026-11-24T12:00:00.040Z", "boot_s": 93.114, "release":
      "9f86d081884c7d65", "source": "camera frame 17", "width": 1280, "height": 720, "ms": {"decode": 1.31, "pre": 2.07,
-     "infer": 11.45, "post": 0.38}, "detections": [{"class": 2, "name": "car", "score": 0.8714, "box": [411.2, 97.5,
-     502.8, 160.1]}]}
+     "infer": 11.45, "post": 0.38}, "age_ms": 17.42, "detections": [{"class": 2, "name": "car", "score": 0.8714, "box":
+     [411.2, 97.5, 502.8, 160.1]}]}
 
 The line is formatted by hand, because json.dumps takes several times as long per frame.
 """
@@ -43,7 +43,7 @@ class Lines:
         self._task = task
         self._head = '{"schema_version": 1, "frame": %d, "time": %s, "boot_s": %.3f, ' + (
             f'"release": {json.dumps(release)}, "source": ' + '%s, "width": %d, "height": %d, '
-            '"ms": {"decode": %.3f, "pre": %.3f, "infer": %.3f, "post": %.3f}, "detections": ['
+            '"ms": {"decode": %.3f, "pre": %.3f, "infer": %.3f, "post": %.3f}, "age_ms": %.3f, "detections": ['
         )
         self._labels = [f'{{"class": {i}, "name": {json.dumps(name)}, ' for i, name in enumerate(classes)]
         self._clock = _Clock()
@@ -64,17 +64,17 @@ class Lines:
             name: Name of the frame.
             at_ns: Time of the frame, time.monotonic_ns; "time" is null if the wall clock has not been set.
             shape: Shape of the upright image, (h, w, …).
-            times: Start of each of the four stages and end of the last, time.monotonic_ns.
+            times: Duration of each of the four stages, and the age of the result: time from `at_ns` to the end of the
+                last stage; ns.
             detections: (n, columns + 2) rows of the task, px of that image.
 
         Returns:
             The line, including the newline.
         """
-        a, b, c, d, e = times
         wall, boot_s = self._clock.at(at_ns)
         # A file name may be invalid Unicode; "?" replaces the invalid characters.
         quoted_name = json.dumps(name.encode("utf-8", "replace").decode("utf-8"))
-        ms = (b - a) / 1e6, (c - b) / 1e6, (d - c) / 1e6, (e - d) / 1e6
+        ms = [ns / 1e6 for ns in times]
         head = self._head % (number, wall, boot_s, quoted_name, shape[1], shape[0], *ms)
         if not np.isfinite(detections).all():  # from a broken model; JSON has no NaN or infinity
             detections = detections[np.isfinite(detections).all(axis=1)]

@@ -13,17 +13,21 @@ import os
 from typing import Optional, TypedDict
 
 __all__ = [
+    "AGE",
     "BAD_USE",
     "BROKEN_PIPE",
     "DEADLINE",
+    "DECODING",
     "FINISHED",
     "FRAMES",
     "LAST",
     "LOADING",
     "LOST",
     "REFUSED",
+    "SLOW",
     "SOURCE",
     "SOURCE_BROKE",
+    "TIMES",
     "UNFIT",
     "UNREADY",
     "Order",
@@ -46,8 +50,12 @@ LAST = 1  # when the last frame was completed
 DEADLINE = 2  # a worker that is silent after this time has hung …
 LOADING = 3  # … unless this is 1 and it uses the CPU: building an engine takes minutes, a first frame seconds
 LOST = 4  # lines that could not be written
-SOURCE = 5  # 1 while it opens its source, waits for a frame, or decodes one; the model is then not at fault
-_CELLS = 6
+SOURCE = 5  # 1 while it opens its source, or waits for a prepared frame; the model is then not at fault
+TIMES = 6  # and the three after it: typical time of each stage, ns; see `pace`
+AGE = 10  # typical age of a result, ns
+SLOW = 11  # 0, or 1 + index of the stage that is too slow for the camera
+DECODING = 12  # 1 while a frame is decoded, which may be at the same time as an inference
+_CELLS = 13
 
 
 class Order(TypedDict):
@@ -71,6 +79,7 @@ class Order(TypedDict):
         limit_s: Time limit for loading the model, and for its first inference, s.
         max_megapixels: Largest image to decode.
         first: Number of the first frame.
+        overlap: Decode the next frame while the network works on the current one.
     """
 
     root: Optional[str]
@@ -90,6 +99,7 @@ class Order(TypedDict):
     limit_s: float
     max_megapixels: int
     first: int
+    overlap: bool
 
 
 class SentOrder(Order):

@@ -1,7 +1,8 @@
 """`run/status.json`, the status of the service: its release, its state, and its frames.
 
     {"schema_version": 1, "pid": 812, "boot_id": "2f…", "boot_s": 93.1, "release": "9f86d081884c7d65", "state":
-     "running", "frames": 1704, "last_frame_boot_s": 93.0, "restarts": 0, "reason": null, "since_boot_s": 31.4, …}
+     "running", "frames": 1704, "last_frame_boot_s": 93.0, "restarts": 0, "pace": {"stages_ms": {"decode": 1.3, "pre":
+     2.1, "infer": 11.4, "post": 0.4}, "age_ms": 17.4, "slow_stage": null}, "reason": null, "since_boot_s": 31.4, …}
 
 Times are seconds since boot, as in /proc/uptime, and `boot_id` identifies the boot, so that a file from before a power
 cut is recognised. The file is replaced by a rename but not synced, because it is useless after a power cut.
@@ -18,6 +19,7 @@ from typing import Optional, TypedDict, cast
 from edgeprune_device import clock, files, schema, strict_json
 from edgeprune_device.errors import InputError
 from edgeprune_device.printable import printable
+from edgeprune_device.service.pace import PaceStatus
 
 __all__ = ["LOCK", "Status", "boot_s", "read", "write"]
 
@@ -39,6 +41,7 @@ class Status(TypedDict):
         last_frame_boot_s: When the last frame was completed; None: no frame yet.
         restarts: How often a worker crashed or hung.
         lost_lines: Lines of the worker that could not be written.
+        pace: Times of the worker's stages; None: no frame yet. Files of earlier versions lack it.
         reason: Why the service does not run, or why the last worker ended, in one line.
         since_boot_s: When this state began.
     """
@@ -52,6 +55,7 @@ class Status(TypedDict):
     last_frame_boot_s: Optional[float]
     restarts: int
     lost_lines: int
+    pace: Optional[PaceStatus]
     reason: Optional[str]
     since_boot_s: float
 

@@ -26,6 +26,7 @@ from edgeprune_device.service import protocol, sinks, status
 from edgeprune_device.service.child import Child
 from edgeprune_device.service.keeper import Keeper
 from edgeprune_device.service.notify import Notify
+from edgeprune_device.service.pace import PaceStatus
 from edgeprune_device.service.protocol import Order
 from edgeprune_device.service.status import Status
 
@@ -110,7 +111,8 @@ class _Supervisor:
         self._ends = self._again = False
         self._result: Optional[int] = None
         self._child: Optional[Child] = None
-        self._did = (0, 0, 0)  # of the ended worker: frames, time of the last frame, lost lines
+        # Of the ended worker: frames, time of the last frame, lost lines, pace.
+        self._did: Tuple[int, int, int, Optional[PaceStatus]] = (0, 0, 0, None)
         self._identity: Optional[str] = options.identity or None
         self._state, self._since_s = "starting", status.boot_s()
         self._reason: Optional[str] = None
@@ -119,6 +121,7 @@ class _Supervisor:
         self._printed: Set[str] = set()  # texts already printed
         self._chosen: Dict[Optional[str], str] = {}  # {release: the runtime that a worker chose by measurement}
         self._counted = False  # whether this start is counted
+        self._overlap = True  # False: workers decode and infer in turn, to find out which of the two fails
         # Frames before the source opened, and the time of the first one after it, or 0.
         self._before, self._flows_s = 0, 0.0
         self._wake, self._poll = -1, select.poll()
@@ -132,7 +135,7 @@ class _Supervisor:
             try:
                 while not self._ends:
                     if self._again:
-                        self._again, self._failures = False, 0
+                        self._again, self._failures, self._overlap = False, 0, True
                         self._printed.clear()
                         if self._keeper:
                             self._keeper.forget()
@@ -150,7 +153,7 @@ class _Supervisor:
     def _live(self, release: Optional[Release]) -> None:
         """Start one worker, watch it until it ends, and react to its end."""
         self._counted, self._before, self._flows_s = False, 0, 0.0
-        self._did = (0, 0, 0)
+        self._did = (0, 0, 0, None)
         self._identity = release.identity if release else self._options.identity
         self._enter("starting", self._reason)
         child = self._child = Child(self._order(release), [d for d in (self._listener, self._lock) if d is not None])
@@ -163,7 +166,7 @@ class _Supervisor:
                 self._watch(child)
                 # Judge by the last frame, not by the clock, because a hang is detected only after a while.
                 if self._flows_s and child.last_ns / 1e9 - self._flows_s >= self._options.window_s:
-                    self._failures = 0
+                    self._failures, self._overlap = 0, True
                     release = self._confirm(release)
                 if child.code is None and child.hangs():
                     hung = True
@@ -175,7 +178,7 @@ class _Supervisor:
             self._poll.unregister(child.messages)
             child.close()
             self._frames += child.frames
-            self._did, self._child = (child.frames, child.last_ns, child.lost), None
+            self._did, self._child = (child.frames, child.last_ns, child.lost, child.pace), None
         if not asked_to_end:
             self._judge(child, release, hung, ending)
 
@@ -205,6 +208,7 @@ class _Supervisor:
             "limit_s": options.limit_s,
             "max_megapixels": options.max_megapixels,
             "first": self._frames,
+            "overlap": self._overlap,
         }
 
     def _hear(self, child: Child, release: Optional[Release]) -> str:
@@ -295,6 +299,9 @@ class _Supervisor:
             self._restarts += 1
             if child.at_source:  # an image that is slow to decode, or a decoder that crashes
                 self._uncount(release)
+            elif child.decoding and self._overlap:  # the decoder or the model: the next worker shows which
+                self._overlap = False
+                self._uncount(release)
             elif not self._counted:  # it ended before the model was loaded
                 self._count(release, 1)
             pause_s = self._next_pause_s()
@@ -374,7 +381,7 @@ class _Supervisor:
 
     def _account(self) -> Status:
         child, now_s = self._child, status.boot_s()
-        frames, last_ns, lost = (child.frames, child.last_ns, child.lost) if child else self._did
+        frames, last_ns, lost, pace = (child.frames, child.last_ns, child.lost, child.pace) if child else self._did
         last_s = round(now_s - (time.monotonic_ns() - last_ns) / 1e9, 3) if last_ns else None
         return {
             "pid": os.getpid(),
@@ -386,6 +393,7 @@ class _Supervisor:
             "last_frame_boot_s": last_s,
             "restarts": self._restarts,
             "lost_lines": lost,
+            "pace": pace,
             "reason": None if self._reason is None else printable(self._reason)[:1000],
             "since_boot_s": self._since_s,
         }

@@ -14,10 +14,11 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Callable, List, Optional, Tuple
 
-from edgeprune_device import deadline, option
+from edgeprune_device import deadline, option, pipeline
 from edgeprune_device.errors import EdgepruneError, InputError, RuntimeUnavailable
 from edgeprune_device.service import protocol
-from edgeprune_device.service.protocol import DEADLINE, FRAMES, LAST, LOADING, LOST, SOURCE, Pulse, SentOrder
+from edgeprune_device.service.pace import Pace
+from edgeprune_device.service.protocol import DEADLINE, DECODING, FRAMES, LAST, LOADING, LOST, SOURCE, Pulse, SentOrder
 
 if TYPE_CHECKING:  # imported later, where a failure can be reported
     import numpy as np
@@ -30,6 +31,10 @@ if TYPE_CHECKING:  # imported later, where a failure can be reported
     from edgeprune_device.trust.bundle import Bundle
     from edgeprune_device.trust.manifest import Manifest
     from edgeprune_device.vision.evaluation import EvaluationSet
+    from edgeprune_device.vision.preprocess import Letterbox
+
+    # A frame, its shape, the network's input, its letterbox, and when decoding began; then ns of decode and of pre.
+    _Prepared = Tuple[Frame, Tuple[int, ...], np.ndarray, Letterbox, int, int, int]
 
 __all__ = ["COMMAND", "main"]
 
@@ -88,6 +93,27 @@ def main() -> None:
     sys.stderr.flush()
     # All output is written. Native libraries can crash during the interpreter's shutdown, which is skipped.
     os._exit(code)
+
+
+def _prepare(source: Source, manifest: Manifest, cells: memoryview) -> Callable[[Frame], _Prepared]:
+    """The stages decode and pre, for the thread that runs them ahead."""
+    from edgeprune_device.vision.preprocess import Preprocessor
+
+    decode, letterbox, clock = source.decode, Preprocessor(manifest.imgsz), time.monotonic_ns
+
+    def prepare(frame: Frame) -> _Prepared:
+        cells[DECODING] = 1
+        a = clock()
+        image = decode(frame)
+        b = clock()
+        cells[DECODING] = 0
+        try:
+            x, box = letterbox(image)
+        except EdgepruneError as error:
+            raise _End(protocol.UNFIT, error) from error
+        return frame, image.shape, x, box, a, b - a, clock() - b
+
+    return prepare
 
 
 class _Worker:
@@ -276,55 +302,56 @@ class _Worker:
     def _frames(self, source: Source, manifest: Manifest, session: Session, lines: Lines, sink: Sink) -> None:
         """Process frames in a loop. It looks up every name once; the first frame may take longer."""
         from edgeprune_device.vision import tasks
-        from edgeprune_device.vision.preprocess import Preprocessor
 
         cells, watchdog_ns, clock = self._cells, self._watchdog_ns, time.monotonic_ns
         supply, live = self._supply(source)
-        decode, infer, write = source.decode, self._limited(session.infer), sink.write
-        prepare, classes, kind = Preprocessor(manifest.imgsz), len(manifest.classes), manifest.output
+        infer, write = self._limited(session.infer), sink.write
+        classes, kind = len(manifest.classes), manifest.output
         task = tasks.get(manifest.task)
         detections, undo = task.detections, task.undo
         nms = dict(manifest.nms)
         nms["conf"] = nms["conf"] if self._order["conf"] is None else self._order["conf"]
         number = self._order["first"] + cells[FRAMES]
-        while True:
-            self._waits = True
-            if self._ends:
-                return
-            cells[SOURCE] = 1
-            try:
-                frame = supply()
+        pace = Pace(cells, source, self.tell)
+        prepare = _prepare(source, manifest, cells)
+        with pipeline.Ahead(supply, prepare, latest=live, overlap=self._order["overlap"]) as ahead:
+            while True:
+                self._waits = True
+                if self._ends:
+                    return
+                cells[SOURCE] = 1
+                try:
+                    frame, shape, x, box, begin, decode_ns, pre_ns = ahead.take()
+                except (StopIteration, EOFError):
+                    return
+                except EdgepruneError as error:
+                    if not live:
+                        raise _End(protocol.SOURCE_BROKE, error) from error
+                    raise _NoFrames(str(error)) from error
                 self._waits = False
-                a = clock()
-                image = decode(frame)
-            except (StopIteration, EOFError):
-                return
-            except EdgepruneError as error:
-                if not live:
-                    raise _End(protocol.SOURCE_BROKE, error) from error
-                raise _NoFrames(str(error)) from error
-            cells[SOURCE] = 0
-            try:
-                b = clock()
-                x, box = prepare(image)
-                c = clock()
-                outputs = infer(x)
-                infer = session.infer
-                d = clock()
-                dets = undo(detections(outputs, kind, classes=classes, **nms), box)
-                e = clock()
-            except EdgepruneError as error:
-                raise _End(protocol.UNFIT, error) from error
-            # Counted before it is written: if this worker is killed in between, the next one skips a number and does
-            # not repeat one.
-            cells[FRAMES] += 1
-            lost = write(lines(number, frame.name, frame.due_ns or a, image.shape, (a, b, c, d, e), dets))
-            number += 1
-            if lost:
-                self._lost(lost, sink.problem, e)
-            cells[LAST] = e
-            cells[DEADLINE] = e + watchdog_ns
-            cells[LOADING] = 0
+                cells[SOURCE] = 0
+                try:
+                    c = clock()
+                    outputs = infer(x)
+                    infer = session.infer
+                    d = clock()
+                    dets = undo(detections(outputs, kind, classes=classes, **nms), box)
+                    e = clock()
+                except EdgepruneError as error:
+                    raise _End(protocol.UNFIT, error) from error
+                # Counted before it is written: if this worker is killed in between, the next one skips a number and
+                # does not repeat one.
+                cells[FRAMES] += 1
+                at_ns = frame.due_ns or begin
+                times = decode_ns, pre_ns, d - c, e - d, e - at_ns
+                lost = write(lines(number, frame.name, at_ns, shape, times, dets))
+                number += 1
+                if lost:
+                    self._lost(lost, sink.problem, e)
+                pace.add(times)
+                cells[LAST] = e
+                cells[DEADLINE] = e + watchdog_ns
+                cells[LOADING] = 0
 
     def _limited(self, infer: Callable[[np.ndarray], List[np.ndarray]]) -> Callable[[np.ndarray], List[np.ndarray]]:
         """The first inference, which may take longer than others, but has a limit."""

@@ -66,7 +66,7 @@ def test_at_least_one_frame_is_measured(mode):
     stages = {"a": lambda value: value, "b": lambda value: value, "c": lambda value: value}
     plan = timing.TimingPlan(seconds=1e-9, warmup_seconds=0.01)
     frames = itertools.count().__next__
-    run = timing.measure if mode == "one" else lambda *given: timing.pipelined(*given, middle="b")
+    run = timing.measure if mode == "one" else lambda *given: timing.pipelined(*given, middle=["b"])
     assert len(run(stages, frames, plan).frames_ns) >= 1
 
 
@@ -173,7 +173,7 @@ def test_device_failure_keeps_the_measured_frames(monkeypatch):
 def pipelined(stages, **more):
     frames = itertools.count()
     plan = timing.TimingPlan(seconds=more.pop("seconds", 0.3), min_samples=5, warmup_seconds=0.05)
-    return timing.pipelined(stages, frames.__next__, plan, middle="b", **more)
+    return timing.pipelined(stages, frames.__next__, plan, middle=["b"], **more)
 
 
 def test_pipeline_overlaps_its_parts_and_keeps_the_order():
@@ -218,6 +218,41 @@ def test_pipeline_begins_the_middle_only_after_its_older_results_are_done():
 
     pipelined({"a": lambda v: v, "b": middle, "c": last})
     assert max(most) == 2  # a runtime keeps two results valid
+
+
+def test_camera_pipeline_prepares_the_next_frame_during_the_current_one():
+    """Each meeting passes only if the parts are at work at the same time."""
+    meeting, ended = threading.Barrier(2), []
+    measured = threading.Event()
+
+    def first(value):
+        if measured.is_set() and value != frames_before[-1]:
+            meeting.wait(60)
+        return value
+
+    def second(value):
+        if measured.is_set():
+            meeting.wait(60)
+        return value
+
+    frames_before = []
+    frames = itertools.count()
+    plan = timing.TimingPlan(seconds=0.1, min_samples=5, warmup_seconds=0.01)
+
+    def warmed(_):
+        frames_before.append(next(frames) + 1)  # the number of the first measured frame
+        measured.set()
+
+    def after(frame, end_ns):
+        ended.append((frame, end_ns, threading.current_thread() is threading.main_thread()))
+
+    stages = {"a": first, "b": second, "c": lambda value: value}
+    samples = timing.pipelined(
+        stages, frames.__next__, plan, middle=["b", "c"], latest=True, warmed=warmed, after=after
+    )
+    assert [frame for frame, _, _ in ended] == [frames_before[-1] + i for i in range(len(samples.frames_ns))]
+    assert [end for _, end, _ in ended] == [b + f for b, f in zip(samples.begins_ns, samples.frames_ns)]
+    assert all(main for _, _, main in ended) and len(ended) >= 5
 
 
 @pytest.mark.parametrize("broken", ["a", "b", "c"])

@@ -9,7 +9,7 @@ from edgeprune_device.service import detections
 from hypothesis import given
 from hypothesis import strategies as st
 
-TIMES = (0, 1_310_000, 3_380_000, 14_830_000, 15_210_000)
+TIMES = (1_310_000, 2_070_000, 11_450_000, 380_000, 17_420_000)  # decode, pre, infer, post, age; ns
 BOX = [411.24, 97.5, 502.8, 160.06, 0.87141, 1]
 
 
@@ -28,7 +28,7 @@ def lines():
 def test_line_matches_the_documented_example(lines):
     line = spoken(lines, [BOX])
     assert line["frame"] == 17 and line["source"] == "a.jpg" and (line["width"], line["height"]) == (1280, 720)
-    assert line["ms"] == {"decode": 1.31, "pre": 2.07, "infer": 11.45, "post": 0.38}
+    assert line["ms"] == {"decode": 1.31, "pre": 2.07, "infer": 11.45, "post": 0.38} and line["age_ms"] == 17.42
     assert line["detections"] == [{"class": 1, "name": "car", "score": 0.8714, "box": [411.2, 97.5, 502.8, 160.1]}]
 
 

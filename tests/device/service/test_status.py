@@ -12,13 +12,16 @@ def test_written_status_is_read_while_it_is_fresh(tmp_path):
     assert status.read(path, fresh_s=5) is None
     data = {
         "pid": os.getpid(), "boot_id": clock.now()["boot_id"], "boot_s": status.boot_s(), "state": "running",
-        "release": None, "frames": 0, "last_frame_boot_s": None, "restarts": 0, "lost_lines": 0, "reason": None,
-        "since_boot_s": 0.0,
+        "release": None, "frames": 0, "last_frame_boot_s": None, "restarts": 0, "lost_lines": 0, "pace": None,
+        "reason": None, "since_boot_s": 0.0,
     }  # fmt: skip
     status.write(path, data)
     assert status.read(path, fresh_s=5) is None  # this process does not hold the lock of a service
     with open(tmp_path / status.LOCK, "wb"):
         assert status.read(path, fresh_s=5) == {"schema_version": 1, **data}
+        earlier = {name: value for name, value in data.items() if name != "pace"}  # the file of an earlier version
+        status.write(path, earlier)
+        assert status.read(path, fresh_s=5) == {"schema_version": 1, **earlier}
         for damage in ({"frames": "5"}, {"state": "well"}, {"pid": True}, {"more": 1}, {"release": "/etc"}):
             status.write(path, {**data, **damage})
             assert status.read(path, fresh_s=5) is None

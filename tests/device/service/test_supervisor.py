@@ -10,7 +10,9 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from conftest import png
 from fakes import large, models
 from fakes.service import LIVE, MISBEHAVING, Service, alive, children
 
@@ -386,3 +388,34 @@ def test_damaged_image_does_not_count_against_the_release(root, folder, serve):
             assert service.process.wait(60) == 2
     record = root.releases.get(fresh.identity)
     assert (record.state, record.starts, root.current()) == ("trial", 0, "new") and "001.png" in service.words()
+
+
+CRASHING_DECODER = """
+import os, signal, time
+from PIL import ImageFile
+_load = ImageFile.ImageFile.load
+def load(self):
+    if self.size == (81, 48):
+        time.sleep(0.5)  # the network works by then
+        os.kill(os.getpid(), signal.SIGSEGV)
+    return _load(self)
+ImageFile.ImageFile.load = load
+"""
+
+
+def test_decoder_that_crashes_during_an_inference_does_not_count_against_the_release(root, folder, serve, tmp_path):
+    """The first crash may be the model's, so the next worker decodes and infers in turn."""
+    root.add("former", b"ok", state="good")
+    fresh = root.add("new", b"spin at frame 0")
+    (folder / "001.png").write_bytes(png(np.zeros((48, 81, 3), np.uint8)))
+    site = tmp_path / "site"
+    site.mkdir()
+    (site / "sitecustomize.py").write_text(CRASHING_DECODER)
+    path = os.pathsep.join(filter(None, [str(site), os.environ.get("PYTHONPATH")]))
+    with serve("--source", folder, "--window", "600", env={"PYTHONPATH": path}) as service:
+        service.until(lambda: service.status() and service.status()["restarts"] >= 2)
+        assert service.end() == 0
+    record = root.releases.get(fresh.identity)
+    assert (record.state, record.starts, root.current()) == ("trial", 0, "new")
+    first, second = (line for line in service.words().splitlines() if "SIGSEGV" in line)
+    assert "while it read the source" in second and "while it read the source" not in first

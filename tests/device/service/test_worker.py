@@ -4,12 +4,15 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from conftest import BOXES
+from edgeprune_device import schema
+from edgeprune_device.service.detections import Lines
 from edgeprune_device.service.protocol import FRAMES
 from edgeprune_device.service.worker import _Worker as Worker
 from fakes.service import LIVE, Service
@@ -123,7 +126,51 @@ def test_lost_camera_is_reopened(root, serve):
     assert root.releases.get(fresh.identity).starts == 1
 
 
+def test_damaged_image_ends_the_service_after_the_lines_of_the_images_before_it(bundle, folder, tmp_path):
+    """The image is decoded while the network works on the one before it."""
+    damaged = folder / "017.png"
+    damaged.write_bytes(damaged.read_bytes()[:60])
+    with Service(tmp_path, bundle.path, "--source", folder, "--runtime", "null") as service:
+        assert service.process.wait(60) == 2
+    assert [line["frame"] for line in service.lines()] == list(range(17))
+    error = [line for line in service.words().splitlines() if "error:" in line]
+    assert len(error) == 1 and error[0].startswith(f"edgeprune: error: {damaged}: not an image that can be decoded")
+
+
+def test_sigterm_ends_a_folder_in_the_middle_with_whole_lines(bundle, tmp_path, folder):
+    for i in range(40, 5000):
+        os.link(str(folder / "000.png"), str(folder / f"{i:04d}.png"))
+    with Service(tmp_path, bundle.path, "--source", folder, "--runtime", "null") as service:
+        service.until(lambda: service.output.stat().st_size > 0)
+        assert service.end() == 0
+    frames = [line["frame"] for line in service.lines()]
+    assert frames == list(range(len(frames))) and 0 < len(frames) < 5000
+
+
 # --- a single worker -------------------------------------------------------------------------------------------------
+
+
+def black(number):
+    return np.zeros((32, 32, 3), np.uint8)
+
+
+def nothing(x):
+    return [np.zeros((1, 5, 10), np.float32)]
+
+
+def process(decode=black, infer=nothing, write=lambda line: 0, count=1, due_ns=0, cells=None):
+    """Process `count` frames with these stages in a worker of this process."""
+    frames = [SimpleNamespace(name=f"{i}.png", data=i, due_ns=due_ns) for i in range(count)]
+    source = SimpleNamespace(live=False, fps=None, frames=lambda: iter(frames), decode=lambda frame: decode(frame.data))
+    session = SimpleNamespace(infer=infer)
+    nms = {"conf": 0.25, "iou": 0.7, "max_det": 10}
+    described = SimpleNamespace(task="detect", output="raw", imgsz=32, classes=["a"], nms=nms)
+    worker = object.__new__(Worker)
+    worker._cells = dict.fromkeys(range(16), 0) if cells is None else cells
+    worker._watchdog_ns, worker._ends = 10**9, False
+    worker._order = {"first": 0, "conf": None, "limit_s": 60.0, "overlap": True}
+    sink = SimpleNamespace(write=write, problem="")
+    worker._frames(source, described, session, Lines("9f86d081884c7d65", ["a"]), sink)
 
 
 def test_frame_is_counted_before_it_is_written():
@@ -135,17 +182,39 @@ def test_frame_is_counted_before_it_is_written():
     def killed(line):
         raise Killed
 
-    one = SimpleNamespace(name="a.png", due_ns=None)
-    source = SimpleNamespace(live=False, frames=lambda: iter([one]), decode=lambda _: np.zeros((32, 32, 3), np.uint8))
-    session = SimpleNamespace(infer=lambda x: [np.zeros((1, 5, 10), np.float32)])
-    nms = {"conf": 0.25, "iou": 0.7, "max_det": 10}
-    described = SimpleNamespace(task="detect", output="raw", imgsz=32, classes=["a"], nms=nms)
-    worker = object.__new__(Worker)
-    worker._cells, worker._watchdog_ns, worker._ends = dict.fromkeys(range(16), 0), 10**9, False
-    worker._order = {"first": 0, "conf": None, "limit_s": 60.0}
+    cells = dict.fromkeys(range(16), 0)
     with pytest.raises(Killed):
-        worker._frames(source, described, session, lambda *_: b"", SimpleNamespace(write=killed, problem=""))
-    assert worker._cells[FRAMES] == 1
+        process(write=killed, cells=cells)
+    assert cells[FRAMES] == 1
+
+
+def test_next_image_is_decoded_while_the_network_works():
+    """Each meeting passes only if the decoder and the network are at work at the same time."""
+    meeting, lines = threading.Barrier(2), []
+
+    def decode(number):
+        if number:
+            meeting.wait(60)
+        return np.full((32, 32, 3), number, np.uint8)
+
+    def infer(x):
+        if x[0, 0, 0, 0] < np.float32(7) / np.float32(255):  # the last image is not followed by another one
+            meeting.wait(60)
+        return nothing(x)
+
+    process(decode, infer, lambda line: lines.append(json.loads(line)) and 0, count=8)
+    assert [(line["frame"], line["source"]) for line in lines] == [(i, f"{i}.png") for i in range(8)]
+
+
+@pytest.mark.parametrize("waited_s", [0, 5])
+def test_age_counts_from_the_time_of_the_frame_and_includes_every_stage(waited_s):
+    lines = []
+    due_ns = time.monotonic_ns() - waited_s * 10**9 if waited_s else 0
+    process(write=lambda line: lines.append(json.loads(line)) and 0, count=5, due_ns=due_ns)
+    assert len(lines) == 5
+    for line in lines:
+        schema.check("detections", line, "line")
+        assert line["age_ms"] >= max(sum(line["ms"].values()) - 0.01, waited_s * 1e3)
 
 
 def test_threads_of_the_worker_yield(bundle, monkeypatch):
