@@ -171,6 +171,20 @@ def test_even_multiples_are_mixed_as_by_opencv(times):
         assert np.array_equal(preprocess.resize_numpy(image, h, w), expected)
 
 
+@pytest.mark.parametrize("fine", [False, True])
+def test_interpolation_in_16_bits_equals_32_bits(fine):
+    """All weights, with the extreme and many random pairs of pixels."""
+    weights = np.arange(0, 2049, 1 if fine else 16)
+    pairs = np.concatenate(
+        [[[0, 255], [255, 0], [255, 255], [0, 0], [1, 0], [254, 255]], RNG.integers(0, 256, (60, 2))]
+    )
+    first, second = np.arange(len(weights)), np.arange(len(weights)) + len(weights)
+    rows = pairs.repeat(len(weights), axis=1).astype(np.uint8)
+    given = (weights >> 4).astype(np.int16), (weights & 15).astype(np.int16) if fine else None
+    across = preprocess._across(rows, first, second, *given)
+    assert np.array_equal(across, (pairs[:, :1] * (2048 - weights) + pairs[:, 1:] * weights) >> 4)
+
+
 def test_resize_gives_known_values():
     image = np.array([[0, 100], [200, 40]], np.uint8)[:, :, None].repeat(3, 2)
     assert preprocess.resize_numpy(image, 1, 1)[0, 0].tolist() == [85] * 3  # the mean of four
