@@ -51,7 +51,8 @@ def _latency(job: cells.Job, names: list[str]) -> dict[str, dict]:
     if known.exists() and (stored := json.loads(known.read_text()))["of"] == of:
         return stored["latency"]
     models = {n: to_onnx(cells.model_of(job.work / n), size).SerializeToString() for n in names}
-    latency = timing.time_models(models, threads=1) if models else {}
+    timed = timing.time_models(models, threads=1) if models else {}
+    latency = {name: times.to_json()["latency_ms"] for name, times in timed.items()}
     write_atomic(known, json.dumps({"of": of, "latency": latency}))
     return latency
 
