@@ -32,6 +32,8 @@ STAGES = (
 PRECISIONS = ("fp32", "fp16", "int8")
 #: The heads of a network with two, as values of `--head`.
 HEADS = ("one-to-one", "one-to-many")
+#: The inputs of the packed models, as values of `--input`.
+INPUTS = ("auto", "uint8", "float32")
 #: A file argument of the API.
 Pathlike = str | Path
 
@@ -249,6 +251,16 @@ class PrecisionOptions(TypedDict, total=False):
         device.MAX_DROP.but(help="largest accuracy drop of a precision against FP32, absolute mAP50-95; a larger "
                             "drop fails",
                             default=0.003, stage="quantize"),
+    ]  # fmt: skip
+    input: Annotated[
+        str,
+        Declared(
+            Choice(INPUTS),
+            "input of the model in the bundle. uint8: the device variant, which takes pixels and returns the best "
+            "anchors first; float32: the stock file, for programs that prepare floats themselves, such as DeepStream; "
+            "auto: uint8 for GPUs, float32 for CPUs",
+            default="auto", stage="quantize",
+        ),
     ]  # fmt: skip
     nms: Annotated[
         bool,

@@ -21,7 +21,7 @@ from edgeprune.api.source import Model, opened
 from edgeprune.console.progress import Reporter
 from edgeprune.console.text import number
 from edgeprune.data import dataset, samples
-from edgeprune.exporting import nms, precisions
+from edgeprune.exporting import device_variant, nms, precisions
 from edgeprune.exporting.parity import Parity, measure_parity
 from edgeprune.exporting.to_onnx import to_onnx
 from edgeprune.measuring.accuracy import evaluate, score
@@ -39,7 +39,9 @@ class Exported:
     Figures that need images are missing if the export had no data set.
 
     Attributes:
-        files: {precision: ONNX file}.
+        files: {precision: ONNX file}, which stock Ultralytics opens.
+        variants: {precision: device variant of that file}, which edgeprune's runtimes run on a GPU; empty for a target
+            or an option `input` without variants.
         opsets: {precision: ONNX opset}.
         accuracy: {precision: accuracy on the validation images}, measured with the model as written.
         parity: difference between the FP32 file and the network.
@@ -52,6 +54,7 @@ class Exported:
     accuracy: dict[str, Accuracy] = field(default_factory=dict)
     parity: Parity | None = None
     details: dict[str, Any] = field(default_factory=dict)
+    variants: dict[str, Path] = field(default_factory=dict)
 
     def _notes(self, name: str) -> list[str]:
         """The notes that follow a file's size in print."""
@@ -73,6 +76,8 @@ class Exported:
         for name, path in self.files.items():
             notes = ", ".join(self._notes(name)).replace(", \n", "\n")
             lines.append(f"{path}  {path.stat().st_size / 1e6:.1f} MB, opset {self.opsets[name]}, {notes}")
+            if name in self.variants:
+                lines.append(f"  device variant: {self.variants[name]}")
         return "\n".join(lines)
 
     __repr__ = __str__
@@ -124,11 +129,15 @@ def export(model: Model, data: str | Path | None = None, **options: Unpack[Expor
         models, made, parity = _made(source, images, size, target, options, progress, reporter.warn)
     folder = source.path.with_name(f"{source.path.stem}-onnx") if out is None else Path(out)
     files = _written(models, folder)
+    variants = {}
+    if device_variant.flies(options["input"], target):
+        variants = _written({f"{n}.device": device_variant.of(model) for n, model in models.items()}, folder)
+        variants = {name: variants[f"{name}.device"] for name in models}
     opsets = {n: next(o.version for o in m.opset_import if o.domain in ("", "ai.onnx")) for n, m in models.items()}
     if made is None:
-        return Exported(files, opsets)
+        return Exported(files, opsets, variants=variants)
     accuracy = {name: judged.accuracy for name, judged in made.judged.items()}
-    return Exported(files, opsets, accuracy, parity, made.details)
+    return Exported(files, opsets, accuracy, parity, made.details, variants)
 
 
 def _made(
@@ -164,7 +173,7 @@ def _made(
     made = precisions.make(
         fp32,
         calibration,
-        precisions.PrecisionRequest(target, options["precision"], options["max_drop"]),
+        precisions.PrecisionRequest(target, options["precision"], options["max_drop"], options["input"]),
         lambda session: score(session, pictures, select, size, warn),
         judge,
         thresholds=given,

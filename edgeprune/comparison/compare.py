@@ -139,10 +139,13 @@ def _timed(
         return {}
     models: dict[str, bytes | Path] = {name: item.model for name, item in zip(names, items)}
     kinds = {name: item.kind for name, item in zip(names, items)}
+    layouts = {name: item.layout for name, item in zip(names, items)}
     progress(0.0, f"timing {len(models)} models")
     val, classes = (dataset.val, len(dataset.names)) if dataset else ((), 0)
     task = tasks.get(items[0].task).on_device
-    timed = time_models(models, val, classes=classes, kinds=kinds, task=task, threads=threads, rounds=rounds)
+    timed = time_models(
+        models, val, classes=classes, kinds=kinds, layouts=layouts, task=task, threads=threads, rounds=rounds
+    )
     return {name: timing.to_json() for name, timing in timed.items()}
 
 

@@ -14,6 +14,7 @@ import torch
 from edgeprune_device import onnx_file
 from edgeprune_device.errors import InputError
 from edgeprune_device.files import sha256
+from edgeprune_device.layouts import FLOAT32_NCHW, UINT8_NHWC
 from edgeprune_device.progress import Say, silent
 from edgeprune_device.size import Size, SizeLike
 from edgeprune_device.trust.bundle import Bundle
@@ -23,7 +24,7 @@ from edgeprune.measuring.sessions import OnnxSession, TorchSession
 from edgeprune.model import checkpoint
 from edgeprune.model.archive import existing
 from edgeprune.model.count import Cost, count, widths
-from edgeprune.model.head import of_file, of_network, output_of_file, task_of_file, two_heads
+from edgeprune.model.head import layout_of_file, of_file, of_network, output_of_file, task_of_file, two_heads
 
 #: The caveat of a file with FP16 or signed INT8 values.
 FOR_A_GPU = "made for a GPU but timed on this CPU, so its latency does not predict the target's"
@@ -43,7 +44,8 @@ class Item:
         cost: parameters, MACs and channels; None if they cannot be counted in this form.
         layers: {convolution: output channels}; None if unknown.
         model: the ONNX bytes that are timed.
-        kind: format of the model's output.
+        kind: format of the model's outputs.
+        layout: layout of the model's input.
         task: its task.
         session: opens the session for measuring the accuracy.
         caveat: reason not to compare its latency; None if there is none.
@@ -64,6 +66,7 @@ class Item:
     session: Callable[[torch.device], TorchSession | OnnxSession]
     caveat: str | None = None
     head: str | None = None
+    layout: str = FLOAT32_NCHW
 
 
 def open_item(
@@ -99,10 +102,11 @@ def open_item(
         return [_onnx(name or path.name, path, data, len(data))]
     if path.suffix == ".epb":
         bundle = Bundle.open(path)
-        present = {p: e["payload"] for p, e in bundle.manifest.models.items() if e["payload"]}
+        manifest = bundle.manifest
+        present = {p: e["payload"] for p, e in manifest.models.items() if e["payload"]}
         return [
             _onnx(f"{name or path.stem}:{p}", path, bundle.read(file), bundle.payloads[file].size_bytes,
-                  bundle.manifest.output)
+                  (manifest.output, manifest.layout))
             for p, file in present.items()
         ]  # fmt: skip
     raise InputError(f"{path}: unknown file type; compare accepts .pt, .onnx and .epb files, and .json reports")
@@ -142,24 +146,29 @@ def of_model(
     )  # fmt: skip
 
 
-def _onnx(name: str, path: Path, data: bytes, size_bytes: int, stated: str | None = None) -> Item:
-    """Make an item from an ONNX file; `stated` is the output format in a manifest."""
+def _onnx(
+    name: str, path: Path, data: bytes, size_bytes: int, stated: tuple[str | None, str | None] = (None, None)
+) -> Item:
+    """Make an item from an ONNX file; `stated` is (output format, input layout) in a manifest."""
     onnx_file.refuse_outside(data, str(path))
     try:
         model = onnx.load_from_string(data)
+        layout = layout_of_file(model, stated[1], what=str(path))
         shape = [d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim]
+    except InputError:
+        raise
     except Exception as error:  # protobuf's DecodeError and similar errors
         raise InputError(f"{path}: not an ONNX file ({' '.join(str(error).split())[:80]})") from error
-    if len(shape) != 4 or shape[0] != 1 or not shape[2] or not shape[3]:
+    if shape[0] != 1 or not all(shape[1:]):
         raise InputError(
             f"{path}: unsupported input shape (found {shape}, expected (1, 3, H, W)); export a static input"
         )
-    names, kind = _names(model, path), output_of_file(model, stated, what=str(path))
+    names, kind = _names(model, path), output_of_file(model, stated[0], what=str(path))
+    size = Size(*(shape[1:3] if layout == UINT8_NHWC else shape[2:]))
     # ONNX Runtime on this machine measures both the accuracy and the latency.
     return Item(
-        name, path, size_bytes, _sha256(data), names, Size(*shape[2:]), None, layers_of(model), data, kind,
-        task_of_file(model),
-        lambda _: OnnxSession(data, kind), FOR_A_GPU if for_a_gpu(model) else None, of_file(model),
+        name, path, size_bytes, _sha256(data), names, size, None, layers_of(model), data, kind, task_of_file(model),
+        lambda _: OnnxSession(data, kind, layout), FOR_A_GPU if for_a_gpu(model) else None, of_file(model), layout,
     )  # fmt: skip
 
 

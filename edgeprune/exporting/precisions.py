@@ -19,6 +19,7 @@ from edgeprune_device.vision.accuracy import Accuracy, Matches
 
 from edgeprune import options
 from edgeprune import quantize as q
+from edgeprune.exporting import device_variant
 from edgeprune.measuring import per_class
 from edgeprune.measuring.accuracy import bootstrap
 from edgeprune.measuring.sessions import OnnxSession, ReferenceSession, Session
@@ -41,6 +42,7 @@ class PrecisionRequest:
         target: The target of the build.
         precisions: The requested precisions, `fp16`, `int8` or both.
         max_drop: The limit of the accuracy drop, mAP50-95.
+        input: The value of the option `input`: whether device variants are judged.
 
     Raises:
         InputError: The limit is outside its range.
@@ -49,6 +51,7 @@ class PrecisionRequest:
     target: Target
     precisions: Sequence[str]
     max_drop: float
+    input: str = "auto"
 
     def __post_init__(self) -> None:
         options.declared(options.PrecisionOptions)["max_drop"].check(self.max_drop)
@@ -57,6 +60,10 @@ class PrecisionRequest:
     def names(self) -> list[str]:
         """The target's precisions that the request covers, without FP32."""
         return [p for p in self.target.precisions if p != "fp32" and p.split("-")[0] in self.precisions]
+
+    def delivered(self, model: onnx.ModelProto) -> onnx.ModelProto:
+        """The file that the bundle carries: the device variant of a finished file, or the file itself."""
+        return device_variant.of(model) if device_variant.flies(self.input, self.target) else model
 
 
 class Judged(NamedTuple):
@@ -127,7 +134,8 @@ def make(
         judge: Decides whether a file is within the limit.
         thresholds: The clipping thresholds from quantization-aware training (training/qat.py), for signed activations.
             They replace the calibration methods. A target with unsigned activations ignores them.
-        finish: Makes the last change to every file (nms.py). The finished file is measured and returned.
+        finish: Makes the last change to every file (nms.py). The finished file is returned; the delivered form of it
+            (`PrecisionRequest.delivered`) is measured.
         progress: Receives a line of text.
 
     Raises:
@@ -140,7 +148,7 @@ def make(
     if names:
         progress("measuring ranges")
         ranges = q.calibrate(fp32, pictures, threads=torch.get_num_threads())
-        fp32_nodes = _fp32_nodes(fp32, ranges, finish)
+        fp32_nodes = _fp32_nodes(fp32, ranges, finish, request)
         if "fp16" in names:
             half = q.to_fp16(fp32, ranges)
             files["fp16"] = half.model
@@ -154,7 +162,7 @@ def make(
             files.update(int8.files)
 
     def judged(name: str) -> Judged:
-        opened = session(target, name, finish(files.get(name, fp32)))
+        opened = session(target, name, request.delivered(finish(files.get(name, fp32))))
         return Judged(*judge(name, opened), opened.description)
 
     figures = {name: judged(name) for name in ("fp32", *files)}
@@ -167,15 +175,19 @@ def make(
 
 
 def _fp32_nodes(
-    fp32: onnx.ModelProto, ranges: q.Ranges, finish: Callable[[onnx.ModelProto], onnx.ModelProto]
+    fp32: onnx.ModelProto,
+    ranges: q.Ranges,
+    finish: Callable[[onnx.ModelProto], onnx.ModelProto],
+    request: PrecisionRequest,
 ) -> list[str]:
     """The nodes that stay FP32 if FP16 is a flag for the whole network.
 
-    They include the nodes that `finish` adds, because the area of a box of 256 px exceeds FP16.
+    They include the nodes that `finish` adds, because the area of a box of 256 px exceeds FP16, and those that pass on
+    coordinates in a device variant.
     """
-    own = {node.name for node in fp32.graph.node}
-    added = [node.name for node in finish(fp32).graph.node if node.name not in own]
-    return [*q.fp32_nodes(fp32, ranges), *added]
+    own, finished = {node.name for node in fp32.graph.node}, finish(fp32)
+    added = [node.name for node in finished.graph.node if node.name not in own]
+    return [*q.fp32_nodes(fp32, ranges), *added, *device_variant.fp32_nodes(request.delivered(finished))]
 
 
 def _climb(
@@ -356,7 +368,9 @@ class Int8:
 
 
 def session(target: Target, precision: str, model: onnx.ModelProto) -> Session:
-    """Open the session that measures a file: for a CPU target as it will run there, for a GPU target as written.
+    """Open the session that measures a file or its device variant.
+
+    A file for a CPU is computed as it will run there, a file for a GPU as written.
 
     Args:
         target: The target of the build.

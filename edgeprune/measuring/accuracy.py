@@ -59,8 +59,9 @@ def evaluate(
 
     def run(picture: Path) -> _Judged:
         image = evaluation.detect(
-            local, str(picture), picture.name, imgsz=imgsz, classes=len(names), kind=session.kind, task=task
-        )
+            local, str(picture), picture.name, imgsz=imgsz, classes=len(names), kind=session.kind,
+            layout=session.layout, task=task,
+        )  # fmt: skip
         return judge(picture, image)
 
     def judge(picture: Path, image: Detected) -> _Judged:
@@ -100,7 +101,7 @@ def _batched(
     classes, task = len(dataset.names), dataset.task.on_device
 
     def load(picture: Path) -> tuple[npt.NDArray[np.float32], Letterbox]:
-        return preprocess.letterbox(preprocess.decode(picture), imgsz)
+        return preprocess.letterbox(preprocess.decode(picture), imgsz, session.layout)
 
     def one(picture: Path, outputs: list[npt.NDArray[Any]], box: Letterbox) -> _Judged:
         return judge(picture, evaluation.detected(outputs, box, classes=classes, kind=session.kind, task=task))

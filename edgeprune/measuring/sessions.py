@@ -1,6 +1,7 @@
 """Networks and ONNX files as sessions that the evaluator runs.
 
-A session has `infer` and `kind`, the format of its output: RAW or END2END of `edgeprune_device.output`.
+A session has `infer`, `kind`, the format of its outputs: RAW, BEST or END2END of `edgeprune_device.output`, and
+`layout`, that of its input (`edgeprune_device.layouts`).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import numpy.typing as npt
 import onnx
 import torch
 from edgeprune_device.errors import InputError
+from edgeprune_device.layouts import FLOAT32_NCHW
 from edgeprune_device.size import Size
 from torch import nn
 
@@ -29,17 +31,19 @@ class Session(Protocol):
     """A model as the evaluator runs it.
 
     Attributes:
-        kind: The format of the output.
+        kind: The format of the outputs.
+        layout: The layout of the input.
         description: The runtime, as text.
         batch: The number of images that it runs at once.
     """
 
     kind: str
+    layout: str
     description: str
     batch: int
 
-    def infer(self, x: npt.NDArray[np.float32]) -> list[npt.NDArray[Any]]:
-        """Run the model on `x`, (1, 3, h, w) float32, RGB in 0..1; return its outputs."""
+    def infer(self, x: npt.NDArray[Any]) -> Sequence[npt.NDArray[Any]]:
+        """Run the model on `x`, in its layout; return its outputs."""
 
     def in_worker(self) -> Session:
         """Return an equal session of one thread, in a process that was forked after this session was made."""
@@ -56,9 +60,12 @@ class TorchSession:
 
     Attributes:
         kind: The format of the output.
+        layout: The layout of the input, FLOAT32_NCHW.
         description: The runtime, as text.
         batch: The number of images that it runs at once: one on the CPU, several on a GPU.
     """
+
+    layout = FLOAT32_NCHW
 
     def __init__(self, model: nn.Module, imgsz: int | Sequence[int], device: torch.device = CPU) -> None:
         from edgeprune.model.prepare import prepare
@@ -103,27 +110,29 @@ class OnnxSession:
 
     Args:
         model: The file.
-        kind: The format of its output, if the file does not state it.
+        kind: The format of its outputs, if the file does not state it.
+        layout: The layout of its input, if the file does not state it.
 
     Attributes:
-        kind: The format of the output.
+        kind: The format of the outputs.
+        layout: The layout of the input.
         description: The runtime, as text.
         batch: 1, the number of images that the file takes.
     """
 
     batch = 1
 
-    def __init__(self, model: onnx.ModelProto | bytes, kind: str | None = None) -> None:
+    def __init__(self, model: onnx.ModelProto | bytes, kind: str | None = None, layout: str | None = None) -> None:
         from edgeprune_device import runtimes
 
         proto, data = (onnx.load_from_string(model), model) if isinstance(model, bytes) else (model, None)
-        self.kind = head.output_of_file(proto, kind)
+        self.kind, self.layout = head.output_of_file(proto, kind), head.layout_of_file(proto, layout)
         self._data = data or proto.SerializeToString()
         self._session = runtimes.open(self._data, "ort")
         self.description = self._session.description
 
-    def infer(self, x: npt.NDArray[np.float32]) -> list[npt.NDArray[Any]]:
-        """Run the file on `x`, (1, 3, h, w) float32, RGB in 0..1; return its outputs."""
+    def infer(self, x: npt.NDArray[Any]) -> Sequence[npt.NDArray[Any]]:
+        """Run the file on `x`, in its layout; return its outputs."""
         return self._session.infer(x)
 
     def in_worker(self) -> OnnxSession:
@@ -144,7 +153,8 @@ class ReferenceSession:
         model: The file.
 
     Attributes:
-        kind: The format of the output.
+        kind: The format of the outputs.
+        layout: The layout of the input.
         description: The runtime, as text.
         batch: 1, the number of images that the file takes.
     """
@@ -156,13 +166,13 @@ class ReferenceSession:
 
         from edgeprune.quantize import rounded
 
-        self.kind = head.output_of_file(model)
+        self.kind, self.layout = head.output_of_file(model), head.layout_of_file(model)
         self._rounded = rounded(model)
         self._open(torch.get_num_threads())
         self.description = f"onnxruntime {onnxruntime.__version__} CPU, as written (FP16 rounded, Q/DQ not fused)"
 
-    def infer(self, x: npt.NDArray[np.float32]) -> list[npt.NDArray[Any]]:
-        """Run the file on `x`, (1, 3, h, w) float32, RGB in 0..1; return its outputs."""
+    def infer(self, x: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
+        """Run the file on `x`, in its layout; return its outputs."""
         outputs: list[npt.NDArray[Any]] = self._session.run(None, {self._input: x})
         return outputs
 

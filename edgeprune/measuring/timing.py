@@ -15,8 +15,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
+from edgeprune_device import layouts as device_layouts
 from edgeprune_device import runtimes
 from edgeprune_device.errors import InputError, reason
+from edgeprune_device.layouts import UINT8_NHWC
 from edgeprune_device.size import Size
 from edgeprune_device.vision import detect, preprocess
 from edgeprune_device.vision.postprocess import CONF
@@ -37,8 +39,8 @@ def _read(model: bytes | Path) -> onnx.ModelProto:
     return onnx.load_from_string(model if isinstance(model, bytes) else _content(model))
 
 
-def _size(session: runtimes.Session) -> Size:
-    _, _, height, width = session.input_shape
+def _size(session: runtimes.Session, layout: str) -> Size:
+    height, width = session.input_shape[1:3] if layout == UINT8_NHWC else session.input_shape[2:]
     assert height is not None and width is not None  # edgeprune's files, and those that compare accepts, are static
     return Size(height, width)
 
@@ -86,6 +88,7 @@ def time_models(
     *,
     classes: int = 0,
     kinds: Mapping[str, str] | None = None,
+    layouts: Mapping[str, str] | None = None,
     task: Task = detect.TASK,
     threads: int = 1,
     rounds: int = 40,
@@ -98,30 +101,32 @@ def time_models(
         pictures: Files to decode, letterbox, infer and post-process; they are read into memory first, so no disk access
             is timed. Without files, only inference is timed, on noise.
         classes: The number of classes, for NMS.
-        kinds: Name -> the format of the output (`edgeprune_device.output`), if the file does not state it.
+        kinds: Name -> the format of the outputs (`edgeprune_device.output`), if the file does not state it.
+        layouts: Name -> the layout of the input (`edgeprune_device.layouts`), if the file does not state it.
         task: The task of the models.
         threads: The number of inference threads.
         rounds: The number of timed rounds.
         warmup: The number of untimed rounds before them.
     """
     sessions = {name: runtimes.open(model, "ort", runtimes.RuntimeSettings(threads)) for name, model in models.items()}
-    sizes = {name: _size(session) for name, session in sessions.items()}
-    noise = {size: np.random.default_rng(0).random((1, 3, *size), dtype=np.float32) for size in set(sizes.values())}
+    protos = {name: _read(model) for name, model in models.items()}
+    inputs = {name: head.layout_of_file(proto, (layouts or {}).get(name)) for name, proto in protos.items()}
+    shaped = {name: (_size(session, inputs[name]), inputs[name]) for name, session in sessions.items()}
+    noise = {(size, layout): device_layouts.noise(layout, size) for size, layout in set(shaped.values())}
     sources = [(str(path), _content(path)) for path in pick(pictures, rounds)]
-    prepare = {size: preprocess.Preprocessor(size) for size in noise}
+    prepare = {(size, layout): preprocess.Preprocessor(size, layout) for size, layout in noise}
     meant = {}
     if sources:
         stated = kinds or {}
-        meant = {n: head.output_of_file(_read(m), stated.get(n), classes=classes) for n, m in models.items()}
+        meant = {n: head.output_of_file(proto, stated.get(n), classes=classes) for n, proto in protos.items()}
 
     def through(name: str, session: runtimes.Session, source: tuple[str, bytes] | None) -> list[tuple[str, int]]:
         """(stage, time of its end in ns) of one image; the first entry is the start."""
-        size = sizes[name]
-        ends, x = [("", time.perf_counter_ns())], noise[size]
+        ends, x = [("", time.perf_counter_ns())], noise[shaped[name]]
         if source is not None:
             image = preprocess.decode(source[1], source[0])
             ends.append(("decode", time.perf_counter_ns()))
-            x, box = prepare[size](image)
+            x, box = prepare[shaped[name]](image)
             ends.append(("pre", time.perf_counter_ns()))
         outputs = session.infer(x)
         ends.append(("infer", time.perf_counter_ns()))

@@ -14,8 +14,9 @@ import ast
 from typing import TYPE_CHECKING, Any
 
 from edgeprune_device.errors import InputError
+from edgeprune_device.layouts import FLOAT32_NCHW, UINT8_NHWC
 from edgeprune_device.option import named
-from edgeprune_device.output import END2END, RAW, fits
+from edgeprune_device.output import BEST, END2END, RAW, fits
 
 from edgeprune import tasks
 from edgeprune.options import HEADS
@@ -31,6 +32,7 @@ __all__ = [
     "idle",
     "is_end2end",
     "last_layer",
+    "layout_of_file",
     "of_file",
     "of_network",
     "one_to_one",
@@ -145,7 +147,7 @@ def task_of_file(model: onnx.ModelProto) -> str:
 def output_of_file(
     model: onnx.ModelProto, stated: str | None = None, *, classes: int | None = None, what: str = "the model"
 ) -> str:
-    """The meaning of the output of an ONNX file: RAW or END2END.
+    """The meaning of the outputs of an ONNX file: RAW, BEST or END2END.
 
     Args:
         model: The file.
@@ -166,8 +168,9 @@ def output_of_file(
     if classes is None:  # any number is possible
         classes = max(shape[1] - 4 - extra, 0) if len(shape) == 3 else 0
     # A dynamic dimension excludes nothing: each output is checked again when it is computed.
-    possible = [kind for kind in (RAW, END2END) if not all(shape) or fits(shape, kind, classes, extra)]
     stated = stated or _stated(meta)
+    kinds = (BEST,) if stated == BEST else (RAW, END2END)  # no shape alone means BEST
+    possible = [kind for kind in kinds if not all(shape) or fits(shape, kind, classes, extra)]
     if stated in possible or (stated is None and len(possible) == 1):
         return stated or possible[0]
     if stated is not None:
@@ -186,8 +189,40 @@ def output_of_file(
     )
 
 
+def layout_of_file(model: onnx.ModelProto, stated: str | None = None, *, what: str = "the model") -> str:
+    """The layout of the input of an ONNX file, see `edgeprune_device.layouts`.
+
+    Args:
+        model: The file.
+        stated: The layout that a bundle's manifest states; None takes the file's metadata, as edgeprune writes it into
+            device variants.
+        what: Begins the message of an error.
+
+    Raises:
+        InputError: The input has another type or shape than the layout.
+    """
+    import onnx
+
+    stated = stated or _metadata(model).get("edgeprune_layout", FLOAT32_NCHW)
+    tensor = model.graph.input[0].type.tensor_type
+    shape = [d.dim_value for d in tensor.shape.dim]
+    pixels = tensor.elem_type == onnx.TensorProto.UINT8
+    if len(shape) != 4 or pixels != (stated == UINT8_NHWC) or (pixels and shape[3] != 3):
+        kind = onnx.TensorProto.DataType.Name(tensor.elem_type)
+        raise InputError(
+            f"{what}: wrong input for its layout, {stated} (found {kind} {shape}, expected "
+            f"{'UINT8 (1, H, W, 3)' if stated == UINT8_NHWC else '(1, 3, H, W)'}); export a static input"
+        )
+    return str(stated)
+
+
 def _stated(meta: dict[str, Any]) -> str | None:
-    """The meaning in the metadata as Ultralytics reads it: end to end through the head or through NMS in the file."""
+    """The meaning in the metadata: a device variant's own, else as Ultralytics reads it.
+
+    For Ultralytics, a file is end to end through the head or through NMS in the file.
+    """
+    if "edgeprune_output" in meta:
+        return str(meta["edgeprune_output"])
     args = meta.get("args")
     inside = isinstance(args, dict) and args.get("nms") is True
     if inside or "end2end" in meta:
@@ -196,9 +231,11 @@ def _stated(meta: dict[str, Any]) -> str | None:
 
 
 def _metadata(model: onnx.ModelProto) -> dict[str, Any]:
-    """The parsed metadata entries that describe the output."""
-    metadata = {}
+    """The metadata entries that describe input and output, parsed."""
+    metadata: dict[str, Any] = {}
     for entry in model.metadata_props:
+        if entry.key in ("edgeprune_layout", "edgeprune_output"):
+            metadata[entry.key] = entry.value
         if entry.key in ("names", "args", "end2end"):
             try:
                 metadata[entry.key] = ast.literal_eval(entry.value)

@@ -24,6 +24,7 @@ from edgeprune.comparison import row
 from edgeprune.console.progress import Reporter
 from edgeprune.data import dataset, samples
 from edgeprune.exporting import nms
+from edgeprune.exporting.precisions import PrecisionRequest
 from edgeprune.measuring.accuracy import evaluate, interval
 from edgeprune.measuring.sessions import Session, TorchSession
 from edgeprune.measuring.timing import Timing
@@ -199,6 +200,15 @@ class Job:
             return self.request.weights
         return self.out / (f"{model}.pt" if model in ("pruned", "tuned", "qat") else f"model.{model}.onnx")
 
+    def delivered_path(self, precision: str) -> Path:
+        """The file of a precision that is timed, judged and packed: its device variant, if the build made one."""
+        variant: str | None = self.record["models"][precision].get("variant")
+        return self.out / variant if variant else self.model_path(precision)
+
+    def variant_path(self, precision: str) -> Path:
+        """The device variant of a precision."""
+        return self.model_path(precision).with_suffix(".device.onnx")
+
     @property
     def trained(self) -> Path:
         """The file of the network that is exported."""
@@ -212,6 +222,16 @@ class Job:
     def finish(self, model: onnx.ModelProto) -> onnx.ModelProto:
         """Return an ONNX model as it is delivered: with NMS inside if the options ask for it."""
         return nms.add(model) if self.options["nms"] else model
+
+    def delivered(self, model: onnx.ModelProto) -> onnx.ModelProto:
+        """The form of a finished file that the bundle carries, see `PrecisionRequest.delivered`."""
+        return self.precisions.delivered(model)
+
+    @property
+    def precisions(self) -> PrecisionRequest:
+        """The requested precisions."""
+        o = self.options
+        return PrecisionRequest(self.target, o["precision"], o["max_drop"], o["input"])
 
     # -- figures ---------------------------------------------------------------------------------------------------
     def evaluate(self, session: Session, progress: Progress, model: str) -> tuple[Accuracy, Matches]:

@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 from edgeprune_device import clock, onnx_file
 from edgeprune_device.errors import InputError, reason
+from edgeprune_device.layouts import FLOAT32_NCHW
 from edgeprune_device.options import MAX_MEGAPIXELS
 from edgeprune_device.size import Size
 from edgeprune_device.trust import keys
@@ -142,23 +143,27 @@ def pack(path: Path, contents: Contents) -> Bundle:
         The bundle, opened.
 
     Raises:
-        InputError: the bundle cannot be written, an ONNX file needs a second file, or the output formats of its files
-            differ.
+        InputError: the bundle cannot be written, an ONNX file needs a second file, or the formats of its files differ.
     """
     entries: dict[str, dict[str, Any]] = {}
-    outputs: dict[str, str] = {}
+    payloads: dict[str, bytes | Path] = {}
+    formats: dict[str, tuple[str, str]] = {}
     for precision, entry in contents.models.items():
         file = contents.files[precision]
         model = onnx.load_from_string(_whole(file))
-        outputs[precision] = head.output_of_file(model, classes=len(contents.names), what=str(file))
+        output = head.output_of_file(model, classes=len(contents.names), what=str(file))
+        formats[precision] = (output, head.layout_of_file(model, what=str(file)))
+        payload = f"model.{precision}.{'' if formats[precision][1] == FLOAT32_NCHW else 'device.'}onnx"
+        payloads[payload] = file
         opset = next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
-        entries[precision] = {"payload": f"model.{precision}.onnx", "opset": opset, **entry}
-    output, *others = sorted(set(outputs.values()))
+        entries[precision] = {"payload": payload, "opset": opset, **entry}
+    (output, layout), *others = sorted(set(formats.values()))
     if others:
+        described = ", ".join(f"{precision}: {' from '.join(found)}" for precision, found in formats.items())
         raise InputError(
-            f"{path}: files with different output formats ({outputs}); export all files with the same options"
+            f"{path}: files with different output or input formats ({described}); export all files with the same "
+            "options"
         )
-    payloads: dict[str, bytes | Path] = {f"model.{p}.onnx": contents.files[p] for p in contents.models}
     payloads.update(contents.plans)
     payloads["evaluation.zip"] = contents.evaluation
     manifest = {
@@ -173,6 +178,7 @@ def pack(path: Path, contents: Contents) -> Bundle:
         "letterbox": {"pad": PAD, "stride": STRIDE},
         "nms": {"conf": CONF, "iou": IOU, "max_det": MAX_DET},
         "output": output,
+        **({} if layout == FLOAT32_NCHW else {"layout": layout}),  # without it, earlier versions read the manifest
         "models": entries,
         "engines": dict(contents.engines),
         "evaluation": {"payload": "evaluation.zip", **contents.described},

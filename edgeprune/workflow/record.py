@@ -69,7 +69,7 @@ def compared(
 
 
 def _row(name: str, entry: Mapping[str, Any], out: Path) -> Row:
-    path = Path(entry["path"]) if name == "original" else out / entry["path"]
+    path = Path(entry["path"]) if name == "original" else out / entry.get("variant", entry["path"])
     there = path.is_file()  # a precision that failed its gate has figures, but no file
     keys = ("parameters", "macs", "channels", "map50", "map50_95", "map50_95_interval", "small_map50_95",
             "per_class", "latency_ms", "stages_ms", "fps_inference_only", "fps_end_to_end", "objects_found",

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -263,23 +263,25 @@ def export(job: Job, progress: Progress) -> dict[str, Any]:
 
 
 def quantize(job: Job, progress: Progress) -> dict[str, Any]:
-    """Make the FP16 and INT8 files, judge their accuracy drop, and time all files against the original.
+    """Make the FP16 and INT8 files and the device variants, judge the accuracy drops, and time all files.
 
-    Every file is evaluated on the validation images and held to --max-drop. The original and the files are timed
-    alternately.
+    The variant of a file is judged and timed in its place. Every file is evaluated on the validation images and held to
+    --max-drop. The original and the files are timed alternately.
 
     Raises:
         AccuracyDrop: a precision loses more than --max-drop.
     """
-    for precision in PRECISIONS[1:]:  # left by a build that was killed here, perhaps with other options
-        job.model_path(precision).unlink(missing_ok=True)
+    for precision in PRECISIONS:  # left by a build that was killed here, perhaps with other options
+        job.variant_path(precision).unlink(missing_ok=True)
+        if precision != "fp32":
+            job.model_path(precision).unlink(missing_ok=True)
     fp32 = nms.without(onnx.load(job.model_path("fp32")))
     pictures = [job.features.pictures[i : i + 1].numpy() for i in range(len(job.features.pictures))]
     try:
         made = precisions.make(
             fp32,
             pictures,
-            precisions.PrecisionRequest(job.target, job.options["precision"], job.options["max_drop"]),
+            job.precisions,
             lambda session: score(session, job.data, job.splits["select"], job.imgsz, job.reporter.warn),
             lambda name, session: job.evaluate(session, progress, name),
             thresholds=thresholds(checkpoint.load(job.trained)),
@@ -293,11 +295,14 @@ def quantize(job: Job, progress: Progress) -> dict[str, Any]:
         }
         raise
     for precision, model in made.files.items():  # only now, so that a failed gate leaves no files
-        write_atomic(job.model_path(precision), model.SerializeToString())
+        path = job.model_path(precision)
+        write_atomic(path, model.SerializeToString())
+        job.enter(precision, path, size_bytes=path.stat().st_size)
+    variants = _write_variants(job, ("fp32", *made.files))
     progress(0.97, "timing")
-    original = job.finish(to_onnx(job.original.model, job.imgsz)).SerializeToString()
+    original = job.delivered(job.finish(to_onnx(job.original.model, job.imgsz))).SerializeToString()
     # ONNX Runtime has no CPU kernels for INT8 mixed with FP16, so its latency would be meaningless.
-    runnable = {p: job.model_path(p) for p in ("fp32", *made.files) if p != "int8-fp16"}
+    runnable = {p: job.delivered_path(p) for p in ("fp32", *made.files) if p != "int8-fp16"}
     task, classes = job.data.task.on_device, len(job.data.names)
     timed = time_models({"original": original, **runnable}, job.data.val, classes=classes, task=task)
     job.enter("original", job.request.weights, timing=timed["original"])
@@ -305,8 +310,8 @@ def quantize(job: Job, progress: Progress) -> dict[str, Any]:
     for precision, (accuracy, matches, described) in made.judged.items():
         path = job.model_path(precision)
         job.enter(
-            precision, path, accuracy, timing=timed.get(precision), size_bytes=path.stat().st_size,
-            evaluation_set=pack.figures(matches, subset), measured_with=described,
+            precision, path, accuracy, timing=timed.get(precision), evaluation_set=pack.figures(matches, subset),
+            measured_with=described,
         )  # fmt: skip
     took = {name: timing.to_json()["latency_ms"] for name, timing in timed.items()}
     notes = [
@@ -322,7 +327,7 @@ def quantize(job: Job, progress: Progress) -> dict[str, Any]:
         before = job.record["models"][job.trained.stem]["map50_95"]
         notes[0] += f" (one class per box, because the file includes NMS; {before:.3f} with all classes)"
     return {
-        "files": [job.model_path(p).name for p in made.files],
+        "files": [*(job.model_path(p).name for p in made.files), *variants],
         "machine": compare.machine(),  # the one that timed the files
         "calibration_pictures": len(pictures),
         "drops_map50_95": made.drops,
@@ -331,6 +336,20 @@ def quantize(job: Job, progress: Progress) -> dict[str, Any]:
         "note": f"mAP50-95 {', '.join(notes)}; FP32 {took['fp32']['speedup']:.2f}x as fast as the original "
         f"({took['original']['p50']:.1f} -> {took['fp32']['p50']:.1f} ms, {took['fp32']['runtime']})",
     }
+
+
+def _write_variants(job: Job, names: Iterable[str]) -> list[str]:
+    """Write the device variants of these precisions if the target takes them; return the names of the files."""
+    variants = []
+    for precision in names:
+        model = onnx.load(job.model_path(precision))
+        delivered = job.delivered(model)
+        if delivered is not model:
+            path = job.variant_path(precision)
+            write_atomic(path, delivered.SerializeToString())
+            job.enter(precision, job.model_path(precision), variant=path.name)
+            variants.append(path.name)
+    return variants
 
 
 def engine(job: Job, progress: Progress) -> dict[str, Any]:
@@ -347,7 +366,7 @@ def engine(job: Job, progress: Progress) -> dict[str, Any]:
     for i, precision in enumerate(names):
         for compute in computes:
             progress(i / len(names), f"{precision} for {compute}")
-            result = tensorrt.build(job.model_path(precision), compute, precision=precision)
+            result = tensorrt.build(job.delivered_path(precision), compute, precision=precision)
             entry = {**result.to_json(), "payload": None}
             if ships and result.plan is not None:
                 entry["payload"] = f"model.{precision}.{compute.lower()}.engine"
@@ -433,7 +452,7 @@ def _part(progress: Progress, part: int, parts: int) -> Progress:
 def _session(job: Job, model: str) -> Session:
     """The session that the accuracy of a model of the build was measured with."""
     if model in PRECISIONS:
-        return precisions.session(job.target, model, onnx.load(job.model_path(model)))
+        return precisions.session(job.target, model, onnx.load(job.delivered_path(model)))
     source = job.original if model == "original" else checkpoint.load(job.model_path(model))
     return job.session(source.model)
 
@@ -458,7 +477,7 @@ def _packed_before(job: Job, path: Path) -> Bundle | None:
         bundle = Bundle.open(path)
     except EdgepruneError:
         return None
-    wanted = {p: sha256(job.model_path(p)) for p in PRECISIONS if p in job.record["models"]}
+    wanted = {p: sha256(job.delivered_path(p)) for p in PRECISIONS if p in job.record["models"]}
     there = {p: bundle.payloads[entry["payload"]].sha256 for p, entry in bundle.manifest.models.items()}
     return bundle if there == wanted else None
 
@@ -488,7 +507,7 @@ def _pack(job: Job, path: Path, built: dict[str, dict[str, Any]], progress: Prog
         names=job.original.names,
         imgsz=job.imgsz,
         models=models,
-        files={p: job.model_path(p) for p in models},
+        files={p: job.delivered_path(p) for p in models},
         engines=built,
         plans={e["payload"]: job.out / e["payload"] for e in built.values() if e["payload"]},
         evaluation=pack.evaluation_set(job.data, pictures),

@@ -14,7 +14,7 @@ import numpy as np
 
 from edgeprune_device.errors import InputError
 from edgeprune_device.option import named
-from edgeprune_device.output import RAW, checked
+from edgeprune_device.output import BEST, END2END, RAW, checked
 from edgeprune_device.runtimes import Session, ort
 from edgeprune_device.vision import detect
 from edgeprune_device.vision.task import Task
@@ -66,7 +66,7 @@ def measure(
     Args:
         session: The session.
         model: Bytes of the ONNX file.
-        inputs: Network inputs, (1, 3, h, w) float32 each.
+        inputs: Inputs in the model's layout.
         classes: Number of classes.
         kind: Meaning of the output, see output.py.
         task: The task.
@@ -88,7 +88,7 @@ def measure(
                     f"runtime {session.name}: wrong output shape (found {here.shape}, expected {there.shape}, as from "
                     "ONNX Runtime on the CPU)"
                 )
-            if kind == RAW:
+            if kind != END2END:
                 seen, alone, difference = _anchors(task, here, there, classes)
             else:
                 seen, alone, difference = _rows(task, task.rows(here), task.rows(there))
@@ -100,7 +100,9 @@ def measure(
 
 def _checked(session: Session, x: np.ndarray, kind: str, classes: int, extra: int) -> np.ndarray:
     try:
-        out: np.ndarray = checked(session.infer(x)[0], kind, classes, extra)
+        outputs = session.infer(x)
+        whole, kind = (outputs[2], RAW) if kind == BEST else (outputs[0], kind)
+        out: np.ndarray = checked(whole, kind, classes, extra)
     except InputError as error:
         raise InputError(f"runtime {session.name}: {error}") from error
     if not np.isfinite(out).all():

@@ -7,7 +7,7 @@ import time
 from array import array
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from typing import Any, Callable, Dict, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from edgeprune_device.benchmark.options import MODES, BenchmarkOptions
 from edgeprune_device.engine import offer
 from edgeprune_device.errors import DeviceError, InputError
 from edgeprune_device.machine import cpu_load
+from edgeprune_device.output import BEST, RAW
 from edgeprune_device.pipeline import AHEAD
 from edgeprune_device.progress import Line, Say
 from edgeprune_device.reports.report import DEVICE_STAGES, BenchReport
@@ -224,14 +225,21 @@ def _rest(root: Path, seconds: float, say: Say) -> Optional[Tuple[int, int]]:
 def _stages(session: runtimes.Session, manifest: Manifest, source: sources.Source) -> Dict[str, Callable[[Any], Any]]:
     """The stages decode, pre, infer and post. Data for later stages is passed on beside the image."""
     task, classes, kind, nms = tasks.get(manifest.task), len(manifest.classes), manifest.output, dict(manifest.nms)
+    rest = RAW if kind == BEST else kind  # the outputs between infer and post
 
-    def infer(prepared: Tuple[np.ndarray, preprocess.Letterbox]) -> Tuple[List[np.ndarray], preprocess.Letterbox]:
-        return session.infer(prepared[0]), prepared[1]
+    def infer(prepared: Tuple[np.ndarray, preprocess.Letterbox]) -> Tuple[Sequence[np.ndarray], preprocess.Letterbox]:
+        outputs = session.infer(prepared[0])
+        if (
+            kind == BEST
+        ):  # here, because post may run in another thread, in which a raw output on the GPU is not readable
+            outputs = task.narrowed(outputs, classes, nms["conf"])
+        return outputs, prepared[1]
 
-    def post(inferred: Tuple[List[np.ndarray], preprocess.Letterbox]) -> np.ndarray:
-        return task.undo(task.detections(inferred[0], kind, classes=classes, **nms), inferred[1])
+    def post(inferred: Tuple[Sequence[np.ndarray], preprocess.Letterbox]) -> np.ndarray:
+        return task.undo(task.detections(inferred[0], rest, classes=classes, **nms), inferred[1])
 
-    return {"decode": source.decode, "pre": preprocess.Preprocessor(manifest.imgsz), "infer": infer, "post": post}
+    pre = preprocess.Preprocessor(manifest.imgsz, manifest.layout)
+    return {"decode": source.decode, "pre": pre, "infer": infer, "post": post}
 
 
 def _check(options: BenchmarkOptions, subject: Subject, recording: Recording, say: Say) -> Checks:
@@ -258,7 +266,8 @@ def _parity(session: runtimes.Session, subject: Subject) -> Tuple[Optional[parit
     if session.name == "null":
         return None, ("parity was not measured: runtime null runs no model",)
     manifest, few = subject.manifest, list(subject.pictures)[:_PARITY_PICTURES]
-    inputs = (preprocess.letterbox(preprocess.decode(picture.data, picture.name), manifest.imgsz)[0] for picture in few)
+    images = (preprocess.decode(picture.data, picture.name) for picture in few)
+    inputs = (preprocess.letterbox(image, manifest.imgsz, manifest.layout)[0] for image in images)
     task = tasks.get(manifest.task)
     try:
         return parity.measure(session, subject.model, inputs, len(manifest.classes), manifest.output, task), ()
@@ -274,6 +283,7 @@ def _accuracy(session: runtimes.Session, subject: Subject, say: Say) -> Accuracy
         imgsz=manifest.imgsz,
         classes=manifest.classes,
         kind=manifest.output,
+        layout=manifest.layout,
         task=tasks.get(manifest.task),
         progress=lambda done: say(f"accuracy, image {done} of {count}"),
     )

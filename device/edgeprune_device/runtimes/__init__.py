@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Dict, List, Optional, Protocol, Tuple, Union, cast
+from typing import TYPE_CHECKING, Dict, List, Optional, Protocol, Sequence, Tuple, Union, cast
 
 import numpy as np
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # signatures and bundles, not needed by a session without eng
     from edgeprune_device.engine.offer import Offer
 
 __all__ = [
+    "AN_IMAGE",
     "Model",
     "Runtime",
     "RuntimeSettings",
@@ -29,6 +30,8 @@ __all__ = [
     "available",
     "candidates",
     "choose",
+    "converted",
+    "is_image",
     "load_limit",
     "names",
     "on_cpu",
@@ -38,6 +41,8 @@ __all__ = [
 
 #: An ONNX model: its bytes, or its path.
 Model = Union[bytes, str, Path]
+#: The input of a model, in messages.
+AN_IMAGE = "one image: float (1, 3, h, w) or uint8 (1, h, w, 3)"
 #: (input shape, output shapes), e.g. ((1, 3, 640, 640), [(1, 84, 8400)]): for runtimes that do not read the model.
 Shapes = Tuple[Tuple[int, ...], List[Tuple[int, ...]]]
 
@@ -85,7 +90,8 @@ class Session:
     Attributes:
         name: Name of the runtime, e.g. "ort".
         description: Text for reports, e.g. "onnxruntime 1.32.0, CPUExecutionProvider, 1 thread".
-        input_shape: (1, 3, h, w); None for a dimension that is not fixed.
+        input_shape: (1, 3, h, w), or (1, h, w, 3) of a uint8 input; None for a dimension that is not fixed.
+        input_type: Type of the input; None if any type will do.
         spinning: Whether its CPU threads spin while they wait; None for one thread, or if not known.
         times_device: Whether `device_ms` gives times.
         warnings: Remarks for the reader of this session's figures, one line each.
@@ -94,6 +100,7 @@ class Session:
     name: str = ""
     description: str = ""
     input_shape: Tuple[Optional[int], ...] = ()
+    input_type: Optional[np.dtype] = None
     spinning: Optional[bool] = None
     times_device: bool = False
     warnings: Tuple[str, ...] = ()
@@ -103,21 +110,30 @@ class Session:
         """Times of the last inference from the GPU's clock, {"h2d", "gpu", "d2h"}, ms; None without a GPU."""
         return None
 
-    def infer(self, x: np.ndarray) -> List[np.ndarray]:
+    def infer(self, x: np.ndarray) -> Sequence[np.ndarray]:
         """Run the model.
 
-        The arrays may be the runtime's buffers, which are valid until the call after the next.
+        The arrays may be the runtime's buffers, which are valid until the call after the next. The output `raw` of a
+        device variant may stay on the GPU until it is read, by the thread of this call and before the next call.
 
         Args:
-            x: (1, 3, h, w) float32.
+            x: Input in the model's layout: (1, 3, h, w) float32 or (1, h, w, 3) uint8.
 
         Returns:
-            The model's outputs, float32, batch first.
+            The model's outputs, batch first: float32, or integers as they are.
 
         Raises:
-            InputError: `x` has another shape.
+            InputError: `x` has another shape or type.
         """
         raise NotImplementedError
+
+    def _check(self, x: np.ndarray) -> None:
+        """Raise InputError if `x` is not an input of the model: other floats are converted, but pixels are not."""
+        shape, wanted = self.input_shape, self.input_type
+        if len(x.shape) != len(shape) or any(d is not None and d != s for d, s in zip(shape, x.shape)):
+            raise InputError(f"input: wrong shape (found {tuple(x.shape)}, expected {shape})")
+        if wanted is not None and (x.dtype.kind == "f") != (wanted.kind == "f"):
+            raise InputError(f"input: wrong type (found {x.dtype}, expected {wanted})")
 
     def close(self) -> None:
         """Free the memory of the session; a second call has no effect."""
@@ -218,6 +234,21 @@ def candidates(runtime: str = "auto") -> List[str]:
     if why:
         raise RuntimeUnavailable(f"runtime {runtime}: {why}")
     return [runtime]
+
+
+def is_image(shape: Sequence[object], kind: np.dtype) -> bool:
+    """Whether a model's input can be one image: floats as (1, 3, h, w), or uint8 as (1, h, w, 3).
+
+    Args:
+        shape: Shape of the input.
+        kind: Type of the input.
+    """
+    return len(shape) == 4 and (kind.kind == "f" or (kind == np.uint8 and shape[3] == 3))
+
+
+def converted(output: np.ndarray) -> np.ndarray:
+    """An output in the form of `Session.infer`: floats as float32, without a copy if they already are."""
+    return output.astype(np.float32, copy=False) if output.dtype.kind == "f" else output
 
 
 def on_cpu(runtime: str) -> bool:

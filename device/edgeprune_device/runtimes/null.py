@@ -53,6 +53,5 @@ class NullSession(Session):
         Raises:
             InputError: `x` does not have the model's input shape.
         """
-        if tuple(x.shape) != self.input_shape:
-            raise InputError(f"input: wrong shape (found {tuple(x.shape)}, expected {self.input_shape})")
+        self._check(x)
         return self._outputs

@@ -10,18 +10,17 @@ import importlib.util
 import sys
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Optional, Tuple
 
 import numpy as np
 
 from edgeprune_device.errors import InputError, RuntimeUnavailable
-from edgeprune_device.runtimes import Model, RuntimeSettings, Session
+from edgeprune_device.runtimes import AN_IMAGE, Model, RuntimeSettings, Session, converted, is_image
 
 AUTOMATIC = 40  # below "ort", with which the host checks the files
 ON_CPU = True
 # The import of this part sends an event to Google Analytics and writes a folder ~/intel; no setting prevents this.
 _SENDS = "openvino.tools.ovc"
-_TYPES = {"float32": np.float32, "float16": np.float16}
 
 
 def available() -> Optional[str]:
@@ -50,7 +49,7 @@ class OpenvinoSession(Session):
 
     Raises:
         RuntimeUnavailable: openvino does not load, or is too old.
-        InputError: OpenVINO does not accept the file, or the model does not have one float input (1, 3, h, w).
+        InputError: OpenVINO does not accept the file, or the model's input is not one image.
     """
 
     name = "openvino"
@@ -67,38 +66,43 @@ class OpenvinoSession(Session):
         except Exception as error:  # its exceptions are RuntimeErrors, those of its bindings are not
             raise InputError(f"{what}: cannot be loaded by openvino ({_one_line(error)})") from error
         inputs = [
-            (i.get_any_name(), i.get_element_type().to_dtype().name, i.get_partial_shape()) for i in network.inputs
+            (i.get_any_name(), np.dtype(i.get_element_type().to_dtype()), _shape(i.get_partial_shape()))
+            for i in network.inputs
         ]
-        if len(inputs) != 1 or inputs[0][1] not in _TYPES or len(inputs[0][2]) != 4:
+        if len(inputs) != 1 or not is_image(inputs[0][2], inputs[0][1]):
             described = ", ".join(f"{name} {kind} {shape}" for name, kind, shape in inputs)
-            raise InputError(f"{what}: wrong inputs (found {described}, expected one float input (1, 3, h, w))")
-        self._tensor, self._dtype = openvino.Tensor, _TYPES[inputs[0][1]]
-        self.input_shape = tuple(d.get_length() if d.is_static else None for d in inputs[0][2])
+            raise InputError(f"{what}: wrong inputs (found {described}, expected {AN_IMAGE})")
+        self._tensor = openvino.Tensor
+        _, self.input_type, self.input_shape = inputs[0]
         count = "default threads" if not threads else f"{threads} thread{'s' if threads > 1 else ''}"
         self.description = f"openvino {openvino.__version__.split('-')[0]}, CPU, {count}"
 
     def infer(self, x: np.ndarray) -> List[np.ndarray]:
-        """Run the model; inputs are converted to the model's type, outputs to float32.
+        """Run the model; inputs are converted to the model's type, outputs as in `Session.infer`.
 
         Raises:
-            InputError: The session is closed, `x` has another shape, or OpenVINO fails.
+            InputError: The session is closed, `x` has another shape or type, or OpenVINO fails.
         """
         if self._request is None:
             raise InputError("session: already closed; open the model again")
-        if len(x.shape) != 4 or any(d is not None and d != s for d, s in zip(self.input_shape, x.shape)):
-            raise InputError(f"input: wrong shape (found {tuple(x.shape)}, expected {self.input_shape})")
+        self._check(x)
         try:
-            given = np.ascontiguousarray(x, dtype=self._dtype)
+            given = np.ascontiguousarray(x, dtype=self.input_type)
             self._request.set_input_tensor(self._tensor(given, shared_memory=True))
             self._request.infer()
             # Copies, because the next call overwrites the tensors. A copy takes 0.1 ms at (1, 84, 8400).
-            return [tensor.data.astype(np.float32) for tensor in self._request.output_tensors]
+            return [np.array(converted(tensor.data)) for tensor in self._request.output_tensors]
         except Exception as error:
             raise InputError(f"openvino failed while running the model ({_one_line(error)})") from error
 
     def close(self) -> None:
         """Close the session and free its memory."""
         self._request = None
+
+
+def _shape(shape: Any) -> Tuple[Optional[int], ...]:
+    """A partial shape of OpenVINO: None for a dimension that is not fixed."""
+    return tuple(d.get_length() if d.is_static else None for d in shape)
 
 
 def _properties(threads: Optional[int]) -> Dict[str, Any]:

@@ -18,14 +18,14 @@ import numpy as np
 
 from edgeprune_device.errors import DeviceError, EdgepruneError, InputError, RuntimeUnavailable
 from edgeprune_device.output import check_size
-from edgeprune_device.runtimes import Model, RuntimeSettings, Session
+from edgeprune_device.runtimes import AN_IMAGE, Model, RuntimeSettings, Session, converted, is_image
 
 AUTOMATIC = 50
 ON_CPU = True
 CPU = "CPUExecutionProvider"
 _ON_GPU = "install onnxruntime-gpu instead of onnxruntime (with pip; on a Jetson from NVIDIA's wheel)"
 _BUILT_FOR = "install the versions of CUDA, cuDNN and TensorRT for which onnxruntime was built"
-_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(uint8)": np.uint8}
 
 
 def available() -> Optional[str]:
@@ -119,7 +119,7 @@ class OrtSession(Session):
         warnings: See `Session`.
 
     Raises:
-        InputError: The CPU provider does not accept the file, or the model does not have one float input (1, 3, h, w).
+        InputError: The CPU provider does not accept the file, or the model's input is not one image.
         RuntimeUnavailable: The GPU provider does not load, or does not accept the file.
     """
 
@@ -161,12 +161,13 @@ class OrtSession(Session):
                 f"{running[0]} ({_absent(onnxruntime, provider) or 'see the message of onnxruntime'}): {_BUILT_FOR}"
             )
         inputs = self._session.get_inputs()
-        if len(inputs) != 1 or inputs[0].type not in _TYPES or len(inputs[0].shape) != 4:
+        kinds = [np.dtype(_TYPES.get(i.type, np.void)) for i in inputs]
+        if len(inputs) != 1 or not is_image(inputs[0].shape, kinds[0]):
             described = ", ".join(f"{i.name} {i.type} {i.shape}" for i in inputs)
-            raise InputError(f"{what}: wrong inputs (found {described}, expected one float input (1, 3, h, w))")
+            raise InputError(f"{what}: wrong inputs (found {described}, expected {AN_IMAGE})")
         for output in self._session.get_outputs():
             check_size(output.shape, what)
-        self._input, self._dtype = inputs[0].name, _TYPES[inputs[0].type]
+        self._input, self.input_type = inputs[0].name, kinds[0]
         self.input_shape = tuple(d if isinstance(d, int) else None for d in inputs[0].shape)
         self.description = f"onnxruntime {onnxruntime.__version__}, {provider}"
         if provider == CPU:
@@ -174,21 +175,20 @@ class OrtSession(Session):
             self.description += f", {count}{', yielding' if self.spinning is False else ''}"
 
     def infer(self, x: np.ndarray) -> List[np.ndarray]:
-        """Run the model; inputs are converted to the model's type, outputs to float32.
+        """Run the model; inputs are converted to the model's type, outputs as in `Session.infer`.
 
         Raises:
-            InputError: The session is closed, `x` has another shape, or the CPU provider fails.
+            InputError: The session is closed, `x` has another shape or type, or the CPU provider fails.
             DeviceError: A GPU provider fails.
         """
         if self._session is None:
             raise InputError("session: already closed; open the model again")
-        if len(x.shape) != 4 or any(d is not None and d != s for d, s in zip(self.input_shape, x.shape)):
-            raise InputError(f"input: wrong shape (found {tuple(x.shape)}, expected {self.input_shape})")
+        self._check(x)
         try:
-            outputs = self._session.run(None, {self._input: x.astype(self._dtype, copy=False)})
+            outputs = self._session.run(None, {self._input: x.astype(self.input_type, copy=False)})
         except Exception as error:
             raise self._failure(f"onnxruntime failed while running the model ({_one_line(error)})") from error
-        return [output.astype(np.float32, copy=False) for output in outputs]
+        return [converted(output) for output in outputs]
 
     def close(self) -> None:
         """Free the session and its memory."""

@@ -1,23 +1,24 @@
 """TensorRT: builds the engine or takes it from the cache, then runs it on the GPU.
 
-It uses only the named-tensor API (8.5 and later), page-locked host buffers and one stream. CUDA events time the copy
-in, the execution and the copy out separately. An optional CUDA graph contains the execution but not the copies, so that
-the timing has the same three parts. It saves the CPU the launches of single kernels.
+It uses only the named-tensor API (8.5 and later), page-locked host buffers and one stream. The raw output of a device
+variant stays on the GPU until it is read. CUDA events time the copy in, the execution and the copies out separately. An
+optional CUDA graph contains the execution but not the copies, so that the timing has the same three parts. It saves the
+CPU the launches of single kernels.
 """
 
 from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, Union, overload
 
 import numpy as np
 
 from edgeprune_device import cuda
 from edgeprune_device.engine import Request, cache, library
 from edgeprune_device.errors import DeviceError, EdgepruneError, InputError
-from edgeprune_device.output import check_size
-from edgeprune_device.runtimes import Model, RuntimeSettings, Session
+from edgeprune_device.output import NAMES, check_size
+from edgeprune_device.runtimes import AN_IMAGE, Model, RuntimeSettings, Session, converted, is_image
 
 AUTOMATIC = 100
 LIBRARY = "tensorrt"
@@ -142,7 +143,8 @@ class TrtSession(Session):
     """A deserialized engine and its memory on the device.
 
     `infer` returns the page-locked buffers themselves, two sets in turn, so an output is valid until the call after the
-    next. Copying 8400 x 84 floats each time would take as long as the last layers of a small network.
+    next. Copying 8400 x 84 floats each time would take as long as the last layers of a small network. The raw output of
+    a device variant is copied when it is read, which must happen before the next call.
 
     Args:
         trt: NVIDIA's Python module.
@@ -154,7 +156,7 @@ class TrtSession(Session):
 
     Raises:
         DeviceError: TensorRT cannot load or prepare the engine.
-        InputError: The engine's tensors have no fixed shape or common type, or it does not have one float input.
+        InputError: The engine's tensors have no fixed shape or common type, or its input is not one image.
     """
 
     times_device = True
@@ -171,6 +173,7 @@ class TrtSession(Session):
         self._runtime: Any = None
         self._input: Optional[np.ndarray] = None
         self._host: List[List[np.ndarray]] = []
+        self._calls, self._late = 0, False  # number of inferences; whether the raw output of the last one was copied
         try:
             self._load(trt, plan)
             self._allocate(trt)
@@ -187,25 +190,29 @@ class TrtSession(Session):
         if not self._ran or self._context is None:
             return None
         pairs = zip(("h2d", "gpu", "d2h"), self._events, self._events[1:])
-        return {name: self._gpu.elapsed_ms(start, end) for name, start, end in pairs}
+        times = {name: self._gpu.elapsed_ms(start, end) for name, start, end in pairs}
+        if self._late:
+            times["d2h"] += self._gpu.elapsed_ms(*self._events[4:])
+        return times
 
-    def infer(self, x: np.ndarray) -> List[np.ndarray]:
+    def infer(self, x: np.ndarray) -> Sequence[np.ndarray]:
         """Run the model.
 
         Returns:
-            The outputs, float32, valid until the call after the next.
+            The outputs, valid until the call after the next; the output `raw` of a device variant must be read before
+            the next call.
 
         Raises:
-            InputError: The session is closed, or `x` has another shape.
+            InputError: The session is closed, or `x` has another shape or type.
             DeviceError: TensorRT fails.
         """
         if self._context is None or self._input is None:
             raise InputError("session: already closed; open the model again")
-        if tuple(x.shape) != self.input_shape:
-            raise InputError(f"input: wrong shape (found {tuple(x.shape)}, expected {self.input_shape})")
+        self._check(x)
         np.copyto(self._input, x, casting="unsafe")
         self._host.reverse()
-        gpu, stream = self._gpu, self._stream
+        self._calls, self._late = self._calls + 1, False
+        gpu, stream, host = self._gpu, self._stream, self._host[0]
         gpu.record(self._events[0], stream)
         gpu.to_device(self._input_pointer, self._input, stream)
         gpu.record(self._events[1], stream)
@@ -214,12 +221,29 @@ class TrtSession(Session):
         else:
             self._execute()
         gpu.record(self._events[2], stream)
-        for array, pointer in zip(self._host[0], self._output_pointers):
+        for array, pointer in zip(host[: self._copied], self._output_pointers):
             gpu.to_host(array, pointer, stream)
         gpu.record(self._events[3], stream)
         gpu.synchronize(stream)
         self._ran = True
-        return [array.astype(np.float32, copy=False) for array in self._host[0]]
+        arrays = [converted(array) for array in host[: self._copied]]
+        return arrays if len(arrays) == len(host) else _Outputs(arrays, self._raw(host[-1], self._calls))
+
+    def _raw(self, array: np.ndarray, call: int) -> Callable[[], np.ndarray]:
+        """The function that copies the raw output of a call into `array`."""
+
+        def copy() -> np.ndarray:
+            if self._context is None or call != self._calls:
+                raise InputError("session: the raw output of an earlier inference is gone; read it before the next one")
+            gpu, stream = self._gpu, self._stream
+            gpu.record(self._events[4], stream)
+            gpu.to_host(array, self._output_pointers[-1], stream)
+            gpu.record(self._events[5], stream)
+            gpu.synchronize(stream)
+            self._late = True
+            return converted(array)
+
+        return copy
 
     def close(self) -> None:
         """Free the engine and all memory on the device; a second call has no effect."""
@@ -258,19 +282,23 @@ class TrtSession(Session):
                 )
             into = inputs if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT else outputs
             into.append((name, shape, np.dtype(_TYPES[kind])))
-        if len(inputs) != 1 or len(inputs[0][1]) != 4 or inputs[0][2].kind != "f":
+        if len(inputs) != 1 or not is_image(*inputs[0][1:]):
             described = ", ".join(f"{name} {dtype} {shape}" for name, shape, dtype in inputs)
-            raise InputError(f"model: wrong inputs (found {described}, expected one float input (1, 3, h, w))")
+            raise InputError(f"model: wrong inputs (found {described}, expected {AN_IMAGE})")
+        self._copied = len(outputs)  # the number of outputs that every inference copies to the host
+        if sorted(name for name, _, _ in outputs) == sorted(NAMES):
+            outputs.sort(key=lambda tensor: NAMES.index(tensor[0]))
+            self._copied -= 1
         self._stream = gpu.stream()
-        self._events = [gpu.event() for _ in range(4)]
+        self._events = [gpu.event() for _ in range(6)]
         pointers = []
         for name, shape, dtype in [*inputs, *outputs]:
             pointers.append(gpu.alloc(int(np.prod(shape)) * dtype.itemsize))
             if not self._context.set_tensor_address(name, pointers[-1]):
                 raise DeviceError(f"TensorRT refused the address of tensor {name} ({self._words()})")
         self._input_pointer, self._output_pointers = pointers[0], pointers[1:]
-        self.input_shape = inputs[0][1]
-        self._input = gpu.pinned(self.input_shape, inputs[0][2])
+        _, self.input_shape, self.input_type = inputs[0]
+        self._input = gpu.pinned(self.input_shape, self.input_type)
         self._host = [[gpu.pinned(shape, dtype) for _, shape, dtype in outputs] for _ in range(2)]
 
     def _capture(self) -> str:
@@ -293,3 +321,32 @@ class TrtSession(Session):
 
     def _words(self) -> str:
         return str(self._log.errors[-1]) if self._log.errors else "no reason given"
+
+
+class _Outputs(Sequence[np.ndarray]):
+    """The outputs of a device variant, of which the last one is copied from the GPU when it is first read.
+
+    Args:
+        arrays: The outputs before the last one.
+        fetch: Copies the last one, and returns it.
+    """
+
+    def __init__(self, arrays: List[np.ndarray], fetch: Callable[[], np.ndarray]) -> None:
+        self._arrays, self._fetch, self._length = arrays, fetch, len(arrays) + 1
+
+    def __len__(self) -> int:
+        return self._length
+
+    @overload
+    def __getitem__(self, index: int) -> np.ndarray: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> List[np.ndarray]: ...
+
+    def __getitem__(self, index: Union[int, slice]) -> Union[np.ndarray, List[np.ndarray]]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(self._length))]
+        place = range(self._length)[index]  # raises IndexError, which ends an iteration
+        if place == len(self._arrays):
+            self._arrays = [*self._arrays, self._fetch()]
+        return self._arrays[place]

@@ -12,7 +12,7 @@ import signal
 import sys
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Callable, List, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Callable, Optional, Sequence, Tuple
 
 from edgeprune_device import deadline, option, pipeline
 from edgeprune_device.errors import EdgepruneError, InputError, RuntimeUnavailable
@@ -35,6 +35,8 @@ if TYPE_CHECKING:  # imported later, where a failure can be reported
 
     # A frame, its shape, the network's input, its letterbox, and when decoding began; then ns of decode and of pre.
     _Prepared = Tuple[Frame, Tuple[int, ...], np.ndarray, Letterbox, int, int, int]
+
+    _Infer = Callable[[np.ndarray], Sequence[np.ndarray]]
 
 __all__ = ["COMMAND", "main"]
 
@@ -99,7 +101,7 @@ def _prepare(source: Source, manifest: Manifest, cells: memoryview) -> Callable[
     """The stages decode and pre, for the thread that runs them ahead."""
     from edgeprune_device.vision.preprocess import Preprocessor
 
-    decode, letterbox, clock = source.decode, Preprocessor(manifest.imgsz), time.monotonic_ns
+    decode, letterbox, clock = source.decode, Preprocessor(manifest.imgsz, manifest.layout), time.monotonic_ns
 
     def prepare(frame: Frame) -> _Prepared:
         cells[DECODING] = 1
@@ -353,10 +355,10 @@ class _Worker:
                 cells[DEADLINE] = e + watchdog_ns
                 cells[LOADING] = 0
 
-    def _limited(self, infer: Callable[[np.ndarray], List[np.ndarray]]) -> Callable[[np.ndarray], List[np.ndarray]]:
+    def _limited(self, infer: _Infer) -> _Infer:
         """The first inference, which may take longer than others, but has a limit."""
 
-        def first(x: np.ndarray) -> List[np.ndarray]:
+        def first(x: np.ndarray) -> Sequence[np.ndarray]:
             with deadline.limited(self._order["limit_s"], "the first inference", self._late):
                 return infer(x)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any, Dict, Mapping, Optional, Tuple
 
-from edgeprune_device import schema
+from edgeprune_device import layouts, schema
 from edgeprune_device.errors import InputError
 
 __all__ = ["Manifest", "Payload"]
@@ -49,7 +49,7 @@ class Manifest:
         imgsz: Network input (height, width), px.
         letterbox: {"pad": grey level of the padding, "stride": px}.
         nms: {"conf", "iou", "max_det"} of the detections.
-        output: Meaning of the models' output: "raw" or "end2end", see output.py.
+        output: Meaning of the models' outputs: "raw", "best" or "end2end", see output.py.
         models: {precision: its payload, and the figures measured on the host, in [0, 1], null if not measured}. A null
             payload has a reason.
         engines: {name: a built engine, with its builder and its purpose}; payload null (or null itself) if there is
@@ -58,6 +58,7 @@ class Manifest:
         lineage: Origin of the model, free JSON.
         payloads: The files, in their order.
         task: Name of the task (vision/tasks.py); a manifest without one is of detection.
+        layout: Layout of the models' input, see layouts.py; a manifest without one has float32 NCHW.
         schema_version: Version of the manifest's schema.
         counter: Grows with each bundle that a host signs; a drone does not install a lower one of
             the same key unless asked to.
@@ -78,6 +79,7 @@ class Manifest:
     lineage: Mapping[str, Any]
     payloads: Tuple[Payload, ...] = field(default=())
     task: str = "detect"
+    layout: str = layouts.FLOAT32_NCHW
     schema_version: int = 1
     counter: int = 0
 

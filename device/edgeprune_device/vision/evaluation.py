@@ -30,7 +30,7 @@ from typing import (
 
 import numpy as np
 
-from edgeprune_device import schema, strict_json
+from edgeprune_device import layouts, schema, strict_json
 from edgeprune_device.errors import InputError
 from edgeprune_device.vision import detect as detection
 from edgeprune_device.vision.accuracy import Accuracy, ImageMatches, Matches, class_names, match_image
@@ -50,8 +50,8 @@ CONF = 0.001
 class _Session(Protocol):
     """A model that is ready to run."""
 
-    def infer(self, x: npt.NDArray[np.float32]) -> List[npt.NDArray[Any]]:
-        """The outputs for one input, (1, 3, h, w) in [0, 1]."""
+    def infer(self, x: npt.NDArray[Any]) -> Sequence[npt.NDArray[Any]]:
+        """The outputs for one input, in the layout of the model."""
 
 
 class EvaluationImage(NamedTuple):
@@ -169,7 +169,7 @@ class Detected(NamedTuple):
     """
 
     rows: npt.NDArray[np.float32]
-    outputs: List[npt.NDArray[Any]]
+    outputs: Sequence[npt.NDArray[Any]]
     box: Letterbox
 
 
@@ -181,6 +181,7 @@ def detect(
     imgsz: Union[int, Sequence[int]],
     classes: int,
     kind: str,
+    layout: str = layouts.FLOAT32_NCHW,
     task: Task = detection.TASK,
 ) -> Detected:
     """Run a model on one image: decode -> letterbox -> session.infer -> detections.
@@ -194,15 +195,16 @@ def detect(
         name: The image's name in messages.
         imgsz: Network size, px, one number or (h, w).
         classes: Number of classes.
-        kind: Meaning of the model's output, see output.py.
+        kind: Meaning of the model's outputs, see output.py.
+        layout: Layout of the model's input, see layouts.py.
         task: The task.
     """
-    x, box = letterbox(decode(source, name), imgsz)
+    x, box = letterbox(decode(source, name), imgsz, layout)
     return detected(session.infer(x), box, classes=classes, kind=kind, task=task)
 
 
 def detected(
-    outputs: List[npt.NDArray[Any]], box: Letterbox, *, classes: int, kind: str, task: Task = detection.TASK
+    outputs: Sequence[npt.NDArray[Any]], box: Letterbox, *, classes: int, kind: str, task: Task = detection.TASK
 ) -> Detected:
     """The detections behind a model's outputs for one image.
 
@@ -210,7 +212,7 @@ def detected(
         outputs: The model's outputs, batch (of one) first.
         box: The letterbox of the image.
         classes: Number of classes.
-        kind: Meaning of the model's output, see output.py.
+        kind: Meaning of the model's outputs, see output.py.
         task: The task.
     """
     rows = task.detections(outputs, kind, classes=classes, conf=CONF, iou=IOU, max_det=MAX_DET, multi_label=True)
@@ -224,6 +226,7 @@ def evaluate(
     imgsz: Union[int, Sequence[int]],
     classes: Union[int, Sequence[str]],
     kind: str,
+    layout: str = layouts.FLOAT32_NCHW,
     task: Task = detection.TASK,
     progress: Optional[Callable[[int], None]] = None,
 ) -> Tuple[Accuracy, List[npt.NDArray[np.float32]]]:
@@ -234,7 +237,8 @@ def evaluate(
         pictures: (name, image bytes or path, labels of the task in px) of each image; an `EvaluationSet` fits.
         imgsz: Network size, px, one number or (h, w).
         classes: Number of classes, or their names.
-        kind: Meaning of the model's output, see output.py; a bundle's manifest states it.
+        kind: Meaning of the model's outputs, see output.py; a bundle's manifest states it.
+        layout: Layout of the model's input, see layouts.py; a bundle's manifest states it.
         task: The task; a bundle's manifest names it.
         progress: Called with the number of completed images.
 
@@ -245,7 +249,7 @@ def evaluate(
     detected: List[npt.NDArray[np.float32]] = []
     matched: List[ImageMatches] = []
     for name, source, truth in pictures:
-        rows = detect(session, source, name, imgsz=imgsz, classes=len(names), kind=kind, task=task).rows
+        rows = detect(session, source, name, imgsz=imgsz, classes=len(names), kind=kind, layout=layout, task=task).rows
         detected.append(rows)
         matched.append(match_image(rows, truth, names, name, task))
         if progress:

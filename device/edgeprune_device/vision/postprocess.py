@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Optional
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from edgeprune_device.output import MAX_ROWS
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-__all__ = ["CLASS_OFFSET", "CONF", "IOU", "MAX_DET", "Candidates", "candidates"]
+__all__ = ["CLASS_OFFSET", "CONF", "IOU", "MAX_DET", "Candidates", "candidates", "narrowed"]
 
 #: Score threshold of the detections; this and the next two are the defaults of `yolo predict`.
 CONF = 0.25
@@ -64,3 +64,24 @@ def candidates(raw: npt.NDArray[Any], classes: int, conf: float, multi_label: bo
         label, score = scores.argmax(axis=0), scores.max(axis=0)
     order = np.argsort(-score, kind="stable")[:_MAX_CANDIDATES]
     return Candidates(values[:, order], score[order], label[order])
+
+
+def narrowed(
+    best: npt.NDArray[np.float32], anchors: npt.NDArray[np.integer], classes: int, conf: float
+) -> Optional[npt.NDArray[np.float32]]:
+    """The anchors above a threshold among the best ones; None if there may be others.
+
+    Args:
+        best: (4 + classes + extra, K) columns of a raw output, those with the highest scores.
+        anchors: (K,) positions of these columns in the raw output.
+        classes: Number of classes.
+        conf: Score threshold.
+
+    Returns:
+        (4 + classes + extra, n), in the order of the raw output, which decides between equal scores.
+    """
+    scores = best[4 : 4 + classes].max(axis=0)
+    if not scores.min() <= conf:  # written so that NaN, whose place among the best means nothing, counts as incomplete
+        return None
+    keep = np.flatnonzero(scores > conf)
+    return best.take(keep[np.argsort(anchors[keep])], axis=1)

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Callable, Iterator, List, Optio
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from edgeprune_device import layouts
 from edgeprune_device.errors import InputError, reason
 from edgeprune_device.option import named
 from edgeprune_device.options import MAX_MEGAPIXELS
@@ -221,8 +222,8 @@ class Letterbox:
 
 
 def letterbox(
-    image: npt.NDArray[np.uint8], size: Union[int, Sequence[int]]
-) -> Tuple[npt.NDArray[np.float32], Letterbox]:
+    image: npt.NDArray[np.uint8], size: Union[int, Sequence[int]], layout: str = layouts.FLOAT32_NCHW
+) -> Tuple[npt.NDArray[Any], Letterbox]:
     """Resize an image and centre it on a grey background (`PAD`).
 
     For many images in a row `Preprocessor` is faster.
@@ -230,14 +231,15 @@ def letterbox(
     Args:
         image: (h, w, 3) uint8 RGB.
         size: Side of a square, or (height, width), px.
+        layout: Layout of the input, see layouts.py.
 
     Returns:
-        ((1, 3, height, width) float32 in [0, 1], the letterbox).
+        ((1, 3, height, width) float32 in [0, 1] or (1, height, width, 3) uint8, the letterbox).
 
     Raises:
         InputError: The image is not (h, w, 3) uint8, or is empty.
     """
-    return Preprocessor(size)(image)
+    return Preprocessor(size, layout)(image)
 
 
 class Preprocessor:
@@ -249,66 +251,76 @@ class Preprocessor:
 
     Args:
         size: Side of a square, or (height, width), px.
+        layout: Layout of the input, see layouts.py.
     """
 
     _MEMORIES = 4  # one being filled and some in use; further arrays get new memory
 
-    def __init__(self, size: Union[int, Sequence[int]]):
+    def __init__(self, size: Union[int, Sequence[int]], layout: str = layouts.FLOAT32_NCHW):
         height, width = (size, size) if isinstance(size, (int, np.integer)) else (int(size[0]), int(size[1]))
-        self.size = (int(height), int(width))
+        self.size, self.layout = (int(height), int(width)), layout
         self._memories: List[_Memory] = []
         self._box: Optional[Letterbox] = None  # the letterbox of the next two
         self._small: npt.NDArray[np.uint8] = np.empty(0, dtype=np.uint8)
         self._planes: npt.NDArray[np.uint8] = np.empty(0, dtype=np.uint8)
 
-    def __call__(self, image: npt.NDArray[np.uint8]) -> Tuple[npt.NDArray[np.float32], Letterbox]:
+    def __call__(self, image: npt.NDArray[np.uint8]) -> Tuple[npt.NDArray[Any], Letterbox]:
         """Letterbox one image; see `letterbox`."""
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
             raise InputError(f"letterbox: not an image (found {image.shape} {image.dtype}, expected (h, w, 3) uint8)")
         box = _place((int(image.shape[0]), int(image.shape[1])), self.size)
         h, w = box.resized
+        x = self._memory().array(box)
+        rows, columns = slice(box.top, box.top + h), slice(box.left, box.left + w)
+        if self.layout == layouts.UINT8_NHWC:
+            inside = x[0, rows, columns]
+            small = _resize(image, h, w, inside)
+            if not np.may_share_memory(small, inside):
+                np.copyto(inside, small)
+            return x, box
         if box != self._box:
             self._box = box
             self._small, self._planes = np.empty((h, w, 3), dtype=np.uint8), np.empty((3, h, w), dtype=np.uint8)
-        memory = self._memory()
-        x = memory.array(box)
-        image = _resize(image, h, w, self._small)
-        _normalise(image, x[0, :, box.top : box.top + h, box.left : box.left + w], self._planes)
+        _normalise(_resize(image, h, w, self._small), x[0, :, rows, columns], self._planes)
         return x, box
 
     def _memory(self) -> _Memory:
         for memory in self._memories:
             if memory.free:
                 return memory
-        memory = _Memory(self.size)
+        memory = _Memory(self.size, self.layout)
         if len(self._memories) < self._MEMORIES:
             self._memories.append(memory)
         return memory
 
 
 class _Memory:
-    """Memory for one (1, 3, h, w) float32 array, and whether that array is still referenced."""
+    """Memory for one input of the network, and whether that array is still referenced."""
 
-    def __init__(self, size: Tuple[int, int]):
-        self._shape = (1, 3, *size)
+    def __init__(self, size: Tuple[int, int], layout: str):
+        pixels = layout == layouts.UINT8_NHWC
+        self._type: np.dtype[Any] = np.dtype(np.uint8 if pixels else np.float32)
+        self._pad = PAD if pixels else _GREY
+        self._shape, self._across = layouts.shape_of(layout, size), (1, 2) if pixels else (2, 3)
         # A memoryview, because otherwise the base of every view would be this array, which is always alive.
-        self._bytes = np.empty(12 * size[0] * size[1], dtype=np.uint8).data
-        self._held: Callable[[], Optional[npt.NDArray[np.float32]]] = lambda: None
+        self._bytes = np.empty(3 * size[0] * size[1] * self._type.itemsize, dtype=np.uint8).data
+        self._held: Callable[[], Optional[npt.NDArray[Any]]] = lambda: None
         self._box: Optional[Letterbox] = None
 
     @property
     def free(self) -> bool:
         return self._held() is None
 
-    def array(self, box: Letterbox) -> npt.NDArray[np.float32]:
+    def array(self, box: Letterbox) -> npt.NDArray[Any]:
         """A new array over this memory, with grey padding around `box`."""
-        flat = np.frombuffer(self._bytes, dtype=np.float32)
+        flat = np.frombuffer(self._bytes, dtype=self._type)
         self._held = weakref.ref(flat)  # the base of all views of it
         x = flat.reshape(self._shape)
         if box != self._box:
             (h, w), top, left = box.resized, box.top, box.left
-            x[0, :, :top], x[0, :, top + h :] = _GREY, _GREY
-            x[0, :, top : top + h, :left], x[0, :, top : top + h, left + w :] = _GREY, _GREY
+            rows = np.moveaxis(x, self._across, (0, 1))
+            rows[:top], rows[top + h :] = self._pad, self._pad
+            rows[top : top + h, :left], rows[top : top + h, left + w :] = self._pad, self._pad
             self._box = box
         return x
 
@@ -324,7 +336,7 @@ def _resized(shape: Tuple[int, int], scale: float) -> Tuple[int, int]:
 
 
 def _resize(image: npt.NDArray[np.uint8], h: int, w: int, small: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """Resize to (h, w, 3) uint8 with INTER_LINEAR, into `small`.
+    """Resize to (h, w, 3) uint8 with INTER_LINEAR, into `small` if OpenCV resizes.
 
     The result is a view of `image` if that contains every pixel of the result.
     """

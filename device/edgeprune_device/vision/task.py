@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, List, Sequence, Tuple
 
 import numpy as np
 
-from edgeprune_device import output
-from edgeprune_device.vision.postprocess import IOU, MAX_DET, Candidates, candidates
+from edgeprune_device import layouts, output
+from edgeprune_device.vision.postprocess import IOU, MAX_DET, Candidates, candidates, narrowed
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -85,9 +85,9 @@ class Task(ABC):
         """Turn network outputs into detections.
 
         Args:
-            outputs: Outputs of the network; only the first one is used.
-            kind: Meaning of that output (see output.py): raw as Ultralytics exports it, or end to end, whose rows are
-                only filtered.
+            outputs: Outputs of the network.
+            kind: Their meaning (see output.py): raw as Ultralytics exports it, the best anchors of a device variant, or
+                end to end, whose rows are only filtered.
             classes: Number of classes.
             conf: Score threshold.
             iou: IoU above which NMS removes the weaker of two boxes.
@@ -102,6 +102,8 @@ class Task(ABC):
         Raises:
             InputError: The output has a shape that `kind` does not have.
         """
+        if kind == output.BEST:
+            outputs, kind = self.narrowed(outputs, classes, conf), output.RAW
         out = output.checked(np.asarray(outputs[0]), kind, classes, self.extra)
         if kind == output.END2END:
             rows: npt.NDArray[np.float32] = self.rows(out[0]).astype(np.float32)
@@ -112,6 +114,23 @@ class Task(ABC):
                 return np.zeros((0, len(self.columns) + 2), dtype=np.float32)
             return self.survivors(best, iou=iou, max_det=max_det, agnostic=agnostic)
 
+    def narrowed(
+        self, outputs: Sequence[npt.NDArray[Any]], classes: int, conf: float
+    ) -> Tuple[npt.NDArray[np.float32]]:
+        """A raw output with every anchor above a threshold, from the outputs of a device variant.
+
+        Args:
+            outputs: Outputs of the network, of kind BEST (see output.py). The last one is read only if it is needed.
+            classes: Number of classes.
+            conf: Score threshold.
+
+        Raises:
+            InputError: The first output has a shape that the kind does not have.
+        """
+        best = output.checked(outputs[0], output.BEST, classes, self.extra)[0]
+        few = narrowed(best, np.asarray(outputs[1]).reshape(-1), classes, conf)
+        return (outputs[2] if few is None else few[None],)
+
     def split(self, raw: npt.NDArray[Any], classes: int) -> Tuple[npt.NDArray[Any], npt.NDArray[Any]]:
         """((N, columns) boxes, (classes, N) scores) of a raw output of one image, (4 + classes + extra, N)."""
         return self.boxes(np.concatenate([raw[:4], raw[4 + classes :]])), raw[4 : 4 + classes]
@@ -119,8 +138,15 @@ class Task(ABC):
     def shapes(self, manifest: Manifest) -> Tuple[Tuple[int, ...], List[Tuple[int, ...]]]:
         """(input shape, output shapes) of a bundle's model, for runtimes that do not read the model."""
         height, width = manifest.imgsz
-        anchors = sum((height // s) * (width // s) for s in (8, 16, 32))
-        return (1, 3, height, width), [output.shape_of(manifest.output, len(manifest.classes), anchors, self.extra)]
+        anchors, kind, classes = (
+            sum((height // s) * (width // s) for s in (8, 16, 32)),
+            manifest.output,
+            manifest.classes,
+        )
+        shapes: List[Tuple[int, ...]] = [output.shape_of(kind, len(classes), anchors, self.extra)]
+        if kind == output.BEST:
+            shapes += [shapes[0][::2], output.shape_of(output.RAW, len(classes), anchors, self.extra)]
+        return layouts.shape_of(manifest.layout, manifest.imgsz), shapes
 
     # -- its rows --------------------------------------------------------------------------------------------------
     @abstractmethod

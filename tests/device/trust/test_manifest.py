@@ -19,7 +19,7 @@ def test_round_trip_and_schema(data):
     parsed = Manifest.from_json(data)
     again = json.loads(json.dumps(parsed.to_json()))
     jsonschema.validate(again, schema.load("manifest"))
-    assert again == {**data, "counter": 0} and Manifest.from_json(again) == parsed
+    assert again == {**data, "counter": 0, "layout": "float32-nchw"} and Manifest.from_json(again) == parsed
     assert parsed.imgsz == (64, 64) and parsed.size_bytes == 15
 
 
