@@ -28,8 +28,8 @@ ORDER = {
     ),
     "edgeprune_device": (
         "", "agent", "errors", "clock", "printable", "terminal", "interpreter", "hint", "plugins", "option", "options",
-        "size", "deadline", "pipeline", "table", "files", "strict_json", "onnx_file", "progress", "output", "schema",
-        "target", "cuda", "probes", "trust", "vision", "machine", "engine", "reports", "sources", "runtimes",
+        "size", "deadline", "pipeline", "table", "files", "strict_json", "onnx_file", "progress", "layouts", "output",
+        "schema", "target", "cuda", "probes", "trust", "vision", "machine", "engine", "reports", "sources", "runtimes",
         "benchmark", "releases", "service", "installation", "doctor", "commands", "cli", "__main__",
     ),
 }  # fmt: skip

@@ -182,3 +182,17 @@ def gpu_bundle(tmp_path, manifest, labelled_pictures):
         return Bundle.write(tmp_path / "gpu.epb", parts, payloads, keys.load_or_create())
 
     return make
+
+
+@pytest.fixture
+def variant_bundle(tmp_path, manifest, labelled_pictures):
+    """A bundle with one model, a device variant."""
+    from edgeprune_device.trust import keys
+    from edgeprune_device.trust.bundle import Bundle
+    from edgeprune_device.vision.evaluation import EvaluationSet
+    from fakes import models
+
+    name = "model.fp32.device.onnx"
+    formats = {"models": {"fp32": {"payload": name}}, "layout": "uint8-nhwc", "output": "best"}
+    payloads = {name: models.variant(), "evaluation.zip": EvaluationSet.pack(labelled_pictures)}
+    return Bundle.write(tmp_path / "v.epb", {**manifest, **formats}, payloads, keys.load_or_create())

@@ -2,14 +2,15 @@ import numpy as np
 import pytest
 from edgeprune_device import output
 from edgeprune_device.errors import InputError
-from edgeprune_device.output import END2END, MAX_ROWS, RAW, checked, fits, shape_of
+from edgeprune_device.output import BEST, END2END, MAX_ROWS, RAW, checked, fits, shape_of
 
 
 def test_shape_of_the_own_files_fits_the_stated_kind():
     assert shape_of(RAW, classes=80, anchors=8400) == (1, 84, 8400)
     assert shape_of(END2END, classes=80, anchors=8400) == (1, MAX_ROWS, 6)
     assert shape_of(END2END, classes=80, anchors=84) == (1, 84, 6)
-    for kind in (RAW, END2END):
+    assert shape_of(BEST, classes=80, anchors=8400) == (1, 84, MAX_ROWS)
+    for kind in (RAW, BEST, END2END):
         assert fits(shape_of(kind, 80, 8400), kind, 80)
     assert not fits((1, 84, 8400), END2END, 80) and not fits((1, 84, 8400), RAW, 79) and not fits((84, 6), END2END, 80)
 

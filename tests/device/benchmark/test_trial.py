@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from edgeprune_device import runtimes, schema
+from edgeprune_device import layouts, runtimes, schema
 from edgeprune_device.benchmark import run, trial
 from edgeprune_device.benchmark.options import BenchmarkOptions
 from edgeprune_device.errors import InputError, RuntimeUnavailable

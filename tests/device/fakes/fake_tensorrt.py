@@ -166,6 +166,8 @@ class Graph:
             elif operator == "DequantizeLinear":
                 kind = self.types[read[1]]
             self.types.update(dict.fromkeys(write, kind))
+            if operator == "TopK":
+                self.types[write[1]] = "INT64"
             self.nodes.append((name, operator, read, write))
 
 
@@ -176,6 +178,12 @@ _LAYERS = {
     "ReduceMean": "REDUCE",
     "Mul": "ELEMENTWISE",
     "Add": "ELEMENTWISE",
+    "Div": "ELEMENTWISE",
+    "Slice": "SLICE",
+    "ReduceMax": "REDUCE",
+    "TopK": "TOPK",
+    "Reshape": "SHUFFLE",
+    "Gather": "GATHER",
 }
 
 
@@ -478,7 +486,9 @@ class _OnnxParser:
             if operator not in _LAYERS:
                 text = f"No importer registered for op: {operator}. Attempting to import as plugin."
                 return self._fail("UNSUPPORTED_NODE", text, i, name, operator)
-            if any(graph.types.get(tensor) == "UINT8" for tensor in (*read, *write)):
+            # TensorRT for RTX 1.7 accepts a uint8 image as the input of a Cast, and nothing else.
+            pixels = operator == "Cast" and read[0] in {tensor for tensor, _, _ in graph.inputs}
+            if any(graph.types.get(tensor) == "UINT8" for tensor in (*read, *write)) and not pixels:
                 return self._fail("INVALID_NODE", "unsupported input type of UINT8", i, name, operator)
             layer = self._trt.ILayer()
             layer._network, layer._type = self._network, self._trt.LayerType[_LAYERS[operator]]

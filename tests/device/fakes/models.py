@@ -6,7 +6,7 @@ import numpy as np
 
 SIZE = 64  # px
 ANCHORS = 84
-FLOAT, INT8, HALF = 1, 3, 10
+FLOAT, UINT8, INT8, INT32, INT64, HALF = 1, 2, 3, 6, 7, 10
 
 
 def varint(value):
@@ -37,9 +37,9 @@ def unreadable(size, seed=0):
     return b"\xff" * 10 + random.Random(seed).getrandbits(8 * (size - 10)).to_bytes(size - 10, "little")
 
 
-def value_info(name, shape):
+def value_info(name, shape, kind=FLOAT):
     dims = b"".join(field(1, message((1, d)) if d else b"") for d in shape)  # 0: a dimension that is not fixed
-    return message((1, name), (2, message((1, message((1, 1), (2, dims))))))
+    return message((1, name), (2, message((1, message((1, kind), (2, dims))))))
 
 
 def tensor(name, array):
@@ -48,14 +48,20 @@ def tensor(name, array):
 
 
 def node(operator, reads, writes, name, *attributes):
-    """A node; attributes are (name, integer)."""
-    fields = [(1, tensor_name) for tensor_name in reads] + [(2, writes), (3, name), (4, operator)]
-    return message(*fields, *((5, message((1, key), (3, value), (20, 2))) for key, value in attributes))
+    """A node with one output or a list of them; attributes are (name, integer) or (name, [integers])."""
+    fields = [(1, tensor_name) for tensor_name in reads]
+    fields += [(2, tensor_name) for tensor_name in ([writes] if isinstance(writes, str) else writes)]
+    fields += [(3, name), (4, operator)]
+    for key, value in attributes:
+        many = isinstance(value, list)
+        content = [(8, number) for number in value] if many else [(3, value)]
+        fields.append((5, message((1, key), *content, (20, 7 if many else 2))))
+    return message(*fields)
 
 
 def raw(name, array):
     """An initializer of the array's own type."""
-    kind = {"float32": FLOAT, "int8": INT8, "float16": HALF}[array.dtype.name]
+    kind = {"float32": FLOAT, "int8": INT8, "int64": INT64, "float16": HALF}[array.dtype.name]
     dims = b"".join(field(1, d) for d in array.shape)
     return dims + message((2, kind), (8, name), (9, array.tobytes()))
 
@@ -90,10 +96,39 @@ def detector(precision="fp32", opset=None):
     return model(nodes, tensors, opset or (19 if precision == "int8-fp16" else 17))
 
 
-def model(nodes, tensors, opset, outputs=(("output0", (1, 6, ANCHORS)),), size=(1, 3, SIZE, SIZE)):
+#: Of `variant`: the number of anchors, and the number of the best ones. Its score i is i / MANY times the brightness.
+MANY, BEST = 400, 300
+
+
+def variant():
+    """Bytes of a "detector" in the form of a device variant, of 2 classes: brighter images have more detections."""
+    gain, bias = np.zeros((2, 1, 6, MANY), np.float32)
+    gain[0, 4] = np.random.default_rng(0).permutation(MANY) / np.float32(MANY)
+    bias[0, 0], bias[0, 1], bias[0, 2:4] = np.arange(MANY) % 20 * 3, np.arange(MANY) // 20 * 3, 2
+    nodes = [
+        node("Cast", ["images"], "float", "/device/float", ("to", FLOAT)),
+        node("Div", ["float", "levels"], "image", "/device/image"),
+        node("ReduceMean", ["image"], "mean", POOL, ("keepdims", 0)),
+        node("Mul", ["mean", "gain"], "scaled", SCALE),
+        node("Add", ["scaled", "bias"], "raw", TAIL),
+        node("Slice", ["raw", "begin", "end", "axis"], "scores", "/device/scores"),
+        node("ReduceMax", ["scores"], "highest", "/device/highest", ("axes", [1]), ("keepdims", 0)),
+        node("TopK", ["highest", "count"], ["top", "places"], "/device/top", ("axis", 1)),
+        node("Reshape", ["places", "count"], "order", "/device/order"),
+        node("Gather", ["raw", "order"], "best", "/device/best", ("axis", 2)),
+        node("Cast", ["places"], "anchors", "/device/anchors", ("to", INT32)),
+    ]
+    whole = {"begin": 4, "end": 6, "axis": 1, "count": BEST}
+    tensors = [raw("gain", gain), raw("bias", bias), raw("levels", np.array(255, np.float32))]
+    tensors += [raw(name, np.array([value])) for name, value in whole.items()]
+    outputs = (("best", (1, 6, BEST)), ("anchors", (1, BEST), INT32), ("raw", (1, 6, MANY)))
+    return model(nodes, tensors, 17, outputs, size=(1, SIZE, SIZE, 3), pixels=UINT8)
+
+
+def model(nodes, tensors, opset, outputs=(("output0", (1, 6, ANCHORS)),), size=(1, 3, SIZE, SIZE), pixels=FLOAT):
     """Bytes of a model with these nodes and one image as its input."""
     graph = b"".join(field(1, entry) for entry in nodes) + message((2, "tiny"))
-    graph += b"".join(field(5, entry) for entry in tensors) + message((11, value_info("images", size)))
+    graph += b"".join(field(5, entry) for entry in tensors) + message((11, value_info("images", size, pixels)))
     graph += b"".join(field(12, value_info(*output)) for output in outputs)
     return message((1, 9), (7, graph), (8, message((1, ""), (2, opset))))
 

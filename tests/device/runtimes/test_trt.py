@@ -13,6 +13,7 @@ from edgeprune_device.engine import Request, library
 from edgeprune_device.engine.build import build
 from edgeprune_device.errors import DeviceError, InputError, RuntimeUnavailable
 from edgeprune_device.runtimes import RuntimeSettings, trt
+from edgeprune_device.vision.detect import TASK
 from fakes import fake_tensorrt as fake
 from fakes import models
 
@@ -98,6 +99,88 @@ def test_settings_reach_the_builder(fake_tensorrt, builds, tmp_path):
         assert "CUDA graph" in running.description
     (built,) = builds()
     assert built["fp32"] == [models.TAIL] and built["pools"]["WORKSPACE"] == 200 << 20
+
+
+def pixels(brightness):
+    return np.full((1, models.SIZE, models.SIZE, 3), brightness, np.uint8)
+
+
+@pytest.fixture
+def copies(monkeypatch):
+    """The sizes of the copies to the host so far, bytes."""
+    sizes, real = [], type(cuda.open("ctypes")).to_host
+
+    def counted(self, array, pointer, stream):
+        sizes.append(array.nbytes)
+        real(self, array, pointer, stream)
+
+    monkeypatch.setattr(type(cuda.open("ctypes")), "to_host", counted)
+    return sizes
+
+
+@pytest.mark.parametrize("graph", [False, True], ids=["plain", "graph"])
+@pytest.mark.parametrize("release", ALL)
+def test_raw_output_of_a_device_variant_is_copied_when_it_is_read(session, fake_cudart, copies, release, graph):
+    fake_cudart.defer()
+    running = session(release, models.variant(), graph)
+    assert running.input_shape == (1, models.SIZE, models.SIZE, 3) and running.input_type == np.uint8
+    few = 4 * 6 * models.BEST + 4 * models.BEST
+    with runtimes.open(models.variant(), "ort") as reference:
+        for brightness in (255, 90, 1):
+            outputs, expected = running.infer(pixels(brightness)), reference.infer(pixels(brightness))
+            assert len(outputs) == 3 and outputs[1].dtype == np.int32
+            for i in (0, 1):
+                assert np.array_equal(outputs[i], expected[i])
+            assert sum(copies) == few
+            before = running.device_ms["d2h"]
+            assert np.array_equal(outputs[2], expected[2]) and outputs[-1] is outputs[2]
+            assert copies[-1] == 4 * 6 * models.MANY and len(copies) == 3 and running.device_ms["d2h"] > before
+            copies.clear()
+
+
+def test_raw_output_is_gone_after_the_next_inference(session):
+    running = session(model=models.variant())
+    kept, dropped = running.infer(pixels(255)), running.infer(pixels(9))
+    assert [array.shape for array in dropped] == [(1, 6, 300), (1, 300), (1, 6, 400)]
+    with pytest.raises(InputError, match="the raw output of an earlier inference is gone"):
+        kept[2]
+    assert kept[0].shape == (1, 6, 300)
+    running.close()
+    assert np.array_equal(dropped[2][0, 0], np.arange(400) % 20 * 3)  # it was read before
+
+
+@pytest.mark.parametrize("brightness, read", [(255, True), (90, False), (0, False)])
+def test_detections_read_the_raw_output_only_if_it_is_needed(session, copies, brightness, read):
+    running = session(model=models.variant())
+    how = {"classes": 2, "conf": 0.1}
+    with runtimes.open(models.variant(), "ort") as reference:
+        expected = reference.infer(pixels(brightness))[2:]
+    rows = TASK.detections(running.infer(pixels(brightness)), "best", **how)
+    assert np.array_equal(rows, TASK.detections(expected, "raw", **how))
+    assert (4 * 6 * models.MANY in copies) == read and bool(len(rows)) == bool(brightness)
+
+
+def test_pixels_and_floats_are_not_mixed_up(session):
+    with pytest.raises(InputError, match=r"input: wrong type \(found float32, expected uint8\)"):
+        session(model=models.variant()).infer(pixels(0).astype(np.float32))
+    with pytest.raises(InputError, match=r"input: wrong type \(found uint8, expected float32\)"):
+        session().infer(np.zeros((1, 3, models.SIZE, models.SIZE), np.uint8))
+
+
+@pytest.mark.parametrize("mode", ["single", "offline"])
+@pytest.mark.parametrize("runtime", ["trt", "ort", "null"])
+def test_bench_runs_a_bundle_of_device_variants(variant_bundle, fake_tensorrt, runtime, mode):
+    """In mode offline, NMS runs in another thread, in which no raw output may be read."""
+    fake_tensorrt("10.3.0")
+    options = BenchmarkOptions(
+        runtime=runtime, cuda="ctypes", mode=mode, seconds=0.05, warmup_seconds=0.05, check=mode == "single"
+    )
+    report = run.run_benchmark(variant_bundle, options)
+    assert report.precision == "fp32" and report.stages["infer"]["samples"] >= 1
+    if runtime != "null":
+        assert report.accuracy.pictures == 3
+    if report.parity:
+        assert report.parity["box_px"] == 0 and report.parity["anchors"] > models.BEST
 
 
 def test_output_is_valid_until_the_call_after_the_next(session):

@@ -164,7 +164,7 @@ def process(decode=black, infer=nothing, write=lambda line: 0, count=1, due_ns=0
     source = SimpleNamespace(live=False, fps=None, frames=lambda: iter(frames), decode=lambda frame: decode(frame.data))
     session = SimpleNamespace(infer=infer)
     nms = {"conf": 0.25, "iou": 0.7, "max_det": 10}
-    described = SimpleNamespace(task="detect", output="raw", imgsz=32, classes=["a"], nms=nms)
+    described = SimpleNamespace(task="detect", output="raw", layout="float32-nchw", imgsz=32, classes=["a"], nms=nms)
     worker = object.__new__(Worker)
     worker._cells = dict.fromkeys(range(16), 0) if cells is None else cells
     worker._watchdog_ns, worker._ends = 10**9, False

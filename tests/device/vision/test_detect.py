@@ -97,7 +97,7 @@ def test_shape_that_contradicts_the_stated_kind_is_refused(kind, shape):
 
 
 def test_kind_is_not_guessed():
-    with pytest.raises(InputError, match="found '', expected raw or end2end"):
+    with pytest.raises(InputError, match="found '', expected raw, best or end2end"):
         detections([np.zeros((1, 6, 100), np.float32)], "", classes=2, conf=0.25)
 
 

@@ -4,6 +4,7 @@ import io
 import numpy as np
 import pytest
 from edgeprune_device.errors import InputError
+from edgeprune_device.layouts import FLOAT32_NCHW, UINT8_NHWC
 from edgeprune_device.vision import preprocess
 from fakes import large
 from PIL import Image, ImageFile
@@ -240,6 +241,30 @@ def test_preprocessor_equals_letterbox_after_any_other_image(resizer):
         expected, expected_box = preprocess.letterbox(image, (64, 96))
         assert np.array_equal(x, expected) and box == expected_box
         assert x.shape == (1, 3, 64, 96) and x.dtype == np.float32 and x.flags["C_CONTIGUOUS"] and x.flags["ALIGNED"]
+
+
+def test_pixels_divided_by_255_equal_the_floats_to_the_last_bit(resizer):
+    size = (64, 96)
+    pixels, floats = (preprocess.Preprocessor(size, layout) for layout in (UINT8_NHWC, FLOAT32_NCHW))
+    views = [noise((70, 120))[::-1, ::-1], noise((40, 50))[:, ::2], noise((40, 200))[:, 10:30]]
+    for image in [
+        *map(noise, [(64, 96), (30, 40), (90, 20), (1, 1), (128, 192), (192, 288), (1, 300), (64, 96)]),
+        *views,
+    ]:
+        (x, box), (y, other) = pixels(image), floats(image)
+        assert x.shape == (1, *size, 3) and x.dtype == np.uint8 and x.flags["C_CONTIGUOUS"] and box == other
+        # The arithmetic of the device variant: Cast, Transpose, Div.
+        assert np.array_equal(x.astype(np.float32).transpose(0, 3, 1, 2) / np.float32(255), y)
+
+
+def test_memory_of_pixels_is_reused_and_not_overwritten():
+    pre = preprocess.Preprocessor(32, UINT8_NHWC)
+    held = [(image, pre(image)[0]) for image in (noise((32, 20)) for _ in range(8))]
+    for image, x in held:
+        assert np.array_equal(x, preprocess.letterbox(image, 32, UINT8_NHWC)[0])
+    address = held[0][1].__array_interface__["data"][0]
+    del held, x
+    assert address in {pre(noise((20, 32)))[0].__array_interface__["data"][0] for _ in range(4)}
 
 
 def test_memory_of_a_referenced_array_is_not_overwritten():
