@@ -2,7 +2,9 @@
 NVIDIA's published structures, without DeepStream."""
 
 import ctypes
+import json
 import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -101,3 +103,19 @@ def test_the_parser_reads_rows(parse):
     expected = clipped(rows[rows[:, 4] >= LEAST])
     np.testing.assert_allclose(parse(rows, rows=True), expected, atol=1e-4)
     assert len(expected) > 50
+
+
+@pytest.mark.parametrize("layout", [None, "uint8-nhwc"])
+def test_the_configuration_is_written_for_stock_files_only(tmp_path, layout):
+    page = blocks.read(ROOT / "docs/recipes.md", "docs/recipes.md")
+    (tmp_path / "nvinfer.py").write_text(next(b.text for b in page if b.title == "nvinfer.py"))
+    nms = {"conf": 0.25, "iou": 0.7, "max_det": 300}
+    manifest = {"output": "raw", "classes": ["car", "person"], "nms": nms, **({"layout": layout} if layout else {})}
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    done = subprocess.run([sys.executable, "nvinfer.py", "."], cwd=tmp_path, capture_output=True, text=True)
+    if layout:
+        assert done.returncode == 1 and "--input float32" in done.stderr
+        assert not (tmp_path / "config_infer.txt").exists()
+    else:
+        written = (tmp_path / "config_infer.txt").read_text()
+        assert done.returncode == 0 and "num-detected-classes=2\n" in written and "EdgepruneRaw" in written

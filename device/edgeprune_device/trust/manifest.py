@@ -106,6 +106,8 @@ class Manifest:
         data = asdict(self)
         data["classes"], data["imgsz"] = list(self.classes), list(self.imgsz)
         data["payloads"] = [asdict(entry) for entry in self.payloads]
+        if self.layout == layouts.FLOAT32_NCHW:  # without it, the JSON of an installed manifest keeps its hash
+            del data["layout"]
         return data
 
     @property

@@ -19,7 +19,7 @@ def test_round_trip_and_schema(data):
     parsed = Manifest.from_json(data)
     again = json.loads(json.dumps(parsed.to_json()))
     jsonschema.validate(again, schema.load("manifest"))
-    assert again == {**data, "counter": 0, "layout": "float32-nchw"} and Manifest.from_json(again) == parsed
+    assert again == {**data, "counter": 0} and Manifest.from_json(again) == parsed
     assert parsed.imgsz == (64, 64) and parsed.size_bytes == 15
 
 
@@ -79,3 +79,11 @@ def test_every_required_field_is_required(data, key):
     del data[key]
     with pytest.raises(InputError, match=key):
         Manifest.from_json(data)
+
+
+def test_layout_is_stated_only_if_it_is_not_that_of_earlier_manifests(data):
+    assert Manifest.from_json(data).layout == "float32-nchw" and "layout" not in Manifest.from_json(data).to_json()
+    stated = Manifest.from_json({**data, "layout": "uint8-nhwc", "output": "best"})
+    assert stated.to_json()["layout"] == "uint8-nhwc" and Manifest.from_json(stated.to_json()) == stated
+    with pytest.raises(InputError, match="layout"):
+        Manifest.from_json({**data, "layout": "uint8-nchw"})
