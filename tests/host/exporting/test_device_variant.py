@@ -4,20 +4,24 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import ultralytics
 from edgeprune_device.errors import GateError, InputError
 from edgeprune_device.layouts import FLOAT32_NCHW, UINT8_NHWC
 from edgeprune_device.output import BEST, END2END, MAX_ROWS, RAW
 from edgeprune_device.target import Target
 from edgeprune_device.vision import preprocess, tasks
 
+import edgeprune as ep
 from edgeprune import quantize as q
 from edgeprune.exporting import device_variant, nms, tensorrt
 from edgeprune.exporting.to_onnx import to_onnx
-from edgeprune.measuring.sessions import OnnxSession, ReferenceSession
+from edgeprune.measuring import accuracy
+from edgeprune.measuring.sessions import OnnxSession, ReferenceSession, TorchSession
 from edgeprune.model import checkpoint, head
 
 from ... import networks
 from .. import oriented
+from ..small import dataset, label_by, save, short
 
 #: Rectangles with more anchors than the best ones, at the strides of each network: 1,260 and 400.
 SIZE, OBB_SIZE = (160, 384), (256, 320)
@@ -181,3 +185,40 @@ def test_nms_in_the_file_keeps_its_rows(raw_stock, pictures):
 )  # fmt: skip
 def test_variant_flies_on_gpus_unless_asked_otherwise(asked, target, flies):
     assert device_variant.flies(asked, Target.load(target)) == flies
+
+
+def test_export_judges_and_compare_measures_the_variants(tmp_path, monkeypatch):
+    """The sessions of the gates take pixels and give the best anchors; the stock file opens in stock Ultralytics."""
+    size = (256, 320)  # 400 anchors
+    data = dataset(tmp_path / "data", train=16, val=4, seed=1, size=size)
+    model = short()
+    save(model, tmp_path / "best.pt")
+    label_by(TorchSession(model, size), tmp_path / "data", size)
+    judged = []
+
+    def evaluate(session, *more, **options):
+        judged.append((session.layout, session.kind))
+        return accuracy.evaluate(session, *more, **options)
+
+    monkeypatch.setattr("edgeprune.api.export.evaluate", evaluate)
+    options = {"imgsz": size, "precision": ("fp32", "fp16"), "max_drop": 1.0, "quiet": True}
+    exported = ep.export(tmp_path / "best.pt", data, target="jetson-orin", out=tmp_path / "gpu", **options)
+    assert judged == [(UINT8_NHWC, BEST)] * 2
+    assert {p.name for p in exported.variants.values()} == {"model.fp32.device.onnx", "model.fp16.device.onnx"}
+    assert "device variant: " in str(exported)
+    assert set(device_variant.fp32_nodes(onnx.load(exported.variants["fp16"]))) <= set(
+        exported.details["fp16"]["fp32_nodes"]
+    )
+    stock, variant = (ep.compare(files["fp32"], data=data, quiet=True).items[0]
+                      for files in (exported.files, exported.variants))  # fmt: skip
+    assert stock.map50_95 == variant.map50_95 == exported.accuracy["fp32"].map50_95 > 0.3
+    assert stock.imgsz == variant.imgsz and variant.stages_ms.keys() == {"decode", "pre", "infer", "post"}
+    assert ultralytics.YOLO(exported.files["fp32"], task="detect").predict(
+        np.zeros((*size, 3), np.uint8), imgsz=size, device="cpu", verbose=False
+    )
+
+    judged.clear()
+    exported = ep.export(tmp_path / "best.pt", data, target="jetson-orin", input="float32", out=tmp_path / "stock",
+                         **options)  # fmt: skip
+    assert judged == [(FLOAT32_NCHW, RAW)] * 2 and not exported.variants
+    assert not list((tmp_path / "stock").glob("*.device.onnx"))

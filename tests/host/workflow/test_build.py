@@ -1,6 +1,7 @@
 """build: from a checkpoint and images to a signed bundle, with interruptions, resumption and refusals."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from edgeprune import quantize
 from edgeprune.comparison import compare, items
 from edgeprune.console.progress import Reporter
 from edgeprune.data.dataset import load
+from edgeprune.exporting import device_variant
 from edgeprune.model import checkpoint
 from edgeprune.workflow import build, record, resume
 from edgeprune.workflow.job import Job
@@ -41,6 +43,7 @@ def test_a_build_writes_the_documented_files(built):
     assert {p.name for p in out.iterdir()} == {
         "plan.json", "pruned.pt", "tuned.pt", "model.fp32.onnx", "model.fp16.onnx", "model.int8.onnx",
         "model.int8-fp16.onnx", "small.epb", "build.json", "report.html", "comparison.json",
+        "model.fp32.device.onnx", "model.fp16.device.onnx", "model.int8.device.onnx", "model.int8-fp16.device.onnx",
     }  # fmt: skip
     assert json.loads((out / "build.json").read_text()) == record
     assert [s["name"] for s in record["stages"]] == STAGES
@@ -78,7 +81,8 @@ def test_the_bundle_holds_the_files_and_their_figures(built):
     assert bundle.trusted
     for precision in ("fp32", "fp16", "int8", "int8-fp16"):
         payload = bundle.read(bundle.manifest.models[precision]["payload"])
-        assert payload == (out / f"model.{precision}.onnx").read_bytes()
+        assert payload == (out / f"model.{precision}.device.onnx").read_bytes()
+        assert payload == device_variant.of(onnx.load(out / f"model.{precision}.onnx")).SerializeToString()
         assert bundle.manifest.models[precision]["map50_95"] == record["models"][precision]["map50_95"]
     pictures = EvaluationSet.read(bundle.read("evaluation.zip"))
     assert len(pictures) == 4 and bundle.manifest.evaluation["boxes"] == pictures.boxes
@@ -86,6 +90,25 @@ def test_the_bundle_holds_the_files_and_their_figures(built):
     opsets = {p: m["opset"] for p, m in bundle.manifest.models.items()}
     assert opsets["int8"] == 17 and opsets["int8-fp16"] >= 19
     assert all(e["payload"] is None and e["reason"] for e in bundle.manifest.engines.values())
+
+
+def test_a_build_of_an_earlier_version_continues_with_its_stock_files(built, inputs, tmp_path):
+    """Its files were timed and judged without variants, so they are packed as they are."""
+    out = tmp_path / "old"
+    shutil.copytree(built[1], out)
+    old = json.loads((out / "build.json").read_text())
+    old["stages"] = old["stages"][: STAGES.index("engine")]
+    for variant in out.glob("*.device.onnx"):
+        variant.unlink()
+        old["stages"][-1]["files"].pop(variant.name)
+    for entry in old["models"].values():
+        entry.pop("variant", None)
+    del old["inputs"]["options"]["input"]
+    (out / "build.json").write_text(json.dumps(old))
+    build.run_build(request(inputs), out, Reporter(quiet=True), resume=True)
+    bundle = Bundle.open(out / "small.epb")
+    assert "layout" not in bundle.manifest.to_json()
+    assert bundle.read("model.int8.onnx") == (out / "model.int8.onnx").read_bytes()
 
 
 def test_bench_agrees_with_the_host_on_a_built_bundle(built, tmp_path):
@@ -124,8 +147,6 @@ def test_resuming_a_finished_build_changes_nothing(built, inputs):
 
 def test_a_changed_gallery_size_re_runs_only_the_page(built, inputs, tmp_path):
     """A finished build has deleted its detections, so the page stage evaluates the models again."""
-    import shutil
-
     out = tmp_path / "copy"
     shutil.copytree(built[1], out)
     before = {p.name: p.read_bytes() for p in out.iterdir()}

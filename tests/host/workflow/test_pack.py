@@ -17,7 +17,10 @@ def test_files_with_different_output_formats_are_not_packed(small, tmp_path):
     for name, model in (("fp32", raw), ("fp16", nms.add(raw))):
         files[name] = tmp_path / f"{name}.onnx"
         onnx.save(model, files[name])
-    with pytest.raises(InputError, match="files with different output formats"):
+    with pytest.raises(
+        InputError,
+        match=r"files with different output or input formats .fp32: raw from float32-nchw, fp16: end2end from",
+    ):
         contents = pack.Contents(
             name="a", target="cpu", task="detect", names=list("abc"), imgsz=64, models={"fp32": {}, "fp16": {}},
             files=files, engines={}, plans={}, evaluation=b"", described={}, lineage={},

@@ -35,7 +35,9 @@ def test_every_file_and_figure_of_a_build_has_the_rectangle(inputs, tmp_path, ca
     for precision, entry in bundle.manifest.models.items():
         model = onnx.load_from_string(bundle.read(entry["payload"]))
         shape = [d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim]
-        assert (precision, shape) == (precision, [1, 3, *SIZE])
+        assert (precision, shape) == (precision, [1, *SIZE, 3])
+        stock = onnx.load(tmp_path / "out" / f"model.{precision}.onnx").graph.input[0].type.tensor_type.shape.dim
+        assert (precision, [d.dim_value for d in stock]) == (precision, [1, 3, *SIZE])
     assert checkpoint.load(tmp_path / "out/tuned.pt").imgsz == SIZE
     assert entries["original"]["macs"] == pytest.approx(_macs(folder, 96) * 64 / 96, rel=1e-3)
     assert {tuple(row.imgsz) for row in built.comparison.items} == {SIZE}
