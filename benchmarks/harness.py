@@ -103,7 +103,7 @@ def bare(bundle: Bundle, seconds: float, rounds: int) -> dict:
     session = onnxruntime.InferenceSession(bundle.read(manifest.models["fp32"]["payload"]), options)
     name = session.get_inputs()[0].name
     pictures = list(EvaluationSet.read(bundle.read(manifest.evaluation["payload"])))
-    inputs = [preprocess.letterbox(preprocess.decode(p.data), manifest.imgsz) for p in pictures]
+    inputs = [preprocess.letterbox(preprocess.decode(p.data), manifest.imgsz, manifest.layout) for p in pictures]
     nms = dict(manifest.nms)
 
     def loop(between: bool) -> float:
@@ -111,7 +111,9 @@ def bare(bundle: Bundle, seconds: float, rounds: int) -> dict:
         while time.perf_counter() < until:
             x, box = inputs[i % len(inputs)]
             if between:
-                x, box = preprocess.letterbox(preprocess.decode(pictures[i % len(inputs)].data), manifest.imgsz)
+                x, box = preprocess.letterbox(
+                    preprocess.decode(pictures[i % len(inputs)].data), manifest.imgsz, manifest.layout
+                )
             began = time.perf_counter_ns()
             out = session.run(None, {name: x})
             took.append(time.perf_counter_ns() - began)

@@ -140,7 +140,7 @@ def loop(path: Path, way: str, runtime: str, folder: str) -> None:
     settings = runtimes.RuntimeSettings(threads=1, shapes=detect.TASK.shapes(manifest))
     session = runtimes.open(bundle.read(manifest.models["fp32"]["payload"]), runtime, settings)
     pictures = [(str(file), file.read_bytes()) for file in sorted(Path(folder).iterdir())]
-    prepare, names, nms = preprocess.Preprocessor(manifest.imgsz), manifest.classes, dict(manifest.nms)
+    prepare, names, nms = preprocess.Preprocessor(manifest.imgsz, manifest.layout), manifest.classes, dict(manifest.nms)
     moments, number = [], 0
     output = open(os.devnull if way == "bare" else f"{tempfile.mkdtemp()}/lines", "ab", buffering=0)  # noqa: SIM115
     for name, data in pictures:

@@ -119,7 +119,8 @@ def test_prune_finetune_export_and_compare_run_in_sequence(here, capsys):
     )
     assert code == 0, err
     assert {p.name for p in Path("onnx").iterdir()} == {
-        "model.fp32.onnx", "model.fp16.onnx", "model.int8.onnx", "model.int8-fp16.onnx",
+        "model.fp32.onnx", "model.fp16.onnx", "model.int8.onnx", "model.int8-fp16.onnx", "model.fp32.device.onnx",
+        "model.fp16.device.onnx", "model.int8.device.onnx", "model.int8-fp16.device.onnx",
     }  # fmt: skip
 
     items = ["best.pt", "best-pruned.pt", "tuned.pt", "onnx/model.fp32.onnx", "onnx/model.int8.onnx"]

@@ -144,7 +144,7 @@ class Shifted:
     batch = 1
 
     def __init__(self, session):
-        self.session, self.kind = session, session.kind
+        self.session, self.kind, self.layout = session, session.kind, session.layout
 
     def infer(self, x):
         (out,) = self.session.infer(x)
