@@ -611,7 +611,7 @@ def test_the_device_gets_the_same_bundle_after_an_interruption(make_bundle, tmp_
     for precision in ("fp32", "int8-fp16"):
         (tmp_path / f"{precision}.onnx").write_bytes(models.detector(precision))
     record = {"models": {"original": {}, "fp32": {}, "int8-fp16": {}}}
-    job = types.SimpleNamespace(record=record, model_path=lambda p: tmp_path / f"{p}.onnx")
+    job = types.SimpleNamespace(record=record, delivered_path=lambda p: tmp_path / f"{p}.onnx")
     assert stages._packed_before(job, bundle.path).sha256 == bundle.sha256
     (tmp_path / "fp32.onnx").write_bytes(models.detector("fp32", opset=16))
     assert stages._packed_before(job, bundle.path) is None
