@@ -34,8 +34,8 @@ _SCORES, _HIGHEST, _TOP = (f"{_PREFIX}{name}" for name in ("scores", "highest", 
 def flies(asked: str, target: Target) -> bool:
     """Whether a build packs, times and judges the device variants of its files instead of the files.
 
-    On a CPU the variant only moves work into the file: YOLOv8n with one thread of ONNX Runtime saved 0.4 ms around the
-    network and lost 1.1 ms in it. Therefore `auto` selects variants for GPU targets only.
+    On a CPU the variant only moves work into the file, and a frame takes as long as before (`benchmarks/variant.py`).
+    OpenVINO also rounds the division differently. Therefore `auto` selects variants for GPU targets only.
 
     Args:
         asked: The value of the option `input`.
