@@ -35,7 +35,7 @@ def flies(asked: str, target: Target) -> bool:
     """Whether a build packs, times and judges the device variants of its files instead of the files.
 
     On a CPU the variant only moves work into the file, and a frame takes as long as before (`benchmarks/variant.py`).
-    OpenVINO also rounds the division differently. Therefore `auto` selects variants for GPU targets only.
+    With OpenVINO, the last bits also differ. Therefore `auto` selects variants for GPU targets only.
 
     Args:
         asked: The value of the option `input`.
