@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Iterator, Optional
@@ -17,8 +18,14 @@ __all__ = ["Clip", "available"]
 
 
 def available() -> Optional[str]:
-    """None if OpenCV is installed, else the reason."""
-    return None if preprocess.uses_opencv() else "OpenCV is not installed"
+    """None if OpenCV is used here, else the reason."""
+    if preprocess.uses_opencv():
+        return None
+    if os.environ.get("EDGEPRUNE_OPENCV") == "0":
+        return "OpenCV is disabled (EDGEPRUNE_OPENCV=0)"
+    if find_spec("cv2") is None:
+        return "OpenCV is not installed"
+    return "OpenCV is installed but cannot be imported (python3 -c 'import cv2' shows the error)"
 
 
 class Clip:

@@ -124,7 +124,7 @@ def open(text: str, bundle_pictures: Optional[EvaluationSet] = None, once: bool 
 
     Raises:
         InputError: The file does not exist or is not a video.
-        RuntimeUnavailable: No decoder is installed.
+        RuntimeUnavailable: No decoder can be used here.
     """
     path = Path(text)
     if not path.is_file():
@@ -139,7 +139,7 @@ def open(text: str, bundle_pictures: Optional[EvaluationSet] = None, once: bool 
             reasons.append(f"{clip.description}: {error}")
     if not able:
         raise RuntimeUnavailable(
-            f"{path}: no video decoder is installed ({'; '.join(str(module.available()) for module in DECODERS)}); "
+            f"{path}: no usable video decoder ({'; '.join(str(module.available()) for module in DECODERS)}); run "
             "pip install opencv-python-headless, or apt-get install ffmpeg"
         )
     raise InputError(f"{path}: not a video that can be decoded here ({'; '.join(reasons)})")

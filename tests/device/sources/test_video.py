@@ -3,6 +3,7 @@
 import os
 import shutil
 import threading
+from importlib.machinery import ModuleSpec
 from itertools import islice
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 from edgeprune_device import sources
 from edgeprune_device.errors import InputError, RuntimeUnavailable
-from edgeprune_device.sources import ffmpeg, video
+from edgeprune_device.sources import ffmpeg, opencv, video
 from edgeprune_device.vision import preprocess
 
 from .clips import COLOURS, children_of, colour_index, solid, soon
@@ -96,8 +97,21 @@ def test_missing_decoder_error_names_the_packages_to_install(tmp_path, monkeypat
     (tmp_path / "a.mp4").write_bytes(b"x")
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(preprocess, "uses_opencv", lambda: False)
+    monkeypatch.setattr(opencv, "find_spec", lambda name: None)
+    monkeypatch.delenv("EDGEPRUNE_OPENCV", raising=False)
     with pytest.raises(RuntimeUnavailable, match=r"OpenCV is not installed; ffmpeg is not .* apt-get install ffmpeg"):
         sources.open(str(tmp_path / "a.mp4"))
+
+
+def test_reason_why_opencv_is_not_used(monkeypatch):
+    monkeypatch.setattr(preprocess, "uses_opencv", lambda: False)
+    monkeypatch.setattr(opencv, "find_spec", lambda name: ModuleSpec(name, None))
+    monkeypatch.delenv("EDGEPRUNE_OPENCV", raising=False)
+    assert "installed but cannot be imported" in opencv.available()
+    monkeypatch.setenv("EDGEPRUNE_OPENCV", "0")
+    assert opencv.available() == "OpenCV is disabled (EDGEPRUNE_OPENCV=0)"
+    monkeypatch.setattr(preprocess, "uses_opencv", lambda: True)
+    assert opencv.available() is None
 
 
 # Nothing keeps running after close.
