@@ -13,8 +13,8 @@ def configure(parser: ArgumentParser) -> None:
     """Add the arguments and options of `edgeprune compare`."""
     parser.add_argument(
         "items", nargs="+", metavar="ITEM",
-        help="a .pt, .onnx, bundle (.epb) or bench report (.json), the id of a collected report, or reports (all "
-        "collected reports)",
+        help="a .pt or .onnx file, a bundle (.epb), a bench report (.json) or the ID of a collected report; the word "
+        "'reports' selects all collected reports",
     )  # fmt: skip
     add(parser, CompareOptions)
     HTML.add(parser)
