@@ -43,7 +43,6 @@ ELSEWHERE = {
         "comparison/compare.py": "commands/test_commands.py",
         "comparison/comparison.py": "comparison/test_page.py",
         "comparison/facts.py": "comparison/test_page.py",
-        "comparison/items.py": "commands/test_commands.py",
         "comparison/row.py": "comparison/test_recorded.py",
         "data/pictures.py": "data/test_dataset.py",
         "drones/bootstrap/": "drones/test_setup.py",

@@ -23,6 +23,7 @@ from pathlib import Path
 
 from edgeprune_device.errors import EdgepruneError, InputError
 from edgeprune_device.files import check_writable, write_atomic
+from edgeprune_device.hint import unknown
 
 from benchmarks.pruning import cells, plot, results
 from benchmarks.pruning.methods import METHODS
@@ -59,8 +60,9 @@ def arguments() -> argparse.Namespace:
 def main(args: argparse.Namespace) -> None:
     use_all_cores()
     methods = args.only.split(",")
-    if unknown := set(methods) - set(METHODS):
-        raise InputError(f"--only: unknown methods {', '.join(sorted(unknown))}; known: {', '.join(METHODS)}")
+    for method in methods:
+        if method not in METHODS:
+            raise InputError(unknown("--only: unknown method", method, list(METHODS)))
     try:
         budgets = sorted({float(m) for m in args.macs.split(",")}, reverse=True)
     except ValueError:

@@ -19,7 +19,7 @@ from typing import Any, Dict, List, NoReturn, Optional, Sequence, Tuple
 
 from edgeprune_device import option, terminal, version
 from edgeprune_device.errors import EdgepruneError, InputError, Interrupted, reason
-from edgeprune_device.hint import did_you_mean
+from edgeprune_device.hint import did_you_mean, unknown
 from edgeprune_device.printable import printable
 
 __all__ = ["Parser", "commands", "main"]
@@ -64,7 +64,7 @@ class Parser(argparse.ArgumentParser):
             InputError: The arguments are invalid.
         """
         try:
-            args, unknown = self.parse_known_args(argv)
+            args, rest = self.parse_known_args(argv)
         except InputError:
             # If a required option is missing because it was mistyped, report the mistyped option.
             options = [text for text in argv if text[:2] == "--" and text != "--"]
@@ -72,24 +72,22 @@ class Parser(argparse.ArgumentParser):
             if mistyped and self._near(mistyped[0]):
                 self._refuse(mistyped)
             raise
-        if unknown:
-            self._refuse(unknown)
+        if rest:
+            self._refuse(rest)
         return args
 
     def _near(self, text: str) -> str:
         return did_you_mean(text.split("=")[0], self._option_string_actions) if text[:1] == "-" else ""
 
-    def _refuse(self, unknown: Sequence[str]) -> None:
-        near = self._near(unknown[0])
-        self.error(f"unrecognized arguments: {' '.join(unknown)}{'; ' if near else ''}{near}")
+    def _refuse(self, words: Sequence[str]) -> None:
+        near = self._near(words[0])
+        self.error(f"unrecognized arguments: {' '.join(words)}{'; ' if near else ''}{near}")
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         """Add similar names to argparse's message about an invalid choice."""
         if action.choices is not None and value not in action.choices:
             names = [str(choice) for choice in action.choices]
-            near = did_you_mean(str(value), names)
-            listed = f"{near} " if near else ""
-            raise argparse.ArgumentError(action, f"invalid choice: {value!r}; {listed}choose from {', '.join(names)}")
+            raise argparse.ArgumentError(action, unknown("invalid choice", str(value), names))
 
 
 class _Formatter(argparse.HelpFormatter):

@@ -55,7 +55,7 @@ class GateError(EdgepruneError):
 
 
 class SignatureError(GateError):
-    """A hash or a signature is wrong, or the key that made it is not trusted here."""
+    """A hash or a signature is wrong, or this machine does not trust the key that made it."""
 
 
 class Interrupted(EdgepruneError):

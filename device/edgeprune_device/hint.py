@@ -10,7 +10,7 @@ from typing import Iterable, Sequence, Union
 from edgeprune_device.errors import reason
 from edgeprune_device.printable import printable
 
-__all__ = ["did_you_mean", "no_such_file"]
+__all__ = ["did_you_mean", "no_such_file", "unknown"]
 
 _NEAR = 0.6  # difflib's default: one wrong letter in three
 _EQUALLY = 0.15  # names that are less similar than the best one by more than this are not shown
@@ -32,6 +32,19 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     near = [name for name, like in likeness.items() if like >= max(_NEAR, best - _EQUALLY)]
     near = sorted(near, key=lambda name: -likeness[name])[:3]
     return f"did you mean {' or '.join(near)}?" if near else ""
+
+
+def unknown(what: str, word: str, known: Sequence[str]) -> str:
+    """A message: "--precision: unknown precision (found 'fp61', expected fp32 or fp16); did you mean fp16?".
+
+    Args:
+        what: Start of the message, e.g. "--precision: unknown precision".
+        word: The unknown word.
+        known: The known words.
+    """
+    near = did_you_mean(word, known)
+    expected = " or ".join(filter(None, [", ".join(known[:-1]), known[-1]]))
+    return f"{what} (found {word!r}, expected {expected}){'; ' if near else ''}{near}"
 
 
 def no_such_file(path: Union[str, "os.PathLike[str]"], inside: Sequence[str] = ()) -> str:

@@ -6,7 +6,6 @@ To add a target, add one file to `targets/`; its name is the option's value. A u
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Tuple, Union
@@ -14,6 +13,8 @@ from typing import Any, Dict, List, Optional, Tuple, Union
 from edgeprune_device import schema, strict_json
 from edgeprune_device.errors import InputError, reason
 from edgeprune_device.files import check_file
+from edgeprune_device.hint import unknown
+from edgeprune_device.option import named
 
 __all__ = ["JetPack", "Target"]
 
@@ -88,11 +89,7 @@ class Target:
         if text in cls.names():
             return cls.from_json(strict_json.loads((_FOLDER / f"{text}.json").read_bytes(), text), text)
         if not text.endswith(".json"):
-            near = difflib.get_close_matches(text.lower(), cls.names(), n=3, cutoff=0.5)
-            hint = f"did you mean {' or '.join(near)}? " if near else ""
-            raise InputError(
-                f"unknown target {text!r}; {hint}known targets: {', '.join(cls.names())}; or give a .json file"
-            )
+            raise InputError(unknown(f"{named('target')}: unknown target", text, [*cls.names(), "a .json file"]))
         check_file(text)
         try:
             content = Path(text).read_bytes()

@@ -14,7 +14,7 @@ import torch
 from edgeprune_device import onnx_file
 from edgeprune_device.errors import InputError
 from edgeprune_device.files import sha256
-from edgeprune_device.layouts import FLOAT32_NCHW, UINT8_NHWC
+from edgeprune_device.layouts import FLOAT32_NCHW, UINT8_NHWC, shape_of
 from edgeprune_device.progress import Say, silent
 from edgeprune_device.size import Size, SizeLike
 from edgeprune_device.trust.bundle import Bundle
@@ -109,7 +109,7 @@ def open_item(
                   (manifest.output, manifest.layout))
             for p, file in present.items()
         ]  # fmt: skip
-    raise InputError(f"{path}: unknown file type; compare accepts .pt, .onnx and .epb files, and .json reports")
+    raise InputError(f"{path}: unknown file type (found {path.suffix!r}, expected .pt, .onnx, .epb or .json)")
 
 
 def of_model(
@@ -159,12 +159,15 @@ def _onnx(
         raise
     except Exception as error:  # protobuf's DecodeError and similar errors
         raise InputError(f"{path}: not an ONNX file ({' '.join(str(error).split())[:80]})") from error
-    if shape[0] != 1 or not all(shape[1:]):
+    size = Size(*(shape[1:3] if layout == UINT8_NHWC else shape[2:]))
+    if tuple(shape) != shape_of(layout, size) or 0 in size:
+        found = ", ".join(str(side or "dynamic") for side in shape)
+        expected = "(1, H, W, 3)" if layout == UINT8_NHWC else "(1, 3, H, W)"
         raise InputError(
-            f"{path}: unsupported input shape (found {shape}, expected (1, 3, H, W)); export a static input"
+            f"{path}: unsupported input shape (found ({found}), expected {expected}); export the model with a static "
+            "input shape"
         )
     names, kind = _names(model, path), output_of_file(model, stated[0], what=str(path))
-    size = Size(*(shape[1:3] if layout == UINT8_NHWC else shape[2:]))
     # ONNX Runtime on this machine measures both the accuracy and the latency.
     return Item(
         name, path, size_bytes, _sha256(data), names, size, None, layers_of(model), data, kind, task_of_file(model),

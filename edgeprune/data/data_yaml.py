@@ -106,7 +106,10 @@ def _shown(value: object) -> str:
     """A value for a message: shortened text, or only the type and length of a list or mapping, which may be huge."""
     if isinstance(value, (list, dict)):
         return f"a {'list' if isinstance(value, list) else 'mapping'} of {len(value)}"
-    text = repr(value)
+    return _shortened(repr(value))
+
+
+def _shortened(text: str) -> str:
     return text if len(text) <= 80 else f"{text[:77]}…"
 
 
@@ -115,7 +118,8 @@ def _names(path: Path, content: dict[str, Any]) -> tuple[str, ...]:
     if isinstance(names, dict):
         numbered = {str(k): v for k, v in names.items() if isinstance(k, (int, str))}
         if set(numbered) != {str(i) for i in range(len(names))}:
-            raise InputError(f"{path}: names: invalid class numbers (expected 0, 1, … without gaps)")
+            found = _shortened(", ".join(map(_shown, names)))
+            raise InputError(f"{path}: names: invalid class numbers (found [{found}], expected 0, 1, … without gaps)")
         names = [numbered[str(i)] for i in range(len(names))]
     try:
         count = None if count is None else int(_shown(count).strip("'\"").removesuffix(".0"))

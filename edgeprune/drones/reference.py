@@ -30,7 +30,7 @@ from edgeprune_device import clock, files, schema, strict_json, table, version
 from edgeprune_device.agent import HOME_COMMAND
 from edgeprune_device.engine import Engine
 from edgeprune_device.errors import EdgepruneError, GateError, InputError, SignatureError, reason
-from edgeprune_device.hint import did_you_mean
+from edgeprune_device.hint import unknown
 from edgeprune_device.option import named
 from edgeprune_device.options import PRECISIONS
 from edgeprune_device.progress import Say
@@ -548,13 +548,10 @@ def run(args: Namespace) -> None:
     bundle = Bundle.open(find_bundle(args.bundle))
     options = [*([f"--workspace={args.workspace}"] if args.workspace else []), *(["--rebuild"] if args.rebuild else [])]
     precision = args.precision or "all"
-    unknown = [p for p in precision.split(",") if p not in (*PRECISIONS, "auto", "all")]
-    if unknown:
-        near = did_you_mean(unknown[0], PRECISIONS)
-        hint = f"{near} " if near else ""
-        raise InputError(
-            f"{named('precision')}: unknown precision {unknown[0]!r}; {hint}known: auto, all, {', '.join(PRECISIONS)}"
-        )
+    known = ("auto", "all", *PRECISIONS)
+    for word in precision.split(","):
+        if word not in known:
+            raise InputError(unknown(f"{named('precision')}: unknown precision", word, known))
     files.check_writable(args.out or bundle.path.with_suffix(".on.epb"))
 
     def say(text: str) -> None:

@@ -378,7 +378,7 @@ class Link:
                     return
                 if not last:
                     stream.truncate(0)
-        raise SignatureError(f"{self.target}: {remote}: damaged; the content does not match the hash")
+        raise self._damaged(remote)
 
     def put(self, local: Path, remote: str) -> None:
         """Send a file and create its folder. Partial content stays beside it on the drone until the rest has arrived.
@@ -396,7 +396,13 @@ class Link:
         for _ in range(2):
             if self._put(local, remote, digest):
                 return
-        raise SignatureError(f"{self.target}: {remote}: damaged after two transfers; check the drone's disk")
+        raise self._damaged(remote)
+
+    def _damaged(self, remote: str) -> SignatureError:
+        return SignatureError(
+            f"{self.target}: {remote}: damaged (the content does not match its SHA-256 after two transfers); check the "
+            "drone's disk, then run the command again"
+        )
 
     def _put(self, local: Path, remote: str, digest: str) -> bool:
         """Send a file with retries; False if the partial file there had different content."""

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from edgeprune_device import files, interpreter, strict_json
 from edgeprune_device.errors import InputError
+from edgeprune_device.hint import unknown
 from edgeprune_device.option import named
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name, parse_wheel_filename
@@ -124,9 +125,9 @@ def requirements(python: Python, wanted: Sequence[str]) -> list[Requirement]:
     Raises:
         InputError: An extra is unknown.
     """
-    unknown = set(wanted) - set(extras())
-    if unknown:
-        raise InputError(f"{named('with', ', '.join(sorted(unknown)))}: unknown; known: {', '.join(extras())}")
+    for extra in wanted:
+        if extra not in extras():
+            raise InputError(unknown(f"{named('with')}: unknown extra", extra, extras()))
     listed = [Requirement(text) for text in _distribution().requires or ()]
     return [r for r in listed if python.applies(r) or any(python.applies(r, extra) for extra in wanted)]
 

@@ -92,9 +92,10 @@ class TorchSession:
             InputError: The input has another size.
         """
         if x.shape[2:] != self._size:
+            found, expected = f"{x.shape[2]} x {x.shape[3]}", f"{self._size.height} x {self._size.width}"
             raise InputError(
-                f"network input: wrong size (found {tuple(x.shape[2:])}, expected {tuple(self._size)}); open a session "
-                "for that size"
+                f"network input: wrong size (found {found}, expected {expected}); open a session for {found}, or "
+                "resize the input"
             )
         with torch.inference_mode(), exact():
             output = self._model(torch.from_numpy(x).to(self._device).contiguous(memory_format=torch.channels_last))

@@ -72,7 +72,7 @@ def choose(device: str) -> Device:
         raise InputError(f"{named('device', device)}: not available on this machine ({cause})") from error
     if "," in text and importlib.util.find_spec("cloudpickle") is None:  # otherwise Ultralytics would install it
         raise InputError(
-            f"{named('device', device)}: several GPUs need the package cloudpickle; pip install cloudpickle"
+            f"{named('device', device)}: several GPUs need the package cloudpickle; run pip install cloudpickle"
         )
     return Device(text, "CPU" if text == "cpu" else "; ".join(_described(int(i)) for i in text.split(",")))
 

@@ -211,7 +211,8 @@ def layout_of_file(model: onnx.ModelProto, stated: str | None = None, *, what: s
         kind = onnx.TensorProto.DataType.Name(tensor.elem_type)
         raise InputError(
             f"{what}: wrong input for its layout, {stated} (found {kind} {shape}, expected "
-            f"{'UINT8 (1, H, W, 3)' if stated == UINT8_NHWC else '(1, 3, H, W)'}); export a static input"
+            f"{'UINT8 (1, H, W, 3)' if stated == UINT8_NHWC else '(1, 3, H, W)'}); export the "
+            "model with a static input shape"
         )
     return str(stated)
 

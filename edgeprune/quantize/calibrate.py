@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 from edgeprune_device.errors import InputError
+from edgeprune_device.hint import unknown
 from edgeprune_device.option import named
 from edgeprune_device.runtimes import ort
 from onnx import TensorProto, helper
@@ -120,7 +121,7 @@ class Ranges:
         if self.given is not None:
             return dict(self.given)
         if method not in METHODS:
-            raise InputError(f"calibration method: unknown name '{method}'; use one of {', '.join(METHODS)}")
+            raise InputError(unknown("calibration: unknown method", method, list(METHODS)))
         return {name: METHODS[method](r) for name, r in self.tensors.items()}
 
     def fixed(self, thresholds: Mapping[str, float]) -> Ranges:

@@ -1,7 +1,7 @@
 import os
 
 import pytest
-from edgeprune_device.hint import did_you_mean, no_such_file
+from edgeprune_device.hint import did_you_mean, no_such_file, unknown
 
 COMMANDS = ("bench", "build", "compare", "export", "finetune", "engine", "releases")
 OPTIONS = ("--target", "--qat", "--name", "--threads", "--max-drop", "-h")
@@ -26,6 +26,13 @@ OPTIONS = ("--target", "--qat", "--name", "--threads", "--max-drop", "-h")
 )
 def test_suggestion_for_a_mistyped_word(word, known, suggestion):
     assert did_you_mean(word, known) == suggestion
+
+
+def test_error_of_an_unknown_word_lists_the_known_ones():
+    assert unknown("--cuda: unknown backend", "xyz", ["auto", "pycuda", "ctypes"]) == (
+        "--cuda: unknown backend (found 'xyz', expected auto, pycuda or ctypes)"
+    )
+    assert unknown("a", "fp61", ["fp16"]) == "a (found 'fp61', expected fp16); did you mean fp16?"
 
 
 def test_error_of_a_missing_file_suggests_a_similar_one(tmp_path, monkeypatch):
@@ -54,5 +61,5 @@ def test_mistyped_bundle_and_runtime_get_a_suggestion(tmp_path):
     (tmp_path / "demo.epb").write_bytes(b"")
     with pytest.raises(InputError, match=r"dmo.epb: no such file; did you mean demo.epb\?"):
         Bundle.open(os.path.join(str(tmp_path), "dmo.epb"))
-    with pytest.raises(InputError, match=r"unknown runtime 'ort-cdua'; did you mean ort-cuda\? known: auto, "):
+    with pytest.raises(InputError, match=r"\(found 'ort-cdua', expected auto, .*\); did you mean ort-cuda\?"):
         runtimes.choose("ort-cdua")

@@ -234,7 +234,7 @@ def _remarks(machine: Machine, subject: Subject) -> List[str]:
     bundle, on_cpu, precision = subject.bundle, runtimes.on_cpu(subject.runtime), subject.precision
     notes = []
     if not bundle.trusted:
-        notes.append(f"the bundle is signed by {bundle.key_fingerprint}, a key that is not trusted here")
+        notes.append(f"the bundle is signed by {bundle.key_fingerprint}, a key that is not trusted on this machine")
     if on_cpu and precision.startswith("int8") and not int8_is_for_cpu(bundle.manifest):
         target = named("target", "cpu")
         notes.append(

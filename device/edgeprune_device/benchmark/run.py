@@ -134,7 +134,7 @@ def _runtime_settings(options: BenchmarkOptions, subject: Subject, say: Say) -> 
         graph=options.cuda_graph,
         workspace_bytes=options.workspace_bytes,
         offers=offer.of(subject.bundle, subject.precision),
-        progress=lambda fraction, text: say(f"building the engine, {fraction:.0%} ({text})"),
+        progress=lambda fraction, text: say(f"building the engine: {fraction:.0%} ({text})"),
     )
 
 

@@ -156,7 +156,7 @@ def _forget_counter(mark: str) -> None:
         if mark in there.counters:
             with there.state_locked():
                 there.forget(mark)
-            print(f"counter  {mark}: reset in {there.root}")
+            print(f"counter of {mark} reset in {there.root}")
     except InputError as error:
         print(f"warning: counter of {mark}: not reset ({error})", file=sys.stderr)
 

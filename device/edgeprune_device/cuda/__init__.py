@@ -17,6 +17,7 @@ import numpy as np
 
 from edgeprune_device import plugins
 from edgeprune_device.errors import DeviceError, EdgepruneError, InputError, RuntimeUnavailable
+from edgeprune_device.hint import unknown
 from edgeprune_device.option import named
 
 __all__ = ["Backend", "Capture", "Cuda", "Device", "available", "names", "open"]
@@ -274,7 +275,7 @@ def open(name: str = "auto") -> Cuda:
     backends = _backends()
     if name != "auto":
         if name not in backends:
-            raise RuntimeUnavailable(f"unknown CUDA backend {name!r}; known: auto, {', '.join(backends)}")
+            raise RuntimeUnavailable(unknown(f"{named('cuda')}: unknown backend", name, ["auto", *backends]))
         return backends[name].open()
     reasons = []
     for known, backend in backends.items():

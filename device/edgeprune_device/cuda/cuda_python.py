@@ -53,7 +53,9 @@ class CudaPython(RuntimeApi):
         try:
             self._runtime = _import()
         except ImportError as error:
-            raise RuntimeUnavailable(f"cuda-python: cannot be imported ({error}); pip install cuda-python") from error
+            raise RuntimeUnavailable(
+                f"cuda-python: cannot be imported ({error}); run pip install cuda-python"
+            ) from error
         try:
             super().__init__("CUDA")
         except RuntimeError as error:  # raised by the package up to 12.8 if libcuda.so.1 is missing

@@ -45,7 +45,7 @@ def _driver() -> Any:
     try:
         import pycuda.driver as driver
     except ImportError as error:
-        raise RuntimeUnavailable(f"pycuda: cannot be imported ({error}); pip install pycuda") from error
+        raise RuntimeUnavailable(f"pycuda: cannot be imported ({error}); run pip install pycuda") from error
     try:
         driver.init()
     except driver.Error as error:

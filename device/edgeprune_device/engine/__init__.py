@@ -19,6 +19,8 @@ from typing import Any, Dict, Optional, Tuple, Union
 from edgeprune_device import schema
 from edgeprune_device.errors import InputError
 from edgeprune_device.files import sha256
+from edgeprune_device.hint import unknown
+from edgeprune_device.option import named
 from edgeprune_device.options import PRECISIONS
 
 __all__ = ["Engine", "Request"]
@@ -56,9 +58,9 @@ class Request:
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
-            raise InputError(f"unknown precision {self.precision!r}; known: {', '.join(PRECISIONS)}")
+            raise InputError(unknown(f"{named('precision')}: unknown precision", self.precision, PRECISIONS))
         if self.library not in LIBRARIES:
-            raise InputError(f"unknown library {self.library!r}; known: {', '.join(LIBRARIES)}")
+            raise InputError(unknown("library: unknown name", self.library, LIBRARIES))
         if self.workspace_bytes is not None and self.workspace_bytes < 10**6:
             raise InputError(
                 f"workspace: too small (found {self.workspace_bytes / 10**6:g} MB, expected at least 1 MB)"

@@ -147,7 +147,7 @@ class _Build:
             plan = self._builder.build_serialized_network(self._network, self.config)
         if plan is None:
             why = refusal.of_builder(self.log.errors, self._request.precision)
-            raise GateError(f"{self._request.name}: cannot be built by {self.title}: {why}")
+            raise GateError(f"{self._request.name}: {self.title} cannot build an engine from this file: {why}")
         return bytes(memoryview(plan))
 
     def _only_prefer_fp32(self) -> None:

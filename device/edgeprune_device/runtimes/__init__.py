@@ -14,7 +14,8 @@ import numpy as np
 
 from edgeprune_device import onnx_file, plugins
 from edgeprune_device.errors import InputError, RuntimeUnavailable, reason
-from edgeprune_device.hint import did_you_mean
+from edgeprune_device.hint import unknown
+from edgeprune_device.option import named
 from edgeprune_device.progress import Progress, silent
 
 if TYPE_CHECKING:  # signatures and bundles, not needed by a session without engines
@@ -227,9 +228,7 @@ def candidates(runtime: str = "auto") -> List[str]:
             f"runtime: none available on this machine ({reasons}); edgeprune doctor shows how to install one"
         )
     if runtime not in names():
-        near = did_you_mean(runtime, names())
-        hint = f"{near} " if near else ""
-        raise RuntimeUnavailable(f"unknown runtime {runtime!r}; {hint}known: auto, {', '.join(names())}")
+        raise RuntimeUnavailable(unknown(f"{named('runtime')}: unknown runtime", runtime, ["auto", *names()]))
     why = _module(runtime).available()
     if why:
         raise RuntimeUnavailable(f"runtime {runtime}: {why}")

@@ -193,13 +193,13 @@ class _Worker:
         from edgeprune_device import runtimes
         from edgeprune_device.benchmark import trial
         from edgeprune_device.benchmark.precision import choose_precision
+        from edgeprune_device.hint import unknown
 
         order = self._order
         if order["runtime"] not in ("auto", *runtimes.names()):
-            known = ", ".join(runtimes.names())
             # The command line refuses such a name: it stands in the release's record, and another release may run.
             code = protocol.BAD_USE if order["release"] is None else protocol.REFUSED
-            raise _End(code, f"unknown runtime {order['runtime']!r}; known: auto, {known}")
+            raise _End(code, unknown("runtime: unknown name", order["runtime"], ["auto", *runtimes.names()]))
         try:
             runtime, measured = trial.choose(
                 bundle, order["runtime"], order["precision"], order["threads"], order["limit_s"]
@@ -385,7 +385,7 @@ class _Worker:
 
     def _builds(self, fraction: float, text: str) -> None:
         self._loads()
-        self.tell(step="loading", text=f"building the engine, {fraction:.0%}" + (f" ({text})" if text else ""))
+        self.tell(step="loading", text=f"building the engine: {fraction:.0%}" + (f" ({text})" if text else ""))
 
     def _beat(self) -> None:
         """Announce that the worker is waiting and has not hung."""

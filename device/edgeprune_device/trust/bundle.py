@@ -261,8 +261,9 @@ def read_manifest(
     if not is_trusted and not allow_untrusted:
         keys.trusted_files()  # raises if a file is damaged, as it may be the file of this key
         raise SignatureError(
-            f"{what}: signed by {keys.fingerprint(key)}, a key that is not trusted here; if you know its owner, fetch "
-            f"its host.pub and run edgeprune keys trust host.pub (trusted now: {_listed(accepted)})"
+            f"{what}: signing key not trusted on this machine (found {keys.fingerprint(key)}, trusted: "
+            f"{_listed(accepted)}); if you trust the host that signed the bundle, run edgeprune keys export host.pub "
+            "there, copy the file here, and run edgeprune keys trust host.pub"
         )
     try:
         key.verify(head + text, signature)

@@ -156,12 +156,12 @@ def match_image(
     """
     columns = len(task.columns)
     dets = _table(detections, columns + 2, f"{what}: detections")
-    truth = _table(truth, columns + 1, f"{what}: truth")
-    for where, column in (("truth", truth[:, 0]), ("detections", dets[:, -1])):
+    truth = _table(truth, columns + 1, f"{what}: ground truth")
+    for where, column in (("ground truth", truth[:, 0]), ("detections", dets[:, -1])):
         if len(column) and not (column.min() >= 0 and column.max() < len(names) and (column % 1 == 0).all()):
             raise InputError(f"{what}: {where}: class out of range (expected 0 to {len(names) - 1})")
     if not np.isfinite(truth).all():
-        raise InputError(f"{what}: truth: coordinate not finite")
+        raise InputError(f"{what}: ground truth: value not finite (NaN or infinity)")
     labels: List[npt.NDArray[Any]] = []
     scores: List[npt.NDArray[Any]] = []
     hits: Tuple[List[npt.NDArray[np.bool_]], List[npt.NDArray[np.bool_]]] = ([], [])  # of all and of the small boxes

@@ -130,20 +130,23 @@ class EvaluationSet:
                     if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1 or _is_link(info):
                         raise InputError(
                             f"{what}: {info.filename:.80}: unsupported entry (compressed, encrypted or a link; "
-                            "expected a stored file)"
+                            "expected a stored file); build the bundle again"
                         )
                 # Overlapping entries could expand to any size, so their sum must not exceed the archive.
                 size_bytes = sum(info.file_size for info in entries)
                 if size_bytes > len(data):
                     raise InputError(
                         f"{what}: entries larger than the archive (found {size_bytes} bytes, expected at most "
-                        f"{len(data)})"
+                        f"{len(data)}); build the bundle again"
                     )
                 listing = _checked(strict_json.loads(archive.read("truth.json"), f"{what}: truth.json"), what)
                 known = ["truth.json", *(f"pictures/{entry['name']}" for entry in listing["pictures"])]
                 surplus = Counter(info.filename for info in entries) - Counter(known)
                 if surplus:
-                    raise InputError(f"{what}: {min(surplus)!r:.80}: not listed in truth.json, or present twice")
+                    raise InputError(
+                        f"{what}: {min(surplus)!r:.80}: not listed in truth.json, or present twice; build the bundle "
+                        "again"
+                    )
                 pictures = tuple(
                     EvaluationImage(
                         entry["name"],

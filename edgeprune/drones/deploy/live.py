@@ -214,6 +214,15 @@ def parse_there(answer: bytes, what: str) -> There:
             f"with edgeprune setup {what}"
         )
 
+    def path(output: bytes, program: str) -> str:
+        text = output.decode("utf-8", "surrogateescape")
+        if not re.fullmatch(rb"/[^\0-\x1f]{1,500}", output):
+            raise InputError(
+                f"{what}: invalid path of {program} (found {shown(repr(text))}, expected an absolute path); "
+                f"install the agent again with edgeprune setup {what}"
+            )
+        return text
+
     def take(key: str, kind: type[_T]) -> _T:
         value = data.get(key)
         no_count = kind is int and isinstance(value, int) and (isinstance(value, bool) or value < 0)
@@ -238,14 +247,9 @@ def parse_there(answer: bytes, what: str) -> There:
             )
         return by_key
 
-    if not re.fullmatch(rb"/[^\0-\x1f]{1,500}", agent) or not re.fullmatch(rb"python3|/[^\0-\x1f]{1,500}", python):
-        raise InputError(
-            f"{what}: invalid path of the agent (found {shown(repr(agent))}); install the agent again with edgeprune "
-            f"setup {what}"
-        )
     return There(
-        agent=agent.decode("utf-8", "surrogateescape"),
-        python=python.decode("utf-8", "surrogateescape"),
+        agent=path(agent, "the agent"),
+        python="python3" if python == b"python3" else path(python, "Python"),
         version=text("agent"),
         problem=optional("problem"),
         free_bytes=take("free_bytes", int),

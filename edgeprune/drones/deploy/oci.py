@@ -234,7 +234,10 @@ class Layers(Root):
         rootfs = config.get("rootfs")
         ids = rootfs.get("diff_ids") if isinstance(rootfs, dict) else None
         if not isinstance(ids, list) or len(ids) != len(manifest["layers"]):
-            raise InputError(f"{self.what}: the config does not match the layers; copy the image again")
+            found = f"{len(ids)} diff_ids" if isinstance(ids, list) else "no diff_ids"
+            raise InputError(
+                f"{self.what}: the config lists {found} for {len(manifest['layers'])} layers; copy the image again"
+            )
         if len(ids) > _MAX_LAYERS:
             raise InputError(f"{self.what}: too many layers (found {len(ids)}, expected at most {_MAX_LAYERS})")
         self._ids: list[object] = ids

@@ -333,7 +333,8 @@ def plan(
             _trust(made, bundle, f"{user.home.rstrip('/')}/.config/edgeprune/trusted", made.owned_file, notes)
     else:
         notes.append(
-            f"the bundle's key {bundle.key_fingerprint} is not trusted here; the release is deployed as untrusted"
+            f"the bundle's key {bundle.key_fingerprint} is not trusted on this machine; the release is deployed as "
+            "untrusted"
         )
     made.owned_link(f"{base}/current", f"releases/{release.identity}")
     gone = [path.rpartition("/")[2] for path, kind in removed if releases.IDENTITY.fullmatch(path.rpartition("/")[2])]

@@ -23,7 +23,7 @@ from typing import Any, Protocol
 import numpy as np
 from edgeprune_device import plugins
 from edgeprune_device.errors import EdgepruneError, InputError
-from edgeprune_device.hint import did_you_mean
+from edgeprune_device.hint import unknown
 from edgeprune_device.option import named
 from edgeprune_device.progress import Progress, silent
 from torch import nn
@@ -59,9 +59,8 @@ def load(name: str) -> Criterion:
     if ":" in name:
         return _own(name)
     if name not in names():
-        near = did_you_mean(name, names())
-        known = f"known: auto, {', '.join(names())}, or module:function"
-        raise InputError(f"unknown criterion {name!r}; {near}{' ' if near else ''}{known}")
+        known = ["auto", *names(), "module:function"]
+        raise InputError(unknown(f"{named('criterion')}: unknown criterion", name, known))
     return _checked(name, plugins.load(__name__, name).score)
 
 

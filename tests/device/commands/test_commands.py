@@ -17,7 +17,7 @@ def test_changed_or_untrusted_bundle_exits_with_1(capsys, bundle, home, command)
     bundle.path.write_bytes(data)
     (home / "keys" / "host.key").unlink()
     code, out, err = edgeprune(capsys, command, str(bundle.path))
-    assert code == 1 and "not trusted here" in err and bundle.key_fingerprint in err
+    assert code == 1 and "not trusted on this machine" in err and bundle.key_fingerprint in err
 
 
 def test_find_bundle_takes_the_only_or_newest_bundle(tmp_path):

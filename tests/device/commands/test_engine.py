@@ -90,7 +90,7 @@ def test_errors_are_one_line(capsys, gpu_bundle, fake_tensorrt, monkeypatch, tmp
     assert code == 2 and "gpu.epb: model.fp32.onnx: the engine builder was killed" in err
     monkeypatch.setenv("FAKE_TENSORRT_BUILD", "refuse")
     code, err = failure()
-    assert code == 1 and "cannot be built by " in err
+    assert code == 1 and "cannot build an engine from " in err
     only = gpu_bundle(("int8-fp16",)).path
     code, _, err = edgeprune(capsys, "engine", only, "--cuda", "ctypes")
     assert code == 2 and "bundle tiny: no model for runtime trt (found int8-fp16, expected int8 or fp16 or fp32)" in err

@@ -71,7 +71,7 @@ def test_unpack_accepts_an_empty_folder_and_finds_the_only_bundle(capsys, bundle
 def test_untrusted_bundle_needs_the_option_and_is_marked(capsys, bundle, home):
     (home / "keys" / "host.key").unlink()
     code, _, err = edgeprune(capsys, "unpack", bundle.path)
-    assert code == 1 and "not trusted here" in err and not os.path.exists("tiny")
+    assert code == 1 and "not trusted on this machine" in err and not os.path.exists("tiny")
     code, out, _ = edgeprune(capsys, "unpack", bundle.path, "--allow-untrusted")
     assert code == 0 and "NOT TRUSTED" in out and os.path.exists("tiny")
 

@@ -12,7 +12,7 @@ from fakes import hostile
 def test_names_and_choice():
     assert [name for name in runtimes.names() if name in ("trt", "rtx", "ort", "null")] == ["trt", "rtx", "ort", "null"]
     assert runtimes.available()["null"] is None
-    with pytest.raises(RuntimeUnavailable, match=r"unknown runtime 'tpu'; known: auto, trt, rtx, .*null"):
+    with pytest.raises(RuntimeUnavailable, match=r"unknown runtime \(found 'tpu', expected auto, trt, rtx, .*null, "):
         runtimes.choose("tpu")
 
 

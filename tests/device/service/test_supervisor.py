@@ -155,7 +155,7 @@ def test_missing_trust_store_does_not_mark_releases_bad(root, folder, serve, tmp
     former, fresh = root.add("former", b"ok", state="good"), root.add("new", b"ok", state="good")
     with serve("--source", folder, env={"EDGEPRUNE_HOME": str(tmp_path / "another")}) as service:
         status = service.until(lambda: (service.status() or {}).get("state") == "stopped" and service.status())
-        assert "not trusted here" in status["reason"]
+        assert "not trusted on this machine" in status["reason"]
         assert service.end() == 0
     assert root.current() == "new" and root.state(former) == root.state(fresh) == "good"
     assert service.words().count("cannot be used as the fallback") == 1
@@ -357,7 +357,7 @@ def test_untrusted_bundle_needs_the_option(bundle, tmp_path):
     for option, code in (([], 1), (["--allow-untrusted"], 0)):
         with Service(tmp_path, bundle.path, "--runtime", "null", *option, env=env) as service:
             assert service.process.wait(30) == code
-    assert len(service.lines()) == 3 and "not trusted here" in service.words()
+    assert len(service.lines()) == 3 and "not trusted on this machine" in service.words()
 
 
 # --- failures not caused by the release ------------------------------------------------------------------------------

@@ -186,7 +186,7 @@ def test_a_thousand_resamples_take_seconds():
         ([np.zeros((0, 6))], [np.array([[2, 0, 0, 1, 1]])], "class out of range .expected 0 to 1"),
         ([np.zeros((0, 6))], [np.array([[-1, 0, 0, 1, 1]])], "class out of range"),
         ([np.zeros((0, 6))], [np.array([[0.5, 0, 0, 1, 1]])], "class out of range"),
-        ([np.zeros((0, 6))], [np.array([[0, 0, np.nan, 1, 1]])], "not finite"),
+        ([np.zeros((0, 6))], [np.array([[0, 0, np.nan, 1, 1]])], r"ground truth: value not finite \(NaN or infinity\)"),
         ([np.array([[0, 0, 1, 1, 0.5, 7]])], [np.zeros((0, 5))], "class out of range"),
     ],
 )

@@ -29,8 +29,11 @@ def test_roboflows_layout_is_read(data):
         ("- a\n", "not a data.yaml"),
         ("train: [\n", "cannot be read as YAML"),
         ("train: images/train\nval: images/val\n", "names: missing"),
-        ("train: images/train\nval: images/val\nnames: {0: a, 2: b}\n", "without gaps"),
-        ("train: images/train\nval: images/val\nnames: {0: a, x: b}\n", "without gaps"),
+        (
+            "train: images/train\nval: images/val\nnames: {0: a, 2: b}\n",
+            r"\(found \[0, 2\], expected 0, 1, … without gaps",
+        ),
+        ("train: images/train\nval: images/val\nnames: {0: a, x: b}\n", r"\(found \[0, 'x'\], expected"),
         ("train: images/train\nnames: [a, b, c]\n", "val: missing"),
         ("train: images/nowhere\nval: images/val\nnames: [a, b, c]\n", "no such folder of images or .txt list"),
         ("train: labels/train\nval: images/val\nnames: [a, b, c]\n", "no images"),

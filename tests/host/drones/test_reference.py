@@ -280,7 +280,7 @@ def test_a_refused_precision_does_not_affect_the_others(jetson, make_bundle, cap
 
 def test_no_bundle_is_written_if_no_engine_can_be_built(jetson, make_bundle, capfd):
     jetson.install(FAKE_TENSORRT_BUILD="refuse")
-    refused(capfd, jetson, make_bundle(), "drone: int8-fp16: ", "cannot be built by", "drone: fp32: ")
+    refused(capfd, jetson, make_bundle(), "drone: int8-fp16: ", "cannot build an engine from", "drone: fp32: ")
     jetson.install(FAKE_TENSORRT_BUILD="kill")
     refused(capfd, jetson, make_bundle({"fp32": models.detector()}), "was killed (SIGKILL), probably because memory",
             code=2)  # fmt: skip
@@ -312,7 +312,7 @@ def test_missing_parts_of_the_device_are_reported_before_anything_is_sent(jetson
 
 def test_an_untrusted_bundle_is_not_signed_again(jetson, make_bundle, capfd):
     bundle = make_bundle(key=SigningKey.generate())
-    refused(capfd, jetson, bundle, "not trusted here")
+    refused(capfd, jetson, bundle, "not trusted on this machine")
     code, _, err = engine(capfd, bundle, "--allow-untrusted")
     assert code == 2 and "needs a trusted bundle" in err and jetson.builds() == []
 
@@ -401,12 +401,12 @@ def test_unchanged_answers_are_accepted(puppet, capfd, tmp_path):
     [
         (
             lambda answers: vars(answers).update(plan=answers.plan[::-1]),
-            "damaged; the content does not match the hash",
+            "damaged (the content does not match its SHA-256 after two transfers); check the drone's disk",
             1,
         ),
         (
             lambda answers: vars(answers).update(plan=answers.plan[:-1]),
-            "damaged; the content does not match the hash",
+            "damaged (the content does not match its SHA-256 after two transfers); check the drone's disk",
             1,
         ),
         (engine_says(onnx_sha256="0" * 64), "not built from the bundle's ONNX file", 1),
@@ -511,7 +511,7 @@ def test_invalid_options_are_reported_before_connecting(make_bundle, capfd, tmp_
     monkeypatch.setenv("EDGEPRUNE_SSH", str(tmp_path / "none"))
     bundle = make_bundle()
     code, _, err = engine(capfd, bundle, "--precision", "fp61")
-    assert code == 2 and "unknown precision 'fp61'" in err
+    assert code == 2 and "--precision: unknown precision (found 'fp61', expected auto, all, fp32, " in err
     code, _, err = edgeprune(capfd, "engine", bundle.path, "--on", "-oProxyCommand=x")
     assert code == 2 and "expected one argument" in err
     code, _, err = edgeprune(capfd, "engine", bundle.path, "--on=-oProxyCommand=x")
@@ -558,7 +558,9 @@ def test_build_records_and_packs_the_devices_engines_and_figures(jetson, build, 
     out = tmp_path / "built"
     # A failure on the device keeps the build's results, and the same command continues.
     jetson.install(FAKE_TENSORRT_BUILD="refuse")
-    with pytest.raises(GateError, match=r"drone: .*model\.fp32\.onnx: cannot be built by"):
+    with pytest.raises(
+        GateError, match=r"drone: .*model\.fp32\.onnx: TensorRT .* cannot build an engine from this file"
+    ):
         build(on="drone")
     failed = json.loads((out / "build.json").read_text())
     assert failed["failed"]["stage"] == "reference" and failed["stages"][-1]["name"] == "engine"

@@ -101,7 +101,7 @@ def test_a_stolen_key_is_replaced_without_losing_a_drone(capsys, tmp_path, model
     assert edgeprune(capsys, "keys", "export", tmp_path / "laptop-2.pub")[0] == 0
     machine("drone")
     code, _, err = edgeprune(capsys, "info", new.path)
-    assert code == 1 and "not trusted here" in err
+    assert code == 1 and "not trusted on this machine" in err
     assert edgeprune(capsys, "keys", "trust", tmp_path / "laptop-2.pub")[0] == 0
     assert [edgeprune(capsys, "info", bundle.path)[0] for bundle in (new, old)] == [0, 0]
     for name in ("drone", "laptop"):

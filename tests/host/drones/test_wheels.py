@@ -101,7 +101,7 @@ def test_the_requirements_of_the_device_package():
     assert names == {"numpy", "pillow", "pynacl"}
     assert {r.name.lower() for r in wheels.requirements(ORIN, ["ort"])} == {*names, "onnxruntime"}
     assert {"ort", "cuda", "pycuda", "opencv"} <= set(wheels.extras())
-    with pytest.raises(InputError, match=r"with=trt: unknown; known: .*ort"):
+    with pytest.raises(InputError, match=r"with: unknown extra \(found 'trt', expected .*ort"):
         wheels.requirements(ORIN, ["trt"])
 
 

@@ -244,8 +244,16 @@ def test_the_agents_answers_are_checked():
     ]:
         with pytest.raises(InputError, match=words):
             live.parse_there(answer(**fields), "drone")
-    for text in (b"hello\n", b"/a\nrm -rf\n{}", b"x\n" + answer()):
-        with pytest.raises(InputError, match="drone"):
+    for text, words in [
+        (b"hello\n", "drone"),
+        (b"/a\nrm -rf\n{}", "drone"),
+        (
+            answer().replace(b"/a/edgeprune", b"x", 1),
+            r"invalid path of the agent \(found 'x', expected an absolute path\)",
+        ),
+        (answer().replace(b"python3", b"p\xff", 1), r"invalid path of Python \(found 'p\\udcff', expected"),
+    ]:
+        with pytest.raises(InputError, match=words):
             live.parse_there(text, "drone")
 
 
