@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import png
-from fakes import large, models
+from fakes import models
 from fakes.service import LIVE, MISBEHAVING, Service, alive, children
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux")
@@ -363,12 +363,35 @@ def test_untrusted_bundle_needs_the_option(bundle, tmp_path):
 # --- failures not caused by the release ------------------------------------------------------------------------------
 
 
-def test_slow_image_does_not_count_against_the_release(root, folder, serve):
-    """A release on trial has three starts. The image takes several times as long as the watchdog waits."""
+@pytest.fixture
+def decoder(tmp_path):
+    """decoder(CODE) -> the environment in which Pillow runs this code before it decodes an image of 81 x 48 px."""
+
+    def environment(code):
+        site = tmp_path / "site"
+        site.mkdir()
+        (site / "sitecustomize.py").write_text(
+            "import os, signal, time\n"
+            "from PIL import ImageFile\n"
+            "_load = ImageFile.ImageFile.load\n"
+            "def load(self):\n"
+            "    if self.size == (81, 48):\n"
+            f"        {code}\n"
+            "    return _load(self)\n"
+            "ImageFile.ImageFile.load = load\n"
+        )
+        return {"PYTHONPATH": os.pathsep.join(filter(None, [str(site), os.environ.get("PYTHONPATH")]))}
+
+    return environment
+
+
+def test_slow_image_does_not_count_against_the_release(root, folder, serve, decoder):
+    """A release on trial has three starts. A fake decoder takes several times as long as the watchdog waits."""
     root.add("former", b"ok", state="good")
     fresh = root.add("new", b"ok")
-    (folder / "001.jpg").write_bytes(large.jpeg(13000, 13000))
-    with serve("--source", folder, "--watchdog", "1", "--window", "600", "--max-megapixels", "178") as service:
+    (folder / "001.png").write_bytes(png(np.zeros((48, 81, 3), np.uint8)))
+    env = decoder("time.sleep(5)")
+    with serve("--source", folder, "--watchdog", "1", "--window", "600", env=env) as service:
         service.until(lambda: service.status() and service.status()["restarts"] >= 3)
         status = service.status()
         assert "no image from the source for 1 s" in status["reason"] and status["state"] in ("waiting", "starting")
@@ -390,29 +413,14 @@ def test_damaged_image_does_not_count_against_the_release(root, folder, serve):
     assert (record.state, record.starts, root.current()) == ("trial", 0, "new") and "001.png" in service.words()
 
 
-CRASHING_DECODER = """
-import os, signal, time
-from PIL import ImageFile
-_load = ImageFile.ImageFile.load
-def load(self):
-    if self.size == (81, 48):
-        time.sleep(0.5)  # the network works by then
-        os.kill(os.getpid(), signal.SIGSEGV)
-    return _load(self)
-ImageFile.ImageFile.load = load
-"""
-
-
-def test_decoder_that_crashes_during_an_inference_does_not_count_against_the_release(root, folder, serve, tmp_path):
+def test_decoder_that_crashes_during_an_inference_does_not_count_against_the_release(root, folder, serve, decoder):
     """The first crash may be the model's, so the next worker decodes and infers in turn."""
     root.add("former", b"ok", state="good")
     fresh = root.add("new", b"spin at frame 0")
     (folder / "001.png").write_bytes(png(np.zeros((48, 81, 3), np.uint8)))
-    site = tmp_path / "site"
-    site.mkdir()
-    (site / "sitecustomize.py").write_text(CRASHING_DECODER)
-    path = os.pathsep.join(filter(None, [str(site), os.environ.get("PYTHONPATH")]))
-    with serve("--source", folder, "--window", "600", env={"PYTHONPATH": path}) as service:
+    # The network works when the decoder crashes.
+    env = decoder("time.sleep(0.5); os.kill(os.getpid(), signal.SIGSEGV)")
+    with serve("--source", folder, "--window", "600", env=env) as service:
         service.until(lambda: service.status() and service.status()["restarts"] >= 2)
         assert service.end() == 0
     record = root.releases.get(fresh.identity)

@@ -4,6 +4,7 @@ import json
 import re
 import time
 
+import numpy as np
 import onnx
 import pytest
 from edgeprune_device import cli
@@ -11,7 +12,7 @@ from edgeprune_device.errors import InputError
 from edgeprune_device.trust import keys
 from edgeprune_device.trust.bundle import Bundle
 from edgeprune_device.vision.evaluation import EvaluationSet
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from edgeprune.workflow import pack
 
@@ -19,8 +20,14 @@ from edgeprune.workflow import pack
 @pytest.fixture
 def model(tmp_path):
     """An ONNX file with an opset that `pack` can read and the output of a detector with one class."""
-    value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 5, 84]) for name in ("x", "y")]
-    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "g", value[:1], value[1:])
+    image, output = (
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+        for name, shape in (("images", [1, 3, 10, 14]), ("output0", [1, 5, 84]))
+    )
+    shape = numpy_helper.from_array(np.array([1, 5, 84]), "shape")
+    graph = helper.make_graph(
+        [helper.make_node("Reshape", ["images", "shape"], ["output0"])], "g", [image], [output], [shape]
+    )
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]), str(tmp_path / "m.onnx"))
     return tmp_path / "m.onnx"
 
