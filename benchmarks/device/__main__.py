@@ -3,12 +3,13 @@
     pip install -r benchmarks/device/requirements.txt
     OMP_NUM_THREADS=1 taskset -c 1 python -m benchmarks.device --out benchmarks/results/device
 
-Pre-processing: a decoded frame -> letterbox -> (1, 3, h, w) float32. Post-processing: raw output -> decode, NMS ->
-boxes in frame px. Image decoding and inference are not timed. The outputs come from YOLOv8n in ONNX Runtime on HIT-UAV
-(4 classes) and COCO (80), selected or combined so that exactly 0, 10 and 300 boxes survive (outputs.py); the frames are
-these images at the frame's size, four in turn. Each round runs all implementations in changing order and compares their
-times: the factor is the median over rounds, its spread the 5 % and 95 % quantiles. The results are compared before any
-timing; a difference ends the benchmark.
+Pre-processing: a decoded frame -> letterbox -> (1, 3, h, w) float32, or (1, h, w, 3) uint8 for a device variant.
+Post-processing: raw output, or the best anchors of a device variant -> decode, NMS -> boxes in frame px. Image decoding
+and inference are not timed. The outputs come from YOLOv8n in ONNX Runtime on HIT-UAV (4 classes) and COCO (80),
+selected or combined so that exactly 0, 10 and 300 boxes survive (outputs.py); the frames are these images at the
+frame's size, four in turn. Each round runs all implementations in changing order and compares their times: the factor
+is the median over rounds, its spread the 5 % and 95 % quantiles. The results are compared before any timing; a
+difference ends the benchmark.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from edgeprune_device.machine.environment import Environment
 from edgeprune_device.vision import preprocess
 
 from benchmarks.device import outputs, table
-from benchmarks.device.ways import CONF, IOU, MAX_DET, Ours, Ultralytics
+from benchmarks.device.ways import CONF, IOU, MAX_DET, OURS, Ours, Ultralytics
 
 FRAMES = [(512, 640), (720, 1280), (1080, 1920)]  # height, width; px
 COUNTS = [0, 10, 300]
@@ -96,7 +97,9 @@ def pictures(folder: Path, shape: tuple[int, int]) -> list[tuple[np.ndarray, np.
 
 def measure(size: int, frames: list, output: np.ndarray, rounds: int) -> dict:
     """The microseconds of each implementation, and how many times as fast as Ultralytics ours are."""
-    ways = [Ultralytics(size), Ours(size, opencv=True), Ours(size, opencv=False)]
+    ways = [Ultralytics(size), *(Ours(size, name) for name in OURS)]
+    for way in ways:
+        way.prepare(output)
     agree(ways, frames, output)
     took = np.zeros((len(ways), 2, rounds))  # ns; before and after inference
     for i in range(-WARMUP, rounds):
@@ -130,11 +133,13 @@ def agree(ways: list, frames: list, output: np.ndarray) -> None:
         answers = []
         for way in ways:
             way.use()
-            answers.append((way.pre(rgb, bgr).copy(), way.post(output)))
+            answers.append((way.floats(way.pre(rgb, bgr)).copy(), way.post(output)))
         (x, boxes), *others = answers
         for way, (other_x, other_boxes) in zip(ways[1:], others):
             levels = np.abs(x - other_x).max() * 255
-            assert levels <= (0 if way.name == "ours" else 1.001), f"{way.name}: the input differs by {levels} levels"
+            assert levels <= (1.001 if "without OpenCV" in way.name else 0), (
+                f"{way.name}: the input differs by {levels} levels"
+            )
             assert boxes.shape == other_boxes.shape, f"{way.name}: different boxes"
             assert np.abs(boxes - other_boxes).max(initial=0) < 1e-3, f"{way.name}: different boxes"
 

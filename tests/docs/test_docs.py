@@ -151,6 +151,13 @@ def test_every_fence_has_a_language_and_every_mark_a_reason(page):
     assert marks == sum(bool(b.mark) for b in BLOCKS[page]), "a mark without a fence after it"
 
 
+@pytest.mark.parametrize("page", PAGES)
+def test_every_python_block_compiles(page):
+    for block in BLOCKS[page]:
+        if block.language == "python":
+            compile(block.text, str(block), "exec")
+
+
 def test_few_blocks_are_only_parsed():
     """If the number grows, more of the documentation is untested; check whether a stand-in can run it."""
     parsed = [str(b) for blocks in BLOCKS.values() for b in blocks if b.mark == "parse"]

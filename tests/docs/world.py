@@ -284,7 +284,7 @@ _THINGS = {
     r"(?<![\w/])demo\.epb": _bundle,
     r"\bnewer\.epb": _newer,
     r"/media/stick/": _stick,
-    r"/opt/edgeprune/current": _deployed,
+    r"/opt/edgeprune/current|edgeprune run --output unix:/tmp/": _deployed,
     r"\bcoco/": _coco,
     r"\bdrone\.img": _image,
     r"\brootfs\b": _rootfs,
