@@ -18,10 +18,8 @@ def test_graphs_with_pycuda_are_refused(fake_cudart, monkeypatch):
     pycuda_driver.install(monkeypatch, fake_cudart.library)
     with cuda.open("pycuda") as gpu:
         stream = gpu.stream()
-        with (
-            pytest.raises(InputError, match="pycuda: no support for CUDA graphs; use another cuda, or no graph"),
-            gpu.capture(stream),
-        ):
+        refusal = "pycuda: no support for CUDA graphs; use another cuda, or no graph"
+        with pytest.raises(InputError, match=refusal), gpu.capture(stream):
             pass
 
 

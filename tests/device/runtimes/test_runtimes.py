@@ -31,10 +31,8 @@ def test_another_shape_is_refused(tiny_onnx, runtime, shape):
     if runtimes.available()[runtime]:
         pytest.skip(runtimes.available()[runtime])
     settings = RuntimeSettings(shapes=((1, 3, 64, 64), [(1, 6, 84)]))
-    with (
-        runtimes.open(tiny_onnx, runtime, settings) as session,
-        pytest.raises(InputError, match="input: wrong shape"),
-    ):
+    wrong = pytest.raises(InputError, match="input: wrong shape")
+    with runtimes.open(tiny_onnx, runtime, settings) as session, wrong:
         session.infer(np.zeros(shape, np.float32))
 
 
