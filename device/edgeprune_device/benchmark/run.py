@@ -229,9 +229,8 @@ def _stages(session: runtimes.Session, manifest: Manifest, source: sources.Sourc
 
     def infer(prepared: Tuple[np.ndarray, preprocess.Letterbox]) -> Tuple[Sequence[np.ndarray], preprocess.Letterbox]:
         outputs = session.infer(prepared[0])
-        if (
-            kind == BEST
-        ):  # here, because post may run in another thread, in which a raw output on the GPU is not readable
+        # Here, because post may run in another thread, which cannot read a raw output on the GPU.
+        if kind == BEST:
             outputs = task.narrowed(outputs, classes, nms["conf"])
         return outputs, prepared[1]
 

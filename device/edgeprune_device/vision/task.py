@@ -138,14 +138,11 @@ class Task(ABC):
     def shapes(self, manifest: Manifest) -> Tuple[Tuple[int, ...], List[Tuple[int, ...]]]:
         """(input shape, output shapes) of a bundle's model, for runtimes that do not read the model."""
         height, width = manifest.imgsz
-        anchors, kind, classes = (
-            sum((height // s) * (width // s) for s in (8, 16, 32)),
-            manifest.output,
-            manifest.classes,
-        )
-        shapes: List[Tuple[int, ...]] = [output.shape_of(kind, len(classes), anchors, self.extra)]
+        anchors = sum((height // s) * (width // s) for s in (8, 16, 32))
+        kind, classes = manifest.output, len(manifest.classes)
+        shapes: List[Tuple[int, ...]] = [output.shape_of(kind, classes, anchors, self.extra)]
         if kind == output.BEST:
-            shapes += [shapes[0][::2], output.shape_of(output.RAW, len(classes), anchors, self.extra)]
+            shapes += [shapes[0][::2], output.shape_of(output.RAW, classes, anchors, self.extra)]
         return layouts.shape_of(manifest.layout, manifest.imgsz), shapes
 
     # -- its rows --------------------------------------------------------------------------------------------------
